@@ -1,0 +1,180 @@
+"""Claims that several statements share: a curve is monotone in alpha, a curve has a limit.
+
+A curve belongs to an item of a context: the log-probability of a token, or the log-odds of a concept. Both kinds are
+computed three ways: in closed form (instances), through a split model of gap 0 that JAX can differentiate (autodiff), and
+as measured on a trained model (sweep).
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from theory import tilting
+from theory.instance import Instance, Measured
+from theory.statement import Claim
+from ufm import difference_of_means, exact, steer
+
+Items = Literal["tokens", "concepts"]
+
+ROUNDING = 1e-11
+"""Allowance for rounding in the margins of inequalities, in units of the log-odds' range R."""
+
+GRID = np.concatenate([-(2.0 ** np.arange(6, -3, -1)), [0.0], 2.0 ** np.arange(-2, 7)])
+"""Strengths in units of 1/R, from -64 to 64: dense where curves bend, wide enough for them to settle."""
+
+
+def closed_form_curves(one: Instance, items: Items, alphas: Float[Array, " K"]) -> Float[Array, "m K i"]:
+    """Log-probabilities of tokens, or log-odds of concepts, from the tilted family."""
+    m = one.log_odds
+
+    def at(log_p, alpha):
+        if items == "tokens":
+            return tilting.log_probabilities(log_p, m, alpha)
+        return jax.vmap(lambda members: tilting.concept_log_odds(log_p, m, alpha, members))(one.members)
+
+    return jax.vmap(lambda log_p: jax.vmap(lambda alpha: at(log_p, alpha))(alphas))(one.log_p)
+
+
+def model_curves(one: Instance, items: Items) -> Callable[[Float[Array, ""]], Float[Array, "m i"]]:
+    """The same curves as a function of alpha, through the split of a model with gap 0: what autodiff differentiates."""
+    model = exact(one.corpus)
+    contexts = jnp.arange(one.corpus.n_contexts)
+    v = difference_of_means(model, contexts, one.contrast)
+
+    def curves(alpha):
+        log_q = jax.nn.log_softmax(steer(model, contexts, v, alpha))
+        if items == "tokens":
+            return log_q
+        inside = jax.nn.logsumexp(jnp.where(one.members, log_q[:, None, :], -jnp.inf), axis=-1)
+        return inside - jax.nn.logsumexp(jnp.where(one.members, -jnp.inf, log_q[:, None, :]), axis=-1)
+
+    return curves
+
+
+def slope(curves: Callable[[Float[Array, ""]], Float[Array, "m i"]], alpha: Float[Array, ""]) -> Float[Array, "m i"]:
+    """d/dalpha of curves, by forward-mode autodiff."""
+    return jax.jvp(curves, (alpha,), (jnp.ones_like(alpha),))[1]
+
+
+def measured_curves(swept: Measured, items: Items) -> Float[np.ndarray, "m K i"]:
+    """The same curves as measured on the trained model."""
+    return swept.log_probabilities if items == "tokens" else swept.concept_log_odds
+
+
+def increases(one: Instance, items: Items, curves: Float[Array, "m i"]) -> Float[Array, "m i"]:
+    """The probability that a curve's value stands for: of a token, or the mean over a concept's tokens."""
+    return jnp.exp(curves) if items == "tokens" else jax.nn.sigmoid(curves) / jnp.asarray(one.corpus.concepts.sizes)
+
+
+def least(values: Num[Array, "..."], where: Bool[Array, "..."]) -> Float[Array, ""]:
+    """The least value where the mask is true; +inf, the claim of nothing, where it is true nowhere."""
+    return jnp.min(jnp.where(where, values, jnp.inf))
+
+
+def monotone(tex: str, items: Items, direction: Callable[[Instance], Num[Array, "m i"]]) -> Claim:
+    """The claim that curves are monotone on all of R.
+
+    Args:
+        tex: the claim.
+        items: whose curves.
+        direction: for every context and item +1 where the curve is claimed to increase, -1 to decrease, 0 for no claim.
+            Must give concrete numbers outside transformations.
+
+    Log-probabilities and log-odds are increasing functions of probabilities, and keep their slope where those saturate.
+    """
+
+    def instances(one):
+        sign, spread = direction(one), tilting.extremes(one.log_odds).range
+        curves = closed_form_curves(one, items, jnp.asarray(GRID) / spread)
+        secants = jnp.diff(curves, axis=1) / jnp.diff(jnp.asarray(GRID))[:, None]
+        return least(sign[:, None, :] * secants, sign[:, None, :] != 0) + ROUNDING
+
+    def autodiff(one):
+        sign, spread = direction(one), tilting.extremes(one.log_odds).range
+        curves = model_curves(one, items)
+        slopes = jax.vmap(lambda t: slope(curves, t / spread))(jnp.asarray(GRID)) / spread
+        return least(sign * slopes, sign != 0) + ROUNDING
+
+    def sweep(swept):
+        sign = np.asarray(direction(swept.instance))
+        spread = float(tilting.extremes(swept.instance.log_odds).range)
+        secants = np.diff(measured_curves(swept, items), axis=1) / (swept.step * spread)
+        # Curves are measured to about 1e-12, the model's own error, which a secant divides by the step.
+        return float(least(sign[:, None, :] * secants, sign[:, None, :] != 0)) + 1e-8
+
+    return Claim(tex, instances, autodiff, sweep)
+
+
+def limiting(
+    tex: str,
+    items: Items,
+    value: Callable[[Instance, int], Float[Array, "m i"]],
+    where: Callable[[Instance], Bool[Array, "m i"]],
+) -> Claim:
+    """The claim that the increase Delta p of items has a limit as alpha goes to +inf and to -inf.
+
+    Args:
+        tex: the claim.
+        items: whose increases.
+        value: the limit, given the sign of alpha.
+        where: which contexts and items the claim is about.
+
+    The autodiff route integrates the derivative from 0 until the curve has settled: the limit is what it adds up to.
+    """
+    tolerance = 1e-7
+    panels, nodes, longest = 400, 8, 1500.0
+
+    def start(one):
+        return increases(one, items, closed_form_curves(one, items, jnp.zeros(1))[:, 0])
+
+    def saturated(one, sign):
+        m = one.log_odds
+        far = jax.vmap(lambda log_p: tilting.saturation(log_p, m, sign, tolerance / 100))(one.log_p)
+        return sign * jnp.max(jnp.abs(far))
+
+    def instances(one):
+        def error(sign):
+            curves = closed_form_curves(one, items, saturated(one, sign)[None])[:, 0]
+            return jnp.abs(increases(one, items, curves) - start(one) - value(one, sign))
+
+        return least(tolerance - jnp.maximum(error(1), error(-1)), where(one))
+
+    def autodiff(one):
+        curves = model_curves(one, items)
+        spread = tilting.extremes(one.log_odds).range
+        points, weights = np.polynomial.legendre.leggauss(nodes)
+        # Unit panels in units of 1/R where the curve bends at the scale R allows; wider ones if it settles late.
+        offsets = jnp.asarray((np.arange(panels)[:, None] + (points + 1) / 2).ravel() / panels)
+        total_weights = jnp.asarray(np.tile(weights / 2, panels) / panels)
+
+        def error(sign):
+            far = saturated(one, sign)
+
+            def derivative(share):
+                return slope(lambda alpha: increases(one, items, curves(alpha)), share * far)
+
+            added = far * jnp.tensordot(total_weights, jax.vmap(derivative)(offsets), axes=1)
+            return jnp.abs(added - value(one, sign)), jnp.abs(far) * spread
+
+        (up, far_up), (down, far_down) = error(1), error(-1)
+        # An instance that settles later than the quadrature resolves is not counted.
+        resolved = jnp.maximum(far_up, far_down) <= longest
+        return least(tolerance - jnp.maximum(up, down), where(one) & resolved)
+
+    @jax.jit
+    def margin_at_ends(one, low_end, low_curves, high_end, high_curves):
+        low = increases(one, items, low_curves) - start(one) - value(one, -1)
+        high = increases(one, items, high_curves) - start(one) - value(one, 1)
+        # A sweep that ends before the curves have settled measures no limit.
+        settled = (saturated(one, 1) <= high_end) & (saturated(one, -1) >= low_end)
+        return least(tolerance - jnp.maximum(jnp.abs(low), jnp.abs(high)), where(one) & settled)
+
+    def sweep(swept):
+        curves, ends = measured_curves(swept, items), swept.alphas
+        return float(margin_at_ends(swept.instance, ends[0], curves[:, 0], ends[-1], curves[:, -1]))
+
+    return Claim(tex, instances, autodiff, sweep)

@@ -1,0 +1,101 @@
+"""The corpora that trained models are swept on, and the sweeps themselves: the evidence of the sweep route.
+
+Every corpus is trained as far as float64 carries. Together they show each situation a statement speaks of: tied and
+distinct log-odds, concepts of equal and unequal size, probabilities that depend on the context, contrastive and random
+negatives, |P| different from |N|.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory.instance import Instance, Measured, instance
+from ufm import (
+    UFM,
+    Corpus,
+    Steerable,
+    contrastive,
+    difference_of_means,
+    fit,
+    per_context,
+    random_negatives,
+    sweep,
+    uniform,
+    weighted,
+)
+
+ALPHAS = np.linspace(-60, 60, 1201)
+"""The strengths of the gallery's sweeps: the paper's range, steps of 0.1."""
+
+
+def default_instance() -> Instance:
+    """The default corpus (uniform, V=9, G=3, s=3, T=4, eps=0.05), steered from its second concept to its first."""
+    corpus = uniform()
+    return instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
+
+
+def toy_instance() -> Instance:
+    """The corpus of the toy figures: as the default one, with tokens of unequal shares, so that log-odds differ.
+
+    In the uniform family all target tokens have the same log-odds, all are extreme, and none has a bump; with shares that
+    differ by a few per cent the bumps of theorem 3.3 spread over tens of units of alpha.
+    """
+    gamma = [0.3400, 0.3380, 0.3220, 0.3440, 0.3330, 0.3230, 0.3370, 0.3330, 0.3300]
+    omega = [0.3330, 0.3335, 0.3335, 0.3360, 0.3340, 0.3300, 0.3333, 0.3333, 0.3334]
+    corpus = weighted((3, 3, 3), gamma, omega, 0.05)
+    return instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
+
+
+def gallery() -> dict[str, Instance]:
+    """The instances to train and sweep, by name."""
+    default, toy = default_instance(), toy_instance()
+    random = instance(toy.corpus, *random_negatives(toy.corpus, 0), target=0)
+    shares = [0.5, 0.3, 0.2, 0.2, 0.2, 0.6, 0.4, 0.35, 0.25]
+    tied = weighted((3, 3, 3), shares, shares, 0.2)
+    unequal = _unequal_corpus()
+    return {
+        "default": default,
+        "toy": toy,
+        "toy, random negatives": random,
+        "tied log-odds": instance(tied, *contrastive(tied, target=1, opposite=2), target=1),
+        "per-context, unequal concepts": instance(unequal, [3, 4, 5], [0, 6], target=1),
+    }
+
+
+def train_and_sweep(instances: dict[str, Instance]) -> Iterator[Measured]:
+    """Train each corpus once (instances may share one) and sweep the trained model over `ALPHAS`."""
+    fits: dict[int, tuple[Corpus, UFM]] = {}
+    for one in instances.values():
+        corpus = one.corpus
+        if id(corpus) not in fits:
+            fits[id(corpus)] = corpus, fit(corpus, tolerance=0.0).model
+        yield measure(one, fits[id(corpus)][1])
+
+
+def measure(one: Instance, model: Steerable) -> Measured:
+    """The sweep of a trained model of the instance's corpus over `ALPHAS`."""
+    contexts = jnp.arange(one.corpus.n_contexts)
+    v = difference_of_means(model, contexts, one.contrast)
+    curves = _sweep(model, contexts, v, jnp.asarray(ALPHAS))
+    return Measured(one, model, v, ALPHAS, np.asarray(curves))
+
+
+@jax.jit
+def _sweep(model, contexts, v, alphas):
+    return sweep(model, contexts, v, alphas, lambda logits, _: jax.nn.log_softmax(logits))
+
+
+def _unequal_corpus() -> Corpus:
+    """Concepts of 2, 3 and 4 tokens, three contexts each, a depending on the context (S, appendix B.1)."""
+    owner = np.repeat([0, 1, 2], 3)
+    shares = np.array([[1.0, 1.3, 1.0, 1.2, 1.5, 1.0, 0.8, 1.1, 1.3], [1.2, 1.0, 1.4, 1.0, 1.1, 0.9, 1.0, 1.2, 1.0]])
+    gamma = np.stack([shares[0] ** (1 + j / 4) for j in range(9)])
+    of_token = np.repeat([0, 1, 2], [2, 3, 4])
+
+    def normalised(rows):
+        sums = np.stack([rows[..., of_token == k].sum(-1) for k in range(3)], axis=-1)
+        return rows / sums[..., of_token]
+
+    return per_context((2, 3, 4), normalised(gamma), normalised(shares[1]), 0.1, owner, weights=np.arange(1, 10))

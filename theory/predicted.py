@@ -1,0 +1,172 @@
+"""What steering does to a perfectly trained model, predicted in closed form from its corpus.
+
+Twins of `ufm.measures`: the subject is a corpus instead of a model, the direction its log-odds M ``[V]`` instead of a
+steering vector, and shapes are the same. Contexts that share a row of the corpus share their curve.
+
+Everything is read off one array, the concept log-partition ``log sum_{z in C} p(z) e^{alpha M(z)}`` for each distinct row,
+strength and concept. Where no probability is too small for it, that array is a matrix product: ``e^{alpha M}`` does not
+depend on the context, and p does not depend on alpha.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from ufm._check import finite, indices, require
+from ufm.concepts import Concepts, concept_log_probabilities
+from ufm.corpus import Corpus
+from ufm.steerable import DEFAULT_BUDGET, pairs, strengths
+
+
+def probability_increase(
+    corpus: Corpus,
+    contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
+    m: Float[Array, " V"],
+    alphas: Any,
+    *,
+    tokens: Sequence[int] | np.ndarray | None = None,
+    budget: int = DEFAULT_BUDGET,
+) -> Float[Array, "n K t"]:
+    """``Delta p(z | c_j, alpha) = p_j(z) e^{alpha M(z) - A_j(alpha)} - p_j(z)`` (S, definition 3.1 and lemma B.3).
+
+    Args:
+        corpus: the corpus the model would have learned.
+        contexts: context indices, ``[n]``.
+        m: log-odds, ``[V]`` nats (`ufm.log_odds`).
+        alphas: steering strengths, ``[K]``, finite.
+        tokens: which tokens to keep, ``[t]``; all if left out.
+        budget: numbers held at once in the largest intermediate array.
+
+    Raises:
+        ValueError: a strength or log-odds that is not finite, a token or a context that does not exist.
+    """
+    v = corpus.vocabulary_size
+    chosen = np.arange(v) if tokens is None else indices("tokens", tokens, v, of="tokens")
+    rows, which = _rows(corpus, contexts)
+    alphas = strengths(alphas)
+    log_z = jax.nn.logsumexp(concept_log_partition(rows, m, alphas, corpus.concepts, budget=budget), axis=-1)
+    return _token_curves(rows[:, chosen], _log_odds(m, corpus)[chosen], alphas, log_z)[which]
+
+
+@jax.jit
+def _token_curves(log_p, m, alphas, log_z):
+    return jnp.exp(log_p[:, None, :] + alphas[:, None] * m - log_z[:, :, None]) - jnp.exp(log_p)[:, None, :]
+
+
+def concept_increase(
+    corpus: Corpus,
+    contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
+    m: Float[Array, " V"],
+    alphas: Any,
+    concepts: Concepts | None = None,
+    *,
+    budget: int = DEFAULT_BUDGET,
+) -> Float[Array, "n K G"]:
+    """``Delta p(C | c_j, alpha)``, the mean of Delta p over the tokens of each concept (S, definition 3.5).
+
+    Arguments and errors are those of `probability_increase`; `concepts` is the corpus's own unless given.
+    """
+    concepts = corpus.concepts if concepts is None else concepts
+    rows, which = _rows(corpus, contexts)
+    totals = jax.nn.softmax(concept_log_partition(rows, m, strengths(alphas), concepts, budget=budget), axis=-1)
+    base = jnp.exp(concept_log_probabilities(rows, concepts))
+    return ((totals - base[:, None, :]) / jnp.asarray(concepts.sizes))[which]
+
+
+def cross_entropy_increase(
+    corpus: Corpus, m: Float[Array, " V"], alphas: Any, *, budget: int = DEFAULT_BUDGET
+) -> Float[Array, " K"]:
+    """``Delta CE(alpha) = sum_j pi_j [A_j(alpha) - alpha E_{p_j} M]`` in nats, for all alpha (S, definition 3.7).
+
+    Arguments and errors are those of `probability_increase`. S, theorem 3.8 is its second-order expansion.
+    """
+    alphas = strengths(alphas)
+    parts = concept_log_partition(corpus.log_rows, m, alphas, corpus.concepts, budget=budget)
+    return _expected_increase(parts, corpus, _log_odds(m, corpus), alphas)
+
+
+@jax.jit
+def _expected_increase(parts, corpus, m, alphas):
+    means = jnp.exp(corpus.log_rows) @ m
+    return corpus.row_weights @ (jax.nn.logsumexp(parts, axis=-1) - alphas * means[:, None])
+
+
+def concept_log_partition(
+    log_rows: Float[Array, "r V"],
+    m: Float[Array, " V"],
+    alphas: Float[Array, " K"],
+    concepts: Concepts,
+    *,
+    budget: int = DEFAULT_BUDGET,
+) -> Float[Array, "r K G"]:
+    """``log sum_{z in C} p_i(z) e^{alpha M(z)}`` for every row i, strength and concept, nats.
+
+    Uses a matrix product when every log-probability is known to be above -600 nats, so that nothing that counts can
+    underflow; else (smaller or zero probabilities, or inside a transformation) a log-sum-exp of every entry.
+    """
+    safe = not isinstance(log_rows, jax.core.Tracer) and bool(jnp.min(log_rows) > -600 * _share_of_float64(log_rows))
+    path = _partition_by_product if safe else _partition_by_logsumexp
+    return path(log_rows, m, alphas, concepts, budget)
+
+
+@partial(jax.jit, static_argnames=("concepts", "budget"))
+def _partition_by_product(log_rows, m, alphas, concepts, budget):
+    blocks = concepts.blocks
+    inside = jnp.asarray(blocks >= 0)
+    p = jnp.where(inside, jnp.exp(log_rows)[:, blocks], 0)
+    log_odds = m[blocks]
+
+    def at(alpha):
+        tilt = jnp.where(inside, alpha * log_odds, -jnp.inf)
+        shift = jnp.max(tilt, axis=-1)
+        return jnp.exp(tilt - shift[:, None]), shift
+
+    def some(alpha_chunk):
+        factor, shift = jax.vmap(at)(alpha_chunk)
+        return jnp.log(jnp.einsum("rgs,kgs->krg", p, factor)) + shift[:, None, :]
+
+    return jnp.moveaxis(_in_chunks(some, alphas, max(1, budget // blocks.size)), 0, 1)
+
+
+@partial(jax.jit, static_argnames=("concepts", "budget"))
+def _partition_by_logsumexp(log_rows, m, alphas, concepts, budget):
+    def one(i, alpha):
+        return concept_log_probabilities(log_rows[i] + alpha * m, concepts)
+
+    return pairs(one, log_rows.shape[0], alphas, max(1, budget // log_rows.shape[1]))
+
+
+def _in_chunks(function, alphas, chunk):
+    """`function` of `chunk` strengths at a time, results concatenated; the last chunk is padded, then cut."""
+    k = alphas.shape[0]
+    chunk = min(chunk, k)
+    n = -(-k // chunk)
+    padded = jnp.concatenate([alphas, jnp.zeros(n * chunk - k, alphas.dtype)]).reshape(n, chunk)
+    out = lax.map(function, padded)
+    return out.reshape(n * chunk, *out.shape[2:])[:k]
+
+
+def _rows(corpus: Corpus, contexts: Any) -> tuple[Float[Array, "r V"], np.ndarray]:
+    """The distinct rows that some contexts need, and which of them each context has."""
+    asked = np.atleast_1d(np.asarray(contexts))
+    outside = asked[(asked < 0) | (asked >= corpus.n_contexts)]
+    require(outside.size == 0, "contexts", f"contexts in 0..{corpus.n_contexts - 1}", outside[:5].tolist())
+    distinct, which = np.unique(np.asarray(corpus.row)[asked], return_inverse=True)
+    return corpus.log_rows[distinct], which
+
+
+def _log_odds(m: Any, corpus: Corpus) -> Float[Array, " V"]:
+    array = finite("m", m)
+    require(array.shape == (corpus.vocabulary_size,), "m", f"{corpus.vocabulary_size} log-odds", f"shape {array.shape}")
+    return jnp.asarray(m)
+
+
+def _share_of_float64(array: Float[Array, "..."]) -> float:
+    """The exponent range of the precision in use, as a share of float64's (1 in float64, about 1/8 in float32)."""
+    return float(jnp.finfo(array.dtype).minexp) / float(jnp.finfo(jnp.float64).minexp)

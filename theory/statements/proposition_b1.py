@@ -1,0 +1,52 @@
+"""Proposition B.1 of S: where the probability of a token ends as the strength goes to infinity."""
+
+import jax
+import jax.numpy as jnp
+
+from theory import tilting
+from theory.claims import limiting
+from theory.instance import Instance
+from theory.statement import Statement
+from theory.statements.hypotheses import margins, needs
+
+
+def _everywhere(one: Instance):
+    return jnp.ones(one.log_p.shape, bool)
+
+
+def _limit(one: Instance, sign: int):
+    m = one.log_odds
+    return jax.vmap(lambda log_p: tilting.limit(log_p, m, sign) - jnp.exp(log_p))(one.log_p)
+
+
+def _even_limit(one: Instance, sign: int):
+    highest, lowest, _ = tilting.extremes(one.log_odds)
+    extreme = highest if sign > 0 else lowest
+    return extreme / jnp.sum(extreme) - jnp.exp(one.log_p)
+
+
+STATEMENTS = (
+    Statement(
+        id="proposition-B.1",
+        title="Steering far leaves the extreme tokens",
+        source="S, proposition B.1",
+        claim=limiting(
+            r"\lim_{\alpha \to +\infty} \Delta p(z \mid c_j, \alpha) = \mathbf{1}_{z \in \overline{M}}\,"
+            r"\frac{p_j(z)}{\sum_{z' \in \overline{M}} p_j(z')} - p_j(z),"
+            r"\quad \text{with}\ \underline{M}\ \text{in place of}\ \overline{M}\ \text{as}\ \alpha \to -\infty",
+            "tokens",
+            _limit,
+            _everywhere,
+        ),
+        twin=limiting(
+            r"\lim_{\alpha \to \pm\infty} \Delta p(z \mid c_j, \alpha) = "
+            r"\mathbf{1}_{z \in \overline{M}} / |\overline{M}| - p_j(z)\quad (\underline{M}\ \text{at}\ -\infty)",
+            "tokens",
+            _even_limit,
+            _everywhere,
+        ),
+        needs=needs("A2", "not-constant", "positive"),
+        hypotheses=margins("A2", "not-constant", "positive"),
+        remarks="Tied extreme tokens share the mass in proportion to their unsteered probabilities, not evenly.",
+    ),
+)

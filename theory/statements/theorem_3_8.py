@@ -1,0 +1,107 @@
+"""Theorem 3.8 of S: near 0 the cross-entropy grows like half the mean variance of the log-odds times alpha squared."""
+
+import jax
+import jax.numpy as jnp
+
+from theory import tilting
+from theory.instance import Instance, Measured
+from theory.statement import Claim, Statement
+from theory.statements.hypotheses import margins, needs
+from ufm import cross_entropy_increase, difference_of_means, exact, steer
+from ufm._numerics import exp_minus_tangent
+
+
+def mean_variance(one: Instance):
+    """``sum_j pi_j Var_j(M)``, nats squared: twice the coefficient of theorem 3.8."""
+    m = one.log_odds
+    variances = jax.vmap(lambda log_p: tilting.variance(log_p, m, 0.0))(one.corpus.log_rows)
+    return jnp.dot(one.corpus.row_weights, variances)
+
+
+def _variance_of_mixture(one: Instance):
+    """The variance of M under ``sum_j pi_j p_j``: what one gets by forgetting which context a token follows."""
+    p = one.corpus.row_weights @ jnp.exp(one.corpus.log_rows)
+    m = one.log_odds
+    return jnp.dot(p, (m - jnp.dot(p, m)) ** 2)
+
+
+def _increase(one: Instance, alpha):
+    """``Delta CE(alpha) = sum_j pi_j KL(p_j || p_{j,alpha})``, as a sum of terms that are never negative.
+
+    ``KL = sum_z p (e^d - 1 - d)`` with ``d = log p_alpha - log p``, because both sum to 1; M is centred and d computed
+    without going through log p, so that small strengths keep their relative precision.
+    """
+
+    def context(log_p):
+        p = jnp.exp(log_p)
+        shift = alpha * (one.log_odds - jnp.dot(p, one.log_odds))
+        return jnp.dot(p, exp_minus_tangent(shift - jnp.log1p(jnp.dot(p, jnp.expm1(shift)))))
+
+    return jnp.dot(one.corpus.row_weights, jax.vmap(context)(one.corpus.log_rows))
+
+
+def _quadratic(tex, coefficient):
+    """The claim ``Delta CE = coefficient alpha^2 / 2 + o(alpha^2)``.
+
+    The remainder has an explicit bound: ``e^{-x} + x - 1 <= Delta CE R^2 / Var <= e^x - x - 1`` with ``x = R |alpha|``, for
+    each context, so that the ratio of Delta CE to the quadratic differs from 1 by at most ``2 (e^x - 1 - x) / x^2 - 1``,
+    which is less than ``x/3 (1 + x/3)`` for the x used here.
+    """
+
+    def instances(one):
+        spread = tilting.extremes(one.log_odds).range
+        expected = coefficient(one)
+
+        def slack(x):
+            ratio = _increase(one, x / spread) / (expected * (x / spread) ** 2 / 2)
+            bound = jnp.abs(x) / 3 * (1 + jnp.abs(x) / 3)
+            return bound + 1e-9 - jnp.abs(ratio - 1)
+
+        return jnp.min(jax.vmap(slack)(jnp.asarray([-1e-1, -1e-2, -1e-3, 1e-3, 1e-2, 1e-1])))
+
+    def autodiff(one):
+        model, spread = exact(one.corpus), tilting.extremes(one.log_odds).range
+        contexts = jnp.arange(one.corpus.n_contexts)
+        v = difference_of_means(model, contexts, one.contrast)
+
+        def cross_entropy(alpha):
+            log_q = jax.nn.log_softmax(steer(model, contexts, v, alpha))
+            return -jnp.sum(one.corpus.weights[:, None] * jnp.exp(one.log_p) * log_q)
+
+        zero = jnp.zeros(())
+        first, second = jax.grad(cross_entropy)(zero), jax.grad(jax.grad(cross_entropy))(zero)
+        error = jnp.maximum(jnp.abs(first) / spread, jnp.abs(second - coefficient(one)) / spread**2)
+        return 1e-10 - error
+
+    def sweep(swept: Measured):
+        one = swept.instance
+        h = 0.02 / float(tilting.extremes(one.log_odds).range)
+        down, up = cross_entropy_increase(swept.model, one.corpus, swept.v, [-h, h])
+        second, first = (up + down) / h**2, (up - down) / (2 * h)
+        expected = float(jax.jit(coefficient)(one))
+        error = jnp.maximum(jnp.abs(second / expected - 1), jnp.abs(first) / (expected * h) / 10)
+        return 1e-3 - float(error)
+
+    return Claim(tex, instances, autodiff, sweep)
+
+
+STATEMENTS = (
+    Statement(
+        id="theorem-3.8",
+        title="Cross-entropy is quadratic near 0",
+        source="S, theorem 3.8",
+        claim=_quadratic(
+            r"\Delta\mathrm{CE}(\alpha) = \tfrac12 \sum_j \pi_j \operatorname{Var}_j(M)\, \alpha^2 + o(\alpha^2)",
+            mean_variance,
+        ),
+        twin=_quadratic(
+            r"\Delta\mathrm{CE}(\alpha) = \tfrac12 \operatorname{Var}_{\bar p}(M)\, \alpha^2 + o(\alpha^2),"
+            r"\quad \bar p = \sum_j \pi_j p_j",
+            _variance_of_mixture,
+        ),
+        needs=needs("A2", "not-constant", "positive"),
+        hypotheses=margins("A2", "not-constant", "positive"),
+        remarks="There is no linear term because the unsteered model has gap 0. The variance is within contexts: the "
+        "variance of M over the whole corpus is larger and wrong.",
+    ),
+)

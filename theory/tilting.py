@@ -1,0 +1,182 @@
+"""The tilted family: the closed forms behind every statement about the unconstrained features model.
+
+Under assumption 2 steering is exponential tilting of the next-token distribution p by the log-odds M (S, lemma B.3):
+
+    softmax_z(f_alpha) = p(z) e^{alpha M(z) - A(alpha)},      A(alpha) = log sum_z p(z) e^{alpha M(z)},
+
+so that A' = E_alpha[M] and A'' = Var_alpha[M]. Functions here take one distribution ``log_p [V]``, the log-odds ``m [V]``
+and one strength; `jax.vmap` does the rest. Sweeps at scale are in `theory.predicted`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+Scalar = Float[Array, ""]
+
+TIE = 1e-9
+"""Log-odds closer than this share of their range R count as equal. Ties are exact in theory; rounding blurs them."""
+
+
+def log_partition(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
+    """``A(alpha) = log sum_z p(z) e^{alpha M(z)}``, nats."""
+    return jax.nn.logsumexp(log_p + alpha * m)
+
+
+def log_probabilities(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Float[Array, " V"]:
+    """``log softmax_z(f_alpha)`` for every token (S, lemma B.3), nats."""
+    return jax.nn.log_softmax(log_p + alpha * m)
+
+
+def mean(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
+    """``E_alpha[M]``, the slope of the log-partition, nats."""
+    return jnp.dot(jnp.exp(log_probabilities(log_p, m, alpha)), m)
+
+
+def variance(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
+    """``Var_alpha[M]``, the curvature of the log-partition, nats squared. Centred: never negative, no cancellation."""
+    q = jnp.exp(log_probabilities(log_p, m, alpha))
+    return jnp.dot(q, (m - jnp.dot(q, m)) ** 2)
+
+
+class Extremes(NamedTuple):
+    """The extremes of the log-odds (S, definition 3.2).
+
+    Attributes:
+        highest: mask of the tokens that attain the maximum, ``[V]``.
+        lowest: mask of the tokens that attain the minimum, ``[V]``.
+        range: R = max M - min M, nats.
+    """
+
+    highest: Bool[Array, " V"]
+    lowest: Bool[Array, " V"]
+    range: Scalar
+
+
+def extremes(m: Float[Array, " V"]) -> Extremes:
+    """Where the log-odds are extreme, ties within `TIE` of the range included. If M is constant every token is both."""
+    high, low = jnp.max(m), jnp.min(m)
+    spread = high - low
+    return Extremes(m >= high - TIE * spread, m <= low + TIE * spread, spread)
+
+
+def is_constant(log_p: Float[Array, "*rows V"], m: Float[Array, " V"]) -> Bool[Array, ""]:
+    """Whether M is constant up to the rounding of the log-probabilities it was computed from."""
+    scale = jnp.max(jnp.where(jnp.isfinite(log_p), jnp.abs(log_p), 0))
+    return jnp.max(m) - jnp.min(m) <= 64 * jnp.finfo(m.dtype).eps * jnp.maximum(scale, 1)
+
+
+def peaks(log_p: Float[Array, " V"], m: Float[Array, " V"]) -> Float[Array, " V"]:
+    """The strength at which each token is likeliest, ``alpha_{j,z}``: the root of ``E_alpha[M] = M(z)`` (S, theorem 3.3).
+
+    +inf for the tokens of the highest log-odds, -inf for the lowest, NaN everywhere if M is constant. Differentiable in
+    `log_p` and `m` by the implicit function theorem (on the finite entries).
+    """
+    highest, lowest, spread = extremes(m)
+    inner = ~(highest | lowest)
+    # Tokens without a peak still pass through the vectorised root finder: they get a harmless target.
+    target = jnp.where(inner, m, (jnp.max(m) + jnp.min(m)) / 2)
+    scale = jnp.where(spread > 0, spread, 1)
+    roots = jax.vmap(lambda t: _root_of_mean(log_p, (m - t) / scale))(target) / scale
+    return jnp.where(spread > 0, jnp.where(inner, roots, jnp.where(highest, jnp.inf, -jnp.inf)), jnp.nan)
+
+
+def limit(log_p: Float[Array, " V"], m: Float[Array, " V"], sign: int) -> Float[Array, " V"]:
+    """``lim softmax_z(f_alpha)`` as alpha goes to +inf (`sign` 1) or -inf (-1): p restricted to the extreme tokens.
+
+    S, proposition B.1, without its ``- p_j(z)``.
+    """
+    highest, lowest, _ = extremes(m)
+    return jax.nn.softmax(jnp.where(highest if sign > 0 else lowest, log_p, -jnp.inf))
+
+
+def saturation(log_p: Float[Array, " V"], m: Float[Array, " V"], sign: int, tolerance: float) -> Scalar:
+    """A strength beyond which every probability is within `tolerance` of its limit (signed as `sign`).
+
+    With g the distance from the extreme log-odds to the next value, the mass off the extreme tokens is at most
+    ``e^{-|alpha| g} (1 - p(extreme)) / p(extreme)``.
+    """
+    highest, lowest, _ = extremes(m)
+    extreme = highest if sign > 0 else lowest
+    signed = m if sign > 0 else -m
+    nearest = jnp.max(jnp.where(extreme, -jnp.inf, signed))
+    g = jnp.max(signed) - nearest
+    off = jax.nn.logsumexp(jnp.where(extreme, -jnp.inf, log_p))
+    on = jax.nn.logsumexp(jnp.where(extreme, log_p, -jnp.inf))
+    return sign * jnp.maximum(off - on - jnp.log(tolerance), 1.0) / g
+
+
+def concept_log_odds(
+    log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
+) -> Scalar:
+    """``logit F_C(alpha)``, F_C the probability of the tokens in `members`, nats; precise however small F_C is."""
+    tilted = log_p + alpha * m
+    inside = jax.nn.logsumexp(jnp.where(members, tilted, -jnp.inf))
+    return inside - jax.nn.logsumexp(jnp.where(members, -jnp.inf, tilted))
+
+
+def conditional_mean(
+    log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
+) -> Scalar:
+    """``mu_C(alpha) = E_alpha[M | Z in C]``, nats (S, appendix B.4)."""
+    q = jax.nn.softmax(jnp.where(members, log_p + alpha * m, -jnp.inf))
+    return jnp.dot(q, jnp.where(members, m, 0))
+
+
+def concept_slope(
+    log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
+) -> Scalar:
+    """``d/dalpha logit F_C = mu_C(alpha) - mu_{C^c}(alpha)``, nats per unit strength (S, equation 12)."""
+    return conditional_mean(log_p, m, alpha, members) - conditional_mean(log_p, m, alpha, ~members)
+
+
+def _root_of_mean(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
+    """The root of ``E_x[d]``, an increasing function of x that changes sign: Newton kept inside a bracket.
+
+    `d` should be of order 1, and centred on the wanted value, so that differences are exact where they are small.
+    """
+
+    def value(x):
+        return jnp.dot(jax.nn.softmax(log_p + x * d), d)
+
+    def solve(f, guess):
+        del f, guess
+        one = jnp.ones((), d.dtype)
+        side = jnp.where(value(0 * one) < 0, one, -one)
+
+        # Double until the root is between near and far; both on the side where it is.
+        def not_bracketed(carry):
+            _, far, k = carry
+            return (side * value(side * far) < 0) & (k < 1000)
+
+        def double(carry):
+            _, far, k = carry
+            return far, 2 * far, k + 1
+
+        near, far, _ = lax.while_loop(not_bracketed, double, (0 * one, one, 0))
+        low, high = jnp.where(side > 0, near, -far), jnp.where(side > 0, far, -near)
+
+        def unfinished(carry):
+            _, _, x, step, k = carry
+            return (jnp.abs(step) > 4 * jnp.finfo(d.dtype).eps * jnp.abs(x)) & (k < 200)
+
+        def improve(carry):
+            low, high, x, step, k = carry
+            q = jax.nn.softmax(log_p + x * d)
+            f = jnp.dot(q, d)
+            slope = jnp.dot(q, (d - f) ** 2)
+            low, high = jnp.where(f < 0, x, low), jnp.where(f < 0, high, x)
+            newton = x - f / jnp.where(slope > 0, slope, 1)
+            # Bisect when Newton leaves the bracket, or has not halved its step: this bounds the number of steps.
+            trust = (slope > 0) & (newton >= low) & (newton <= high) & (2 * jnp.abs(newton - x) <= jnp.abs(step))
+            new = jnp.where(f == 0, x, jnp.where(trust, newton, (low + high) / 2))
+            return low, high, new, new - x, k + 1
+
+        start = (low + high) / 2
+        _, _, x, _, _ = lax.while_loop(unfinished, improve, (low, high, start, high - low, 0))
+        return x
+
+    return lax.custom_root(value, jnp.zeros((), d.dtype), solve, lambda g, y: y / g(jnp.ones_like(y)))

@@ -1,0 +1,51 @@
+"""Unconstrained features models, steered: corpora of disjoint concepts, the model, training, the split, measures.
+
+Pure functions on pytrees: no files, no plots, no printing. Precision is JAX's: run inside ``jax.enable_x64(True)`` for
+float64.
+"""
+
+from ufm.concepts import Concepts, concept_log_probabilities
+from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_table
+from ufm.counting import count_documents, sample_documents
+from ufm.directions import contrast, contrastive, difference_of_means, log_odds, random_negatives
+from ufm.families import mixed, per_context, uniform, weighted
+from ufm.measures import concept_increase, cross_entropy_increase, probability_increase
+from ufm.model import UFM, cross_entropy, exact, gap, init, logits
+from ufm.steerable import Steerable, steer, sweep
+from ufm.training import OPTIMIZERS, Fit, fit
+
+__all__ = [
+    "OPTIMIZERS",
+    "UFM",
+    "AssumptionMargins",
+    "Concepts",
+    "Corpus",
+    "Fit",
+    "Steerable",
+    "assumption_1",
+    "concept_increase",
+    "concept_log_probabilities",
+    "contrast",
+    "contrastive",
+    "count_documents",
+    "cross_entropy",
+    "cross_entropy_increase",
+    "difference_of_means",
+    "entropy",
+    "exact",
+    "fit",
+    "from_table",
+    "gap",
+    "init",
+    "log_odds",
+    "logits",
+    "mixed",
+    "per_context",
+    "probability_increase",
+    "random_negatives",
+    "sample_documents",
+    "steer",
+    "sweep",
+    "uniform",
+    "weighted",
+]

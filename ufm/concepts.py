@@ -1,0 +1,124 @@
+"""Concepts: a partition of the vocabulary into disjoint sets of tokens (S, section 2.1).
+
+A partition is structure, not data: it is hashable and travels through `jax.jit` as a static field, so that sums over
+a concept compile to dense gathers over precomputed index blocks instead of scatters.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ufm._check import require
+
+
+class Concepts:
+    """A partition of the tokens ``0..V-1`` into the concepts ``0..G-1``; sizes may differ.
+
+    Args:
+        of_token: the concept of every token, ``[V]`` integers that use each of ``0..G-1`` at least once.
+
+    Raises:
+        ValueError: if a concept number is skipped or negative, or the vocabulary is empty.
+    """
+
+    def __init__(self, of_token: Sequence[int] | np.ndarray):
+        array = np.array(of_token, dtype=np.int32)
+        require(array.ndim == 1 and array.size > 0, "of_token", "the concept of each of V >= 1 tokens", of_token)
+        used = np.unique(array)
+        require(
+            bool(np.array_equal(used, np.arange(used.size))),
+            "of_token",
+            "concepts numbered 0..G-1, none of them empty",
+            f"the numbers {used.tolist()}",
+        )
+        array.setflags(write=False)
+        self.of_token = array
+        self._hash = hash(array.tobytes())
+
+    @classmethod
+    def from_sizes(cls, sizes: Iterable[int]) -> "Concepts":
+        """Consecutive tokens: the first ``sizes[0]`` are concept 0, and so on."""
+        sizes = tuple(sizes)
+        require(
+            len(sizes) > 0 and all(isinstance(s, (int, np.integer)) and s >= 1 for s in sizes),
+            "sizes",
+            "at least one concept, each of one token or more",
+            sizes,
+        )
+        return cls(np.repeat(np.arange(len(sizes)), sizes))
+
+    @classmethod
+    def from_lists(cls, members: Sequence[Sequence[int]], vocabulary_size: int) -> "Concepts":
+        """Each concept as the list of its tokens; together they must cover ``0..vocabulary_size-1`` exactly once."""
+        require(all(len(tokens) > 0 for tokens in members), "members", "concepts of one token or more", members)
+        owner = np.full(vocabulary_size, -1)
+        for concept, tokens in enumerate(members):
+            for token in tokens:
+                require(0 <= token < vocabulary_size, "members", f"tokens in 0..{vocabulary_size - 1}", token)
+                require(
+                    owner[token] < 0,
+                    "members",
+                    "disjoint concepts",
+                    f"token {token} in concept {owner[token]} and in concept {concept}",
+                )
+                owner[token] = concept
+        missing = np.flatnonzero(owner < 0)
+        require(missing.size == 0, "members", "concepts that cover the vocabulary", f"tokens {missing.tolist()} in none")
+        return cls(owner)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V."""
+        return self.of_token.size
+
+    @cached_property
+    def count(self) -> int:
+        """G, the number of concepts."""
+        return int(self.of_token.max()) + 1
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Tokens per concept, ``[G]``."""
+        return np.bincount(self.of_token)
+
+    def members(self, concept: int) -> np.ndarray:
+        """The tokens of one concept, in increasing order."""
+        require(0 <= concept < self.count, "concept", f"a concept in 0..{self.count - 1}", concept)
+        return np.flatnonzero(self.of_token == concept)
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """``[G, max size]`` token indices, each row one concept, padded with -1."""
+        order = np.argsort(self.of_token, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
+        columns = np.arange(self.sizes.max())
+        inside = columns < self.sizes[:, None]
+        return np.where(inside, order[np.minimum(starts[:, None] + columns, order.size - 1)], -1)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Concepts) and np.array_equal(self.of_token, other.of_token)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Concepts(V={self.vocabulary_size}, G={self.count})"
+
+
+def concept_log_probabilities(log_probabilities: Float[Array, "*batch V"], concepts: Concepts) -> Float[Array, "*batch G"]:
+    """log of the total probability of each concept, ``log sum_{z in C} exp(log_probabilities[z])``.
+
+    Works on unnormalised log-weights too: it is a log-sum-exp over each block of the partition, so that concepts of
+    probability 1e-300 keep their relative precision.
+    """
+    blocks = concepts.blocks
+    if np.array_equal(blocks.ravel(), np.arange(concepts.vocabulary_size)):
+        # Equal sizes, consecutive tokens: a reshape, which the compiler fuses, where a gather would copy.
+        values = log_probabilities.reshape(*log_probabilities.shape[:-1], *blocks.shape)
+    else:
+        values = jnp.where(blocks >= 0, log_probabilities[..., np.maximum(blocks, 0)], -jnp.inf)
+    return jax.nn.logsumexp(values, axis=-1)

@@ -1,0 +1,107 @@
+"""What steering does to a model, measured through the model: increases of token and concept probability and cross-entropy.
+
+Each function has a closed-form twin of the same name, the same trailing arguments and the same shape in
+`theory.predicted`: there the subject is a corpus and the direction its log-odds, here a split model and its steering
+vector.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ufm._check import indices
+from ufm.concepts import Concepts, concept_log_probabilities
+from ufm.corpus import Corpus
+from ufm.steerable import DEFAULT_BUDGET, Steerable, strengths, sweep
+
+
+def probability_increase(
+    model: Steerable,
+    contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
+    v: Float[Array, " d"],
+    alphas: Any,
+    *,
+    tokens: Sequence[int] | np.ndarray | None = None,
+    budget: int = DEFAULT_BUDGET,
+) -> Float[Array, "n K t"]:
+    """``Delta p(z | c_j, alpha) = softmax_z(f_alpha(c_j)) - softmax_z(f(c_j))`` (S, definition 3.1).
+
+    Args:
+        model: a split model.
+        contexts: ``[n]``.
+        v: steering vector, ``[d]``.
+        alphas: steering strengths, ``[K]``, finite.
+        tokens: which tokens to keep, ``[t]``; all if left out.
+        budget: logits held at once (`ufm.steerable.sweep`).
+
+    Raises:
+        ValueError: a strength that is not finite, a token outside the vocabulary.
+    """
+    contexts = jnp.asarray(contexts)
+    vocabulary_size = jax.eval_shape(lambda m, c: m.decode(m.embed(c)), model, contexts).shape[-1]
+    chosen = np.arange(vocabulary_size) if tokens is None else indices("tokens", tokens, vocabulary_size, of="tokens")
+    return _probability_increase(model, contexts, v, strengths(alphas), jnp.asarray(chosen), budget)
+
+
+@partial(jax.jit, static_argnames="budget")
+def _probability_increase(model, contexts, v, alphas, tokens, budget):
+    def probabilities(logits, _):
+        return jnp.exp(logits[tokens] - jax.nn.logsumexp(logits))
+
+    base = sweep(model, contexts, v, jnp.zeros(1, alphas.dtype), probabilities, budget=budget)
+    return sweep(model, contexts, v, alphas, probabilities, budget=budget) - base
+
+
+def concept_increase(
+    model: Steerable,
+    contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
+    v: Float[Array, " d"],
+    alphas: Any,
+    concepts: Concepts,
+    *,
+    budget: int = DEFAULT_BUDGET,
+) -> Float[Array, "n K G"]:
+    """``Delta p(C | c_j, alpha)``, the mean of Delta p over the tokens of each concept (S, definition 3.5).
+
+    Arguments and errors are those of `probability_increase`; `concepts` is the partition of the model's vocabulary.
+    """
+    return _concept_increase(model, jnp.asarray(contexts), v, strengths(alphas), concepts, budget)
+
+
+@partial(jax.jit, static_argnames=("concepts", "budget"))
+def _concept_increase(model, contexts, v, alphas, concepts, budget):
+    def totals(logits, _):
+        return jax.nn.softmax(concept_log_probabilities(logits, concepts))
+
+    base = sweep(model, contexts, v, jnp.zeros(1, alphas.dtype), totals, budget=budget)
+    return (sweep(model, contexts, v, alphas, totals, budget=budget) - base) / jnp.asarray(concepts.sizes)
+
+
+def cross_entropy_increase(
+    model: Steerable, corpus: Corpus, v: Float[Array, " d"], alphas: Any, *, budget: int = DEFAULT_BUDGET
+) -> Float[Array, " K"]:
+    """``Delta CE(alpha) = CE(f_alpha) - CE(f)`` in nats, over all contexts of the corpus (S, definition 3.7).
+
+    Args:
+        model: a split model of the corpus: `model.embed` takes its context indices.
+        corpus: gives contexts, weights and next-token probabilities.
+        v, alphas, budget: as for `probability_increase`.
+    """
+    return _cross_entropy_increase(model, corpus, v, strengths(alphas), budget)
+
+
+@partial(jax.jit, static_argnames="budget")
+def _cross_entropy_increase(model, corpus, v, alphas, budget):
+    p = jnp.exp(corpus.log_rows)
+
+    def loss(logits, j):
+        return jax.nn.logsumexp(logits) - jnp.dot(p[corpus.row[j]].astype(logits.dtype), logits)
+
+    contexts = jnp.arange(corpus.n_contexts)
+    base = sweep(model, contexts, v, jnp.zeros(1, alphas.dtype), loss, budget=budget)
+    return corpus.weights @ (sweep(model, contexts, v, alphas, loss, budget=budget) - base)

@@ -1,0 +1,99 @@
+"""The unconstrained features model: logits ``W h_j``, with free decoder W and free context embeddings H (S, definition 2.2).
+
+It is the smallest model that can be split where it is steered (`ufm.steerable`): `embed` looks up a column of H, `decode`
+multiplies by W. The cross-entropy is written as the corpus entropy plus a *gap* whose terms are never negative, so that a
+trained model's distance from perfect is known to full relative precision, far below the rounding of the loss itself.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ufm._check import require
+from ufm._numerics import exp_minus_tangent
+from ufm.corpus import Corpus, entropy
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["W", "H"], meta_fields=[])
+@dataclass(frozen=True)
+class UFM:
+    """Parameters (W, H) of an unconstrained features model.
+
+    Attributes:
+        W: decoder, ``[V, d]``.
+        H: context embeddings, ``[d, m]``; column j is h_j.
+    """
+
+    W: Float[Array, "*batch V d"]
+    H: Float[Array, "*batch d m"]
+
+    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
+        """h_j for each context index."""
+        return jnp.moveaxis(self.H, -1, 0)[contexts]
+
+    def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
+        """Logits ``W h``."""
+        return h @ self.W.T
+
+
+def init(key: jax.Array, corpus: Corpus, d: int, *, scale: float = 0.5, dtype: jnp.dtype | None = None) -> UFM:
+    """Random parameters for a corpus: independent normal entries of standard deviation `scale`.
+
+    Args:
+        key: a `jax.random.key`.
+        corpus: gives V and m.
+        d: embedding width. A corpus is fitted exactly if d is at least the rank of its centred log-probability table
+            (G - 1 or G under assumption 1).
+        scale: standard deviation; 0.5 trains fastest on small corpora.
+        dtype: of the parameters; that of the corpus if left out.
+
+    Raises:
+        ValueError: if d < 1.
+    """
+    require(d >= 1, "d", "an embedding width of at least 1", d)
+    dtype = corpus.log_rows.dtype if dtype is None else dtype
+    of_w, of_h = jax.random.split(key)
+    return UFM(
+        W=scale * jax.random.normal(of_w, (corpus.vocabulary_size, d), dtype),
+        H=scale * jax.random.normal(of_h, (d, corpus.n_contexts), dtype),
+    )
+
+
+def exact(corpus: Corpus) -> UFM:
+    """A model that satisfies assumption 2 of S up to rounding: ``softmax(W h_j) = p(. | c_j)``, with d = V.
+
+    The decoder is a fixed orthogonal matrix rather than the identity, so that hidden states are not log-probabilities
+    in disguise and a mistake in the split would show.
+    """
+    v = corpus.vocabulary_size
+    rotation, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (v, v), corpus.log_rows.dtype))
+    centred = corpus.log_p - jnp.mean(corpus.log_p, axis=-1, keepdims=True)
+    return UFM(W=rotation, H=rotation.T @ centred.T)
+
+
+def logits(model: UFM) -> Float[Array, "m V"]:
+    """The logits of every context, ``[m, V]``."""
+    return model.decode(model.H.T)
+
+
+def gap(model: UFM, corpus: Corpus) -> Float[Array, ""]:
+    """``CE(f) - sum_j pi_j H(p_j) = sum_j pi_j KL(p_j || softmax(f(c_j)))`` in nats; assumption 2 of S is a gap of 0.
+
+    With ``delta = log softmax(f) - log p``, rows that sum to 1 give ``KL = sum_z p (e^delta - 1 - delta)``: a sum of
+    terms that are never negative, so that a gap of 1e-25 is still right to most of its digits, where the difference of
+    the cross-entropy and the entropy would be rounding noise from 1e-16 on.
+    """
+    log_p = corpus.log_p
+    p = jnp.exp(log_p)
+    log_q = jax.nn.log_softmax(logits(model))
+    delta = log_q - jnp.where(p > 0, log_p, 0)
+    terms = jnp.where(p > 0, p * exp_minus_tangent(jnp.where(p > 0, delta, 0)), jnp.exp(log_q))
+    return jnp.dot(corpus.weights, jnp.sum(terms, axis=-1))
+
+
+def cross_entropy(model: UFM, corpus: Corpus) -> Float[Array, ""]:
+    """``CE(f) = - sum_j pi_j sum_z p_j(z) log softmax_z(f(c_j))`` in nats (S, section 2.2)."""
+    return entropy(corpus) + gap(model, corpus)

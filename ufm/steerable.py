@@ -1,0 +1,104 @@
+"""The split: a model cut where it is steered, and everything that follows from the cut alone.
+
+    embed(contexts) -> h          decode(h) -> logits          steered: decode(h + alpha v)
+
+The unconstrained features model is the smallest such split, a transformer cut after one of its blocks the largest.
+Sweeps over steering strengths are written here once for both: the prefix is computed once per context, only the suffix
+sees alpha, and memory is bounded by a budget of logits, not by contexts x strengths x vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from ufm._check import finite, require
+
+DEFAULT_BUDGET = 2**20
+"""Logits a sweep holds at once, unless told otherwise: 8 MiB of float64, about what a core's cache serves."""
+
+
+class Steerable(Protocol):
+    """A model split where it is steered; a pytree, so that it passes through `jax.jit`."""
+
+    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
+        """Hidden states of contexts, at the place where they are steered."""
+        ...
+
+    def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
+        """Logits from hidden states."""
+        ...
+
+
+def steer(
+    model: Steerable, contexts: Int[Array, "*n"], v: Float[Array, " d"], alpha: Float[Array, ""] | float
+) -> Float[Array, "*n V"]:
+    """Logits of the steered model, ``f_alpha(c_j) = decode(h_j + alpha v)`` (S, section 3.1).
+
+    Args:
+        model: a split model.
+        contexts: what `model.embed` takes; for the UFM, indices.
+        v: steering vector, ``[d]``.
+        alpha: steering strength, in units of v.
+    """
+    return model.decode(model.embed(contexts) + alpha * v)
+
+
+def sweep(
+    model: Steerable,
+    contexts: Int[Array, " n"],
+    v: Float[Array, " d"],
+    alphas: Float[Array, " K"],
+    measure: Callable[[Float[Array, " V"], Int[Array, ""]], Any],
+    *,
+    budget: int = DEFAULT_BUDGET,
+) -> Any:
+    """`measure` of the steered logits at every pair of a context and a strength.
+
+    Args:
+        model: a split model.
+        contexts: ``[n]``.
+        v: steering vector, ``[d]``.
+        alphas: steering strengths, ``[K]``, finite.
+        measure: from the logits ``[V]`` of one context at one strength, and the position of that context in `contexts`,
+            to a pytree of arrays. It is vectorised; what it returns is all that is kept.
+        budget: logits held at once. The decoder sees ``max(1, budget // V)`` hidden states at a time.
+
+    Returns:
+        The pytree of `measure`, each leaf with leading axes ``[n, K]``.
+    """
+    h = model.embed(contexts)
+    vocabulary_size = jax.eval_shape(model.decode, h).shape[-1]
+
+    def one(position, alpha):
+        return measure(model.decode(h[position] + alpha * v), position)
+
+    return pairs(one, h.shape[0], alphas, max(1, budget // vocabulary_size))
+
+
+def pairs(
+    function: Callable[[Int[Array, ""], Float[Array, ""]], Any], n: int, alphas: Float[Array, " K"], chunk: int
+) -> Any:
+    """``function(i, alphas[k])`` for all i < n and k, `chunk` pairs at a time; leaves come back as ``[n, K, ...]``."""
+    require(chunk >= 1, "chunk", "at least one pair at a time", chunk)
+    k = alphas.shape[0]
+    position = jnp.repeat(jnp.arange(n), k, total_repeat_length=n * k)
+    out = lax.map(lambda pair: function(*pair), (position, jnp.tile(alphas, n)), batch_size=min(chunk, n * k))
+    return jax.tree.map(lambda leaf: leaf.reshape(n, k, *leaf.shape[1:]), out)
+
+
+def strengths(alphas: Any) -> Float[Array, " K"]:
+    """`alphas` as a one-dimensional array of finite strengths (a boundary check, outside `jax.jit`).
+
+    Raises:
+        ValueError: an empty list, or a strength that is not finite.
+    """
+    if isinstance(alphas, jax.core.Tracer):
+        return jnp.atleast_1d(alphas)
+    array = np.atleast_1d(finite("alphas", alphas))
+    require(array.ndim == 1 and array.size > 0, "alphas", "a list of strengths", f"shape {array.shape}")
+    return jnp.asarray(array)
