@@ -3,7 +3,7 @@
 Run inside ``jax.enable_x64(True)``: margins are meant for float64.
 """
 
-from theory import predicted, tilting
+from theory import gallery, predicted, routes, tilting
 from theory.instance import Instance, Measured, draw, instance
 from theory.routes import Evidence, check
 from theory.statement import Claim, Statement, find
@@ -19,7 +19,9 @@ __all__ = [
     "check",
     "draw",
     "find",
+    "gallery",
     "instance",
     "predicted",
+    "routes",
     "tilting",
 ]

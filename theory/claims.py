@@ -70,7 +70,9 @@ def increases(one: Instance, items: Items, curves: Float[Array, "m i"]) -> Float
     return jnp.exp(curves) if items == "tokens" else jax.nn.sigmoid(curves) / jnp.asarray(one.corpus.concepts.sizes)
 
 
-def least(values: Num[Array, "..."], where: Bool[Array, "..."]) -> Float[Array, ""]:
+def least(
+    values: Num[Array, "..."] | Num[np.ndarray, "..."], where: Bool[Array, "..."] | Bool[np.ndarray, "..."]
+) -> Float[Array, ""]:
     """The least value where the mask is true; +inf, the claim of nothing, where it is true nowhere."""
     return jnp.min(jnp.where(where, values, jnp.inf))
 
@@ -126,7 +128,7 @@ def limiting(
     The autodiff route integrates the derivative from 0 until the curve has settled: the limit is what it adds up to.
     """
     tolerance = 1e-7
-    panels, nodes, longest = 400, 8, 1500.0
+    panels, nodes, longest = 150, 8, 600.0
 
     def start(one):
         return increases(one, items, closed_form_curves(one, items, jnp.zeros(1))[:, 0])

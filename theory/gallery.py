@@ -13,8 +13,8 @@ import numpy as np
 
 from theory.instance import Instance, Measured, instance
 from ufm import (
-    UFM,
     Corpus,
+    Fit,
     Steerable,
     contrastive,
     difference_of_means,
@@ -39,11 +39,13 @@ def default_instance() -> Instance:
 def toy_instance() -> Instance:
     """The corpus of the toy figures: as the default one, with tokens of unequal shares, so that log-odds differ.
 
-    In the uniform family all target tokens have the same log-odds, all are extreme, and none has a bump; with shares that
-    differ by a few per cent the bumps of theorem 3.3 spread over tens of units of alpha.
+    In the uniform family all target tokens have the same log-odds, all are extreme, and none has a bump; with log-odds a
+    few hundredths of a nat apart the bumps of theorem 3.3 spread over tens of units of alpha.
     """
-    gamma = [0.3400, 0.3380, 0.3220, 0.3440, 0.3330, 0.3230, 0.3370, 0.3330, 0.3300]
-    omega = [0.3330, 0.3335, 0.3335, 0.3360, 0.3340, 0.3300, 0.3333, 0.3333, 0.3334]
+    omega = np.array([0.30, 0.33, 0.37, 0.36, 0.34, 0.30, 0.32, 0.33, 0.35])
+    log_odds_below_first = np.array([0.0, 0.05, 0.25, 0.0, 0.06, 0.22, 0.0, 0.03, 0.06])
+    gamma = omega * np.exp(-log_odds_below_first)
+    gamma /= gamma.reshape(3, 3).sum(axis=1).repeat(3)
     corpus = weighted((3, 3, 3), gamma, omega, 0.05)
     return instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
 
@@ -64,14 +66,13 @@ def gallery() -> dict[str, Instance]:
     }
 
 
-def train_and_sweep(instances: dict[str, Instance]) -> Iterator[Measured]:
-    """Train each corpus once (instances may share one) and sweep the trained model over `ALPHAS`."""
-    fits: dict[int, tuple[Corpus, UFM]] = {}
-    for one in instances.values():
-        corpus = one.corpus
-        if id(corpus) not in fits:
-            fits[id(corpus)] = corpus, fit(corpus, tolerance=0.0).model
-        yield measure(one, fits[id(corpus)][1])
+def train(instances: dict[str, Instance], key: jax.Array | None = None) -> Iterator[tuple[str, Fit]]:
+    """Train the corpus of each instance as far as float64 carries; instances that share a corpus share the `Fit`."""
+    fits: dict[int, Fit] = {}
+    for name, one in instances.items():
+        if id(one.corpus) not in fits:
+            fits[id(one.corpus)] = fit(one.corpus, tolerance=0.0, key=key)
+        yield name, fits[id(one.corpus)]
 
 
 def measure(one: Instance, model: Steerable) -> Measured:

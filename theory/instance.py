@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from theory import tilting
 from ufm import Concepts, Corpus, Steerable, concept_log_probabilities, contrast, log_odds
 from ufm._check import require
+from ufm._pytree import Leaf
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["corpus", "contrast", "target"], meta_fields=[])
@@ -32,9 +33,9 @@ class Instance:
         target: the concept that P is taken from.
     """
 
-    corpus: Corpus
-    contrast: Float[Array, "*batch m"]
-    target: Int[Array, "*batch"]
+    corpus: Corpus | Leaf
+    contrast: Float[Array, " m"] | Leaf
+    target: Int[Array, ""] | Leaf
 
     @property
     def log_p(self) -> Float[Array, "m V"]:
@@ -172,6 +173,12 @@ def draw(key: jax.Array, sizes: Sequence[int], *, contexts_per_concept: int = 2)
         concepts=concepts,
     )
     return Instance(corpus, positive / positive.sum() - negative / negative.sum(), target)
+
+
+@jax.jit
+def peaks(one: Instance) -> Float[Array, "m V"]:
+    """``alpha_{j,z}`` for every context and token (`theory.tilting.peaks`)."""
+    return jax.vmap(lambda log_p: tilting.peaks(log_p, one.log_odds))(one.log_p)
 
 
 def says_nothing(one: Instance) -> Bool[Array, ""]:

@@ -49,14 +49,15 @@ def probability_increase(
     v = corpus.vocabulary_size
     chosen = np.arange(v) if tokens is None else indices("tokens", tokens, v, of="tokens")
     rows, which = _rows(corpus, contexts)
-    alphas = strengths(alphas)
-    log_z = jax.nn.logsumexp(concept_log_partition(rows, m, alphas, corpus.concepts, budget=budget), axis=-1)
-    return _token_curves(rows[:, chosen], _log_odds(m, corpus)[chosen], alphas, log_z)[which]
+    m, alphas = _log_odds(m, corpus), strengths(alphas)
+    parts = concept_log_partition(rows, m, alphas, corpus.concepts, budget=budget)
+    return _token_curves(rows, m, alphas, parts, chosen)[which]
 
 
 @jax.jit
-def _token_curves(log_p, m, alphas, log_z):
-    return jnp.exp(log_p[:, None, :] + alphas[:, None] * m - log_z[:, :, None]) - jnp.exp(log_p)[:, None, :]
+def _token_curves(rows, m, alphas, parts, tokens):
+    log_p, log_z = rows[:, None, tokens], jax.nn.logsumexp(parts, axis=-1, keepdims=True)
+    return jnp.exp(log_p + alphas[:, None] * m[tokens] - log_z) - jnp.exp(log_p)
 
 
 def concept_increase(
@@ -74,9 +75,14 @@ def concept_increase(
     """
     concepts = corpus.concepts if concepts is None else concepts
     rows, which = _rows(corpus, contexts)
-    totals = jax.nn.softmax(concept_log_partition(rows, m, strengths(alphas), concepts, budget=budget), axis=-1)
+    parts = concept_log_partition(rows, _log_odds(m, corpus), strengths(alphas), concepts, budget=budget)
+    return _concept_curves(rows, parts, concepts)[which]
+
+
+@partial(jax.jit, static_argnames="concepts")
+def _concept_curves(rows, parts, concepts):
     base = jnp.exp(concept_log_probabilities(rows, concepts))
-    return ((totals - base[:, None, :]) / jnp.asarray(concepts.sizes))[which]
+    return (jax.nn.softmax(parts, axis=-1) - base[:, None, :]) / jnp.asarray(concepts.sizes)
 
 
 def cross_entropy_increase(
@@ -86,9 +92,9 @@ def cross_entropy_increase(
 
     Arguments and errors are those of `probability_increase`. S, theorem 3.8 is its second-order expansion.
     """
-    alphas = strengths(alphas)
+    m, alphas = _log_odds(m, corpus), strengths(alphas)
     parts = concept_log_partition(corpus.log_rows, m, alphas, corpus.concepts, budget=budget)
-    return _expected_increase(parts, corpus, _log_odds(m, corpus), alphas)
+    return _expected_increase(parts, corpus, m, alphas)
 
 
 @jax.jit

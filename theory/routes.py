@@ -63,6 +63,11 @@ def populate(key: jax.Array, n: int) -> Population:
     )
 
 
+def sample(population: Population, n: int) -> Population:
+    """The first `n` instances of one shape, the one that has a concept of a single token: enough to check formulas."""
+    return (jax.tree.map(lambda leaf: leaf[:n], population[SHAPES.index((1, 2, 4))]),)
+
+
 @partial(jax.jit, static_argnames="sizes")
 def _draw_batch(keys: Any, sizes: tuple[int, ...]) -> Instance:
     return jax.vmap(lambda key: draw(key, sizes))(keys)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def require(condition: bool, argument: str, expected: str, got: object) -> None:
+def require(condition: bool | np.bool_, argument: str, expected: str, got: object) -> None:
     """Raise ``ValueError("argument: expected ..., got ...")`` unless `condition` holds."""
     if not condition:
         raise ValueError(f"{argument}: expected {expected}, got {got}")

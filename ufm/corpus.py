@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm._check import require
+from ufm._pytree import Leaf
 from ufm.concepts import Concepts
 
 
@@ -40,12 +41,12 @@ class Corpus:
         concepts: the partition of the vocabulary.
     """
 
-    log_rows: Float[Array, "*batch r V"]
-    row: Int[Array, "*batch m"]
-    weights: Float[Array, "*batch m"]
-    concept: Int[Array, "*batch m"]
+    log_rows: Float[Array, "r V"] | Leaf
+    row: Int[Array, " m"] | Leaf
+    weights: Float[Array, " m"] | Leaf
+    concept: Int[Array, " m"] | Leaf
     concepts: Concepts
-    words: Int[Array, "*batch m length"] | None = field(default=None)
+    words: Int[Array, "m length"] | Leaf | None = field(default=None)
 
     @property
     def n_contexts(self) -> int:
@@ -99,7 +100,7 @@ def from_table(
             precision), are negative or hold NaN, a context whose concept does not exist, weights that are not positive.
     """
     table = np.asarray(p)
-    require(table.ndim == 2 and table.shape[1] > 0, "p", "a table [contexts, vocabulary]", f"shape {table.shape}")
+    require(table.ndim == 2 and table.size > 0, "p", "a table [contexts, vocabulary]", f"shape {table.shape}")
     tolerance = np.sqrt(np.finfo(table.dtype if np.issubdtype(table.dtype, np.floating) else float).eps)
     table = table.astype(float)
     for check, expected in (
@@ -130,6 +131,8 @@ def from_table(
         f"one concept for each of the {row.size} contexts",
         f"shape {owner.shape}",
     )
+    for argument, array in (("concept_of_context", owner), ("row", row)):
+        require(np.issubdtype(array.dtype, np.integer), argument, "integers", f"numbers of type {array.dtype}")
     require(bool(((row >= 0) & (row < len(table))).all()), "row", f"rows in 0..{len(table) - 1}", row.tolist())
     unknown = np.flatnonzero((owner < 0) | (owner >= concepts.count))
     if unknown.size:
@@ -160,6 +163,7 @@ def from_table(
     )
 
 
+@jax.jit
 def entropy(corpus: Corpus) -> Float[Array, ""]:
     """``sum_j pi_j H(p_j)`` in nats: the lower bound of the cross-entropy of any model of the corpus (S, appendix B.1)."""
     p = jnp.exp(corpus.log_rows)
@@ -181,10 +185,10 @@ class AssumptionMargins:
         interior: the least distance of a probability from 0 and from 1.
     """
 
-    inside: Float[Array, ""]
-    outside: Float[Array, ""]
-    separation: Float[Array, ""]
-    interior: Float[Array, ""]
+    inside: Float[Array, ""] | Leaf
+    outside: Float[Array, ""] | Leaf
+    separation: Float[Array, ""] | Leaf
+    interior: Float[Array, ""] | Leaf
 
 
 def assumption_1(corpus: Corpus) -> AssumptionMargins:

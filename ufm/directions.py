@@ -54,6 +54,7 @@ def contrastive(
     """
     _check_contrast_possible(corpus, target)
     require(opposite != target, "opposite", f"a concept other than the target {target}", opposite)
+    require(0 <= opposite < corpus.concepts.count, "opposite", f"a concept in 0..{corpus.concepts.count - 1}", opposite)
     return _draw_both(corpus.contexts_of(target), corpus.contexts_of(opposite), size, key)
 
 

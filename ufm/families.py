@@ -100,6 +100,8 @@ def per_context(
     epsilon = _check_epsilon(epsilon, concepts.count)
     omega = _check_shares("omega", omega, concepts)
     owner = np.asarray(concept_of_context)
+    unknown = owner[~np.isin(owner, np.arange(concepts.count))]
+    require(unknown.size == 0, "concept_of_context", f"concepts in 0..{concepts.count - 1}", unknown[:1].tolist())
     gamma = finite("gamma", gamma)
     require(
         gamma.shape == (owner.size, concepts.vocabulary_size),

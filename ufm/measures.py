@@ -100,7 +100,7 @@ def _cross_entropy_increase(model, corpus, v, alphas, budget):
     p = jnp.exp(corpus.log_rows)
 
     def loss(logits, j):
-        return jax.nn.logsumexp(logits) - jnp.dot(p[corpus.row[j]].astype(logits.dtype), logits)
+        return jax.nn.logsumexp(logits) - jnp.sum(p[corpus.row[j]].astype(logits.dtype) * logits)
 
     contexts = jnp.arange(corpus.n_contexts)
     base = sweep(model, contexts, v, jnp.zeros(1, alphas.dtype), loss, budget=budget)

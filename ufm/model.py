@@ -10,10 +10,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ufm._check import require
 from ufm._numerics import exp_minus_tangent
+from ufm._pytree import Leaf
 from ufm.corpus import Corpus, entropy
 
 
@@ -27,8 +29,8 @@ class UFM:
         H: context embeddings, ``[d, m]``; column j is h_j.
     """
 
-    W: Float[Array, "*batch V d"]
-    H: Float[Array, "*batch d m"]
+    W: Float[Array, "V d"] | Leaf
+    H: Float[Array, "d m"] | Leaf
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
         """h_j for each context index."""
@@ -39,7 +41,7 @@ class UFM:
         return h @ self.W.T
 
 
-def init(key: jax.Array, corpus: Corpus, d: int, *, scale: float = 0.5, dtype: jnp.dtype | None = None) -> UFM:
+def init(key: jax.Array, corpus: Corpus, d: int, *, scale: float = 0.5, dtype: DTypeLike | None = None) -> UFM:
     """Random parameters for a corpus: independent normal entries of standard deviation `scale`.
 
     Args:
@@ -55,10 +57,15 @@ def init(key: jax.Array, corpus: Corpus, d: int, *, scale: float = 0.5, dtype: j
     """
     require(d >= 1, "d", "an embedding width of at least 1", d)
     dtype = corpus.log_rows.dtype if dtype is None else dtype
+    return _init(key, scale, corpus.vocabulary_size, d, corpus.n_contexts, jnp.dtype(dtype))
+
+
+@partial(jax.jit, static_argnames=("v", "d", "m", "dtype"))
+def _init(key, scale, v, d, m, dtype):
     of_w, of_h = jax.random.split(key)
     return UFM(
-        W=scale * jax.random.normal(of_w, (corpus.vocabulary_size, d), dtype),
-        H=scale * jax.random.normal(of_h, (d, corpus.n_contexts), dtype),
+        W=scale * jax.random.normal(of_w, (v, d), dtype),
+        H=scale * jax.random.normal(of_h, (d, m), dtype),
     )
 
 

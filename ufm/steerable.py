@@ -8,7 +8,7 @@ sees alpha, and memory is bounded by a budget of logits, not by contexts x stren
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ DEFAULT_BUDGET = 2**20
 """Logits a sweep holds at once, unless told otherwise: 8 MiB of float64, about what a core's cache serves."""
 
 
+@runtime_checkable
 class Steerable(Protocol):
     """A model split where it is steered; a pytree, so that it passes through `jax.jit`."""
 

@@ -7,15 +7,11 @@ import numpy as np
 from theory import tilting
 from theory.claims import GRID, ROUNDING, least, model_curves, monotone, slope
 from theory.instance import Instance, Measured
+from theory.instance import peaks as token_peaks
 from theory.statement import Claim, Statement
 from theory.statements.hypotheses import margins, needs
 
 # --- bump ------------------------------------------------------------------------------------------------------------
-
-
-@jax.jit
-def _peaks(one: Instance):
-    return jax.vmap(lambda log_p: tilting.peaks(log_p, one.log_odds))(one.log_p)
 
 
 def _inner(one: Instance):
@@ -37,19 +33,19 @@ def _bump_instances(one: Instance):
     def context(log_p, peaks):
         return jax.vmap(lambda z, peak: token(log_p, z, peak))(jnp.arange(m.size), peaks)
 
-    return least(jax.vmap(context)(one.log_p, _peaks(one)), _inner(one)) + _around(one)
+    return least(jax.vmap(context)(one.log_p, token_peaks(one)), _inner(one)) + _around(one)
 
 
 def _around(one: Instance):
     """Rounding of a secant of log p at large strengths: the log-probabilities themselves grow with |alpha|."""
-    peaks = _peaks(one)
+    peaks = token_peaks(one)
     far = jnp.max(jnp.where(jnp.isfinite(peaks), jnp.abs(peaks), 0)) * jnp.max(jnp.abs(one.log_odds))
     return ROUNDING + 1e-14 * (far + jnp.max(jnp.abs(one.log_p)))
 
 
 def _bump_autodiff(one: Instance):
     """At the closed-form peak the model's derivative of log p vanishes and its second derivative is -Var."""
-    m, peaks, inner = one.log_odds, _peaks(one), _inner(one)
+    m, peaks, inner = one.log_odds, token_peaks(one), _inner(one)
     spread = tilting.extremes(m).range
     curves = model_curves(one, "tokens")
 
@@ -73,7 +69,7 @@ def _bump_autodiff(one: Instance):
 def _bump_sweep(swept: Measured) -> float:
     """Each measured curve rises up to its largest value and falls after it, and that is within a step of the peak."""
     one = swept.instance
-    peaks, inner = np.asarray(_peaks(one)), np.asarray(_inner(one))
+    peaks, inner = np.asarray(token_peaks(one)), np.asarray(_inner(one))
     p = np.exp(swept.log_probabilities)
     reach = swept.alphas[-1] - swept.step
     worst = np.inf
@@ -102,21 +98,26 @@ _TARGETS_ALWAYS_RISE = monotone(
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
-def _order_of(peaks, rising, falling):
-    """How much later every peak of `rising` is than every peak of `falling`, per context; +-inf at the extremes."""
-    late = jnp.min(jnp.where(rising, peaks, jnp.inf), axis=-1)
-    early = jnp.max(jnp.where(falling, peaks, -jnp.inf), axis=-1)
+_INFINITE_LEAD = 1e3
+"""The lead, in the margin's unit, that a peak at +inf has over others: the claim is made and holds, with room to spare."""
+
+
+def _lead(peaks, target):
+    """How much later every target peak is than every off-target peak, per context; +-inf at the extremes."""
+    late = jnp.min(jnp.where(target, peaks, jnp.inf), axis=-1)
+    early = jnp.max(jnp.where(target, -jnp.inf, peaks), axis=-1)
     return late - early
 
 
 def _order_instances(one: Instance):
     spread = tilting.extremes(one.log_odds).range
-    return jnp.min(_order_of(_peaks(one), one.in_target, ~one.in_target)) * spread + ROUNDING
+    leads = _lead(token_peaks(one), one.in_target) * spread
+    return jnp.minimum(jnp.min(leads), _INFINITE_LEAD) + ROUNDING
 
 
 def _order_autodiff(one: Instance):
     """Where an off-target token peaks, the model's derivative says every target token still rises; and vice versa."""
-    peaks, target = _peaks(one), one.in_target
+    peaks, target = token_peaks(one), one.in_target
     spread = tilting.extremes(one.log_odds).range
     curves = model_curves(one, "tokens")
 
@@ -135,8 +136,8 @@ def _order_sweep(swept: Measured) -> float:
     top = swept.alphas[np.argmax(swept.log_probabilities, axis=1)]
     peaks = np.where(top == swept.alphas[-1], np.inf, np.where(top == swept.alphas[0], -np.inf, top))
     target = np.asarray(swept.instance.in_target)
-    order = np.asarray(_order_of(peaks, target, ~target)) / swept.step
-    return float(order.min()) + 1e-9
+    leads = np.asarray(_lead(peaks, target)) / swept.step
+    return min(float(leads.min()), _INFINITE_LEAD) + 1e-9
 
 
 def _signs(peaks, target):
@@ -161,7 +162,7 @@ _ORDER = Claim(
 )
 _OPPOSITE_SIGNS = Claim(
     r"z \in T,\ z' \notin T \implies \alpha_{j,z'} < 0 < \alpha_{j,z}",
-    lambda one: _signs(_peaks(one), one.in_target),
+    lambda one: _signs(token_peaks(one), one.in_target),
     _opposite_signs_autodiff,
     _opposite_signs_sweep,
 )

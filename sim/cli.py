@@ -1,0 +1,111 @@
+"""The command line: `ufm reproduce`, `ufm verify`, `ufm figures`, `ufm bench`. Each is one documented function.
+
+Bad input ends with one line and exit code 2; `verify` and `reproduce` exit with 1 if a statement does not hold.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Only what parses arguments is imported here: JAX and matplotlib load inside the commands, so that help is instant.
+
+app = typer.Typer(
+    help="How steering strength acts on a language model: the theorems, checked, and the toy figures, drawn.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
+Out = Annotated[Path, typer.Option(help="Folder for what the command writes; made if need be.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the results as JSON to this file.")]
+Instances = Annotated[int, typer.Option(min=1, help="Random corpora per statement.")]
+
+
+@app.command()
+def reproduce(out: Out = Path("out"), seed: Seed = 0, instances: Instances = 1_000) -> None:
+    """Train, verify, draw, and write one page that shows everything together."""
+    from sim.reproduce import reproduce as run
+    from sim.verify import as_table
+
+    result = run(out, seed=seed, instances=instances)
+    typer.echo(as_table(result.verdicts))
+    default = result.numbers["agreement"]["default"]
+    typer.echo(f"trained gap {result.numbers['gap']:.1e} nats; measured - predicted {default['probability']:.1e} at most")
+    typer.echo(f"{result.seconds:.0f} s; open {result.page}")
+    raise typer.Exit(0 if result.holds else 1)
+
+
+@app.command()
+def verify(
+    statements: Annotated[list[str] | None, typer.Argument(help="Ids such as theorem-3.8; all if left out.")] = None,
+    json: Json = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write verdicts.json into.")] = None,
+    seed: Seed = 0,
+    instances: Instances = 1_000,
+) -> None:
+    """Check statements by every route; exit with 0 exactly when all hold."""
+    from sim import output
+    from sim.reproduce import write_json
+    from sim.verify import as_json, as_table
+    from sim.verify import verify as run
+
+    targets = [output.prepare_file(json, "json")] if json else []
+    targets += [output.prepare_folder(out) / "verdicts.json"] if out else []
+    verdicts = run(statements, seed=seed, instances=instances)
+    results = as_json(verdicts, seed)
+    for path in targets:
+        write_json(path, results)
+    typer.echo(as_table(verdicts))
+    raise typer.Exit(0 if results["holds"] else 1)
+
+
+@app.command()
+def figures(out: Out = Path("out/figures"), seed: Seed = 0) -> None:
+    """Train the toy models and draw the toy figures as SVG, PDF and PNG."""
+    from sim import output
+    from sim.reproduce import draw
+    from sim.verify import train_gallery
+
+    folder = output.prepare_folder(out)
+    trained = train_gallery(seed, ["default", "toy"])
+    _, files = draw(folder, trained["default"], trained["toy"], seed)
+    for paths in files.values():
+        typer.echo("  ".join(str(path) for path in paths.values()))
+
+
+@app.command()
+def bench(
+    cases: Annotated[list[str] | None, typer.Argument(help="Cases to run; all if left out.")] = None,
+    json: Json = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write bench.json into.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Time the sweeps at the size of a real vocabulary, and print a table."""
+    from sim import output
+    from sim.bench import as_table
+    from sim.bench import bench as run
+    from sim.reproduce import write_json
+
+    targets = [output.prepare_file(json, "json")] if json else []
+    targets += [output.prepare_folder(out) / "bench.json"] if out else []
+    results = run(cases, seed)
+    for path in targets:
+        write_json(path, results)
+    typer.echo(as_table(results))
+
+
+def main() -> None:
+    """The entry point: a `ValueError` becomes one line and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        print(f"ufm: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

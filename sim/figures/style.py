@@ -1,0 +1,67 @@
+"""How figures look, in one place: sizes, colours, fonts, and the three formats they are saved in."""
+
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from sim.output import write_whole
+
+TARGET = "#0072B2"
+"""Blue of the Okabe-Ito palette, which colour-blind readers tell apart."""
+
+OFF_TARGET = "#E69F00"
+"""Its orange."""
+
+THIRD = "#009E73"
+"""Its green, for what is neither."""
+
+INK = "#222222"
+
+FORMATS = ("svg", "pdf", "png")
+
+_RC = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.labelsize": 10,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 150,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.7,
+    "mathtext.fontset": "cm",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ufm-steering",
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
+
+
+@contextmanager
+def style():
+    """The project's matplotlib settings, for the duration of a `with` block."""
+    with mpl.rc_context(_RC):
+        yield
+
+
+def save(figure: Figure, folder: Path, name: str) -> dict[str, Path]:
+    """Write `figure` as SVG, PDF and PNG into `folder`, the same bytes every time. Returns the paths by format."""
+    with style():
+        return {kind: write_whole(folder / f"{name}.{kind}", partial(_write, figure, kind)) for kind in FORMATS}
+
+
+def _write(figure: Figure, kind: str, path: Path) -> None:
+    undated: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    figure.savefig(path, format=kind, metadata=undated.get(kind), dpi=200)

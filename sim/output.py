@@ -1,0 +1,75 @@
+"""Results on disk: an output folder that is known to be writable before anything is computed, and files written whole."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ufm._check import require
+
+
+def prepare_folder(out: str | Path) -> Path:
+    """Create the folder if need be and make sure that files can be written in it.
+
+    Raises:
+        ValueError: the path is a file, cannot be created, or cannot be written.
+    """
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            pass
+    except OSError as error:
+        require(False, "out", "a folder that can be written", f"{str(folder)!r} ({error.strerror})")
+    return folder
+
+
+def prepare_file(path: str | Path, argument: str) -> Path:
+    """Make sure that a file can be written at `path`, its folder made if need be.
+
+    Raises:
+        ValueError: the path is a folder, or its folder cannot be written; names `argument`.
+    """
+    file = Path(path)
+    require(not file.is_dir(), argument, "a file to write", f"the folder {str(file)!r}")
+    try:
+        prepare_folder(file.parent)
+    except ValueError:
+        require(False, argument, "a file in a folder that can be written", repr(str(file)))
+    return file
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then move it into place: readers never see half a file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def package_version() -> str:
+    """The version of this package."""
+    return version("ufm-steering")
+
+
+def settings(seed: int, **others: object) -> dict[str, object]:
+    """What produced a result: the seed, the versions, the device, and whatever else is given."""
+    return {
+        "version": package_version(),
+        "seed": seed,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "device": str(jax.devices()[0]),
+        **others,
+    }

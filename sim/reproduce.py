@@ -1,0 +1,100 @@
+"""The whole of it in one call: train, verify, compute, draw, and one page that shows everything together."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import xarray as xr
+
+from sim import output, report, toy
+from sim.figures import TOY_FIGURES, save
+from sim.verify import INSTANCES, Verdict, as_json, train_gallery, verify
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What a run made.
+
+    Attributes:
+        verdicts: statement by statement.
+        numbers: the figures that the run is judged by, by name.
+        data: the labelled data of the figures.
+        page: the page that shows them.
+        seconds: wall time of the run.
+    """
+
+    verdicts: list[Verdict]
+    numbers: dict[str, Any]
+    data: xr.DataTree
+    page: Path
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether every statement holds by every route."""
+        return all(verdict.holds for verdict in self.verdicts)
+
+
+def reproduce(out: str | Path = "out", *, seed: int = 0, instances: int = INSTANCES) -> Reproduction:
+    """Train the toy models, verify the statements, draw the toy figures, and write all of it into a folder.
+
+    The folder gets ``index.html``, ``figures/``, ``toy.nc`` (netCDF, one group per figure), ``verdicts.json`` and
+    ``numbers.json``. Files of an earlier run are replaced one by one, each as a whole.
+
+    Args:
+        out: the folder, made if need be.
+        seed: of initial parameters and random instances.
+        instances: random instances per statement.
+
+    Raises:
+        ValueError: a folder that cannot be written, before anything is computed.
+    """
+    folder = output.prepare_folder(out)
+    pictures = output.prepare_folder(folder / "figures")
+    start = time.perf_counter()
+    trained = train_gallery(seed)
+    verdicts = verify(seed=seed, instances=instances, trained=trained)
+    data, files = draw(pictures, trained["default"], trained["toy"], seed)
+    with jax.enable_x64(True):
+        agreement = {name: toy.agreement(trained[name])._asdict() for name in ("default", "toy")}
+    fit = trained["default"].fit
+    numbers: dict[str, Any] = {
+        "entropy": fit.entropy,
+        "gap": fit.gap,
+        "steps": fit.steps,
+        "agreement": agreement,
+        "settings": output.settings(seed, instances=instances, float64=True),
+    }
+    write_data(folder / "toy.nc", data, numbers["settings"])
+    write_json(folder / "verdicts.json", as_json(verdicts, seed))
+    write_json(folder / "numbers.json", numbers)
+    seconds = time.perf_counter() - start
+    page = report.write(folder / "index.html", verdicts, files, numbers, seconds)
+    return Reproduction(verdicts, numbers, data, page, seconds)
+
+
+def draw(
+    folder: Path, default: toy.Trained, other: toy.Trained, seed: int = 0
+) -> tuple[xr.DataTree, dict[str, dict[str, Path]]]:
+    """Compute the data of the toy figures and save every figure in every format; paths by figure and format."""
+    with jax.enable_x64(True):
+        data = toy.run(default, other, seed)
+    return data, {
+        name: save(figure.draw(data[figure.dataset].to_dataset()), folder, name) for name, figure in TOY_FIGURES.items()
+    }
+
+
+def write_json(path: Path, data: object) -> Path:
+    """Write JSON, whole."""
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return output.write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_data(path: Path, data: xr.DataTree, settings: dict[str, Any]) -> Path:
+    """Write labelled data as netCDF, whole, with the settings that produced it as attributes."""
+    labelled = data.copy()
+    labelled.attrs.update({key: str(value) for key, value in settings.items()})
+    return output.write_whole(path, lambda temporary: labelled.to_netcdf(temporary, engine="h5netcdf"))

@@ -1,0 +1,209 @@
+"""The toy experiments of the steering-strength paper, as labelled data.
+
+Each function trains nothing and draws nothing: it lays the prediction of the theory beside what a trained model does, on
+one grid of strengths, and returns an `xarray.Dataset`. `run` puts them all together.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from theory import predicted, tilting
+from theory.gallery import measure
+from theory.instance import Instance, peaks
+from theory.statements.theorem_3_8 import mean_variance
+from ufm import (
+    Fit,
+    concept_increase,
+    cross_entropy_increase,
+    difference_of_means,
+    fit,
+    probability_increase,
+)
+from ufm.steerable import Steerable
+
+TOKEN_NAMES = ("a", "b", "c", "A", "B", "C", "α", "β", "γ")
+"""The vocabulary of the paper's example (S, equation 2)."""
+
+CONCEPT_NAMES = ("lowercase", "uppercase", "Greek")
+"""Its concepts."""
+
+
+class Trained(NamedTuple):
+    """An instance and a model trained on its corpus as far as float64 carries."""
+
+    instance: Instance
+    fit: Fit
+
+    @property
+    def v(self):
+        """The steering vector of the instance, ``[d]``."""
+        contexts = jnp.arange(self.instance.corpus.n_contexts)
+        return difference_of_means(self.model, contexts, self.instance.contrast)
+
+    @property
+    def model(self) -> Steerable:
+        """The trained model."""
+        return self.fit.model
+
+
+def run(default: Trained, toy: Trained, seed: int = 0) -> xr.DataTree:
+    """The data of every toy figure (call it inside ``jax.enable_x64(True)``).
+
+    Args:
+        default: `theory.gallery.default_instance` and its trained model.
+        toy: `theory.gallery.toy_instance` and its trained model.
+        seed: of the initial parameters of the training curves.
+
+    Returns:
+        A tree with one dataset per figure: "next-token-table" (figure 2), "next-token-curves" (figures 3 and B.1),
+        "concept-curves" (figure 4), "cross-entropy" (figure 5) and "training".
+    """
+    key = jax.random.key(seed)
+    runs = {name: fit(default.instance.corpus, optimizer=name, key=key) for name in ("gradient-descent", "lbfgs")}
+    # A context of the concept that is neither steered towards nor away from, whose curves move both ways.
+    third = int(default.instance.corpus.contexts_of(2)[0])
+    return xr.DataTree.from_dict(
+        {
+            "next-token-table": next_token_table(toy.instance, contexts=[1, 31]),
+            "next-token-curves": next_token_curves(toy, third, np.linspace(-60, 60, 2401)),
+            "concept-curves": concept_curves(default, third, np.linspace(-4, 4, 401)),
+            "cross-entropy": cross_entropy(default, np.linspace(-1, 1, 201)),
+            "training": training(runs),
+        }
+    )
+
+
+def next_token_table(instance: Instance, contexts: Sequence[int]) -> xr.Dataset:
+    """``p(z | c_j)`` for some contexts (S, figure 2); dims context, token."""
+    corpus = instance.corpus
+    names = ["".join(TOKEN_NAMES[z] for z in corpus.words[j]) for j in contexts] if corpus.words is not None else contexts
+    return xr.Dataset(
+        {
+            "probability": (("context", "token"), np.exp(np.asarray(corpus.log_p))[list(contexts)]),
+            "concept_of_context": ("context", np.asarray(corpus.concept)[list(contexts)]),
+        },
+        coords={"context": names, **_token_coordinates(instance)},
+    )
+
+
+def next_token_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dataset:
+    """``Delta p(z | c_j, alpha)`` for every token of one context (S, figures 3 and B.1); dims alpha, token."""
+    one = trained.instance
+    return xr.Dataset(
+        {
+            "predicted": (
+                ("alpha", "token"),
+                predicted.probability_increase(one.corpus, [context], one.log_odds, alphas)[0],
+            ),
+            "measured": (("alpha", "token"), probability_increase(trained.model, [context], trained.v, alphas)[0]),
+            "peak": ("token", np.asarray(peaks(one)[context])),
+            "log_odds": ("token", np.asarray(one.log_odds)),
+        },
+        coords={"alpha": alphas, **_token_coordinates(one)},
+        attrs={"context": context, "gap": trained.fit.gap},
+    )
+
+
+def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dataset:
+    """``Delta p(C | c_j, alpha)`` for every concept (S, figure 4); dims alpha, concept.
+
+    `behaviour` names what theorem 3.6 says of each: "target", "vanishing" (no extreme log-odds), "decreasing".
+    """
+    one = trained.instance
+    concepts, m = one.corpus.concepts, np.asarray(one.log_odds)
+    highest, lowest, _ = (np.asarray(part) for part in tilting.extremes(one.log_odds))
+    behaviour = []
+    for k in range(concepts.count):
+        tokens = concepts.members(k)
+        others = np.setdiff1d(np.arange(m.size), tokens)
+        if k == int(one.target):
+            behaviour.append("target")
+        elif not (highest | lowest)[tokens].any():
+            behaviour.append("vanishing")
+        else:
+            behaviour.append("decreasing" if m[tokens].max() <= m[others].min() + 1e-9 else "none")
+    return xr.Dataset(
+        {
+            "predicted": (("alpha", "concept"), predicted.concept_increase(one.corpus, [context], one.log_odds, alphas)[0]),
+            "measured": (
+                ("alpha", "concept"),
+                concept_increase(trained.model, [context], trained.v, alphas, concepts)[0],
+            ),
+            "behaviour": ("concept", behaviour),
+            "limit": (
+                "concept",
+                [-np.exp(np.asarray(one.log_p))[context][concepts.members(k)].mean() for k in range(concepts.count)],
+            ),
+        },
+        coords={"alpha": alphas, "concept": list(CONCEPT_NAMES)},
+        attrs={"context": context, "gap": trained.fit.gap},
+    )
+
+
+def cross_entropy(trained: Trained, alphas: np.ndarray) -> xr.Dataset:
+    """``Delta CE(alpha)`` and the quadratic of theorem 3.8 (S, figure 5); dim alpha."""
+    one = trained.instance
+    half_variance = float(mean_variance(one)) / 2
+    return xr.Dataset(
+        {
+            "predicted": ("alpha", predicted.cross_entropy_increase(one.corpus, one.log_odds, alphas)),
+            "measured": ("alpha", cross_entropy_increase(trained.model, one.corpus, trained.v, alphas)),
+            "quadratic": ("alpha", half_variance * alphas**2),
+        },
+        coords={"alpha": alphas},
+        attrs={"coefficient": half_variance, "gap": trained.fit.gap},
+    )
+
+
+def training(runs: dict[str, Fit]) -> xr.Dataset:
+    """Loss curves by optimiser, with the entropy bound (S, appendix B.1); dims step, optimizer; NaN after the last step."""
+    longest = max(one.steps for one in runs.values()) + 1
+    gaps = np.full((longest, len(runs)), np.nan)
+    for column, one in enumerate(runs.values()):
+        gaps[: one.gaps.size, column] = one.gaps
+    entropy = next(iter(runs.values())).entropy
+    return xr.Dataset(
+        {"loss": (("step", "optimizer"), entropy + gaps), "gap": (("step", "optimizer"), gaps)},
+        coords={"step": np.arange(longest), "optimizer": list(runs)},
+        attrs={"entropy": entropy},
+    )
+
+
+class Agreement(NamedTuple):
+    """How well a trained model does what its corpus predicts, over the gallery's sweep (alpha in [-60, 60]).
+
+    Attributes:
+        probability: the largest absolute difference of any steered probability.
+        peak_steps: the largest distance from a closed-form peak inside the sweep to the measured maximum, in grid steps.
+        peaks: how many peaks that is over.
+    """
+
+    probability: float
+    peak_steps: float
+    peaks: int
+
+
+def agreement(trained: Trained) -> Agreement:
+    """Lay a trained model over the closed forms of its corpus (inside ``jax.enable_x64(True)``)."""
+    one, swept = trained.instance, measure(trained.instance, trained.model)
+    contexts = np.arange(one.corpus.n_contexts)
+    p = np.exp(swept.log_probabilities)
+    expected = predicted.probability_increase(one.corpus, contexts, one.log_odds, swept.alphas)
+    difference = np.abs(p - np.exp(np.asarray(one.log_p))[:, None, :] - np.asarray(expected))
+    expected_peaks = np.asarray(peaks(one))
+    inside = np.abs(expected_peaks) < swept.alphas[-1] - swept.step
+    offsets = np.abs(swept.alphas[p.argmax(axis=1)] - expected_peaks)[inside] / swept.step
+    return Agreement(float(difference.max()), float(offsets.max(initial=0.0)), int(inside.sum()))
+
+
+def _token_coordinates(instance: Instance) -> dict:
+    return {
+        "token": list(TOKEN_NAMES),
+        "concept_of_token": ("token", instance.corpus.concepts.of_token),
+        "in_target": ("token", np.asarray(instance.in_target)),
+    }

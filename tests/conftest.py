@@ -1,0 +1,59 @@
+"""Fixtures that are dear to build, shared by all tests of a process."""
+
+import jax
+import numpy as np
+import pytest
+
+import theory.gallery
+import ufm
+from theory import routes
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def population():
+    """90 random instances, 30 of each shape."""
+    with jax.enable_x64(True):
+        return routes.populate(jax.random.key(7), 90)
+
+
+@pytest.fixture(scope="session")
+def few(population):
+    """Those of one shape, for the margins that are slow to compile."""
+    with jax.enable_x64(True):
+        return routes.sample(population, 30)
+
+
+@pytest.fixture(scope="session")
+def measured():
+    """Every corpus of the gallery, trained until rounding and swept, by name."""
+    with jax.enable_x64(True):
+        instances = theory.gallery.gallery()
+        fits = dict(theory.gallery.train(instances))
+        return {name: theory.gallery.measure(one, fits[name].model) for name, one in instances.items()}
+
+
+@pytest.fixture
+def small_corpus():
+    """Five contexts, four tokens, concepts of two tokens that are not neighbours; outside assumption 1."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), size=5)
+    return ufm.from_table(p, [[0, 2], [3, 1]], [0, 0, 1, 1, 1], np.arange(1.0, 6.0))
+
+
+@pytest.fixture
+def small_model(small_corpus):
+    """An untrained model of it."""
+    return ufm.init(jax.random.key(3), small_corpus, 3, scale=1.0)
+
+
+@pytest.fixture
+def constant_instance():
+    """All contexts share one distribution, so that M is constant (and 0)."""
+    corpus = ufm.from_table(np.full((4, 4), 0.25), [[0, 1], [2, 3]], [0, 0, 1, 1])
+    return theory.instance(corpus, [0, 1], [2, 3], target=0)

@@ -1,0 +1,58 @@
+"""The documentation: its code runs and prints what the pages say, it covers the packages, and the site builds offline."""
+
+import contextlib
+import io
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+import theory
+import ufm
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\n+^```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL)
+EXTERNAL = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href|srcset)=\"(?:https?:)?//[^\"]*\"")
+EXTERNAL_STYLE = re.compile(r"(?:@import|url\()\s*[\"']?(?:https?:)?//[^\"')\s]+")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: p.stem)
+def test_code_of_a_page_prints_what_the_page_says(page):
+    """```python blocks run in order in one namespace; a ```text block right after one is what it prints."""
+    text = page.read_text()
+    namespace = {"__name__": page.stem}
+    with jax.enable_x64(True):
+        for block in BLOCK.finditer(text):
+            line = text.count("\n", 0, block.start()) + 1
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                # Newlines in front, so that a traceback points at the line of the page.
+                exec(compile("\n" * line + block["code"], str(page), "exec"), namespace)
+            assert printed.getvalue() == (block["output"] or ""), f"{page.name}, line {line}"
+
+
+@pytest.mark.parametrize("package", [ufm, theory], ids=lambda p: p.__name__)
+def test_every_public_module_is_in_the_reference(package):
+    page = (DOCS / "reference" / f"{package.__name__}.md").read_text()
+    names = [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    missing = [n for n in names if "._" not in n and f".. automodule:: {n}\n" not in page]
+    assert not missing
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings_and_loads_nothing_external(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "trees"]
+    done = subprocess.run([*command, DOCS, tmp_path / "html"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "html").rglob("*.html"))
+    styles = list((tmp_path / "html").rglob("*.css"))
+    external = [m[0] for p in pages for m in EXTERNAL.finditer(p.read_text())]
+    external += [m[0] for p in styles for m in EXTERNAL_STYLE.finditer(p.read_text())]
+    assert not external
+    statements = (tmp_path / "html" / "statements.html").read_text()
+    assert statements.count('<math xmlns="') + statements.count("<math ") >= 2 * len(theory.REGISTRY)

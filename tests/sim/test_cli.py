@@ -1,0 +1,79 @@
+"""The command line as a user meets it: help, exit codes, one-line errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sim import cli
+
+
+def run(monkeypatch, capsys, *arguments):
+    """The exit code, and what was printed, of `ufm` with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["ufm", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return stop.value.code or 0, captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", ["reproduce", "verify", "figures", "bench"])
+def test_help_names_the_options(monkeypatch, capsys, command):
+    code, out, _ = run(monkeypatch, capsys, command, "--help")
+    assert code == 0
+    assert "--seed" in out
+    assert "--out" in out
+
+
+def test_help_does_not_load_jax():
+    script = "import sys, sim.cli; assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_verify_writes_verdicts(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "new" / "verdicts.json"
+    code, out, _ = run(monkeypatch, capsys, "verify", "theorem-3.8", "--json", str(path), "--instances", "9")
+    assert code == 0
+    assert "theorem-3.8" in out
+    verdicts = json.loads(path.read_text())
+    assert verdicts["holds"]
+    assert [statement["id"] for statement in verdicts["statements"]] == ["theorem-3.8"]
+
+
+def test_verify_exits_with_1_when_a_statement_fails(monkeypatch, capsys):
+    import dataclasses
+
+    from theory import REGISTRY
+
+    true = REGISTRY["theorem-3.8"]
+    monkeypatch.setitem(REGISTRY, "theorem-3.8", dataclasses.replace(true, claim=true.twin))
+    code, out, _ = run(monkeypatch, capsys, "verify", "theorem-3.8", "--instances", "9")
+    assert code == 1
+    assert "FAILS" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "theorem-3.9"], "statement: expected a known id such as theorem-3.8"),
+        (["verify", "--instances", "2"], "instances: expected at least 3"),
+        (["verify", "--json", "{folder}"], "json: expected a file to write, got the folder"),
+        (["verify", "--json", "{file}/x.json"], "json: expected a file in a folder that can be written"),
+        (["reproduce", "--out", "{file}"], "out: expected a folder that can be written"),
+        (["figures", "--out", "{file}/deeper"], "out: expected a folder that can be written"),
+        (["bench", "no-such-case"], "case: expected one of predicted-at-scale"),
+        (["verify", "--seed", "-1"], "--seed"),
+        (["verify", "--seed", "one"], "--seed"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, message):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    filled = [one.format(folder=tmp_path, file=file) for one in arguments]
+    code, out, err = run(monkeypatch, capsys, *filled)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+    assert sorted(tmp_path.iterdir()) == [file]

@@ -1,0 +1,115 @@
+"""What `ufm reproduce` leaves: the numbers it is judged by, the data, the figures and the page."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sim.figures import TOY_FIGURES
+from sim.verify import as_json
+from theory import REGISTRY
+
+pytestmark = pytest.mark.xdist_group("reproduction")
+
+
+def test_all_statements_hold(reproduction):
+    result, _ = reproduction
+    assert result.holds
+    assert [verdict.statement.id for verdict in result.verdicts] == list(REGISTRY)
+
+
+def test_numbers(reproduction):
+    numbers = json.loads((reproduction[1] / "numbers.json").read_text())
+    assert abs(numbers["entropy"] - 1.3317848910419796) < 1e-12
+    assert 0 <= numbers["gap"] < 1e-20
+    for agreement in numbers["agreement"].values():
+        assert agreement["probability"] < 1e-6
+        assert agreement["peak_steps"] <= 1
+        assert agreement["peaks"] > 0
+    assert numbers["settings"]["seed"] == 1
+
+
+def test_verdicts_have_the_documented_form(reproduction):
+    verdicts = json.loads((reproduction[1] / "verdicts.json").read_text())
+    assert set(verdicts) == {"version", "seed", "holds", "statements"}
+    assert verdicts["holds"] is True
+    for statement in verdicts["statements"]:
+        assert set(statement) == {"id", "source", "holds", "routes"}
+        assert [route["route"] for route in statement["routes"]] == ["autodiff", "sweep", "instances"]
+        for route in statement["routes"]:
+            assert set(route) == {"route", "holds", "instances", "worst_margin", "seconds"}
+            assert route["instances"] > 0
+            assert route["worst_margin"] > 0
+
+
+def test_a_failing_route_fails_the_whole(reproduction):
+    result, _ = reproduction
+    broken = [*result.verdicts[:-1], type(result.verdicts[-1])(result.verdicts[-1].statement, ())]
+    assert as_json(broken, 0)["holds"] is False
+
+
+def test_data_opens_as_labelled_arrays(reproduction):
+    with xr.open_datatree(reproduction[1] / "toy.nc", engine="h5netcdf") as tree:
+        assert {figure.dataset for figure in TOY_FIGURES.values()} == set(tree.children)
+        curves = tree["next-token-curves"].to_dataset()
+        assert curves["predicted"].dims == ("alpha", "token")
+        np.testing.assert_allclose(curves["measured"], curves["predicted"], atol=1e-9)
+        assert tree.attrs["seed"] == "1"
+        inner = np.isfinite(curves["peak"])
+        assert inner.sum() == 7
+        for token in curves.isel(token=np.flatnonzero(inner))["token"].values:
+            one = curves.sel(token=token)
+            top = float(one["alpha"][int(one["measured"].argmax("alpha"))])
+            assert abs(top - float(one["peak"])) <= 0.05
+
+
+def test_concept_behaviours_are_all_shown(reproduction):
+    concepts = reproduction[0].data["concept-curves"].to_dataset()
+    assert sorted(concepts["behaviour"].values) == ["decreasing", "target", "vanishing"]
+    vanishing = concepts.isel(concept=int(np.flatnonzero(concepts["behaviour"] == "vanishing")[0]))
+    np.testing.assert_allclose(vanishing["measured"][[0, -1]], float(vanishing["limit"]), atol=1e-3)
+    assert float(vanishing["limit"]) == pytest.approx(-0.95 / 3)
+
+
+def test_quadratic_touches_the_cross_entropy_at_zero(reproduction):
+    data = reproduction[0].data["cross-entropy"].to_dataset().sel(alpha=[-0.01, 0.01], method="nearest")
+    np.testing.assert_allclose(data["measured"], data["quadratic"], rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", TOY_FIGURES)
+@pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
+def test_figures_are_whole_files(reproduction, name, kind):
+    content = (reproduction[1] / "figures" / f"{name}.{kind}").read_bytes()
+    start = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[kind]
+    assert content.startswith(start)
+    assert len(content) > 5_000
+
+
+def test_page_needs_nothing_but_itself(reproduction):
+    result, folder = reproduction
+    html = result.page.read_text()
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?:https?:)?//""", html)
+    assert "<script" not in html
+    assert html.count("data:image/svg+xml;base64,") == len(TOY_FIGURES)
+    assert html.count("<math") >= len(REGISTRY)
+    for statement in REGISTRY:
+        assert statement in html
+    for link in re.findall(r'href="([^"#]+)"', html):
+        assert (folder / link).exists()
+
+
+def test_nothing_temporary_is_left(reproduction):
+    assert not list(reproduction[1].rglob(".*"))
+
+
+def test_same_seed_same_data(reproduction):
+    from sim import toy
+    from sim.verify import train_gallery
+
+    trained = train_gallery(1, ["default", "toy"])
+    again = toy.run(trained["default"], trained["toy"], seed=1)
+    xr.testing.assert_identical(
+        again["next-token-curves"].to_dataset(), reproduction[0].data["next-token-curves"].to_dataset()
+    )

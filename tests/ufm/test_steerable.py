@@ -1,0 +1,137 @@
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from ufm import Steerable, init, probability_increase, steer, sweep, uniform
+from ufm.steerable import pairs, strengths
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["table", "W"], meta_fields=[])
+@dataclass(frozen=True)
+class Curved:
+    """A split model that is not linear after the cut: anything that assumes it is fails on it."""
+
+    table: Float[Array, "n d"]
+    W: Float[Array, "V d"]
+
+    def embed(self, contexts):
+        return self.table[contexts]
+
+    def decode(self, h):
+        return jnp.tanh(h) @ self.W.T
+
+
+@pytest.fixture
+def curved():
+    rng = np.random.default_rng(0)
+    return Curved(jnp.asarray(rng.normal(size=(6, 3))), jnp.asarray(rng.normal(size=(7, 3))))
+
+
+V = jnp.asarray([0.3, -1.0, 0.5])
+ALPHAS = jnp.asarray([-2.0, 0.0, 0.5, 3.0, 1e6])
+CONTEXTS = [4, 0, 5, 0]
+
+
+def test_what_has_embed_and_decode_is_steerable(curved, small_model):
+    assert isinstance(curved, Steerable)
+    assert isinstance(small_model, Steerable)
+    assert not isinstance(object(), Steerable)
+
+
+def test_steer_moves_the_hidden_state(curved):
+    table, W = np.asarray(curved.table), np.asarray(curved.W)
+    got = steer(curved, jnp.asarray(CONTEXTS), V, 1.7)
+    np.testing.assert_allclose(got, [np.tanh(table[c] + 1.7 * np.asarray(V)) @ W.T for c in CONTEXTS], rtol=1e-12)
+
+
+def measure(logits, position):
+    return {"logits": logits, "weighted": position * logits[0]}
+
+
+@pytest.mark.parametrize("budget", [1, 7 * 3, 2**20])
+def test_sweep_is_steering_at_every_pair(curved, budget):
+    got = sweep(curved, jnp.asarray(CONTEXTS), V, ALPHAS, measure, budget=budget)
+    assert got["logits"].shape == (4, 5, 7)
+    for i, context in enumerate(CONTEXTS):
+        for k, alpha in enumerate(ALPHAS):
+            expected = np.asarray(steer(curved, jnp.asarray([context]), V, alpha))[0]
+            np.testing.assert_allclose(got["logits"][i, k], expected, rtol=1e-13)
+            np.testing.assert_allclose(got["weighted"][i, k], i * expected[0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 100])
+def test_pairs(chunk):
+    got = pairs(lambda i, alpha: jnp.stack([i, alpha]), 2, jnp.asarray([10.0, 20.0, 30.0]), chunk)
+    np.testing.assert_array_equal(got, [[[i, a] for a in (10, 20, 30)] for i in (0, 1)])
+
+
+def test_pairs_refuses_chunk():
+    with pytest.raises(ValueError, match=r"^chunk: expected at least one pair at a time, got 0"):
+        pairs(lambda i, alpha: alpha, 2, ALPHAS, 0)
+
+
+def temporary_bytes(n_alphas, budget):
+    corpus = uniform((8, 8, 8, 8), length=1)
+    model = init(jax.random.key(0), corpus, 64)
+
+    def top(model, alphas):
+        return sweep(
+            model, jnp.arange(corpus.n_contexts), model.H[:, 0], alphas, lambda f, _: jax.nn.logsumexp(f), budget=budget
+        )
+
+    return jax.jit(top).lower(model, jnp.zeros(n_alphas)).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_is_bounded_by_the_budget():
+    pairs_of, logits = 32 * 2000, 32 * 2000 * 32
+    scalars = 8 * pairs_of
+    assert temporary_bytes(2000, 2**30) > 8 * logits
+    # What is left is a few numbers for each pair, and the logits of one chunk.
+    assert temporary_bytes(2000, 2**12) < 8 * scalars + 4 * 8 * 2**12 < 8 * logits / 3
+
+
+def test_the_prefix_is_computed_once_per_context(curved):
+    class Counting(Curved):
+        def embed(self, contexts):
+            jax.debug.callback(lambda c: calls.append(c.tolist()), contexts)
+            return super().embed(contexts)
+
+    calls = []
+    counting = Counting(curved.table, curved.W)
+    sweep(counting, jnp.asarray(CONTEXTS), V, ALPHAS, measure, budget=7)
+    jax.effects_barrier()
+    assert calls == [CONTEXTS]
+
+
+def test_a_batch_of_models(curved):
+    models = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), curved)
+    got = jax.vmap(lambda model: sweep(model, jnp.asarray(CONTEXTS), V, ALPHAS, lambda f, _: f))(models)
+    for i in range(2):
+        alone = jax.tree.map(lambda leaf: leaf[i], models)  # noqa: B023
+        np.testing.assert_allclose(got[i], sweep(alone, jnp.asarray(CONTEXTS), V, ALPHAS, lambda f, _: f), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "message"),
+    [
+        ([0.0, np.nan], r"finite numbers, got nan at index \(1,\)"),
+        ([np.inf], r"finite numbers, got inf at index \(0,\)"),
+        (-np.inf, "finite numbers, got -inf"),
+        ([], r"a list of strengths, got shape \(0,\)"),
+        ([[1.0, 2.0]], r"a list of strengths, got shape \(1, 2\)"),
+    ],
+)
+def test_refuses_strengths(small_model, alphas, message):
+    with pytest.raises(ValueError, match="^alphas: expected " + message):
+        probability_increase(small_model, [0], jnp.ones(3), alphas)
+
+
+def test_strengths():
+    np.testing.assert_array_equal(strengths(2), [2.0])
+    np.testing.assert_array_equal(strengths([-1e6, 1e6]), [-1e6, 1e6])
+    assert jax.jit(lambda a: strengths(a).shape)(1.0) == (1,)

@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import theory
+from ufm import (
+    OPTIMIZERS,
+    contrast,
+    contrastive,
+    cross_entropy,
+    difference_of_means,
+    entropy,
+    fit,
+    gap,
+    init,
+    log_odds,
+    logits,
+    probability_increase,
+    uniform,
+)
+
+
+@pytest.fixture(scope="module")
+def default_corpus():
+    with jax.enable_x64(True):
+        return uniform()
+
+
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("lbfgs", 1e-10), ("adam", 1e-10), ("gradient-descent", 1e-6)])
+def test_every_optimizer_reaches_the_bottom(default_corpus, optimizer, tolerance):
+    result = fit(default_corpus, optimizer=optimizer, tolerance=tolerance)
+    assert result.converged
+    assert result.gap <= tolerance
+    assert result.gaps.shape == (result.steps + 1,)
+    assert (result.gaps >= 0).all()
+    assert (result.gaps[:-1] > tolerance).all()
+    assert result.gap == pytest.approx(float(gap(result.model, default_corpus)), rel=1e-6)
+    assert result.loss[-1] == pytest.approx(float(cross_entropy(result.model, default_corpus)), rel=1e-12)
+    np.testing.assert_allclose(jax.nn.softmax(logits(result.model)), jnp.exp(default_corpus.log_p), atol=3 * tolerance**0.5)
+
+
+def test_every_named_optimizer_is_tested():
+    assert set(OPTIMIZERS) == {"lbfgs", "adam", "gradient-descent"}
+
+
+def test_training_until_rounding_gives_the_predicted_probabilities(default_corpus):
+    model = fit(default_corpus, tolerance=0.0).model
+    weights = contrast(default_corpus.n_contexts, *contrastive(default_corpus, 0, 1))
+    v = difference_of_means(model, jnp.arange(default_corpus.n_contexts), weights)
+    contexts, alphas = [0, 30, 80], np.linspace(-60, 60, 241)
+    measured = probability_increase(model, contexts, v, alphas)
+    predicted = theory.predicted.probability_increase(default_corpus, contexts, log_odds(default_corpus, weights), alphas)
+    assert np.abs(np.asarray(measured - predicted)).max() < 1e-10
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_float32(optimizer):
+    with jax.enable_x64(False):
+        corpus = uniform((2, 3), 0.1, length=2)
+        result = fit(corpus, d=4, optimizer=optimizer, tolerance=1e-8)
+        assert result.model.W.dtype == result.model.H.dtype == jnp.float32
+        assert result.converged
+        np.testing.assert_allclose(jax.nn.softmax(logits(result.model)), jnp.exp(corpus.log_p), atol=3e-4)
+
+
+SMALL = {"d": 3, "max_steps": 50}
+
+
+def test_curve_starts_before_the_first_step(small_corpus):
+    start = init(jax.random.key(5), small_corpus, 3)
+    by_key, from_start = fit(small_corpus, key=jax.random.key(5), **SMALL), fit(small_corpus, start=start, **SMALL)
+    np.testing.assert_array_equal(by_key.gaps, from_start.gaps)
+    assert by_key.gaps[0] == pytest.approx(float(gap(start, small_corpus)), rel=1e-12)
+    assert by_key.entropy == float(entropy(small_corpus))
+    assert fit(small_corpus, **SMALL).gaps[0] != by_key.gaps[0]
+
+
+def test_a_start_that_is_good_enough_is_kept(small_corpus):
+    start = init(jax.random.key(0), small_corpus, 3)
+    result = fit(small_corpus, start=start, tolerance=1e3, **SMALL)
+    assert (result.steps, result.converged) == (0, True)
+    np.testing.assert_array_equal(result.model.W, start.W)
+
+
+def test_not_converging_is_reported(small_corpus):
+    result = fit(small_corpus, optimizer=optax.sgd(1e-3), max_steps=5)
+    assert (result.steps, result.converged) == (5, False)
+    assert (np.diff(result.gaps) < 0).all()
+
+
+def test_any_optax_transformation_takes_its_own_steps(small_corpus):
+    start = init(jax.random.key(1), small_corpus, 3)
+    result = fit(small_corpus, optimizer=optax.sgd(0.1), start=start, max_steps=1)
+    slope = jax.grad(lambda model: gap(model, small_corpus))(start)
+    np.testing.assert_allclose(result.model.W, start.W - 0.1 * slope.W, rtol=1e-12)
+    np.testing.assert_allclose(result.model.H, start.H - 0.1 * slope.H, rtol=1e-12)
+
+
+def test_patience(small_corpus):
+    result = fit(small_corpus, optimizer=optax.sgd(0.0), patience=7, d=3)
+    assert (result.steps, result.converged) == (7, False)
+
+
+def test_a_diverging_run_stops(small_corpus):
+    result = fit(small_corpus, optimizer=optax.sgd(1e200), d=3, max_steps=50)
+    assert not result.converged
+    assert result.steps < 50
+    assert not np.isfinite(result.gap)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimizer": "sgd"}, r"optimizer: expected one of \['adam', 'gradient-descent', 'lbfgs'\], got 'sgd'"),
+        ({"d": 0}, "d: expected an embedding width of at least 1, got 0"),
+        ({"tolerance": -1e-9}, "tolerance: expected a gap in nats of at least 0, got -1e-09"),
+        ({"tolerance": float("nan")}, "tolerance: expected .*, got nan"),
+        ({"max_steps": 0}, "max_steps: expected at least one step, got 0"),
+        ({"patience": 0}, "patience: expected at least one step, got 0"),
+    ],
+)
+def test_refuses(small_corpus, arguments, message):
+    with pytest.raises(ValueError, match="^" + message):
+        fit(small_corpus, **arguments)

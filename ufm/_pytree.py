@@ -1,0 +1,9 @@
+"""The type of a leaf of a registered pytree."""
+
+from typing import Any
+
+Leaf = Any
+"""Beside an array type in the fields of a pytree: what JAX and optax put there while they map, batch or trace it.
+
+The array type says what a leaf is outside transformations; run-time shape checks leave such fields alone.
+"""
