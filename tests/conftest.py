@@ -56,4 +56,4 @@ def small_model(small_corpus):
 def constant_instance():
     """All contexts share one distribution, so that M is constant (and 0)."""
     corpus = ufm.from_table(np.full((4, 4), 0.25), [[0, 1], [2, 3]], [0, 0, 1, 1])
-    return theory.instance(corpus, [0, 1], [2, 3], target=0)
+    return theory.make_instance(corpus, [0, 1], [2, 3], target=0)

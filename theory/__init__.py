@@ -4,7 +4,7 @@ Run inside ``jax.enable_x64(True)``: margins are meant for float64.
 """
 
 from theory import gallery, predicted, routes, tilting
-from theory.instance import Instance, Measured, draw, instance
+from theory.instance import Instance, Measured, draw, make_instance
 from theory.routes import Evidence, check
 from theory.statement import Claim, Statement, find
 from theory.statements import REGISTRY
@@ -20,7 +20,7 @@ __all__ = [
     "draw",
     "find",
     "gallery",
-    "instance",
+    "make_instance",
     "predicted",
     "routes",
     "tilting",

@@ -23,7 +23,7 @@ Items = Literal["tokens", "concepts"]
 ROUNDING = 1e-11
 """Allowance for rounding in the margins of inequalities, in units of the log-odds' range R."""
 
-GRID = np.concatenate([-(2.0 ** np.arange(6, -3, -1)), [0.0], 2.0 ** np.arange(-2, 7)])
+GRID = np.concatenate([-(2.0 ** np.arange(6, -6, -1)), [0.0], 2.0 ** np.arange(-5, 7)])
 """Strengths in units of 1/R, from -64 to 64: dense where curves bend, wide enough for them to settle."""
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory.instance import Instance, Measured, instance
+from theory.instance import Instance, Measured, make_instance
 from ufm import (
     Corpus,
     Fit,
@@ -33,7 +33,7 @@ ALPHAS = np.linspace(-60, 60, 1201)
 def default_instance() -> Instance:
     """The default corpus (uniform, V=9, G=3, s=3, T=4, eps=0.05), steered from its second concept to its first."""
     corpus = uniform()
-    return instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
+    return make_instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
 
 
 def toy_instance() -> Instance:
@@ -47,13 +47,13 @@ def toy_instance() -> Instance:
     gamma = omega * np.exp(-log_odds_below_first)
     gamma /= gamma.reshape(3, 3).sum(axis=1).repeat(3)
     corpus = weighted((3, 3, 3), gamma, omega, 0.05)
-    return instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
+    return make_instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
 
 
 def gallery() -> dict[str, Instance]:
     """The instances to train and sweep, by name."""
     default, toy = default_instance(), toy_instance()
-    random = instance(toy.corpus, *random_negatives(toy.corpus, 0), target=0)
+    random = make_instance(toy.corpus, *random_negatives(toy.corpus, 0), target=0)
     shares = [0.5, 0.3, 0.2, 0.2, 0.2, 0.6, 0.4, 0.35, 0.25]
     tied = weighted((3, 3, 3), shares, shares, 0.2)
     unequal = _unequal_corpus()
@@ -61,8 +61,8 @@ def gallery() -> dict[str, Instance]:
         "default": default,
         "toy": toy,
         "toy, random negatives": random,
-        "tied log-odds": instance(tied, *contrastive(tied, target=1, opposite=2), target=1),
-        "per-context, unequal concepts": instance(unequal, [3, 4, 5], [0, 6], target=1),
+        "tied log-odds": make_instance(tied, *contrastive(tied, target=1, opposite=2), target=1),
+        "per-context, unequal concepts": make_instance(unequal, [3, 4, 5], [0, 6], target=1),
     }
 
 

@@ -59,7 +59,7 @@ class Instance:
         return jnp.asarray(concepts.of_token == np.arange(concepts.count)[:, None])
 
 
-def instance(
+def make_instance(
     corpus: Corpus, positive: Sequence[int] | np.ndarray, negative: Sequence[int] | np.ndarray, target: int
 ) -> Instance:
     """An instance from explicit P and N, checked.

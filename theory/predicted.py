@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from theory import tilting
 from ufm._check import finite, indices, require
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import Corpus
@@ -57,7 +58,8 @@ def probability_increase(
 @jax.jit
 def _token_curves(rows, m, alphas, parts, tokens):
     log_p, log_z = rows[:, None, tokens], jax.nn.logsumexp(parts, axis=-1, keepdims=True)
-    return jnp.exp(log_p + alphas[:, None] * m[tokens] - log_z) - jnp.exp(log_p)
+    tilts = jax.vmap(lambda alpha: tilting.tilt(m, alpha)[tokens])(alphas)
+    return jnp.exp(log_p + tilts - log_z) - jnp.exp(log_p)
 
 
 def concept_increase(
@@ -99,8 +101,10 @@ def cross_entropy_increase(
 
 @jax.jit
 def _expected_increase(parts, corpus, m, alphas):
-    means = jnp.exp(corpus.log_rows) @ m
-    return corpus.row_weights @ (jax.nn.logsumexp(parts, axis=-1) - alphas * means[:, None])
+    p = jnp.exp(corpus.log_rows)
+    # A(alpha) - alpha E[M], with alpha times the favoured log-odds taken out of both.
+    linear = jax.vmap(lambda alpha: alpha * (p @ (m - tilting.favoured(m, alpha))), out_axes=1)(alphas)
+    return corpus.row_weights @ (jax.nn.logsumexp(parts, axis=-1) - linear)
 
 
 def concept_log_partition(
@@ -111,7 +115,9 @@ def concept_log_partition(
     *,
     budget: int = DEFAULT_BUDGET,
 ) -> Float[Array, "r K G"]:
-    """``log sum_{z in C} p_i(z) e^{alpha M(z)}`` for every row i, strength and concept, nats.
+    """``log sum_{z in C} p_i(z) e^{alpha M(z) - max(alpha M)}`` for every row i, strength and concept, nats.
+
+    The largest tilt is left out (`theory.tilting.tilt`): probabilities do not need it, and large strengths keep digits.
 
     Uses a matrix product when every log-probability is known to be above -600 nats, so that nothing that counts can
     underflow; else (smaller or zero probabilities, or inside a transformation) a log-sum-exp of every entry.
@@ -126,12 +132,11 @@ def _partition_by_product(log_rows, m, alphas, concepts, budget):
     blocks = concepts.blocks
     inside = jnp.asarray(blocks >= 0)
     p = jnp.where(inside, jnp.exp(log_rows)[:, blocks], 0)
-    log_odds = m[blocks]
 
     def at(alpha):
-        tilt = jnp.where(inside, alpha * log_odds, -jnp.inf)
-        shift = jnp.max(tilt, axis=-1)
-        return jnp.exp(tilt - shift[:, None]), shift
+        tilts = jnp.where(inside, tilting.tilt(m, alpha)[blocks], -jnp.inf)
+        shift = jnp.max(tilts, axis=-1)
+        return jnp.exp(tilts - shift[:, None]), shift
 
     def some(alpha_chunk):
         factor, shift = jax.vmap(at)(alpha_chunk)
@@ -143,7 +148,7 @@ def _partition_by_product(log_rows, m, alphas, concepts, budget):
 @partial(jax.jit, static_argnames=("concepts", "budget"))
 def _partition_by_logsumexp(log_rows, m, alphas, concepts, budget):
     def one(i, alpha):
-        return concept_log_probabilities(log_rows[i] + alpha * m, concepts)
+        return concept_log_probabilities(log_rows[i] + tilting.tilt(m, alpha), concepts)
 
     return pairs(one, log_rows.shape[0], alphas, max(1, budget // log_rows.shape[1]))
 

@@ -108,7 +108,7 @@ def check(statement: Statement, one: Instance) -> tuple[Answer, float]:
     """
     if not applies(statement, one):
         return "the theorem says nothing here", float("inf")
-    margin = float(statement.claim.instances(one))
+    margin = float(jax.jit(statement.claim.instances)(one))
     if margin == np.inf:
         return "the theorem says nothing here", margin
     return ("holds" if margin > 0 else "fails"), margin

@@ -21,14 +21,28 @@ TIE = 1e-9
 """Log-odds closer than this share of their range R count as equal. Ties are exact in theory; rounding blurs them."""
 
 
+def tilt(m: Float[Array, " V"], alpha: Scalar | float) -> Float[Array, " V"]:
+    """``alpha M(z)`` less its largest value over the tokens: what the softmax sees of it.
+
+    It is 0 for the tokens that the strength favours most, however large it is, so that nothing is lost to rounding where
+    ``alpha M`` itself has no digits left after the point.
+    """
+    return alpha * (m - favoured(m, alpha))
+
+
+def favoured(m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
+    """The log-odds that a strength favours most: max M for positive ones, min M for negative ones."""
+    return jnp.where(alpha > 0, jnp.max(m), jnp.min(m))
+
+
 def log_partition(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
     """``A(alpha) = log sum_z p(z) e^{alpha M(z)}``, nats."""
-    return jax.nn.logsumexp(log_p + alpha * m)
+    return jax.nn.logsumexp(log_p + tilt(m, alpha)) + alpha * favoured(m, alpha)
 
 
 def log_probabilities(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Float[Array, " V"]:
     """``log softmax_z(f_alpha)`` for every token (S, lemma B.3), nats."""
-    return jax.nn.log_softmax(log_p + alpha * m)
+    return jax.nn.log_softmax(log_p + tilt(m, alpha))
 
 
 def mean(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
@@ -113,7 +127,7 @@ def concept_log_odds(
     log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
 ) -> Scalar:
     """``logit F_C(alpha)``, F_C the probability of the tokens in `members`, nats; precise however small F_C is."""
-    tilted = log_p + alpha * m
+    tilted = log_p + tilt(m, alpha)
     inside = jax.nn.logsumexp(jnp.where(members, tilted, -jnp.inf))
     return inside - jax.nn.logsumexp(jnp.where(members, -jnp.inf, tilted))
 
@@ -122,7 +136,7 @@ def conditional_mean(
     log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
 ) -> Scalar:
     """``mu_C(alpha) = E_alpha[M | Z in C]``, nats (S, appendix B.4)."""
-    q = jax.nn.softmax(jnp.where(members, log_p + alpha * m, -jnp.inf))
+    q = jax.nn.softmax(jnp.where(members, log_p + tilt(m, alpha), -jnp.inf))
     return jnp.dot(q, jnp.where(members, m, 0))
 
 

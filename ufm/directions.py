@@ -55,7 +55,7 @@ def contrastive(
     _check_contrast_possible(corpus, target)
     require(opposite != target, "opposite", f"a concept other than the target {target}", opposite)
     require(0 <= opposite < corpus.concepts.count, "opposite", f"a concept in 0..{corpus.concepts.count - 1}", opposite)
-    return _draw_both(corpus.contexts_of(target), corpus.contexts_of(opposite), size, key)
+    return _draw_both(corpus.contexts_of(target), corpus.contexts_of(opposite), "opposite", size, key)
 
 
 def random_negatives(
@@ -67,7 +67,7 @@ def random_negatives(
     """
     _check_contrast_possible(corpus, target)
     others = np.flatnonzero(np.asarray(corpus.concept) != target)
-    return _draw_both(corpus.contexts_of(target), others, size, key)
+    return _draw_both(corpus.contexts_of(target), others, "corpus", size, key)
 
 
 def difference_of_means(model: Steerable, contexts: Int[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " d"]:
@@ -106,10 +106,10 @@ def _check_contrast_possible(corpus: Corpus, target: int) -> None:
 
 
 def _draw_both(
-    positive: np.ndarray, negative: np.ndarray, size: int | None, key: jax.Array | None
+    positive: np.ndarray, negative: np.ndarray, source: str, size: int | None, key: jax.Array | None
 ) -> tuple[np.ndarray, np.ndarray]:
     require(positive.size > 0, "target", "a concept with contexts", "none")
-    require(negative.size > 0, "opposite", "a concept with contexts", "none")
+    require(negative.size > 0, source, "contexts to take negatives from", "none")
     if size is None:
         return positive, negative
     require(size >= 1, "size", "at least one context for each of P and N", size)

@@ -74,7 +74,12 @@ def exact(corpus: Corpus) -> UFM:
 
     The decoder is a fixed orthogonal matrix rather than the identity, so that hidden states are not log-probabilities
     in disguise and a mistake in the split would show.
+
+    Raises:
+        ValueError: outside transformations, if a probability is 0, which no softmax reaches.
     """
+    if not isinstance(corpus.log_rows, jax.core.Tracer):
+        require(bool(jnp.isfinite(corpus.log_rows).all()), "corpus", "positive probabilities", "a probability of 0")
     v = corpus.vocabulary_size
     rotation, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (v, v), corpus.log_rows.dtype))
     centred = corpus.log_p - jnp.mean(corpus.log_p, axis=-1, keepdims=True)

@@ -215,14 +215,14 @@ TOY_FIGURES: dict[str, ToyFigure] = {
     ),
     "figure-3": ToyFigure(
         "next-token-curves",
-        lambda data: next_token_curves(data, 0, 60),
+        lambda data: next_token_curves(data, 0.0, 60.0),
         "S, figure 3",
         "Probability increases for one context. Most tokens rise to a single peak, marked at the closed-form strength, and "
         "fall; the token of the highest log-odds rises for ever.",
     ),
     "figure-B.1": ToyFigure(
         "next-token-curves",
-        lambda data: next_token_curves(data, -60, 0),
+        lambda data: next_token_curves(data, -60.0, 0.0),
         "S, figure B.1",
         "The same context at negative strengths: off-target tokens peak, one of them keeps rising as the strength goes to "
         "minus infinity, and target tokens fade.",

@@ -21,7 +21,7 @@ def log_odds_of(one):
 
 
 def test_an_instance_by_hand(small_corpus):
-    one = theory.instance(small_corpus, [0, 1], [4], target=0)
+    one = theory.make_instance(small_corpus, [0, 1], [4], target=0)
     log_p = np.asarray(small_corpus.log_p)
     np.testing.assert_allclose(one.contrast, [0.5, 0.5, 0, 0, -1])
     np.testing.assert_allclose(one.log_odds, (log_p[0] + log_p[1]) / 2 - log_p[4], rtol=1e-13)
@@ -50,13 +50,13 @@ def test_a_constant_says_nothing(constant_instance):
 )
 def test_refuses(small_corpus, positive, negative, target, message):
     with pytest.raises(ValueError, match="^" + message):
-        theory.instance(small_corpus, positive, negative, target)
+        theory.make_instance(small_corpus, positive, negative, target)
 
 
 def test_refuses_one_concept():
     corpus = from_table(np.full((2, 2), 0.5), [[0, 1]], [0, 0])
     with pytest.raises(ValueError, match=r"^corpus: expected at least two concepts to contrast, got 1"):
-        theory.instance(corpus, [0], [1], 0)
+        theory.make_instance(corpus, [0], [1], 0)
 
 
 def test_drawn_instances_are_what_they_claim(population):
@@ -116,7 +116,7 @@ def test_log_odds_of_a_batch(population):
 
 
 def test_measured_concept_log_odds(small_corpus):
-    one = theory.instance(small_corpus, [0], [2, 3], target=0)
+    one = theory.make_instance(small_corpus, [0], [2, 3], target=0)
     model = exact(small_corpus)
     rng = np.random.default_rng(0)
     q = rng.dirichlet(np.ones(4), size=(5, 3))

@@ -7,7 +7,9 @@ import pytest
 
 import theory
 from theory import Claim, Statement, routes
+from theory.gallery import default_instance, measure, toy_instance
 from theory.instance import SHAPES
+from ufm import exact
 
 
 def made(margin, hypothesis=lambda one: jnp.ones(())):
@@ -19,6 +21,13 @@ def made(margin, hypothesis=lambda one: jnp.ones(())):
 def weight(one):
     """Something that differs between instances."""
     return one.corpus.weights[0]
+
+
+@pytest.fixture(scope="module")
+def swept():
+    """Sweeps of two models that have gap 0 without training."""
+    with jax.enable_x64(True):
+        return [measure(one, exact(one.corpus)) for one in (default_instance(), toy_instance())]
 
 
 def weights_of(population):
@@ -36,11 +45,19 @@ def test_a_sample_is_the_start_of_one_shape(population):
     np.testing.assert_array_equal(batch.corpus.weights, population[1].corpus.weights[:4])
 
 
-def test_populations_are_functions_of_their_key():
-    a, b, c = (routes.populate(jax.random.key(k), 5) for k in (0, 0, 1))
-    assert [batch.target.size for batch in a] == [2, 2, 1]
-    np.testing.assert_array_equal(weights_of(a), weights_of(b))
-    assert (weights_of(a) != weights_of(c)).all()
+def test_populations_are_functions_of_their_key(population):
+    again, other = (routes.populate(jax.random.key(k), 90) for k in (7, 8))
+    np.testing.assert_array_equal(weights_of(population), weights_of(again))
+    assert (weights_of(population) != weights_of(other)).all()
+
+
+@pytest.mark.parametrize(("n", "shares"), [(3, [1, 1, 1]), (8, [3, 3, 2])])
+def test_populations_are_of_the_size_asked(n, shares, population, monkeypatch):
+    def drawn(keys, sizes):
+        return jax.tree.map(lambda leaf: leaf[: len(keys)], population[SHAPES.index(sizes)])
+
+    monkeypatch.setattr(routes, "_draw_batch", drawn)
+    assert [batch.target.size for batch in routes.populate(jax.random.key(0), n)] == shares
 
 
 def test_populate_refuses():
@@ -95,10 +112,9 @@ def test_nan_outside_the_hypotheses_is_excluded(few):
     assert routes.instances(statement, few).holds
 
 
-def test_checking_nothing_is_not_a_success(few, measured):
+def test_checking_nothing_is_not_a_success(few, swept):
     nothing = made(lambda one: jnp.asarray(jnp.inf))
     never = made(lambda one: jnp.ones(()), lambda one: -jnp.ones(()))
-    swept = list(measured.values())
     for found in (
         routes.instances(nothing, few),
         routes.instances(never, few),
@@ -109,8 +125,7 @@ def test_checking_nothing_is_not_a_success(few, measured):
         assert (found.holds, found.instances, found.worst_margin, found.worst) == (False, 0, np.inf, None)
 
 
-def test_the_sweep_route_reports_its_worst(measured):
-    swept = list(measured.values())
+def test_the_sweep_route_reports_its_worst(swept):
     ranges = [float(jnp.ptp(one.instance.log_odds)) for one in swept]
     found = routes.sweep(made(lambda one: jnp.ptp(one.log_odds)), iter(swept))
     assert (found.holds, found.instances) == (True, len(swept))
@@ -129,21 +144,21 @@ def test_another_claim_under_the_same_hypotheses(few):
     ("margin", "answer"), [(0.5, "holds"), (-0.5, "fails"), (np.nan, "fails"), (np.inf, "the theorem says nothing here")]
 )
 def test_check(small_corpus, margin, answer):
-    one = theory.instance(small_corpus, [0], [2], target=0)
+    one = theory.make_instance(small_corpus, [0], [2], target=0)
     got = theory.check(made(lambda _: jnp.asarray(margin)), one)
     assert got[0] == answer
     np.testing.assert_equal(got[1], margin)
 
 
 def test_check_of_what_the_hypotheses_exclude(small_corpus):
-    one = theory.instance(small_corpus, [0], [2], target=0)
+    one = theory.make_instance(small_corpus, [0], [2], target=0)
     statement = made(lambda _: jnp.asarray(0.5), lambda _: jnp.asarray(-1.0))
     assert not routes.applies(statement, one)
     assert theory.check(statement, one) == ("the theorem says nothing here", np.inf)
 
 
 def test_every_hypothesis_counts(small_corpus):
-    one = theory.instance(small_corpus, [0], [2], target=0)
+    one = theory.make_instance(small_corpus, [0], [2], target=0)
     signs = {"a": 1.0, "b": -1.0, "c": 1.0}
     hypotheses = {name: lambda _, sign=sign: jnp.asarray(sign) for name, sign in signs.items()}
     statement = dataclasses.replace(made(lambda _: jnp.ones(())), needs=dict.fromkeys(signs, ""), hypotheses=hypotheses)

@@ -15,16 +15,15 @@ every_route = pytest.mark.parametrize("route", ["instances", "autodiff", "sweep"
 
 
 @pytest.fixture
-def evidence(population, few, measured):
-    """Runs a route on what it runs on."""
-    subjects = {"instances": population, "autodiff": few, "sweep": list(measured.values())}
-    return lambda route, statement, claim: getattr(routes, route)(statement, subjects[route], claim=claim)
+def subjects(population, few, measured):
+    """What each route runs on."""
+    return {"instances": population, "autodiff": few, "sweep": list(measured.values())}
 
 
 @every_route
 @statements
-def test_the_statement_holds(statement, route, evidence):
-    found = evidence(route, statement, statement.claim)
+def test_the_statement_holds(statement, route, subjects):
+    found = getattr(routes, route)(statement, subjects[route])
     assert found.holds
     assert found.worst_margin > 0
     assert found.instances >= {"instances": 30, "autodiff": 8, "sweep": 2}[route]
@@ -32,8 +31,9 @@ def test_the_statement_holds(statement, route, evidence):
 
 @every_route
 @statements
-def test_the_false_twin_is_rejected(statement, route, evidence):
-    found = evidence(route, statement, statement.twin)
+def test_the_false_twin_is_rejected(statement, route, subjects, few):
+    subject = few if route == "instances" else subjects[route]
+    found = getattr(routes, route)(statement, subject, claim=statement.twin)
     assert not found.holds
     assert found.worst_margin < -0.01
     assert found.worst is not None
@@ -93,26 +93,31 @@ def test_find(statement):
 # --- hypotheses ------------------------------------------------------------------------------------------------------
 
 
+def alone(statement, one):
+    """The evidence from one instance."""
+    return routes.instances(statement, (jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], one),))
+
+
 def outside_assumption_1():
     """Token 0 is of the target but rarer after its contexts, token 2 off the target but likelier."""
     p = np.array([[0.1, 0.3, 0.5, 0.1], [0.3, 0.1, 0.2, 0.4]])
-    return theory.instance(from_table(p, [[0, 1], [2, 3]], [0, 1]), [0], [1], target=0)
+    return theory.make_instance(from_table(p, [[0, 1], [2, 3]], [0, 1]), [0], [1], target=0)
 
 
 def zero_probability():
     p = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.0, 0.5, 0.5]])
-    return theory.instance(from_table(p, [[0], [1, 2]], [0, 1, 1]), [0], [1], target=0)
+    return theory.make_instance(from_table(p, [[0], [1, 2]], [0, 1, 1]), [0], [1], target=0)
 
 
 def varying_b():
     p = np.array([[0.6, 0.3, 0.1], [0.1, 0.5, 0.4], [0.2, 0.4, 0.4]])
-    return theory.instance(from_table(p, [[0], [1, 2]], [0, 1, 1]), [0], [1], target=0)
+    return theory.make_instance(from_table(p, [[0], [1, 2]], [0, 1, 1]), [0], [1], target=0)
 
 
 def inside_appendix_b1():
     gamma = np.array([[0.3, 0.7, 1.0, 1.0], [0.8, 0.2, 1.0, 1.0], [1.0, 1.0, 0.5, 0.5], [1.0, 1.0, 0.9, 0.1]])
     corpus = per_context((2, 2), gamma, [0.5, 0.5, 0.6, 0.4], 0.1, [0, 0, 1, 1])
-    return theory.instance(corpus, [0, 1], [2], target=0)
+    return theory.make_instance(corpus, [0, 1], [2], target=0)
 
 
 @pytest.mark.parametrize(
@@ -138,16 +143,20 @@ def test_the_constant_fails_its_hypothesis(constant_instance):
 def test_without_its_hypothesis_a_statement_is_false(identity):
     """The margin is a real test of the claim: where assumption 1 fails, so does the claim, and the check says so."""
     statement, one = REGISTRY[identity], outside_assumption_1()
-    assert float(statement.claim.instances(one)) < -0.005
-    assert float(statement.claim.autodiff(one)) < -0.005
+    assert float(jax.jit(statement.claim.instances)(one)) < -0.005
     assert theory.check(statement, one) == ("the theorem says nothing here", np.inf)
 
 
 @pytest.mark.parametrize("identity", ["theorem-3.3.bump", "proposition-B.1", "theorem-3.6.tanh", "theorem-3.8"])
 def test_some_statements_need_no_assumption_1(identity):
-    answer, margin = theory.check(REGISTRY[identity], outside_assumption_1())
+    found = alone(REGISTRY[identity], outside_assumption_1())
+    assert (found.holds, found.instances) == (True, 1)
+
+
+def test_check_of_a_statement():
+    answer, margin = theory.check(REGISTRY["theorem-3.8"], outside_assumption_1())
     assert answer == "holds"
-    assert 0 < margin < np.inf
+    assert margin == pytest.approx(alone(REGISTRY["theorem-3.8"], outside_assumption_1()).worst_margin, rel=1e-6)
 
 
 @pytest.mark.parametrize("identity", [name for name in REGISTRY if name.startswith("theorem-3.3")])
@@ -166,22 +175,19 @@ def tiny_probabilities():
     tiny = 1e-300
     shares = np.array([1 - 2 * tiny, tiny, tiny, 0.5, 0.5])
     corpus = weighted((3, 2), shares, [0.5, 0.25, 0.25, 0.5, 0.5], 1e-4, length=1)
-    return theory.instance(corpus, [0], [3], target=0)
+    return theory.make_instance(corpus, [0], [3], target=0)
 
 
 def rare_noise():
     corpus = weighted((1, 2), [1.0, 0.6, 0.4], [1.0, 0.3, 0.7], 1e-290, length=1)
-    return theory.instance(corpus, [0], [1, 2], target=0)
+    return theory.make_instance(corpus, [0], [1, 2], target=0)
 
 
-@pytest.mark.parametrize(
-    "identity", ["theorem-3.3.bump", "proposition-B.1", "theorem-3.6.tanh", "theorem-3.6.limits", "theorem-3.8"]
-)
+@pytest.mark.parametrize("identity", ["theorem-3.3.bump", "proposition-B.1", "theorem-3.6.tanh", "theorem-3.8"])
 @pytest.mark.parametrize("build", [tiny_probabilities, rare_noise])
 def test_probabilities_of_1e_minus_300(identity, build):
-    """Nothing breaks: the statement holds, or says nothing."""
-    answer, margin = theory.check(REGISTRY[identity], build())
-    assert answer in ("holds", "the theorem says nothing here")
-    assert not np.isnan(margin)
-    if identity in ("proposition-B.1", "theorem-3.6.tanh", "theorem-3.8"):
-        assert answer == "holds"
+    """Nothing breaks: the statement holds, or says nothing (no token of the rare corpus is between the extremes)."""
+    found = alone(REGISTRY[identity], build())
+    assert not np.isnan(found.worst_margin)
+    assert found.holds or found.instances == 0
+    assert found.holds or identity == "theorem-3.3.bump"

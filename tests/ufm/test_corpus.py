@@ -104,7 +104,6 @@ def test_refuses_tables(p, message):
         from_table(np.array(p), LISTS, [0, 1])
 
 
-@pytest.mark.xfail(strict=True, reason="an empty table is refused by NumPy, without the name of the argument")
 def test_refuses_an_empty_table():
     with pytest.raises(ValueError, match=r"^p: expected"):
         from_table(np.zeros((0, 3)), LISTS, [])
@@ -133,7 +132,6 @@ def test_refuses_arguments(change, message):
         from_table(P, **arguments)
 
 
-@pytest.mark.xfail(strict=True, reason="from_table does not check that indices are integers")
 @pytest.mark.parametrize("argument", ["concept_of_context", "row"])
 def test_refuses_indices_that_are_not_integers(argument):
     arguments = {"concept_of_context": [0, 1], "row": [0, 1]} | {argument: np.array([0.0, 0.5])}

@@ -112,7 +112,6 @@ def test_per_context_refuses_shares(gamma, message):
         per_context((2, 2), gamma, [0.5] * 4, 0.1, [0])
 
 
-@pytest.mark.xfail(strict=True, reason="refused by NumPy, without the name of the argument")
 def test_per_context_refuses_unknown_concepts():
     with pytest.raises(ValueError, match=r"concept_of_context: expected concepts in 0\.\.1, got \[3\]"):
         per_context((2, 2), np.full((1, 4), 0.5), [0.5] * 4, 0.1, [3])

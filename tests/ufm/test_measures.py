@@ -55,9 +55,8 @@ def test_cross_entropy_increase(small_model, small_corpus):
     np.testing.assert_allclose(got, [cross_entropy(a) - cross_entropy(0) for a in alphas], atol=1e-13)
 
 
-@pytest.mark.parametrize("budget", [1, 13])
-def test_the_budget_changes_nothing(small_model, small_corpus, budget):
-    v = jnp.asarray(V)
+def test_the_budget_changes_nothing(small_model, small_corpus):
+    v, budget = jnp.asarray(V), 13
     for measure, arguments in (
         (probability_increase, (small_model, CONTEXTS, v, ALPHAS)),
         (concept_increase, (small_model, CONTEXTS, v, ALPHAS, small_corpus.concepts)),
@@ -110,9 +109,10 @@ def test_tiny_probabilities_at_extreme_strengths():
 
 
 def test_a_batch_of_corpora():
-    corpora = [uniform((2, 2), epsilon, length=1) for epsilon in (0.1, 0.2, 0.4)]
+    corpora = [uniform((2, 2), epsilon, length=1) for epsilon in (0.1, 0.4)]
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *corpora)
 
+    @jax.jit
     def everything(corpus):
         model = init(jax.random.key(0), corpus, 3)
         v = difference_of_means(model, jnp.arange(4), contrast(4, [0, 1], [2, 3]))
