@@ -90,7 +90,7 @@ def measured_at_scale(seed: int = 0) -> Figures:
 
 
 def many_small_corpora(seed: int = 0) -> Figures:
-    """ΔCE of 10,000 random corpora of 9 tokens and 6 contexts at 121 strengths: one vmap against a compiled loop."""
+    """ΔCE of 10,000 random corpora of 7 tokens and 6 contexts at 121 strengths: one vmap against a compiled loop."""
     n, looped = SMALL_CORPORA, SMALL_CORPORA // 20
     with jax.enable_x64(True):
         batch = routes.populate(jax.random.key(seed), len(SHAPES) * n)[0]

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ def reproduce(out: str | Path = "out", *, seed: int = 0, instances: int = INSTAN
     folder = output.prepare_folder(out)
     pictures = output.prepare_folder(folder / "figures")
     start = time.perf_counter()
-    trained = train_gallery(seed)
-    verdicts = verify(seed=seed, instances=instances, trained=trained)
+    train = cache(partial(train_gallery, seed))
+    verdicts = verify(seed=seed, instances=instances, trained=train)
+    trained = train()
     data, files = draw(pictures, trained["default"], trained["toy"], seed)
     with jax.enable_x64(True):
         agreement = {name: toy.agreement(trained[name])._asdict() for name in ("default", "toy")}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
@@ -49,7 +50,7 @@ def verify(
     *,
     seed: int = 0,
     instances: int = INSTANCES,
-    trained: dict[str, Trained] | None = None,
+    trained: Callable[[], dict[str, Trained]] | None = None,
     workers: int = 2,
 ) -> list[Verdict]:
     """Check statements by every route, in float64.
@@ -58,7 +59,8 @@ def verify(
         ids: statements to check; all if left out.
         seed: of the random instances and of the initial parameters of trained models.
         instances: random instances per statement.
-        trained: models for the sweep route, from `train_gallery`; trained here if left out.
+        trained: gives the models of the sweep route, if they are wanted elsewhere too; called in a worker. By default
+            `train_gallery` with the seed.
         workers: routes checked at the same time. Most of the time goes into compilation, which runs in parallel.
 
     Raises:
@@ -67,7 +69,7 @@ def verify(
     chosen = [find(name, REGISTRY) for name in ids] if ids else list(REGISTRY.values())
     require(workers >= 1, "workers", "at least one", workers)
     with jax.enable_x64(True), ThreadPoolExecutor(workers) as pool:
-        swept = pool.submit(_sweep_gallery, trained, seed)
+        swept = pool.submit(_sweep_gallery, trained or partial(train_gallery, seed))
         population = routes.populate(jax.random.key(seed), instances)
         gentle = routes.sample(population, max(1, instances // AUTODIFF_SHARE))
         tasks: list[tuple[str, Callable[[Statement], Evidence]]] = [
@@ -88,9 +90,9 @@ def verify(
             ]
 
 
-def _sweep_gallery(trained: dict[str, Trained] | None, seed: int) -> list[Measured]:
+def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
     with jax.enable_x64(True):
-        return [gallery.measure(one.instance, one.model) for one in (trained or train_gallery(seed)).values()]
+        return [gallery.measure(one.instance, one.model) for one in trained().values()]
 
 
 def _in_float64(task: Callable[[Statement], Evidence], statement: Statement) -> Evidence:

@@ -17,9 +17,9 @@ def float64():
 
 @pytest.fixture(scope="session")
 def population():
-    """90 random instances, 30 of each shape."""
+    """60 random instances, 30 of each shape."""
     with jax.enable_x64(True):
-        return routes.populate(jax.random.key(7), 90)
+        return routes.populate(jax.random.key(7), 60)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from theory import tilting
 from theory.instance import Instance, Measured
-from theory.statement import Claim
+from theory.statement import Claim, compiled_quickly
 from ufm import difference_of_means, exact, steer
 
 Items = Literal["tokens", "concepts"]
@@ -70,9 +70,7 @@ def increases(one: Instance, items: Items, curves: Float[Array, "m i"]) -> Float
     return jnp.exp(curves) if items == "tokens" else jax.nn.sigmoid(curves) / jnp.asarray(one.corpus.concepts.sizes)
 
 
-def least(
-    values: Num[Array, "..."] | Num[np.ndarray, "..."], where: Bool[Array, "..."] | Bool[np.ndarray, "..."]
-) -> Float[Array, ""]:
+def least(values: Num[Array, "..."], where: Bool[Array, "..."]) -> Float[Array, ""]:
     """The least value where the mask is true; +inf, the claim of nothing, where it is true nowhere."""
     return jnp.min(jnp.where(where, values, jnp.inf))
 
@@ -84,7 +82,6 @@ def monotone(tex: str, items: Items, direction: Callable[[Instance], Num[Array, 
         tex: the claim.
         items: whose curves.
         direction: for every context and item +1 where the curve is claimed to increase, -1 to decrease, 0 for no claim.
-            Must give concrete numbers outside transformations.
 
     Log-probabilities and log-odds are increasing functions of probabilities, and keep their slope where those saturate.
     """
@@ -101,12 +98,15 @@ def monotone(tex: str, items: Items, direction: Callable[[Instance], Num[Array, 
         slopes = jax.vmap(lambda t: slope(curves, t / spread))(jnp.asarray(GRID)) / spread
         return least(sign * slopes, sign != 0) + ROUNDING
 
+    @compiled_quickly
+    def least_secant(one, curves, step):
+        sign = direction(one)[:, None, :]
+        secants = jnp.diff(curves, axis=1) / (step * tilting.extremes(one.log_odds).range)
+        return least(sign * secants, sign != 0)
+
     def sweep(swept):
-        sign = np.asarray(direction(swept.instance))
-        spread = float(tilting.extremes(swept.instance.log_odds).range)
-        secants = np.diff(measured_curves(swept, items), axis=1) / (swept.step * spread)
         # Curves are measured to about 1e-12, the model's own error, which a secant divides by the step.
-        return float(least(sign[:, None, :] * secants, sign[:, None, :] != 0)) + 1e-8
+        return float(least_secant(swept.instance, measured_curves(swept, items), swept.step)) + 1e-8
 
     return Claim(tex, instances, autodiff, sweep)
 
@@ -167,7 +167,7 @@ def limiting(
         resolved = jnp.maximum(far_up, far_down) <= longest
         return least(tolerance - jnp.maximum(up, down), where(one) & resolved)
 
-    @jax.jit
+    @compiled_quickly
     def margin_at_ends(one, low_end, low_curves, high_end, high_curves):
         low = increases(one, items, low_curves) - start(one) - value(one, -1)
         high = increases(one, items, high_curves) - start(one) - value(one, 1)

@@ -7,8 +7,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +78,8 @@ def make_instance(
     return Instance(corpus, weights, jnp.asarray(target))
 
 
-class Measured(NamedTuple):
+@dataclass(frozen=True)
+class Measured:
     """An instance with a trained model of its corpus, swept.
 
     Attributes:
@@ -101,7 +101,7 @@ class Measured(NamedTuple):
         """The distance between two strengths of the grid."""
         return float(self.alphas[1] - self.alphas[0])
 
-    @property
+    @cached_property
     def concept_log_odds(self) -> Float[np.ndarray, "m K G"]:
         """Measured ``logit F_C`` of every concept, nats."""
         members = np.asarray(self.instance.members)
@@ -114,8 +114,8 @@ class Measured(NamedTuple):
 FAMILIES = ("uniform", "weighted", "tied", "per-context")
 """What `draw` draws from. "tied" is the weighted family with omega = gamma: equal log-odds, unequal probabilities."""
 
-SHAPES: tuple[tuple[int, ...], ...] = ((3, 3, 3), (1, 2, 4), (2, 3))
-"""Concept sizes that `draw` is used with: equal, unequal with a concept of one token, and two concepts."""
+SHAPES: tuple[tuple[int, ...], ...] = ((1, 2, 4), (3, 3))
+"""Concept sizes that `draw` is used with: three unequal concepts, one of them a single token; two equal ones."""
 
 
 def draw(key: jax.Array, sizes: Sequence[int], *, contexts_per_concept: int = 2) -> Instance:

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from theory.instance import SHAPES, Instance, Measured, draw
-from theory.statement import Claim, Margin, Statement
+from theory.statement import Claim, Margin, Statement, compiled_quickly
 from ufm._check import require
 
 ROUTES = ("autodiff", "sweep", "instances")
@@ -108,7 +108,7 @@ def check(statement: Statement, one: Instance) -> tuple[Answer, float]:
     """
     if not applies(statement, one):
         return "the theorem says nothing here", float("inf")
-    margin = float(jax.jit(statement.claim.instances)(one))
+    margin = float(compiled_quickly(statement.claim.instances)(one))
     if margin == np.inf:
         return "the theorem says nothing here", margin
     return ("holds" if margin > 0 else "fails"), margin
@@ -127,7 +127,7 @@ def _hold(hypotheses: Sequence[Margin], one: Instance) -> Bool[Array, ""]:
 def _over_population(route: str, statement: Statement, margin: Margin, population: Population) -> Evidence:
     start = time.perf_counter()
     hypotheses = tuple(statement.hypotheses.values())
-    values = [np.asarray(_margins(margin, hypotheses, batch)) for batch in population]
+    values = [np.where(_hold_all(hypotheses, batch), _margins(margin, batch), np.inf) for batch in population]
     origin = [(batch, k) for batch, margins in zip(population, values, strict=True) for k in range(margins.size)]
 
     def worst(index: int) -> Instance:
@@ -137,14 +137,15 @@ def _over_population(route: str, statement: Statement, margin: Margin, populatio
     return _evidence(route, np.concatenate(values), worst, start)
 
 
-@partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
-def _margins(margin: Margin, hypotheses: Sequence[Margin], batch: Instance) -> Float[Array, " n"]:
-    """The margin on each instance of a batch; +inf where a hypothesis excludes it."""
+# Statements share their hypotheses, so that these compile once for all; margins compile once each, and quickly.
+@partial(compiled_quickly, static_argnums=0)
+def _hold_all(hypotheses: Sequence[Margin], batch: Instance) -> Bool[Array, " n"]:
+    return jax.vmap(lambda one: _hold(hypotheses, one))(batch)
 
-    def one(drawn):
-        return jnp.where(_hold(hypotheses, drawn), margin(drawn), jnp.inf)
 
-    return lax.map(one, batch, batch_size=min(500, batch.target.shape[0]))
+@partial(compiled_quickly, static_argnums=0)
+def _margins(margin: Margin, batch: Instance) -> Float[Array, " n"]:
+    return lax.map(margin, batch, batch_size=min(500, batch.target.shape[0]))
 
 
 def _evidence(route: str, margins: Any, worst: Callable[[int], Instance], start: float) -> Evidence:

@@ -8,13 +8,18 @@ tested. An instance on which a statement claims nothing has margin +inf, and is 
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
+import jax
 from jaxtyping import Array, Float
 
 from theory.instance import Instance, Measured
 
 Margin = Callable[[Instance], Float[Array, ""]]
+
+compiled_quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""`jax.jit` for programs that run once or a few times, on small instances: compilation is most of what checking costs."""
 
 
 class Claim(NamedTuple):

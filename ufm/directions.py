@@ -72,7 +72,13 @@ def random_negatives(
 
 def difference_of_means(model: Steerable, contexts: Int[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " d"]:
     """The steering vector ``v = mean_P h_j - mean_N h_j`` (S, equation 3) as the contrast `weights` of hidden states."""
-    return weights.astype(_dtype(model, contexts)) @ model.embed(contexts)
+    return _contrast_of_states(model, jnp.asarray(contexts), weights)
+
+
+@jax.jit
+def _contrast_of_states(model, contexts, weights):
+    h = model.embed(contexts)
+    return weights.astype(h.dtype) @ h
 
 
 def log_odds(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
@@ -81,10 +87,7 @@ def log_odds(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
     Raises:
         ValueError: outside transformations, if a token has probability 0 in a context of P or N.
     """
-    rows = jnp.zeros(corpus.log_rows.shape[0], weights.dtype).at[corpus.row].add(weights)
-    used = rows != 0
-    # Rows that P and N use equally, or not at all, must not bring in 0 * inf.
-    m = rows @ jnp.where(used[:, None], corpus.log_rows, 0)
+    m = _contrast_of_rows(corpus, weights)
     if not isinstance(m, jax.core.Tracer):
         bad = np.flatnonzero(~np.isfinite(np.asarray(m)))
         require(
@@ -96,8 +99,11 @@ def log_odds(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
     return m
 
 
-def _dtype(model: Steerable, contexts: Int[Array, " m"]):
-    return jax.eval_shape(model.embed, contexts).dtype
+@jax.jit
+def _contrast_of_rows(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
+    rows = jnp.zeros(corpus.log_rows.shape[0], weights.dtype).at[corpus.row].add(weights)
+    # Rows that P and N use equally, or not at all, must not bring in 0 * inf.
+    return rows @ jnp.where(rows[:, None] != 0, corpus.log_rows, 0)
 
 
 def _check_contrast_possible(corpus: Corpus, target: int) -> None:

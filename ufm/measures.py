@@ -53,8 +53,7 @@ def _probability_increase(model, contexts, v, alphas, tokens, budget):
     def probabilities(logits, _):
         return jnp.exp(logits[tokens] - jax.nn.logsumexp(logits))
 
-    base = sweep(model, contexts, v, jnp.zeros(1, alphas.dtype), probabilities, budget=budget)
-    return sweep(model, contexts, v, alphas, probabilities, budget=budget) - base
+    return _increase(model, contexts, v, alphas, probabilities, budget)
 
 
 def concept_increase(
@@ -78,8 +77,7 @@ def _concept_increase(model, contexts, v, alphas, concepts, budget):
     def totals(logits, _):
         return jax.nn.softmax(concept_log_probabilities(logits, concepts))
 
-    base = sweep(model, contexts, v, jnp.zeros(1, alphas.dtype), totals, budget=budget)
-    return (sweep(model, contexts, v, alphas, totals, budget=budget) - base) / jnp.asarray(concepts.sizes)
+    return _increase(model, contexts, v, alphas, totals, budget) / jnp.asarray(concepts.sizes)
 
 
 def cross_entropy_increase(
@@ -103,5 +101,10 @@ def _cross_entropy_increase(model, corpus, v, alphas, budget):
         return jax.nn.logsumexp(logits) - jnp.sum(p[corpus.row[j]].astype(logits.dtype) * logits)
 
     contexts = jnp.arange(corpus.n_contexts)
-    base = sweep(model, contexts, v, jnp.zeros(1, alphas.dtype), loss, budget=budget)
-    return corpus.weights @ (sweep(model, contexts, v, alphas, loss, budget=budget) - base)
+    return corpus.weights @ _increase(model, contexts, v, alphas, loss, budget)
+
+
+def _increase(model, contexts, v, alphas, measure, budget):
+    """A measure at each strength less the same at strength 0, which is swept along with the others."""
+    values = sweep(model, contexts, v, jnp.concatenate([jnp.zeros_like(alphas[:1]), alphas]), measure, budget=budget)
+    return values[:, 1:] - values[:, :1]

@@ -59,6 +59,8 @@ def style():
 def save(figure: Figure, folder: Path, name: str) -> dict[str, Path]:
     """Write `figure` as SVG, PDF and PNG into `folder`, the same bytes every time. Returns the paths by format."""
     with style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the layout is found once, not once for each format
         return {kind: write_whole(folder / f"{name}.{kind}", partial(_write, figure, kind)) for kind in FORMATS}
 
 

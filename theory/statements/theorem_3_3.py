@@ -14,6 +14,7 @@ from theory.statements.hypotheses import margins, needs
 # --- bump ------------------------------------------------------------------------------------------------------------
 
 
+@jax.jit
 def _inner(one: Instance):
     highest, lowest, _ = tilting.extremes(one.log_odds)
     return ~(highest | lowest)
@@ -102,6 +103,7 @@ _INFINITE_LEAD = 1e3
 """The lead, in the margin's unit, that a peak at +inf has over others: the claim is made and holds, with room to spare."""
 
 
+@jax.jit
 def _lead(peaks, target):
     """How much later every target peak is than every off-target peak, per context; +-inf at the extremes."""
     late = jnp.min(jnp.where(target, peaks, jnp.inf), axis=-1)

@@ -7,7 +7,7 @@ import numpy as np
 from theory import tilting
 from theory.claims import closed_form_curves, limiting, model_curves, monotone, slope
 from theory.instance import Instance, Measured
-from theory.statement import Claim, Statement
+from theory.statement import Claim, Statement, compiled_quickly
 from theory.statements.hypotheses import margins, needs
 
 # --- tanh ------------------------------------------------------------------------------------------------------------
@@ -15,13 +15,14 @@ from theory.statements.hypotheses import margins, needs
 _STEPS, _NODES, _REACH = 16, 12, 16.0
 
 
-def _nu(one: Instance, edges):
+def _nu(one: Instance, edges, nodes: int):
     """``nu_j(alpha) = integral of (mu_C - mu_{C^c}) from 0 to alpha`` at each of `edges`, which start at 0: ``[m, E, G]``.
 
-    Gauss-Legendre quadrature between consecutive edges: no antiderivative is assumed.
+    Gauss-Legendre quadrature with `nodes` points between consecutive edges: no antiderivative is assumed. 12 are enough
+    between edges 2/R apart, 4 on the fine grid of a sweep.
     """
     m = one.log_odds
-    points, weights = np.polynomial.legendre.leggauss(_NODES)
+    points, weights = np.polynomial.legendre.leggauss(nodes)
     width = jnp.diff(edges)
     alphas = edges[:-1, None] + width[:, None] * (points + 1) / 2
 
@@ -56,7 +57,7 @@ def _tanh_claim(tex, nu, slopes):
     def instances(one):
         def error(edges):
             curves = closed_form_curves(one, "concepts", edges)
-            return jnp.max(jnp.abs(_measured_increase(one, curves) - _tanh_increase(one, nu(one, edges))))
+            return jnp.max(jnp.abs(_measured_increase(one, curves) - _tanh_increase(one, nu(one, edges, _NODES))))
 
         up, down = halves(one)
         return 1e-10 - jnp.maximum(error(up), error(down))
@@ -69,9 +70,9 @@ def _tanh_claim(tex, nu, slopes):
 
         return 1e-9 - jnp.max(jax.vmap(error)(jnp.concatenate(halves(one))))
 
-    @jax.jit
+    @compiled_quickly
     def largest_error(one, alphas, measured):
-        return jnp.max(jnp.abs(_measured_increase(one, measured) - _tanh_increase(one, nu(one, alphas))))
+        return jnp.max(jnp.abs(_measured_increase(one, measured) - _tanh_increase(one, nu(one, alphas, 4))))
 
     def sweep(swept: Measured):
         zero, curves = int(np.argmin(np.abs(swept.alphas))), swept.concept_log_odds
@@ -88,7 +89,8 @@ def _slopes(one: Instance, alpha):
     return jax.vmap(context)(one.log_p)
 
 
-def _straight_nu(one: Instance, edges):
+def _straight_nu(one: Instance, edges, nodes: int):
+    del nodes
     return edges[None, :, None] * _slopes(one, jnp.zeros(()))[:, None, :]
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from theory import tilting
 from theory.instance import Instance, Measured
-from theory.statement import Claim, Statement
+from theory.statement import Claim, Statement, compiled_quickly
 from theory.statements.hypotheses import margins, needs
 from ufm import cross_entropy_increase, difference_of_means, exact, steer
 from ufm._numerics import exp_minus_tangent
@@ -78,7 +78,7 @@ def _quadratic(tex, coefficient):
         h = 0.02 / float(tilting.extremes(one.log_odds).range)
         down, up = cross_entropy_increase(swept.model, one.corpus, swept.v, [-h, h])
         second, first = (up + down) / h**2, (up - down) / (2 * h)
-        expected = float(jax.jit(coefficient)(one))
+        expected = float(compiled_quickly(coefficient)(one))
         error = jnp.maximum(jnp.abs(second / expected - 1), jnp.abs(first) / (expected * h) / 10)
         return 1e-3 - float(error)
 
