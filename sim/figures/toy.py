@@ -75,7 +75,7 @@ def next_token_curves(data: xr.Dataset, low: float, high: float) -> Figure:
             _PREDICTED,
             _MEASURED,
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, columnspacing=1.2, handlelength=1.6)
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, columnspacing=0.9, handlelength=1.3)
     return figure
 
 
@@ -87,7 +87,7 @@ def _mark_peaks(axes: Axes, shown: xr.Dataset) -> None:
         float(inside["predicted"].isel(token=k).sel(alpha=inside["peak"][k], method="nearest"))
         for k in range(inside.token.size)
     ]
-    visible = [k for k in np.argsort(np.abs(inside["peak"].values)) if abs(heights[k]) > 0.02]
+    visible = [k for k in np.argsort(-np.abs(inside["peak"].values)) if abs(heights[k]) > 0.02]
     for rank, k in enumerate(visible):
         peak, foot = float(inside["peak"][k]), -0.08 - 0.09 * rank
         colour = TARGET if inside["in_target"][k] else OFF_TARGET
