@@ -24,6 +24,7 @@ from sim.output import settings
 from theory import predicted, routes, tilting
 from theory.instance import SHAPES, Instance
 from ufm import Corpus
+from ufm._check import require
 
 Figures = dict[str, float]
 
@@ -101,10 +102,11 @@ def many_small_corpora(seed: int = 0) -> Figures:
             a = jax.vmap(lambda log_p: jax.vmap(lambda alpha: tilting.log_partition(log_p, m, alpha))(alphas))(one.log_p)
             return one.corpus.weights @ (a - alphas * (jnp.exp(one.log_p) @ m)[:, None])
 
+        every = jax.jit(jax.vmap(curve))
         start = time.perf_counter()
-        jax.block_until_ready(jax.jit(jax.vmap(curve))(batch))
+        jax.block_until_ready(every(batch))
         seconds = time.perf_counter() - start
-        together = _median_seconds(jax.jit(jax.vmap(curve)), batch)
+        together = _median_seconds(every, batch)
         single = jax.jit(curve)
         ones = [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in range(looped)]
         loop = _median_seconds(lambda: [single(one) for one in ones]) * n / looped
@@ -127,7 +129,7 @@ def bench(names: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
     """
     chosen = list(CASES) if not names else list(names)
     unknown = [name for name in chosen if name not in CASES]
-    ufm._check.require(not unknown, "case", f"one of {', '.join(CASES)}", ", ".join(unknown))
+    require(not unknown, "case", f"one of {', '.join(CASES)}", ", ".join(unknown))
     context = multiprocessing.get_context("spawn")
     cases: dict[str, Figures] = {}
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:

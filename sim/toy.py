@@ -1,7 +1,7 @@
 """The toy experiments of the steering-strength paper, as labelled data.
 
-Each function trains nothing and draws nothing: it lays the prediction of the theory beside what a trained model does, on
-one grid of strengths, and returns an `xarray.Dataset`. `run` puts them all together.
+Nothing is drawn here: each function lays the prediction of the theory beside what a trained model does, on one grid of
+strengths, and returns an `xarray.Dataset`. `run` puts them all together and trains the two runs of the training curve.
 """
 
 from collections.abc import Sequence
