@@ -3,25 +3,36 @@
 Run inside ``jax.enable_x64(True)``: margins are meant for float64.
 """
 
-from theory import gallery, predicted, routes, tilting
-from theory.instance import Instance, Measured, draw, make_instance
+from theory import gallery, population, predicted, rationals, routes, tilting
+from theory.certificate import certify
+from theory.instance import Instance, Measured, make_instance
+from theory.refute import attack, confirmed
 from theory.routes import Evidence, check
-from theory.statement import Claim, Statement, find
+from theory.statement import Claim, Curve, Domain, Hypothesis, Statement, find
 from theory.statements import REGISTRY
+from theory.taylor import taylor
 
 __all__ = [
     "REGISTRY",
     "Claim",
+    "Curve",
+    "Domain",
     "Evidence",
+    "Hypothesis",
     "Instance",
     "Measured",
     "Statement",
+    "attack",
+    "certify",
     "check",
-    "draw",
+    "confirmed",
     "find",
     "gallery",
     "make_instance",
+    "population",
     "predicted",
+    "rationals",
     "routes",
+    "taylor",
     "tilting",
 ]

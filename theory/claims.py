@@ -1,56 +1,73 @@
-"""Claims that several statements share: a curve is monotone in alpha, a curve has a limit.
+"""Claims that several statements share: a curve is monotone in alpha, a curve has a limit, one thing equals another.
 
-A curve belongs to an item of a context: the log-probability of a token, or the log-odds of a concept. Both kinds are
-computed three ways: in closed form (instances), through a split model of gap 0 that JAX can differentiate (autodiff), and
-as measured on a trained model (sweep).
+A curve belongs to an item of a context: the log-probability of a token, or the log-odds of an event (a set of tokens: a
+concept, say). Both kinds are computed three ways: in closed form (instances), through a split model of gap 0 that JAX can
+differentiate (autodiff), and as measured on a trained model (sweep).
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from theory import tilting
+from theory import signs, tilting
 from theory.instance import Instance, Measured
-from theory.statement import Claim, compiled_quickly
-from ufm import difference_of_means, exact, steer
+from theory.statement import Claim, Curve, compiled_quickly
+from ufm import difference_of_means, steer
+from ufm.model import representing
 
-Items = Literal["tokens", "concepts"]
+Events = Callable[[Instance], Bool[Array, "E V"]] | None
+"""The sets of tokens whose log-odds are meant, ``[E, V]``; None: log-probabilities of single tokens."""
+
+TOKENS: Events = None
+"""Every token by itself."""
+
+
+def concepts(one: Instance) -> Bool[Array, "G V"]:
+    """The concepts as events."""
+    return one.members
+
 
 ROUNDING = 1e-11
 """Allowance for rounding in the margins of inequalities, in units of the log-odds' range R."""
 
-GRID = np.concatenate([-(2.0 ** np.arange(6, -6, -1)), [0.0], 2.0 ** np.arange(-5, 7)])
+_SIDE = 2.0 ** np.array([-5, -3, -2, -1, 0, 1, 2, 3, 4, 6])
+
+GRID = np.concatenate([-_SIDE[::-1], [0.0], _SIDE])
 """Strengths in units of 1/R, from -64 to 64: dense where curves bend, wide enough for them to settle."""
 
 
-def closed_form_curves(one: Instance, items: Items, alphas: Float[Array, " K"]) -> Float[Array, "m K i"]:
-    """Log-probabilities of tokens, or log-odds of concepts, from the tilted family."""
+def closed_form_curves(one: Instance, events: Events, alphas: Float[Array, " K"]) -> Float[Array, "m K i"]:
+    """Log-probabilities of tokens, or log-odds of events, from the tilted family."""
     m = one.log_odds
 
     def at(log_p, alpha):
-        if items == "tokens":
+        if events is None:
             return tilting.log_probabilities(log_p, m, alpha)
-        return jax.vmap(lambda members: tilting.concept_log_odds(log_p, m, alpha, members))(one.members)
+        return jax.vmap(lambda members: tilting.concept_log_odds(log_p, m, alpha, members))(events(one))
 
     return jax.vmap(lambda log_p: jax.vmap(lambda alpha: at(log_p, alpha))(alphas))(one.log_p)
 
 
-def model_curves(one: Instance, items: Items) -> Callable[[Float[Array, ""]], Float[Array, "m i"]]:
+def exact_split(one: Instance):
+    """A split model of gap 0 for the instance, the indices of its contexts, and its steering vector."""
+    model, contexts = representing(one.log_p), jnp.arange(one.log_p.shape[0])
+    return model, contexts, difference_of_means(model, contexts, one.contrast)
+
+
+def model_curves(one: Instance, events: Events) -> Callable[[Float[Array, ""]], Float[Array, "m i"]]:
     """The same curves as a function of alpha, through the split of a model with gap 0: what autodiff differentiates."""
-    model = exact(one.corpus)
-    contexts = jnp.arange(one.corpus.n_contexts)
-    v = difference_of_means(model, contexts, one.contrast)
+    model, contexts, v = exact_split(one)
 
     def curves(alpha):
         log_q = jax.nn.log_softmax(steer(model, contexts, v, alpha))
-        if items == "tokens":
+        if events is None:
             return log_q
-        inside = jax.nn.logsumexp(jnp.where(one.members, log_q[:, None, :], -jnp.inf), axis=-1)
-        return inside - jax.nn.logsumexp(jnp.where(one.members, -jnp.inf, log_q[:, None, :]), axis=-1)
+        members = events(one)
+        inside = jax.nn.logsumexp(jnp.where(members, log_q[:, None, :], -jnp.inf), axis=-1)
+        return inside - jax.nn.logsumexp(jnp.where(members, -jnp.inf, log_q[:, None, :]), axis=-1)
 
     return curves
 
@@ -60,14 +77,16 @@ def slope(curves: Callable[[Float[Array, ""]], Float[Array, "m i"]], alpha: Floa
     return jax.jvp(curves, (alpha,), (jnp.ones_like(alpha),))[1]
 
 
-def measured_curves(swept: Measured, items: Items) -> Float[np.ndarray, "m K i"]:
+def measured_curves(swept: Measured, events: Events) -> Float[np.ndarray, "m K i"]:
     """The same curves as measured on the trained model."""
-    return swept.log_probabilities if items == "tokens" else swept.concept_log_odds
+    if events is None:
+        return swept.log_probabilities
+    return np.stack([swept.event_log_odds(mask) for mask in np.asarray(events(swept.instance))], axis=-1)
 
 
-def increases(one: Instance, items: Items, curves: Float[Array, "m i"]) -> Float[Array, "m i"]:
-    """The probability that a curve's value stands for: of a token, or the mean over a concept's tokens."""
-    return jnp.exp(curves) if items == "tokens" else jax.nn.sigmoid(curves) / jnp.asarray(one.corpus.concepts.sizes)
+def increases(one: Instance, events: Events, curves: Float[Array, "m i"]) -> Float[Array, "m i"]:
+    """The probability that a curve's value stands for: of a token, or the mean over an event's tokens."""
+    return jnp.exp(curves) if events is None else jax.nn.sigmoid(curves) / jnp.sum(events(one), axis=-1)
 
 
 def least(values: Num[Array, "..."], where: Bool[Array, "..."]) -> Float[Array, ""]:
@@ -75,45 +94,55 @@ def least(values: Num[Array, "..."], where: Bool[Array, "..."]) -> Float[Array, 
     return jnp.min(jnp.where(where, values, jnp.inf))
 
 
-def monotone(tex: str, items: Items, direction: Callable[[Instance], Num[Array, "m i"]]) -> Claim:
+def largest_error(left: Num[Array, "..."], right: Num[Array, "..."]) -> Float[Array, ""]:
+    """The largest absolute difference."""
+    return jnp.max(jnp.abs(left - right))
+
+
+def monotone(tex: str, events: Events, direction: Callable[[Instance], Num[Array, "m i"]]) -> Claim:
     """The claim that curves are monotone on all of R.
 
     Args:
         tex: the claim.
-        items: whose curves.
+        events: whose curves.
         direction: for every context and item +1 where the curve is claimed to increase, -1 to decrease, 0 for no claim.
 
     Log-probabilities and log-odds are increasing functions of probabilities, and keep their slope where those saturate.
     """
 
     def instances(one):
-        sign, spread = direction(one), tilting.extremes(one.log_odds).range
-        curves = closed_form_curves(one, items, jnp.asarray(GRID) / spread)
+        sign = direction(one)
+        curves = closed_form_curves(one, events, jnp.asarray(GRID) / one.range)
         secants = jnp.diff(curves, axis=1) / jnp.diff(jnp.asarray(GRID))[:, None]
         return least(sign[:, None, :] * secants, sign[:, None, :] != 0) + ROUNDING
 
     def autodiff(one):
-        sign, spread = direction(one), tilting.extremes(one.log_odds).range
-        curves = model_curves(one, items)
+        sign, spread = direction(one), one.range
+        curves = model_curves(one, events)
         slopes = jax.vmap(lambda t: slope(curves, t / spread))(jnp.asarray(GRID)) / spread
         return least(sign * slopes, sign != 0) + ROUNDING
 
     @compiled_quickly
     def least_secant(one, curves, step):
         sign = direction(one)[:, None, :]
-        secants = jnp.diff(curves, axis=1) / (step * tilting.extremes(one.log_odds).range)
+        secants = jnp.diff(curves, axis=1) / (step * one.range)
         return least(sign * secants, sign != 0)
 
     def sweep(swept):
         # Curves are measured to about 1e-12, the model's own error, which a secant divides by the step.
-        return float(least_secant(swept.instance, measured_curves(swept, items), swept.step)) + 1e-8
+        return float(least_secant(swept.instance, measured_curves(swept, events), swept.step)) + 1e-8
 
-    return Claim(tex, instances, autodiff, sweep)
+    def sign_of_slope(one, alpha):
+        sign = direction(one)
+        slopes = signs.of_tokens(one, alpha) if events is None else signs.of_events(one, alpha, events(one))
+        return jnp.where(sign != 0, sign * slopes, jnp.inf)
+
+    return Claim(tex, instances, autodiff, sweep, curves=(Curve(sign_of_slope),))
 
 
 def limiting(
     tex: str,
-    items: Items,
+    events: Events,
     value: Callable[[Instance, int], Float[Array, "m i"]],
     where: Callable[[Instance], Bool[Array, "m i"]],
 ) -> Claim:
@@ -121,7 +150,7 @@ def limiting(
 
     Args:
         tex: the claim.
-        items: whose increases.
+        events: whose increases.
         value: the limit, given the sign of alpha.
         where: which contexts and items the claim is about.
 
@@ -131,7 +160,7 @@ def limiting(
     panels, nodes, longest = 150, 8, 600.0
 
     def start(one):
-        return increases(one, items, closed_form_curves(one, items, jnp.zeros(1))[:, 0])
+        return increases(one, events, closed_form_curves(one, events, jnp.zeros(1))[:, 0])
 
     def saturated(one, sign):
         m = one.log_odds
@@ -140,14 +169,13 @@ def limiting(
 
     def instances(one):
         def error(sign):
-            curves = closed_form_curves(one, items, saturated(one, sign)[None])[:, 0]
-            return jnp.abs(increases(one, items, curves) - start(one) - value(one, sign))
+            curves = closed_form_curves(one, events, saturated(one, sign)[None])[:, 0]
+            return jnp.abs(increases(one, events, curves) - start(one) - value(one, sign))
 
         return least(tolerance - jnp.maximum(error(1), error(-1)), where(one))
 
     def autodiff(one):
-        curves = model_curves(one, items)
-        spread = tilting.extremes(one.log_odds).range
+        curves = model_curves(one, events)
         points, weights = np.polynomial.legendre.leggauss(nodes)
         # Unit panels in units of 1/R where the curve bends at the scale R allows; wider ones if it settles late.
         offsets = jnp.asarray((np.arange(panels)[:, None] + (points + 1) / 2).ravel() / panels)
@@ -157,10 +185,10 @@ def limiting(
             far = saturated(one, sign)
 
             def derivative(share):
-                return slope(lambda alpha: increases(one, items, curves(alpha)), share * far)
+                return slope(lambda alpha: increases(one, events, curves(alpha)), share * far)
 
             added = far * jnp.tensordot(total_weights, jax.vmap(derivative)(offsets), axes=1)
-            return jnp.abs(added - value(one, sign)), jnp.abs(far) * spread
+            return jnp.abs(added - value(one, sign)), jnp.abs(far) * one.range
 
         (up, far_up), (down, far_down) = error(1), error(-1)
         # An instance that settles later than the quadrature resolves is not counted.
@@ -169,14 +197,24 @@ def limiting(
 
     @compiled_quickly
     def margin_at_ends(one, low_end, low_curves, high_end, high_curves):
-        low = increases(one, items, low_curves) - start(one) - value(one, -1)
-        high = increases(one, items, high_curves) - start(one) - value(one, 1)
+        low = increases(one, events, low_curves) - start(one) - value(one, -1)
+        high = increases(one, events, high_curves) - start(one) - value(one, 1)
         # A sweep that ends before the curves have settled measures no limit.
         settled = (saturated(one, 1) <= high_end) & (saturated(one, -1) >= low_end)
         return least(tolerance - jnp.maximum(jnp.abs(low), jnp.abs(high)), where(one) & settled)
 
     def sweep(swept):
-        curves, ends = measured_curves(swept, items), swept.alphas
+        curves, ends = measured_curves(swept, events), swept.alphas
         return float(margin_at_ends(swept.instance, ends[0], curves[:, 0], ends[-1], curves[:, -1]))
 
     return Claim(tex, instances, autodiff, sweep)
+
+
+def on_sweep(margin: Callable[[Instance, Float[Array, " K"], Float[Array, "m K V"]], Float[Array, ""]]):
+    """A sweep margin from a JAX function of the instance, the strengths and the measured log-probabilities."""
+    compiled = compiled_quickly(margin)
+
+    def sweep(swept: Measured) -> float:
+        return float(compiled(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.log_probabilities)))
+
+    return sweep

@@ -6,12 +6,14 @@ negatives, |P| different from |N|.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from theory.instance import Instance, Measured, make_instance
+from theory.rationals import RationalInstance, rationalise
 from ufm import (
     Corpus,
     Fit,
@@ -19,6 +21,7 @@ from ufm import (
     contrastive,
     difference_of_means,
     fit,
+    from_table,
     per_context,
     random_negatives,
     sweep,
@@ -30,13 +33,20 @@ ALPHAS = np.linspace(-60, 60, 1201)
 """The strengths of the gallery's sweeps: the paper's range, steps of 0.1."""
 
 
-def default_instance() -> Instance:
+class Case(NamedTuple):
+    """A corpus to train on, and how it is steered."""
+
+    corpus: Corpus
+    instance: Instance
+
+
+def default_case() -> Case:
     """The default corpus (uniform, V=9, G=3, s=3, T=4, eps=0.05), steered from its second concept to its first."""
     corpus = uniform()
-    return make_instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
+    return Case(corpus, make_instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0))
 
 
-def toy_instance() -> Instance:
+def toy_case() -> Case:
     """The corpus of the toy figures: as the default one, with tokens of unequal shares, so that log-odds differ.
 
     In the uniform family all target tokens have the same log-odds, all are extreme, and none has a bump; with log-odds a
@@ -47,45 +57,71 @@ def toy_instance() -> Instance:
     gamma = omega * np.exp(-log_odds_below_first)
     gamma /= gamma.reshape(3, 3).sum(axis=1).repeat(3)
     corpus = weighted((3, 3, 3), gamma, omega, 0.05)
-    return make_instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0)
+    return Case(corpus, make_instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0))
 
 
-def gallery() -> dict[str, Instance]:
-    """The instances to train and sweep, by name."""
-    default, toy = default_instance(), toy_instance()
+def gallery() -> dict[str, Case]:
+    """What to train and sweep, by name."""
+    default, toy = default_case(), toy_case()
     random = make_instance(toy.corpus, *random_negatives(toy.corpus, 0), target=0)
     shares = [0.5, 0.3, 0.2, 0.2, 0.2, 0.6, 0.4, 0.35, 0.25]
     tied = weighted((3, 3, 3), shares, shares, 0.2)
     unequal = _unequal_corpus()
+    rare = _rare_target_token(3)
     return {
         "default": default,
         "toy": toy,
-        "toy, random negatives": random,
-        "tied log-odds": make_instance(tied, *contrastive(tied, target=1, opposite=2), target=1),
-        "per-context, unequal concepts": make_instance(unequal, [3, 4, 5], [0, 6], target=1),
+        "toy, random negatives": Case(toy.corpus, random),
+        "tied log-odds": Case(tied, make_instance(tied, *contrastive(tied, target=1, opposite=2), target=1)),
+        "rare target token": Case(rare, make_instance(rare, *contrastive(rare, target=0, opposite=1), target=0)),
+        "per-context, unequal concepts": Case(unequal, make_instance(unequal, [3, 4, 5], [0, 6], target=1)),
     }
 
 
-def train(instances: dict[str, Instance], key: jax.Array | None = None) -> Iterator[tuple[str, Fit]]:
-    """Train the corpus of each instance as far as float64 carries; instances that share a corpus share the `Fit`."""
+def exact_instances() -> dict[str, RationalInstance]:
+    """The instances that certificates are about, by name: contexts that share a row are one context here."""
+    default, toy = uniform(length=None, contexts_per_concept=1), toy_case().corpus
+    rows = from_table(np.exp(np.asarray(toy.log_rows)), toy.concepts, [0, 1, 2])
+    rare = _rare_target_token(1)
+    return {
+        "default": rationalise(make_instance(default, [0], [1], target=0), 6),
+        "toy": rationalise(make_instance(rows, [0], [1], target=0), 4),
+        "rare target token": rationalise(make_instance(rare, [0], [1], target=0), 6),
+    }
+
+
+def train(cases: dict[str, Case], key: jax.Array | None = None) -> Iterator[tuple[str, Fit]]:
+    """Train the corpus of each case as far as float64 carries; cases that share a corpus share the `Fit`."""
     fits: dict[int, Fit] = {}
-    for name, one in instances.items():
+    for name, one in cases.items():
         if id(one.corpus) not in fits:
             fits[id(one.corpus)] = fit(one.corpus, tolerance=0.0, key=key)
         yield name, fits[id(one.corpus)]
 
 
-def measure(one: Instance, model: Steerable) -> Measured:
-    """The sweep of a trained model of the instance's corpus over `ALPHAS`."""
-    contexts = jnp.arange(one.corpus.n_contexts)
-    v = difference_of_means(model, contexts, one.contrast)
+def measure(case: Case, model: Steerable) -> Measured:
+    """The sweep of a trained model of the case's corpus over `ALPHAS`."""
+    contexts = jnp.arange(case.corpus.n_contexts)
+    v = difference_of_means(model, contexts, case.instance.contrast)
     curves = _sweep(model, contexts, v, jnp.asarray(ALPHAS))
-    return Measured(one, model, v, ALPHAS, np.asarray(curves))
+    return Measured(case.corpus, case.instance, model, v, ALPHAS, np.asarray(curves))
+
+
+def measured(seed: int = 0) -> list[Measured]:
+    """The gallery, trained and swept."""
+    cases = gallery()
+    return [measure(cases[name], one.model) for name, one in train(cases, jax.random.key(seed))]
 
 
 @jax.jit
 def _sweep(model, contexts, v, alphas):
     return sweep(model, contexts, v, alphas, lambda logits, _: jax.nn.log_softmax(logits))
+
+
+def _rare_target_token(contexts_per_concept: int) -> Corpus:
+    """Two concepts; the tokens of the first are so unequal that the rarest peaks before 0 after its own contexts."""
+    shares = [0.6, 0.3, 0.1, 0.5, 0.3, 0.2]
+    return weighted((3, 3), shares, [1 / 3] * 6, 0.02, length=None, contexts_per_concept=contexts_per_concept)
 
 
 def _unequal_corpus() -> Corpus:

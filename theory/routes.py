@@ -1,26 +1,37 @@
-"""The ways to check a statement: over random instances, by autodiff, on sweeps of trained models.
+"""The ways to check a statement: random instances, autodiff, sweeps of trained models, symbols, ball arithmetic, attack.
 
 Each route returns `Evidence`. A route that found no instance on which the statement claims something has checked nothing
-and does not hold.
+and does not hold. A route applies to a statement if its claim has the part that the route works on.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Bool, Float
 
-from theory.instance import SHAPES, Instance, Measured, draw
-from theory.statement import Claim, Margin, Statement, compiled_quickly
+from theory import rationals
+from theory import symbolic as proofs
+from theory.certificate import certify
+from theory.rationals import RationalInstance
+from theory.refute import Attack, attack, confirmed
+from theory.statement import (
+    Claim,
+    Domain,
+    Margin,
+    Statement,
+    assemble_all,
+    compiled_quickly,
+    hold,
+    hold_on,
+    margins_on,
+    sample_all,
+)
 from ufm._check import require
 
-ROUTES = ("autodiff", "sweep", "instances")
+ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate", "refutation")
 """The routes by name."""
 
 
@@ -30,50 +41,49 @@ class Evidence:
 
     Attributes:
         route: its name.
-        holds: whether it checked something and every margin was positive.
-        instances: how many instances (corpora with a contrast) the statement claimed something about, and was checked on.
-        worst_margin: the least margin over them; NaN if a margin was, +inf if nothing was checked.
+        holds: whether it checked something and found the claim to hold.
+        checked: how many instances the statement claimed something about and was checked on (symbolic: identities,
+            certificate: inequalities over an interval, refutation: instances tried).
+        worst_margin: the least margin over them; NaN if a margin was, +inf if nothing was checked or there is no margin.
         seconds: wall time, compilation included.
-        worst: the instance that attains the worst margin, where there is one.
+        worst: what attains the worst margin, where there is something.
+        note: what else there is to say, in a few words.
     """
 
     route: str
     holds: bool
-    instances: int
+    checked: int
     worst_margin: float
     seconds: float
-    worst: Instance | None = None
+    worst: Any = None
+    note: str = field(default="")
 
 
-Population = tuple[Instance, ...]
-"""Random instances, batched: one `Instance` with a leading axis for each shape of corpus."""
+def applies(claim: Claim, route: str) -> bool:
+    """Whether a route has something to work on."""
+    part = {"autodiff": claim.autodiff, "sweep": claim.sweep, "symbolic": claim.identities, "certificate": claim.curves}
+    return bool(part.get(route, True))
 
 
-def populate(key: jax.Array, n: int) -> Population:
-    """`n` random instances of all families, shared out evenly over `theory.instance.SHAPES`.
+# --- random instances ------------------------------------------------------------------------------------------------
+
+
+def populate(key: jax.Array, n: int, domain: Domain) -> Any:
+    """`n` random instances of a domain's default families, with all that margins share: one batch.
 
     Raises:
-        ValueError: fewer instances than shapes.
+        ValueError: no instances.
     """
-    require(n >= len(SHAPES), "instances", f"at least {len(SHAPES)}, one for each shape of corpus", n)
-    shares = [n // len(SHAPES) + (i < n % len(SHAPES)) for i in range(len(SHAPES))]
-    return tuple(
-        _draw_batch(jax.random.split(jax.random.fold_in(key, i), share), sizes)
-        for i, (share, sizes) in enumerate(zip(shares, SHAPES, strict=True))
-    )
+    require(n >= 1, "instances", "at least one", n)
+    return assemble_all(domain, *sample_all(domain, domain.families, jax.random.split(key, n)))
 
 
-def sample(population: Population, n: int) -> Population:
-    """The first `n` instances of one shape, the one that has a concept of a single token: enough to check formulas."""
-    return (jax.tree.map(lambda leaf: leaf[:n], population[SHAPES.index((1, 2, 4))]),)
+def some(population: Any, n: int) -> Any:
+    """The first `n` instances of a batch."""
+    return jax.tree.map(lambda leaf: leaf[:n], population)
 
 
-@partial(jax.jit, static_argnames="sizes")
-def _draw_batch(keys: Any, sizes: tuple[int, ...]) -> Instance:
-    return jax.vmap(lambda key: draw(key, sizes))(keys)
-
-
-def instances(statement: Statement, population: Population, *, claim: Claim | None = None) -> Evidence:
+def instances(statement: Statement, population: Any, *, claim: Claim | None = None) -> Evidence:
     """The closed-form margin over random instances; those that the hypotheses exclude are not counted.
 
     Args:
@@ -84,29 +94,41 @@ def instances(statement: Statement, population: Population, *, claim: Claim | No
     return _over_population("instances", statement, (claim or statement.claim).instances, population)
 
 
-def autodiff(statement: Statement, population: Population, *, claim: Claim | None = None) -> Evidence:
+def autodiff(statement: Statement, population: Any, *, claim: Claim | None = None) -> Evidence:
     """As `instances`, with the margin from derivatives that JAX takes through a split model of gap 0."""
-    return _over_population("autodiff", statement, (claim or statement.claim).autodiff, population)
+    margin = (claim or statement.claim).autodiff
+    assert margin is not None
+    return _over_population("autodiff", statement, margin, population)
 
 
-def sweep(statement: Statement, measured: Iterable[Measured], *, claim: Claim | None = None) -> Evidence:
-    """The margin read off the sweeps of trained models (`theory.gallery`)."""
+def _over_population(route: str, statement: Statement, margin: Margin, population: Any) -> Evidence:
+    start = time.perf_counter()
+    values = np.where(hold_on(statement.conditions, population), margins_on(margin, population), np.inf)
+    return _evidence(route, values, lambda k: jax.tree.map(lambda leaf: np.asarray(leaf[k]), population), start)
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def sweep(statement: Statement, measured: Iterable[Any], *, claim: Claim | None = None) -> Evidence:
+    """The margin read off the sweeps of trained models (`Domain.measured`)."""
     start = time.perf_counter()
     margin = (claim or statement.claim).sweep
-    checked = [(margin(one), one.instance) for one in measured if applies(statement, one.instance)]
+    assert margin is not None
+    checked = [(margin(one), one.instance) for one in measured if within(statement, one.instance)]
     return _evidence("sweep", [value for value, _ in checked], lambda i: checked[i][1], start)
 
 
 Answer = Literal["holds", "fails", "the theorem says nothing here"]
 
 
-def check(statement: Statement, one: Instance) -> tuple[Answer, float]:
+def check(statement: Statement, one: Any) -> tuple[Answer, float]:
     """A statement on one instance: the answer and the margin (+inf where the statement says nothing).
 
     It says nothing where a hypothesis fails (M constant, for instance) or where nothing in the instance is of the kind it
     speaks of. That is not a success.
     """
-    if not applies(statement, one):
+    if not within(statement, one):
         return "the theorem says nothing here", float("inf")
     margin = float(compiled_quickly(statement.claim.instances)(one))
     if margin == np.inf:
@@ -114,41 +136,78 @@ def check(statement: Statement, one: Instance) -> tuple[Answer, float]:
     return ("holds" if margin > 0 else "fails"), margin
 
 
-def applies(statement: Statement, one: Instance) -> bool:
+def within(statement: Statement, one: Any) -> bool:
     """Whether all hypotheses hold on an instance."""
-    return bool(_hold(tuple(statement.hypotheses.values()), one))
+    return bool(hold(statement.conditions, one))
 
 
-@partial(jax.jit, static_argnums=0)
-def _hold(hypotheses: Sequence[Margin], one: Instance) -> Bool[Array, ""]:
-    return jnp.all(jnp.stack([margin(one) > 0 for margin in hypotheses]))
+# --- proofs ----------------------------------------------------------------------------------------------------------
 
 
-def _over_population(route: str, statement: Statement, margin: Margin, population: Population) -> Evidence:
+def symbolic(statement: Statement, *, claim: Claim | None = None) -> Evidence:
+    """Every identity of the claim, decided exactly for symbolic p and M (`theory.symbolic`)."""
     start = time.perf_counter()
-    hypotheses = tuple(statement.hypotheses.values())
-    values = [np.where(_hold_all(hypotheses, batch), _margins(margin, batch), np.inf) for batch in population]
-    origin = [(batch, k) for batch, margins in zip(population, values, strict=True) for k in range(margins.size)]
-
-    def worst(index: int) -> Instance:
-        batch, k = origin[index]
-        return jax.tree.map(lambda leaf: leaf[k], batch)
-
-    return _evidence(route, np.concatenate(values), worst, start)
+    identities = (claim or statement.claim).identities
+    assert identities is not None
+    found = {identity.name: proofs.holds(identity) for identity in identities()}
+    false = [name for name, holds in found.items() if not holds]
+    note = f"false: {'; '.join(false)}" if false else f"{len(found)} identities proved"
+    return Evidence("symbolic", bool(found) and not false, len(found), float("inf"), time.perf_counter() - start, None, note)
 
 
-# Statements share their hypotheses, so that these compile once for all; margins compile once each, and quickly.
-@partial(compiled_quickly, static_argnums=0)
-def _hold_all(hypotheses: Sequence[Margin], batch: Instance) -> Bool[Array, " n"]:
-    return jax.vmap(lambda one: _hold(hypotheses, one))(batch)
+def certificate(
+    statement: Statement, exacts: Iterable[RationalInstance], *, claim: Claim | None = None, budget: int = 4000
+) -> Evidence:
+    """Every curve of the claim, proved positive over its interval of strengths on exact instances.
+
+    Undecided is not proved: the note gives the width that remains.
+    """
+    start = time.perf_counter()
+    curves = (claim or statement.claim).curves
+    found = []
+    for exact in exacts:
+        one = rationals.to_floats(exact)
+        if not within(statement, one):
+            continue
+        scale = float(one.range)
+        for curve in curves:
+            ends = (curve.interval[0] / scale, curve.interval[1] / scale)
+            result = certify(curve.function, exact, ends, zero=curve.zero, budget=budget)
+            found.append((result, exact))
+            if result.verdict == "refuted":
+                note = f"refuted at alpha = {result.at:.6g}, {result.precision} bits"
+                return Evidence("certificate", False, len(found), result.lower, time.perf_counter() - start, exact, note)
+    claimed = [result for result, _ in found if result.pieces or result.verdict != "proved"]
+    proved = bool(claimed) and all(result.verdict == "proved" for result in claimed)
+    lower = min((result.lower for result in claimed), default=float("inf"))
+    remaining = sum(result.remaining for result in claimed)
+    bits = max((result.precision for result in claimed), default=0)
+    pieces = sum(result.pieces for result in claimed)
+    note = f"{pieces} pieces, {bits} bits" if proved else f"undecided on a width of {remaining:.2g}, {bits} bits"
+    return Evidence("certificate", proved, len(claimed), lower, time.perf_counter() - start, None, note)
 
 
-@partial(compiled_quickly, static_argnums=0)
-def _margins(margin: Margin, batch: Instance) -> Float[Array, " n"]:
-    return lax.map(margin, batch, batch_size=min(500, batch.target.shape[0]))
+# --- attack ----------------------------------------------------------------------------------------------------------
 
 
-def _evidence(route: str, margins: Any, worst: Callable[[int], Instance], start: float) -> Evidence:
+def refutation(statement: Statement, key: jax.Array, *, claim: Claim | None = None) -> Evidence:
+    """Gradient descent on the margin over instances that satisfy the hypotheses (`theory.refute`).
+
+    Holds where the attack failed: the worst margin is how close to zero it came.
+    """
+    found = assault(statement, key, claim=claim)
+    fell = found.confirmation is not None
+    note = f"confirmed in exact fractions, margin {found.confirmation.digits}" if found.confirmation else found.note
+    holds = not fell and found.tried > 0 and found.margin > 0
+    return Evidence("refutation", holds, found.tried, found.margin, found.seconds, found.instance, note)
+
+
+def assault(statement: Statement, key: jax.Array, *, claim: Claim | None = None) -> Attack:
+    """The attack itself, on a statement's claim or another one under its hypotheses."""
+    return confirmed(attack((claim or statement.claim).instances, key, statement.domain, statement.conditions))
+
+
+def _evidence(route: str, margins: Any, worst: Callable[[int], Any], start: float) -> Evidence:
     values = np.asarray(margins, dtype=float)
     claimed = (values < np.inf) | np.isnan(values)
     count = int(claimed.sum())

@@ -6,30 +6,83 @@ tested. An instance on which a statement claims nothing has margin +inf, and is 
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
-from theory.instance import Instance, Measured
+from theory import gallery, population
+from theory.instance import with_peaks
+from theory.symbolic import Identity
 
-Margin = Callable[[Instance], Float[Array, ""]]
+Margin = Callable[[Any], Float[Array, ""]]
 
 compiled_quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 """`jax.jit` for programs that run once or a few times, on small instances: compilation is most of what checking costs."""
 
 
-class Claim(NamedTuple):
-    """What is claimed, with one margin for each route that can check it.
+@dataclass(frozen=True)
+class Domain:
+    """What a statement is about: random instances of it, and how gradients move one.
+
+    Attributes:
+        name: such as "tables".
+        sample: from a key and names of families, a discrete design and smooth parameters.
+        assemble: the instance of both.
+        families: names that `sample` takes, the default choice.
+        complete: adds to an instance what margins share, so that it is computed once.
+        measured: sweeps of trained models, given a seed: what the sweep route reads.
+    """
+
+    name: str
+    sample: Callable[[jax.Array, Sequence[str]], tuple[Any, Any]]
+    assemble: Callable[[Any, Any], Any]
+    families: tuple[str, ...] = ()
+    complete: Callable[[Any], Any] = field(default=lambda one: one)
+    measured: Callable[[int], Sequence[Any]] = field(default=lambda seed: ())
+
+
+TABLES = Domain(
+    "tables",
+    population.sample,
+    population.assemble,
+    population.SEPARATED,
+    complete=with_peaks,
+    measured=gallery.measured,
+)
+"""Next-token tables of disjoint concepts (`theory.instance.Instance`)."""
+
+
+class Curve(NamedTuple):
+    """An inequality over strengths, in a form that ball arithmetic decides: every entry positive, at every strength.
+
+    Attributes:
+        function: of an instance and a strength; entries that are +inf claim nothing.
+        interval: the strengths, in units of 1/R.
+        zero: the order of a zero that the entries are known to have at strength 0, an end of the interval.
+    """
+
+    function: Callable[[Any, Float[Array, ""]], Float[Array, "..."]]
+    interval: tuple[float, float] = (-64.0, 64.0)
+    zero: int = 0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, with one part for each route that can check it; a route that cannot has none.
 
     Attributes:
         tex: the claim, in TeX.
         instances: the margin from closed forms; this is *the* margin of the statement.
         autodiff: the margin from derivatives that JAX takes through a model with gap 0, instead of the closed forms'.
         sweep: the margin read off the measured sweep of a trained model.
+        curves: what ball arithmetic proves on an exact instance; all together imply the claim there.
+        identities: equalities of symbolic expressions that make up the claim.
 
     Margins of inequalities include an allowance for rounding, so that a statement holds exactly where its margin is
     positive; margins of equalities are a tolerance less the error.
@@ -37,8 +90,17 @@ class Claim(NamedTuple):
 
     tex: str
     instances: Margin
-    autodiff: Margin
-    sweep: Callable[[Measured], float]
+    autodiff: Margin | None = None
+    sweep: Callable[[Any], float] | None = None
+    curves: tuple[Curve, ...] = ()
+    identities: Callable[[], tuple[Identity, ...]] | None = None
+
+
+class Hypothesis(NamedTuple):
+    """What a statement needs: in words, and as a margin that is positive where it is given."""
+
+    words: str
+    margin: Margin
 
 
 @dataclass(frozen=True)
@@ -48,12 +110,14 @@ class Statement:
     Attributes:
         id: such as "theorem-3.3.bump".
         title: a few words.
-        source: paper and number.
+        source: paper and number, or N and number for ours.
         claim: what it says, and its margins.
         twin: a plausible wrong version.
-        needs: the hypotheses in words, by name.
-        hypotheses: margins of the hypotheses, by the same names; all must be positive for the statement to apply.
+        hypotheses: by name; all margins must be positive for the statement to apply.
         remarks: what a reader should know beyond the claim.
+        domain: what it is about.
+        proof: the page of the documentation that proves it.
+        figure: the name of a figure that shows it.
     """
 
     id: str
@@ -61,13 +125,16 @@ class Statement:
     source: str
     claim: Claim
     twin: Claim
-    needs: Mapping[str, str]
-    hypotheses: Mapping[str, Margin]
+    hypotheses: Mapping[str, Hypothesis]
     remarks: str = field(default="")
+    domain: Domain = field(default=TABLES)
+    proof: str = field(default="")
+    figure: str = field(default="")
 
-    def __post_init__(self):
-        if set(self.needs) != set(self.hypotheses):
-            raise ValueError(f"{self.id}: every hypothesis needs words and a margin under one name")
+    @property
+    def conditions(self) -> tuple[Margin, ...]:
+        """The margins of the hypotheses."""
+        return tuple(hypothesis.margin for hypothesis in self.hypotheses.values())
 
 
 def find(statement_id: str, registry: Mapping[str, Statement]) -> Statement:
@@ -80,3 +147,41 @@ def find(statement_id: str, registry: Mapping[str, Statement]) -> Statement:
         return registry[statement_id]
     near = difflib.get_close_matches(statement_id, registry, n=3, cutoff=0.4) or sorted(registry)
     raise ValueError(f"statement: expected a known id such as {', '.join(near)}, got {statement_id!r}")
+
+
+# Statements share their hypotheses, so that these compile once for all; margins compile once each.
+@partial(jax.jit, static_argnums=0)
+def hold(hypotheses: tuple[Margin, ...], one: Any) -> Bool[Array, ""]:
+    """Whether all margins of hypotheses are positive on an instance."""
+    return jnp.all(jnp.stack([margin(one) > 0 for margin in hypotheses])) if hypotheses else jnp.asarray(True)
+
+
+@partial(compiled_quickly, static_argnums=0)
+def hold_on(hypotheses: tuple[Margin, ...], batch: Any) -> Bool[Array, " n"]:
+    """The same on every instance of a batch."""
+    return jax.vmap(lambda one: hold(hypotheses, one))(batch)
+
+
+@partial(jax.jit, static_argnums=0)
+def margins_on(margin: Margin, batch: Any) -> Float[Array, " n"]:
+    """A margin on every instance of a batch, vectorised over some hundreds at a time."""
+    n = jax.tree.leaves(batch)[0].shape[0]
+    return lax.map(margin, batch, batch_size=min(500, n))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def sample_all(domain: Domain, families: tuple[str, ...], keys: Any) -> Any:
+    """Random designs and parameters, one for each key."""
+    return jax.vmap(lambda key: domain.sample(key, families))(keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def assemble_all(domain: Domain, designs: Any, parameters: Any) -> Any:
+    """The instances of designs and parameters, with what margins share: one batch."""
+
+    def one(pair):
+        return domain.complete(domain.assemble(*pair))
+
+    # A batch takes as many steps to its peaks as the slowest of its instances.
+    n = jax.tree.leaves(parameters)[0].shape[0]
+    return lax.map(one, (designs, parameters), batch_size=min(500, n))

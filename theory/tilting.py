@@ -148,7 +148,7 @@ def concept_slope(
 
 
 def _root_of_mean(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
-    """The root of ``E_x[d]``, an increasing function of x that changes sign: Newton kept inside a bracket.
+    """The root of ``E_x[d]``, an increasing function of x that changes sign.
 
     `d` should be of order 1, and centred on the wanted value, so that differences are exact where they are small.
     """
@@ -158,39 +158,51 @@ def _root_of_mean(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
 
     def solve(f, guess):
         del f, guess
-        one = jnp.ones((), d.dtype)
-        side = jnp.where(value(0 * one) < 0, one, -one)
-
-        # Double until the root is between near and far; both on the side where it is.
-        def not_bracketed(carry):
-            _, far, k = carry
-            return (side * value(side * far) < 0) & (k < 1000)
-
-        def double(carry):
-            _, far, k = carry
-            return far, 2 * far, k + 1
-
-        near, far, _ = lax.while_loop(not_bracketed, double, (0 * one, one, 0))
-        low, high = jnp.where(side > 0, near, -far), jnp.where(side > 0, far, -near)
-
-        def unfinished(carry):
-            _, _, x, step, k = carry
-            return (jnp.abs(step) > 4 * jnp.finfo(d.dtype).eps * jnp.abs(x)) & (k < 200)
-
-        def improve(carry):
-            low, high, x, step, k = carry
-            q = jax.nn.softmax(log_p + x * d)
-            f = jnp.dot(q, d)
-            slope = jnp.dot(q, (d - f) ** 2)
-            low, high = jnp.where(f < 0, x, low), jnp.where(f < 0, high, x)
-            newton = x - f / jnp.where(slope > 0, slope, 1)
-            # Bisect when Newton leaves the bracket, or has not halved its step: this bounds the number of steps.
-            trust = (slope > 0) & (newton >= low) & (newton <= high) & (2 * jnp.abs(newton - x) <= jnp.abs(step))
-            new = jnp.where(f == 0, x, jnp.where(trust, newton, (low + high) / 2))
-            return low, high, new, new - x, k + 1
-
-        start = (low + high) / 2
-        _, _, x, _, _ = lax.while_loop(unfinished, improve, (low, high, start, high - low, 0))
-        return x
+        return _balance(log_p, d)
 
     return lax.custom_root(value, jnp.zeros((), d.dtype), solve, lambda g, y: y / g(jnp.ones_like(y)))
+
+
+def _balance(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
+    """Where the terms ``p d e^{xd}`` with d > 0 outweigh those with d < 0: Newton on the difference of their logarithms.
+
+    That difference is nearly linear wherever few terms matter, so that a handful of steps is enough; its slope is between
+    the sums of the least and of the largest |d| of both signs, which brackets the root from its value at 0.
+    """
+    weight = log_p + jnp.log(jnp.abs(d))
+    up, down = jnp.where(d > 0, weight, -jnp.inf), jnp.where(d < 0, weight, -jnp.inf)
+
+    def ahead(x):
+        """The difference and its slope."""
+        rising, falling = up + x * d, down + x * d
+        steep = jnp.dot(jax.nn.softmax(rising), d) - jnp.dot(jax.nn.softmax(falling), d)
+        return jax.nn.logsumexp(rising) - jax.nn.logsumexp(falling), steep
+
+    start, _ = ahead(jnp.zeros((), d.dtype))
+    flattest = jnp.min(jnp.where(d > 0, d, jnp.inf)) + jnp.min(jnp.where(d < 0, -d, jnp.inf))
+    steepest = jnp.max(d) - jnp.min(d)
+    near, far = -start / steepest, -start / flattest
+    low, high = jnp.minimum(near, far), jnp.maximum(near, far)
+
+    def unfinished(carry):
+        _, _, x, step, k = carry
+        return (jnp.abs(step) > jnp.sqrt(jnp.finfo(d.dtype).eps) * jnp.abs(x)) & (k < 100)
+
+    def improve(carry):
+        low, high, x, step, k = carry
+        f, steep = ahead(x)
+        low, high = jnp.where(f < 0, x, low), jnp.where(f < 0, high, x)
+        newton = x - f / steep
+        # Bisect when Newton leaves the bracket, or has not halved its step: this bounds the number of steps.
+        trust = (newton >= low) & (newton <= high) & ((2 * jnp.abs(newton - x) <= jnp.abs(step)) | (k < 4))
+        new = jnp.where(f == 0, x, jnp.where(trust, newton, (low + high) / 2))
+        return low, high, new, new - x, k + 1
+
+    _, _, x, _, _ = lax.while_loop(unfinished, improve, (low, high, near, high - low, 0))
+    # Near the root a step squares the error. The difference of large logarithms is less precise than the mean itself, so
+    # that the last step is on the mean.
+    q = jax.nn.softmax(log_p + x * d)
+    f = jnp.dot(q, d)
+    spread = jnp.dot(q, (d - f) ** 2)
+    last = f / jnp.where(spread > 0, spread, 1)
+    return jnp.where((spread > 0) & (jnp.abs(last) < 1e-3 * jnp.abs(x)), x - last, x)

@@ -10,7 +10,8 @@ from ufm.counting import count_documents, sample_documents
 from ufm.directions import contrast, contrastive, difference_of_means, log_odds, random_negatives
 from ufm.families import mixed, per_context, uniform, weighted
 from ufm.measures import concept_increase, cross_entropy_increase, probability_increase
-from ufm.model import UFM, cross_entropy, exact, gap, init, logits
+from ufm.model import UFM, FreeFeatures, cross_entropy, exact, gap, init, logits
+from ufm.normalised import NormalisedUFM, init_normalised, norm
 from ufm.steerable import Steerable, steer, sweep
 from ufm.training import OPTIMIZERS, Fit, fit
 
@@ -21,6 +22,8 @@ __all__ = [
     "Concepts",
     "Corpus",
     "Fit",
+    "FreeFeatures",
+    "NormalisedUFM",
     "Steerable",
     "assumption_1",
     "concept_increase",
@@ -37,9 +40,11 @@ __all__ = [
     "from_table",
     "gap",
     "init",
+    "init_normalised",
     "log_odds",
     "logits",
     "mixed",
+    "norm",
     "per_context",
     "probability_increase",
     "random_negatives",

@@ -7,9 +7,11 @@ trained model's distance from perfect is known to full relative precision, far b
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -39,6 +41,29 @@ class UFM:
     def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Logits ``W h``."""
         return h @ self.W.T
+
+
+@runtime_checkable
+class FreeFeatures(Protocol):
+    """A split model whose hidden states are free parameters, one column of H for each context; a pytree."""
+
+    @property
+    def W(self) -> Any:
+        """Decoder, ``[V, d]``."""
+        ...
+
+    @property
+    def H(self) -> Any:
+        """Context embeddings, ``[d, m]``."""
+        ...
+
+    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
+        """h_j for each context index."""
+        ...
+
+    def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
+        """Logits from hidden states."""
+        ...
 
 
 def init(key: jax.Array, corpus: Corpus, d: int, *, scale: float = 0.5, dtype: DTypeLike | None = None) -> UFM:
@@ -80,18 +105,24 @@ def exact(corpus: Corpus) -> UFM:
     """
     if not isinstance(corpus.log_rows, jax.core.Tracer):
         require(bool(jnp.isfinite(corpus.log_rows).all()), "corpus", "positive probabilities", "a probability of 0")
-    v = corpus.vocabulary_size
-    rotation, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (v, v), corpus.log_rows.dtype))
-    centred = corpus.log_p - jnp.mean(corpus.log_p, axis=-1, keepdims=True)
-    return UFM(W=rotation, H=rotation.T @ centred.T)
+    return representing(corpus.log_p)
 
 
-def logits(model: UFM) -> Float[Array, "m V"]:
+def representing(log_p: Float[Array, "m V"]) -> UFM:
+    """A model of a table of log-probabilities, as `exact`, for use inside transformations."""
+    v = log_p.shape[-1]
+    # A constant of the program: drawing and factorising it there would take longer to compile than all the rest.
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(v, v)))[0].astype(log_p.dtype)
+    centred = log_p - jnp.mean(log_p, axis=-1, keepdims=True)
+    return UFM(W=jnp.asarray(rotation), H=rotation.T @ centred.T)
+
+
+def logits(model: FreeFeatures) -> Float[Array, "m V"]:
     """The logits of every context, ``[m, V]``."""
     return model.decode(model.H.T)
 
 
-def gap(model: UFM, corpus: Corpus) -> Float[Array, ""]:
+def gap(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
     """``CE(f) - sum_j pi_j H(p_j) = sum_j pi_j KL(p_j || softmax(f(c_j)))`` in nats; assumption 2 of S is a gap of 0.
 
     With ``delta = log softmax(f) - log p``, rows that sum to 1 give ``KL = sum_z p (e^delta - 1 - delta)``: a sum of
@@ -106,6 +137,6 @@ def gap(model: UFM, corpus: Corpus) -> Float[Array, ""]:
     return jnp.dot(corpus.weights, jnp.sum(terms, axis=-1))
 
 
-def cross_entropy(model: UFM, corpus: Corpus) -> Float[Array, ""]:
+def cross_entropy(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
     """``CE(f) = - sum_j pi_j sum_z p_j(z) log softmax_z(f(c_j))`` in nats (S, section 2.2)."""
     return entropy(corpus) + gap(model, corpus)

@@ -1,4 +1,4 @@
-"""Training the unconstrained features model to the bottom: any optax optimiser in one compiled loop.
+"""Training unconstrained features models to the bottom: any optax optimiser in one compiled loop.
 
 The loop minimises the gap (`ufm.model.gap`), which differs from the cross-entropy by a constant and keeps its precision
 all the way down; it stops on the gap, and returns the whole loss curve.
@@ -6,6 +6,7 @@ all the way down; it stops on the gap, and returns the whole loss curve.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ufm._check import require
 from ufm.corpus import Corpus, entropy
-from ufm.model import UFM, gap, init
+from ufm.model import FreeFeatures, gap, init
 
 # Backtracking suits a gap that keeps its precision: a zoom search takes more steps to the bottom and compiles slower.
 OPTIMIZERS: dict[str, optax.GradientTransformation] = {
@@ -32,13 +33,13 @@ class Fit:
     """A trained model and how it got there.
 
     Attributes:
-        model: the parameters after the last step.
+        model: the parameters after the last step, of the type of those before the first.
         gaps: the gap to the corpus entropy before the first step and after each, ``[steps + 1]`` nats.
         entropy: the lower bound of the cross-entropy, nats.
         converged: whether the gap reached the tolerance.
     """
 
-    model: UFM
+    model: Any
     gaps: Float[np.ndarray, " steps_plus_1"]
     entropy: float
     converged: bool
@@ -68,9 +69,9 @@ def fit(
     max_steps: int = 20_000,
     patience: int = 200,
     key: jax.Array | None = None,
-    start: UFM | None = None,
+    start: FreeFeatures | None = None,
 ) -> Fit:
-    """Train a UFM on a corpus until its gap is at most `tolerance`.
+    """Train a UFM, or whatever `start` is, on a corpus until its gap is at most `tolerance`.
 
     Args:
         corpus: what to fit; its precision (float32 or float64) is the training's.
@@ -81,7 +82,7 @@ def fit(
         max_steps: stop after this many steps in any case.
         patience: stop after this many steps without a new lowest gap.
         key: for the initial parameters; `jax.random.key(0)` if left out.
-        start: initial parameters, instead of random ones.
+        start: initial parameters, instead of a random UFM; any model with free features, such as a `NormalisedUFM`.
 
     Returns:
         A `Fit`. Not reaching the tolerance is not an error: look at `converged`.
@@ -105,14 +106,14 @@ def fit(
 
 @partial(jax.jit, static_argnames=("max_steps", "patience", "optimizer"))
 def _train(
-    start: UFM,
+    start: FreeFeatures,
     corpus: Corpus,
     tolerance: Float[Array, ""] | float,
     max_steps: int,
     patience: int,
     optimizer: optax.GradientTransformationExtraArgs,
 ):
-    def objective(model: UFM):
+    def objective(model: FreeFeatures):
         return gap(model, corpus)
 
     value_and_grad = jax.value_and_grad(objective)
@@ -134,8 +135,8 @@ def _train(
         model = jax.tree.map(lambda old, new: jnp.where(stop, old, new), model, moved)
         return model, state, value, step + 1, curve.at[step].set(value), best, best_step
 
-    infinite = jnp.full((), jnp.inf, start.W.dtype)
-    curve = jnp.full(max_steps + 1, jnp.nan, start.W.dtype)
+    infinite = jnp.full((), jnp.inf, start.H.dtype)
+    curve = jnp.full(max_steps + 1, jnp.nan, start.H.dtype)
     zero = jnp.asarray(0)
     carry = (start, optimizer.init(start), infinite, zero, curve, infinite, zero)
     model, _, _, evaluations, curve, _, _ = lax.while_loop(unfinished, advance, carry)

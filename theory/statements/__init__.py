@@ -4,11 +4,33 @@ To add one: write a module with a tuple `STATEMENTS`, and name it here. Everythi
 """
 
 from theory.statement import Statement
-from theory.statements import proposition_b1, theorem_3_3, theorem_3_6, theorem_3_8
+from theory.statements import (
+    lemmas_b,
+    n1_concavity,
+    n4_cross_entropy,
+    n5_sandwich,
+    n6_preference,
+    n7_norm,
+    n10_robustness,
+    proposition_b1,
+    theorem_3_3,
+    theorem_3_6,
+    theorem_3_8,
+)
 
-REGISTRY: dict[str, Statement] = {
-    statement.id: statement
-    for module in (theorem_3_3, proposition_b1, theorem_3_6, theorem_3_8)
-    for statement in module.STATEMENTS
-}
-"""All statements by id, in the paper's order."""
+_MODULES = (
+    lemmas_b,
+    theorem_3_3,
+    proposition_b1,
+    theorem_3_6,
+    theorem_3_8,
+    n1_concavity,
+    n4_cross_entropy,
+    n5_sandwich,
+    n6_preference,
+    n7_norm,
+    n10_robustness,
+)
+
+REGISTRY: dict[str, Statement] = {statement.id: statement for module in _MODULES for statement in module.STATEMENTS}
+"""All statements by id: those of the paper in its order, then ours."""

@@ -4,27 +4,14 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from theory.instance import Instance, says_nothing
-from theory.statement import Margin
-from ufm import assumption_1
-
-WORDS = {
-    "A2": "assumption 2: the model has gap 0 (closed forms, or a model trained until rounding)",
-    "not-constant": "M is not constant; if it is, steering does nothing and the theorem says nothing",
-    "separated": "assumption 1 in the form the proof uses: every token is likelier after its own concept's contexts "
-    "(a > b), and b does not depend on the context. The first factor, a, may depend on it.",
-    "positive": "all next-token probabilities are positive",
-}
+from theory import tilting
+from theory.instance import Instance
+from theory.statement import Hypothesis
 
 
-def needs(*names: str) -> dict[str, str]:
-    """The chosen hypotheses in words."""
-    return {name: WORDS[name] for name in names}
-
-
-def margins(*names: str) -> Mapping[str, Margin]:
-    """The chosen hypotheses as margins."""
-    return {name: _MARGINS[name] for name in names}
+def chosen(*names: str) -> Mapping[str, Hypothesis]:
+    """Some of the shared hypotheses, by name."""
+    return {name: _ALL[name] for name in names}
 
 
 def _gap_is_zero(one: Instance):
@@ -33,21 +20,65 @@ def _gap_is_zero(one: Instance):
 
 
 def _not_constant(one: Instance):
-    return jnp.where(says_nothing(one), -1.0, 1.0)
+    return jnp.where(tilting.is_constant(one.log_p, one.log_odds), -1.0, 1.0)
+
+
+def _spreads(one: Instance):
+    """The extremes of every token's probability over the contexts of its own concept, and over all others."""
+    p, own = one.p, one.inside
+    a_low = jnp.min(jnp.where(own, p, jnp.inf), axis=0)
+    a_high = jnp.max(jnp.where(own, p, -jnp.inf), axis=0)
+    b_low = jnp.min(jnp.where(own, jnp.inf, p), axis=0)
+    b_high = jnp.max(jnp.where(own, -jnp.inf, p), axis=0)
+    return a_low, a_high, b_low, b_high
+
+
+_EXACT = 1e-12
+"""Probabilities this close count as equal: tables come through a softmax."""
 
 
 def _separated(one: Instance):
-    margins = assumption_1(one.corpus)
-    return jnp.minimum(margins.separation, margins.outside + 1e-12)
+    a_low, _, b_low, b_high = _spreads(one)
+    return jnp.minimum(jnp.min(a_low - b_high), _EXACT - jnp.max(b_high - b_low))
+
+
+def _assumption_1(one: Instance):
+    a_low, a_high, _, _ = _spreads(one)
+    return jnp.minimum(_separated(one), _EXACT - jnp.max(a_high - a_low))
 
 
 def _positive(one: Instance):
-    return jnp.min(jnp.exp(one.corpus.log_rows))
+    return jnp.min(one.p)
 
 
-_MARGINS: dict[str, Margin] = {
-    "A2": _gap_is_zero,
-    "not-constant": _not_constant,
-    "separated": _separated,
-    "positive": _positive,
+def _small_noise(one: Instance):
+    m, target = one.log_odds, one.in_target
+    mass = jnp.max(jnp.where(one.concept != one.target, jnp.sum(jnp.where(target, one.p, 0), axis=-1), -jnp.inf))
+    least, most = jnp.min(jnp.where(target, m, jnp.inf)), jnp.max(jnp.where(target, m, -jnp.inf))
+    return least - mass * most
+
+
+_ALL: dict[str, Hypothesis] = {
+    "A2": Hypothesis(
+        "assumption 2: the model has gap 0 (closed forms, or a model trained until rounding)",
+        _gap_is_zero,
+    ),
+    "not-constant": Hypothesis(
+        "M is not constant; if it is, steering does nothing and the theorem says nothing",
+        _not_constant,
+    ),
+    "separated": Hypothesis(
+        "assumption 1 in the form the proof uses: every token is likelier after its own concept's contexts "
+        "(a > b), and b does not depend on the context. The first factor, a, may depend on it.",
+        _separated,
+    ),
+    "A1": Hypothesis(
+        "assumption 1: p(z | c) is a_z after the contexts of z's concept and b_z after all others, a_z > b_z",
+        _assumption_1,
+    ),
+    "positive": Hypothesis("all next-token probabilities are positive", _positive),
+    "small-noise": Hypothesis(
+        "eps is small: off the target, the probability of the target is below min M / max M over the target's tokens",
+        _small_noise,
+    ),
 }

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from theory import tilting
-from theory.claims import limiting
+from theory.claims import TOKENS, limiting
 from theory.instance import Instance
 from theory.statement import Statement
-from theory.statements.hypotheses import margins, needs
+from theory.statements.hypotheses import chosen
 
 
 def _everywhere(one: Instance):
@@ -34,19 +34,20 @@ STATEMENTS = (
             r"\lim_{\alpha \to +\infty} \Delta p(z \mid c_j, \alpha) = \mathbf{1}_{z \in \overline{M}}\,"
             r"\frac{p_j(z)}{\sum_{z' \in \overline{M}} p_j(z')} - p_j(z),"
             r"\quad \text{with}\ \underline{M}\ \text{in place of}\ \overline{M}\ \text{as}\ \alpha \to -\infty",
-            "tokens",
+            TOKENS,
             _limit,
             _everywhere,
         ),
         twin=limiting(
             r"\lim_{\alpha \to \pm\infty} \Delta p(z \mid c_j, \alpha) = "
             r"\mathbf{1}_{z \in \overline{M}} / |\overline{M}| - p_j(z)\quad (\underline{M}\ \text{at}\ -\infty)",
-            "tokens",
+            TOKENS,
             _even_limit,
             _everywhere,
         ),
-        needs=needs("A2", "not-constant", "positive"),
-        hypotheses=margins("A2", "not-constant", "positive"),
+        hypotheses=chosen("A2", "not-constant", "positive"),
         remarks="Tied extreme tokens share the mass in proportion to their unsteered probabilities, not evenly.",
+        proof="proofs/proposition-B.1",
+        figure="next-token-curves",
     ),
 )

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory import tilting
-from theory.claims import GRID, ROUNDING, least, model_curves, monotone, slope
+from theory import signs, tilting
+from theory.claims import GRID, ROUNDING, TOKENS, least, model_curves, monotone, slope
 from theory.instance import Instance, Measured
-from theory.instance import peaks as token_peaks
-from theory.statement import Claim, Statement
-from theory.statements.hypotheses import margins, needs
+from theory.statement import Claim, Curve, Statement
+from theory.statements.hypotheses import chosen
 
 # --- bump ------------------------------------------------------------------------------------------------------------
 
@@ -20,10 +19,13 @@ def _inner(one: Instance):
     return ~(highest | lowest)
 
 
+_peaks = jax.jit(lambda one: one.peaks)
+
+
 def _bump_instances(one: Instance):
     """Secants of log p between strengths around each token's own closed-form peak: up before it, down after it."""
     m = one.log_odds
-    spread = tilting.extremes(m).range
+    spread = one.range
 
     def token(log_p, z, peak):
         alphas = jnp.where(jnp.isfinite(peak), peak, 0) + jnp.asarray(GRID) / spread
@@ -34,21 +36,21 @@ def _bump_instances(one: Instance):
     def context(log_p, peaks):
         return jax.vmap(lambda z, peak: token(log_p, z, peak))(jnp.arange(m.size), peaks)
 
-    return least(jax.vmap(context)(one.log_p, token_peaks(one)), _inner(one)) + _around(one)
+    return least(jax.vmap(context)(one.log_p, one.peaks), _inner(one)) + _around(one)
 
 
 def _around(one: Instance):
     """Rounding of a secant of log p at large strengths: the log-probabilities themselves grow with |alpha|."""
-    peaks = token_peaks(one)
+    peaks = one.peaks
     far = jnp.max(jnp.where(jnp.isfinite(peaks), jnp.abs(peaks), 0)) * jnp.max(jnp.abs(one.log_odds))
     return ROUNDING + 1e-14 * (far + jnp.max(jnp.abs(one.log_p)))
 
 
 def _bump_autodiff(one: Instance):
     """At the closed-form peak the model's derivative of log p vanishes and its second derivative is -Var."""
-    m, peaks, inner = one.log_odds, token_peaks(one), _inner(one)
-    spread = tilting.extremes(m).range
-    curves = model_curves(one, "tokens")
+    m, peaks, inner = one.log_odds, one.peaks, _inner(one)
+    spread = one.range
+    curves = model_curves(one, TOKENS)
 
     def at(j, z):
         alpha = jnp.where(inner[z], peaks[j, z], 0)
@@ -62,7 +64,7 @@ def _bump_autodiff(one: Instance):
         # Rounding of the model's logits moves the slope by their size times the precision.
         return 1e-10 + 1e-14 * jnp.abs(alpha) * jnp.max(jnp.abs(m)) - error
 
-    contexts, tokens = jnp.arange(one.corpus.n_contexts), jnp.arange(m.size)
+    contexts, tokens = jnp.arange(one.log_p.shape[0]), jnp.arange(m.size)
     errors = jax.vmap(lambda j: jax.vmap(lambda z: at(j, z))(tokens))(contexts)
     return least(errors, inner)
 
@@ -70,7 +72,7 @@ def _bump_autodiff(one: Instance):
 def _bump_sweep(swept: Measured) -> float:
     """Each measured curve rises up to its largest value and falls after it, and that is within a step of the peak."""
     one = swept.instance
-    peaks, inner = np.asarray(token_peaks(one)), np.asarray(_inner(one))
+    peaks, inner = np.asarray(_peaks(one)), np.asarray(_inner(one))
     p = np.exp(swept.log_probabilities)
     reach = swept.alphas[-1] - swept.step
     worst = np.inf
@@ -83,16 +85,30 @@ def _bump_sweep(swept: Measured) -> float:
     return float(worst)
 
 
+_BLUR = 1e-3
+"""How close to a peak, in units of 1/R, the sign of the slope is left to its monotony."""
+
+
+def _sign_pattern(one: Instance, alpha):
+    """Up before the peak, down after it; and the slope's sign changes once, for its unnormalised form falls."""
+    slopes, inner, blur = signs.of_tokens(one, alpha), _inner(one), _BLUR / one.range
+    before, after = alpha <= one.peaks - blur, alpha >= one.peaks + blur
+    # On the far side of a peak nothing is claimed: any positive number. Infinities have no ball around them.
+    up, down = jnp.where(before, slopes, 1.0), jnp.where(after, -slopes, 1.0)
+    return jnp.where(inner, jnp.stack([up, down, signs.falling_of_tokens(one, alpha)]), jnp.inf)
+
+
 _BUMP = Claim(
     r"\forall z \notin \overline{M} \cup \underline{M}\ \exists!\, \alpha_{j,z}:\ "
     r"\Delta p(z \mid c_j, \cdot)\ \text{increases strictly before}\ \alpha_{j,z}\ \text{and decreases after it}",
     _bump_instances,
     _bump_autodiff,
     _bump_sweep,
+    (Curve(_sign_pattern),),
 )
 _TARGETS_ALWAYS_RISE = monotone(
     r"\forall z \in T:\ \Delta p(z \mid c_j, \cdot)\ \text{increases strictly on}\ \mathbb{R}",
-    "tokens",
+    TOKENS,
     lambda one: jnp.broadcast_to(jnp.where(one.in_target, 1, 0), one.log_p.shape),
 )
 
@@ -112,16 +128,16 @@ def _lead(peaks, target):
 
 
 def _order_instances(one: Instance):
-    spread = tilting.extremes(one.log_odds).range
-    leads = _lead(token_peaks(one), one.in_target) * spread
+    spread = one.range
+    leads = _lead(one.peaks, one.in_target) * spread
     return jnp.minimum(jnp.min(leads), _INFINITE_LEAD) + ROUNDING
 
 
 def _order_autodiff(one: Instance):
     """Where an off-target token peaks, the model's derivative says every target token still rises; and vice versa."""
-    peaks, target = token_peaks(one), one.in_target
-    spread = tilting.extremes(one.log_odds).range
-    curves = model_curves(one, "tokens")
+    peaks, target = one.peaks, one.in_target
+    spread = one.range
+    curves = model_curves(one, TOKENS)
 
     def at(j, z):
         finite = jnp.isfinite(peaks[j, z])
@@ -129,7 +145,7 @@ def _order_autodiff(one: Instance):
         signed = jnp.where(target[z], -slopes, slopes)
         return jnp.where(finite, least(signed, target != target[z]), jnp.inf)
 
-    contexts, tokens = jnp.arange(one.corpus.n_contexts), jnp.arange(target.size)
+    contexts, tokens = jnp.arange(one.log_p.shape[0]), jnp.arange(target.size)
     return jnp.min(jax.vmap(lambda j: jax.vmap(lambda z: at(j, z))(tokens))(contexts)) + ROUNDING
 
 
@@ -152,8 +168,20 @@ def _opposite_signs_sweep(swept: Measured) -> float:
 
 
 def _opposite_signs_autodiff(one: Instance):
-    slopes = slope(model_curves(one, "tokens"), jnp.zeros(()))
+    slopes = slope(model_curves(one, TOKENS), jnp.zeros(()))
     return jnp.min(jnp.where(one.in_target, slopes, -slopes))
+
+
+def _never_in_turn(one: Instance, alpha):
+    """At no strength does a target token fall while an off-target token rises."""
+    slopes, target = signs.of_tokens(one, alpha), one.in_target
+    rising = jnp.min(jnp.where(target, slopes, jnp.inf), axis=-1)
+    falling = jnp.min(jnp.where(target, jnp.inf, -slopes), axis=-1)
+    return jnp.maximum(rising, falling)
+
+
+def _opposite_at_zero(one: Instance, alpha):
+    return jnp.where(one.in_target, 1, -1) * signs.of_tokens(one, alpha)
 
 
 _ORDER = Claim(
@@ -161,12 +189,14 @@ _ORDER = Claim(
     _order_instances,
     _order_autodiff,
     _order_sweep,
+    (Curve(_never_in_turn),),
 )
 _OPPOSITE_SIGNS = Claim(
     r"z \in T,\ z' \notin T \implies \alpha_{j,z'} < 0 < \alpha_{j,z}",
-    lambda one: _signs(token_peaks(one), one.in_target),
+    lambda one: _signs(one.peaks, one.in_target),
     _opposite_signs_autodiff,
     _opposite_signs_sweep,
+    (Curve(_opposite_at_zero, interval=(0.0, 1e-6)),),
 )
 
 # --- monotone --------------------------------------------------------------------------------------------------------
@@ -181,13 +211,46 @@ def _extreme_direction(one: Instance):
 _MONOTONE = monotone(
     r"\Delta p(z \mid c_j, \cdot)\ \text{increases strictly on}\ \mathbb{R}\ \text{for}\ z \in T \cap \overline{M}"
     r"\ \text{and decreases strictly for}\ z \in T^{\complement} \cap \underline{M}",
-    "tokens",
+    TOKENS,
     _extreme_direction,
 )
 _OFF_TARGETS_ALWAYS_FALL = monotone(
     r"\forall z \notin T:\ \Delta p(z \mid c_j, \cdot)\ \text{decreases strictly on}\ \mathbb{R}",
-    "tokens",
+    TOKENS,
     lambda one: jnp.broadcast_to(jnp.where(one.in_target, 0, -1), one.log_p.shape),
+)
+
+# --- remark 3.4 ------------------------------------------------------------------------------------------------------
+
+
+def _foreign(one: Instance):
+    """Target tokens after contexts that are not of the target."""
+    return one.in_target & (one.concept != one.target)[:, None]
+
+
+def _peaks_after_zero(tex: str, where) -> Claim:
+    """The claim that the tokens of a mask ``[m, V]`` peak at a positive strength: at 0 they still rise."""
+
+    def instances(one):
+        return jnp.minimum(least(one.peaks * one.range, where(one)), _INFINITE_LEAD) + ROUNDING
+
+    def autodiff(one):
+        return least(slope(model_curves(one, TOKENS), jnp.zeros(())) / one.range, where(one)) + ROUNDING
+
+    def sweep(swept):
+        top = swept.alphas[np.argmax(swept.log_probabilities, axis=1)]
+        return float(least(top, where(swept.instance)))
+
+    def at_zero(one, alpha):
+        return jnp.where(where(one), signs.of_tokens(one, alpha), jnp.inf)
+
+    return Claim(tex, instances, autodiff, sweep, (Curve(at_zero, interval=(0.0, 1e-6)),))
+
+
+_REMARK = _peaks_after_zero(r"c_j \notin T,\ z \in T,\ \varepsilon\ \text{small} \implies \alpha_{j,z} > 0", _foreign)
+_ALL_AFTER_ZERO = _peaks_after_zero(
+    r"z \in T,\ \varepsilon\ \text{small} \implies \alpha_{j,z} > 0\ \text{after every context}",
+    lambda one: jnp.broadcast_to(one.in_target, one.log_p.shape),
 )
 
 STATEMENTS = (
@@ -197,8 +260,9 @@ STATEMENTS = (
         source="S, theorem 3.3, first part",
         claim=_BUMP,
         twin=_TARGETS_ALWAYS_RISE,
-        needs=needs("A2", "not-constant", "positive"),
-        hypotheses=margins("A2", "not-constant", "positive"),
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        proof="proofs/theorem-3.3",
+        figure="next-token-curves",
         remarks="Assumption 1 is not needed: log p is strictly concave in alpha for any corpus.",
     ),
     Statement(
@@ -207,8 +271,9 @@ STATEMENTS = (
         source="S, theorem 3.3, second part",
         claim=_ORDER,
         twin=_OPPOSITE_SIGNS,
-        needs=needs("A2", "not-constant", "positive", "separated"),
-        hypotheses=margins("A2", "not-constant", "positive", "separated"),
+        hypotheses=chosen("A2", "not-constant", "positive", "separated"),
+        proof="proofs/theorem-3.3",
+        figure="next-token-curves",
         remarks="Peaks of extreme tokens count as +inf and -inf. The peaks need not lie on the two sides of 0.",
     ),
     Statement(
@@ -217,7 +282,20 @@ STATEMENTS = (
         source="S, theorem 3.3, third part",
         claim=_MONOTONE,
         twin=_OFF_TARGETS_ALWAYS_FALL,
-        needs=needs("A2", "not-constant", "positive", "separated"),
-        hypotheses=margins("A2", "not-constant", "positive", "separated"),
+        hypotheses=chosen("A2", "not-constant", "positive", "separated"),
+        proof="proofs/theorem-3.3",
+        figure="next-token-curves",
+    ),
+    Statement(
+        id="remark-3.4",
+        title="With little noise, target tokens still rise at 0",
+        source="S, remark 3.4",
+        claim=_REMARK,
+        twin=_ALL_AFTER_ZERO,
+        hypotheses=chosen("A2", "not-constant", "positive", "A1", "small-noise"),
+        remarks="S asks for eps small enough; the hypothesis here says how small. After the target's own contexts the "
+        "rarer target tokens may have their peak behind them at 0, as the twin overlooks.",
+        proof="proofs/theorem-3.3",
+        figure="next-token-curves",
     ),
 )

@@ -5,141 +5,152 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory import tilting
-from theory.claims import closed_form_curves, limiting, model_curves, monotone, slope
+from theory.claims import (
+    Events,
+    closed_form_curves,
+    concepts,
+    largest_error,
+    limiting,
+    measured_curves,
+    model_curves,
+    monotone,
+    slope,
+)
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Statement, compiled_quickly
-from theory.statements.hypotheses import margins, needs
+from theory.statements.hypotheses import chosen
 
 # --- tanh ------------------------------------------------------------------------------------------------------------
 
 _STEPS, _NODES, _REACH = 16, 12, 16.0
 
 
-def _nu(one: Instance, edges, nodes: int):
-    """``nu_j(alpha) = integral of (mu_C - mu_{C^c}) from 0 to alpha`` at each of `edges`, which start at 0: ``[m, E, G]``.
+def slopes(one: Instance, alpha, events: Events = concepts):
+    """``mu_C - mu_{C^c}`` at one strength, ``[m, E]``: the slope of the log-odds of events."""
+
+    def context(log_p):
+        return jax.vmap(lambda members: tilting.concept_slope(log_p, one.log_odds, alpha, members))(events(one))
+
+    return jax.vmap(context)(one.log_p)
+
+
+def _nu(one: Instance, edges, nodes: int, events):
+    """``nu_j(alpha) = integral of (mu_C - mu_{C^c}) from 0 to alpha`` at each of `edges`, which start at 0: ``[m, K, E]``.
 
     Gauss-Legendre quadrature with `nodes` points between consecutive edges: no antiderivative is assumed. 12 are enough
     between edges 2/R apart, 4 on the fine grid of a sweep.
     """
-    m = one.log_odds
     points, weights = np.polynomial.legendre.leggauss(nodes)
     width = jnp.diff(edges)
     alphas = edges[:-1, None] + width[:, None] * (points + 1) / 2
-
-    def slopes(log_p):
-        def at(alpha):
-            return jax.vmap(lambda members: tilting.concept_slope(log_p, m, alpha, members))(one.members)
-
-        return jnp.einsum("en,eng->eg", width[:, None] * weights / 2, jax.vmap(jax.vmap(at))(alphas))
-
-    panels = jax.vmap(slopes)(one.log_p)
+    values = jax.vmap(jax.vmap(lambda alpha: slopes(one, alpha, events)))(alphas)
+    panels = jnp.einsum("kn,knje->jke", width[:, None] * weights / 2, values)
     return jnp.concatenate([jnp.zeros_like(panels[:, :1]), jnp.cumsum(panels, axis=1)], axis=1)
 
 
-def _tanh_increase(one: Instance, nu):
-    """``(tanh((nu + r) / 2) - tanh(r / 2)) / (2 |C|)``, ``[m, E, G]``."""
-    r = closed_form_curves(one, "concepts", jnp.zeros(1))
-    return (jnp.tanh((nu + r) / 2) - jnp.tanh(r / 2)) / (2 * jnp.asarray(one.corpus.concepts.sizes))
+def _straight_nu(one: Instance, edges, nodes: int, events):
+    del nodes
+    return edges[None, :, None] * slopes(one, jnp.zeros(()), events)[:, None, :]
 
 
-def _measured_increase(one: Instance, log_odds):
-    base = jax.nn.sigmoid(closed_form_curves(one, "concepts", jnp.zeros(1)))
-    return (jax.nn.sigmoid(log_odds) - base) / jnp.asarray(one.corpus.concepts.sizes)
+def reparametrised_tanh(tex: str, events: Events, *, straight: bool = False) -> Claim:
+    """The claim that the probability of events is a tanh of nu, which is the integral of `slopes`.
 
+    Args:
+        tex: the claim.
+        events: the sets of tokens it is about.
+        straight: claim instead that nu is linear in alpha, which is wrong.
+    """
+    nu = _straight_nu if straight else _nu
 
-def _tanh_claim(tex, nu, slopes):
-    """The claim with a given nu; `slopes` is nu's derivative, ``[m, G]`` at one strength."""
+    def base(one):
+        return closed_form_curves(one, events, jnp.zeros(1))
+
+    def predicted(one, nu):
+        r = base(one)
+        return (jnp.tanh((nu + r) / 2) - jnp.tanh(r / 2)) / (2 * jnp.sum(events(one), axis=-1))
+
+    def observed(one, log_odds):
+        return (jax.nn.sigmoid(log_odds) - jax.nn.sigmoid(base(one))) / jnp.sum(events(one), axis=-1)
 
     def halves(one):
-        edges = jnp.linspace(0, _REACH, _STEPS // 2 + 1) / tilting.extremes(one.log_odds).range
+        edges = jnp.linspace(0, _REACH, _STEPS // 2 + 1) / one.range
         return edges, -edges
 
     def instances(one):
         def error(edges):
-            curves = closed_form_curves(one, "concepts", edges)
-            return jnp.max(jnp.abs(_measured_increase(one, curves) - _tanh_increase(one, nu(one, edges, _NODES))))
+            curves = closed_form_curves(one, events, edges)
+            return largest_error(observed(one, curves), predicted(one, nu(one, edges, _NODES, events)))
 
         up, down = halves(one)
         return 1e-10 - jnp.maximum(error(up), error(down))
 
     def autodiff(one):
-        curves, spread = model_curves(one, "concepts"), tilting.extremes(one.log_odds).range
+        curves = model_curves(one, events)
 
         def error(alpha):
-            return jnp.max(jnp.abs(slope(curves, alpha) - slopes(one, alpha))) / spread
+            return largest_error(slope(curves, alpha), slopes(one, 0 * alpha if straight else alpha, events)) / one.range
 
         return 1e-9 - jnp.max(jax.vmap(error)(jnp.concatenate(halves(one))))
 
     @compiled_quickly
-    def largest_error(one, alphas, measured):
-        return jnp.max(jnp.abs(_measured_increase(one, measured) - _tanh_increase(one, nu(one, alphas, 4))))
+    def error_on_grid(one, alphas, measured):
+        return largest_error(observed(one, measured), predicted(one, nu(one, alphas, 4, events)))
 
     def sweep(swept: Measured):
-        zero, curves = int(np.argmin(np.abs(swept.alphas))), swept.concept_log_odds
-        halves = (slice(zero, None), slice(zero, None, -1))
-        return 1e-7 - max(float(largest_error(swept.instance, swept.alphas[h], curves[:, h])) for h in halves)
+        curves = measured_curves(swept, events)
+        halves = (slice(swept.zero, None), slice(swept.zero, None, -1))
+        return 1e-7 - max(float(error_on_grid(swept.instance, swept.alphas[h], curves[:, h])) for h in halves)
 
     return Claim(tex, instances, autodiff, sweep)
-
-
-def _slopes(one: Instance, alpha):
-    def context(log_p):
-        return jax.vmap(lambda members: tilting.concept_slope(log_p, one.log_odds, alpha, members))(one.members)
-
-    return jax.vmap(context)(one.log_p)
-
-
-def _straight_nu(one: Instance, edges, nodes: int):
-    del nodes
-    return edges[None, :, None] * _slopes(one, jnp.zeros(()))[:, None, :]
 
 
 _TANH_TEX = (
     r"\Delta p(C \mid c_j, \alpha) = \frac{1}{2|C|}"
     r"\left(\tanh\frac{\nu_j(\alpha) + r_j}{2} - \tanh\frac{r_j}{2}\right)"
 )
-_TANH = _tanh_claim(
+_TANH = reparametrised_tanh(
     _TANH_TEX
     + r",\quad \nu_j(\alpha) = \int_0^\alpha \left(\mu_C - \mu_{C^\complement}\right)(t)\,dt,"
     + r"\quad r_j = \operatorname{logit} F_{C,j}(0)",
-    _nu,
-    _slopes,
+    concepts,
 )
-_PURE_TANH = _tanh_claim(
+_PURE_TANH = reparametrised_tanh(
     _TANH_TEX + r",\quad \nu_j(\alpha) = \left(\mu_C - \mu_{C^\complement}\right)(0)\,\alpha",
-    _straight_nu,
-    lambda one, alpha: _slopes(one, 0 * alpha),
+    concepts,
+    straight=True,
 )
 
 # --- target, limits, decreasing --------------------------------------------------------------------------------------
 
 
 def _per_context(one: Instance, per_concept):
-    return jnp.broadcast_to(per_concept, (one.corpus.n_contexts, one.corpus.concepts.count))
+    return jnp.broadcast_to(per_concept, (one.log_p.shape[0], one.members.shape[0]))
 
 
 def _is_target(one: Instance):
-    return jnp.arange(one.corpus.concepts.count) == one.target
+    return jnp.all(one.members == one.in_target, axis=-1)
 
 
-def _without_extremes(one: Instance):
+def without_extremes(one: Instance):
+    """Concepts none of whose tokens has extreme log-odds, ``[m, G]`` (the same for every context)."""
     highest, lowest, _ = tilting.extremes(one.log_odds)
     return _per_context(one, ~jnp.any(one.members & (highest | lowest), axis=-1))
 
 
-def _lowest_concepts(one: Instance):
-    """Concepts C with ``max_C M <= min_{C^c} M``, ties included."""
+def lowest_concepts(one: Instance):
+    """-1 at concepts C other than the target with ``max_C M <= min_{C^c} M``, ties included; else 0, ``[m, G]``."""
     m = one.log_odds
     top = jnp.max(jnp.where(one.members, m, -jnp.inf), axis=-1)
     bottom = jnp.min(jnp.where(one.members, jnp.inf, m), axis=-1)
-    below = top <= bottom + tilting.TIE * tilting.extremes(m).range
+    below = top <= bottom + tilting.TIE * one.range
     return _per_context(one, jnp.where(below & ~_is_target(one), -1, 0))
 
 
 def _loss_of_all(one: Instance, sign: int):
     del sign
-    base = jax.nn.sigmoid(closed_form_curves(one, "concepts", jnp.zeros(1))[:, 0])
-    return -base / jnp.asarray(one.corpus.concepts.sizes)
+    base = jax.nn.sigmoid(closed_form_curves(one, concepts, jnp.zeros(1))[:, 0])
+    return -base / one.sizes
 
 
 _A1 = ("A2", "not-constant", "positive", "separated")
@@ -151,8 +162,9 @@ STATEMENTS = (
         source="S, theorem 3.6 and appendix B.4",
         claim=_TANH,
         twin=_PURE_TANH,
-        needs=needs("A2", "not-constant", "positive"),
-        hypotheses=margins("A2", "not-constant", "positive"),
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        proof="proofs/theorem-3.6",
+        figure="concept-curves",
         remarks="A pure tanh in alpha, with nu linear, is not what the theorem says and is wrong.",
     ),
     Statement(
@@ -161,17 +173,18 @@ STATEMENTS = (
         source="S, theorem 3.6",
         claim=monotone(
             r"\Delta p(T \mid c_j, \alpha)\ \text{increases in}\ \alpha",
-            "concepts",
+            concepts,
             lambda one: _per_context(one, jnp.where(_is_target(one), 1, 0)),
         ),
         twin=monotone(
             r"\text{the concept a context belongs to keeps rising: }\Delta p(C_{g(j)} \mid c_j, \cdot)"
             r"\ \text{increases for every}\ j",
-            "concepts",
-            lambda one: jnp.asarray(one.corpus.concept[:, None] == jnp.arange(one.corpus.concepts.count), int),
+            concepts,
+            lambda one: jnp.all(one.members == one.inside[:, None, :], axis=-1).astype(int),
         ),
-        needs=needs(*_A1),
-        hypotheses=margins(*_A1),
+        hypotheses=chosen(*_A1),
+        proof="proofs/theorem-3.6",
+        figure="concept-curves",
     ),
     Statement(
         id="theorem-3.6.limits",
@@ -180,19 +193,20 @@ STATEMENTS = (
         claim=limiting(
             r"C' \cap (\overline{M} \cup \underline{M}) = \emptyset \implies "
             r"\lim_{\alpha \to \pm\infty} \Delta p(C' \mid c_j, \alpha) = -\frac{1}{|C'|}\sum_{z \in C'} p_j(z)",
-            "concepts",
+            concepts,
             _loss_of_all,
-            _without_extremes,
+            without_extremes,
         ),
         twin=limiting(
             r"C' \cap (\overline{M} \cup \underline{M}) = \emptyset \implies "
             r"\lim_{\alpha \to \pm\infty} \Delta p(C' \mid c_j, \alpha) = 0",
-            "concepts",
-            lambda one, sign: jnp.zeros((one.corpus.n_contexts, one.corpus.concepts.count)),
-            _without_extremes,
+            concepts,
+            lambda one, sign: jnp.zeros((one.log_p.shape[0], one.members.shape[0])),
+            without_extremes,
         ),
-        needs=needs("A2", "not-constant", "positive"),
-        hypotheses=margins("A2", "not-constant", "positive"),
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        proof="proofs/theorem-3.6",
+        figure="concept-curves",
         remarks="The concept loses all its probability; it does not go back to its unsteered value, as the twin says.",
     ),
     Statement(
@@ -202,15 +216,16 @@ STATEMENTS = (
         claim=monotone(
             r"\max_{z \in C} M(z) \le \min_{z \notin C} M(z) \implies "
             r"\Delta p(C \mid c_j, \alpha)\ \text{decreases in}\ \alpha",
-            "concepts",
-            _lowest_concepts,
+            concepts,
+            lowest_concepts,
         ),
         twin=monotone(
             r"\forall C \ne T:\ \Delta p(C \mid c_j, \alpha)\ \text{decreases in}\ \alpha",
-            "concepts",
+            concepts,
             lambda one: _per_context(one, jnp.where(_is_target(one), 0, -1)),
         ),
-        needs=needs("A2", "not-constant", "positive"),
-        hypotheses=margins("A2", "not-constant", "positive"),
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        proof="proofs/theorem-3.6",
+        figure="concept-curves",
     ),
 )

@@ -4,40 +4,46 @@ import jax
 import jax.numpy as jnp
 
 from theory import tilting
+from theory.claims import exact_split
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Statement, compiled_quickly
-from theory.statements.hypotheses import margins, needs
-from ufm import cross_entropy_increase, difference_of_means, exact, steer
+from theory.statements.hypotheses import chosen
+from ufm import cross_entropy_increase, steer
 from ufm._numerics import exp_minus_tangent
 
 
 def mean_variance(one: Instance):
     """``sum_j pi_j Var_j(M)``, nats squared: twice the coefficient of theorem 3.8."""
     m = one.log_odds
-    variances = jax.vmap(lambda log_p: tilting.variance(log_p, m, 0.0))(one.corpus.log_rows)
-    return jnp.dot(one.corpus.row_weights, variances)
+    return jnp.dot(one.weights, jax.vmap(lambda log_p: tilting.variance(log_p, m, 0.0))(one.log_p))
 
 
 def _variance_of_mixture(one: Instance):
     """The variance of M under ``sum_j pi_j p_j``: what one gets by forgetting which context a token follows."""
-    p = one.corpus.row_weights @ jnp.exp(one.corpus.log_rows)
+    p = one.weights @ one.p
     m = one.log_odds
     return jnp.dot(p, (m - jnp.dot(p, m)) ** 2)
 
 
-def _increase(one: Instance, alpha):
-    """``Delta CE(alpha) = sum_j pi_j KL(p_j || p_{j,alpha})``, as a sum of terms that are never negative.
+def increases(one: Instance, alpha):
+    """``Delta CE_j(alpha) = KL(p_j || p_{j,alpha})`` of every context, ``[m]``, to full relative precision.
 
-    ``KL = sum_z p (e^d - 1 - d)`` with ``d = log p_alpha - log p``, because both sum to 1; M is centred and d computed
-    without going through log p, so that small strengths keep their relative precision.
+    With M less its mean, x = alpha M has mean 0, and ``Delta CE_j = log E[e^x] = log(1 + E[e^x - 1 - x])``: a sum of terms
+    that are never negative.
     """
 
     def context(log_p):
         p = jnp.exp(log_p)
         shift = alpha * (one.log_odds - jnp.dot(p, one.log_odds))
-        return jnp.dot(p, exp_minus_tangent(shift - jnp.log1p(jnp.dot(p, jnp.expm1(shift)))))
+        near = jnp.log1p(jnp.dot(p, exp_minus_tangent(jnp.minimum(shift, 300.0))))
+        return jnp.where(jnp.max(shift) < 300, near, jax.nn.logsumexp(log_p + shift))
 
-    return jnp.dot(one.corpus.row_weights, jax.vmap(context)(one.corpus.log_rows))
+    return jax.vmap(context)(one.log_p)
+
+
+def increase(one: Instance, alpha):
+    """``Delta CE(alpha) = sum_j pi_j Delta CE_j(alpha)``, nats."""
+    return jnp.dot(one.weights, increases(one, alpha))
 
 
 def _quadratic(tex, coefficient):
@@ -49,24 +55,22 @@ def _quadratic(tex, coefficient):
     """
 
     def instances(one):
-        spread = tilting.extremes(one.log_odds).range
+        spread = one.range
         expected = coefficient(one)
 
         def slack(x):
-            ratio = _increase(one, x / spread) / (expected * (x / spread) ** 2 / 2)
+            ratio = increase(one, x / spread) / (expected * (x / spread) ** 2 / 2)
             bound = jnp.abs(x) / 3 * (1 + jnp.abs(x) / 3)
             return bound + 1e-9 - jnp.abs(ratio - 1)
 
         return jnp.min(jax.vmap(slack)(jnp.asarray([-1e-1, -1e-2, -1e-3, 1e-3, 1e-2, 1e-1])))
 
     def autodiff(one):
-        model, spread = exact(one.corpus), tilting.extremes(one.log_odds).range
-        contexts = jnp.arange(one.corpus.n_contexts)
-        v = difference_of_means(model, contexts, one.contrast)
+        (model, contexts, v), spread = exact_split(one), one.range
 
         def cross_entropy(alpha):
             log_q = jax.nn.log_softmax(steer(model, contexts, v, alpha))
-            return -jnp.sum(one.corpus.weights[:, None] * jnp.exp(one.log_p) * log_q)
+            return -jnp.sum(one.weights[:, None] * one.p * log_q)
 
         zero = jnp.zeros(())
         first, second = jax.grad(cross_entropy)(zero), jax.grad(jax.grad(cross_entropy))(zero)
@@ -75,8 +79,8 @@ def _quadratic(tex, coefficient):
 
     def sweep(swept: Measured):
         one = swept.instance
-        h = 0.02 / float(tilting.extremes(one.log_odds).range)
-        down, up = cross_entropy_increase(swept.model, one.corpus, swept.v, [-h, h])
+        h = 0.02 / float(one.range)
+        down, up = cross_entropy_increase(swept.model, swept.corpus, swept.v, [-h, h])
         second, first = (up + down) / h**2, (up - down) / (2 * h)
         expected = float(compiled_quickly(coefficient)(one))
         error = jnp.maximum(jnp.abs(second / expected - 1), jnp.abs(first) / (expected * h) / 10)
@@ -99,8 +103,9 @@ STATEMENTS = (
             r"\quad \bar p = \sum_j \pi_j p_j",
             _variance_of_mixture,
         ),
-        needs=needs("A2", "not-constant", "positive"),
-        hypotheses=margins("A2", "not-constant", "positive"),
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        proof="proofs/theorem-3.8",
+        figure="cross-entropy",
         remarks="There is no linear term because the unsteered model has gap 0. The variance is within contexts: the "
         "variance of M over the whole corpus is larger and wrong.",
     ),

@@ -1,0 +1,306 @@
+import functools
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from theory import balls, tilting
+from theory.certificate import certify, confirm
+from theory.rationals import RationalInstance, checked, to_floats
+
+
+def _rational(rows, contrast, members):
+    return checked(
+        RationalInstance(
+            p=tuple(tuple(map(Fraction, row.split())) for row in rows),
+            weights=tuple(Fraction(1, len(rows)) for _ in rows),
+            concept=(0, 1, 1),
+            members=members,
+            contrast=tuple(map(Fraction, contrast.split())),
+            target=0,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """Three contexts, four tokens of two concepts, nothing equal."""
+    rows = ["1/2 1/4 3/20 1/10", "1/5 1/10 2/5 3/10", "1/10 1/10 3/5 1/5"]
+    return _rational(rows, "1 -1/2 -1/2", ((True, True, False, False), (False, False, True, True)))
+
+
+def log_odds_gaps(one):
+    return one.log_odds[:, None] - one.log_odds
+
+
+def rising(one, alpha):
+    """Positive where a token's probability rises: ``sum_z' p(z') (M(z) - M(z')) e^{alpha (M(z') - M(z))}``."""
+    ahead = log_odds_gaps(one)
+    return one.p @ (ahead * jnp.exp(-alpha * ahead)).T
+
+
+def concave(one, alpha):
+    """Minus the slope of `rising`: a sum of positive terms."""
+    ahead = log_odds_gaps(one)
+    return one.p @ (ahead**2 * jnp.exp(-alpha * ahead)).T
+
+
+def before_the_peak(one, alpha):
+    """`rising`, claimed on [-2, 0] for those tokens that peak beyond 0."""
+    return jnp.where(one.peaks > 0, rising(one, alpha), jnp.inf)
+
+
+def variance(one, alpha):
+    return jax.vmap(lambda row: tilting.variance(row, one.log_odds, alpha))(one.log_p)
+
+
+def partition(one, alpha):
+    """``E[e^{alpha d}] - 1`` with d = M - E[M]: 0 at 0, of order 2, and convex."""
+    d = one.log_odds - (one.p @ one.log_odds)[:, None]
+    return jnp.sum(one.p * jnp.expm1(alpha * d), axis=-1)
+
+
+def parabola(one, alpha, root, offset):
+    del one
+    return (alpha - root) ** 2 + offset
+
+
+def cubic(one, alpha):
+    """alpha^3 e^alpha, and an entry that claims nothing."""
+    del one
+    return jnp.stack([alpha**3 * jnp.exp(alpha), alpha / 0.5 * 0 + jnp.inf])
+
+
+@pytest.mark.parametrize("curve", [concave, variance])
+def test_true_curves_are_proved(exact, curve):
+    got = certify(curve, exact)
+    assert got.verdict == "proved"
+    assert got.remaining == 0
+    assert got.at is None
+    assert got.interval == (-60, 60)
+    assert got.pieces <= got.evaluations <= 4000
+    smallest = min(float(np.min(curve(to_floats(exact), alpha))) for alpha in np.linspace(-60, 60, 241))
+    assert 0 < got.lower <= smallest * (1 + 1e-9)
+
+
+def test_the_pattern_of_a_bump(exact):
+    assert certify(before_the_peak, exact, (-2, 0)).verdict == "proved"
+    assert certify(rising, exact, (-2, 0)).verdict == "refuted"
+
+
+def test_false_curves_are_refuted_at_a_strength(exact):
+    def dips(one, alpha):
+        return jnp.stack([1 + alpha**2, parabola(one, alpha, 1.625, -1e-6)])
+
+    got = certify(dips, exact)
+    assert got.verdict == "refuted"
+    assert dips(None, got.at)[1] < 0
+    assert got.remaining > 0
+    assert certify(dips, exact, (2, 60)).verdict == "proved"
+
+
+def test_a_small_positive_minimum_is_proved(exact):
+    curve = functools.partial(parabola, root=1 / 3, offset=1e-9)
+    got = certify(curve, exact)
+    assert got.verdict == "proved"
+    assert 0 < got.lower <= 1e-9
+
+
+def test_a_curve_that_touches_zero_is_undecided(exact):
+    got = certify(functools.partial(parabola, root=1 / 3, offset=0.0), exact)
+    assert got.verdict == "undecided"
+    assert got.remaining < 1e-8
+    assert got.at == pytest.approx(1 / 3, abs=1e-8)
+
+
+def test_a_zero_at_zero(exact):
+    got = certify(partition, exact, zero=2)
+    assert got.verdict == "proved"
+    unsaid = certify(partition, exact)
+    assert (unsaid.verdict, unsaid.at) == ("refuted", 0)
+    assert certify(partition, exact, (1, 60)).verdict == "proved"
+
+
+def test_an_order_that_is_too_low_or_too_high_proves_nothing(exact):
+    def quartic(one, alpha):
+        del one
+        return alpha**4
+
+    assert certify(quartic, exact, zero=4).verdict == "proved"
+    assert certify(quartic, exact, zero=2).verdict == "undecided"
+    # The second derivative of x^2 is not 0 at 0: it has no zero of order 4, and so none that is allowed.
+    assert certify(functools.partial(parabola, root=0.0, offset=0.0), exact, zero=4).verdict == "refuted"
+    # Nor is it where there is no zero.
+    assert certify(functools.partial(parabola, root=0.0, offset=1.0), exact, zero=2).verdict == "proved"
+    assert certify(functools.partial(parabola, root=0.0, offset=-1.0), exact, zero=2).verdict == "refuted"
+
+
+def test_odd_orders_on_one_side(exact):
+    assert certify(cubic, exact, (0, 5), zero=3).verdict == "proved"
+    assert certify(lambda one, alpha: -cubic(one, alpha)[:1], exact, (-5, 0), zero=3).verdict == "proved"
+    assert certify(cubic, exact, (-5, 0), zero=3).verdict == "refuted"
+    with pytest.raises(ValueError, match="interval: expected 0 at an end or outside, for the odd order zero=3"):
+        certify(cubic, exact, zero=3)
+
+
+def test_the_zero_must_not_hide_a_negative_side(exact):
+    def changes(one, alpha):
+        del one
+        return alpha**2 * (alpha + 1 / 8)
+
+    got = certify(changes, exact, zero=2)
+    assert got.verdict == "refuted"
+    assert got.at < -1 / 8
+    assert certify(changes, exact, (-1 / 16, 60), zero=2).verdict == "proved"
+
+
+def test_cancellation_raises_the_precision(exact):
+    def cancels(one, alpha):
+        large = jnp.exp(100 * one.log_odds[0] ** 0 + alpha)
+        return (large + 1e-20) - large
+
+    got = certify(cancels, exact, (-1, 1), precision=64)
+    assert (got.verdict, got.precision) == ("proved", 256)
+
+    def differs(one, alpha):
+        return jnp.log(one.p[0, 0] + 1e-45) - jnp.log(one.p[0, 0]) + 0 * alpha
+
+    got = certify(differs, exact, (-1, 1), precision=64)
+    assert got.verdict == "proved"
+    assert got.precision == 256
+    assert got.pieces == 1
+
+
+def test_an_entry_that_is_zero_everywhere_is_soon_given_up(exact):
+    def curve(one, alpha):
+        third = one.p[0, 0] / 3
+        return jnp.stack([third + third + third - one.p[0, 0] + 0 * alpha, 1 + alpha**2])
+
+    got = certify(curve, exact)
+    assert got.verdict == "undecided"
+    assert got.remaining == 120
+    assert got.evaluations < 100
+
+
+def test_choices_that_are_not_decided_are_split(exact):
+    def largest(one, alpha):
+        curve = jnp.stack([alpha - 1, 1 - alpha / 2])
+        return curve[jnp.argmax(curve)] + 2
+
+    assert certify(largest, exact, (-60, 1)).verdict == "proved"
+    got = certify(largest, exact, budget=400)
+    assert got.verdict == "undecided"
+    assert got.at == pytest.approx(4 / 3, abs=1e-3)
+
+
+def test_jumps_are_not_overlooked(exact):
+    """Their derivatives are 0 on both sides."""
+    third = 1 / 3
+    for jump in (
+        lambda one, alpha: jnp.where(alpha > third, -1.0, 1.0),
+        lambda one, alpha: jnp.sign(third - alpha) + 0.5,
+        lambda one, alpha: jnp.floor(third - alpha) + 0.5,
+        lambda one, alpha: (alpha < third) - 0.5,
+        lambda one, alpha: jax.lax.cond(alpha > third, lambda: -1.0, lambda: 1.0),
+    ):
+        got = certify(jump, exact, (-1, 0.5))
+        assert got.verdict == "refuted"
+        assert 1 / 3 <= got.at <= 0.5
+        tiny = certify(jump, exact, (-1, Fraction(1, 3) + Fraction(1, 10**15)))
+        assert tiny.verdict != "proved"
+
+
+def test_kinks_do_no_harm(exact):
+    def kinked(one, alpha):
+        return jnp.abs(alpha - 1 / 3) + jnp.maximum(alpha, 0.25) - 0.2
+
+    assert certify(kinked, exact).verdict == "proved"
+    assert certify(lambda one, alpha: kinked(one, alpha) - 0.14, exact).verdict == "refuted"
+
+
+def test_nothing_claimed_is_no_success(exact):
+    got = certify(lambda one, alpha: jnp.where(one.log_odds > 9, alpha, jnp.inf), exact)
+    assert (got.verdict, got.pieces, got.lower) == ("proved", 0, np.inf)
+
+
+def test_other_instances_are_taken_as_they_are():
+    def curve(one, alpha):
+        return (alpha - one["root"]) ** 2 + one["offset"][one["which"]]
+
+    one = {"root": np.float64(0.5), "offset": np.array([-1.0, 1e-6]), "which": 1}
+    assert certify(curve, one).verdict == "proved"
+    assert certify(curve, one | {"which": 0}).verdict == "refuted"
+    got = confirm(lambda one: curve(one, one["root"]), one)
+    assert (got.lower, got.upper) == (1e-6, 1e-6)
+
+
+def test_the_budget_is_kept(exact):
+    got = certify(concave, exact, budget=5)
+    assert got.verdict == "undecided"
+    assert got.evaluations <= 5 + 4
+    assert got.remaining > 60
+
+
+def test_intervals_of_fractions(exact):
+    def above(one, alpha):
+        del one
+        return alpha - 1 / 3
+
+    assert certify(above, exact, (Fraction(1, 3), 1)).verdict == "proved"
+    assert certify(above, exact, (Fraction(333, 1000), 1)).verdict == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"interval": (1, 1)}, "interval: expected a first end below the second"),
+        ({"interval": (0, np.inf)}, "interval: expected finite ends"),
+        ({"zero": -1}, "zero: expected an order of at least 0, got -1"),
+    ],
+)
+def test_bad_arguments(exact, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        certify(concave, exact, **arguments)
+
+
+def test_what_has_no_rule_is_said(exact):
+    with pytest.raises(balls.Unsupported, match="primitive"):
+        certify(lambda one, alpha: jnp.linalg.eigh(one.p.T @ one.p)[0] + alpha, exact)
+
+
+def test_signs_are_confirmed(exact):
+    got = confirm(lambda one: jnp.max(one.log_odds), exact)
+    assert (got.sign, got.precision) == (1, 128)
+    value = float(np.max(to_floats(exact).log_odds))
+    assert got.lower <= value * (1 + 1e-12)
+    assert got.upper >= value * (1 - 1e-12)
+    assert got.digits.startswith(f"[{value:.12f}"[:12])
+    assert confirm(lambda one: jnp.min(one.log_odds), exact).sign == -1
+    assert confirm(lambda one: jnp.inf + 0 * one.log_odds[0], exact).sign == 1
+
+
+def test_precision_is_doubled_until_the_sign_is_seen(exact):
+    def tiny(one):
+        return jnp.log(one.p[0, 0] + 1e-300) - jnp.log(one.p[0, 0])
+
+    assert confirm(tiny, exact).precision == 1024
+    assert confirm(tiny, exact).sign == 1
+    assert confirm(lambda one: -tiny(one), exact).sign == -1
+    got = confirm(tiny, exact, limit=512)
+    assert (got.sign, got.precision) == (0, 512)
+    assert got.lower <= 0 <= got.upper
+
+
+def test_zero_has_no_sign(exact):
+    assert confirm(lambda one: one.log_odds[0] - one.log_odds[0], exact).sign == 0
+    third = confirm(lambda one: 3 * (one.p[0, 0] / 3) - one.p[0, 0], exact, limit=256)
+    assert (third.sign, third.precision) == (0, 256)
+
+
+def test_confirm_checks_its_arguments(exact):
+    with pytest.raises(ValueError, match="margin: expected a scalar function"):
+        confirm(lambda one: one.log_odds, exact)
+    with pytest.raises(ValueError, match="precision: expected at most limit=64, got 128"):
+        confirm(lambda one: one.log_odds[0], exact, limit=64)

@@ -1,0 +1,205 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from theory import arc
+from ufm import Steerable, norm, probability_increase, steer
+from ufm.transformer import PLACEMENTS, added, init_transformer
+
+TOKENS = jnp.asarray([[0, 3, 1, 5], [2, 2, 6, 4], [5, 0, 0, 1]])
+CONTEXTS = jnp.arange(3)
+T, D = 4, 6
+V = jnp.asarray([0.3, -1.0, 0.5, 2.0, 0.1, -0.7])
+
+KINDS = pytest.mark.parametrize("kind", ["rms", "layer"])
+PLACED = pytest.mark.parametrize("placement", PLACEMENTS)
+
+
+def draw(**options):
+    return init_transformer(jax.random.key(4), TOKENS, 7, D, **({"biased": True} | options))
+
+
+def by_loops(model, j, blocks, added=0.0):
+    """The residual stream [T, d] of context j after some blocks, `added` to it after the cut, one position and head at a time."""
+    x = [np.asarray(model.embedding[t] + model.positions[i]) for i, t in enumerate(model.tokens[j])]
+    layers = jax.tree.map(np.asarray, model.layers)
+    for index in range(blocks + 1):
+        if index == model.cut:
+            x = [row + np.asarray(added) for row in x]
+        if index == blocks:
+            return np.stack(x)
+
+        def normed(row, k, index=index):
+            return np.asarray(norm(jnp.asarray(row), layers.gamma[index, k], layers.bias[index, k], kind=model.kind, eps=model.eps))
+
+        def attention(rows, index=index):
+            q, k, v = (np.stack(rows) @ layers.qkv[index, i] for i in range(3))
+            size, out = D // model.heads, np.zeros((T, D))
+            for head in range(model.heads):
+                part = slice(head * size, (head + 1) * size)
+                for i in range(T):
+                    weights = np.exp([q[i, part] @ k[s, part] / np.sqrt(size) for s in range(i + 1)])
+                    out[i, part] = weights @ v[: i + 1, part] / weights.sum()
+            return list(out @ layers.out[index])
+
+        def mlp(rows, index=index):
+            return [np.asarray(jax.nn.gelu(row @ layers.up[index])) @ layers.down[index] for row in rows]
+
+        for k, f in enumerate((attention, mlp)):
+            if model.placement == "pre":
+                x = [row + new for row, new in zip(x, f([normed(row, k) for row in x]), strict=True)]
+            elif model.placement == "branch":
+                x = [row + normed(new, k) for row, new in zip(x, f(x), strict=True)]
+            else:
+                x = [normed(row + new, k) for row, new in zip(x, f(x), strict=True)]
+    return None
+
+
+@PLACED
+@KINDS
+def test_the_split_by_loops(placement, kind):
+    model = draw(placement=placement, kind=kind, softcap=1.5)
+    assert isinstance(model, Steerable)
+    h = model.embed(CONTEXTS)
+    assert h.shape == (3, T * D)
+    got = steer(model, CONTEXTS, model.everywhere(V), 0.8)
+    for j in range(3):
+        np.testing.assert_allclose(h[j].reshape(T, D), by_loops(model, j, 1), atol=1e-12)
+        last = by_loops(model, j, 2, 0.8 * V)[-1]
+        logits = norm(jnp.asarray(last), model.gamma, model.bias, kind=kind, eps=model.eps) @ model.W.T
+        np.testing.assert_allclose(got[j], 1.5 * np.tanh(logits / 1.5), atol=1e-12)
+
+
+def test_where_it_is_cut_does_not_matter_unsteered():
+    logits = [model.decode(model.embed(CONTEXTS)) for model in (draw(cut=k) for k in range(3))]
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-13)
+    np.testing.assert_allclose(logits[2], logits[0], atol=1e-13)
+
+
+def test_it_is_swept_like_any_other_model():
+    model = draw()
+    got = probability_increase(model, [0, 2], model.everywhere(V), [-1.0, 0.0, 3.0])
+    assert got.shape == (2, 3, 7)
+    np.testing.assert_array_equal(got[:, 1], 0)
+    expected = jax.nn.softmax(steer(model, jnp.asarray(2), model.everywhere(V), 3.0))
+    np.testing.assert_allclose(got[1, 2] + jax.nn.softmax(steer(model, jnp.asarray(2), model.everywhere(V), 0.0)), expected)
+
+
+@KINDS
+def test_after_the_last_block_the_law_is_exact(kind):
+    """N7 and N8 for a transformer: cut after its last block, what is left is the norm and the unembedding."""
+    model = draw(cut=2, kind=kind)
+    last = model.embed(jnp.asarray(1)).reshape(T, D)[-1]
+    bends = arc.arc_of(model.W, model.gamma, model.bias, last, V, kind=kind, eps=model.eps)
+    for alpha in (-30.0, 0.0, 1.4, 1e5):
+        got = steer(model, jnp.asarray(1), model.everywhere(V), alpha)
+        np.testing.assert_allclose(got, arc.logits_at(bends, alpha), atol=1e-12)
+
+
+# --- proposition 4.1 ------------------------------------------------------------------------------------------------
+
+
+def distances(model, v, sizes, sign):
+    """From the limit of proposition 4.1, largest over contexts and tokens, at each strength."""
+    end = arc.limit(model.W, model.gamma, model.bias, v, sign, kind=model.kind, softcap=model.softcap)
+    return np.asarray([jnp.max(jnp.abs(steer(model, CONTEXTS, model.everywhere(v), sign * a) - end)) for a in sizes])
+
+
+@KINDS
+@pytest.mark.parametrize("placement", ["pre", "branch"])
+@pytest.mark.parametrize("options", [{}, {"biased": False, "eps": 0.0}, {"softcap": 1.5, "cut": 0}], ids=["", "plain", "cap"])
+def test_steered_logits_go_to_those_of_the_direction(kind, placement, options):
+    model = draw(kind=kind, placement=placement, **options)
+    sizes = np.geomspace(10, 1e7, 7)
+    for sign in (1, -1):
+        far = distances(model, V, sizes, sign)
+        slopes = np.diff(np.log(far[2:])) / np.diff(np.log(sizes[2:]))
+        np.testing.assert_allclose(slopes, -1, atol=0.1)
+
+
+@KINDS
+@pytest.mark.parametrize("placement", ["pre", "branch"])
+def test_an_explicit_bound(kind, placement):
+    """The last norm is given alpha v, the state at the cut and at most `added`."""
+    model = draw(kind=kind, placement=placement, cut=0)
+    states = model.embed(CONTEXTS).reshape(3, T, D)[:, -1]
+    reach = jnp.max(jnp.linalg.norm(states, axis=-1)) + added(model)
+    for sign in (1, -1):
+        for a in (0.1, 3.0, 30.0, 1e4):
+            bound = arc.limit_bound(model.W, model.gamma, V, a, reach, kind=kind, eps=model.eps)
+            assert distances(model, V, [a], sign)[0] <= float(bound.max())
+
+
+@pytest.mark.parametrize("placement", ["pre", "branch"])
+def test_what_blocks_add_is_bounded(placement):
+    model = draw(placement=placement, cut=1, heads=3)
+    for size in (0.0, 1.0, 1e3, 1e6):
+        for seed in range(5):
+            j = seed % 3
+            push = size * jax.random.normal(jax.random.key(seed), (D,))
+            before = by_loops(model, j, 1) + np.asarray(push)
+            moved = by_loops(model, j, 2, push) - before
+            assert np.linalg.norm(moved, axis=-1).max() <= float(added(model))
+    assert float(added(draw(placement=placement, cut=2))) == 0
+    assert float(added(draw(placement="stream"))) == np.inf
+
+
+def test_a_norm_of_the_stream_has_another_limit():
+    model = draw(placement="stream", cut=0)
+    far = distances(model, V, [1e5, 1e7], 1)
+    assert far.min() > 0.05
+    # It is the same for every context all the same, and reached.
+    steered = [steer(model, CONTEXTS, model.everywhere(V), a) for a in (1e6, 1e8)]
+    np.testing.assert_allclose(steered[0], steered[1], atol=1e-4)
+
+
+def test_the_softcap_is_part_of_the_limit():
+    capped = draw(softcap=1.5)
+    without = dataclasses.replace(capped, softcap=None)
+    end = arc.limit(without.W, without.gamma, without.bias, V, 1)
+    far = steer(capped, CONTEXTS, capped.everywhere(V), 1e7)
+    assert np.abs(far - end).max() > 0.05
+    np.testing.assert_allclose(far, np.tile(1.5 * np.tanh(end / 1.5), (3, 1)), atol=1e-5)
+
+
+def test_a_constant_vector_is_not_seen_by_layer_norm():
+    model = draw(kind="layer")
+    steered = steer(model, CONTEXTS, model.everywhere(jnp.ones(D)), 1e4)
+    np.testing.assert_allclose(steered, steer(model, CONTEXTS, model.everywhere(jnp.ones(D)), 0.0), atol=1e-9)
+    rms = draw(kind="rms")
+    assert np.abs(steer(rms, CONTEXTS, rms.everywhere(jnp.ones(D)), 1e4) - rms.decode(rms.embed(CONTEXTS))).max() > 0.1
+
+
+def test_float32_loses_the_context():
+    """At 1e9 the steered stream is alpha v to the last bit: every context has the same logits."""
+    with jax.enable_x64(False):
+        model = init_transformer(jax.random.key(4), TOKENS, 7, D, dtype=jnp.float32)
+        logits = steer(model, CONTEXTS, model.everywhere(V.astype(jnp.float32)), 1e9)
+        assert logits.dtype == jnp.float32
+        np.testing.assert_array_equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "batch"}, r"kind: expected one of \('rms', 'layer'\), got 'batch'"),
+        ({"placement": "post"}, r"placement: expected one of \('pre', 'branch', 'stream'\), got 'post'"),
+        ({"heads": 4}, "d: expected a multiple of the 4 heads, got 6"),
+        ({"cut": 3}, "cut: expected a number of blocks between 0 and 2, got 3"),
+        ({"cut": -1}, "cut: expected a number of blocks between 0 and 2, got -1"),
+    ],
+)
+def test_refuses(options, message):
+    with pytest.raises(ValueError, match="^" + message):
+        draw(**options)
+
+
+@pytest.mark.parametrize("tokens", [TOKENS + 2, TOKENS - 1])
+def test_refuses_tokens(tokens):
+    with pytest.raises(ValueError, match="^tokens: expected tokens between 0 and 6, got others"):
+        init_transformer(jax.random.key(0), tokens, 7, D)
+    with pytest.raises(ValueError, match=r"^tokens: expected contexts of at least one token, got shape \(0, 4\)"):
+        init_transformer(jax.random.key(0), TOKENS[:0], 7, D)

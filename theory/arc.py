@@ -1,0 +1,322 @@
+"""Steering through a final norm: the rational-quadratic law, the arc it traces, its plateaus (N7, N8).
+
+A normalised decoder sees the direction of h + alpha v alone. In the plane of h and v, with the polar angle theta,
+
+    alpha = centre + width tan(theta),      logit_z = A_z cos(theta) + B_z sin(theta) + c_z,      -pi/2 < theta < pi/2,
+
+so that a whole sweep is half a great circle. An eps in the norm is one more coordinate of h, sqrt(d eps), which v leaves
+alone and no token reads: it makes `width` larger, and the same forms stay exact. Functions take one hidden state and one
+strength or angle; `jax.vmap` does the rest. Proofs are on the page "Steering through a norm".
+
+Blocks between the place of steering and the last norm take the arc away but not the plateaus (S, proposition 4.1), which
+is why `limit` asks for v alone.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from ufm._check import require
+from ufm.normalised import KINDS, norm
+
+Scalar = Float[Array, ""]
+
+NOTHING = 64
+"""A component of a vector below this many roundings of it counts as 0: it is what rounding leaves of one."""
+
+
+class Arc(NamedTuple):
+    """The logits of a sweep as a curve in the angle (N8).
+
+    Attributes:
+        A: logits less `c` at angle 0, where h + alpha v is orthogonal to v, ``[V]``.
+        B: logits less `c` at angle pi/2, the direction of v itself, ``[V]``.
+        c: what the bias of the norm adds, ``[V]``.
+        centre: the strength m0 at angle 0.
+        width: sqrt(L), the strength from angle 0 to pi/4.
+    """
+
+    A: Float[Array, "*batch V"]
+    B: Float[Array, "*batch V"]
+    c: Float[Array, "*batch V"]
+    centre: Float[Array, "*batch"]
+    width: Float[Array, "*batch"]
+
+
+class RationalQuadratic(NamedTuple):
+    """``logit_z(alpha) = (offsets_z + slopes_z alpha) / sqrt(1 + (alpha - centre)^2 / width^2) + c_z`` (N7).
+
+    Differences of tokens, hence log-odds, have the same form, with the differences of `offsets`, `slopes` and `c`.
+
+    Attributes:
+        centre: m0.
+        width: sqrt(L).
+        slopes: a, ``[V]``.
+        offsets: beta, ``[V]``.
+        c: what the bias of the norm adds, ``[V]``.
+    """
+
+    centre: Float[Array, "*batch"]
+    width: Float[Array, "*batch"]
+    slopes: Float[Array, "*batch V"]
+    offsets: Float[Array, "*batch V"]
+    c: Float[Array, "*batch V"]
+
+
+class Rate(NamedTuple):
+    """How fast a plateau is reached: ``|logit - plateau - coefficient / |alpha|| <= remainder / alpha^2`` (N8).
+
+    Attributes:
+        coefficient: C, the same on both sides, ``[V]``.
+        remainder: K, ``[V]``.
+        beyond: the bound holds for all ``|alpha| >= beyond``.
+    """
+
+    coefficient: Float[Array, "*batch V"]
+    remainder: Float[Array, "*batch V"]
+    beyond: Float[Array, "*batch"]
+
+
+def arc_of(
+    W: Float[Array, "V d"],
+    gamma: Float[Array, " d"],
+    bias: Float[Array, " d"] | None,
+    h: Float[Array, " d"],
+    v: Float[Array, " d"],
+    *,
+    kind: str = "rms",
+    eps: Scalar | float = 0.0,
+) -> Arc:
+    """The arc of a hidden state h steered along v and decoded by ``W (gamma * norm(h + alpha v) + bias)`` (N8).
+
+    Raises:
+        ValueError: an unknown kind; outside transformations, a v that the norm does not see (0, or constant for "layer"),
+            or an h parallel to v with eps 0, whose arc is the two points ``plateau`` and has no angles. Inside
+            transformations these give NaN.
+    """
+    require(kind in KINDS, "kind", f"one of {KINDS}", repr(kind))
+    arc = _arc_of(W, gamma, bias, h, v, kind, eps)
+    if not isinstance(arc.width, jax.core.Tracer):
+        _require_seen(not jnp.isnan(arc.centre), kind)
+        require(not jnp.isnan(arc.width), "h", "a hidden state that is not parallel to v, or eps > 0", "a parallel one")
+    return arc
+
+
+@partial(jax.jit, static_argnames="kind")
+def _arc_of(W, gamma, bias, h, v, kind, eps):
+    d, least_of_h, least_of_v = h.shape[-1], _least(h), _least(v)
+    if kind == "layer":
+        h, v = h - jnp.mean(h), v - jnp.mean(v)
+    size = jnp.linalg.norm(v)
+    size = jnp.where(size > least_of_v, size, jnp.nan)
+    along = v / size
+    shift = along @ h
+    across = h - shift * along
+    # Once more: where h is nearly parallel to v, rounding leaves a part along it.
+    across = across - (along @ across) * along
+    length = jnp.sqrt(across @ across + d * eps)
+    length = jnp.where(length > least_of_h, length, jnp.nan)
+    of_token = jnp.sqrt(d) * W * gamma
+    c = jnp.zeros(W.shape[0], W.dtype) if bias is None else W @ bias
+    return Arc(of_token @ across / length, of_token @ along, c, -shift / size, length / size)
+
+
+def law(
+    W: Float[Array, "V d"],
+    gamma: Float[Array, " d"],
+    bias: Float[Array, " d"] | None,
+    h: Float[Array, " d"],
+    v: Float[Array, " d"],
+    *,
+    kind: str = "rms",
+    eps: Scalar | float = 0.0,
+) -> RationalQuadratic:
+    """The rational-quadratic law of the same decoder (N7); arguments and errors are those of `arc_of`."""
+    arc = arc_of(W, gamma, bias, h, v, kind=kind, eps=eps)
+    slopes = arc.B / arc.width
+    return RationalQuadratic(arc.centre, arc.width, slopes, arc.A - slopes * arc.centre, arc.c)
+
+
+def law_logits(law: RationalQuadratic, alpha: Scalar | float) -> Float[Array, " V"]:
+    """Logits at a strength, ``[V]``."""
+    return (law.offsets + law.slopes * alpha) / jnp.hypot(1, (alpha - law.centre) / law.width) + law.c
+
+
+def arc_logits(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
+    """Logits at an angle, ``[V]``. At +-pi/2 they are the plateaus."""
+    return arc.A * jnp.cos(theta) + arc.B * jnp.sin(theta) + arc.c
+
+
+def logits_at(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
+    """Logits at a strength, ``[V]``: precise at large strengths too, whose angle has no digits left for its cosine."""
+    t = (alpha - arc.centre) / arc.width
+    return (arc.A + arc.B * t) / jnp.hypot(1, t) + arc.c
+
+
+def theta_of_alpha(arc: Arc, alpha: Float[Array, "*n"] | float) -> Float[Array, "*n"]:
+    """The angle of each strength, in (-pi/2, pi/2); +-pi/2 for an infinite one."""
+    return jnp.arctan((alpha - arc.centre) / arc.width)
+
+
+def alpha_of_theta(arc: Arc, theta: Float[Array, "*n"] | float) -> Float[Array, "*n"]:
+    """The strength of each angle in (-pi/2, pi/2)."""
+    return arc.centre + arc.width * jnp.tan(theta)
+
+
+def plateau(arc: Arc, sign: int) -> Float[Array, " V"]:
+    """The logits as alpha goes to +inf (`sign` 1) or -inf (-1): those of the direction +-v, whatever h is (N8)."""
+    return sign * arc.B + arc.c
+
+
+def plateau_rate(arc: Arc) -> Rate:
+    """How the plateaus are reached: from one side, with the same coefficient at both ends (N8).
+
+    With ``eta = sqrt(m0^2 + L)``, the length of h in units of v: ``C = A sqrt(L)``, ``K = 2 |C| eta + 3 |B| L`` beyond
+    ``|alpha| = 2 eta``.
+    """
+    eta = jnp.hypot(arc.centre, arc.width)
+    coefficient = arc.A * arc.width
+    remainder = 2 * jnp.abs(coefficient) * eta + 3 * jnp.abs(arc.B) * arc.width**2
+    return Rate(coefficient, remainder, 2 * eta)
+
+
+def limit(
+    W: Float[Array, "V d"],
+    gamma: Float[Array, " d"],
+    bias: Float[Array, " d"] | None,
+    v: Float[Array, " d"],
+    sign: int,
+    *,
+    kind: str = "rms",
+    softcap: Scalar | float | None = None,
+) -> Float[Array, " V"]:
+    """The logits as alpha goes to +inf (`sign` 1) or -inf (-1), from v alone (S, proposition 4.1, and N8), ``[V]``.
+
+    Right for every model whose last steps are the norm and W, if its blocks add to the residual stream what stays bounded.
+
+    Args:
+        W, gamma, bias, kind: the decoder, as for `arc_of`; its eps plays no part.
+        v: steering vector, ``[d]``, added at every position.
+        sign: 1 or -1.
+        softcap: logits are ``softcap * tanh(logits / softcap)``, if given.
+
+    Raises:
+        ValueError: outside transformations, for a v that the norm does not see.
+    """
+    seen = v - jnp.mean(v) if kind == "layer" else v
+    if not isinstance(seen, jax.core.Tracer):
+        _require_seen(bool(jnp.linalg.norm(seen) > _least(v)), kind)
+    logits = W @ norm(sign * v, gamma, bias, kind=kind)
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def limit_bound(
+    W: Float[Array, "V d"],
+    gamma: Float[Array, " d"],
+    v: Float[Array, " d"],
+    alpha: Scalar | float,
+    reach: Scalar | float,
+    *,
+    kind: str = "rms",
+    eps: Scalar | float = 0.0,
+) -> Float[Array, " V"]:
+    """How far logits are from their `limit` at most, if the last norm is given alpha v plus at most `reach`, ``[V]``.
+
+    It is ``2 sqrt(d) ||gamma * w_z|| sqrt(reach^2 + d eps) / (|alpha| ||v||)``, v centred for "layer" (N8). A softcap only
+    makes the distance smaller.
+    """
+    d = v.shape[-1]
+    seen = v - jnp.mean(v) if kind == "layer" else v
+    turned = 2 * jnp.hypot(reach, jnp.sqrt(d * eps)) / (jnp.abs(alpha) * jnp.linalg.norm(seen))
+    return jnp.sqrt(d) * jnp.linalg.norm(W * gamma, axis=1) * turned
+
+
+def eps_bound(
+    W: Float[Array, "V d"],
+    gamma: Float[Array, " d"],
+    h: Float[Array, " d"],
+    v: Float[Array, " d"],
+    eps: Scalar | float,
+    *,
+    kind: str = "rms",
+) -> Float[Array, " V"]:
+    """How far eps can move each logit from the law for eps 0, at any strength, ``[V]`` (N7).
+
+    It multiplies ``logit_z - c_z`` by ``(1 + d eps / ||h + alpha v||^2)^(-1/2)``, so that the change is at most
+    ``sqrt(A_z^2 + B_z^2) d eps / (2 ||h_perp||^2)``. Errors are those of `arc_of`.
+    """
+    without = arc_of(W, gamma, None, h, v, kind=kind)
+    seen = v - jnp.mean(v) if kind == "layer" else v
+    share = h.shape[-1] * eps / (without.width**2 * (seen @ seen))
+    return jnp.hypot(without.A, without.B) * share / 2
+
+
+def slopes(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
+    """The derivative of the log-odds of each token, ``log sigma_z / (1 - sigma_z)``, by the angle, ``[V]``.
+
+    It has the sign of the derivative of the probability, and does not vanish where the probability saturates.
+    """
+    logits, rise = arc_logits(arc, theta), arc.B * jnp.cos(theta) - arc.A * jnp.sin(theta)
+    others = jnp.where(jnp.eye(logits.size, dtype=bool), -jnp.inf, logits)
+    return rise - jax.nn.softmax(others, axis=1) @ rise
+
+
+def curvatures(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
+    """The second derivative of each log-probability by the angle, ``[V]`` (N8).
+
+    With f the logits, ``(E[f] - f_z) - (E[c] - c_z) - Var[f']`` under the distribution at that angle. Without bias it is
+    never positive where the surprisal of z is at most the entropy, hence not where z is the likeliest token.
+    """
+    logits, rise = arc_logits(arc, theta), arc.B * jnp.cos(theta) - arc.A * jnp.sin(theta)
+    q, turning = jax.nn.softmax(logits), logits - arc.c
+    return q @ turning - turning - q @ (rise - q @ rise) ** 2
+
+
+def bumps(arc: Arc, points: int = 4096) -> Int[Array, " V"]:
+    """How many bumps the probability of each token has on the open arc: its local maxima inside, ``[V]``.
+
+    They are read off a grid of angles, as changes of sign of `slopes` from rising to falling: no bump is too flat to be
+    seen, but two that are closer than pi / `points` may be missed. A supremum at an end, where alpha is infinite, is not
+    counted.
+    """
+    theta = (jnp.arange(points) + 0.5) * (jnp.pi / points) - jnp.pi / 2
+    slope = jax.vmap(partial(slopes, arc))(theta)
+    noise = NOTHING * jnp.finfo(slope.dtype).eps * jnp.max(jnp.hypot(arc.A, arc.B))
+    rising = jnp.sign(jnp.where(jnp.abs(slope) > noise, slope, 0))
+    # A slope lost in noise takes the sign of the last one that is not.
+    last = lax.cummax(jnp.where(rising != 0, jnp.arange(points)[:, None], 0))
+    rising = jnp.take_along_axis(rising, last, axis=0)
+    return jnp.sum((rising[:-1] > 0) & (rising[1:] < 0), axis=0)
+
+
+def greedy_interval(arc: Arc) -> tuple[Float[Array, " V"], Float[Array, " V"]]:
+    """The angles between which each token is the likeliest, lowest and highest, ``[V]``; NaN for a token that never is (N8).
+
+    Raises:
+        ValueError: outside transformations, for an arc with a bias that tells tokens apart: there these angles need not
+            form an interval.
+    """
+    if not isinstance(arc.c, jax.core.Tracer):
+        spread = float(jnp.ptp(arc.c))
+        require(spread == 0, "arc", "one without bias (c constant)", f"c with a range of {spread:g}")
+    # Where cos(theta) > 0, the logits are ordered as the lines A + B tan(theta).
+    rise = arc.B - arc.B[:, None]
+    head_start = arc.A - arc.A[:, None]
+    crossing = jnp.arctan(-head_start / jnp.where(rise == 0, 1, rise))
+    low = jnp.max(jnp.where(rise < 0, crossing, -jnp.pi / 2), axis=1)
+    high = jnp.min(jnp.where(rise > 0, crossing, jnp.pi / 2), axis=1)
+    never = (low > high) | jnp.any((rise == 0) & (head_start > 0), axis=1)
+    return jnp.where(never, jnp.nan, low), jnp.where(never, jnp.nan, high)
+
+
+def _least(vector: Float[Array, " d"]) -> Scalar:
+    return NOTHING * jnp.finfo(vector.dtype).eps * jnp.linalg.norm(vector)
+
+
+def _require_seen(seen: bool, kind: str) -> None:
+    blind = "other than 0" if kind == "rms" else "that is not constant, for LayerNorm takes its mean away"
+    require(seen, "v", f"a vector {blind}", "one that the norm does not see")

@@ -1,0 +1,353 @@
+"""Certificates: proofs that a curve is positive at every strength of an interval, or that it is not.
+
+The curve is evaluated in ball arithmetic (`theory.balls`) on an instance in fractions (`theory.rationals`), with the
+strength a ball that covers a piece of the interval. A piece on which the result is positive is proved; the others are
+split. `confirm` decides the sign of a single number in the same way.
+"""
+
+import functools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flint import arb
+
+from theory import balls
+from theory.rationals import RationalInstance, to_balls
+from ufm._check import require
+
+Verdict = Literal["proved", "refuted", "undecided"]
+
+NARROWEST = 2.0**-40
+"""Pieces below this share of the interval are not split further."""
+
+HOPELESS = 3
+"""An entry is no longer pursued once its sign was out of reach, at full precision, at this many points."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was found out about a curve on an interval.
+
+    Attributes:
+        verdict: "proved": positive at every strength of the interval, but at 0 if it was said to vanish there. "refuted":
+            not positive at `at`. "undecided": neither was found.
+        interval: the strengths it is about, ends included.
+        pieces: how many pieces the proved part was cut into; 0 if nothing is claimed anywhere.
+        evaluations: how often the curve or a derivative was evaluated.
+        precision: the highest that was used, bits.
+        remaining: total width of what was not proved.
+        lower: a lower bound of the curve over the proved pieces, but those where only a derivative was bounded; +inf
+            where nothing is claimed.
+        at: the strength of the refutation, or the middle of the first piece that was given up.
+    """
+
+    verdict: Verdict
+    interval: tuple[Fraction, Fraction]
+    pieces: int
+    evaluations: int
+    precision: int
+    remaining: float
+    lower: float
+    at: float | None
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The sign of a number.
+
+    Attributes:
+        sign: 1, -1, or 0 if it was not decided.
+        lower: no more than the number.
+        upper: no less than the number.
+        digits: the number to as many digits as are known, at most 20.
+        precision: bits.
+    """
+
+    sign: int
+    lower: float
+    upper: float
+    digits: str
+    precision: int
+
+
+def certify(
+    curve: Callable[..., Any],
+    exact: RationalInstance | Any,
+    interval: tuple[Fraction | float | int, Fraction | float | int] = (-60, 60),
+    *,
+    zero: int = 0,
+    precision: int = 128,
+    budget: int = 4000,
+) -> Certificate:
+    """Whether every entry of ``curve(one, alpha)`` is positive for every alpha of a closed interval.
+
+    An entry of +inf claims nothing. Write curves so that alpha occurs in few places: an occurrence that cancels another
+    is not seen to do so, and costs more splitting. Where the curve itself does not decide, its mean value form is tried.
+
+    Args:
+        curve: a JAX function of a `theory.instance.Instance` and a scalar alpha; returns arrays of any shape. Derivatives
+            are those that JAX takes of it: do not stop gradients that there are.
+        exact: the instance; or any pytree that the curve takes, whose floats are then the exact numbers they are.
+        interval: the ends.
+        zero: an order k at which entries may vanish at 0: entries for which the value and the first k - 1 derivatives at 0
+            cannot be told from 0 are taken to vanish there *exactly*, which is for the caller to know. They are claimed to
+            be positive elsewhere, and proved so next to 0 by their k-th derivative. The curve has to be k times
+            continuously differentiable on the interval.
+        precision: bits to begin with; twice and four times as many are used at points where the sign needs them.
+        budget: evaluations after which the rest is given up.
+
+    Raises:
+        ValueError: for an interval that is empty or not finite, or with 0 in its interior if `zero` is odd.
+        Unsupported: if the curve has no rule in ball arithmetic.
+    """
+    require(bool(np.isfinite([float(x) for x in interval]).all()), "interval", "finite ends", interval)
+    low, high = (Fraction(x) for x in interval)
+    require(low < high, "interval", "a first end below the second", interval)
+    require(zero >= 0, "zero", "an order of at least 0", zero)
+    inside = low < 0 < high
+    require(zero % 2 == 0 or not inside, "interval", f"0 at an end or outside, for the odd order zero={zero}", interval)
+    search = _Search(_Curve(curve, exact, precision), low, high, zero, budget)
+    return search.run()
+
+
+def confirm(
+    margin: Callable[..., Any], exact: RationalInstance | Any, *, precision: int = 128, limit: int = 4096
+) -> Confirmation:
+    """The sign of a scalar margin on an exact instance; precision is doubled until it is decided.
+
+    Args:
+        margin: a JAX function of a `theory.instance.Instance`, scalar.
+        exact: the instance; or any pytree that the margin takes, whose floats are then the exact numbers they are.
+        precision: bits to begin with.
+        limit: the most bits; beyond, the sign is 0. A margin that is 0 is never decided unless it is 0 exactly.
+
+    Raises:
+        Unsupported: if the margin has no rule in ball arithmetic.
+    """
+    require(precision <= limit, "precision", f"at most limit={limit}", precision)
+    while True:
+        try:
+            value = balls.evaluate(margin, _with_balls(exact, precision), precision=precision)
+            require(np.shape(value) == (), "margin", "a scalar function", f"shape {np.shape(value)}")
+            value = value.item()
+        except balls.Undecided:
+            value = arb("nan")
+        sign = 1 if value > 0 else -1 if value < 0 else 0
+        if sign or value.is_zero() or 2 * precision > limit:
+            return Confirmation(sign, *balls.bounds(value), value.str(20), precision)
+        precision *= 2
+
+
+class _Curve:
+    """Values and derivatives of a curve on an instance, at three precisions; counts evaluations."""
+
+    def __init__(self, curve: Callable, exact: Any, precision: int) -> None:
+        self.curve, self.exact, self.evaluations, self.used = curve, exact, 0, precision
+        self.precisions = (precision, 2 * precision, 4 * precision)
+        self.joined = False
+        self._prepared: dict[tuple[int, int], balls.Along] = {}
+
+    @property
+    def count(self) -> int:
+        """How many entries the curve has."""
+        result = balls.shapes(self.curve, _with_balls(self.exact, self.precisions[0]), 0.0)
+        return sum(leaf.size for leaf in jax.tree.leaves(result))
+
+    def __call__(self, alpha: balls.Number, *, order: int = 0, level: int = 0) -> list[arb] | None:
+        """All entries of a derivative in one list; None if a choice the curve makes is not decided."""
+        bits = self.precisions[level]
+        self.evaluations, self.used = self.evaluations + 1, max(self.used, bits)
+        try:
+            if (order, level) not in self._prepared:
+                function = _derivative(self.curve, order)
+                self._prepared[order, level] = balls.along(function, _with_balls(self.exact, bits), precision=bits)
+            at = self._prepared[order, level]
+            result = at(alpha)
+        except balls.Undecided:
+            self.joined = True
+            return None
+        self.joined = at.joined
+        return [x for leaf in jax.tree.leaves(result) for x in leaf.ravel().tolist()]
+
+
+def _with_balls(exact: Any, precision: int) -> Any:
+    """What a curve or margin is evaluated on."""
+    return to_balls(exact, precision) if isinstance(exact, RationalInstance) else exact
+
+
+@functools.lru_cache(maxsize=256)
+def _derivative(curve: Callable, order: int) -> Callable:
+    """The derivative of a curve with respect to alpha."""
+    if order == 0:
+        return curve
+    below = _derivative(curve, order - 1)
+
+    def derivative(one: Any, alpha: Any) -> Any:
+        return jax.jvp(lambda a: below(one, a), (alpha,), (jnp.ones_like(alpha),))[1]
+
+    return derivative
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A piece of the interval, the entries that are not proved on it, and how precise to be: an index of `precisions`."""
+
+    low: Fraction
+    high: Fraction
+    open: tuple[int, ...]
+    level: int
+
+    @property
+    def middle(self) -> Fraction:
+        """A point inside; a float, unless they are too far apart."""
+        middle = (self.low + self.high) / 2
+        rounded = Fraction(float(middle))
+        return rounded if self.low < rounded < self.high else middle
+
+    def halves(self) -> tuple["_Piece", "_Piece"]:
+        """The pieces left and right of the middle; of 0, if that is inside."""
+        cut = Fraction(0) if self.low < 0 < self.high else self.middle
+        return _Piece(self.low, cut, self.open, self.level), _Piece(cut, self.high, self.open, self.level)
+
+
+class _Search:
+    """Splits an interval, widest pieces first, until all is proved, something is refuted, or the budget is spent."""
+
+    def __init__(self, curve: _Curve, low: Fraction, high: Fraction, zero: int, budget: int) -> None:
+        self.curve, self.interval, self.zero, self.budget = curve, (low, high), zero, budget
+        self.pieces, self.lower, self.given_up = 0, np.inf, Fraction(0)
+        self.at: float | None = None
+        self.vanishing: set[int] = set()
+        self.misses: dict[int, int] = {}
+        self.tries = self.wins = 0
+        self.silent = False
+
+    def run(self) -> Certificate:
+        """The certificate."""
+        low, high = self.interval
+        entries = tuple(range(self.curve.count))
+        if self.zero and low <= 0 <= high:
+            # With all the precision there is: what vanishes is assumed, and should not be assumed too easily.
+            orders = [self.curve(0, order=k, level=-1) for k in range(self.zero)]
+            self.curve.used = self.curve.precisions[0]
+            known = [] if None in orders else [[x.is_finite() and x.contains(0) for x in values or ()] for values in orders]
+            self.vanishing = {i for i in entries if known and all(zeros[i] for zeros in known)}
+        waiting = deque([_Piece(low, high, entries, 0)])
+        while waiting and self.curve.evaluations < self.budget:
+            piece = waiting.popleft()
+            undone = self._examine(piece)
+            if undone is None:
+                waiting.appendleft(piece)
+                return self._certificate("refuted", waiting)
+            if not undone.open:
+                self.pieces += not self.silent
+            elif all(self.misses.get(i, 0) >= HOPELESS for i in undone.open) or self._narrow(piece):
+                self.given_up += piece.high - piece.low
+                self.at = float(piece.middle) if self.at is None else self.at
+            elif undone.level > piece.level:
+                waiting.appendleft(undone)
+            else:
+                waiting.extend(undone.halves())
+        return self._certificate("undecided" if waiting or self.given_up else "proved", waiting)
+
+    def _narrow(self, piece: _Piece) -> bool:
+        return piece.high - piece.low <= (self.interval[1] - self.interval[0]) * Fraction(NARROWEST)
+
+    def _certificate(self, verdict: Verdict, waiting: deque[_Piece]) -> Certificate:
+        left = self.given_up + sum((piece.high - piece.low for piece in waiting), Fraction(0))
+        at = self.at if self.at is not None or not waiting else float(waiting[0].middle)
+        return Certificate(
+            verdict,
+            self.interval,
+            self.pieces,
+            self.curve.evaluations,
+            self.curve.used,
+            float(left),
+            float(self.lower),
+            at,
+        )
+
+    def _examine(self, piece: _Piece) -> _Piece | None:
+        """The piece with the entries that remain open on it, and perhaps a higher level; None if one is refuted."""
+        level = piece.level
+        with balls.working(self.curve.precisions[level]):
+            alpha = balls.interval(piece.low, piece.high)
+        at_zero = piece.low <= 0 <= piece.high
+        values = self.curve(alpha, level=level)
+        left = self._settle(piece.open, values, bounds=True)
+        self.silent = values is not None and all(values[i] == arb("inf") for i in piece.open)
+        # The mean value theorem knows nothing of jumps, and a derivative does not show them.
+        jumps = self.curve.joined
+        if not left:
+            return _Piece(piece.low, piece.high, (), level)
+        if at_zero and self.vanishing.intersection(left):
+            left = self._settle_at_zero(piece, alpha, left)
+        middle = piece.middle
+        centre = self.curve(middle, level=level)
+        higher: int | None = level
+        if centre is not None:
+            for i in left:
+                if centre[i] <= 0 and not (middle == 0 and i in self.vanishing):
+                    self.at = float(middle)
+                    return None
+            if not jumps and not (at_zero and self.vanishing.intersection(left)):
+                left = self._settle_by_mean_value(alpha, middle, centre, left, level)
+            unclear = [i for i in left if not centre[i] > 0 and not (middle == 0 and i in self.vanishing)]
+            if unclear:
+                higher = self._clear(middle, unclear, level)
+        return _Piece(piece.low, piece.high, left, higher) if higher is not None else None
+
+    def _settle(self, open_: tuple[int, ...], values: list[arb] | None, *, bounds: bool = False) -> tuple[int, ...]:
+        """The entries that the values do not prove positive."""
+        if values is None:
+            return open_
+        left = tuple(i for i in open_ if not values[i] > 0)
+        if bounds:
+            proved = (balls.bounds(values[i])[0] for i in open_ if values[i] > 0)
+            self.lower = min(self.lower, *proved, np.inf)
+        return left
+
+    def _settle_at_zero(self, piece: _Piece, alpha: arb, left: tuple[int, ...]) -> tuple[int, ...]:
+        """With f and its first k - 1 derivatives 0 at 0: f(alpha) is alpha^k / k! times f^(k) somewhere in between."""
+        values = self.curve(alpha, order=self.zero, level=piece.level)
+        if values is None:
+            return left
+        signed = [-x for x in values] if self.zero % 2 and piece.low < 0 else values
+        return tuple(i for i in left if i not in self.vanishing or not signed[i] > 0)
+
+    def _settle_by_mean_value(
+        self, alpha: arb, middle: Fraction, centre: list[arb], left: tuple[int, ...], level: int
+    ) -> tuple[int, ...]:
+        """With the bound f(middle) + f'(piece) (piece - middle), unless that has seldom been of use."""
+        self.tries += 1
+        if self.tries > 8 and 4 * self.wins < self.tries and self.tries % 8:
+            return left
+        slopes = self.curve(alpha, order=1, level=level)
+        if slopes is None:
+            return left
+        with balls.working(self.curve.precisions[level]):
+            off = alpha - balls.number(middle)
+            values = [c + s * off for c, s in zip(centre, slopes, strict=True)]
+        after = self._settle(left, values, bounds=True)
+        self.wins += len(after) < len(left)
+        return after
+
+    def _clear(self, middle: Fraction, unclear: list[int], level: int) -> int | None:
+        """The level at which the signs of entries at a point are seen; the same one, if at none. None if one is negative."""
+        for higher in range(level + 1, len(self.curve.precisions)):
+            values = self.curve(middle, level=higher)
+            if values is not None:
+                if any(values[i] <= 0 for i in unclear):
+                    self.at = float(middle)
+                    return None
+                if all(values[i] > 0 for i in unclear):
+                    return higher
+        for i in unclear:
+            self.misses[i] = self.misses.get(i, 0) + 1
+        return level

@@ -1,0 +1,181 @@
+"""Attack: a search for instances that break a margin, and confirmation of what it finds.
+
+Random instances come first. If none of them breaks the margin, the lowest go down its gradient with respect to the
+parameters of their corpora (`theory.population`), all in one compiled run, each in the family and design it was drawn with.
+What breaks the margin is rounded to fractions and evaluated in ball arithmetic, hypotheses included. Only that makes a
+counterexample.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from theory import balls
+from theory.certificate import Confirmation, confirm
+from theory.instance import Instance
+from theory.rationals import RationalInstance, rationalise
+from theory.statement import Domain, Margin, assemble_all, hold, hold_on, margins_on, sample_all
+from ufm._check import require
+
+DRAWN, RESTARTS, STEPS = 1024, 48, 120
+"""Random instances looked at first, how many of them go down, and for how many steps."""
+
+DIGITS = (1, 2, 3, 6, 12, None)
+"""Significant digits that a counterexample is rounded to, tried in this order: the shortest that still breaks the margin."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What an attack on a margin found.
+
+    Attributes:
+        margin: the lowest it came to, in floating point; +inf if nothing was claimed anywhere.
+        instance: where.
+        tried: how many random instances the margin claimed something about.
+        seconds: wall time.
+        margin_function: what was attacked.
+        hypotheses: under which conditions.
+        descended: whether gradients were needed.
+        exact: the counterexample in fractions, once confirmed (None for domains whose floats are taken as exact).
+        confirmation: the sign of the margin there; None if there is no confirmed counterexample.
+        note: why not, in a few words.
+    """
+
+    margin: float
+    instance: Any
+    tried: int
+    seconds: float
+    margin_function: Margin
+    hypotheses: tuple[Margin, ...]
+    descended: bool = False
+    exact: RationalInstance | None = None
+    confirmation: Confirmation | None = None
+    note: str = field(default="")
+
+
+def attack(
+    margin: Margin,
+    key: jax.Array,
+    domain: Domain,
+    hypotheses: Sequence[Margin] = (),
+    *,
+    families: Sequence[str] | None = None,
+    drawn: int = DRAWN,
+    restarts: int = RESTARTS,
+    steps: int = STEPS,
+) -> Attack:
+    """The lowest margin that gradient descent finds among instances whose hypotheses are positive.
+
+    Args:
+        margin: of one instance; a scalar, differentiable where it is to be moved.
+        key: a `jax.random.key`.
+        domain: what instances there are.
+        hypotheses: margins that have to stay positive.
+        families: of the domain; its default choice if left out.
+        drawn: random instances to choose the starting points from.
+        restarts: how many of them, those of lowest margin first.
+        steps: of Adam, all restarts together.
+
+    Raises:
+        ValueError: a margin that is NaN on a random instance.
+    """
+    start = time.perf_counter()
+    chosen = domain.families if families is None else tuple(families)
+    conditions = tuple(hypotheses)
+    drawn_from = sample_all(domain, chosen, jax.random.split(key, drawn))
+    batch = assemble_all(domain, *drawn_from)
+    values = np.where(hold_on(conditions, batch), margins_on(margin, batch), np.inf)
+    require(not np.isnan(values).any(), "margin", "a number or +inf on every instance", "NaN on a random one")
+    tried = int(np.sum(values < np.inf))
+    found = partial(Attack, margin_function=margin, hypotheses=conditions, tried=tried)
+    if tried == 0:
+        seconds = time.perf_counter() - start
+        return found(float("inf"), None, seconds=seconds, note="nothing is claimed on any random instance")
+    if (values < 0).any():
+        k = _tamest(batch, values)
+        return found(float(values[k]), _pick(batch, k), seconds=time.perf_counter() - start)
+    order = np.argsort(values)[: min(restarts, tried)]
+    designs, parameters = jax.tree.map(lambda leaf: leaf[order], drawn_from)
+    lowest, best = _descend(partial(_guarded, margin, conditions, domain), designs, parameters, steps)
+    lowest = np.where(np.isnan(lowest), np.inf, lowest)
+    batch = assemble_all(domain, designs, best)
+    k = _tamest(batch, lowest) if (lowest < 0).any() else int(np.argmin(lowest))
+    return found(float(lowest[k]), _pick(batch, k), seconds=time.perf_counter() - start, descended=True)
+
+
+def confirmed(found: Attack) -> Attack:
+    """The attack with its counterexample confirmed in exact arithmetic, if it is one.
+
+    A next-token table is rounded to fractions (`theory.rationals`); anything else is taken as the exact numbers its floats
+    are. Hypotheses have to be positive there, and the margin negative, in ball arithmetic.
+    """
+    start = time.perf_counter()
+    if not found.margin < 0:
+        return replace(found, note=found.note or f"no counterexample: {found.margin:.2e} is the lowest margin")
+    note = "not confirmed"
+    for digits in DIGITS if isinstance(found.instance, Instance) else (None,):
+        try:
+            exact = rationalise(found.instance, digits) if isinstance(found.instance, Instance) else found.instance
+            if not all(confirm(hypothesis, exact).sign > 0 for hypothesis in found.hypotheses):
+                note = "the hypotheses are not confirmed in exact arithmetic"
+                continue
+            confirmation = confirm(found.margin_function, exact)
+        except (balls.Unsupported, ValueError) as error:
+            note = f"not confirmed: {error}"
+            continue
+        if confirmation.sign < 0:
+            seconds = found.seconds + time.perf_counter() - start
+            rational = exact if isinstance(exact, RationalInstance) else None
+            return replace(found, exact=rational, confirmation=confirmation, seconds=seconds)
+    return replace(found, note=note, seconds=found.seconds + time.perf_counter() - start)
+
+
+def _tamest(batch: Any, values: np.ndarray) -> int:
+    """Of the instances whose margin is in the lower half of the negative ones, the one of least extreme numbers."""
+    broken = values <= np.median(values[values < 0])
+    floats = [np.asarray(leaf) for leaf in jax.tree.leaves(batch) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    finite = [np.where(np.isfinite(leaf), np.abs(leaf), 0).reshape(len(values), -1).max(axis=1) for leaf in floats]
+    return int(np.argmin(np.where(broken, np.max(finite, axis=0), np.inf)))
+
+
+def _pick(batch: Any, k: int) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf[k]), batch)
+
+
+def _guarded(margin: Margin, hypotheses: tuple[Margin, ...], domain: Domain, design: Any, parameters: Any) -> jax.Array:
+    """The margin, +inf where a hypothesis fails."""
+    one = domain.complete(domain.assemble(design, parameters))
+    return jnp.where(hold(hypotheses, one), margin(one), jnp.inf)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _descend(objective: Callable, designs: Any, parameters: Any, steps: int) -> Any:
+    """Adam on every restart; the lowest value each came by and the parameters there."""
+    optimizer = optax.chain(optax.zero_nans(), optax.adam(0.1))
+    value_and_grad = jax.vmap(jax.value_and_grad(objective, argnums=1))
+
+    def step(carry, _):
+        parameters, state, lowest, best = carry
+        values, gradients = value_and_grad(designs, parameters)
+        better = values < lowest
+        lowest = jnp.where(better, values, lowest)
+        best = jax.tree.map(lambda new, old: _where(better, new, old), parameters, best)
+        updates, state = jax.vmap(optimizer.update)(gradients, state)
+        return (optax.apply_updates(parameters, updates), state, lowest, best), None
+
+    n = jax.tree.leaves(parameters)[0].shape[0]
+    start = (parameters, jax.vmap(optimizer.init)(parameters), jnp.full(n, jnp.inf), parameters)
+    (_, _, lowest, best), _ = lax.scan(step, start, length=steps)
+    return lowest, best
+
+
+def _where(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -1,0 +1,270 @@
+"""Lemmas B.2 to B.5 of S: what steering does to logits and probabilities, the signs of the log-odds, the derivative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory import symbolic, tilting
+from theory.claims import (
+    GRID,
+    TOKENS,
+    closed_form_curves,
+    exact_split,
+    largest_error,
+    least,
+    model_curves,
+    on_sweep,
+    slope,
+)
+from theory.instance import Instance, Measured
+from theory.statement import Claim, Statement, compiled_quickly
+from theory.statements.hypotheses import chosen
+from ufm import logits, steer, sweep
+from ufm.model import UFM
+
+_PROOF = "proofs/lemmas-B"
+
+
+def _scale(one: Instance):
+    return 1 + jnp.max(jnp.abs(one.log_p))
+
+
+# --- B.2: logits -----------------------------------------------------------------------------------------------------
+
+
+def _logits_move_by(tex: str, identities, share_of_negatives: float) -> Claim:
+    """The claim that steered logits are the unsteered ones plus alpha times the mean over P less a share of that over N."""
+
+    def move(contrast, unsteered):
+        weights = jnp.where(contrast > 0, contrast, share_of_negatives * contrast)
+        return weights @ unsteered
+
+    def error(one, model, contexts, v, alphas):
+        unsteered = model.decode(model.embed(contexts))
+        steered = jax.vmap(lambda alpha: steer(model, contexts, v, alpha))(alphas)
+        predicted = unsteered + alphas[:, None, None] * move(one.contrast, unsteered)
+        return largest_error(steered, predicted) / (_scale(one) * (1 + jnp.max(jnp.abs(alphas))))
+
+    def instances(one):
+        model, contexts, v = exact_split(one)
+        return 1e-12 - error(one, model, contexts, v, jnp.asarray(GRID))
+
+    def autodiff(one):
+        model, contexts, v = exact_split(one)
+        unsteered = model.decode(model.embed(contexts))
+        slopes = slope(lambda alpha: steer(model, contexts, v, alpha), jnp.ones(()))
+        return 1e-12 - largest_error(slopes, move(one.contrast, unsteered)) / _scale(one)
+
+    def measured(swept: Measured):
+        assert isinstance(swept.model, UFM)
+        unsteered = logits(swept.model)
+        contexts = jnp.arange(unsteered.shape[0])
+        steered = sweep(swept.model, contexts, swept.v, jnp.asarray(swept.alphas[::50]), lambda row, _: row)
+        predicted = unsteered[:, None] + swept.alphas[::50, None] * move(swept.instance.contrast, unsteered)
+        return 1e-10 - float(largest_error(steered, predicted))
+
+    return Claim(tex, instances, autodiff, measured, identities=identities)
+
+
+_B2 = _logits_move_by(
+    r"f_\alpha(c_j) = \ell_j + \alpha \left(\frac{1}{|P|}\sum_{i \in P} \ell_i - \frac{1}{|N|}\sum_{i \in N} \ell_i\right),"
+    r"\quad \ell_j = W h_j",
+    symbolic.IDENTITIES["lemma-B.2"],
+    1.0,
+)
+_B2_TWIN = _logits_move_by(
+    r"f_\alpha(c_j) = \ell_j + \frac{\alpha}{|P|}\sum_{i \in P} \ell_i", symbolic.TWINS["lemma-B.2"], 0.0
+)
+
+# --- B.3: tilting ----------------------------------------------------------------------------------------------------
+
+
+def _tilts_by(tex: str, identities, log_odds) -> Claim:
+    """The claim that steered probabilities are the unsteered ones tilted by `log_odds` of the instance."""
+
+    def predicted(one, alphas):
+        m = log_odds(one)
+        return jax.vmap(lambda row: jax.vmap(lambda alpha: tilting.log_probabilities(row, m, alpha))(alphas))(one.log_p)
+
+    def instances(one):
+        alphas = jnp.asarray(GRID) / one.range
+        curves = jnp.moveaxis(jax.vmap(model_curves(one, TOKENS))(alphas), 0, 1)
+        return 1e-10 - largest_error(jnp.exp(curves), jnp.exp(predicted(one, alphas)))
+
+    def autodiff(one):
+        """The slope at 0 of the model's log-probabilities tells M up to a constant."""
+        slopes = slope(model_curves(one, TOKENS), jnp.zeros(()))
+        m = log_odds(one)
+        return 1e-10 - largest_error(slopes - slopes[:, :1], jnp.broadcast_to(m - m[0], slopes.shape)) / _scale(one)
+
+    sweep = on_sweep(lambda one, alphas, measured: 1e-9 - largest_error(jnp.exp(measured), jnp.exp(predicted(one, alphas))))
+    return Claim(tex, instances, autodiff, sweep, identities=identities)
+
+
+_B3 = _tilts_by(
+    r"\sigma_z(f_\alpha(c_j)) = \frac{p_j(z)\, e^{\alpha M(z)}}{\sum_{z'} p_j(z')\, e^{\alpha M(z')}}",
+    symbolic.IDENTITIES["lemma-B.3"],
+    lambda one: one.log_odds,
+)
+_B3_TWIN = _tilts_by(
+    r"\sigma_z(f_\alpha(c_j)) = \frac{p_j(z)\, e^{\alpha M_P(z)}}{\sum_{z'} p_j(z')\, e^{\alpha M_P(z')}},"
+    r"\quad M_P(z) = \frac{1}{|P|} \sum_{i \in P} \log p_i(z)",
+    symbolic.TWINS["lemma-B.3"],
+    lambda one: jnp.where(one.contrast > 0, one.contrast, 0) @ one.log_p,
+)
+
+# --- B.4: signs ------------------------------------------------------------------------------------------------------
+
+
+def _log_odds_of(one: Instance, by_share: bool):
+    """The formula of lemma B.4 from the table: log a_z, log b_z as means over the contexts that show them."""
+    own = one.inside.astype(one.log_p.dtype)
+    log_a = jnp.sum(own * one.log_p, axis=0) / jnp.sum(own, axis=0)
+    log_b = jnp.sum((1 - own) * one.log_p, axis=0) / jnp.sum(1 - own, axis=0)
+    share = jnp.sum(jnp.where(one.contrast < 0, -one.contrast, 0)[:, None] * own, axis=0) if by_share else 1.0
+    return jnp.where(one.in_target, log_a - log_b, -share * (log_a - log_b))
+
+
+def _signs_and_values(tex: str, identities, by_share: bool) -> Claim:
+    def instances(one):
+        error = largest_error(one.log_odds, _log_odds_of(one, by_share)) / _scale(one)
+        positive = least(one.log_odds, one.in_target)
+        negative = least(-one.log_odds, ~one.in_target)
+        return jnp.minimum(1e-12 - error, jnp.minimum(positive, negative + 1e-12 * _scale(one)))
+
+    def autodiff(one):
+        """The slope at 0 of the logits of the model, centred, against the formula, centred."""
+        model, contexts, v = exact_split(one)
+        slopes = slope(lambda alpha: steer(model, contexts, v, alpha), jnp.zeros(()))[0]
+        m = _log_odds_of(one, by_share)
+        return 1e-12 - largest_error(slopes - slopes[0], m - m[0]) / _scale(one)
+
+    @compiled_quickly
+    def error(one, alphas, measured):
+        rates = (measured[:, -1] - measured[:, 0]) / (alphas[-1] - alphas[0])
+        m = _log_odds_of(one, by_share)
+        return largest_error(rates - rates[:, :1], jnp.broadcast_to(m - m[0], rates.shape))
+
+    def sweep(swept):
+        return 1e-9 - float(error(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.log_probabilities)))
+
+    return Claim(tex, instances, autodiff, sweep, identities=identities)
+
+
+_B4 = _signs_and_values(
+    r"z \in T \iff M(z) > 0;\quad M(z) = \log\frac{a_z}{b_z}\ (z \in T),"
+    r"\quad M(z) = -\frac{q_z}{q} \log\frac{a_z}{b_z}\ (z \notin T)",
+    symbolic.IDENTITIES["lemma-B.4"],
+    by_share=True,
+)
+_B4_TWIN = _signs_and_values(
+    r"M(z) = \log\frac{a_z}{b_z}\ (z \in T),\quad M(z) = -\log\frac{a_z}{b_z}\ (z \notin T)",
+    symbolic.TWINS["lemma-B.4"],
+    by_share=False,
+)
+
+# --- B.5: derivative -------------------------------------------------------------------------------------------------
+
+
+def _derivative(one: Instance, alpha):
+    """``sigma_z (M(z) - E_alpha[M])``, ``[m, V]``."""
+    m = one.log_odds
+
+    def context(log_p):
+        return jnp.exp(tilting.log_probabilities(log_p, m, alpha)) * (m - tilting.mean(log_p, m, alpha))
+
+    return jax.vmap(context)(one.log_p)
+
+
+def _derivative_without_mean(one: Instance, alpha):
+    q = jnp.exp(closed_form_curves(one, TOKENS, alpha[None])[:, 0])
+    return q * (1 - q) * one.log_odds
+
+
+def _differentiates_to(tex: str, identities, derivative) -> Claim:
+    """The claim that `derivative` is that of the probabilities: over each panel of a grid it adds up to their increase."""
+    points, weights = np.polynomial.legendre.leggauss(12)
+    edges = np.linspace(-8, 8, 9)
+    shares = (points + 1) / 2
+
+    def panel_sums(one, grid):
+        width = jnp.diff(grid)
+        at = grid[:-1, None] + width[:, None] * shares
+        values = jax.vmap(jax.vmap(lambda alpha: derivative(one, alpha)))(at)
+        return jnp.einsum("kn,knjz->jkz", width[:, None] * weights / 2, values)
+
+    def instances(one):
+        grid = jnp.asarray(edges) / one.range
+        curves = jnp.exp(closed_form_curves(one, TOKENS, grid))
+        return 1e-10 - largest_error(jnp.diff(curves, axis=1), panel_sums(one, grid))
+
+    def autodiff(one):
+        curves = model_curves(one, TOKENS)
+
+        def error(alpha):
+            slopes = slope(lambda a: jnp.exp(curves(a)), alpha)
+            return largest_error(slopes, derivative(one, alpha)) / one.range
+
+        return 1e-10 - jnp.max(jax.vmap(error)(jnp.asarray(GRID) / one.range))
+
+    def on_grid(one, alphas, measured):
+        middle = alphas.shape[0] // 2
+        some = slice(middle - 50, middle + 51, 5)
+        return 1e-9 - largest_error(jnp.diff(jnp.exp(measured[:, some]), axis=1), panel_sums(one, alphas[some]))
+
+    return Claim(tex, instances, autodiff, on_sweep(on_grid), identities=identities)
+
+
+_B5 = _differentiates_to(
+    r"\frac{d}{d\alpha} \sigma_z(f_\alpha(c_j)) = \sigma_z(f_\alpha(c_j)) \left(M(z) - \mathbb{E}_\alpha[M]\right)",
+    symbolic.IDENTITIES["lemma-B.5"],
+    _derivative,
+)
+_B5_TWIN = _differentiates_to(
+    r"\frac{d}{d\alpha} \sigma_z(f_\alpha(c_j)) = \sigma_z(f_\alpha(c_j)) \left(1 - \sigma_z(f_\alpha(c_j))\right) M(z)",
+    symbolic.TWINS["lemma-B.5"],
+    _derivative_without_mean,
+)
+
+STATEMENTS = (
+    Statement(
+        id="lemma-B.2",
+        title="Steering moves logits along a line",
+        source="S, lemma B.2",
+        claim=_B2,
+        twin=_B2_TWIN,
+        hypotheses=chosen("positive"),
+        remarks="True of any W and H, trained or not.",
+        proof=_PROOF,
+    ),
+    Statement(
+        id="lemma-B.3",
+        title="Steering is tilting",
+        source="S, lemma B.3",
+        claim=_B3,
+        twin=_B3_TWIN,
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        remarks="A constant added to the logits of a context drops out of the softmax, and out of M up to a constant.",
+        proof=_PROOF,
+    ),
+    Statement(
+        id="lemma-B.4",
+        title="Log-odds are positive on the target only",
+        source="S, lemma B.4",
+        claim=_B4,
+        twin=_B4_TWIN,
+        hypotheses=chosen("A2", "positive", "A1"),
+        remarks="q_z of the q negatives share z's concept. Tokens of concepts without negatives have log-odds 0. Where only "
+        "b exists, the signs remain and the values are means of log a_{i,z} over P or N.",
+        proof=_PROOF,
+    ),
+    Statement(
+        id="lemma-B.5",
+        title="The derivative of a steered probability",
+        source="S, lemma B.5",
+        claim=_B5,
+        twin=_B5_TWIN,
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        proof=_PROOF,
+    ),
+)

@@ -1,0 +1,114 @@
+"""N10: how far steered probabilities can be off if training was not perfect."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory.claims import GRID, ROUNDING, closed_form_curves, concepts, measured_curves, slope
+from theory.instance import Instance, Measured
+from theory.statement import Claim, Curve, Statement, compiled_quickly
+from theory.statements.hypotheses import chosen
+from ufm import UFM, difference_of_means, sweep
+
+_SIZES = np.array([1e-4, 1e-2, 0.3])
+"""How imperfect the models are: sizes of the noise in their log-probabilities, nats."""
+
+
+def _noise(shape: tuple[int, ...]) -> np.ndarray:
+    """Fixed signs; instances are random enough."""
+    return np.random.default_rng(10).choice([-1.0, 1.0], size=shape)
+
+
+def imperfect(one: Instance, size) -> Instance:
+    """The instance whose log-probabilities a model with noise of that size has learned instead."""
+    return replace(one, log_p=jax.nn.log_softmax(one.log_p + size * _noise(one.log_p.shape)), known_peaks=None)
+
+
+def _events(one: Instance):
+    """Single tokens and concepts, ``[V + G, V]``."""
+    return jnp.concatenate([jnp.eye(one.log_p.shape[1], dtype=bool), one.members])
+
+
+def _shares(one: Instance, alphas):
+    """The probabilities of the events at each strength, ``[m, K, E]``."""
+    return jax.nn.sigmoid(closed_form_curves(one, _events, alphas))
+
+
+def _within(tex: str, bound) -> Claim:
+    """The claim that the probability of no event is further off than `bound` of eta and |alpha|."""
+
+    def errors(one, size, alphas):
+        other = imperfect(one, size)
+        eta = jnp.max(jnp.abs(other.log_p - one.log_p))
+        return jnp.max(jnp.abs(_shares(other, alphas) - _shares(one, alphas)), axis=(0, 2)), eta
+
+    def instances(one):
+        alphas = jnp.asarray(GRID) / one.range
+
+        def slack(size):
+            error, eta = errors(one, size, alphas)
+            return jnp.min(bound(eta, jnp.abs(alphas)) - error)
+
+        return jnp.min(jax.vmap(slack)(jnp.asarray(_SIZES))) + ROUNDING
+
+    def autodiff(one):
+        """To first order in the noise: the derivative of every probability against the bound's."""
+        alphas = jnp.asarray(GRID) / one.range
+        zero = jnp.zeros(())
+        change = jnp.max(jnp.abs(slope(lambda size: _shares(imperfect(one, size), alphas), zero)), axis=(0, 2))
+        eta = jnp.max(jnp.abs(slope(lambda size: imperfect(one, size).log_p, zero)))
+        allowed = jax.vmap(lambda alpha: slope(lambda size: bound(size * eta, alpha), zero))(jnp.abs(alphas))
+        return jnp.min(allowed - change) + 1e-9
+
+    @compiled_quickly
+    def slack_on_grid(one, alphas, perturbed, unsteered):
+        eta = jnp.max(jnp.abs(unsteered - one.log_p))
+        error = jnp.abs(jax.nn.sigmoid(perturbed) - jax.nn.sigmoid(closed_form_curves(one, concepts, alphas)))
+        return jnp.min(bound(eta, jnp.abs(alphas))[:, None] - error)
+
+    def on_sweep(swept: Measured):
+        """A trained model, spoiled: its hidden states are moved, and the difference of their means with them."""
+        assert isinstance(swept.model, UFM)
+        shift = 1e-3 * np.random.default_rng(10).normal(size=swept.model.H.shape)
+        model = UFM(W=swept.model.W, H=swept.model.H + shift)
+        contexts = jnp.arange(swept.instance.log_p.shape[0])
+        v = difference_of_means(model, contexts, swept.instance.contrast)
+        alphas = swept.alphas[::20]
+        curves = sweep(model, contexts, v, jnp.asarray(alphas), lambda logits, _: jax.nn.log_softmax(logits))
+        spoiled = replace(swept, alphas=alphas, log_probabilities=np.asarray(curves))
+        perturbed = measured_curves(spoiled, concepts)
+        return float(slack_on_grid(swept.instance, alphas, perturbed, spoiled.log_probabilities[:, spoiled.zero])) + 1e-9
+
+    def slack(one, alpha):
+        size = 0.1
+        other = imperfect(one, size)
+        error = _shares(other, alpha[None])[:, 0] - _shares(one, alpha[None])[:, 0]
+        eta = jnp.max(jnp.abs(other.log_p - one.log_p))
+        allowed = bound(eta, jnp.abs(alpha))
+        return jnp.stack([allowed - error, allowed + error])
+
+    return Claim(tex, instances, autodiff, on_sweep, (Curve(slack, (-32.0, 32.0)),))
+
+
+STATEMENTS = (
+    Statement(
+        id="N10",
+        title="Imperfect training moves the curves little",
+        source="N10",
+        claim=_within(
+            r"\max_{j,z} \left|\log \sigma_z(f(c_j)) - \log p_j(z)\right| \le \eta \implies "
+            r"\left|\hat F(\alpha) - F(\alpha)\right| \le \tanh\frac{\eta\,(1 + 2|\alpha|)}{2}\ \text{for every event}\ F",
+            lambda eta, size: jnp.tanh(eta * (1 + 2 * size) / 2),
+        ),
+        twin=_within(
+            r"\left|\hat F(\alpha) - F(\alpha)\right| \le \tanh\frac{\eta}{2}\ \text{for every}\ \alpha",
+            lambda eta, size: jnp.tanh(eta / 2) + 0 * size,
+        ),
+        hypotheses=chosen("not-constant", "positive"),
+        remarks="The log-odds of every event move by at most 2 eta (1 + 2 |alpha|), alpha counted in units of the steering "
+        "vector: the error of M enters twice, by P and by N. No assumption on the corpus, and none on the optimiser.",
+        proof="proofs/N10",
+    ),
+)

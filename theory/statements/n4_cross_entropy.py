@@ -1,0 +1,439 @@
+"""N4: the cross-entropy of the steered model, to all orders and for all strengths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import jet
+
+from theory import signs, symbolic, tilting
+from theory.claims import GRID, ROUNDING, exact_split, slope
+from theory.instance import Instance, Measured
+from theory.statement import Claim, Curve, Statement, compiled_quickly
+from theory.statements.hypotheses import chosen
+from theory.statements.theorem_3_8 import increase, increases
+from theory.taylor import taylor
+from ufm import cross_entropy_increase, steer
+
+_PROOF = "proofs/N4"
+_FIGURE = "cross-entropy"
+
+
+def _model_cross_entropies(one: Instance):
+    """The cross-entropy of every context as a function of alpha, through the split of a model of gap 0: ``[m]``."""
+    model, contexts, v = exact_split(one)
+
+    def cross_entropies(alpha):
+        return -jnp.sum(one.p * jax.nn.log_softmax(steer(model, contexts, v, alpha)), axis=-1)
+
+    return cross_entropies
+
+
+def _measured(swept: Measured, alphas) -> np.ndarray:
+    return np.asarray(cross_entropy_increase(swept.model, swept.corpus, swept.v, alphas))
+
+
+# --- divergence ------------------------------------------------------------------------------------------------------
+
+_STRENGTHS = np.linspace(-10, 10, 21)
+
+
+def _is_divergence(tex: str, identities, divergence, second_derivative, curve: Curve) -> Claim:
+    """The claim that Delta CE is the mean of a divergence of each context, which is convex.
+
+    Args:
+        tex: the claim.
+        identities: the same, symbolic.
+        divergence: of log p, of log p_alpha, both ``[V]``.
+        second_derivative: of it with respect to alpha, of log p, M and alpha.
+        curve: the sign of that.
+    """
+
+    def values(one, alpha):
+        m = one.log_odds
+        return jax.vmap(lambda row: divergence(row, tilting.log_probabilities(row, m, alpha)))(one.log_p)
+
+    def instances(one):
+        alphas = jnp.asarray(_STRENGTHS) / one.range
+        per_context = jax.vmap(lambda alpha: values(one, alpha))(alphas)
+        total = per_context @ one.weights
+        m = one.log_odds
+
+        def by_partition(log_p, alpha):
+            return tilting.log_partition(log_p, m, alpha) - alpha * tilting.mean(log_p, m, 0.0)
+
+        expected = jax.vmap(lambda alpha: one.weights @ jax.vmap(lambda row: by_partition(row, alpha))(one.log_p))(alphas)
+        convex = jnp.min(per_context[2:] - 2 * per_context[1:-1] + per_context[:-2])
+        size = 1 + jnp.max(jnp.abs(one.log_p)) + jnp.max(jnp.abs(m)) / one.range
+        return jnp.minimum(1e-11 * size - jnp.max(jnp.abs(total - expected)), convex + 1e-12 * size)
+
+    def autodiff(one):
+        cross_entropies, m = _model_cross_entropies(one), one.log_odds
+
+        def error(alpha):
+            second = slope(lambda a: slope(cross_entropies, a), alpha)
+            expected = jax.vmap(lambda row: second_derivative(row, m, alpha))(one.log_p)
+            return jnp.max(jnp.abs(second - expected)) / one.range**2
+
+        return 1e-9 - jnp.max(jax.vmap(error)(jnp.asarray(_STRENGTHS) / one.range))
+
+    @compiled_quickly
+    def total(one, alphas):
+        return jax.vmap(lambda alpha: one.weights @ values(one, alpha))(alphas)
+
+    def sweep(swept: Measured):
+        alphas = swept.alphas[::40]
+        measured, expected = _measured(swept, alphas), np.asarray(total(swept.instance, jnp.asarray(alphas)))
+        convex = np.diff(measured, 2).min()
+        return float(min(1e-8 - np.abs(measured - expected).max(), convex + 1e-10))
+
+    return Claim(tex, instances, autodiff, sweep, (curve,), identities)
+
+
+def _backward_curvature(log_p, m, alpha):
+    """``d^2/dalpha^2 KL(p_alpha || p) = Var_alpha + alpha kappa_{3,alpha}``."""
+    q = jnp.exp(tilting.log_probabilities(log_p, m, alpha))
+    d = m - jnp.dot(q, m)
+    return jnp.dot(q, d**2) + alpha * jnp.dot(q, d**3)
+
+
+def _kl(log_p, log_q):
+    return jnp.dot(jnp.exp(log_p), log_p - log_q)
+
+
+_DIVERGENCE = _is_divergence(
+    r"\Delta\mathrm{CE}(\alpha) = \sum_j \pi_j \left[A_j(\alpha) - \alpha\, \mathbb{E}_{p_j} M\right]"
+    r" = \sum_j \pi_j \operatorname{KL}(p_j \,\|\, p_{j,\alpha}),\quad \text{convex}",
+    symbolic.IDENTITIES["N4"],
+    _kl,
+    tilting.variance,
+    Curve(signs.of_variance),
+)
+_BACKWARD_DIVERGENCE = _is_divergence(
+    r"\Delta\mathrm{CE}(\alpha) = \sum_j \pi_j \operatorname{KL}(p_{j,\alpha} \,\|\, p_j),\quad \text{convex}",
+    symbolic.TWINS["N4"],
+    lambda log_p, log_q: _kl(log_q, log_p),
+    _backward_curvature,
+    Curve(lambda one, alpha: jax.vmap(lambda row: _backward_curvature(row, one.log_odds, alpha))(one.log_p)),
+)
+
+# --- Taylor ----------------------------------------------------------------------------------------------------------
+
+_ORDER = 8
+_SMALL = np.array([-0.04, -0.02, 0.02, 0.04])
+
+
+def _cumulants(one: Instance):
+    """Coefficients of alpha^k in Delta CE, k = 0..8, from the symbolic expansion."""
+    return taylor("cross-entropy", _ORDER).evaluate(one.log_p, one.log_odds, one.weights)
+
+
+def _central_moments(one: Instance):
+    """The same with central moments in place of cumulants, which are the same up to order 3."""
+    m = one.log_odds
+    d = m - (one.p @ m)[:, None]
+    orders = np.arange(_ORDER + 1)
+    moments = jnp.stack([one.weights @ jnp.sum(one.p * d**k, axis=-1) for k in orders])
+    factorials = np.cumprod(np.concatenate([[1], orders[1:]]))
+    return jnp.where(orders >= 2, moments / factorials, 0)
+
+
+def _expands_to(tex: str, coefficients) -> Claim:
+    """The claim that these are the Taylor coefficients of Delta CE at 0."""
+
+    def instances(one):
+        scaled = coefficients(one) / one.range ** np.arange(_ORDER + 1)
+        values = jax.vmap(lambda x: increase(one, x / one.range))(jnp.asarray(_SMALL))
+        sums = jnp.polyval(scaled[::-1], jnp.asarray(_SMALL))
+        # Cumulants of order k are at most R^(k-2) Var times a number; nine orders up they are out of sight.
+        return 1e-9 - jnp.max(jnp.abs(values - sums) / (scaled[2] * _SMALL**2))
+
+    def autodiff(one):
+        """Taylor mode: derivatives to order 6 in one pass through the model."""
+        cross_entropies, spread = _model_cross_entropies(one), one.range
+
+        def scaled(t):
+            return one.weights @ cross_entropies(t / spread)
+
+        zero = jnp.zeros(())
+        series = [jnp.ones(())] + [zero] * 5
+        _, derivatives = jet.jet(scaled, (zero,), (series,))
+        factorials = np.array([1, 2, 6, 24, 120, 720])
+        expected = coefficients(one)[1:7] / spread ** np.arange(1, 7)
+        return 1e-9 - jnp.max(jnp.abs(jnp.stack(derivatives) / factorials - expected))
+
+    compiled = compiled_quickly(coefficients)
+
+    def sweep(swept: Measured):
+        """A polynomial through the measured cross-entropy near 0 has these coefficients."""
+        reach = 0.8 / float(swept.instance.range)
+        nodes = reach * np.cos(np.pi * (np.arange(24) + 0.5) / 24)
+        fitted = np.polynomial.chebyshev.Chebyshev.fit(nodes, _measured(swept, nodes), 16, domain=[-reach, reach])
+        measured = fitted.convert(kind=np.polynomial.Polynomial).coef[:5] * reach ** np.arange(5)
+        expected = np.asarray(compiled(swept.instance))[:5] * reach ** np.arange(5)
+        return float(1e-6 - np.abs(measured - expected).max() / expected[2])
+
+    return Claim(tex, instances, autodiff, sweep)
+
+
+_TAYLOR = _expands_to(
+    r"\Delta\mathrm{CE}(\alpha) = \sum_{k \ge 2} \Big(\sum_j \pi_j\, \kappa_{k,j}\Big) \frac{\alpha^k}{k!},"
+    r"\quad \kappa_{k,j}\ \text{the cumulants of}\ M\ \text{under}\ p_j",
+    _cumulants,
+)
+_MOMENTS = _expands_to(
+    r"\Delta\mathrm{CE}(\alpha) = \sum_{k \ge 2} \Big(\sum_j \pi_j\, \mathbb{E}_{p_j}(M - \mathbb{E}_{p_j}M)^k\Big)"
+    r" \frac{\alpha^k}{k!}",
+    _central_moments,
+)
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def _lower(x):
+    """``e^{-x} + x - 1``."""
+    return jnp.expm1(-x) + x
+
+
+def _upper(x):
+    """``e^x - x - 1``."""
+    return jnp.expm1(x) - x
+
+
+def _variances(one: Instance, alpha=0.0):
+    m = one.log_odds
+    return jax.vmap(lambda row: tilting.variance(row, m, alpha))(one.log_p)
+
+
+def _bounded(tex: str, bounds, curvature_bounds, curves) -> Claim:
+    """The claim that Delta CE of every context lies between two functions of x = R |alpha|.
+
+    Args:
+        tex: the claim.
+        bounds: of the instance and x, (low, high), each ``[m]``; Delta CE in nats.
+        curvature_bounds: the same for the second derivative of Delta CE, whose integral the bounds are.
+        curves: their certificates.
+    """
+    grid = GRID[GRID != 0]
+
+    def instances(one):
+        def slack(t):
+            low, high = bounds(one, jnp.abs(t))
+            value = increases(one, t / one.range)
+            # Relative to the larger of the two, so that the margin keeps its meaning where all are small.
+            return jnp.minimum(jnp.min((value - low) / value), jnp.min((high - value) / jnp.maximum(high, value)))
+
+        return jnp.min(jax.vmap(slack)(jnp.asarray(grid))) + 1e-9
+
+    def autodiff(one):
+        cross_entropies = _model_cross_entropies(one)
+
+        def slack(t):
+            second = slope(lambda a: slope(cross_entropies, a), t / one.range)
+            low, high = curvature_bounds(one, jnp.abs(t))
+            return jnp.minimum(jnp.min(second - low), jnp.min(high - second)) / one.range**2
+
+        return jnp.min(jax.vmap(slack)(jnp.asarray(grid))) + ROUNDING
+
+    @compiled_quickly
+    def expected(one, alphas):
+        low, high = jax.vmap(lambda alpha: bounds(one, one.range * jnp.abs(alpha)))(alphas)
+        return low @ one.weights, high @ one.weights
+
+    def sweep(swept: Measured):
+        alphas = swept.alphas[::20]
+        alphas = alphas[np.abs(alphas) > 0.05]
+        measured, (low, high) = _measured(swept, alphas), expected(swept.instance, jnp.asarray(alphas))
+        return float(min((measured - low).min(), (high - measured).min())) + 1e-9
+
+    return Claim(tex, instances, autodiff, sweep, curves)
+
+
+def _proved_bounds(one: Instance, x):
+    variance, spread = _variances(one), one.range
+    return variance * _lower(x) / spread**2, jnp.minimum(variance * _upper(x) / spread**2, x**2 / 8)
+
+
+def _proved_curvature(one: Instance, x):
+    variance = _variances(one)
+    return variance * jnp.exp(-x), jnp.minimum(variance * jnp.exp(x), one.range**2 / 4)
+
+
+def _quadratic_bounds(one: Instance, x):
+    return jnp.zeros(one.weights.shape), _variances(one) * (x / one.range) ** 2 / 2
+
+
+def _log_partition_increases(one: Instance, alpha):
+    """Delta CE of every context as ``log sum p e^{alpha (M - E M)}``: a strength in every term once."""
+    m = one.log_odds
+    centred = m - (one.p @ m)[:, None]
+    return jnp.log(jnp.sum(one.p * jnp.exp(alpha * centred), axis=-1))
+
+
+def _beyond_zero(gap) -> tuple[Curve, Curve]:
+    """Curves for both signs of alpha, off 0: `gap` of the instance, x = R|alpha| and Delta CE."""
+
+    def side(sign):
+        return lambda one, alpha: gap(one, one.range * alpha, _log_partition_increases(one, sign * alpha))
+
+    return Curve(side(1.0), (0.25, 32.0)), Curve(side(-1.0), (0.25, 32.0))
+
+
+def _rates(one: Instance, alpha):
+    """``R Var - |kappa_3|`` and ``R^2/4 - Var`` at every strength: what the bounds are the integrals of, at 0 too."""
+    m, spread = one.log_odds, one.range
+
+    def context(log_p):
+        q = jnp.exp(tilting.log_probabilities(log_p, m, alpha))
+        d = m - jnp.dot(q, m)
+        variance, third = jnp.dot(q, d**2), jnp.dot(q, d**3)
+        return jnp.stack([spread * variance - third, spread * variance + third, spread**2 / 4 - variance])
+
+    return jax.vmap(context)(one.log_p)
+
+
+_BOUNDS = _bounded(
+    r"\operatorname{Var}_j(M) \frac{e^{-x} + x - 1}{R^2} \le \Delta\mathrm{CE}_j(\alpha) \le "
+    r"\min\left\{\operatorname{Var}_j(M) \frac{e^{x} - x - 1}{R^2},\ \frac{x^2}{8}\right\},\quad x = R |\alpha|",
+    _proved_bounds,
+    _proved_curvature,
+    (
+        *_beyond_zero(lambda one, x, value: _variances(one) * (jnp.exp(x) - x - 1) / one.range**2 - value),
+        *_beyond_zero(lambda one, x, value: value - _variances(one) * (jnp.exp(-x) + x - 1) / one.range**2),
+        *_beyond_zero(lambda one, x, value: x**2 / 8 - value),
+        Curve(_rates, (-8.0, 8.0)),
+    ),
+)
+_QUADRATIC_BOUND = _bounded(
+    r"\Delta\mathrm{CE}_j(\alpha) \le \tfrac12 \operatorname{Var}_j(M)\, \alpha^2\quad \text{for all}\ \alpha",
+    _quadratic_bounds,
+    lambda one, x: (jnp.zeros(one.weights.shape), _variances(one)),
+    _beyond_zero(lambda one, x, value: _variances(one) * (x / one.range) ** 2 / 2 - value),
+)
+
+# --- asymptote -------------------------------------------------------------------------------------------------------
+
+_SETTLED = 1e-9
+
+
+def _far(one: Instance, sign: int):
+    m = one.log_odds
+    return sign * jnp.max(jnp.abs(jax.vmap(lambda row: tilting.saturation(row, m, sign, _SETTLED))(one.log_p)))
+
+
+def _tends_to(tex: str, intercept) -> Claim:
+    """The claim that Delta CE has the asymptote of slope ``max M - sum_j pi_j E_{p_j} M`` and this intercept.
+
+    Args:
+        tex: the claim.
+        intercept: of the instance and the sign of alpha.
+    """
+
+    def line(one, sign, alpha):
+        m = one.log_odds
+        end = jnp.max(m) if sign > 0 else jnp.min(m)
+        return alpha * (end - one.weights @ (one.p @ m)) + intercept(one, sign)
+
+    def instances(one):
+        def slack(sign):
+            far = _far(one, sign)
+            value = one.weights @ increases(one, far)
+            return 1e-8 + 1e-12 * jnp.abs(value) - jnp.abs(value - line(one, sign, far))
+
+        return jnp.minimum(slack(1), slack(-1))
+
+    def autodiff(one):
+        """The tangent far out, by its slope and its value at 0."""
+        cross_entropies = _model_cross_entropies(one)
+
+        def total(alpha):
+            return one.weights @ cross_entropies(alpha)
+
+        def slack(sign):
+            far = _far(one, sign)
+            value, slope_there = jax.jvp(total, (far,), (jnp.ones_like(far),))
+            at_zero = value - total(jnp.zeros(())) - far * slope_there
+            size = 1 + jnp.abs(value)
+            steep = slope_there * far - (line(one, sign, far) - line(one, sign, 0.0))
+            return 1e-7 + 1e-11 * size - jnp.maximum(jnp.abs(at_zero - line(one, sign, 0.0)), jnp.abs(steep))
+
+        return jnp.minimum(slack(1), slack(-1))
+
+    @compiled_quickly
+    def lines(one, low, high):
+        settled = (_far(one, 1) <= high) & (_far(one, -1) >= low)
+        return line(one, -1, low), line(one, 1, high), settled
+
+    def sweep(swept: Measured):
+        ends = swept.alphas[[0, -1]]
+        low, high, settled = lines(swept.instance, *ends)
+        if not settled:
+            return float("inf")
+        return float(1e-7 - np.abs(_measured(swept, ends) - np.array([low, high])).max())
+
+    return Claim(tex, instances, autodiff, sweep)
+
+
+def _mass_at_end(one: Instance, sign: int):
+    highest, lowest, _ = tilting.extremes(one.log_odds)
+    extreme = highest if sign > 0 else lowest
+    return one.weights @ jax.nn.logsumexp(jnp.where(extreme, one.log_p, -jnp.inf), axis=-1)
+
+
+_ASYMPTOTE_TEX = r"\Delta\mathrm{CE}(\alpha) = \alpha \Big(M_{\max} - \sum_j \pi_j \mathbb{E}_{p_j} M\Big)"
+_ASYMPTOTE = _tends_to(
+    _ASYMPTOTE_TEX + r" + \sum_j \pi_j \log p_j(\overline{M}) + o(1)\quad (M_{\min}, \underline{M}\ \text{at}\ -\infty)",
+    _mass_at_end,
+)
+_WRONG_SIDE = _tends_to(
+    _ASYMPTOTE_TEX + r" - \sum_j \pi_j \log p_j(\overline{M}) + o(1)\quad (M_{\min}, \underline{M}\ \text{at}\ -\infty)",
+    lambda one, sign: -_mass_at_end(one, sign),
+)
+
+
+STATEMENTS = (
+    Statement(
+        id="N4.divergence",
+        title="The cross-entropy grows by a divergence",
+        source="N4",
+        claim=_DIVERGENCE,
+        twin=_BACKWARD_DIVERGENCE,
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        remarks="The divergence is from p to the steered p, in that order: the other one is not convex.",
+        proof=_PROOF,
+        figure=_FIGURE,
+    ),
+    Statement(
+        id="N4.taylor",
+        title="All Taylor coefficients of the cross-entropy",
+        source="N4",
+        claim=_TAYLOR,
+        twin=_MOMENTS,
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        remarks="Cumulants and central moments agree up to order 3 and part at order 4.",
+        proof=_PROOF,
+        figure=_FIGURE,
+    ),
+    Statement(
+        id="N4.bounds",
+        title="Bounds on the cross-entropy for every strength",
+        source="N4",
+        claim=_BOUNDS,
+        twin=_QUADRATIC_BOUND,
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        remarks="A budget of delta nats is safe for |alpha| up to sqrt(8 delta) / R, with no sweep. The quadratic of "
+        "theorem 3.8 is no bound: where the third cumulant is positive the cross-entropy grows faster.",
+        proof=_PROOF,
+        figure=_FIGURE,
+    ),
+    Statement(
+        id="N4.asymptote",
+        title="The cross-entropy ends as a straight line",
+        source="N4",
+        claim=_ASYMPTOTE,
+        twin=_WRONG_SIDE,
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        remarks="The line meets the axis below 0: the extreme tokens have less than all of the probability.",
+        proof=_PROOF,
+        figure=_FIGURE,
+    ),
+)

@@ -1,0 +1,122 @@
+"""N5: the probability of a concept lies between two logistic curves, which tells how hard to push for a given share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logit
+
+from theory import signs, symbolic
+from theory.claims import GRID, ROUNDING, closed_form_curves, concepts, least, measured_curves, model_curves, slope
+from theory.instance import Instance, Measured
+from theory.statement import Claim, Curve, Statement, compiled_quickly
+from theory.statements.hypotheses import chosen
+from theory.statements.theorem_3_6 import slopes as concept_slopes
+
+_SHARES = np.array([0.5, 0.9, 0.99])
+
+
+def enough(one: Instance, share):
+    """The strength from which ``F_T >= share`` is guaranteed in every context, ``[m]``; +inf where N5 gives none.
+
+    ``(logit share - r_j) / (min_T M - max_{T^c} M)`` where the denominator is positive, and at least 0.
+    """
+    low, _ = signs.slope_bounds(one, one.in_target[None])
+    r = closed_form_curves(one, lambda one: one.in_target[None], jnp.zeros(1))[:, 0, 0]
+    wanted = jnp.maximum(logit(share) - r, 0)
+    return jnp.where(low[0] > 0, wanted / jnp.where(low[0] > 0, low[0], 1), jnp.inf)
+
+
+def _between(tex: str, identities, bounds, curves) -> Claim:
+    """The claim that ``logit F_C - r`` lies between alpha times each of two slopes.
+
+    Args:
+        tex: the claim.
+        identities: what it rests on, symbolic.
+        bounds: the slopes for strengths of a sign, (low, high), each ``[m, G]`` or ``[G]``.
+        curves: the certificate.
+    """
+
+    def slack(one, values, start, alpha):
+        low, high = bounds(one)
+        steep = (values - start) / alpha
+        return jnp.minimum(jnp.min(steep - low), jnp.min(high - steep)) / one.range
+
+    def instances(one):
+        grid = jnp.asarray(GRID[GRID != 0]) / one.range
+        curves = jnp.moveaxis(closed_form_curves(one, concepts, grid), 1, 0)
+        start = closed_form_curves(one, concepts, jnp.zeros(1))[:, 0]
+        margin = jnp.min(jax.vmap(lambda values, alpha: slack(one, values, start, alpha))(curves, grid))
+        return jnp.minimum(margin + 1e-9, _reached(one))
+
+    def _reached(one):
+        strengths = jax.vmap(lambda share: enough(one, share))(jnp.asarray(_SHARES))
+        finite = jnp.isfinite(strengths)
+
+        def share_at(j, alpha):
+            return closed_form_curves(one, lambda one: one.in_target[None], alpha[None])[j, 0, 0]
+
+        at = jax.vmap(lambda row: jax.vmap(share_at)(jnp.arange(row.size), row))(jnp.where(finite, strengths, 0))
+        return least(at - logit(jnp.asarray(_SHARES))[:, None] + 1e-8 * (1 + jnp.abs(at)), finite)
+
+    def autodiff(one):
+        curves, (low, high) = model_curves(one, concepts), bounds(one)
+
+        def slack(alpha):
+            steep = slope(curves, alpha)
+            return jnp.minimum(jnp.min(steep - low), jnp.min(high - steep)) / one.range
+
+        return jnp.min(jax.vmap(slack)(jnp.asarray(GRID) / one.range)) + ROUNDING
+
+    @compiled_quickly
+    def on_grid(one, alphas, values, start):
+        low, high = bounds(one)
+        steep = (values - start[:, None]) / alphas[:, None]
+        return jnp.minimum(jnp.min(steep - low[..., None, :]), jnp.min(high[..., None, :] - steep))
+
+    def sweep(swept: Measured):
+        curves = measured_curves(swept, concepts)
+        away = np.abs(swept.alphas) > 0.5 * swept.step
+        return float(on_grid(swept.instance, swept.alphas[away], curves[:, away], curves[:, swept.zero])) + 1e-8
+
+    return Claim(tex, instances, autodiff, sweep, curves, identities)
+
+
+def _logistic_bounds(one: Instance):
+    low, high = signs.slope_bounds(one, one.members)
+    shape = (one.log_p.shape[0], low.size)
+    return jnp.broadcast_to(low, shape), jnp.broadcast_to(high, shape)
+
+
+def _slope_at_zero_bounds(one: Instance):
+    return concept_slopes(one, jnp.zeros(())), jnp.full((one.log_p.shape[0], one.members.shape[0]), jnp.inf)
+
+
+_SANDWICH = _between(
+    r"\frac{d}{d\alpha} \operatorname{logit} F_C \in \left[\min_C M - \max_{C^\complement} M,\ "
+    r"\max_C M - \min_{C^\complement} M\right];\quad "
+    r"\alpha \ge \frac{\operatorname{logit} \tau - r_j}{\min_T M - \max_{T^\complement} M} \implies F_T(\alpha) \ge \tau",
+    symbolic.IDENTITIES["N5"],
+    _logistic_bounds,
+    (Curve(lambda one, alpha: jnp.stack(signs.between_events(one, alpha, one.members))),),
+)
+_STEEPER_THAN_AT_ZERO = _between(
+    r"\frac{d}{d\alpha} \operatorname{logit} F_C \ge \left.\frac{d}{d\alpha} \operatorname{logit} F_C\right|_{\alpha = 0}",
+    symbolic.TWINS["N5"],
+    _slope_at_zero_bounds,
+    (Curve(lambda one, alpha: concept_slopes(one, alpha) - concept_slopes(one, 0 * alpha), (1.0, 16.0)),),
+)
+
+STATEMENTS = (
+    Statement(
+        id="N5",
+        title="A concept between two logistic curves",
+        source="N5",
+        claim=_SANDWICH,
+        twin=_STEEPER_THAN_AT_ZERO,
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        remarks="The guarantee needs min M over the target above max M off it. Assumption 1 gives that, for then the first "
+        "is positive and the second at most 0.",
+        proof="proofs/N5",
+        figure="concept-curves",
+    ),
+)

@@ -1,0 +1,122 @@
+"""N6: preference and utility in the unconstrained features model, where the two papers meet.
+
+For two single-token answers, preference log-odds compare the two, utility log-odds their sum to all other tokens
+(arXiv:2602.02343). In this model preference never saturates; what makes it saturate is normalisation (N7).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from theory import symbolic
+from theory.claims import GRID, TOKENS, closed_form_curves, largest_error, model_curves, on_sweep, slope
+from theory.instance import Instance
+from theory.statement import Claim, Statement
+from theory.statements.hypotheses import chosen
+from theory.statements.theorem_3_6 import reparametrised_tanh
+
+_PROOF = "proofs/N6"
+
+
+def _differences(values):
+    """Of every two tokens: ``[..., V, V]`` from ``[..., V]``."""
+    return values[..., :, None] - values[..., None, :]
+
+
+def _preference_follows(tex: str, identities, law) -> Claim:
+    """The claim that the log-odds of one token over another follow a law for all strengths.
+
+    Args:
+        tex: the claim.
+        identities: the same, symbolic.
+        law: of the log-odds at 0, M(z) - M(z') and alpha R.
+    """
+
+    def expected(one, alpha):
+        return law(_differences(one.log_p), _differences(one.log_odds), alpha, one.range)
+
+    def size(one):
+        return 1 + jnp.max(jnp.abs(one.log_p)) + 64 * jnp.max(jnp.abs(one.log_odds)) / one.range
+
+    def instances(one):
+        alphas = jnp.asarray(GRID) / one.range
+        curves = jnp.moveaxis(closed_form_curves(one, TOKENS, alphas), 1, 0)
+        errors = jax.vmap(lambda alpha, log_q: largest_error(_differences(log_q), expected(one, alpha)))(alphas, curves)
+        return 1e-12 - jnp.max(errors) / size(one)
+
+    def autodiff(one):
+        curves = model_curves(one, TOKENS)
+
+        def errors(alpha):
+            steep, flat = (slope(f, alpha) for f in (curves, lambda a: slope(curves, a)))
+            law_steep, law_flat = (slope(f, alpha) for f in (lambda a: expected(one, a), lambda a: slope(law_of, a)))
+            error = largest_error(_differences(steep), law_steep) / one.range
+            return jnp.maximum(error, largest_error(_differences(flat), law_flat) / one.range**2)
+
+        def law_of(alpha):
+            return expected(one, alpha)
+
+        return 1e-9 - jnp.max(jax.vmap(errors)(jnp.asarray(GRID[::3]) / one.range)) / size(one)
+
+    def on_grid(one, alphas, measured):
+        some = slice(None, None, 60)
+        expect = jnp.moveaxis(jax.vmap(lambda alpha: expected(one, alpha))(alphas[some]), 0, 1)
+        return 1e-8 - largest_error(_differences(measured[:, some]), expect)
+
+    return Claim(tex, instances, autodiff, on_sweep(on_grid), identities=identities)
+
+
+_AFFINE = _preference_follows(
+    r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \log\frac{p_j(z_p)}{p_j(z_n)} + "
+    r"\alpha \left(M(z_p) - M(z_n)\right)\quad \text{for all}\ \alpha",
+    symbolic.IDENTITIES["N6"],
+    lambda start, steep, alpha, spread: start + alpha * steep,
+)
+_SATURATING = _preference_follows(
+    r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \frac{\log\frac{p_j(z_p)}{p_j(z_n)} + "
+    r"\alpha \left(M(z_p) - M(z_n)\right)}{\sqrt{1 + R^2 \alpha^2}}",
+    symbolic.TWINS["N6"],
+    lambda start, steep, alpha, spread: (start + alpha * steep) / jnp.sqrt(1 + (spread * alpha) ** 2),
+)
+
+
+def answers(one: Instance):
+    """Two answers as an event ``[1, V]``: the likeliest target token in the first context, and the likeliest other one."""
+    log_p, target = one.log_p[0], one.in_target
+    good, bad = jnp.argmax(jnp.where(target, log_p, -jnp.inf)), jnp.argmax(jnp.where(target, -jnp.inf, log_p))
+    tokens = np.arange(log_p.size)
+    return ((tokens == good) | (tokens == bad))[None]
+
+
+_UTILITY_TEX = r"\operatorname{logit}(\sigma_{z_p} + \sigma_{z_n}) = r_j + \nu_j(\alpha),\quad \nu_j(\alpha) = "
+
+STATEMENTS = (
+    Statement(
+        id="N6.preference",
+        title="Preference is affine for ever",
+        source="N6",
+        claim=_AFFINE,
+        twin=_SATURATING,
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        remarks="Steering a real model makes preference saturate. The reason is not in this model but in the norm before "
+        "the unembedding, as N7 shows.",
+        proof=_PROOF,
+    ),
+    Statement(
+        id="N6.utility",
+        title="Utility obeys the concept's equation",
+        source="N6",
+        claim=reparametrised_tanh(
+            _UTILITY_TEX + r"\int_0^\alpha (\mu_C - \mu_{C^\complement})(t)\, dt,"
+            r"\quad C = \{z_p, z_n\}",
+            answers,
+        ),
+        twin=reparametrised_tanh(
+            _UTILITY_TEX + r"(\mu_C - \mu_{C^\complement})(0)\, \alpha,\quad C = \{z_p, z_n\}", answers, straight=True
+        ),
+        hypotheses=chosen("A2", "not-constant", "positive"),
+        remarks="Theorem 3.6 for the concept of the two answers. Where neither has an extreme log-odds utility falls at both "
+        "ends.",
+        proof=_PROOF,
+    ),
+)

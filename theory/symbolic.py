@@ -1,0 +1,503 @@
+"""Identities behind the statements, proved for symbolic probabilities and log-odds.
+
+Under steering, ``E_z = p_z e^{alpha M_z}`` has the derivative ``D E_z = M_z E_z``, and alpha has ``D alpha = 1``. What is
+built from E, M, p and alpha by arithmetic and logarithms can therefore be differentiated as an expression in symbols
+(`derivative`). As functions of p, M and alpha these quantities satisfy no algebraic relation, so that an equation between
+rational functions of them is true for all p, M and alpha exactly if both sides are the same rational function of symbols.
+That is what `holds` decides.
+
+Vocabularies are small, for the computer's sake: four tokens, two of them the concept, and three contexts. The derivations
+use none of these sizes and are the same for any.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial, reduce
+from itertools import combinations
+from math import comb, factorial, prod
+from operator import or_
+from typing import Any
+
+import sympy
+from sympy import QQ, Expr, Integer, Pow, Rational, Symbol, log, sqrt, symbols
+from sympy.polys.rings import PolyElement, ring
+from sympy.utilities.iterables import multiset_partitions
+
+from ufm._check import require
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Two expressions that are claimed to be one function.
+
+    Attributes:
+        name: which part of a statement it is.
+        left: made of symbols and square roots of polynomials by arithmetic.
+        right: likewise.
+    """
+
+    name: str
+    left: Expr
+    right: Expr
+
+
+def holds(identity: Identity) -> bool:
+    """Whether both sides are the same function: decided, not searched for.
+
+    The difference is brought over a common denominator; its expanded numerator is the polynomial 0 or it is not. A square
+    root becomes a variable whose square is the radicand. "Yes" is always right; "no" is right if no product of distinct
+    radicands is a square.
+
+    Raises:
+        ValueError: a side that is made of something else, such as a logarithm.
+    """
+    return not _numerator(identity.left - identity.right)
+
+
+def counterexample(identity: Identity) -> dict[Symbol, Rational] | None:
+    """The first of a few rational points at which the sides differ; None if they differ at none of these."""
+    difference = identity.left - identity.right
+    names = sorted(difference.free_symbols, key=str)
+    for shift in range(1, 5):
+        # All different, and small enough for three probabilities to leave something for the fourth.
+        point = {name: Rational(1, 3 * (k + shift)) for k, name in enumerate(names, 1)}
+        if abs(sympy.N(difference.xreplace(point), 30)) > 1e-20:
+            return point
+    return None
+
+
+def derivative(expression: Expr, rates: dict[Symbol, Expr] | None = None) -> Expr:
+    """d/dalpha of an expression, by the derivatives of its symbols: `RATES`, or those given; 0 for all others."""
+    known = RATES if rates is None else rates
+    return sympy.Add(*(sympy.diff(expression, one) * rate for one, rate in known.items() if expression.has(one)))
+
+
+def at_zero(expression: Expr) -> Expr:
+    """The value at alpha = 0, where E is p."""
+    return expression.xreplace(_START)
+
+
+def _numerator(expression: Expr) -> PolyElement:
+    """The numerator over a common denominator: expanded, and at most linear in each square root.
+
+    Denominators stay products, since most of their factors are shared by many terms.
+    """
+    roots = sorted({sqrt(one.base) for one in expression.atoms(Pow) if one.exp.is_Rational and one.exp.q == 2}, key=str)
+    names = [*sorted(expression.free_symbols, key=str), *roots]
+    polynomials = ring([f"x_{k}" for k in range(len(names))], QQ)[0]
+    known = dict(zip(names, polynomials.gens, strict=True))
+
+    def product(factors: Counter[PolyElement]) -> PolyElement:
+        return prod((factor**k for factor, k in factors.items()), start=polynomials.one)
+
+    @cache
+    def fraction(one: Expr) -> tuple[PolyElement, Counter[PolyElement]]:
+        if one in known:
+            return known[one], Counter()
+        if one.is_Rational:
+            return polynomials(QQ(one.p, one.q)), Counter()
+        if one.is_Add:
+            tops: dict[frozenset[tuple[PolyElement, int]], PolyElement] = {}
+            for above, below in map(fraction, one.args):
+                over = frozenset(below.items())
+                tops[over] = tops.get(over, polynomials.zero) + above
+            common = reduce(or_, (Counter(dict(over)) for over in tops))
+            parts = [above * product(common - Counter(dict(over))) for over, above in tops.items()]
+            return sum(parts, polynomials.zero), common
+        if one.is_Mul:
+            factors = [fraction(factor) for factor in one.args]
+            return prod((above for above, _ in factors), start=polynomials.one), sum((b for _, b in factors), Counter())
+        readable = one.is_Pow and one.exp.is_Rational and one.exp.q <= 2
+        require(readable, "identity", "symbols and square roots joined by arithmetic", one)
+        top, bottom = fraction(one.base if one.exp.q == 1 else sqrt(one.base))
+        if one.exp.p < 0:
+            top, bottom = product(bottom), Counter([top])
+        power = abs(int(one.exp.p))
+        return top**power, Counter({factor: k * power for factor, k in bottom.items()})
+
+    numerator, _ = fraction(expression)
+    for root in roots:
+        index, (radicand, below) = names.index(root), fraction(root.base)
+        require(not below, "identity", "square roots of polynomials", root)
+        linear = polynomials.zero
+        for monomial, coefficient in numerator.terms():
+            rest = tuple(k % 2 if i == index else k for i, k in enumerate(monomial))
+            linear += radicand ** (monomial[index] // 2) * polynomials({rest: coefficient})
+        numerator = linear
+    return numerator
+
+
+# --- symbols ----------------------------------------------------------------------------------------------------------
+
+ALPHA = Symbol("alpha")
+"""The strength."""
+
+_TOKENS, _INSIDE, _OUTSIDE, _CONTEXTS = (0, 1, 2, 3), (0, 1), (2, 3), (0, 1, 2)
+_PI = symbols("pi_0:3", positive=True)
+_M = symbols("M_0:4", real=True)
+_E = [symbols(f"E_{j}_0:4", positive=True) for j in _CONTEXTS]
+# The last probability of each context is 1 less the others: at alpha = 0, sums are 1 and not a symbol.
+_P = [(*p, 1 - sum(p)) for p in (symbols(f"p_{j}_0:3", positive=True) for j in _CONTEXTS)]
+
+RATES: dict[Symbol, Expr] = {ALPHA: Integer(1), **{row[z]: _M[z] * row[z] for row in _E for z in _TOKENS}}
+"""D alpha = 1, and D E_z = M_z E_z for every context and token."""
+
+_START = {ALPHA: Integer(0), **{_E[j][z]: _P[j][z] for j in _CONTEXTS for z in _TOKENS}}
+
+
+def _dot(a: Sequence[Any], b: Sequence[Any]) -> Expr:
+    return sympy.Add(*(x * y for x, y in zip(a, b, strict=True)))
+
+
+def _total(row: Sequence[Expr], tokens: Sequence[int] = _TOKENS) -> Expr:
+    return sympy.Add(*(row[z] for z in tokens))
+
+
+def _share(row: Sequence[Expr], z: int) -> Expr:
+    """The probability of a token, from weights that need not sum to 1."""
+    return row[z] / _total(row)
+
+
+def _mean(row: Sequence[Expr], values: Sequence[Expr] = _M, tokens: Sequence[int] = _TOKENS) -> Expr:
+    """The mean over some tokens, from weights that need not sum to 1."""
+    return sympy.Add(*(row[z] * values[z] for z in tokens)) / _total(row, tokens)
+
+
+def _variance(row: Sequence[Expr]) -> Expr:
+    return _mean(row, [(m - _mean(row)) ** 2 for m in _M])
+
+
+def _odds(row: Sequence[Expr]) -> Expr:
+    """F_C / (1 - F_C)."""
+    return _total(row, _INSIDE) / _total(row, _OUTSIDE)
+
+
+def _slope(row: Sequence[Expr]) -> Expr:
+    """mu_C - mu_{C^c}."""
+    return _mean(row, tokens=_INSIDE) - _mean(row, tokens=_OUTSIDE)
+
+
+# --- lemmas of S ------------------------------------------------------------------------------------------------------
+
+_CONTRAST = (Rational(1, 2), Rational(1, 2), Integer(-1))
+"""P is contexts 0 and 1, N is context 2."""
+
+_POSITIVES = (Rational(1, 2), Rational(1, 2), Integer(0))
+"""What a twin takes for it: the mean over P alone."""
+
+
+def _lemma_b2(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
+    """A linear decoder W at ``h_j + alpha v``, with v a difference of means."""
+    w, h = [symbols(f"W_{z}_0:2") for z in range(3)], [symbols(f"h_{j}_0:2") for j in _CONTEXTS]
+    v = [_dot(_CONTRAST, [h[j][i] for j in _CONTEXTS]) for i in range(2)]
+    logits = [[_dot(row, state) for row in w] for state in h]
+    return tuple(
+        Identity(
+            f"logit of token {z} in context {j}",
+            _dot(w[z], [h[j][i] + ALPHA * v[i] for i in range(2)]),
+            logits[j][z] + ALPHA * _dot(believed, [logits[i][z] for i in _CONTEXTS]),
+        )
+        for j in _CONTEXTS
+        for z in range(3)
+    )
+
+
+def _lemma_b3(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
+    """Logits are log p_j plus a constant k_j of the context; a softmax is given by the logarithms of its ratios."""
+    log_p, k = [symbols(f"logp_{j}_0:4", real=True) for j in _CONTEXTS], symbols("k_0:3", real=True)
+    shifts = [_dot(_CONTRAST, [log_p[j][z] + k[j] for j in _CONTEXTS]) for z in _TOKENS]
+    m = [_dot(believed, [log_p[j][z] for j in _CONTEXTS]) for z in _TOKENS]
+    steered = [[log_p[j][z] + k[j] + ALPHA * shifts[z] for z in _TOKENS] for j in _CONTEXTS]
+    tilted = [[log_p[j][z] + ALPHA * m[z] for z in _TOKENS] for j in _CONTEXTS]
+    # The exponentials of steered logits have a factor in common, which the softmax does not see.
+    scaled = [Symbol("c", positive=True) * e for e in _E[0]]
+    return (
+        *(
+            Identity(
+                f"log-ratio of tokens {z} and 3 in context {j}", steered[j][z] - steered[j][3], tilted[j][z] - tilted[j][3]
+            )
+            for j in _CONTEXTS
+            for z in _TOKENS[:3]
+        ),
+        *(Identity(f"softmax of token {z}", _share(scaled, z), _share(_E[0], z)) for z in _TOKENS),
+    )
+
+
+def _lemma_b4(*, counted: bool = True) -> tuple[Identity, ...]:
+    """Tokens 0 and 1 are the target; 2 and 3 are a concept each, with one and two of the three contexts of N."""
+    log_a, log_b = symbols("loga_0:4", real=True), symbols("logb_0:4", real=True)
+    concept, positive, negative = (0, 0, 1, 2), (0, 0), (1, 2, 2)
+
+    def mean(contexts: Sequence[int], z: int) -> Expr:
+        return sympy.Add(*(log_a[z] if one == concept[z] else log_b[z] for one in contexts)) / len(contexts)
+
+    def factor(z: int) -> Expr:
+        share = Rational(negative.count(concept[z]), len(negative)) if counted else Integer(1)
+        return Integer(1) if concept[z] == 0 else -share
+
+    return tuple(
+        Identity(f"log-odds of token {z}", mean(positive, z) - mean(negative, z), factor(z) * (log_a[z] - log_b[z]))
+        for z in _TOKENS
+    )
+
+
+def _lemma_b5() -> tuple[Identity, ...]:
+    row = _E[0]
+    return tuple(
+        Identity(f"slope of token {z}", derivative(_share(row, z)), _share(row, z) * (_M[z] - _mean(row))) for z in _TOKENS
+    )
+
+
+def _lemma_b5_twin() -> tuple[Identity, ...]:
+    q = [_share(_E[0], z) for z in _TOKENS]
+    return tuple(Identity(f"slope of token {z}", derivative(q[z]), q[z] * (1 - q[z]) * _M[z]) for z in _TOKENS)
+
+
+# --- theorems of S ----------------------------------------------------------------------------------------------------
+
+
+def _theorem_36() -> tuple[Identity, ...]:
+    """With X = e^x, the sigmoid of x is ``X / (1 + X)`` and tanh(x/2) is ``(X - 1) / (X + 1)``."""
+    x, r = symbols("X R", positive=True)
+
+    def half_difference(one: Expr, other: Expr) -> Expr:
+        return ((one - 1) / (one + 1) - (other - 1) / (other + 1)) / 2
+
+    row, start = _E[0], _P[0]
+    increase = sympy.Add(*(_share(row, z) - start[z] for z in _INSIDE)) / len(_INSIDE)
+    return (
+        Identity("slope of the log-odds", derivative(log(_odds(row))), _slope(row)),
+        Identity("tanh by sigmoid", half_difference(x, r), x / (1 + x) - r / (1 + r)),
+        Identity("increase of the concept", increase, half_difference(_odds(row), _odds(start)) / len(_INSIDE)),
+    )
+
+
+def _theorem_36_twin() -> tuple[Identity, ...]:
+    """The slope is that at 0, so that nu is linear."""
+    slope = derivative(log(_odds(_E[0])))
+    return (Identity("slope of the log-odds", slope, at_zero(slope)),)
+
+
+def _cross_entropy() -> Expr:
+    """Delta CE."""
+    return sympy.Add(*(pi * (log(_total(row)) - ALPHA * _mean(start)) for pi, row, start in zip(_PI, _E, _P, strict=True)))
+
+
+def _theorem_38() -> tuple[Identity, ...]:
+    slope = derivative(_cross_entropy())
+    return (
+        Identity("value at 0", at_zero(_cross_entropy()), Integer(0)),
+        Identity("slope at 0", at_zero(slope), Integer(0)),
+        Identity("curvature at 0", at_zero(derivative(slope)), _dot(_PI, [_variance(row) for row in _P])),
+    )
+
+
+def _theorem_38_twin() -> tuple[Identity, ...]:
+    *_, curvature = _theorem_38()
+    mixture = _variance([_dot(_PI, [row[z] for row in _P]) for z in _TOKENS])
+    normalised = {_PI[2]: 1 - _PI[0] - _PI[1]}
+    return (Identity(curvature.name, curvature.left.xreplace(normalised), mixture.xreplace(normalised)),)
+
+
+# --- new statements ---------------------------------------------------------------------------------------------------
+
+
+def _n1() -> tuple[Identity, ...]:
+    row = _E[0]
+    pairs = [_share(row, y) * _share(row, z) * (_M[y] - _M[z]) ** 2 for y, z in combinations(_TOKENS, 2)]
+    curvatures = [derivative(derivative(log(_share(row, z)))) for z in _TOKENS]
+    return (
+        *(Identity(f"curvature of log sigma {z}", curvatures[z], -_variance(row)) for z in _TOKENS),
+        Identity("variance as a sum of squares over pairs", _variance(row), sympy.Add(*pairs)),
+    )
+
+
+def _n1_twin() -> tuple[Identity, ...]:
+    q = [_share(_E[0], z) for z in _TOKENS]
+    return tuple(
+        Identity(f"curvature of sigma {z}", derivative(derivative(q[z])), -q[z] * _variance(_E[0])) for z in _TOKENS
+    )
+
+
+_ORDERS = range(2, 6)
+_RAW = [symbols(f"mu_{j}_1:6", real=True) for j in _CONTEXTS]
+_MOMENTS = [symbols(f"N_{j}_0:6", positive=True) for j in _CONTEXTS]
+
+
+def _cumulant(k: int, raw: Sequence[Expr]) -> Expr:
+    """The k-th cumulant from raw moments, as a sum over the partitions of a set of k: no series goes into it."""
+    return sympy.Add(
+        *(
+            (-1) ** (len(blocks) - 1) * factorial(len(blocks) - 1) * prod(raw[len(block) - 1] for block in blocks)
+            for blocks in multiset_partitions(list(range(k)))
+        )
+    )
+
+
+def _central_moment(k: int, raw: Sequence[Expr]) -> Expr:
+    return sympy.Add(*(comb(k, i) * (-raw[0]) ** (k - i) * (raw[i - 1] if i else 1) for i in range(k + 1)))
+
+
+def _derivatives_at_zero(claimed: Callable[[int, Sequence[Expr]], Expr]) -> tuple[Identity, ...]:
+    """Derivatives of Delta CE at 0 against the mean over contexts of what is claimed, a function of the raw moments.
+
+    The symbols are ``N_k = sum_z M_z^k E_z``, which have ``D N_k = N_{k+1}``; at 0, N_0 is 1 and the others are moments.
+    """
+    rates: dict[Symbol, Expr] = {n[k]: n[k + 1] for n in _MOMENTS for k in range(5)}
+    start = {n[k]: [Integer(1), *raw][k] for n, raw in zip(_MOMENTS, _RAW, strict=True) for k in range(6)}
+    curves = [derivative(_dot(_PI, [log(n[0]) for n in _MOMENTS]), rates) - _dot(_PI, [raw[0] for raw in _RAW])]
+    for _ in _ORDERS:
+        curves.append(derivative(curves[-1], rates))
+    return tuple(
+        Identity(f"derivative {k} at 0", curve.xreplace(start), _dot(_PI, [claimed(k, raw) for raw in _RAW]))
+        for k, curve in zip(_ORDERS, curves[1:], strict=True)
+    )
+
+
+def _n4() -> tuple[Identity, ...]:
+    """Delta CE for every alpha, at 0, and as a divergence."""
+    power_sums = [sympy.Add(*(m**k * e for m, e in zip(_M, _E[0], strict=True))) for k in range(6)]
+    # log p_alpha(z) is log p(z) + alpha M(z) - A, with symbols for the logarithms.
+    log_p, a = symbols("logp_0:4", real=True), Symbol("A", real=True)
+    divergence = _dot(_P[0], [one - (one + ALPHA * m - a) for one, m in zip(log_p, _M, strict=True)])
+    return (
+        Identity("curvature", derivative(derivative(_cross_entropy())), _dot(_PI, [_variance(row) for row in _E])),
+        *(Identity(f"derivative of N_{k}", derivative(power_sums[k]), power_sums[k + 1]) for k in range(5)),
+        *_derivatives_at_zero(_cumulant),
+        Identity("divergence of p from p_alpha", divergence, a - ALPHA * _mean(_P[0])),
+    )
+
+
+def _n5() -> tuple[Identity, ...]:
+    """The slope of a target's log-odds; its two means are convex combinations of M on the target and off it."""
+    row = _E[0]
+    convex = []
+    for where, tokens in (("on", _INSIDE), ("off", _OUTSIDE)):
+        weights = [row[z] / _total(row, tokens) for z in tokens]
+        convex.append(Identity(f"weights {where} the target", sympy.Add(*weights), Integer(1)))
+        for z0 in tokens:
+            above = _dot(weights, [_M[z] - _M[z0] for z in tokens])
+            convex.append(Identity(f"mean {where} the target above M_{z0}", _mean(row, tokens=tokens) - _M[z0], above))
+    return (Identity("slope of the log-odds", derivative(log(_odds(row))), _slope(row)), *convex)
+
+
+def _n5_twin() -> tuple[Identity, ...]:
+    row = _E[0]
+    return (Identity("slope of the log-odds", derivative(log(_odds(row))), _mean(row, tokens=_INSIDE) - _mean(row)),)
+
+
+def _n6() -> tuple[Identity, ...]:
+    """Preference of token 0 to token 1, and utility: both against the rest."""
+    row = _E[0]
+    preference = derivative(log(_share(row, 0) / _share(row, 1)))
+    return (
+        Identity("slope of the preference", preference, _M[0] - _M[1]),
+        Identity("curvature of the preference", derivative(preference), Integer(0)),
+        Identity("slope of the utility", derivative(log(_odds(row))), _slope(row)),
+    )
+
+
+def _n6_twin() -> tuple[Identity, ...]:
+    return (Identity("curvature of the utility", derivative(derivative(log(_odds(_E[0])))), Integer(0)),)
+
+
+_H, _V, _U = (symbols(f"{name}_0:3", real=True) for name in "hvu")
+_LENGTH = sqrt(_dot(_V, _V))
+_NEAREST = -_dot(_H, _V) / _dot(_V, _V)
+"""m0, the strength at which h + alpha v is shortest."""
+_AREA = _dot(_H, _H) * _dot(_V, _V) - _dot(_H, _V) ** 2
+_WIDTH = sqrt(_AREA) / _dot(_V, _V)
+"""sqrt(L)."""
+
+
+def _moved(alpha: Expr) -> list[Expr]:
+    return [h + alpha * v for h, v in zip(_H, _V, strict=True)]
+
+
+def _n7(width: Expr = _WIDTH) -> tuple[Identity, ...]:
+    """``u . RMSNorm(h + alpha v) = (beta + a alpha) / sqrt(1 + (alpha - m0)^2 / L)``, by its square and its sign.
+
+    beta and a are u.h and u.v times ``sqrt(d) / (|v| sqrt(L))``, so that both sides have the sign of ``u . (h + alpha v)``,
+    which is linear in alpha. The square holds for any u.h and u.v.
+    """
+    state, d = _moved(ALPHA), len(_H)
+    factor, offset = sqrt(d) / (_LENGTH * width), (ALPHA - _NEAREST) ** 2
+    uh, uv = symbols("uh uv", real=True)
+
+    def line(beta: Expr, a: Expr) -> Expr:
+        return factor * beta + factor * a * ALPHA
+
+    minors = [(_H[i] * _V[k] - _H[k] * _V[i]) ** 2 for i, k in combinations(range(d), 2)]
+    return (
+        Identity("length", _dot(state, state), _dot(_V, _V) * (width**2 + offset)),
+        Identity("square", d * (uh + ALPHA * uv) ** 2 / _dot(state, state), line(uh, uv) ** 2 / (1 + offset / width**2)),
+        Identity("sign", line(_dot(_U, _H), _dot(_U, _V)), factor * _dot(_U, state)),
+        Identity("L as a sum of squares", width**2 * _dot(_V, _V) ** 2, sympy.Add(*minors)),
+    )
+
+
+def _n8() -> tuple[Identity, ...]:
+    """The direction of h + alpha v, at ``alpha = m0 + sqrt(L) t`` with t = tan(theta), and for large alpha."""
+    t = Symbol("t", real=True)
+    cosine = 1 / sqrt(1 + t**2)
+    shortest, state = _moved(_NEAREST), _moved(_NEAREST + _WIDTH * t)
+    e1, e2 = [x / (_LENGTH * _WIDTH) for x in shortest], [v / _LENGTH for v in _V]
+    return (
+        Identity("length", _dot(state, state), _dot(_V, _V) * _WIDTH**2 * (1 + t**2)),
+        Identity("unit length of e1", _dot(e1, e1), Integer(1)),
+        Identity("right angle of e1 and e2", _dot(e1, e2), Integer(0)),
+        *(
+            Identity(
+                f"coordinate {i} on the arc",
+                state[i] / (_LENGTH * _WIDTH * sqrt(1 + t**2)),
+                e1[i] * cosine + e2[i] * t * cosine,
+            )
+            for i in range(3)
+        ),
+        *_plateau(shortest),
+    )
+
+
+def _plateau(towards: Sequence[Expr]) -> tuple[Identity, ...]:
+    """The coefficient of 1/alpha in the direction, claimed to be `towards` / |v|.
+
+    With s = 1/alpha > 0 the direction is that of ``s h + v``.
+    """
+    s = Symbol("s", real=True)
+    state = [s * h + v for h, v in zip(_H, _V, strict=True)]
+    slopes = [sympy.diff(x / sqrt(_dot(state, state)), s).xreplace({s: Integer(0)}) for x in state]
+    return tuple(Identity(f"coordinate {i} of the plateau", slopes[i], towards[i] / _LENGTH) for i in range(3))
+
+
+IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
+    "lemma-B.2": _lemma_b2,
+    "lemma-B.3": _lemma_b3,
+    "lemma-B.4": _lemma_b4,
+    "lemma-B.5": _lemma_b5,
+    "theorem-3.6.tanh": _theorem_36,
+    "theorem-3.8": _theorem_38,
+    "N1": _n1,
+    "N4": _n4,
+    "N5": _n5,
+    "N6": _n6,
+    "N7": _n7,
+    "N8": _n8,
+}
+"""By statement: the identities that prove it. All of them hold."""
+
+TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
+    "lemma-B.2": partial(_lemma_b2, _POSITIVES),
+    "lemma-B.3": partial(_lemma_b3, _POSITIVES),
+    "lemma-B.4": partial(_lemma_b4, counted=False),
+    "lemma-B.5": _lemma_b5_twin,
+    "theorem-3.6.tanh": _theorem_36_twin,
+    "theorem-3.8": _theorem_38_twin,
+    "N1": _n1_twin,
+    "N4": partial(_derivatives_at_zero, _central_moment),
+    "N5": _n5_twin,
+    "N6": _n6_twin,
+    "N7": partial(_n7, sqrt(_dot(_H, _H)) / _LENGTH),
+    "N8": partial(_plateau, _H),
+}
+"""By statement: the identities of its false twin. Not all of them hold."""

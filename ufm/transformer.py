@@ -1,0 +1,212 @@
+"""A small random transformer, cut after one of its blocks: what proposition 4.1 of S is about.
+
+    x <- x + attention(norm(x)),   x <- x + mlp(norm(x)),   ...,   logits = W (gamma * norm(x_last) + bias)
+
+Steering adds alpha v to the residual stream at every position. Hidden states are the stream of all positions in one axis
+``[T d]``, so that the split is that of `ufm.steerable`; `everywhere` makes a steering vector for it. `placement` says where
+the norms of the blocks stand, which decides whether what blocks add stays bounded while the stream grows:
+
+    "pre"      x + f(norm(x))       as above: bounded, for the block sees a direction only
+    "branch"   x + norm(f(x))       bounded, for the norm comes last
+    "stream"   norm(x + f(x))       not bounded; the stream forgets how long alpha v was, and the limit is another
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from ufm._check import require
+from ufm._pytree import Leaf
+from ufm.normalised import KINDS, norm
+
+PLACEMENTS = ("pre", "branch", "stream")
+"""Where the norms of a block may stand."""
+
+
+class Layers(NamedTuple):
+    """The parameters of all blocks, stacked; the two norms of a block are those of its attention and its MLP.
+
+    Attributes:
+        gamma: gains of the norms, ``[L, 2, d]``.
+        bias: biases of the norms, ``[L, 2, d]``.
+        qkv: queries, keys and values, ``[L, 3, d, d]``.
+        out: of the attention, ``[L, d, d]``.
+        up, down: of the MLP, ``[L, d, 4d]`` and ``[L, 4d, d]``.
+    """
+
+    gamma: Float[Array, "L 2 d"] | Leaf
+    bias: Float[Array, "L 2 d"] | Leaf
+    qkv: Float[Array, "L 3 d d"] | Leaf
+    out: Float[Array, "L d d"] | Leaf
+    up: Float[Array, "L d w"] | Leaf
+    down: Float[Array, "L w d"] | Leaf
+
+
+_STATIC = ["cut", "heads", "kind", "eps", "softcap", "placement"]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens", "embedding", "positions", "layers", "gamma", "bias", "W"],
+    meta_fields=_STATIC,
+)
+@dataclass(frozen=True)
+class Transformer:
+    """Parameters of a decoder-only transformer; `init_transformer` draws them.
+
+    Attributes:
+        tokens: the contexts, ``[m, T]``.
+        embedding: of tokens, ``[V, d]``.
+        positions: added to them, ``[T, d]``.
+        layers: the blocks.
+        gamma: gain of the last norm, ``[d]``.
+        bias: bias of the last norm, ``[d]``.
+        W: unembedding, ``[V, d]``.
+        cut: blocks before the place of steering.
+        heads: of each attention.
+        kind: of all norms, "rms" or "layer".
+        eps: of all norms.
+        softcap: logits are ``softcap * tanh(logits / softcap)``, if given.
+        placement: one of `PLACEMENTS`.
+    """
+
+    tokens: Int[Array, "m T"] | Leaf
+    embedding: Float[Array, "V d"] | Leaf
+    positions: Float[Array, "T d"] | Leaf
+    layers: Layers
+    gamma: Float[Array, " d"] | Leaf
+    bias: Float[Array, " d"] | Leaf
+    W: Float[Array, "V d"] | Leaf
+    cut: int
+    heads: int
+    kind: str
+    eps: float
+    softcap: float | None = field(default=None)
+    placement: str = field(default="pre")
+
+    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n Td"]:
+        """The residual stream after `cut` blocks, all positions in one axis."""
+        x = self.embedding[self.tokens[contexts]] + self.positions
+        return self._through(x, slice(None, self.cut)).reshape(*contexts.shape, -1)
+
+    def decode(self, h: Float[Array, "*n Td"]) -> Float[Array, "*n V"]:
+        """Logits at the last position."""
+        x = self._through(h.reshape(*h.shape[:-1], *self.positions.shape), slice(self.cut, None))
+        logits = norm(x[..., -1, :], self.gamma, self.bias, kind=self.kind, eps=self.eps) @ self.W.T
+        return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
+
+    def everywhere(self, v: Float[Array, " d"]) -> Float[Array, " Td"]:
+        """The steering vector that adds v at every position."""
+        return jnp.tile(v, self.positions.shape[0])
+
+    def _through(self, x: Float[Array, "*n T d"], blocks: slice) -> Float[Array, "*n T d"]:
+        def block(x, layer):
+            for k, f in enumerate((partial(_attention, layer, self.heads), partial(_mlp, layer))):
+                normed = partial(norm, gamma=layer.gamma[k], bias=layer.bias[k], kind=self.kind, eps=self.eps)
+                if self.placement == "pre":
+                    x = x + f(normed(x))
+                elif self.placement == "branch":
+                    x = x + normed(f(x))
+                else:
+                    x = normed(x + f(x))
+            return x, None
+
+        return lax.scan(block, x, jax.tree.map(lambda leaf: leaf[blocks], self.layers))[0]
+
+
+def _attention(layer: Layers, heads: int, x: Float[Array, "*n T d"]) -> Float[Array, "*n T d"]:
+    """Causal attention: each position takes a mean of the values at it and before it."""
+    q, k, v = (jnp.moveaxis((x @ w).reshape(*x.shape[:-1], heads, -1), -2, -3) for w in layer.qkv)
+    scores = q @ jnp.swapaxes(k, -1, -2) / jnp.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(jnp.where(jnp.tri(x.shape[-2], dtype=bool), scores, -jnp.inf))
+    return jnp.moveaxis(weights @ v, -3, -2).reshape(x.shape) @ layer.out
+
+
+def _mlp(layer: Layers, x: Float[Array, "*n T d"]) -> Float[Array, "*n T d"]:
+    return jax.nn.gelu(x @ layer.up) @ layer.down
+
+
+def added(model: Transformer) -> Float[Array, ""]:
+    """How much the blocks after the cut add to the stream at most, at any position: a Euclidean norm, inf for "stream".
+
+    A norm returns at most ``rho = sqrt(d) max|gamma| + ||bias||``. Attention averages values, each head on its own, and
+    ``|gelu(x)| <= |x|``: with spectral norms, ``rho sqrt(heads) ||V|| ||O||`` and ``rho ||U|| ||D||`` for "pre", rho for
+    "branch".
+    """
+    if model.placement == "stream":
+        return jnp.asarray(jnp.inf, model.W.dtype)
+    after = jax.tree.map(lambda leaf: leaf[model.cut :], model.layers)
+    d = model.W.shape[-1]
+    rho = jnp.sqrt(d) * jnp.max(jnp.abs(after.gamma), axis=-1) + jnp.linalg.norm(after.bias, axis=-1)
+    if model.placement == "branch":
+        return jnp.sum(rho)
+    size = partial(jnp.linalg.norm, ord=2, axis=(-2, -1))
+    attention = jnp.sqrt(model.heads) * size(after.qkv[:, 2]) * size(after.out)
+    return jnp.sum(rho * jnp.stack([attention, size(after.up) * size(after.down)], axis=-1))
+
+
+def init_transformer(
+    key: jax.Array,
+    tokens: Int[Array, "m T"],
+    vocabulary_size: int,
+    d: int = 16,
+    *,
+    blocks: int = 2,
+    cut: int = 1,
+    heads: int = 2,
+    kind: str = "rms",
+    eps: float = 1e-5,
+    biased: bool = False,
+    softcap: float | None = None,
+    placement: str = "pre",
+    dtype: DTypeLike | None = None,
+) -> Transformer:
+    """Random parameters: normal entries that keep the size of what they act on, gains near 1.
+
+    Args:
+        key: a `jax.random.key`.
+        tokens: the contexts, ``[m, T]``.
+        vocabulary_size: V.
+        d: width, a multiple of `heads`.
+        blocks: L.
+        cut: how many of them come before the place of steering, 0 to L.
+        heads: of each attention.
+        kind, eps, softcap, placement: see `Transformer`.
+        biased: whether norms have (random) biases, or 0.
+        dtype: of the parameters; the default of JAX if left out.
+
+    Raises:
+        ValueError: an unknown kind or placement; sizes that do not fit; tokens outside the vocabulary.
+    """
+    require(kind in KINDS, "kind", f"one of {KINDS}", repr(kind))
+    require(placement in PLACEMENTS, "placement", f"one of {PLACEMENTS}", repr(placement))
+    require(heads >= 1 and d >= 1 and d % heads == 0, "d", f"a multiple of the {heads} heads", d)
+    require(0 <= cut <= blocks, "cut", f"a number of blocks between 0 and {blocks}", cut)
+    require(tokens.size > 0, "tokens", "contexts of at least one token", f"shape {tokens.shape}")
+    inside = bool(((tokens >= 0) & (tokens < vocabulary_size)).all())
+    require(inside, "tokens", f"tokens between 0 and {vocabulary_size - 1}", "others")
+    keys = iter(jax.random.split(key, 11))
+
+    def draw(*shape, scale=1.0):
+        return scale * jax.random.normal(next(keys), shape, dtype)
+
+    def biases(*shape):
+        return (0.3 if biased else 0.0) * draw(*shape)
+
+    layers = Layers(
+        gamma=1 + 0.2 * draw(blocks, 2, d),
+        bias=biases(blocks, 2, d),
+        qkv=draw(blocks, 3, d, d, scale=d**-0.5),
+        out=draw(blocks, d, d, scale=d**-0.5),
+        up=draw(blocks, d, 4 * d, scale=d**-0.5),
+        down=draw(blocks, 4 * d, d, scale=(4 * d) ** -0.5),
+    )
+    embedding, positions = draw(vocabulary_size, d), draw(tokens.shape[1], d, scale=0.5)
+    last = 1 + 0.2 * draw(d), biases(d), draw(vocabulary_size, d, scale=d**-0.5)
+    return Transformer(tokens, embedding, positions, layers, *last, cut, heads, kind, eps, softcap, placement)
