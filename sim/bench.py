@@ -22,7 +22,8 @@ from tqdm import tqdm
 import ufm
 from sim.output import settings
 from theory import predicted, routes, tilting
-from theory.instance import SHAPES, Instance
+from theory.instance import Instance
+from theory.statement import TABLES
 from ufm import Corpus
 from ufm._check import require
 
@@ -94,13 +95,13 @@ def many_small_corpora(seed: int = 0) -> Figures:
     """ΔCE of 10,000 random corpora of 7 tokens and 6 contexts at 121 strengths: one vmap against a compiled loop."""
     n, looped = SMALL_CORPORA, SMALL_CORPORA // 20
     with jax.enable_x64(True):
-        batch = routes.populate(jax.random.key(seed), len(SHAPES) * n)[0]
+        batch = routes.populate(jax.random.key(seed), n, TABLES)
         alphas = jnp.linspace(-6, 6, 121)
 
         def curve(one: Instance):
             m = one.log_odds
             a = jax.vmap(lambda log_p: jax.vmap(lambda alpha: tilting.log_partition(log_p, m, alpha))(alphas))(one.log_p)
-            return one.corpus.weights @ (a - alphas * (jnp.exp(one.log_p) @ m)[:, None])
+            return one.weights @ (a - alphas * (jnp.exp(one.log_p) @ m)[:, None])
 
         every = jax.jit(jax.vmap(curve))
         start = time.perf_counter()

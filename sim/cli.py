@@ -46,8 +46,11 @@ def verify(
     out: Annotated[Path | None, typer.Option(help="Folder to write verdicts.json into.")] = None,
     seed: Seed = 0,
     instances: Instances = 1_000,
+    routes: Annotated[
+        str, typer.Option(help="Routes to take, separated by commas; refutation is one more.")
+    ] = "instances,autodiff,sweep,symbolic,certificate",
 ) -> None:
-    """Check statements by every route; exit with 0 exactly when all hold."""
+    """Check statements by every route that applies; exit with 0 exactly when all hold."""
     from sim import output
     from sim.reproduce import write_json
     from sim.verify import as_json, as_table
@@ -55,12 +58,24 @@ def verify(
 
     targets = [output.prepare_file(json, "json")] if json else []
     targets += [output.prepare_folder(out) / "verdicts.json"] if out else []
-    verdicts = run(statements, seed=seed, instances=instances)
+    verdicts = run(statements, seed=seed, instances=instances, names=routes.split(","))
     results = as_json(verdicts, seed)
     for path in targets:
         write_json(path, results)
     typer.echo(as_table(verdicts))
     raise typer.Exit(0 if results["holds"] else 1)
+
+
+@app.command()
+def taylor(
+    quantity: Annotated[str, typer.Argument(help="cross-entropy, log-partition, probability or concept-log-odds.")],
+    order: Annotated[int, typer.Option(help="The highest power of alpha.")] = 4,
+) -> None:
+    """Print the Taylor coefficients of a quantity at strength 0, in cumulants and as sums."""
+    from theory.taylor import as_text
+    from theory.taylor import taylor as expand
+
+    typer.echo(as_text(expand(quantity, order)))
 
 
 @app.command()

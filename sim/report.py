@@ -9,8 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sim.figures import TOY_FIGURES
 from sim.output import write_whole
 from sim.tex import to_html
-from sim.verify import Verdict
-from theory.routes import ROUTES
+from sim.verify import DEFAULT_ROUTES, Verdict
 
 
 def write(
@@ -34,7 +33,7 @@ def write(
     )
     html = environment.get_template("report.html").render(
         verdicts=verdicts,
-        routes=ROUTES,
+        routes=DEFAULT_ROUTES,
         figures=TOY_FIGURES,
         pictures=pictures,
         numbers=numbers,

@@ -13,10 +13,11 @@ import numpy as np
 import xarray as xr
 
 from theory import predicted, tilting
-from theory.gallery import measure
-from theory.instance import Instance, peaks
+from theory.gallery import Case, measure
+from theory.instance import Instance
 from theory.statements.theorem_3_8 import mean_variance
 from ufm import (
+    Corpus,
     Fit,
     concept_increase,
     cross_entropy_increase,
@@ -34,15 +35,25 @@ CONCEPT_NAMES = ("lowercase", "uppercase", "Greek")
 
 
 class Trained(NamedTuple):
-    """An instance and a model trained on its corpus as far as float64 carries."""
+    """A case and a model trained on its corpus as far as float64 carries."""
 
-    instance: Instance
+    case: Case
     fit: Fit
+
+    @property
+    def corpus(self) -> Corpus:
+        """What was trained on."""
+        return self.case.corpus
+
+    @property
+    def instance(self) -> Instance:
+        """How it is steered."""
+        return self.case.instance
 
     @property
     def v(self):
         """The steering vector of the instance, ``[d]``."""
-        contexts = jnp.arange(self.instance.corpus.n_contexts)
+        contexts = jnp.arange(self.corpus.n_contexts)
         return difference_of_means(self.model, contexts, self.instance.contrast)
 
     @property
@@ -55,8 +66,8 @@ def run(default: Trained, toy: Trained, seed: int = 0) -> xr.DataTree:
     """The data of every toy figure (call it inside ``jax.enable_x64(True)``).
 
     Args:
-        default: `theory.gallery.default_instance` and its trained model.
-        toy: `theory.gallery.toy_instance` and its trained model.
+        default: `theory.gallery.default_case` and its trained model.
+        toy: `theory.gallery.toy_case` and its trained model.
         seed: of the initial parameters of the training curves.
 
     Returns:
@@ -64,12 +75,12 @@ def run(default: Trained, toy: Trained, seed: int = 0) -> xr.DataTree:
         "concept-curves" (figure 4), "cross-entropy" (figure 5) and "training".
     """
     key = jax.random.key(seed)
-    runs = {name: fit(default.instance.corpus, optimizer=name, key=key) for name in ("gradient-descent", "lbfgs")}
+    runs = {name: fit(default.corpus, optimizer=name, key=key) for name in ("gradient-descent", "lbfgs")}
     # A context of the concept that is neither steered towards nor away from, whose curves move both ways.
-    third = int(default.instance.corpus.contexts_of(2)[0])
+    third = int(default.corpus.contexts_of(2)[0])
     return xr.DataTree.from_dict(
         {
-            "next-token-table": next_token_table(toy.instance, contexts=[1, 31]),
+            "next-token-table": next_token_table(toy, contexts=[1, 31]),
             "next-token-curves": next_token_curves(toy, third, np.linspace(-60, 60, 2401)),
             "concept-curves": concept_curves(default, third, np.linspace(-4, 4, 401)),
             "cross-entropy": cross_entropy(default, np.linspace(-1, 1, 201)),
@@ -78,16 +89,16 @@ def run(default: Trained, toy: Trained, seed: int = 0) -> xr.DataTree:
     )
 
 
-def next_token_table(instance: Instance, contexts: Sequence[int]) -> xr.Dataset:
+def next_token_table(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
     """``p(z | c_j)`` for some contexts (S, figure 2); dims context, token."""
-    corpus = instance.corpus
+    corpus = trained.corpus
     names = ["".join(TOKEN_NAMES[z] for z in corpus.words[j]) for j in contexts] if corpus.words is not None else contexts
     return xr.Dataset(
         {
             "probability": (("context", "token"), np.exp(np.asarray(corpus.log_p))[list(contexts)]),
             "concept_of_context": ("context", np.asarray(corpus.concept)[list(contexts)]),
         },
-        coords={"context": names, **_token_coordinates(instance)},
+        coords={"context": names, **_token_coordinates(trained)},
     )
 
 
@@ -98,13 +109,13 @@ def next_token_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.
         {
             "predicted": (
                 ("alpha", "token"),
-                predicted.probability_increase(one.corpus, [context], one.log_odds, alphas)[0],
+                predicted.probability_increase(trained.corpus, [context], one.log_odds, alphas)[0],
             ),
             "measured": (("alpha", "token"), probability_increase(trained.model, [context], trained.v, alphas)[0]),
-            "peak": ("token", np.asarray(peaks(one)[context])),
+            "peak": ("token", np.asarray(one.peaks[context])),
             "log_odds": ("token", np.asarray(one.log_odds)),
         },
-        coords={"alpha": alphas, **_token_coordinates(one)},
+        coords={"alpha": alphas, **_token_coordinates(trained)},
         attrs={"context": context, "gap": trained.fit.gap},
     )
 
@@ -115,7 +126,7 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
     `behaviour` names what theorem 3.6 says of each: "target", "vanishing" (no extreme log-odds), "decreasing".
     """
     one = trained.instance
-    concepts, m = one.corpus.concepts, np.asarray(one.log_odds)
+    concepts, m = trained.corpus.concepts, np.asarray(one.log_odds)
     highest, lowest, _ = (np.asarray(part) for part in tilting.extremes(one.log_odds))
     behaviour = []
     for k in range(concepts.count):
@@ -129,7 +140,10 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
             behaviour.append("decreasing" if m[tokens].max() <= m[others].min() + 1e-9 else "none")
     return xr.Dataset(
         {
-            "predicted": (("alpha", "concept"), predicted.concept_increase(one.corpus, [context], one.log_odds, alphas)[0]),
+            "predicted": (
+                ("alpha", "concept"),
+                predicted.concept_increase(trained.corpus, [context], one.log_odds, alphas)[0],
+            ),
             "measured": (
                 ("alpha", "concept"),
                 concept_increase(trained.model, [context], trained.v, alphas, concepts)[0],
@@ -151,8 +165,8 @@ def cross_entropy(trained: Trained, alphas: np.ndarray) -> xr.Dataset:
     half_variance = float(mean_variance(one)) / 2
     return xr.Dataset(
         {
-            "predicted": ("alpha", predicted.cross_entropy_increase(one.corpus, one.log_odds, alphas)),
-            "measured": ("alpha", cross_entropy_increase(trained.model, one.corpus, trained.v, alphas)),
+            "predicted": ("alpha", predicted.cross_entropy_increase(trained.corpus, one.log_odds, alphas)),
+            "measured": ("alpha", cross_entropy_increase(trained.model, trained.corpus, trained.v, alphas)),
             "quadratic": ("alpha", half_variance * alphas**2),
         },
         coords={"alpha": alphas},
@@ -190,20 +204,20 @@ class Agreement(NamedTuple):
 
 def agreement(trained: Trained) -> Agreement:
     """Lay a trained model over the closed forms of its corpus (inside ``jax.enable_x64(True)``)."""
-    one, swept = trained.instance, measure(trained.instance, trained.model)
-    contexts = np.arange(one.corpus.n_contexts)
+    one, swept = trained.instance, measure(trained.case, trained.model)
+    contexts = np.arange(trained.corpus.n_contexts)
     p = np.exp(swept.log_probabilities)
-    expected = predicted.probability_increase(one.corpus, contexts, one.log_odds, swept.alphas)
+    expected = predicted.probability_increase(trained.corpus, contexts, one.log_odds, swept.alphas)
     difference = np.abs(p - np.exp(np.asarray(one.log_p))[:, None, :] - np.asarray(expected))
-    expected_peaks = np.asarray(peaks(one))
+    expected_peaks = np.asarray(one.peaks)
     inside = np.abs(expected_peaks) < swept.alphas[-1] - swept.step
     offsets = np.abs(swept.alphas[p.argmax(axis=1)] - expected_peaks)[inside] / swept.step
     return Agreement(float(difference.max()), float(offsets.max(initial=0.0)), int(inside.sum()))
 
 
-def _token_coordinates(instance: Instance) -> dict:
+def _token_coordinates(trained: Trained) -> dict:
     return {
         "token": list(TOKEN_NAMES),
-        "concept_of_token": ("token", instance.corpus.concepts.of_token),
-        "in_target": ("token", np.asarray(instance.in_target)),
+        "concept_of_token": ("token", trained.corpus.concepts.of_token),
+        "in_target": ("token", np.asarray(trained.instance.in_target)),
     }

@@ -11,11 +11,18 @@ from tqdm import tqdm
 
 from sim.output import package_version
 from sim.toy import Trained
-from theory import REGISTRY, Evidence, Measured, Statement, find, gallery, routes
+from theory import REGISTRY, Domain, Evidence, Measured, Statement, find, gallery, routes
+from theory.statement import TABLES
 from ufm._check import require
 
 INSTANCES = 1_000
 """Random instances per statement, unless told otherwise."""
+
+DEFAULT_ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate")
+"""The routes taken unless told otherwise; "refutation" takes longer than all of them."""
+
+ORDER = ("instances", "autodiff", "certificate", "symbolic", "refutation", "sweep")
+"""In which the routes are queued: sweeps wait for the training."""
 
 AUTODIFF_SHARE = 20
 """The autodiff route takes one in so many of them: it checks formulas, not corner cases."""
@@ -35,10 +42,10 @@ class Verdict:
 
 
 def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str, Trained]:
-    """The instances of `theory.gallery` (or those named) with trained models, in float64."""
+    """The cases of `theory.gallery` (or those named) with trained models, in float64."""
     with jax.enable_x64(True):
-        instances = gallery.gallery()
-        chosen = {name: instances[name] for name in (names or instances)}
+        cases = gallery.gallery()
+        chosen = {name: cases[name] for name in (names or cases)}
         fits = tqdm(
             gallery.train(chosen, jax.random.key(seed)), total=len(chosen), desc="train", unit="corpus", disable=None
         )
@@ -50,55 +57,78 @@ def verify(
     *,
     seed: int = 0,
     instances: int = INSTANCES,
+    names: Sequence[str] = DEFAULT_ROUTES,
     trained: Callable[[], dict[str, Trained]] | None = None,
     workers: int = 2,
 ) -> list[Verdict]:
-    """Check statements by every route, in float64.
+    """Check statements by every route that applies to them, in float64.
 
     Args:
         ids: statements to check; all if left out.
         seed: of the random instances and of the initial parameters of trained models.
         instances: random instances per statement.
-        trained: gives the models of the sweep route, if they are wanted elsewhere too; called in a worker. By default
-            `train_gallery` with the seed.
+        names: routes to take.
+        trained: gives the models of the sweep route on tables, if they are wanted elsewhere too; called in a worker. By
+            default `train_gallery` with the seed.
         workers: routes checked at the same time. Most of the time goes into compilation, which runs in parallel.
 
     Raises:
-        ValueError: an unknown id, fewer instances than shapes of corpora.
+        ValueError: an unknown id or route, fewer than one instance.
     """
     chosen = [find(name, REGISTRY) for name in ids] if ids else list(REGISTRY.values())
+    unknown = [name for name in names if name not in routes.ROUTES]
+    require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
     require(workers >= 1, "workers", "at least one", workers)
+    require(instances >= 1, "instances", "at least one", instances)
+    wanted = [(route, one) for route in ORDER for one in chosen if route in names and routes.applies(one.claim, route)]
+    key = jax.random.key(seed)
     with jax.enable_x64(True), ThreadPoolExecutor(workers) as pool:
-        swept = pool.submit(_sweep_gallery, trained or partial(train_gallery, seed))
-        population = routes.populate(jax.random.key(seed), instances)
-        gentle = routes.sample(population, max(1, instances // AUTODIFF_SHARE))
-        tasks: list[tuple[str, Callable[[Statement], Evidence]]] = [
-            ("autodiff", lambda statement: routes.autodiff(statement, gentle)),
-            ("instances", lambda statement: routes.instances(statement, population)),
-            ("sweep", lambda statement: routes.sweep(statement, swept.result())),
-        ]
-        # Sweeps wait for the training, so they are queued last.
-        futures = {
-            (statement.id, route): pool.submit(_in_float64, task, statement) for route, task in tasks for statement in chosen
-        }
+        domains = {one.domain.name: one.domain for one in chosen}
+        swept = {}
+        if "sweep" in names:
+            train = trained or partial(train_gallery, seed)
+            swept = {
+                name: pool.submit(_sweep_gallery, train) if name == TABLES.name else pool.submit(_measured, domain, seed)
+                for name, domain in domains.items()
+            }
+        populations = {name: routes.populate(key, instances, domain) for name, domain in domains.items()}
+        exacts = list(gallery.exact_instances().values()) if "certificate" in names else []
+
+        def check(route: str, statement: Statement) -> Evidence:
+            population = populations[statement.domain.name]
+            # The setting belongs to a thread, so each worker enters it.
+            with jax.enable_x64(True):
+                if route == "instances":
+                    return routes.instances(statement, population)
+                if route == "autodiff":
+                    return routes.autodiff(statement, routes.some(population, max(1, instances // AUTODIFF_SHARE)))
+                if route == "sweep":
+                    return routes.sweep(statement, swept[statement.domain.name].result())
+                if route == "certificate":
+                    return routes.certificate(statement, exacts)
+                return routes.symbolic(statement) if route == "symbolic" else routes.refutation(statement, key)
+
+        futures = {(one.id, route): pool.submit(check, route, one) for route, one in wanted}
         with tqdm(total=len(futures), desc="verify", unit="route", disable=None) as bar:
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
             return [
-                Verdict(statement, tuple(futures[statement.id, route].result() for route in routes.ROUTES))
-                for statement in chosen
+                Verdict(
+                    one,
+                    tuple(futures[one.id, route].result() for route in routes.ROUTES if (one.id, route) in futures),
+                )
+                for one in chosen
             ]
 
 
 def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
     with jax.enable_x64(True):
-        return [gallery.measure(one.instance, one.model) for one in trained().values()]
+        return [gallery.measure(one.case, one.model) for one in trained().values()]
 
 
-def _in_float64(task: Callable[[Statement], Evidence], statement: Statement) -> Evidence:
-    # The setting belongs to a thread, so each worker enters it.
+def _measured(domain: Domain, seed: int) -> Sequence[object]:
     with jax.enable_x64(True):
-        return task(statement)
+        return domain.measured(seed)
 
 
 def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
@@ -116,9 +146,10 @@ def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
                     {
                         "route": one.route,
                         "holds": one.holds,
-                        "instances": one.instances,
+                        "instances": one.checked,
                         "worst_margin": one.worst_margin if np.isfinite(one.worst_margin) else None,
                         "seconds": round(one.seconds, 3),
+                        "note": one.note,
                     }
                     for one in verdict.evidence
                 ],
@@ -130,12 +161,17 @@ def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
 
 def as_table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a table for the terminal: instances checked and the worst margin, route by route."""
-    lines = [f"{'statement':<24}" + "".join(f"{route:^27}" for route in routes.ROUTES)]
+    shown = [route for route in routes.ROUTES if any(one.route == route for verdict in verdicts for one in verdict.evidence)]
+    lines = [f"{'statement':<24}" + "".join(f"{route:^27}" for route in shown).rstrip()]
     for verdict in verdicts:
-        cells = [
-            f"{'holds' if one.holds else 'FAILS':>6} {one.instances:>6} {one.worst_margin:>+11.2e} "
-            for one in verdict.evidence
-        ]
-        lines.append(f"{verdict.statement.id:<24}" + " ".join(cells))
-    lines.append("cells: verdict, instances checked, worst margin (positive where the statement holds)")
+        found = {one.route: one for one in verdict.evidence}
+        lines.append((f"{verdict.statement.id:<24}" + " ".join(_cell(found.get(route)) for route in shown)).rstrip())
+    lines.append("cells: verdict, how many were checked, worst margin (positive where the statement holds)")
     return "\n".join(lines)
+
+
+def _cell(one: Evidence | None) -> str:
+    if one is None:
+        return f"{'-':^26}"
+    margin = f"{one.worst_margin:>+11.2e}" if np.isfinite(one.worst_margin) else " " * 11
+    return f"{'holds' if one.holds else 'FAILS':>6} {one.checked:>6} {margin} "

@@ -7,6 +7,7 @@ import pytest
 import theory.gallery
 import ufm
 from theory import routes
+from theory.statement import TABLES
 
 
 @pytest.fixture(autouse=True)
@@ -17,25 +18,24 @@ def float64():
 
 @pytest.fixture(scope="session")
 def population():
-    """60 random instances, 30 of each shape."""
+    """60 random tables."""
     with jax.enable_x64(True):
-        return routes.populate(jax.random.key(7), 60)
+        return routes.populate(jax.random.key(7), 60, TABLES)
 
 
 @pytest.fixture(scope="session")
 def few(population):
-    """Those of one shape, for the margins that are slow to compile."""
-    with jax.enable_x64(True):
-        return routes.sample(population, 30)
+    """Half of them."""
+    return routes.some(population, 30)
 
 
 @pytest.fixture(scope="session")
 def measured():
     """Every corpus of the gallery, trained until rounding and swept, by name."""
     with jax.enable_x64(True):
-        instances = theory.gallery.gallery()
-        fits = dict(theory.gallery.train(instances))
-        return {name: theory.gallery.measure(one, fits[name].model) for name, one in instances.items()}
+        cases = theory.gallery.gallery()
+        fits = dict(theory.gallery.train(cases))
+        return {name: theory.gallery.measure(one, fits[name].model) for name, one in cases.items()}
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def spread_out() -> Normed:
     h, v = np.array([1.0, 0.0, -1.0]), np.array([1.0, -2.0, 1.0])
     plane = np.stack([h / np.linalg.norm(h), v / np.linalg.norm(v)])
     W = np.concatenate([np.zeros((1, 2)), corners]) @ plane * 40 / np.sqrt(3)
-    return Normed(*map(jnp.asarray, (W, np.ones(3), np.zeros(3), h, v)))
+    return Normed(jnp.asarray(W), jnp.ones(3), jnp.zeros(3), jnp.asarray(h), jnp.asarray(v))
 
 
 def measured(seed: int = 0) -> list[MeasuredNorm]:

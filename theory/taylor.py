@@ -27,7 +27,12 @@ from theory import tilting
 from ufm._check import require
 
 MAX_ORDER = 12
-"""The highest power of alpha that `taylor` goes to."""
+"""The highest power of alpha that `taylor` goes to.
+
+A coefficient has about as many terms as its power has partitions: 22 for 8, 77 for 12, 231 for 16. To derive, print and
+compile "probability", the dearest quantity, takes about 1.5 s of a slow core and 85 MiB at order 8, 5 s and 120 MiB at 12,
+20 s and 200 MiB at 16; and its text has 9 kB, 55 kB and 250 kB.
+"""
 
 
 @dataclass(frozen=True)

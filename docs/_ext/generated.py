@@ -15,13 +15,15 @@ from theory import REGISTRY, Statement
 
 def statements() -> str:
     """All statements as MyST: a table with links, then a section for each."""
-    rows = "\n".join(f"| [{s.id}](#{s.id}) | {s.title} | {s.source} | {', '.join(s.needs)} |" for s in REGISTRY.values())
+    rows = "\n".join(
+        f"| [{s.id}](#{s.id}) | {s.title} | {s.source} | {', '.join(s.hypotheses)} |" for s in REGISTRY.values()
+    )
     table = f"| id | title | source | needs |\n|---|---|---|---|\n{rows}\n"
     return f"{table}\n## One by one\n" + "\n".join(_section(s) for s in REGISTRY.values())
 
 
 def _section(statement: Statement) -> str:
-    needs = "\n".join(f"- **{name}**: {words}" for name, words in statement.needs.items())
+    needs = "\n".join(f"- **{name}**: {one.words}" for name, one in statement.hypotheses.items())
     remarks = f"\n*Remarks.* {statement.remarks}\n" if statement.remarks else ""
     return f"""
 ({statement.id})=

@@ -241,9 +241,7 @@ def test_refuses_what_the_norm_does_not_see(kind, v, message):
     ):
         with pytest.raises(ValueError, match="^" + message):
             refused()
-    np.testing.assert_allclose(
-        decode(W, gamma, bias, h, v, 1e3, kind), decode(W, gamma, bias, h, v, 0.0, kind), atol=1e-11
-    )
+    np.testing.assert_allclose(decode(W, gamma, bias, h, v, 1e3, kind), decode(W, gamma, bias, h, v, 0.0, kind), atol=1e-11)
 
 
 def test_parallel_states_have_two_points_and_no_arc():
@@ -415,7 +413,7 @@ def test_log_probabilities_are_concave_where_a_token_is_typical():
 
 
 def test_what_bias_breaks():
-    """Token 0 of three is the likeliest at every strength, and has two bumps; of two, it is the likeliest at both ends only."""
+    """Token 0 of three is the likeliest at every strength, and has two bumps; of two, only at both ends."""
     biased = plain([0, 1, -4], [0, 0, 0], [2.0, 0.0, 0.0])
     theta = jnp.linspace(-1.57, 1.57, 500)
     logits = jax.vmap(partial(arc.arc_logits, biased))(theta)

@@ -23,7 +23,7 @@ def draw(**options):
 
 
 def by_loops(model, j, blocks, added=0.0):
-    """The residual stream [T, d] of context j after some blocks, `added` to it after the cut, one position and head at a time."""
+    """The residual stream [T, d] of context j after some blocks, one position and head at a time."""
     x = [np.asarray(model.embedding[t] + model.positions[i]) for i, t in enumerate(model.tokens[j])]
     layers = jax.tree.map(np.asarray, model.layers)
     for index in range(blocks + 1):
@@ -33,7 +33,9 @@ def by_loops(model, j, blocks, added=0.0):
             return np.stack(x)
 
         def normed(row, k, index=index):
-            return np.asarray(norm(jnp.asarray(row), layers.gamma[index, k], layers.bias[index, k], kind=model.kind, eps=model.eps))
+            return np.asarray(
+                norm(jnp.asarray(row), layers.gamma[index, k], layers.bias[index, k], kind=model.kind, eps=model.eps)
+            )
 
         def attention(rows, index=index):
             q, k, v = (np.stack(rows) @ layers.qkv[index, i] for i in range(3))
@@ -110,7 +112,9 @@ def distances(model, v, sizes, sign):
 
 @KINDS
 @pytest.mark.parametrize("placement", ["pre", "branch"])
-@pytest.mark.parametrize("options", [{}, {"biased": False, "eps": 0.0}, {"softcap": 1.5, "cut": 0}], ids=["", "plain", "cap"])
+@pytest.mark.parametrize(
+    "options", [{}, {"biased": False, "eps": 0.0}, {"softcap": 1.5, "cut": 0}], ids=["", "plain", "cap"]
+)
 def test_steered_logits_go_to_those_of_the_direction(kind, placement, options):
     model = draw(kind=kind, placement=placement, **options)
     sizes = np.geomspace(10, 1e7, 7)
@@ -199,7 +203,7 @@ def test_refuses(options, message):
 
 @pytest.mark.parametrize("tokens", [TOKENS + 2, TOKENS - 1])
 def test_refuses_tokens(tokens):
-    with pytest.raises(ValueError, match="^tokens: expected tokens between 0 and 6, got others"):
+    with pytest.raises(ValueError, match=r"^tokens: expected tokens between 0 and 6, got others"):
         init_transformer(jax.random.key(0), tokens, 7, D)
     with pytest.raises(ValueError, match=r"^tokens: expected contexts of at least one token, got shape \(0, 4\)"):
         init_transformer(jax.random.key(0), TOKENS[:0], 7, D)

@@ -222,7 +222,8 @@ _SWEET_SPOT = _all_move_right(
     _finite_spot,
 )
 _FROM_ZERO = _all_move_right(
-    r"0 < \alpha < \min_{z \in T} \alpha_{j,z} \implies \text{every}\ z \in T\ \text{rises and every}\ z \notin T\ \text{falls}",
+    r"0 < \alpha < \min_{z \in T} \alpha_{j,z} \implies \text{every}\ z \in T\ \text{rises and every}\ "
+    r"z \notin T\ \text{falls}",
     _from_zero,
 )
 

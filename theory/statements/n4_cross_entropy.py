@@ -168,7 +168,7 @@ def _expands_to(tex: str, coefficients) -> Claim:
         reach = 0.8 / float(swept.instance.range)
         nodes = reach * np.cos(np.pi * (np.arange(24) + 0.5) / 24)
         fitted = np.polynomial.chebyshev.Chebyshev.fit(nodes, _measured(swept, nodes), 16, domain=[-reach, reach])
-        measured = fitted.convert(kind=np.polynomial.Polynomial).coef[:5] * reach ** np.arange(5)
+        measured = fitted.convert(kind=np.polynomial.Polynomial).coef[:5].astype(float) * reach ** np.arange(5)
         expected = np.asarray(compiled(swept.instance))[:5] * reach ** np.arange(5)
         return float(1e-6 - np.abs(measured - expected).max() / expected[2])
 

@@ -115,8 +115,8 @@ STATEMENTS = (
             _UTILITY_TEX + r"(\mu_C - \mu_{C^\complement})(0)\, \alpha,\quad C = \{z_p, z_n\}", answers, straight=True
         ),
         hypotheses=chosen("A2", "not-constant", "positive"),
-        remarks="Theorem 3.6 for the concept of the two answers. Where neither has an extreme log-odds utility falls at both "
-        "ends.",
+        remarks="Theorem 3.6 for the concept of the two answers. Where neither has an extreme log-odds utility falls at "
+        "both ends.",
         proof=_PROOF,
     ),
 )

@@ -251,7 +251,8 @@ def _concave_while_ahead() -> Claim:
 
     return Claim(
         r"c = 0,\ \operatorname{logit}_z \ge \mathbb{E}_\theta[\operatorname{logit}] \implies "
-        r"\frac{d^2}{d\theta^2} \log \sigma_z = -\left(\operatorname{logit}_z - \mathbb{E}_\theta[\operatorname{logit}]\right)"
+        r"\frac{d^2}{d\theta^2} \log \sigma_z = "
+        r"-\left(\operatorname{logit}_z - \mathbb{E}_\theta[\operatorname{logit}]\right)"
         r" - \operatorname{Var}_\theta\left(\tfrac{d}{d\theta} \operatorname{logit}\right) \le 0:\ "
         r"\text{a token has at most one bump while it is the likeliest}",
         instances,
@@ -283,7 +284,7 @@ def _one_bump_everywhere() -> Claim:
 
     def sweep(swept: MeasuredNorm):
         steep = np.diff(swept.log_probabilities, axis=0)
-        return float(1.5 - np.max(rises_then_falls(np.where(np.abs(steep) > 1e-9, steep, 0))))
+        return float(1.5 - np.max(rises_then_falls(jnp.where(np.abs(steep) > 1e-9, steep, 0))))
 
     return Claim(r"\text{every token has at most one bump on}\ (-\pi/2, \pi/2)", instances, autodiff, sweep)
 
@@ -334,8 +335,8 @@ STATEMENTS = (
         claim=_concave_while_ahead(),
         twin=_one_bump_everywhere(),
         hypotheses=_NOT_PARALLEL,
-        remarks="What is left of theorem 3.3 under a norm without bias. Over the whole arc a token can have as many bumps as "
-        "there are valleys between the other tokens: V - 2 at least.",
+        remarks="What is left of theorem 3.3 under a norm without bias. Over the whole arc a token can have as many bumps "
+        "as there are valleys between the other tokens: V - 2 at least.",
         domain=NORMS,
         proof=_PROOF,
         figure="arc",
