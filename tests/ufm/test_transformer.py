@@ -24,8 +24,8 @@ def draw(**options):
 
 def by_loops(model, j, blocks, added=0.0):
     """The residual stream [T, d] of context j after some blocks, one position and head at a time."""
-    x = [np.asarray(model.embedding[t] + model.positions[i]) for i, t in enumerate(model.tokens[j])]
-    layers = jax.tree.map(np.asarray, model.layers)
+    embedding, positions, layers = jax.tree.map(np.asarray, (model.embedding, model.positions, model.layers))
+    x = [embedding[t] + positions[i] for i, t in enumerate(np.asarray(model.tokens)[j])]
     for index in range(blocks + 1):
         if index == model.cut:
             x = [row + np.asarray(added) for row in x]
@@ -33,9 +33,8 @@ def by_loops(model, j, blocks, added=0.0):
             return np.stack(x)
 
         def normed(row, k, index=index):
-            return np.asarray(
-                norm(jnp.asarray(row), layers.gamma[index, k], layers.bias[index, k], kind=model.kind, eps=model.eps)
-            )
+            row = row - row.mean() if model.kind == "layer" else row
+            return layers.gamma[index, k] * row / np.sqrt(np.mean(row**2) + model.eps) + layers.bias[index, k]
 
         def attention(rows, index=index):
             q, k, v = (np.stack(rows) @ layers.qkv[index, i] for i in range(3))
@@ -48,7 +47,9 @@ def by_loops(model, j, blocks, added=0.0):
             return list(out @ layers.out[index])
 
         def mlp(rows, index=index):
-            return [np.asarray(jax.nn.gelu(row @ layers.up[index])) @ layers.down[index] for row in rows]
+            wide = [row @ layers.up[index] for row in rows]
+            gelu = [x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2 for x in wide]
+            return [row @ layers.down[index] for row in gelu]
 
         for k, f in enumerate((attention, mlp)):
             if model.placement == "pre":
