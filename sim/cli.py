@@ -1,6 +1,7 @@
-"""The command line: `ufm reproduce`, `ufm verify`, `ufm figures`, `ufm bench`. Each is one documented function.
+"""The command line: `ufm reproduce`, `ufm verify`, `ufm refute`, `ufm figures`, ... Each is one documented function.
 
-Bad input ends with one line and exit code 2; `verify` and `reproduce` exit with 1 if a statement does not hold.
+Bad input ends with one line and exit code 2; `verify` and `reproduce` exit with 1 if a statement does not hold, `refute` if
+it found a counterexample, `replay` if what a file says is not so.
 """
 
 import sys
@@ -67,6 +68,38 @@ def verify(
 
 
 @app.command()
+def refute(
+    target: Annotated[str, typer.Argument(help="FILE.py:NAME, a margin function of an instance; or a statement's id.")],
+    needs: Annotated[
+        str | None,
+        typer.Option(help="Hypotheses, separated by commas; not-constant,positive or the statement's own if left out."),
+    ] = None,
+    families: Annotated[
+        str | None, typer.Option(help="Families of random tables, separated by commas; those with a target if left out.")
+    ] = None,
+    twin: Annotated[bool, typer.Option("--twin", help="Attack the statement's false twin instead.")] = False,
+    seed: Seed = 0,
+    out: Out = Path("out/refute"),
+) -> None:
+    """Look for a counterexample to a conjecture; exit with 1 if there is one, confirmed in exact arithmetic."""
+    from sim.refute import refute as run
+
+    result = run(target, needs=_names(needs), families=_names(families), twin=twin, seed=seed, out=out)
+    typer.echo(result.answer)
+    raise typer.Exit(1 if result.file else 0)
+
+
+@app.command()
+def replay(file: Annotated[Path, typer.Argument(help="An instance that refute or verify has kept.")]) -> None:
+    """Evaluate a kept instance again, in exact arithmetic and in floats; exit with 0 if what the file says is so."""
+    from sim.refute import replay as run
+
+    result = run(file)
+    typer.echo(result.answer)
+    raise typer.Exit(0 if result.stands else 1)
+
+
+@app.command()
 def taylor(
     quantity: Annotated[str, typer.Argument(help="cross-entropy, log-partition, probability or concept-log-odds.")],
     order: Annotated[int, typer.Option(help="The highest power of alpha.")] = 4,
@@ -111,6 +144,10 @@ def bench(
     for path in targets:
         write_json(path, results)
     typer.echo(as_table(results))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name for name in text.split(",") if name]
 
 
 def main() -> None:

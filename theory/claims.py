@@ -72,7 +72,7 @@ def model_curves(one: Instance, events: Events) -> Callable[[Float[Array, ""]], 
     return curves
 
 
-def slope(curves: Callable[[Float[Array, ""]], Float[Array, "m i"]], alpha: Float[Array, ""]) -> Float[Array, "m i"]:
+def slope(curves: Callable[[Float[Array, ""]], Float[Array, "*s"]], alpha: Float[Array, ""]) -> Float[Array, "*s"]:
     """d/dalpha of curves, by forward-mode autodiff."""
     return jax.jvp(curves, (alpha,), (jnp.ones_like(alpha),))[1]
 

@@ -2,7 +2,8 @@
 
 Every corpus is trained as far as float64 carries. Together they show each situation a statement speaks of: tied and
 distinct log-odds, concepts of equal and unequal size, probabilities that depend on the context, contrastive and random
-negatives, |P| different from |N|.
+negatives, |P| different from |N|. They have 81 or 9 contexts and 9 tokens, so that
+what checks them compiles twice.
 """
 
 from collections.abc import Iterator
@@ -119,9 +120,9 @@ def _sweep(model, contexts, v, alphas):
 
 
 def _rare_target_token(contexts_per_concept: int) -> Corpus:
-    """Two concepts; the tokens of the first are so unequal that the rarest peaks before 0 after its own contexts."""
-    shares = [0.6, 0.3, 0.1, 0.5, 0.3, 0.2]
-    return weighted((3, 3), shares, [1 / 3] * 6, 0.02, length=None, contexts_per_concept=contexts_per_concept)
+    """The tokens of the first concept are so unequal that the rarest peaks before 0 after its own contexts."""
+    shares = [0.6, 0.3, 0.1, 0.5, 0.3, 0.2, 0.4, 0.4, 0.2]
+    return weighted((3, 3, 3), shares, [1 / 3] * 9, 0.05, length=None, contexts_per_concept=contexts_per_concept)
 
 
 def _unequal_corpus() -> Corpus:

@@ -125,7 +125,7 @@ def confirmed(found: Attack) -> Attack:
         try:
             exact = rationalise(found.instance, digits) if isinstance(found.instance, Instance) else found.instance
             if not all(confirm(hypothesis, exact).sign > 0 for hypothesis in found.hypotheses):
-                note = "the hypotheses are not confirmed in exact arithmetic"
+                note = "not confirmed: the hypotheses are not, in exact arithmetic"
                 continue
             confirmation = confirm(found.margin_function, exact)
         except (balls.Unsupported, ValueError) as error:
@@ -135,12 +135,14 @@ def confirmed(found: Attack) -> Attack:
             seconds = found.seconds + time.perf_counter() - start
             rational = exact if isinstance(exact, RationalInstance) else None
             return replace(found, exact=rational, confirmation=confirmation, seconds=seconds)
+        note = f"not confirmed: in exact arithmetic the margin is {confirmation.digits}"
     return replace(found, note=note, seconds=found.seconds + time.perf_counter() - start)
 
 
 def _tamest(batch: Any, values: np.ndarray) -> int:
     """Of the instances whose margin is in the lower half of the negative ones, the one of least extreme numbers."""
-    broken = values <= np.median(values[values < 0])
+    negative = np.sort(values[values < 0])
+    broken = values <= negative[len(negative) // 2]
     floats = [np.asarray(leaf) for leaf in jax.tree.leaves(batch) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     finite = [np.where(np.isfinite(leaf), np.abs(leaf), 0).reshape(len(values), -1).max(axis=1) for leaf in floats]
     return int(np.argmin(np.where(broken, np.max(finite, axis=0), np.inf)))

@@ -34,13 +34,17 @@ def of_events(one: Instance, alpha: Float[Array, ""], events: Bool[Array, "E V"]
 def between_events(
     one: Instance, alpha: Float[Array, ""], events: Bool[Array, "E V"]
 ) -> tuple[Float[Array, "m E"], Float[Array, "m E"]]:
-    """The signs of ``d/dalpha logit F_C`` less its lower bound, and of its upper bound less it (N5)."""
+    """The signs of ``d/dalpha logit F_C`` less its lower bound, and of its upper bound less it (N5).
+
+    Both are +inf where the bounds are equal, because M is constant on the event and off it: there all three are one.
+    """
     m = one.log_odds
     low, high = slope_bounds(one, events)
     ahead = m[:, None] - m
     above = _over_pairs(one, alpha, ahead - low[:, None, None], events)
     below = _over_pairs(one, alpha, high[:, None, None] - ahead, events)
-    return above, below
+    apart = high > low
+    return jnp.where(apart, above, jnp.inf), jnp.where(apart, below, jnp.inf)
 
 
 def slope_bounds(one: Instance, events: Bool[Array, "E V"]) -> tuple[Float[Array, " E"], Float[Array, " E"]]:

@@ -26,6 +26,21 @@ compiled_quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_
 """`jax.jit` for programs that run once or a few times, on small instances: compilation is most of what checking costs."""
 
 
+def _as_it_is(one: Any) -> Any:
+    """Margins share nothing."""
+    return one
+
+
+def _no_sweeps(seed: int) -> Sequence[Any]:
+    """Nothing of the kind is trained."""
+    del seed
+    return ()
+
+
+BATCH = 50
+"""Instances that a margin is vectorised over at a time: enough to fill the processor, few enough for its caches."""
+
+
 @dataclass(frozen=True)
 class Domain:
     """What a statement is about: random instances of it, and how gradients move one.
@@ -43,8 +58,8 @@ class Domain:
     sample: Callable[[jax.Array, Sequence[str]], tuple[Any, Any]]
     assemble: Callable[[Any, Any], Any]
     families: tuple[str, ...] = ()
-    complete: Callable[[Any], Any] = field(default=lambda one: one)
-    measured: Callable[[int], Sequence[Any]] = field(default=lambda seed: ())
+    complete: Callable[[Any], Any] = field(default=_as_it_is)
+    measured: Callable[[int], Sequence[Any]] = field(default=_no_sweeps)
 
 
 TABLES = Domain(
@@ -164,9 +179,9 @@ def hold_on(hypotheses: tuple[Margin, ...], batch: Any) -> Bool[Array, " n"]:
 
 @partial(jax.jit, static_argnums=0)
 def margins_on(margin: Margin, batch: Any) -> Float[Array, " n"]:
-    """A margin on every instance of a batch, vectorised over some hundreds at a time."""
+    """A margin on every instance of a batch, vectorised over `BATCH` at a time."""
     n = jax.tree.leaves(batch)[0].shape[0]
-    return lax.map(margin, batch, batch_size=min(500, n))
+    return lax.map(margin, batch, batch_size=min(BATCH, n))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -184,4 +199,4 @@ def assemble_all(domain: Domain, designs: Any, parameters: Any) -> Any:
 
     # A batch takes as many steps to its peaks as the slowest of its instances.
     n = jax.tree.leaves(parameters)[0].shape[0]
-    return lax.map(one, (designs, parameters), batch_size=min(500, n))
+    return lax.map(one, (designs, parameters), batch_size=min(BATCH, n))

@@ -273,12 +273,6 @@ def _theorem_36() -> tuple[Identity, ...]:
     )
 
 
-def _theorem_36_twin() -> tuple[Identity, ...]:
-    """The slope is that at 0, so that nu is linear."""
-    slope = derivative(log(_odds(_E[0])))
-    return (Identity("slope of the log-odds", slope, at_zero(slope)),)
-
-
 def _cross_entropy() -> Expr:
     """Delta CE."""
     return sympy.Add(*(pi * (log(_total(row)) - ALPHA * _mean(start)) for pi, row, start in zip(_PI, _E, _P, strict=True)))
@@ -355,17 +349,30 @@ def _derivatives_at_zero(claimed: Callable[[int, Sequence[Expr]], Expr]) -> tupl
     )
 
 
-def _n4() -> tuple[Identity, ...]:
-    """Delta CE for every alpha, at 0, and as a divergence."""
-    power_sums = [sympy.Add(*(m**k * e for m, e in zip(_M, _E[0], strict=True))) for k in range(6)]
-    # log p_alpha(z) is log p(z) + alpha M(z) - A, with symbols for the logarithms.
+def _n4_divergence(*, backward: bool = False) -> tuple[Identity, ...]:
+    """Delta CE of a context as a divergence, and its curvature for every alpha.
+
+    log p_alpha(z) is log p(z) + alpha M(z) - A, with symbols for the logarithms. `backward`: KL(p_alpha || p), wrongly.
+    """
     log_p, a = symbols("logp_0:4", real=True), Symbol("A", real=True)
-    divergence = _dot(_P[0], [one - (one + ALPHA * m - a) for one, m in zip(log_p, _M, strict=True)])
+    gains = [ALPHA * m - a for m in _M]
+    steered = [one + gain for one, gain in zip(log_p, gains, strict=True)]
+    if backward:
+        divergence = _mean(_E[0], [y - x for x, y in zip(log_p, steered, strict=True)])
+    else:
+        divergence = _mean(_P[0], [x - y for x, y in zip(log_p, steered, strict=True)])
     return (
+        Identity("divergence", divergence, a - ALPHA * _mean(_P[0])),
         Identity("curvature", derivative(derivative(_cross_entropy())), _dot(_PI, [_variance(row) for row in _E])),
+    )
+
+
+def _n4_taylor() -> tuple[Identity, ...]:
+    """Delta CE at 0, to all of `_ORDERS`."""
+    power_sums = [sympy.Add(*(m**k * e for m, e in zip(_M, _E[0], strict=True))) for k in range(6)]
+    return (
         *(Identity(f"derivative of N_{k}", derivative(power_sums[k]), power_sums[k + 1]) for k in range(5)),
         *_derivatives_at_zero(_cumulant),
-        Identity("divergence of p from p_alpha", divergence, a - ALPHA * _mean(_P[0])),
     )
 
 
@@ -382,24 +389,32 @@ def _n5() -> tuple[Identity, ...]:
     return (Identity("slope of the log-odds", derivative(log(_odds(row))), _slope(row)), *convex)
 
 
-def _n5_twin() -> tuple[Identity, ...]:
-    row = _E[0]
-    return (Identity("slope of the log-odds", derivative(log(_odds(row))), _mean(row, tokens=_INSIDE) - _mean(row)),)
+def _straight_log_odds() -> tuple[Identity, ...]:
+    """What several twins say: the slope of a concept's log-odds is the one at 0."""
+    slope = derivative(log(_odds(_E[0])))
+    return (Identity("slope of the log-odds", slope, at_zero(slope)),)
 
 
-def _n6() -> tuple[Identity, ...]:
-    """Preference of token 0 to token 1, and utility: both against the rest."""
-    row = _E[0]
-    preference = derivative(log(_share(row, 0) / _share(row, 1)))
+def _n6_preference() -> tuple[Identity, ...]:
+    """Of token 0 to token 1."""
+    preference = derivative(log(_share(_E[0], 0) / _share(_E[0], 1)))
     return (
         Identity("slope of the preference", preference, _M[0] - _M[1]),
         Identity("curvature of the preference", derivative(preference), Integer(0)),
-        Identity("slope of the utility", derivative(log(_odds(row))), _slope(row)),
     )
 
 
-def _n6_twin() -> tuple[Identity, ...]:
-    return (Identity("curvature of the utility", derivative(derivative(log(_odds(_E[0])))), Integer(0)),)
+def _n6_preference_twin() -> tuple[Identity, ...]:
+    """Preference starts at s and is divided by ``sqrt(1 + R^2 alpha^2)``."""
+    s, spread = symbols("s R", positive=True)
+    saturating = (s + ALPHA * (_M[0] - _M[1])) / sqrt(1 + (spread * ALPHA) ** 2)
+    preference = derivative(log(_share(_E[0], 0) / _share(_E[0], 1)))
+    return (Identity("slope of the preference", preference, sympy.diff(saturating, ALPHA)),)
+
+
+def _n6_utility() -> tuple[Identity, ...]:
+    """Of the concept that tokens 0 and 1 make up."""
+    return (Identity("slope of the utility", derivative(log(_odds(_E[0]))), _slope(_E[0])),)
 
 
 _H, _V, _U = (symbols(f"{name}_0:3", real=True) for name in "hvu")
@@ -437,11 +452,11 @@ def _n7(width: Expr = _WIDTH) -> tuple[Identity, ...]:
     )
 
 
-def _n8() -> tuple[Identity, ...]:
-    """The direction of h + alpha v, at ``alpha = m0 + sqrt(L) t`` with t = tan(theta), and for large alpha."""
+def _n8_arc(centre: Expr = _NEAREST) -> tuple[Identity, ...]:
+    """The direction of h + alpha v, at ``alpha = centre + sqrt(L) t`` with t = tan(theta)."""
     t = Symbol("t", real=True)
     cosine = 1 / sqrt(1 + t**2)
-    shortest, state = _moved(_NEAREST), _moved(_NEAREST + _WIDTH * t)
+    shortest, state = _moved(_NEAREST), _moved(centre + _WIDTH * t)
     e1, e2 = [x / (_LENGTH * _WIDTH) for x in shortest], [v / _LENGTH for v in _V]
     return (
         Identity("length", _dot(state, state), _dot(_V, _V) * _WIDTH**2 * (1 + t**2)),
@@ -455,7 +470,6 @@ def _n8() -> tuple[Identity, ...]:
             )
             for i in range(3)
         ),
-        *_plateau(shortest),
     )
 
 
@@ -478,11 +492,14 @@ IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "theorem-3.6.tanh": _theorem_36,
     "theorem-3.8": _theorem_38,
     "N1": _n1,
-    "N4": _n4,
+    "N4.divergence": _n4_divergence,
+    "N4.taylor": _n4_taylor,
     "N5": _n5,
-    "N6": _n6,
+    "N6.preference": _n6_preference,
+    "N6.utility": _n6_utility,
     "N7": _n7,
-    "N8": _n8,
+    "N8.arc": _n8_arc,
+    "N8.plateau": partial(_plateau, _moved(_NEAREST)),
 }
 """By statement: the identities that prove it. All of them hold."""
 
@@ -491,13 +508,16 @@ TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "lemma-B.3": partial(_lemma_b3, _POSITIVES),
     "lemma-B.4": partial(_lemma_b4, counted=False),
     "lemma-B.5": _lemma_b5_twin,
-    "theorem-3.6.tanh": _theorem_36_twin,
+    "theorem-3.6.tanh": _straight_log_odds,
     "theorem-3.8": _theorem_38_twin,
     "N1": _n1_twin,
-    "N4": partial(_derivatives_at_zero, _central_moment),
-    "N5": _n5_twin,
-    "N6": _n6_twin,
+    "N4.divergence": partial(_n4_divergence, backward=True),
+    "N4.taylor": partial(_derivatives_at_zero, _central_moment),
+    "N5": _straight_log_odds,
+    "N6.preference": _n6_preference_twin,
+    "N6.utility": _straight_log_odds,
     "N7": partial(_n7, sqrt(_dot(_H, _H)) / _LENGTH),
-    "N8": partial(_plateau, _H),
+    "N8.arc": partial(_n8_arc, Integer(0)),
+    "N8.plateau": partial(_plateau, _H),
 }
 """By statement: the identities of its false twin. Not all of them hold."""

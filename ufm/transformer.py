@@ -11,8 +11,10 @@ the norms of the blocks stand, which decides whether what blocks add stays bound
     "stream"   norm(x + f(x))       not bounded; the stream forgets how long alpha v was, and the limit is another
 """
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
 import jax
@@ -106,18 +108,29 @@ class Transformer:
         return jnp.tile(v, self.positions.shape[0])
 
     def _through(self, x: Float[Array, "*n T d"], blocks: slice) -> Float[Array, "*n T d"]:
-        def block(x, layer):
-            for k, f in enumerate((partial(_attention, layer, self.heads), partial(_mlp, layer))):
-                normed = partial(norm, gamma=layer.gamma[k], bias=layer.bias[k], kind=self.kind, eps=self.eps)
-                if self.placement == "pre":
-                    x = x + f(normed(x))
-                elif self.placement == "branch":
-                    x = x + normed(f(x))
-                else:
-                    x = normed(x + f(x))
-            return x, None
+        layers = jax.tree.map(lambda leaf: leaf[blocks], self.layers)
+        return _run(x, layers, self.heads, self.kind, self.eps, self.placement)
 
-        return lax.scan(block, x, jax.tree.map(lambda leaf: leaf[blocks], self.layers))[0]
+
+# Compiled even where nothing else is: a scan outside `jax.jit` compiles again at every call.
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _run(
+    x: Float[Array, "*n T d"], layers: Layers, heads: int, kind: str, eps: float, placement: str
+) -> Float[Array, "*n T d"]:
+    """The stream after the blocks of `layers`."""
+
+    def block(x, layer):
+        for k, f in enumerate((partial(_attention, layer, heads), partial(_mlp, layer))):
+            normed = partial(norm, gamma=layer.gamma[k], bias=layer.bias[k], kind=kind, eps=eps)
+            if placement == "pre":
+                x = x + f(normed(x))
+            elif placement == "branch":
+                x = x + normed(f(x))
+            else:
+                x = normed(x + f(x))
+        return x, None
+
+    return lax.scan(block, x, layers)[0]
 
 
 def _attention(layer: Layers, heads: int, x: Float[Array, "*n T d"]) -> Float[Array, "*n T d"]:
@@ -182,31 +195,30 @@ def init_transformer(
         dtype: of the parameters; the default of JAX if left out.
 
     Raises:
-        ValueError: an unknown kind or placement; sizes that do not fit; tokens outside the vocabulary.
+        ValueError: an unknown kind or placement; sizes that do not fit; outside transformations, tokens that are not
+            in the vocabulary.
     """
     require(kind in KINDS, "kind", f"one of {KINDS}", repr(kind))
     require(placement in PLACEMENTS, "placement", f"one of {PLACEMENTS}", repr(placement))
     require(heads >= 1 and d >= 1 and d % heads == 0, "d", f"a multiple of the {heads} heads", d)
     require(0 <= cut <= blocks, "cut", f"a number of blocks between 0 and {blocks}", cut)
     require(tokens.size > 0, "tokens", "contexts of at least one token", f"shape {tokens.shape}")
-    inside = bool(((tokens >= 0) & (tokens < vocabulary_size)).all())
+    inside = isinstance(tokens, jax.core.Tracer) or bool(((tokens >= 0) & (tokens < vocabulary_size)).all())
     require(inside, "tokens", f"tokens between 0 and {vocabulary_size - 1}", "others")
-    keys = iter(jax.random.split(key, 11))
-
-    def draw(*shape, scale=1.0):
-        return scale * jax.random.normal(next(keys), shape, dtype)
-
-    def biases(*shape):
-        return (0.3 if biased else 0.0) * draw(*shape)
-
-    layers = Layers(
-        gamma=1 + 0.2 * draw(blocks, 2, d),
-        bias=biases(blocks, 2, d),
-        qkv=draw(blocks, 3, d, d, scale=d**-0.5),
-        out=draw(blocks, d, d, scale=d**-0.5),
-        up=draw(blocks, d, 4 * d, scale=d**-0.5),
-        down=draw(blocks, 4 * d, d, scale=(4 * d) ** -0.5),
+    shapes = (
+        *((blocks, 2, d), (blocks, 2, d), (blocks, 3, d, d), (blocks, d, d), (blocks, d, 4 * d), (blocks, 4 * d, d)),
+        *((vocabulary_size, d), (tokens.shape[1], d), (d,), (d,), (vocabulary_size, d)),
     )
-    embedding, positions = draw(vocabulary_size, d), draw(tokens.shape[1], d, scale=0.5)
-    last = 1 + 0.2 * draw(d), biases(d), draw(vocabulary_size, d, scale=d**-0.5)
-    return Transformer(tokens, embedding, positions, layers, *last, cut, heads, kind, eps, softcap, placement)
+    gains, biases, qkv, out, up, down, embedding, positions, gain, bias, W = _normals(key, shapes, dtype)
+    size, shift = d**-0.5, 0.3 if biased else 0.0
+    layers = Layers(1 + 0.2 * gains, shift * biases, size * qkv, size * out, size * up, size / 2 * down)
+    last = 1 + 0.2 * gain, shift * bias, size * W
+    return Transformer(tokens, embedding, 0.5 * positions, layers, *last, cut, heads, kind, eps, softcap, placement)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _normals(key: jax.Array, shapes: tuple[tuple[int, ...], ...], dtype: DTypeLike | None) -> list[Array]:
+    """Normal numbers in these shapes, all from one draw: to compile a draw for each shape takes longer than to use it."""
+    sizes = [math.prod(shape) for shape in shapes]
+    flat = jnp.split(jax.random.normal(key, (sum(sizes),), dtype), list(accumulate(sizes))[:-1])
+    return [part.reshape(shape) for part, shape in zip(flat, shapes, strict=True)]

@@ -4,22 +4,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import softmax
 
 from theory import arc
+from theory.statement import compiled_quickly
 from ufm import Steerable, norm, probability_increase, steer
 from ufm.transformer import PLACEMENTS, added, init_transformer
 
-TOKENS = jnp.asarray([[0, 3, 1, 5], [2, 2, 6, 4], [5, 0, 0, 1]])
-CONTEXTS = jnp.arange(3)
+# NumPy arrays here: JAX arrays made at import would be of float32, and round v to seven digits.
+TOKENS = np.asarray([[0, 3, 1, 5], [2, 2, 6, 4], [5, 0, 0, 1]])
 T, D = 4, 6
-V = jnp.asarray([0.3, -1.0, 0.5, 2.0, 0.1, -0.7])
+V = np.asarray([0.3, -1.0, 0.5, 2.0, 0.1, -0.7])
 
 KINDS = pytest.mark.parametrize("kind", ["rms", "layer"])
 PLACED = pytest.mark.parametrize("placement", PLACEMENTS)
 
 
 def draw(**options):
-    return init_transformer(jax.random.key(4), TOKENS, 7, D, **({"biased": True} | options))
+    return init_transformer(jax.random.key(4), jnp.asarray(TOKENS), 7, D, **({"biased": True} | options))
+
+
+compiled = compiled_quickly(steer)
+
+
+def steered(model, v, alpha):
+    """Logits of all three contexts, v added at every position."""
+    return compiled(model, jnp.arange(3), model.everywhere(jnp.asarray(v)), alpha)
 
 
 def by_loops(model, j, blocks, added=0.0):
@@ -42,8 +52,8 @@ def by_loops(model, j, blocks, added=0.0):
             for head in range(model.heads):
                 part = slice(head * size, (head + 1) * size)
                 for i in range(T):
-                    weights = np.exp([q[i, part] @ k[s, part] / np.sqrt(size) for s in range(i + 1)])
-                    out[i, part] = weights @ v[: i + 1, part] / weights.sum()
+                    scores = [q[i, part] @ k[s, part] / np.sqrt(size) for s in range(i + 1)]
+                    out[i, part] = softmax(scores) @ v[: i + 1, part]
             return list(out @ layers.out[index])
 
         def mlp(rows, index=index):
@@ -66,9 +76,9 @@ def by_loops(model, j, blocks, added=0.0):
 def test_the_split_by_loops(placement, kind):
     model = draw(placement=placement, kind=kind, softcap=1.5)
     assert isinstance(model, Steerable)
-    h = model.embed(CONTEXTS)
+    h = model.embed(jnp.arange(3))
     assert h.shape == (3, T * D)
-    got = steer(model, CONTEXTS, model.everywhere(V), 0.8)
+    got = steered(model, V, 0.8)
     for j in range(3):
         np.testing.assert_allclose(h[j].reshape(T, D), by_loops(model, j, 1), atol=1e-12)
         last = by_loops(model, j, 2, 0.8 * V)[-1]
@@ -77,18 +87,18 @@ def test_the_split_by_loops(placement, kind):
 
 
 def test_where_it_is_cut_does_not_matter_unsteered():
-    logits = [model.decode(model.embed(CONTEXTS)) for model in (draw(cut=k) for k in range(3))]
+    logits = [model.decode(model.embed(jnp.arange(3))) for model in (draw(cut=k) for k in range(3))]
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-13)
     np.testing.assert_allclose(logits[2], logits[0], atol=1e-13)
 
 
 def test_it_is_swept_like_any_other_model():
     model = draw()
-    got = probability_increase(model, [0, 2], model.everywhere(V), [-1.0, 0.0, 3.0])
+    got = probability_increase(model, [0, 2], model.everywhere(jnp.asarray(V)), [-1.0, 0.0, 3.0])
     assert got.shape == (2, 3, 7)
     np.testing.assert_array_equal(got[:, 1], 0)
-    expected = jax.nn.softmax(steer(model, jnp.asarray(2), model.everywhere(V), 3.0))
-    np.testing.assert_allclose(got[1, 2] + jax.nn.softmax(steer(model, jnp.asarray(2), model.everywhere(V), 0.0)), expected)
+    before, after = (jax.nn.softmax(steered(model, V, alpha)[2]) for alpha in (0.0, 3.0))
+    np.testing.assert_allclose(got[1, 2] + before, after)
 
 
 @KINDS
@@ -96,10 +106,9 @@ def test_after_the_last_block_the_law_is_exact(kind):
     """N7 and N8 for a transformer: cut after its last block, what is left is the norm and the unembedding."""
     model = draw(cut=2, kind=kind)
     last = model.embed(jnp.asarray(1)).reshape(T, D)[-1]
-    bends = arc.arc_of(model.W, model.gamma, model.bias, last, V, kind=kind, eps=model.eps)
+    bends = arc.arc_of(model.W, model.gamma, model.bias, last, jnp.asarray(V), kind=kind, eps=model.eps)
     for alpha in (-30.0, 0.0, 1.4, 1e5):
-        got = steer(model, jnp.asarray(1), model.everywhere(V), alpha)
-        np.testing.assert_allclose(got, arc.logits_at(bends, alpha), atol=1e-12)
+        np.testing.assert_allclose(steered(model, V, alpha)[1], arc.logits_at(bends, alpha), rtol=0, atol=1e-13)
 
 
 # --- proposition 4.1 ------------------------------------------------------------------------------------------------
@@ -107,8 +116,8 @@ def test_after_the_last_block_the_law_is_exact(kind):
 
 def distances(model, v, sizes, sign):
     """From the limit of proposition 4.1, largest over contexts and tokens, at each strength."""
-    end = arc.limit(model.W, model.gamma, model.bias, v, sign, kind=model.kind, softcap=model.softcap)
-    return np.asarray([jnp.max(jnp.abs(steer(model, CONTEXTS, model.everywhere(v), sign * a) - end)) for a in sizes])
+    end = arc.limit(model.W, model.gamma, model.bias, jnp.asarray(v), sign, kind=model.kind, softcap=model.softcap)
+    return np.asarray([np.max(np.abs(steered(model, v, sign * a) - end)) for a in sizes])
 
 
 @KINDS
@@ -130,11 +139,11 @@ def test_steered_logits_go_to_those_of_the_direction(kind, placement, options):
 def test_an_explicit_bound(kind, placement):
     """The last norm is given alpha v, the state at the cut and at most `added`."""
     model = draw(kind=kind, placement=placement, cut=0)
-    states = model.embed(CONTEXTS).reshape(3, T, D)[:, -1]
+    states = model.embed(jnp.arange(3)).reshape(3, T, D)[:, -1]
     reach = jnp.max(jnp.linalg.norm(states, axis=-1)) + added(model)
     for sign in (1, -1):
         for a in (0.1, 3.0, 30.0, 1e4):
-            bound = arc.limit_bound(model.W, model.gamma, V, a, reach, kind=kind, eps=model.eps)
+            bound = arc.limit_bound(model.W, model.gamma, jnp.asarray(V), a, reach, kind=kind, eps=model.eps)
             assert distances(model, V, [a], sign)[0] <= float(bound.max())
 
 
@@ -157,32 +166,31 @@ def test_a_norm_of_the_stream_has_another_limit():
     far = distances(model, V, [1e5, 1e7], 1)
     assert far.min() > 0.05
     # It is the same for every context all the same, and reached.
-    steered = [steer(model, CONTEXTS, model.everywhere(V), a) for a in (1e6, 1e8)]
-    np.testing.assert_allclose(steered[0], steered[1], atol=1e-4)
+    ends = [steered(model, V, a) for a in (1e6, 1e8)]
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)
+    np.testing.assert_allclose(ends[1], np.tile(ends[1][0], (3, 1)), atol=1e-6)
 
 
 def test_the_softcap_is_part_of_the_limit():
-    capped = draw(softcap=1.5)
+    capped = draw(softcap=0.5)
     without = dataclasses.replace(capped, softcap=None)
-    end = arc.limit(without.W, without.gamma, without.bias, V, 1)
-    far = steer(capped, CONTEXTS, capped.everywhere(V), 1e7)
-    assert np.abs(far - end).max() > 0.05
-    np.testing.assert_allclose(far, np.tile(1.5 * np.tanh(end / 1.5), (3, 1)), atol=1e-5)
+    end = arc.limit(without.W, without.gamma, without.bias, jnp.asarray(V), 1)
+    far = steered(capped, V, 1e7)
+    assert np.abs(far - end).max() > 0.1
+    np.testing.assert_allclose(far, np.tile(0.5 * np.tanh(end / 0.5), (3, 1)), atol=1e-5)
 
 
 def test_a_constant_vector_is_not_seen_by_layer_norm():
     model = draw(kind="layer")
-    steered = steer(model, CONTEXTS, model.everywhere(jnp.ones(D)), 1e4)
-    np.testing.assert_allclose(steered, steer(model, CONTEXTS, model.everywhere(jnp.ones(D)), 0.0), atol=1e-9)
+    np.testing.assert_allclose(steered(model, np.ones(D), 1e4), steered(model, np.ones(D), 0.0), atol=1e-9)
     rms = draw(kind="rms")
-    assert np.abs(steer(rms, CONTEXTS, rms.everywhere(jnp.ones(D)), 1e4) - rms.decode(rms.embed(CONTEXTS))).max() > 0.1
+    assert np.abs(steered(rms, np.ones(D), 1e4) - steered(rms, np.ones(D), 0.0)).max() > 0.1
 
 
 def test_float32_loses_the_context():
     """At 1e9 the steered stream is alpha v to the last bit: every context has the same logits."""
     with jax.enable_x64(False):
-        model = init_transformer(jax.random.key(4), TOKENS, 7, D, dtype=jnp.float32)
-        logits = steer(model, CONTEXTS, model.everywhere(V.astype(jnp.float32)), 1e9)
+        logits = steered(draw(dtype=jnp.float32), V, 1e9)
         assert logits.dtype == jnp.float32
         np.testing.assert_array_equal(logits[0], logits[1])
 
@@ -205,6 +213,6 @@ def test_refuses(options, message):
 @pytest.mark.parametrize("tokens", [TOKENS + 2, TOKENS - 1])
 def test_refuses_tokens(tokens):
     with pytest.raises(ValueError, match=r"^tokens: expected tokens between 0 and 6, got others"):
-        init_transformer(jax.random.key(0), tokens, 7, D)
+        init_transformer(jax.random.key(0), jnp.asarray(tokens), 7, D)
     with pytest.raises(ValueError, match=r"^tokens: expected contexts of at least one token, got shape \(0, 4\)"):
-        init_transformer(jax.random.key(0), TOKENS[:0], 7, D)
+        init_transformer(jax.random.key(0), jnp.asarray(TOKENS[:0]), 7, D)

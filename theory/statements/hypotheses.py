@@ -24,27 +24,27 @@ def _not_constant(one: Instance):
 
 
 def _spreads(one: Instance):
-    """The extremes of every token's probability over the contexts of its own concept, and over all others."""
-    p, own = one.p, one.inside
-    a_low = jnp.min(jnp.where(own, p, jnp.inf), axis=0)
-    a_high = jnp.max(jnp.where(own, p, -jnp.inf), axis=0)
-    b_low = jnp.min(jnp.where(own, jnp.inf, p), axis=0)
-    b_high = jnp.max(jnp.where(own, -jnp.inf, p), axis=0)
+    """The extremes of every token's log-probability after the contexts of its own concept, and after all others."""
+    log_p, own = one.log_p, one.inside
+    a_low = jnp.min(jnp.where(own, log_p, jnp.inf), axis=0)
+    a_high = jnp.max(jnp.where(own, log_p, -jnp.inf), axis=0)
+    b_low = jnp.min(jnp.where(own, jnp.inf, log_p), axis=0)
+    b_high = jnp.max(jnp.where(own, -jnp.inf, log_p), axis=0)
     return a_low, a_high, b_low, b_high
 
 
-_EXACT = 1e-12
-"""Probabilities this close count as equal: tables come through a softmax."""
+_EXACT = 1e-9
+"""Log-probabilities this close count as equal: tables come through a softmax."""
 
 
 def _separated(one: Instance):
     a_low, _, b_low, b_high = _spreads(one)
-    return jnp.minimum(jnp.min(a_low - b_high), _EXACT - jnp.max(b_high - b_low))
+    return jnp.minimum(jnp.min(a_low - b_high), _EXACT - jnp.max(jnp.where(b_high > b_low, b_high - b_low, 0)))
 
 
 def _assumption_1(one: Instance):
     a_low, a_high, _, _ = _spreads(one)
-    return jnp.minimum(_separated(one), _EXACT - jnp.max(a_high - a_low))
+    return jnp.minimum(_separated(one), _EXACT - jnp.max(jnp.where(a_high > a_low, a_high - a_low, 0)))
 
 
 def _positive(one: Instance):

@@ -119,7 +119,8 @@ _B3_TWIN = _tilts_by(
 def _log_odds_of(one: Instance, by_share: bool):
     """The formula of lemma B.4 from the table: log a_z, log b_z as means over the contexts that show them."""
     own = one.inside.astype(one.log_p.dtype)
-    log_a = jnp.sum(own * one.log_p, axis=0) / jnp.sum(own, axis=0)
+    # No context of P and N shows the a of a concept that has none.
+    log_a = jnp.sum(own * one.log_p, axis=0) / jnp.maximum(jnp.sum(own, axis=0), 1)
     log_b = jnp.sum((1 - own) * one.log_p, axis=0) / jnp.sum(1 - own, axis=0)
     share = jnp.sum(jnp.where(one.contrast < 0, -one.contrast, 0)[:, None] * own, axis=0) if by_share else 1.0
     return jnp.where(one.in_target, log_a - log_b, -share * (log_a - log_b))

@@ -67,7 +67,7 @@ _CONCAVE = _concave(
     Curve(signs.of_variance),
 )
 _PROBABILITIES_CONCAVE = _concave(
-    r"\frac{d^2}{d\alpha^2} \sigma_z(f_\alpha(c_j)) < 0",
+    r"\frac{d^2}{d\alpha^2} \sigma_z(f_\alpha(c_j)) = -\sigma_z(f_\alpha(c_j)) \operatorname{Var}_\alpha(M) < 0",
     symbolic.TWINS["N1"],
     jnp.exp,
     Curve(_curvature_of_probability),
@@ -164,11 +164,20 @@ def _finite_spot(one: Instance):
 _INSIDE = np.array([0.02, 0.25, 0.5, 0.75, 0.98])
 
 
-def _all_move_right(tex: str, ends) -> Claim:
-    """The claim that strictly between two ends, for every context, target tokens rise and off-target tokens fall."""
+def _all_move_right(tex: str, ends, *, exists: bool = False) -> Claim:
+    """The claim that strictly between two ends, for every context, target tokens rise and off-target tokens fall.
+
+    Args:
+        tex: the claim.
+        ends: of an instance, ``[m]`` each; nothing is claimed where the first is not below the second.
+        exists: claim also that it always is.
+    """
 
     def direction(one):
         return jnp.where(one.in_target, 1.0, -1.0)
+
+    def claimed(slopes, low, high):
+        return least(slopes, jnp.broadcast_to((low < high)[:, None, None], slopes.shape))
 
     def instances(one):
         m, (low, high) = one.log_odds, ends(one)
@@ -178,7 +187,8 @@ def _all_move_right(tex: str, ends) -> Claim:
             return jax.vmap(lambda alpha: direction(one) * (m - tilting.mean(log_p, m, alpha)))(alphas)
 
         slopes = jax.vmap(context)(one.log_p, low, high) / one.range
-        return jnp.minimum(jnp.min(slopes), jnp.min(high - low) * one.range) + ROUNDING
+        width = jnp.min(high - low) * one.range if exists else jnp.inf
+        return jnp.minimum(claimed(slopes, low, high), width) + ROUNDING
 
     def autodiff(one):
         curves, (low, high) = model_curves(one, TOKENS), ends(one)
@@ -188,7 +198,7 @@ def _all_move_right(tex: str, ends) -> Claim:
             return jax.vmap(lambda alpha: direction(one) * slope(curves, alpha)[j])(alphas)
 
         slopes = jax.vmap(context)(jnp.arange(low.size), low, high) / one.range
-        return jnp.min(slopes) + ROUNDING
+        return claimed(slopes, low, high) + ROUNDING
 
     @compiled_quickly
     def secants(one, alphas, measured):
@@ -212,14 +222,15 @@ def _all_move_right(tex: str, ends) -> Claim:
 
 def _from_zero(one: Instance):
     """The wrong range: from 0 to the end of the sweet spot."""
-    low, high = _finite_spot(one)
-    return jnp.zeros_like(low), jnp.maximum(high, 1 / one.range)
+    _, high = _finite_spot(one)
+    return jnp.zeros_like(high), high
 
 
 _SWEET_SPOT = _all_move_right(
     r"S_j = \left(\max_{z \notin T} \alpha_{j,z},\ \min_{z \in T} \alpha_{j,z}\right) \neq \emptyset,"
     r"\quad \alpha \in S_j \implies \text{every}\ z \in T\ \text{rises and every}\ z \notin T\ \text{falls}",
     _finite_spot,
+    exists=True,
 )
 _FROM_ZERO = _all_move_right(
     r"0 < \alpha < \min_{z \in T} \alpha_{j,z} \implies \text{every}\ z \in T\ \text{rises and every}\ "

@@ -103,14 +103,14 @@ def _kl(log_p, log_q):
 _DIVERGENCE = _is_divergence(
     r"\Delta\mathrm{CE}(\alpha) = \sum_j \pi_j \left[A_j(\alpha) - \alpha\, \mathbb{E}_{p_j} M\right]"
     r" = \sum_j \pi_j \operatorname{KL}(p_j \,\|\, p_{j,\alpha}),\quad \text{convex}",
-    symbolic.IDENTITIES["N4"],
+    symbolic.IDENTITIES["N4.divergence"],
     _kl,
     tilting.variance,
     Curve(signs.of_variance),
 )
 _BACKWARD_DIVERGENCE = _is_divergence(
     r"\Delta\mathrm{CE}(\alpha) = \sum_j \pi_j \operatorname{KL}(p_{j,\alpha} \,\|\, p_j),\quad \text{convex}",
-    symbolic.TWINS["N4"],
+    symbolic.TWINS["N4.divergence"],
     lambda log_p, log_q: _kl(log_q, log_p),
     _backward_curvature,
     Curve(lambda one, alpha: jax.vmap(lambda row: _backward_curvature(row, one.log_odds, alpha))(one.log_p)),
@@ -137,8 +137,8 @@ def _central_moments(one: Instance):
     return jnp.where(orders >= 2, moments / factorials, 0)
 
 
-def _expands_to(tex: str, coefficients) -> Claim:
-    """The claim that these are the Taylor coefficients of Delta CE at 0."""
+def _expands_to(tex: str, identities, coefficients) -> Claim:
+    """The claim that these are the Taylor coefficients of Delta CE at 0; `identities` say the same, symbolic."""
 
     def instances(one):
         scaled = coefficients(one) / one.range ** np.arange(_ORDER + 1)
@@ -172,17 +172,19 @@ def _expands_to(tex: str, coefficients) -> Claim:
         expected = np.asarray(compiled(swept.instance))[:5] * reach ** np.arange(5)
         return float(1e-6 - np.abs(measured - expected).max() / expected[2])
 
-    return Claim(tex, instances, autodiff, sweep)
+    return Claim(tex, instances, autodiff, sweep, identities=identities)
 
 
 _TAYLOR = _expands_to(
-    r"\Delta\mathrm{CE}(\alpha) = \sum_{k \ge 2} \Big(\sum_j \pi_j\, \kappa_{k,j}\Big) \frac{\alpha^k}{k!},"
-    r"\quad \kappa_{k,j}\ \text{the cumulants of}\ M\ \text{under}\ p_j",
+    r"\Delta\mathrm{CE}(\alpha) = \sum_{k \ge 2} \Big(\sum_j \pi_j\, \kappa_{k,j}\Big) \frac{\alpha^k}{k!}"
+    r"\ \ (|\alpha| < \pi / R),\quad \kappa_{k,j}\ \text{the cumulants of}\ M\ \text{under}\ p_j",
+    symbolic.IDENTITIES["N4.taylor"],
     _cumulants,
 )
 _MOMENTS = _expands_to(
     r"\Delta\mathrm{CE}(\alpha) = \sum_{k \ge 2} \Big(\sum_j \pi_j\, \mathbb{E}_{p_j}(M - \mathbb{E}_{p_j}M)^k\Big)"
     r" \frac{\alpha^k}{k!}",
+    symbolic.TWINS["N4.taylor"],
     _central_moments,
 )
 
@@ -421,7 +423,8 @@ STATEMENTS = (
         twin=_QUADRATIC_BOUND,
         hypotheses=chosen("A2", "not-constant", "positive"),
         remarks="A budget of delta nats is safe for |alpha| up to sqrt(8 delta) / R, with no sweep. The quadratic of "
-        "theorem 3.8 is no bound: where the third cumulant is positive the cross-entropy grows faster.",
+        "theorem 3.8 is no bound: near 0 the cross-entropy exceeds it on the side where alpha has the sign of the third "
+        "cumulant.",
         proof=_PROOF,
         figure=_FIGURE,
     ),

@@ -87,23 +87,30 @@ def _logistic_bounds(one: Instance):
     return jnp.broadcast_to(low, shape), jnp.broadcast_to(high, shape)
 
 
-def _slope_at_zero_bounds(one: Instance):
-    return concept_slopes(one, jnp.zeros(())), jnp.full((one.log_p.shape[0], one.members.shape[0]), jnp.inf)
+def _slope_at_zero(one: Instance):
+    at_zero = concept_slopes(one, jnp.zeros(()))
+    return at_zero, at_zero
+
+
+def _stays_straight(one: Instance, alpha):
+    return 1e-6 * one.range - jnp.abs(concept_slopes(one, alpha) - concept_slopes(one, 0 * alpha))
 
 
 _SANDWICH = _between(
     r"\frac{d}{d\alpha} \operatorname{logit} F_C \in \left[\min_C M - \max_{C^\complement} M,\ "
     r"\max_C M - \min_{C^\complement} M\right];\quad "
+    r"\min_T M > \max_{T^\complement} M,\ F_T(0) \le \tau < 1,\ "
     r"\alpha \ge \frac{\operatorname{logit} \tau - r_j}{\min_T M - \max_{T^\complement} M} \implies F_T(\alpha) \ge \tau",
     symbolic.IDENTITIES["N5"],
     _logistic_bounds,
     (Curve(lambda one, alpha: jnp.stack(signs.between_events(one, alpha, one.members))),),
 )
-_STEEPER_THAN_AT_ZERO = _between(
-    r"\frac{d}{d\alpha} \operatorname{logit} F_C \ge \left.\frac{d}{d\alpha} \operatorname{logit} F_C\right|_{\alpha = 0}",
+_LOGISTIC = _between(
+    r"\frac{d}{d\alpha} \operatorname{logit} F_C = \left.\frac{d}{d\alpha} \operatorname{logit} F_C\right|_{\alpha = 0}"
+    r"\quad \text{for all}\ \alpha",
     symbolic.TWINS["N5"],
-    _slope_at_zero_bounds,
-    (Curve(lambda one, alpha: concept_slopes(one, alpha) - concept_slopes(one, 0 * alpha), (1.0, 16.0)),),
+    _slope_at_zero,
+    (Curve(_stays_straight, (1.0, 16.0)),),
 )
 
 STATEMENTS = (
@@ -112,7 +119,7 @@ STATEMENTS = (
         title="A concept between two logistic curves",
         source="N5",
         claim=_SANDWICH,
-        twin=_STEEPER_THAN_AT_ZERO,
+        twin=_LOGISTIC,
         hypotheses=chosen("A2", "not-constant", "positive"),
         remarks="The guarantee needs min M over the target above max M off it. Assumption 1 gives that, for then the first "
         "is positive and the second at most 0.",

@@ -69,13 +69,13 @@ def _preference_follows(tex: str, identities, law) -> Claim:
 _AFFINE = _preference_follows(
     r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \log\frac{p_j(z_p)}{p_j(z_n)} + "
     r"\alpha \left(M(z_p) - M(z_n)\right)\quad \text{for all}\ \alpha",
-    symbolic.IDENTITIES["N6"],
+    symbolic.IDENTITIES["N6.preference"],
     lambda start, steep, alpha, spread: start + alpha * steep,
 )
 _SATURATING = _preference_follows(
     r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \frac{\log\frac{p_j(z_p)}{p_j(z_n)} + "
     r"\alpha \left(M(z_p) - M(z_n)\right)}{\sqrt{1 + R^2 \alpha^2}}",
-    symbolic.TWINS["N6"],
+    symbolic.TWINS["N6.preference"],
     lambda start, steep, alpha, spread: (start + alpha * steep) / jnp.sqrt(1 + (spread * alpha) ** 2),
 )
 
@@ -110,9 +110,13 @@ STATEMENTS = (
             _UTILITY_TEX + r"\int_0^\alpha (\mu_C - \mu_{C^\complement})(t)\, dt,"
             r"\quad C = \{z_p, z_n\}",
             answers,
+            symbolic.IDENTITIES["N6.utility"],
         ),
         twin=reparametrised_tanh(
-            _UTILITY_TEX + r"(\mu_C - \mu_{C^\complement})(0)\, \alpha,\quad C = \{z_p, z_n\}", answers, straight=True
+            _UTILITY_TEX + r"(\mu_C - \mu_{C^\complement})(0)\, \alpha,\quad C = \{z_p, z_n\}",
+            answers,
+            symbolic.TWINS["N6.utility"],
+            straight=True,
         ),
         hypotheses=chosen("A2", "not-constant", "positive"),
         remarks="Theorem 3.6 for the concept of the two answers. Where neither has an extreme log-odds utility falls at "

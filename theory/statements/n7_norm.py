@@ -116,8 +116,8 @@ def _on_arc_from_zero(one: Normed, alpha):
 
 
 _ARC_TEX = r"\operatorname{logit}_z = A_z \cos\theta + B_z \sin\theta + c_z,\quad \alpha = "
-_ARC = _decodes_to(_ARC_TEX + r"m_0 + \sqrt{L} \tan\theta", symbolic.IDENTITIES["N8"], _on_arc)
-_ARC_TWIN = _decodes_to(_ARC_TEX + r"\sqrt{L} \tan\theta", symbolic.TWINS["N8"], _on_arc_from_zero)
+_ARC = _decodes_to(_ARC_TEX + r"m_0 + \sqrt{L} \tan\theta", symbolic.IDENTITIES["N8.arc"], _on_arc)
+_ARC_TWIN = _decodes_to(_ARC_TEX + r"\sqrt{L} \tan\theta", symbolic.TWINS["N8.arc"], _on_arc_from_zero)
 
 # --- N8: the plateau -------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ _TIMES = np.array([1.01, 3.0, 10.0, 100.0, 1e3])
 """Strengths at which plateaus are checked, as multiples of the one from which the bound holds."""
 
 
-def _approaches(tex: str, coefficient: Callable[[Normed], Float[Array, " V"]]) -> Claim:
+def _approaches(tex: str, identities, coefficient: Callable[[Normed], Float[Array, " V"]]) -> Claim:
     """The claim that logits approach their plateaus like ``coefficient / |alpha|``, with the remainder of `plateau_rate`."""
 
     def slack(one, alpha, logits):
@@ -174,7 +174,7 @@ def _approaches(tex: str, coefficient: Callable[[Normed], Float[Array, " V"]]) -
         away = swept.alphas != 0
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas[away]), jnp.asarray(swept.logits[away])))
 
-    return Claim(tex, instances, autodiff, sweep)
+    return Claim(tex, instances, autodiff, sweep, identities=identities)
 
 
 def _from_whole_state(one: Normed):
@@ -189,9 +189,10 @@ _PLATEAU_TEX = (
 )
 _PLATEAU = _approaches(
     _PLATEAU_TEX + r"\frac{h_\perp}{\|v\|},\quad h_\perp = h - \frac{h \cdot v}{\|v\|^2} v",
+    symbolic.IDENTITIES["N8.plateau"],
     lambda one: arc.plateau_rate(one.arc).coefficient,
 )
-_PLATEAU_TWIN = _approaches(_PLATEAU_TEX + r"\frac{h}{\|v\|}", _from_whole_state)
+_PLATEAU_TWIN = _approaches(_PLATEAU_TEX + r"\frac{h}{\|v\|}", symbolic.TWINS["N8.plateau"], _from_whole_state)
 
 # --- N8: bumps -------------------------------------------------------------------------------------------------------
 

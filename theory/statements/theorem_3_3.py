@@ -239,7 +239,7 @@ def _peaks_after_zero(tex: str, where) -> Claim:
 
     def sweep(swept):
         top = swept.alphas[np.argmax(swept.log_probabilities, axis=1)]
-        return float(least(top, where(swept.instance)))
+        return float(least(jnp.asarray(top), where(swept.instance)))
 
     def at_zero(one, alpha):
         return jnp.where(where(one), signs.of_tokens(one, alpha), jnp.inf)
@@ -294,7 +294,7 @@ STATEMENTS = (
         twin=_ALL_AFTER_ZERO,
         hypotheses=chosen("A2", "not-constant", "positive", "A1", "small-noise"),
         remarks="S asks for eps small enough; the hypothesis here says how small. After the target's own contexts the "
-        "rarer target tokens may have their peak behind them at 0, as the twin overlooks.",
+        "target tokens of lower log-odds may have their peak behind them at 0, as the twin overlooks.",
         proof="proofs/theorem-3.3",
         figure="next-token-curves",
     ),

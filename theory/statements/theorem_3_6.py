@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory import tilting
+from theory import symbolic, tilting
 from theory.claims import (
     Events,
     closed_form_curves,
     concepts,
-    largest_error,
     limiting,
     measured_curves,
     model_curves,
@@ -53,12 +52,13 @@ def _straight_nu(one: Instance, edges, nodes: int, events):
     return edges[None, :, None] * slopes(one, jnp.zeros(()), events)[:, None, :]
 
 
-def reparametrised_tanh(tex: str, events: Events, *, straight: bool = False) -> Claim:
+def reparametrised_tanh(tex: str, events: Events, identities, *, straight: bool = False) -> Claim:
     """The claim that the probability of events is a tanh of nu, which is the integral of `slopes`.
 
     Args:
         tex: the claim.
-        events: the sets of tokens it is about.
+        events: the sets of tokens it is about; one with nothing outside it is left out.
+        identities: the same, symbolic.
         straight: claim instead that nu is linear in alpha, which is wrong.
     """
     nu = _straight_nu if straight else _nu
@@ -73,6 +73,12 @@ def reparametrised_tanh(tex: str, events: Events, *, straight: bool = False) -> 
     def observed(one, log_odds):
         return (jax.nn.sigmoid(log_odds) - jax.nn.sigmoid(base(one))) / jnp.sum(events(one), axis=-1)
 
+    def margin(one, tolerance, error):
+        return jnp.where(jnp.all(events(one)), jnp.inf, tolerance - error)
+
+    def worst(one, left, right):
+        return jnp.max(jnp.where(jnp.all(events(one), axis=-1), 0, jnp.abs(left - right)))
+
     def halves(one):
         edges = jnp.linspace(0, _REACH, _STEPS // 2 + 1) / one.range
         return edges, -edges
@@ -80,29 +86,29 @@ def reparametrised_tanh(tex: str, events: Events, *, straight: bool = False) -> 
     def instances(one):
         def error(edges):
             curves = closed_form_curves(one, events, edges)
-            return largest_error(observed(one, curves), predicted(one, nu(one, edges, _NODES, events)))
+            return worst(one, observed(one, curves), predicted(one, nu(one, edges, _NODES, events)))
 
         up, down = halves(one)
-        return 1e-10 - jnp.maximum(error(up), error(down))
+        return margin(one, 1e-10, jnp.maximum(error(up), error(down)))
 
     def autodiff(one):
         curves = model_curves(one, events)
 
         def error(alpha):
-            return largest_error(slope(curves, alpha), slopes(one, 0 * alpha if straight else alpha, events)) / one.range
+            return worst(one, slope(curves, alpha), slopes(one, 0 * alpha if straight else alpha, events)) / one.range
 
-        return 1e-9 - jnp.max(jax.vmap(error)(jnp.concatenate(halves(one))))
+        return margin(one, 1e-9, jnp.max(jax.vmap(error)(jnp.concatenate(halves(one)))))
 
     @compiled_quickly
-    def error_on_grid(one, alphas, measured):
-        return largest_error(observed(one, measured), predicted(one, nu(one, alphas, 4, events)))
+    def margin_on_grid(one, alphas, measured):
+        return margin(one, 1e-7, worst(one, observed(one, measured), predicted(one, nu(one, alphas, 4, events))))
 
     def sweep(swept: Measured):
         curves = measured_curves(swept, events)
         halves = (slice(swept.zero, None), slice(swept.zero, None, -1))
-        return 1e-7 - max(float(error_on_grid(swept.instance, swept.alphas[h], curves[:, h])) for h in halves)
+        return min(float(margin_on_grid(swept.instance, swept.alphas[h], curves[:, h])) for h in halves)
 
-    return Claim(tex, instances, autodiff, sweep)
+    return Claim(tex, instances, autodiff, sweep, identities=identities)
 
 
 _TANH_TEX = (
@@ -114,10 +120,12 @@ _TANH = reparametrised_tanh(
     + r",\quad \nu_j(\alpha) = \int_0^\alpha \left(\mu_C - \mu_{C^\complement}\right)(t)\,dt,"
     + r"\quad r_j = \operatorname{logit} F_{C,j}(0)",
     concepts,
+    symbolic.IDENTITIES["theorem-3.6.tanh"],
 )
 _PURE_TANH = reparametrised_tanh(
     _TANH_TEX + r",\quad \nu_j(\alpha) = \left(\mu_C - \mu_{C^\complement}\right)(0)\,\alpha",
     concepts,
+    symbolic.TWINS["theorem-3.6.tanh"],
     straight=True,
 )
 

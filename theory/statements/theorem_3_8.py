@@ -51,7 +51,7 @@ def _quadratic(tex, coefficient):
 
     The remainder has an explicit bound: ``e^{-x} + x - 1 <= Delta CE R^2 / Var <= e^x - x - 1`` with ``x = R |alpha|``, for
     each context, so that the ratio of Delta CE to the quadratic differs from 1 by at most ``2 (e^x - 1 - x) / x^2 - 1``,
-    which is less than ``x/3 (1 + x/3)`` for the x used here.
+    which is less than ``x/3 (1 + x/3)`` for ``0 < x <= 1.3``.
     """
 
     def instances(one):

@@ -1,0 +1,114 @@
+"""The figure of a counterexample: what steering does in some contexts of the table, and the table in fractions."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sim.figures.style import INK, OFF_TARGET, TARGET, style
+
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#FFFFFF", "#8FA9BD"])
+
+_LONGEST = 7
+"""Fractions of more characters than this are shown as decimals."""
+
+
+def counterexample(data: xr.Dataset) -> Figure:
+    """Left, next-token probabilities along the strength in the contexts that matter; right, the table.
+
+    Args:
+        data: from `sim.refute.curves`.
+    """
+    shown = data.isel(context=np.flatnonzero(data["shown"]))
+    count = shown.sizes["context"]
+    with style():
+        figure = Figure(figsize=(7.2, 0.9 + 1.15 * count))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.1))[0]
+        panels = left.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+        for axes, k in zip(panels, range(count), strict=True):
+            _curves(axes, shown.isel(context=k))
+        panels[-1].set_xlabel("steering strength $\\alpha$, in units of $1/R$")
+        handles = [
+            Line2D([], [], color=TARGET, label="target tokens"),
+            Line2D([], [], color=OFF_TARGET, label="off-target tokens"),
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.3)
+        _table(right.subplots(), data)
+    return figure
+
+
+def _curves(axes: Axes, one: xr.Dataset) -> None:
+    alphas, curves = one["alpha"].values, one["curve"].values
+    # Target tokens are drawn last, so that they stay visible where curves meet.
+    for z in np.argsort(one["in_target"].values, kind="stable").tolist():
+        axes.plot(alphas, curves[:, z], color=_colour(one, z), linewidth=1.4)
+    axes.axvline(0, color=INK, linewidth=0.6)
+    axes.set(
+        xlim=(alphas[0], alphas[-1]),
+        xticks=np.linspace(alphas[0], alphas[-1], 5),
+        ylim=(-0.03, 1.2),
+        yticks=(0, 0.5, 1),
+        ylabel="$\\sigma_z(\\alpha)$",
+    )
+    axes.set_title(_name(one), fontsize=9, pad=3)
+    _name_curves(axes, one)
+
+
+def _name_curves(axes: Axes, one: xr.Dataset) -> None:
+    """A label at the top of every curve that one can see; tokens of one curve share it."""
+    alphas, curves = one["alpha"].values, one["curve"].values
+    edge = 0.93 * alphas[-1]
+    for z in range(curves.shape[1]):
+        same = [y for y in range(curves.shape[1]) if np.allclose(curves[:, y], curves[:, z], atol=1e-3)]
+        top = np.abs(alphas - np.clip(alphas[curves[:, z].argmax()], -edge, edge)).argmin()
+        height = curves[top, z]
+        above = np.delete(curves[top], same) - height
+        crowded = ((above > -0.02) & (above < 0.2)).any()
+        if z == same[0] and height > 0.08 and not crowded:
+            axes.annotate(
+                f"${','.join(map(str, same))}$",
+                (alphas[top], height),
+                xytext=(0, 1.5),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=7.5,
+                color=_colour(one, z),
+            )
+
+
+def _table(axes: Axes, data: xr.Dataset) -> None:
+    """Probabilities as shaded cells, one row for each context, and the log-odds below."""
+    p, fractions, m = data["probability"].values, data["fraction"].values, data["log_odds"].values
+    short = max(len(text) for text in fractions.ravel()) <= _LONGEST
+    shown = fractions if short else np.vectorize(_decimal)(p)
+    rows, columns = p.shape
+    axes.imshow(np.vstack([p, np.zeros(columns)]), cmap=_SHADES, vmin=0, vmax=max(0.5, p.max()), aspect="auto")
+    for (j, z), text in np.ndenumerate(np.vstack([shown, [[f"${x:+.2f}$" for x in m]]])):
+        axes.text(z, j, str(text), ha="center", va="center", fontsize=7, color=INK)
+    axes.axhline(rows - 0.5, color=INK, linewidth=0.7)
+    axes.set_yticks(range(rows + 1), [*(_name(data.isel(context=k)) for k in range(rows)), "$M(z)$"])
+    axes.set_xticks(range(columns), [f"${z}$" for z in range(columns)])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    for z, tick in enumerate(axes.xaxis.get_major_ticks()):
+        tick.label2.set_color(_colour(data, z))
+    axes.set_title("$p_j(z)$ of token $z$", pad=4)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def _colour(data: xr.Dataset, z: int) -> str:
+    return TARGET if data["in_target"][z] else OFF_TARGET
+
+
+def _name(one: xr.Dataset) -> str:
+    """The contexts of a row, and whether they are of P or N."""
+    contexts = ", ".join(f"$c_{j}$" for j in one["context"].item().split(", "))
+    role = one["role"].item()
+    return f"{contexts} (${role}$)" if role else contexts
+
+
+def _decimal(x: float) -> str:
+    return f"{x:.2g}" if x >= 1e-3 else f"{x:.0e}"

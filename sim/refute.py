@@ -1,0 +1,537 @@
+"""A workbench for conjectures: attack a margin, keep what breaks it in a file and a figure, and evaluate the file again.
+
+A conjecture is a margin, a function of one `theory.Instance` in a file of the user's, or a statement of the registry or its
+false twin. `refute` attacks it (`theory.refute`), `replay` evaluates a kept instance in ball arithmetic and in floats.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from sim import output
+from sim.figures import counterexample, save
+from sim.reproduce import write_json
+from theory import REGISTRY, Domain, Instance, balls, find, population, rationals
+from theory.certificate import Confirmation, confirm
+from theory.claims import TOKENS, closed_form_curves
+from theory.norms import NORMS, Normed
+from theory.rationals import RationalInstance
+from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
+from theory.statement import TABLES, Hypothesis, Margin, compiled_quickly
+from ufm._check import require
+
+NEEDS = ("not-constant", "positive")
+"""The hypotheses of a conjecture, unless told otherwise."""
+
+_TYPES = {TABLES.name: Instance, NORMS.name: Normed}
+
+_BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, TABLES.families)
+"""Tables without their peaks, which are dear to compile: a margin that uses them computes them."""
+
+
+# --- what is attacked ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Conjecture:
+    """What is attacked or replayed.
+
+    Attributes:
+        target: "FILE.py:NAME" or the id of a statement, as it was given.
+        margin: of one instance; positive where the conjecture holds, +inf where it claims nothing.
+        domain: what it is about.
+        needs: the hypotheses under which it is made, by name.
+        twin: whether the false twin of the statement is meant.
+    """
+
+    target: str
+    margin: Margin
+    domain: Domain
+    needs: dict[str, Hypothesis]
+    twin: bool = field(default=False)
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return self.target.rpartition(":")[2] + ("-twin" if self.twin else "")
+
+    @property
+    def conditions(self) -> tuple[Margin, ...]:
+        """The margins of the hypotheses."""
+        return tuple(hypothesis.margin for hypothesis in self.needs.values())
+
+
+def conjecture(
+    target: str, needs: Sequence[str] | None = None, *, twin: bool = False, route: str = "instances"
+) -> Conjecture:
+    """The conjecture of a name, checked without evaluating it on an instance.
+
+    Args:
+        target: "FILE.py:NAME", or the id of a statement.
+        needs: names of hypotheses; by default those of the statement, or `NEEDS`.
+        twin: the false twin of the statement.
+        route: "autodiff" for that margin of the statement's; any other stands for the margin from closed forms.
+
+    Raises:
+        ValueError: an unknown id or hypothesis; a file that does not exist or does not import; a name that it has not, or
+            that is no differentiable scalar function of an instance. The message has the cause and the line.
+    """
+    if ".py" in target:
+        require(not twin, "twin", "the id of a statement, which has a false twin", repr(target))
+        margin, domain = _margin_in_file(target), _BARE_TABLES
+        own: Sequence[str] = NEEDS
+    else:
+        statement = find(target, REGISTRY)
+        claim = statement.twin if twin else statement.claim
+        margin = claim.autodiff if route == "autodiff" and claim.autodiff else claim.instances
+        domain, own = statement.domain, list(statement.hypotheses)
+    chosen = own if needs is None else tuple(needs)
+    others = [one.hypotheses for one in REGISTRY.values() if one.domain.name == domain.name]
+    known = {name: given for hypotheses in others for name, given in hypotheses.items()}
+    unknown = [name for name in chosen if name not in known]
+    require(not unknown, "needs", f"some of {', '.join(known)}", unknown)
+    return Conjecture(target, margin, domain, {name: known[name] for name in chosen}, twin)
+
+
+def _margin_in_file(target: str) -> Margin:
+    """The function that "FILE.py:NAME" names."""
+    name_of_file, _, name = target.rpartition(":")
+    require(name_of_file.endswith(".py") and bool(name), "conjecture", "FILE.py:NAME", repr(target))
+    path = Path(name_of_file)
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        require(False, "conjecture", "a file that can be read", f"{str(path)!r} ({error.strerror})")
+    try:
+        # Compiled here, not imported: nothing is left beside the user's file, and what is read is what is there now.
+        exec(compile(source, str(path), "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        require(False, "conjecture", "a file that imports", _cause(error, path))
+    functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    near = difflib.get_close_matches(name, functions, n=3, cutoff=0.4) or functions or ["no function at all"]
+    require(hasattr(module, name), "conjecture", f"a name in {path} such as {', '.join(near)}", repr(name))
+    margin = getattr(module, name)
+    require(callable(margin), "conjecture", "a function of an instance", f"{name}, of type {type(margin).__name__}")
+    _check_margin(margin, path)
+    return margin
+
+
+def _check_margin(margin: Callable, path: Path) -> None:
+    """Refuse what is no scalar function of an instance, or has no gradient; traces it, and evaluates nothing."""
+    one = jax.eval_shape(lambda key: population.draw(key), jax.random.key(0))
+    try:
+        result = jax.eval_shape(margin, one)
+    except jax.errors.JAXTypeError as error:
+        got = f"NumPy, float() or a Python condition on a traced array: {_cause(error, path)}"
+        require(False, "conjecture", "JAX operations, which gradients go through", got)
+    except Exception as error:
+        require(False, "conjecture", "a function of one instance", _cause(error, path))
+    got = f"shape {result.shape}" if hasattr(result, "shape") else type(result).__name__
+    require(got == "shape ()", "conjecture", "a function that returns a scalar", got)
+    real = jnp.issubdtype(result.dtype, jnp.floating)
+    require(real, "conjecture", "a differentiable function, which returns floats", result.dtype)
+
+    def gradient(one: Instance) -> Any:
+        return jax.grad(lambda log_p: margin(dataclasses.replace(one, log_p=log_p)))(one.log_p)
+
+    try:
+        # As the attack takes it: over a batch.
+        jax.eval_shape(
+            lambda keys: jax.vmap(gradient)(jax.vmap(population.draw)(keys)), jax.random.split(jax.random.key(0), 2)
+        )
+    except Exception as error:
+        require(False, "conjecture", "a differentiable function", _cause(error, path))
+
+
+def _cause(error: BaseException, path: Path) -> str:
+    """The type and the first sentence of an error, and the line of the user's file that it comes from."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    words = str(error)
+    if isinstance(error, SyntaxError):
+        lines, words = [error.lineno], error.msg
+    first = re.split(r"(?<=\.)\s|\n", words.strip())[0]
+    return f"{type(error).__name__}: {first}" + (f" ({path}, line {lines[-1]})" if lines else "")
+
+
+# --- the attack ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refutation:
+    """What became of an attack.
+
+    Attributes:
+        conjecture: what was attacked.
+        found: what the attack found.
+        file: the counterexample as JSON, if there is one.
+        figure: its figure by format, if it is a table.
+    """
+
+    conjecture: Conjecture
+    found: Attack
+    file: Path | None = field(default=None)
+    figure: dict[str, Path] | None = field(default=None)
+
+    @property
+    def answer(self) -> str:
+        """One line in words."""
+        found = self.found
+        if found.confirmation is None:
+            if found.margin < 0:
+                return f"{found.note}; in floating point the margin is {found.margin:+.3g}"
+            return f"not refuted: lowest margin {found.margin:+.3g} among {found.tried} instances after descent"
+        exactly = "in exact fractions" if found.exact else "for exactly these floats"
+        where = f"written to {self.file}" + (f", figure {self.figure['pdf']}" if self.figure else "")
+        return f"refuted: confirmed {exactly}, margin {_enclosure(found.confirmation)}; {where}"
+
+
+def refute(
+    target: str,
+    *,
+    needs: Sequence[str] | None = None,
+    families: Sequence[str] | None = None,
+    twin: bool = False,
+    seed: int = 0,
+    out: str | Path = "out/refute",
+    drawn: int = DRAWN,
+    restarts: int = RESTARTS,
+    steps: int = STEPS,
+) -> Refutation:
+    """Attack a conjecture in float64; a counterexample is written to the folder, and drawn if it is a table.
+
+    Args:
+        target, needs, twin: what is attacked, see `conjecture`.
+        families: of random tables, `theory.population.FAMILIES`; those of the domain if left out.
+        seed: of the random instances.
+        out: the folder, made if need be; nothing is written unless a counterexample is confirmed.
+        drawn, restarts, steps: how long to search, see `theory.refute.attack`.
+
+    Raises:
+        ValueError: as `conjecture`; an unknown family; a folder that cannot be written; a margin that is NaN on a random
+            instance, or that claims nothing on any.
+    """
+    folder = output.prepare_folder(out)
+    with jax.enable_x64(True):
+        tried = conjecture(target, needs, twin=twin)
+        if families is not None:
+            require(
+                bool(tried.domain.families), "families", f"none for statements about {tried.domain.name}", list(families)
+            )
+            population.check_families(families)
+        key, conditions = jax.random.key(seed), tried.conditions
+        size = {"drawn": drawn, "restarts": restarts, "steps": steps}
+        found = attack(tried.margin, key, tried.domain, conditions, families=families, **size)
+        everywhere = f"+inf, or a hypothesis that fails, on all {drawn} random ones"
+        require(found.tried > 0, "conjecture", "a claim about some instance", everywhere)
+        found = confirmed(found)
+        if found.confirmation is None:
+            return Refutation(tried, found)
+        kept = Kept(
+            found.exact or found.instance,
+            target,
+            found.confirmation.upper,
+            needs=tuple(tried.needs),
+            twin=twin,
+            route="refutation",
+            seed=seed,
+            enclosure=_ends(found.confirmation),
+            bits=found.confirmation.precision,
+        )
+        file = write_instance(folder / f"{tried.name}.json", kept)
+        figure = None
+        if found.exact:
+            figure = save(counterexample(curves(found.exact, tried.margin)), folder, tried.name)
+    return Refutation(tried, found, file, figure)
+
+
+def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Dataset:
+    """What the figure of a table shows: its distinct rows in fractions, and the curves of some of them.
+
+    Contexts that agree in everything are one. The curves are of the contexts whose rows move the margin most, that is, whose
+    part of its gradient is largest.
+
+    Args:
+        exact: the table.
+        margin: what it breaks.
+        shown: how many contexts, at most.
+
+    Returns:
+        probability, fraction ``(context, token)``, log_odds, in_target ``(token)``, role, shown ``(context)``, curve
+        ``(context, alpha, token)`` with alpha in units of 1/R.
+    """
+    one = rationals.to_floats(exact)
+    slopes = compiled_quickly(jax.grad(lambda log_p: margin(dataclasses.replace(one, log_p=log_p))))(one.log_p)
+    weight = np.abs(np.nan_to_num(np.asarray(slopes), posinf=0, neginf=0)).sum(axis=1)
+    groups: dict[Any, list[int]] = {}
+    for j, which in enumerate(zip(exact.p, exact.contrast, exact.concept, strict=True)):
+        groups.setdefault(which, []).append(j)
+    contexts = list(groups.values())
+    first = [group[0] for group in contexts]
+    telling = sorted(range(len(contexts)), key=lambda k: -weight[contexts[k]].sum())[:shown]
+    alphas = np.linspace(-64, 64, 2049)
+    curve = np.exp(np.asarray(closed_form_curves(one, TOKENS, jnp.asarray(alphas) / one.range)))[first]
+    # As wide as it takes for the curves to settle.
+    ends = (curve[telling][:, :1], curve[telling][:, -1:])
+    for width in (8, 16, 32, 64):
+        inside = curve[telling][:, np.abs(alphas) <= width]
+        if max(np.abs(inside[:, [k]] - end).max() for k, end in zip((0, -1), ends, strict=True)) < 0.03:
+            break
+    kept = np.abs(alphas) <= width
+    rows = [exact.p[j] for j in first]
+    return xr.Dataset(
+        {
+            "probability": (("context", "token"), np.asarray(one.p)[first]),
+            "fraction": (("context", "token"), [[str(x) for x in row] for row in rows]),
+            "log_odds": ("token", np.asarray(one.log_odds)),
+            "in_target": ("token", np.asarray(one.in_target)),
+            "role": ("context", [_role(exact.contrast[j]) for j in first]),
+            "shown": ("context", np.isin(np.arange(len(first)), telling)),
+            "curve": (("context", "alpha", "token"), curve[:, kept]),
+        },
+        coords={"context": [", ".join(map(str, group)) for group in contexts], "alpha": alphas[kept]},
+    )
+
+
+def _role(contrast: Fraction) -> str:
+    return "P" if contrast > 0 else "N" if contrast < 0 else ""
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An instance that is kept in a file, and what was found on it.
+
+    Attributes:
+        instance: in fractions, or an instance of the domain in floats, which are kept exactly; its peaks are left out.
+        target: "FILE.py:NAME" or the id of a statement.
+        margin: what it came to there.
+        needs: names of the hypotheses; None for those of the statement.
+        twin: whether the false twin of the statement is meant.
+        route: what found it; "autodiff" if the margin is that of the route.
+        seed: of the search.
+        enclosure: of the margin, if it was confirmed to be a counterexample in ball arithmetic.
+        bits: with what precision.
+    """
+
+    instance: RationalInstance | Instance | Normed
+    target: str
+    margin: float
+    needs: tuple[str, ...] | None = field(default=None)
+    twin: bool = field(default=False)
+    route: str = field(default="instances")
+    seed: int | None = field(default=None)
+    enclosure: tuple[float, float] | None = field(default=None)
+    bits: int | None = field(default=None)
+
+
+def write_instance(path: str | Path, kept: Kept) -> Path:
+    """Write a kept instance as JSON, whole; infinities and NaN as strings."""
+    plain = {name: _plain(value) for name, value in vars(kept).items() if name != "instance"}
+    return write_json(Path(path), {"version": output.package_version(), **plain, "instance": _plain_instance(kept.instance)})
+
+
+def read_instance(path: str | Path) -> Kept:
+    """What `write_instance` wrote.
+
+    Raises:
+        ValueError: a file that cannot be read or is not of this form; the message names the field.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        require(False, "file", "a file that can be read", f"{str(path)!r} ({error.strerror})")
+    except ValueError as error:
+        require(False, "file", "JSON as `ufm refute` writes it", f"{str(path)!r} ({error})")
+    names = ["instance", *_FORMS]
+    found = sorted(data) if isinstance(data, dict) else type(data).__name__
+    require(found == sorted(names), "file", f"the fields {sorted(names)}", found)
+    for name, (expected, fits) in _FORMS.items():
+        require(fits(data[name]), name, expected, repr(data[name]))
+    return Kept(
+        instance=_read_instance(data["instance"]),
+        target=data["target"],
+        margin=float(data["margin"]),
+        needs=None if data["needs"] is None else tuple(data["needs"]),
+        twin=data["twin"],
+        route=data["route"],
+        seed=data["seed"],
+        enclosure=None if data["enclosure"] is None else (float(data["enclosure"][0]), float(data["enclosure"][1])),
+        bits=data["bits"],
+    )
+
+
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds)
+
+
+def _is_number(value: Any) -> bool:
+    return value in ("inf", "-inf", "nan") or isinstance(value, int | float)
+
+
+_FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "version": ("a version", _is(str)),
+    "target": ("FILE.py:NAME or the id of a statement", _is(str)),
+    "margin": ("a number", _is_number),
+    "needs": (
+        "a list of names, or null",
+        lambda x: x is None or (isinstance(x, list) and all(isinstance(y, str) for y in x)),
+    ),
+    "twin": ("true or false", _is(bool)),
+    "route": ("the name of a route", _is(str)),
+    "seed": ("an integer or null", _is(int, type(None))),
+    "enclosure": (
+        "two numbers, or null",
+        lambda x: x is None or (isinstance(x, list) and len(x) == 2 and all(_is_number(y) for y in x)),
+    ),
+    "bits": ("an integer or null", _is(int, type(None))),
+}
+"""What a file has beside the instance: in words, and as a check."""
+
+
+def _plain_instance(one: Any) -> dict[str, Any]:
+    if isinstance(one, RationalInstance):
+        return {"type": "fractions", "fields": rationals.as_json(one)}
+    fields = {name: _plain(getattr(one, name)) for name in _fields(type(one))}
+    return {"type": type(one).__name__, "fields": fields}
+
+
+def _read_instance(data: Any) -> Any:
+    require(
+        isinstance(data, dict) and sorted(data) == ["fields", "type"], "instance", "the fields 'fields' and 'type'", data
+    )
+    if data["type"] == "fractions":
+        return rationals.from_json(data["fields"])
+    types = {one.__name__: one for one in _TYPES.values()}
+    require(data["type"] in types, "instance", f"a type in {['fractions', *types]}", repr(data["type"]))
+    kind, fields = types[data["type"]], data["fields"]
+    found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
+    require(found == sorted(_fields(kind)), "instance", f"the fields {sorted(_fields(kind))}", found)
+    return kind(**{name: _array(name, value) for name, value in fields.items()})
+
+
+def _fields(kind: Any) -> list[str]:
+    """The fields that are kept: peaks are computed again."""
+    return [one.name for one in dataclasses.fields(kind) if one.name != "known_peaks"]
+
+
+def _plain(value: Any) -> Any:
+    """Lists, numbers and strings; floats as the shortest decimals that read as the same float."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_plain(x) for x in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else str(value)
+    return value if isinstance(value, int) else _plain(np.asarray(value).tolist())
+
+
+def _array(name: str, value: Any) -> Any:
+    """An array of booleans, integers or floats; a string that is no number stays one."""
+    if isinstance(value, str):
+        return value
+    try:
+        array = np.asarray(value)
+        # Infinities are strings, and make strings of the numbers beside them.
+        return array.astype(float) if array.dtype.kind == "U" else array
+    except ValueError:
+        require(False, name, "an array of numbers", repr(value)[:60])
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A kept instance, evaluated again.
+
+    Attributes:
+        kept: what the file says.
+        conjecture: what it is about.
+        floats: the margins of the hypotheses by name, and that of the conjecture under "margin", in float64.
+        exact: the same in ball arithmetic, or why there is nothing.
+    """
+
+    kept: Kept
+    conjecture: Conjecture
+    floats: dict[str, float]
+    exact: dict[str, Confirmation | str]
+
+    @property
+    def stands(self) -> bool:
+        """A counterexample: whether it is one in ball arithmetic. Any other instance: whether the margin has its sign."""
+        if self.kept.enclosure is None:
+            return _sign(self.floats["margin"]) == _sign(self.kept.margin)
+        signs = {name: one.sign if isinstance(one, Confirmation) else 0 for name, one in self.exact.items()}
+        return all(sign == (-1 if name == "margin" else 1) for name, sign in signs.items())
+
+    @property
+    def answer(self) -> str:
+        """A line for each margin, and one that says whether the file is right."""
+        width = max(len(name) for name in self.floats)
+        lines = [f"{self.conjecture.target}{', false twin' if self.conjecture.twin else ''}"]
+        for name, value in self.floats.items():
+            exact = self.exact[name]
+            words = exact if isinstance(exact, str) else f"exactly {_enclosure(exact)}"
+            lines.append(f"  {name:<{width}}  {value:+.6g} in floating point, {words}")
+        what = "the counterexample" if self.kept.enclosure else f"the recorded margin, {self.kept.margin:+.6g},"
+        return "\n".join([*lines, f"{what} {'stands' if self.stands else 'does not stand'}"])
+
+
+def replay(path: str | Path) -> Replay:
+    """Evaluate a kept instance: hypotheses and margin, in ball arithmetic and in float64.
+
+    Raises:
+        ValueError: as `read_instance` and `conjecture`; an instance that the conjecture is not about.
+    """
+    with jax.enable_x64(True):
+        kept = read_instance(path)
+        target = conjecture(kept.target, kept.needs, twin=kept.twin, route=kept.route)
+        exact, one = kept.instance, kept.instance
+        if isinstance(exact, RationalInstance):
+            one = rationals.to_floats(exact)
+        expected = _TYPES[target.domain.name]
+        require(isinstance(one, expected), "instance", f"one of statements about {target.domain.name}", type(one).__name__)
+        margins = {**{name: given.margin for name, given in target.needs.items()}, "margin": target.margin}
+        try:
+            one = target.domain.complete(jax.tree.map(jnp.asarray, one))
+            floats = {name: float(compiled_quickly(margin)(one)) for name, margin in margins.items()}
+        except (TypeError, IndexError) as error:
+            require(False, "instance", "arrays that fit together", str(error).splitlines()[0])
+        return Replay(kept, target, floats, {name: _in_balls(margin, exact) for name, margin in margins.items()})
+
+
+def _in_balls(margin: Margin, exact: Any) -> Confirmation | str:
+    try:
+        fractions = rationals.rationalise(exact) if isinstance(exact, Instance) else exact
+        return confirm(margin, fractions)
+    except (balls.Unsupported, ValueError) as error:
+        return f"not evaluated exactly ({error})"
+
+
+def _sign(x: float) -> int:
+    return int(x > 0) - int(x < 0)
+
+
+def _ends(value: Confirmation) -> tuple[float, float]:
+    return value.lower, value.upper
+
+
+def _enclosure(value: Confirmation) -> str:
+    return f"in [{value.lower}, {value.upper}], {value.precision} bits"

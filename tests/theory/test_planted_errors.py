@@ -1,0 +1,214 @@
+"""The checks are checked: a subtle error is planted in each closed form, and some route of some statement must notice."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from theory import REGISTRY, arc, gallery, predicted, routes, signs, tilting
+from theory.instance import Instance
+from theory.norms import NORMS
+from theory.statements import n5_sandwich, theorem_3_6, theorem_3_8
+from ufm import UFM, contrast, difference_of_means, exact, log_odds, probability_increase
+from ufm.model import representing
+
+RIGHT = {name: getattr(tilting, name) for name in tilting.__dict__ if callable(getattr(tilting, name))}
+
+
+def right(name, *args):
+    return RIGHT[name](*args)
+
+
+def swapped_extremes(m):
+    highest, lowest, spread = right("extremes", m)
+    return tilting.Extremes(lowest, highest, spread)
+
+
+def unconditional_mean(log_p, m, alpha, members):
+    return jnp.dot(jax.nn.softmax(log_p + alpha * m), jnp.where(members, m, 0))
+
+
+def scaled(module, name, factor):
+    function = getattr(module, name)
+    return lambda *args, **options: factor * function(*args, **options)
+
+
+def moved_arc(*args, **options):
+    found = ARC_OF(*args, **options)
+    return found._replace(centre=-found.centre)
+
+
+ARC_OF, OF_TOKENS = arc.arc_of, signs.of_tokens
+
+# Each: where the closed form is, its name, what is put in its place, and the statement and route that notice.
+PLANTED = {
+    "probabilities, wrong sign": (
+        tilting,
+        "log_probabilities",
+        lambda log_p, m, alpha: right("log_probabilities", log_p, m, -alpha),
+        "theorem-3.3.monotone",
+        "instances",
+    ),
+    "probabilities, not normalised": (
+        tilting,
+        "log_probabilities",
+        lambda log_p, m, alpha: log_p + alpha * m,
+        "lemma-B.3",
+        "instances",
+    ),
+    "probabilities, seen on a sweep": (
+        tilting,
+        "log_probabilities",
+        lambda log_p, m, alpha: right("log_probabilities", log_p, m, 1.0001 * alpha),
+        "lemma-B.3",
+        "sweep",
+    ),
+    "mean, unsteered": (
+        tilting,
+        "mean",
+        lambda log_p, m, alpha: right("mean", log_p, m, 0 * alpha),
+        "lemma-B.5",
+        "autodiff",
+    ),
+    "variance, not centred": (
+        tilting,
+        "variance",
+        lambda log_p, m, alpha: jnp.dot(jnp.exp(right("log_probabilities", log_p, m, alpha)), m**2),
+        "theorem-3.8",
+        "instances",
+    ),
+    "variance, missing factor": (tilting, "variance", scaled(tilting, "variance", 0.5), "N4.bounds", "instances"),
+    "extremes, swapped": (tilting, "extremes", swapped_extremes, "proposition-B.1", "instances"),
+    "peaks, wrong scale": (Instance, "peaks", None, "theorem-3.3.bump", "autodiff"),
+    "limit, other end": (
+        tilting,
+        "limit",
+        lambda log_p, m, sign: right("limit", log_p, m, -sign),
+        "proposition-B.1",
+        "instances",
+    ),
+    "limit, evenly shared": (
+        tilting,
+        "limit",
+        lambda log_p, m, sign: right("limit", jnp.zeros_like(log_p), m, sign),
+        "proposition-B.1",
+        "autodiff",
+    ),
+    "saturation, too early": (tilting, "saturation", scaled(tilting, "saturation", 0.5), "N4.asymptote", "instances"),
+    "concept log-odds, half the strength": (
+        tilting,
+        "concept_log_odds",
+        lambda log_p, m, alpha, members: right("concept_log_odds", log_p, m, alpha / 2, members),
+        "theorem-3.6.tanh",
+        "instances",
+    ),
+    "conditional mean, not conditional": (tilting, "conditional_mean", unconditional_mean, "theorem-3.6.tanh", "autodiff"),
+    "sandwich, bounds of the other event": (
+        signs,
+        "slope_bounds",
+        lambda one, events: signs_bounds(one, ~events),
+        "N5",
+        "instances",
+    ),
+    "sign of tokens, wrong": (signs, "of_tokens", lambda *args: -OF_TOKENS(*args), "theorem-3.3.order", "certificate"),
+    "sandwich, certified with the bounds of the other event": (
+        signs,
+        "slope_bounds",
+        lambda one, events: signs_bounds(one, ~events),
+        "N5",
+        "certificate",
+    ),
+    "series near 0": (theorem_3_8, "exp_minus_tangent", lambda x: x * x / 2 + x**3, "theorem-3.8", "instances"),
+    "quadrature of one point": (theorem_3_6, "_NODES", 1, "theorem-3.6.tanh", "instances"),
+    "a decoder of another model": (
+        UFM,
+        "decode",
+        lambda self, h: h @ jnp.roll(self.W, 1, axis=0).T,
+        "theorem-3.6.tanh",
+        "autodiff",
+    ),
+    "log-odds, wrong sign": (
+        Instance,
+        "log_odds",
+        property(lambda one: -one.contrast @ one.log_p),
+        "lemma-B.3",
+        "autodiff",
+    ),
+    "arc, centre on the other side": (arc, "arc_of", moved_arc, "N8.arc", "instances"),
+    "plateau, of one side": (arc, "plateau", lambda bends, sign: bends.B + bends.c, "N8.plateau", "instances"),
+    "plateau, half the coefficient": (
+        arc,
+        "plateau_rate",
+        lambda bends: PLATEAU_RATE(bends)._replace(coefficient=PLATEAU_RATE(bends).coefficient / 2),
+        "N8.plateau",
+        "autodiff",
+    ),
+}
+PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds
+WRONG_PEAKS = property(lambda one: 1.01 * one.known_peaks)
+
+
+@pytest.fixture(scope="module")
+def swept():
+    with jax.enable_x64(True):
+        case = gallery.toy_case()
+        return [gallery.measure(case, representing(case.instance.log_p))]
+
+
+@pytest.fixture(scope="module")
+def norms():
+    with jax.enable_x64(True):
+        return routes.populate(jax.random.key(7), 30, NORMS)
+
+
+@pytest.fixture
+def run(few, swept, norms):
+    """Runs a route of a statement, traced anew so that nothing compiled before the error was planted is reused."""
+
+    def found(identity, route):
+        statement = REGISTRY[identity]
+        jax.clear_caches()
+        if route == "sweep":
+            return routes.sweep(statement, swept)
+        if route == "certificate":
+            return routes.certificate(statement, list(gallery.exact_instances().values()))
+        margin = getattr(statement.claim, route)
+        claim = dataclasses.replace(statement.claim, **{route: lambda one: margin(one)})
+        return getattr(routes, route)(statement, norms if statement.domain is NORMS else few, claim=claim)
+
+    return found
+
+
+@pytest.mark.parametrize(("owner", "name", "wrong", "identity", "route"), PLANTED.values(), ids=PLANTED)
+def test_an_error_in_a_closed_form_is_noticed(owner, name, wrong, identity, route, run, monkeypatch):
+    monkeypatch.setattr(owner, name, WRONG_PEAKS if name == "peaks" else wrong)
+    found = run(identity, route)
+    assert not found.holds
+    assert found.checked > 0
+
+
+@pytest.mark.parametrize("route", ["instances", "autodiff", "sweep", "certificate"])
+def test_without_an_error_the_same_runs_hold(route, run):
+    assert run("theorem-3.3.bump", route).holds
+
+
+def test_an_error_in_a_strength_that_is_enough_is_noticed(run, monkeypatch):
+    enough = n5_sandwich.enough
+    monkeypatch.setattr(n5_sandwich, "enough", lambda one, share: 0.9 * enough(one, share))
+    assert not run("N5", "instances").holds
+
+
+def test_an_error_in_a_prediction_is_noticed(small_corpus, monkeypatch):
+    """The twins disagree as soon as one of the two is wrong."""
+    model, weights = exact(small_corpus), contrast(5, [0, 1], [2, 4])
+    m, v = log_odds(small_corpus, weights), difference_of_means(model, jnp.arange(5), weights)
+
+    def difference():
+        predictions = predicted.probability_increase(small_corpus, [0, 3], m, [-2.0, 1.0])
+        return jnp.max(jnp.abs(predictions - probability_increase(model, [0, 3], v, [-2.0, 1.0])))
+
+    assert difference() < 1e-13
+    path = predicted._partition_by_product
+    monkeypatch.setattr(predicted, "_partition_by_product", lambda rows, m, alphas, *rest: path(rows, m, -alphas, *rest))
+    assert difference() > 1e-3

@@ -1,0 +1,195 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import theory
+from theory import Claim, Statement, routes
+from theory.gallery import default_case, measure, toy_case
+from theory.population import CONTEXTS, VOCABULARY
+from theory.rationals import rationalise
+from theory.statement import TABLES, Curve, Domain, Hypothesis
+from theory.symbolic import ALPHA, Identity
+from ufm.model import representing
+
+
+def made(margin, hypothesis=lambda one: jnp.ones(()), **parts):
+    """A statement whose margins are those given."""
+    claim = Claim("x", margin, margin, lambda swept: float(margin(swept.instance)), **parts)
+    return Statement("made", "", "", claim, claim, {"h": Hypothesis("words", hypothesis)})
+
+
+def weight(one):
+    """Something that differs between instances."""
+    return one.weights[0]
+
+
+@pytest.fixture(scope="module")
+def swept():
+    """Sweeps of two models that have gap 0 without training."""
+    with jax.enable_x64(True):
+        return [measure(case, representing(case.instance.log_p)) for case in (default_case(), toy_case())]
+
+
+@pytest.fixture(scope="module")
+def exact():
+    with jax.enable_x64(True):
+        return rationalise(default_case().instance, 6)
+
+
+def weights_of(population):
+    return np.asarray(population.weights[:, 0])
+
+
+def test_a_population_is_one_batch_with_peaks(population):
+    assert population.log_p.shape == (60, CONTEXTS, VOCABULARY)
+    assert population.known_peaks.shape == population.log_p.shape
+
+
+def test_some_are_the_first(population):
+    np.testing.assert_array_equal(routes.some(population, 4).weights, population.weights[:4])
+
+
+def test_populations_are_functions_of_their_key(population):
+    again, other = (routes.populate(jax.random.key(k), 60, TABLES) for k in (7, 8))
+    np.testing.assert_array_equal(weights_of(population), weights_of(again))
+    assert (weights_of(population) != weights_of(other)).all()
+
+
+def test_populate_refuses():
+    with pytest.raises(ValueError, match=r"^instances: expected at least one, got 0"):
+        routes.populate(jax.random.key(0), 0, TABLES)
+
+
+@pytest.mark.parametrize("route", [routes.instances, routes.autodiff])
+def test_the_worst_instance_is_reported(route, few):
+    found = route(made(lambda one: weight(one) + 1), few)
+    least = weights_of(few).min()
+    assert found.holds
+    assert found.checked == 30
+    assert found.worst_margin == pytest.approx(least + 1, rel=1e-14)
+    assert float(weight(found.worst)) == pytest.approx(least, rel=1e-14)
+    assert found.route == route.__name__
+    assert found.seconds > 0
+
+
+def test_one_failure_is_enough(few):
+    level = np.sort(weights_of(few))[:2].mean()
+    found = routes.instances(made(lambda one: weight(one) - level), few)
+    assert not found.holds
+    assert found.worst_margin < 0
+
+
+def test_a_margin_of_0_does_not_hold(few):
+    assert not routes.instances(made(lambda one: jnp.zeros(())), few).holds
+
+
+def test_nan_is_a_failure(few):
+    level = np.median(weights_of(few))
+    found = routes.instances(made(lambda one: jnp.where(weight(one) > level, 1.0, jnp.nan)), few)
+    assert not found.holds
+    assert np.isnan(found.worst_margin)
+    assert found.checked == 30
+    assert float(weight(found.worst)) <= level
+
+
+def test_excluded_and_silent_instances_are_not_counted(few):
+    level = np.median(weights_of(few))
+    excluded = routes.instances(made(lambda one: weight(one) - level, lambda one: weight(one) - level), few)
+    silent = routes.instances(made(lambda one: jnp.where(weight(one) > level, weight(one), jnp.inf)), few)
+    assert excluded.checked == silent.checked == 15
+    assert excluded.holds
+    assert silent.holds
+
+
+def test_nan_outside_the_hypotheses_is_excluded(few):
+    level = np.median(weights_of(few))
+    statement = made(lambda one: jnp.where(weight(one) > level, 1.0, jnp.nan), lambda one: weight(one) - level)
+    assert routes.instances(statement, few).holds
+
+
+def nothing_on(one, alpha):
+    return jnp.full(2, jnp.inf) + 0 * alpha
+
+
+@pytest.mark.parametrize("silent", ["claim", "hypothesis"])
+def test_checking_nothing_is_not_a_success(silent, few, swept, exact):
+    margin = (lambda one: jnp.asarray(jnp.inf)) if silent == "claim" else (lambda one: jnp.ones(()))
+    hypothesis = (lambda one: jnp.ones(())) if silent == "claim" else (lambda one: -jnp.ones(()))
+    statement = made(margin, hypothesis, curves=(Curve(nothing_on),), identities=lambda: ())
+    small = Domain("small", TABLES.sample, TABLES.assemble, TABLES.families)
+    found = [
+        routes.instances(statement, few),
+        routes.autodiff(statement, few),
+        routes.sweep(statement, swept),
+        routes.sweep(made(lambda one: jnp.ones(())), []),
+        routes.certificate(statement, [exact]),
+        routes.certificate(statement, []),
+        routes.symbolic(statement),
+        routes.refutation(dataclasses.replace(statement, domain=small), jax.random.key(0)),
+    ]
+    assert [(one.holds, one.checked, one.worst_margin) for one in found] == [(False, 0, np.inf)] * len(found)
+
+
+def test_the_sweep_route_reports_its_worst(swept):
+    ranges = [float(one.instance.range) for one in swept]
+    found = routes.sweep(made(lambda one: one.range), iter(swept))
+    assert (found.holds, found.checked) == (True, len(swept))
+    assert found.worst_margin == pytest.approx(min(ranges))
+    assert found.worst is swept[int(np.argmin(ranges))].instance
+
+
+@pytest.mark.parametrize(
+    ("curve", "holds", "note"),
+    [
+        (lambda one, alpha: 2 + alpha * one.range, True, "bits"),
+        (lambda one, alpha: alpha * one.range, False, "refuted at alpha = -"),
+        (lambda one, alpha: (alpha * one.range - 1 / jnp.sqrt(3.0)) ** 2, False, "undecided on a width of "),
+    ],
+)
+def test_certificates_tell_true_false_and_undecided(curve, holds, note, exact):
+    statement = made(lambda one: jnp.ones(()), curves=(Curve(curve, (-1.0, 4.0)),))
+    found = routes.certificate(statement, [exact], budget=200)
+    assert (found.holds, found.checked) == (holds, 1)
+    assert note in found.note
+
+
+def test_symbolic_names_what_is_false():
+    right, wrong = Identity("right", ALPHA * 2, ALPHA + ALPHA), Identity("wrong", ALPHA, 2 * ALPHA)
+    statement = made(lambda one: jnp.ones(()), identities=lambda: (right, wrong))
+    found = routes.symbolic(statement)
+    assert (found.holds, found.checked, found.note) == (False, 2, "false: wrong")
+    assert routes.symbolic(made(lambda one: jnp.ones(()), identities=lambda: (right,))).holds
+
+
+def test_routes_apply_where_there_is_something_to_work_on():
+    bare = Claim("x", lambda one: jnp.ones(()))
+    assert [route for route in routes.ROUTES if routes.applies(bare, route)] == ["instances", "refutation"]
+
+
+def test_another_claim_under_the_same_hypotheses(few):
+    statement = made(lambda one: jnp.ones(()))
+    false = dataclasses.replace(statement.claim, instances=lambda one: -jnp.ones(()))
+    assert routes.instances(statement, few).holds
+    assert not routes.instances(statement, few, claim=false).holds
+
+
+@pytest.mark.parametrize(
+    ("margin", "answer"), [(0.5, "holds"), (-0.5, "fails"), (np.nan, "fails"), (np.inf, "the theorem says nothing here")]
+)
+def test_check(small_corpus, margin, answer):
+    one = theory.make_instance(small_corpus, [0], [2], target=0)
+    got = theory.check(made(lambda _: jnp.asarray(margin)), one)
+    assert got[0] == answer
+    np.testing.assert_equal(got[1], margin)
+
+
+def test_every_hypothesis_counts(small_corpus):
+    one = theory.make_instance(small_corpus, [0], [2], target=0)
+    signs = {"a": 1.0, "b": -1.0, "c": 1.0}
+    hypotheses = {name: Hypothesis("", lambda _, sign=sign: jnp.asarray(sign)) for name, sign in signs.items()}
+    statement = dataclasses.replace(made(lambda _: jnp.ones(())), hypotheses=hypotheses)
+    assert not routes.within(statement, one)
+    assert theory.check(statement, one) == ("the theorem says nothing here", np.inf)

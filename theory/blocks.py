@@ -1,0 +1,127 @@
+"""Instances of statements about blocks: a small random transformer, its prompts, a steering vector, and sweeps of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from theory import arc
+from theory.statement import Domain
+from ufm import sweep
+from ufm._pytree import Leaf
+from ufm.normalised import KINDS
+from ufm.transformer import Transformer, added, init_transformer
+
+PROMPTS, LENGTH, VOCABULARY, WIDTH = 2, 3, 6, 8
+"""The size of random instances: prompts, their tokens, and of the transformer."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["model", "v"], meta_fields=[])
+@dataclass(frozen=True)
+class Pushed:
+    """A transformer with alpha v added to its residual stream, at every position.
+
+    Attributes:
+        model: the transformer; its contexts are the prompts.
+        v: steering vector, ``[d]``.
+    """
+
+    model: Transformer
+    v: Float[Array, " d"] | Leaf
+
+    @property
+    def states(self) -> Float[Array, "m Td"]:
+        """The stream of every prompt at the cut, before steering."""
+        return self.model.embed(jnp.arange(self.model.tokens.shape[0]))
+
+    @property
+    def seen(self) -> Float[Array, " d"]:
+        """v as a norm sees it: less its mean for "layer"."""
+        return self.v - jnp.mean(self.v) if self.model.kind == "layer" else self.v
+
+    @property
+    def reach(self) -> Float[Array, ""]:
+        """The most that the last norm is given beside alpha v: a state at the last position, and what blocks add to it."""
+        last = self.states.reshape(-1, *self.model.positions.shape)[:, -1]
+        return jnp.max(jnp.linalg.norm(last, axis=-1)) + added(self.model)
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """The strength at which alpha v is as long as that, with eps as one more coordinate."""
+        return jnp.hypot(self.reach, jnp.sqrt(self.v.size * self.model.eps)) / jnp.linalg.norm(self.seen)
+
+    def decode(self, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
+        """Steered logits of every prompt."""
+        return self.model.decode(self.states + alpha * self.model.everywhere(self.v))
+
+    def limit(self, sign: int) -> Float[Array, " V"]:
+        """The logits as alpha goes to +inf (`sign` 1) or -inf (-1), from v alone (`theory.arc.limit`)."""
+        model = self.model
+        return arc.limit(model.W, model.gamma, model.bias, self.v, sign, kind=model.kind, softcap=model.softcap)
+
+    def bound(self, alpha: Float[Array, ""]) -> Float[Array, " V"]:
+        """How far steered logits are from it at most (`theory.arc.limit_bound`)."""
+        model = self.model
+        return arc.limit_bound(model.W, model.gamma, self.v, alpha, self.reach, kind=model.kind, eps=model.eps)
+
+
+def kinds(one: Pushed) -> tuple[Pushed, ...]:
+    """The same arrays under each kind of norm."""
+    return tuple(replace(one, model=replace(one.model, kind=kind)) for kind in KINDS)
+
+
+def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Int[Array, "m T"], Pushed]:
+    """Random prompts and parameters: from faint blocks to loud ones, from flat to sharp unembeddings, v short or long."""
+    del families
+    of_tokens, of_model, of_v, of_levels = jax.random.split(key, 4)
+    tokens = jax.random.randint(of_tokens, (PROMPTS, LENGTH), 0, VOCABULARY)
+    model = init_transformer(of_model, tokens, VOCABULARY, WIDTH, biased=True)
+    of_blocks, of_w, of_length, of_mean = jax.random.uniform(of_levels, (4,))
+    loud = 10 ** (-1 + 1.5 * of_blocks)
+    layers = model.layers._replace(out=loud * model.layers.out, down=loud * model.layers.down)
+    v = 10 ** (-1 + 2 * of_length) * (jax.random.normal(of_v, (WIDTH,)) + 4 * (of_mean - 0.5))
+    return tokens, Pushed(replace(model, tokens=None, layers=layers, W=10 ** (-1 + 1.7 * of_w) * model.W), v)
+
+
+def assemble(design: Int[Array, "m T"], parameters: Pushed) -> Pushed:
+    """The transformer of these prompts."""
+    return replace(parameters, model=replace(parameters.model, tokens=design))
+
+
+@dataclass(frozen=True)
+class MeasuredPush:
+    """A sweep of a transformer over large strengths of both signs.
+
+    Attributes:
+        instance: the transformer and the steering vector.
+        alphas: strengths, ``[K]``.
+        logits: measured, ``[m, K, V]``.
+    """
+
+    instance: Pushed
+    alphas: Float[np.ndarray, " K"]
+    logits: Float[np.ndarray, "m K V"]
+
+
+def measured(seed: int = 0) -> list[MeasuredPush]:
+    """Sweeps of larger transformers than `sample` gives, of either norm, one with a softcap. Nothing is trained."""
+    of_model, of_v, of_tokens = jax.random.split(jax.random.key(seed), 3)
+    tokens = jax.random.randint(of_tokens, (4, 5), 0, 11)
+    v = jax.random.normal(of_v, (16,))
+    sizes = np.geomspace(1, 1e6, 13)
+    alphas = np.concatenate([-sizes[::-1], sizes])
+    sweeps = []
+    for kind, softcap in zip(KINDS, (1.5, None), strict=True):
+        model = init_transformer(of_model, tokens, 11, blocks=3, heads=4, kind=kind, biased=True, softcap=softcap)
+        push = model.everywhere(v)
+        logits = sweep(model, jnp.arange(4), push, jnp.asarray(alphas), lambda logits, _: logits)
+        sweeps.append(MeasuredPush(Pushed(model, v), alphas, np.asarray(logits)))
+    return sweeps
+
+
+TRANSFORMERS = Domain("transformers", sample, assemble, measured=measured)
+"""Transformers steered in their residual stream (`Pushed`)."""
