@@ -53,7 +53,7 @@ def verify(
 ) -> None:
     """Check statements by every route that applies; exit with 0 exactly when all hold."""
     from sim import output
-    from sim.reproduce import write_json
+    from sim.output import write_json
     from sim.verify import as_json, as_table
     from sim.verify import verify as run
 
@@ -136,7 +136,7 @@ def bench(
     from sim import output
     from sim.bench import as_table
     from sim.bench import bench as run
-    from sim.reproduce import write_json
+    from sim.output import write_json
 
     targets = [output.prepare_file(json, "json")] if json else []
     targets += [output.prepare_folder(out) / "bench.json"] if out else []
@@ -144,6 +144,27 @@ def bench(
     for path in targets:
         write_json(path, results)
     typer.echo(as_table(results))
+
+
+@app.command()
+def assumption(
+    out: Annotated[Path, typer.Option(help="JSON file; counterexamples go into a folder of its name, beside it.")] = Path(
+        "out/assumption-1.json"
+    ),
+    statements: Annotated[str | None, typer.Option(help="Ids, separated by commas; all about tables if left out.")] = None,
+    departures: Annotated[
+        str | None, typer.Option(help="per-context-a, per-context-b, mixed, unequal; all if left out.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Leave assumption 1 on purpose: which statements survive, and confirmed counterexamples to the others."""
+    from sim import output
+    from sim.assumption import as_table, leave, write
+
+    file = output.prepare_file(out, "out")
+    found = leave(_names(statements), _names(departures), seed=seed)
+    write(file, found, seed)
+    typer.echo(as_table(found))
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -1,5 +1,6 @@
 """Results on disk: an output folder that is known to be writable before anything is computed, and files written whole."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -41,6 +42,12 @@ def prepare_file(path: str | Path, argument: str) -> Path:
     except ValueError:
         require(False, argument, "a file in a folder that can be written", repr(str(file)))
     return file
+
+
+def write_json(path: Path, data: object) -> Path:
+    """Write JSON, whole."""
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:

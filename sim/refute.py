@@ -23,8 +23,9 @@ import xarray as xr
 
 from sim import output
 from sim.figures import counterexample, save
-from sim.reproduce import write_json
+from sim.output import write_json
 from theory import REGISTRY, Domain, Instance, balls, find, population, rationals
+from theory.blocks import TRANSFORMERS, Pushed
 from theory.certificate import Confirmation, confirm
 from theory.claims import TOKENS, closed_form_curves
 from theory.norms import NORMS, Normed
@@ -32,11 +33,15 @@ from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
 from theory.statement import TABLES, Hypothesis, Margin, compiled_quickly
 from ufm._check import require
+from ufm.transformer import Layers, Transformer
 
 NEEDS = ("not-constant", "positive")
 """The hypotheses of a conjecture, unless told otherwise."""
 
-_TYPES = {TABLES.name: Instance, NORMS.name: Normed}
+_TYPES = {TABLES.name: Instance, NORMS.name: Normed, TRANSFORMERS.name: Pushed}
+
+_PARTS = (Transformer, Layers)
+"""What instances are made of beside arrays."""
 
 _BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, TABLES.families)
 """Tables without their peaks, which are dear to compile: a margin that uses them computes them."""
@@ -330,7 +335,7 @@ class Kept:
         bits: with what precision.
     """
 
-    instance: RationalInstance | Instance | Normed
+    instance: RationalInstance | Instance | Normed | Pushed
     target: str
     margin: float
     needs: tuple[str, ...] | None = field(default=None)
@@ -413,12 +418,11 @@ def _plain_instance(one: Any) -> dict[str, Any]:
 
 
 def _read_instance(data: Any) -> Any:
-    require(
-        isinstance(data, dict) and sorted(data) == ["fields", "type"], "instance", "the fields 'fields' and 'type'", data
-    )
+    whole = isinstance(data, dict) and sorted(data) == ["fields", "type"]
+    require(whole, "instance", "the fields 'fields' and 'type'", repr(data)[:60])
     if data["type"] == "fractions":
         return rationals.from_json(data["fields"])
-    types = {one.__name__: one for one in _TYPES.values()}
+    types = {one.__name__: one for one in (*_TYPES.values(), *_PARTS)}
     require(data["type"] in types, "instance", f"a type in {['fractions', *types]}", repr(data["type"]))
     kind, fields = types[data["type"]], data["fields"]
     found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
@@ -428,13 +432,16 @@ def _read_instance(data: Any) -> Any:
 
 def _fields(kind: Any) -> list[str]:
     """The fields that are kept: peaks are computed again."""
-    return [one.name for one in dataclasses.fields(kind) if one.name != "known_peaks"]
+    names = kind._fields if hasattr(kind, "_fields") else [one.name for one in dataclasses.fields(kind)]
+    return [name for name in names if name != "known_peaks"]
 
 
 def _plain(value: Any) -> Any:
     """Lists, numbers and strings; floats as the shortest decimals that read as the same float."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, _PARTS):
+        return _plain_instance(value)
     if isinstance(value, tuple | list):
         return [_plain(x) for x in value]
     if isinstance(value, float):
@@ -443,8 +450,10 @@ def _plain(value: Any) -> Any:
 
 
 def _array(name: str, value: Any) -> Any:
-    """An array of booleans, integers or floats; a string that is no number stays one."""
-    if isinstance(value, str):
+    """An array of booleans, integers or floats, or a part; what is no list stays what it is."""
+    if isinstance(value, dict):
+        return _read_instance(value)
+    if not isinstance(value, list):
         return value
     try:
         array = np.asarray(value)
@@ -510,7 +519,7 @@ def replay(path: str | Path) -> Replay:
         require(isinstance(one, expected), "instance", f"one of statements about {target.domain.name}", type(one).__name__)
         margins = {**{name: given.margin for name, given in target.needs.items()}, "margin": target.margin}
         try:
-            one = target.domain.complete(jax.tree.map(jnp.asarray, one))
+            one = compiled_quickly(target.domain.complete)(one)
             floats = {name: float(compiled_quickly(margin)(one)) for name, margin in margins.items()}
         except (TypeError, IndexError) as error:
             require(False, "instance", "arrays that fit together", str(error).splitlines()[0])

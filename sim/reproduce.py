@@ -1,6 +1,5 @@
 """The whole of it in one call: train, verify, compute, draw, and one page that shows everything together."""
 
-import json
 import time
 from dataclasses import dataclass
 from functools import cache, partial
@@ -10,9 +9,12 @@ from typing import Any
 import jax
 import xarray as xr
 
-from sim import output, report, toy
-from sim.figures import TOY_FIGURES, save
+from sim import arc, output, report, toy
+from sim.figures import FIGURES, save
+from sim.output import write_json
+from sim.refute import Kept, write_instance
 from sim.verify import INSTANCES, Verdict, as_json, train_gallery, verify
+from theory import norms
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Reproduction:
 def reproduce(out: str | Path = "out", *, seed: int = 0, instances: int = INSTANCES) -> Reproduction:
     """Train the toy models, verify the statements, draw the toy figures, and write all of it into a folder.
 
-    The folder gets ``index.html``, ``figures/``, ``toy.nc`` (netCDF, one group per figure), ``verdicts.json`` and
+    The folder gets ``index.html``, ``statements/`` with a page for each, ``instances/`` with the worst instances that routes
+    found (`sim.refute.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure), ``verdicts.json`` and
     ``numbers.json``. Files of an earlier run are replaced one by one, each as a whole.
 
     Args:
@@ -57,7 +60,7 @@ def reproduce(out: str | Path = "out", *, seed: int = 0, instances: int = INSTAN
     pictures = output.prepare_folder(folder / "figures")
     start = time.perf_counter()
     train = cache(partial(train_gallery, seed))
-    verdicts = verify(seed=seed, instances=instances, trained=train)
+    verdicts = verify(seed=seed, instances=instances, twins=True, trained=train)
     trained = train()
     data, files = draw(pictures, trained["default"], trained["toy"], seed)
     with jax.enable_x64(True):
@@ -74,25 +77,41 @@ def reproduce(out: str | Path = "out", *, seed: int = 0, instances: int = INSTAN
     write_json(folder / "verdicts.json", as_json(verdicts, seed))
     write_json(folder / "numbers.json", numbers)
     seconds = time.perf_counter() - start
-    page = report.write(folder / "index.html", verdicts, files, numbers, seconds)
+    kept = keep(output.prepare_folder(folder / "instances"), verdicts, seed)
+    page = report.write(folder, verdicts, files, kept, numbers, seconds)
     return Reproduction(verdicts, numbers, data, page, seconds)
 
 
 def draw(
     folder: Path, default: toy.Trained, other: toy.Trained, seed: int = 0
 ) -> tuple[xr.DataTree, dict[str, dict[str, Path]]]:
-    """Compute the data of the toy figures and save every figure in every format; paths by figure and format."""
+    """Compute the data of the figures and save every figure in every format; paths by figure and format."""
     with jax.enable_x64(True):
         data = toy.run(default, other, seed)
+        data["arc"] = xr.DataTree(arc.data(norms.spread_out()))
     return data, {
-        name: save(figure.draw(data[figure.dataset].to_dataset()), folder, name) for name, figure in TOY_FIGURES.items()
+        name: save(figure.draw(data[figure.dataset].to_dataset()), folder, name) for name, figure in FIGURES.items()
     }
 
 
-def write_json(path: Path, data: object) -> Path:
-    """Write JSON, whole."""
-    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
-    return output.write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def keep(folder: Path, verdicts: list[Verdict], seed: int) -> dict[tuple[str, str, bool], Path]:
+    """Write the worst instance that each route found, of statements and of false twins, so that it can be replayed.
+
+    Returns:
+        The files by statement, route and whether it is of the twin. Margins of sweeps need a trained model: they are left
+        out.
+    """
+    files = {}
+    for verdict in verdicts:
+        name = verdict.statement.id
+        for twin, found in ((False, verdict.evidence), (True, verdict.twin)):
+            for one in found:
+                if one.worst is None or one.route == "sweep":
+                    continue
+                path = folder / f"{name}{'.twin' if twin else ''}.{one.route}.json"
+                kept = Kept(one.worst, name, one.worst_margin, twin=twin, route=one.route, seed=seed)
+                files[name, one.route, twin] = write_instance(path, kept)
+    return files
 
 
 def write_data(path: Path, data: xr.DataTree, settings: dict[str, Any]) -> Path:

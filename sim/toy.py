@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from theory import predicted, tilting
+from theory import predicted
 from theory.gallery import Case, measure
 from theory.instance import Instance
+from theory.statements.theorem_3_6 import lowest_concepts, without_extremes
 from theory.statements.theorem_3_8 import mean_variance
 from ufm import (
     Corpus,
@@ -126,18 +127,10 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
     `behaviour` names what theorem 3.6 says of each: "target", "vanishing" (no extreme log-odds), "decreasing".
     """
     one = trained.instance
-    concepts, m = trained.corpus.concepts, np.asarray(one.log_odds)
-    highest, lowest, _ = (np.asarray(part) for part in tilting.extremes(one.log_odds))
-    behaviour = []
-    for k in range(concepts.count):
-        tokens = concepts.members(k)
-        others = np.setdiff1d(np.arange(m.size), tokens)
-        if k == int(one.target):
-            behaviour.append("target")
-        elif not (highest | lowest)[tokens].any():
-            behaviour.append("vanishing")
-        else:
-            behaviour.append("decreasing" if m[tokens].max() <= m[others].min() + 1e-9 else "none")
+    concepts = trained.corpus.concepts
+    is_target = np.arange(concepts.count) == int(one.target)
+    between, lowest = np.asarray(without_extremes(one)[context]), np.asarray(lowest_concepts(one)[context]) < 0
+    behaviour = np.select([is_target, between, lowest], ["target", "vanishing", "decreasing"], "none")
     return xr.Dataset(
         {
             "predicted": (

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sim.output import package_version
 from sim.toy import Trained
-from theory import REGISTRY, Domain, Evidence, Measured, Statement, find, gallery, routes
+from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, find, gallery, routes
 from theory.statement import TABLES
 from ufm._check import require
 
@@ -24,21 +24,26 @@ DEFAULT_ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate")
 ORDER = ("instances", "autodiff", "certificate", "symbolic", "refutation", "sweep")
 """In which the routes are queued: sweeps wait for the training."""
 
+TWIN_ROUTES = ("instances", "symbolic", "certificate")
+"""The routes that false twins are put to, if they are."""
+
 AUTODIFF_SHARE = 20
 """The autodiff route takes one in so many of them: it checks formulas, not corner cases."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A statement and what each route found."""
+    """A statement, what each route found, and what some of them found about its false twin."""
 
     statement: Statement
     evidence: tuple[Evidence, ...]
+    twin: tuple[Evidence, ...] = field(default=())
 
     @property
     def holds(self) -> bool:
-        """Whether every route checked something and found it to hold."""
-        return len(self.evidence) > 0 and all(one.holds for one in self.evidence)
+        """Whether every route checked something and found it to hold, and no route took the false twin for true."""
+        held = len(self.evidence) > 0 and all(one.holds for one in self.evidence)
+        return held and not any(one.holds or one.checked == 0 for one in self.twin)
 
 
 def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str, Trained]:
@@ -58,6 +63,7 @@ def verify(
     seed: int = 0,
     instances: int = INSTANCES,
     names: Sequence[str] = DEFAULT_ROUTES,
+    twins: bool = False,
     trained: Callable[[], dict[str, Trained]] | None = None,
     workers: int = 2,
 ) -> list[Verdict]:
@@ -68,6 +74,7 @@ def verify(
         seed: of the random instances and of the initial parameters of trained models.
         instances: random instances per statement.
         names: routes to take.
+        twins: whether to put the false twins to those of `TWIN_ROUTES` among them.
         trained: gives the models of the sweep route on tables, if they are wanted elsewhere too; called in a worker. By
             default `train_gallery` with the seed.
         workers: routes checked at the same time. Most of the time goes into compilation, which runs in parallel.
@@ -80,7 +87,13 @@ def verify(
     require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
     require(workers >= 1, "workers", "at least one", workers)
     require(instances >= 1, "instances", "at least one", instances)
-    wanted = [(route, one) for route in ORDER for one in chosen if route in names and routes.applies(one.claim, route)]
+    wanted = [
+        (route, one, claim)
+        for route in ORDER
+        for one in chosen
+        for claim in ((one.claim, one.twin) if twins and route in TWIN_ROUTES else (one.claim,))
+        if route in names and routes.applies(claim, route)
+    ]
     key = jax.random.key(seed)
     with jax.enable_x64(True), ThreadPoolExecutor(workers) as pool:
         domains = {one.domain.name: one.domain for one in chosen}
@@ -91,34 +104,36 @@ def verify(
                 name: pool.submit(_sweep_gallery, train) if name == TABLES.name else pool.submit(_measured, domain, seed)
                 for name, domain in domains.items()
             }
-        populations = {name: routes.populate(key, instances, domain) for name, domain in domains.items()}
+        random = {"instances", "autodiff"} & set(names)
+        populations = {name: routes.populate(key, instances, domain) for name, domain in domains.items() if random}
         exacts = list(gallery.exact_instances().values()) if "certificate" in names else []
 
-        def check(route: str, statement: Statement) -> Evidence:
-            population = populations[statement.domain.name]
+        def check(route: str, statement: Statement, claim: Claim) -> Evidence:
+            population = populations.get(statement.domain.name)
             # The setting belongs to a thread, so each worker enters it.
             with jax.enable_x64(True):
                 if route == "instances":
-                    return routes.instances(statement, population)
+                    return routes.instances(statement, population, claim=claim)
                 if route == "autodiff":
-                    return routes.autodiff(statement, routes.some(population, max(1, instances // AUTODIFF_SHARE)))
+                    few = routes.some(population, max(1, instances // AUTODIFF_SHARE))
+                    return routes.autodiff(statement, few, claim=claim)
                 if route == "sweep":
-                    return routes.sweep(statement, swept[statement.domain.name].result())
+                    return routes.sweep(statement, swept[statement.domain.name].result(), claim=claim)
                 if route == "certificate":
-                    return routes.certificate(statement, exacts)
-                return routes.symbolic(statement) if route == "symbolic" else routes.refutation(statement, key)
+                    return routes.certificate(statement, exacts, claim=claim)
+                if route == "symbolic":
+                    return routes.symbolic(statement, claim=claim)
+                return routes.refutation(statement, key, claim=claim)
 
-        futures = {(one.id, route): pool.submit(check, route, one) for route, one in wanted}
+        futures = {(claim, route): pool.submit(check, route, one, claim) for route, one, claim in wanted}
         with tqdm(total=len(futures), desc="verify", unit="route", disable=None) as bar:
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
-            return [
-                Verdict(
-                    one,
-                    tuple(futures[one.id, route].result() for route in routes.ROUTES if (one.id, route) in futures),
-                )
-                for one in chosen
-            ]
+
+            def found(claim: Claim) -> tuple[Evidence, ...]:
+                return tuple(futures[claim, route].result() for route in routes.ROUTES if (claim, route) in futures)
+
+            return [Verdict(one, found(one.claim), found(one.twin)) for one in chosen]
 
 
 def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
@@ -142,20 +157,22 @@ def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
                 "id": verdict.statement.id,
                 "source": verdict.statement.source,
                 "holds": verdict.holds,
-                "routes": [
-                    {
-                        "route": one.route,
-                        "holds": one.holds,
-                        "instances": one.checked,
-                        "worst_margin": one.worst_margin if np.isfinite(one.worst_margin) else None,
-                        "seconds": round(one.seconds, 3),
-                        "note": one.note,
-                    }
-                    for one in verdict.evidence
-                ],
+                "routes": [_plain(one) for one in verdict.evidence],
+                "twin": [_plain(one) for one in verdict.twin],
             }
             for verdict in verdicts
         ],
+    }
+
+
+def _plain(one: Evidence) -> dict[str, object]:
+    return {
+        "route": one.route,
+        "holds": one.holds,
+        "instances": one.checked,
+        "worst_margin": one.worst_margin if np.isfinite(one.worst_margin) else None,
+        "seconds": round(one.seconds, 3),
+        "note": one.note,
     }
 
 

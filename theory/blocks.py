@@ -1,4 +1,4 @@
-"""Instances of statements about blocks: a small random transformer, its prompts, a steering vector, and sweeps of them."""
+"""Instances of statements about blocks: a small random transformer, its prompts, a steering vector; and sweeps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Pushed:
 
     @property
     def reach(self) -> Float[Array, ""]:
-        """The most that the last norm is given beside alpha v: a state at the last position, and what blocks add to it."""
+        """The most that the last norm is given beside alpha v: the state at the last position, and what blocks add."""
         last = self.states.reshape(-1, *self.model.positions.shape)[:, -1]
         return jnp.max(jnp.linalg.norm(last, axis=-1)) + added(self.model)
 
@@ -75,7 +75,7 @@ def kinds(one: Pushed) -> tuple[Pushed, ...]:
 
 
 def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Int[Array, "m T"], Pushed]:
-    """Random prompts and parameters: from faint blocks to loud ones, from flat to sharp unembeddings, v short or long."""
+    """Random prompts and parameters: from faint to loud blocks, from flat to sharp unembeddings, v short or long."""
     del families
     of_tokens, of_model, of_v, of_levels = jax.random.split(key, 4)
     tokens = jax.random.randint(of_tokens, (PROMPTS, LENGTH), 0, VOCABULARY)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -28,6 +29,9 @@ from ufm._check import require
 DRAWN, RESTARTS, STEPS = 1024, 48, 120
 """Random instances looked at first, how many of them go down, and for how many steps."""
 
+CANDIDATES = 4
+"""How many of the instances that break a margin are tried in exact arithmetic."""
+
 DIGITS = (1, 2, 3, 6, 12, None)
 """Significant digits that a counterexample is rounded to, tried in this order: the shortest that still breaks the margin."""
 
@@ -43,6 +47,7 @@ class Attack:
         seconds: wall time.
         margin_function: what was attacked.
         hypotheses: under which conditions.
+        others: more instances that break it, with their margins, in case the first one is not confirmed.
         descended: whether gradients were needed.
         exact: the counterexample in fractions, once confirmed (None for domains whose floats are taken as exact).
         confirmation: the sign of the margin there; None if there is no confirmed counterexample.
@@ -55,6 +60,7 @@ class Attack:
     seconds: float
     margin_function: Margin
     hypotheses: tuple[Margin, ...]
+    others: tuple[tuple[float, Any], ...] = field(default=())
     descended: bool = False
     exact: RationalInstance | None = None
     confirmation: Confirmation | None = None
@@ -95,20 +101,23 @@ def attack(
     values = np.where(hold_on(conditions, batch), margins_on(margin, batch), np.inf)
     require(not np.isnan(values).any(), "margin", "a number or +inf on every instance", "NaN on a random one")
     tried = int(np.sum(values < np.inf))
-    found = partial(Attack, margin_function=margin, hypotheses=conditions, tried=tried)
-    if tried == 0:
+
+    def found(lowest: float, one: Any, others: Any = (), **rest: Any) -> Attack:
         seconds = time.perf_counter() - start
-        return found(float("inf"), None, seconds=seconds, note="nothing is claimed on any random instance")
+        return Attack(lowest, one, tried, seconds, margin, conditions, others, **rest)
+
+    if tried == 0:
+        return found(float("inf"), None, note="nothing is claimed on any random instance")
     if (values < 0).any():
-        k = _tamest(batch, values)
-        return found(float(values[k]), _pick(batch, k), seconds=time.perf_counter() - start)
+        return found(*_tamest(batch, values))
     order = np.argsort(values)[: min(restarts, tried)]
     designs, parameters = jax.tree.map(lambda leaf: leaf[order], drawn_from)
     lowest, best = _descend(partial(_guarded, margin, conditions, domain), designs, parameters, steps)
     lowest = np.where(np.isnan(lowest), np.inf, lowest)
     batch = assemble_all(domain, designs, best)
-    k = _tamest(batch, lowest) if (lowest < 0).any() else int(np.argmin(lowest))
-    return found(float(lowest[k]), _pick(batch, k), seconds=time.perf_counter() - start, descended=True)
+    k = int(np.argmin(lowest))
+    closest = _tamest(batch, lowest) if (lowest < 0).any() else (float(lowest[k]), _pick(batch, k))
+    return found(*closest, descended=True)
 
 
 def confirmed(found: Attack) -> Attack:
@@ -121,9 +130,10 @@ def confirmed(found: Attack) -> Attack:
     if not found.margin < 0:
         return replace(found, note=found.note or f"no counterexample: {found.margin:.2e} is the lowest margin")
     note = "not confirmed"
-    for digits in DIGITS if isinstance(found.instance, Instance) else (None,):
+    is_table = isinstance(found.instance, Instance)
+    for (margin, one), digits in product(((found.margin, found.instance), *found.others), DIGITS if is_table else (None,)):
         try:
-            exact = rationalise(found.instance, digits) if isinstance(found.instance, Instance) else found.instance
+            exact = rationalise(one, digits) if is_table else one
             if not all(confirm(hypothesis, exact).sign > 0 for hypothesis in found.hypotheses):
                 note = "not confirmed: the hypotheses are not, in exact arithmetic"
                 continue
@@ -134,18 +144,24 @@ def confirmed(found: Attack) -> Attack:
         if confirmation.sign < 0:
             seconds = found.seconds + time.perf_counter() - start
             rational = exact if isinstance(exact, RationalInstance) else None
-            return replace(found, exact=rational, confirmation=confirmation, seconds=seconds)
+            return replace(found, margin=margin, instance=one, exact=rational, confirmation=confirmation, seconds=seconds)
         note = f"not confirmed: in exact arithmetic the margin is {confirmation.digits}"
     return replace(found, note=note, seconds=found.seconds + time.perf_counter() - start)
 
 
-def _tamest(batch: Any, values: np.ndarray) -> int:
-    """Of the instances whose margin is in the lower half of the negative ones, the one of least extreme numbers."""
+def _tamest(batch: Any, values: np.ndarray) -> tuple[float, Any, tuple[tuple[float, Any], ...]]:
+    """Of the instances whose margin is in the lower half of the negative ones, those of least extreme numbers.
+
+    Returns:
+        The margin and the instance of the first, and a few more of these pairs.
+    """
     negative = np.sort(values[values < 0])
     broken = values <= negative[len(negative) // 2]
     floats = [np.asarray(leaf) for leaf in jax.tree.leaves(batch) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     finite = [np.where(np.isfinite(leaf), np.abs(leaf), 0).reshape(len(values), -1).max(axis=1) for leaf in floats]
-    return int(np.argmin(np.where(broken, np.max(finite, axis=0), np.inf)))
+    order = np.argsort(np.where(broken, np.max(finite, axis=0), np.inf))[: min(CANDIDATES, int(broken.sum()))]
+    (margin, one), *others = [(float(values[k]), _pick(batch, k)) for k in order]
+    return margin, one, tuple(others)
 
 
 def _pick(batch: Any, k: int) -> Any:

@@ -41,6 +41,10 @@ BATCH = 50
 """Instances that a margin is vectorised over at a time: enough to fill the processor, few enough for its caches."""
 
 
+MANY = 5_000
+"""Instances from which on a program that runs faster pays for taking twice as long to compile."""
+
+
 @dataclass(frozen=True)
 class Domain:
     """What a statement is about: random instances of it, and how gradients move one.
@@ -177,26 +181,41 @@ def hold_on(hypotheses: tuple[Margin, ...], batch: Any) -> Bool[Array, " n"]:
     return jax.vmap(lambda one: hold(hypotheses, one))(batch)
 
 
-@partial(jax.jit, static_argnums=0)
 def margins_on(margin: Margin, batch: Any) -> Float[Array, " n"]:
     """A margin on every instance of a batch, vectorised over `BATCH` at a time."""
+    n = jax.tree.leaves(batch)[0].shape[0]
+    return (_margins_soon if n <= MANY else _margins_fast)(margin, batch)
+
+
+def _margins(margin: Margin, batch: Any) -> Float[Array, " n"]:
     n = jax.tree.leaves(batch)[0].shape[0]
     return lax.map(margin, batch, batch_size=min(BATCH, n))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+_margins_soon = partial(compiled_quickly, static_argnums=0)(_margins)
+_margins_fast = partial(jax.jit, static_argnums=0)(_margins)
+
+
+@partial(compiled_quickly, static_argnums=(0, 1))
 def sample_all(domain: Domain, families: tuple[str, ...], keys: Any) -> Any:
     """Random designs and parameters, one for each key."""
     return jax.vmap(lambda key: domain.sample(key, families))(keys)
 
 
-@partial(jax.jit, static_argnums=0)
 def assemble_all(domain: Domain, designs: Any, parameters: Any) -> Any:
     """The instances of designs and parameters, with what margins share: one batch."""
+    n = jax.tree.leaves(parameters)[0].shape[0]
+    return (_assemble_soon if n <= MANY else _assemble_fast)(domain, designs, parameters)
 
+
+def _assemble(domain: Domain, designs: Any, parameters: Any) -> Any:
     def one(pair):
         return domain.complete(domain.assemble(*pair))
 
     # A batch takes as many steps to its peaks as the slowest of its instances.
     n = jax.tree.leaves(parameters)[0].shape[0]
     return lax.map(one, (designs, parameters), batch_size=min(BATCH, n))
+
+
+_assemble_soon = partial(compiled_quickly, static_argnums=0)(_assemble)
+_assemble_fast = partial(jax.jit, static_argnums=0)(_assemble)

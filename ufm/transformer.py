@@ -148,9 +148,9 @@ def _mlp(layer: Layers, x: Float[Array, "*n T d"]) -> Float[Array, "*n T d"]:
 def added(model: Transformer) -> Float[Array, ""]:
     """How much the blocks after the cut add to the stream at most, at any position: a Euclidean norm, inf for "stream".
 
-    A norm returns at most ``rho = sqrt(d) max|gamma| + ||bias||``. Attention averages values, each head on its own, and
-    ``|gelu(x)| <= |x|``: with spectral norms, ``rho sqrt(heads) ||V|| ||O||`` and ``rho ||U|| ||D||`` for "pre", rho for
-    "branch".
+    A norm returns at most ``rho = sqrt(d) max|gamma| + ||bias||``. A head averages values, ``|gelu(x)| <= |x|``: with
+    Frobenius norms, ``rho ||V|| ||O||`` and ``rho ||U|| ||D||`` for "pre", rho for "branch". (Spectral norms do not
+    bound all heads together, and need a decomposition.)
     """
     if model.placement == "stream":
         return jnp.asarray(jnp.inf, model.W.dtype)
@@ -159,9 +159,9 @@ def added(model: Transformer) -> Float[Array, ""]:
     rho = jnp.sqrt(d) * jnp.max(jnp.abs(after.gamma), axis=-1) + jnp.linalg.norm(after.bias, axis=-1)
     if model.placement == "branch":
         return jnp.sum(rho)
-    size = partial(jnp.linalg.norm, ord=2, axis=(-2, -1))
-    attention = jnp.sqrt(model.heads) * size(after.qkv[:, 2]) * size(after.out)
-    return jnp.sum(rho * jnp.stack([attention, size(after.up) * size(after.down)], axis=-1))
+    size = partial(jnp.linalg.norm, axis=(-2, -1))
+    attention, mlp = size(after.qkv[:, 2]) * size(after.out), size(after.up) * size(after.down)
+    return jnp.sum(rho * jnp.stack([attention, mlp], axis=-1))
 
 
 def init_transformer(
@@ -218,7 +218,7 @@ def init_transformer(
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _normals(key: jax.Array, shapes: tuple[tuple[int, ...], ...], dtype: DTypeLike | None) -> list[Array]:
-    """Normal numbers in these shapes, all from one draw: to compile a draw for each shape takes longer than to use it."""
+    """Normal numbers in these shapes, all from one draw: compiling a draw for each shape would take seconds."""
     sizes = [math.prod(shape) for shape in shapes]
     flat = jnp.split(jax.random.normal(key, (sum(sizes),), dtype), list(accumulate(sizes))[:-1])
     return [part.reshape(shape) for part, shape in zip(flat, shapes, strict=True)]

@@ -1,16 +1,20 @@
 """Parts of pages that are written from the code at build time, where a page has a marker for them.
 
 ``<!-- statements -->`` becomes every statement of the registry; ``<!-- modules of PACKAGE -->`` an `automodule` for each
-public module of a package.
+public module of a package; ``<!-- assumption 1 -->`` the table of ``data/assumption-1.json``, and
+``<!-- counterexample ID DEPARTURE -->`` one of its counterexamples.
 """
 
+import json
 import pkgutil
 import re
 from importlib import import_module
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from theory import REGISTRY, Statement
+from theory import REGISTRY, Statement, rationals
+from theory.statements import MODULE_OF
 
 
 def statements() -> str:
@@ -44,7 +48,9 @@ $$
 $$
 {statement.twin.tex}
 $$
-{remarks}"""
+{remarks}
+{{doc}}`Proof </{statement.proof}>`; {{py:mod}}`{MODULE_OF[statement.id]}`.
+"""
 
 
 def modules(package: str) -> str:
@@ -56,9 +62,57 @@ def modules(package: str) -> str:
     return "\n".join(f"## {m.name}\n\n```{{eval-rst}}\n{d}```\n" for m, d in zip(public, directives, strict=True))
 
 
+DATA = Path(__file__).parents[1] / "data"
+
+
+def assumption_1() -> str:
+    """What becomes of each statement under each departure from assumption 1, as a MyST table."""
+    found = json.loads((DATA / "assumption-1.json").read_text(encoding="utf-8"))
+    names = list(found["departures"])
+    rows = [f"| statement | assumption 1 | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    for one in found["statements"]:
+        uses = ", ".join(one["dropped"]) or "not used"
+        cells = " | ".join(_cell(one["departures"][name]) for name in names)
+        rows.append(f"| [{one['id']}](#{one['id']}) | {uses} | {cells} |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(found: dict) -> str:
+    margin, kept = float(found["margin"]), found["counterexample"]
+    if found["verdict"] == "survives":
+        return f"holds, {margin:.1e}"
+    return f"**[fails](data/{kept['file']})**, {float(kept['enclosure'][1]):.2g}" if kept else f"open, {margin:.1e}"
+
+
+def counterexample(statement_id: str, departure: str) -> str:
+    """A kept counterexample as a MyST table of fractions, with the log-odds and the margin."""
+    file = f"assumption-1/{statement_id}.{departure}.json"
+    kept = json.loads((DATA / file).read_text(encoding="utf-8"))
+    exact = rationals.from_json(kept["instance"]["fields"])
+    one = rationals.to_floats(exact)
+    tokens = range(len(exact.p[0]))
+    concept_of = [next(k for k, mask in enumerate(exact.members) if mask[z]) for z in tokens]
+    rows = [
+        "| context | of concept | in | " + " | ".join(f"token {z}, concept {concept_of[z]}" for z in tokens) + " |",
+        "|---" * (3 + len(tokens)) + "|",
+    ]
+    for j, row in enumerate(exact.p):
+        used = "P" if exact.contrast[j] > 0 else "N" if exact.contrast[j] < 0 else ""
+        rows.append(f"| $c_{j}$ | {exact.concept[j]} | {used} | " + " | ".join(map(str, row)) + " |")
+    rows.append("| $M$ | | | " + " | ".join(f"{m:.4f}" for m in one.log_odds) + " |")
+    low, high = (float(end) for end in kept["enclosure"])
+    return (
+        "\n".join(rows) + f"\n\nThe target is concept {exact.target}. Margin of [{statement_id}](#{statement_id}): "
+        f"in $[{low:.12g}, {high:.12g}]$, proved with {kept['bits']} bits. {{download}}`The file <data/{file}>`.\n"
+    )
+
+
 def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
     del app, docname
     source[0] = source[0].replace("<!-- statements -->", statements())
+    if "<!-- assumption 1 -->" in source[0]:
+        source[0] = source[0].replace("<!-- assumption 1 -->", assumption_1())
+    source[0] = re.sub(r"<!-- counterexample (\S+) (\S+) -->", lambda match: counterexample(*match.groups()), source[0])
     source[0] = re.sub(r"<!-- modules of (\w+) -->", lambda match: modules(match[1]), source[0])
 
 

@@ -1,11 +1,36 @@
-"""Figures as functions of labelled data: each takes a dataset of `sim.toy` and returns a matplotlib `Figure`."""
+"""Figures as functions of labelled data: each takes a dataset of `sim` and returns a matplotlib `Figure`."""
 
+from sim.figures.arc import arc
 from sim.figures.counterexample import counterexample
 from sim.figures.style import save
-from sim.figures.toy import TOY_FIGURES, concept_curves, cross_entropy, next_token_curves, next_token_table, training
+from sim.figures.toy import (
+    TOY_FIGURES,
+    Drawing,
+    concept_curves,
+    cross_entropy,
+    next_token_curves,
+    next_token_table,
+    training,
+)
+
+FIGURES: dict[str, Drawing] = {
+    **TOY_FIGURES,
+    "arc": Drawing(
+        "arc",
+        arc,
+        "N7 and N8",
+        "Steering before a norm. Along a straight line of hidden states the norm sees directions on half a circle; logits "
+        "follow a rational-quadratic law (circles: measured) to plateaus (dotted) that the direction of v alone decides. "
+        "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
+    ),
+}
+"""Every figure of a reproduction, by the name of its files."""
 
 __all__ = [
+    "FIGURES",
     "TOY_FIGURES",
+    "Drawing",
+    "arc",
     "concept_curves",
     "counterexample",
     "cross_entropy",

@@ -189,7 +189,7 @@ def training(data: xr.Dataset) -> Figure:
     return figure
 
 
-class ToyFigure(NamedTuple):
+class Drawing(NamedTuple):
     """A figure of the toy experiments.
 
     Attributes:
@@ -205,42 +205,42 @@ class ToyFigure(NamedTuple):
     caption: str
 
 
-TOY_FIGURES: dict[str, ToyFigure] = {
-    "figure-2": ToyFigure(
+TOY_FIGURES: dict[str, Drawing] = {
+    "figure-2": Drawing(
         "next-token-table",
         next_token_table,
         "S, figure 2",
         "Next-token probabilities after a lowercase context (solid) and an uppercase one (faint). "
         "A token is likelier after contexts of its own concept.",
     ),
-    "figure-3": ToyFigure(
+    "figure-3": Drawing(
         "next-token-curves",
         lambda data: next_token_curves(data, 0.0, 60.0),
         "S, figure 3",
         "Probability increases for one context. Most tokens rise to a single peak, marked at the closed-form strength, and "
         "fall; the token of the highest log-odds rises for ever.",
     ),
-    "figure-B.1": ToyFigure(
+    "figure-B.1": Drawing(
         "next-token-curves",
         lambda data: next_token_curves(data, -60.0, 0.0),
         "S, figure B.1",
         "The same context at negative strengths: off-target tokens peak, one of them keeps rising as the strength goes to "
         "minus infinity, and target tokens fade.",
     ),
-    "figure-4": ToyFigure(
+    "figure-4": Drawing(
         "concept-curves",
         concept_curves,
         "S, figure 4",
         "Probability increases of whole concepts, for a context of the third. The target rises, the concept of the "
         "negatives falls, and the concept between the extremes loses all its probability at both ends (dotted: the limit).",
     ),
-    "figure-5": ToyFigure(
+    "figure-5": Drawing(
         "cross-entropy",
         cross_entropy,
         "S, figure 5",
         "The cross-entropy increase is quadratic near 0, with the coefficient of theorem 3.8, and at most linear far out.",
     ),
-    "training": ToyFigure(
+    "training": Drawing(
         "training",
         training,
         "S, appendix B.1",

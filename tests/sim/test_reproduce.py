@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sim.figures import TOY_FIGURES
-from sim.verify import as_json
+from sim.figures import FIGURES
+from sim.refute import replay
+from sim.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json
 from theory import REGISTRY
+from theory.routes import applies
 
 pytestmark = pytest.mark.xdist_group("reproduction")
 
@@ -36,12 +38,40 @@ def test_verdicts_have_the_documented_form(reproduction):
     assert set(verdicts) == {"version", "seed", "holds", "statements"}
     assert verdicts["holds"] is True
     for statement in verdicts["statements"]:
-        assert set(statement) == {"id", "source", "holds", "routes"}
-        assert [route["route"] for route in statement["routes"]] == ["autodiff", "sweep", "instances"]
+        assert set(statement) == {"id", "source", "holds", "routes", "twin"}
+        claim = REGISTRY[statement["id"]].claim
+        assert [one["route"] for one in statement["routes"]] == [one for one in DEFAULT_ROUTES if applies(claim, one)]
         for route in statement["routes"]:
-            assert set(route) == {"route", "holds", "instances", "worst_margin", "seconds"}
+            assert set(route) == {"route", "holds", "instances", "worst_margin", "seconds", "note"}
             assert route["instances"] > 0
-            assert route["worst_margin"] > 0
+            assert route["holds"] is True
+            assert (route["worst_margin"] is None) == (route["route"] == "symbolic")
+            assert route["worst_margin"] is None or route["worst_margin"] > 0
+        assert [one["route"] for one in statement["twin"]] == [
+            one["route"] for one in statement["routes"] if one["route"] in TWIN_ROUTES
+        ]
+        for route in statement["twin"]:
+            assert route["holds"] is False
+            assert route["instances"] > 0
+
+
+def test_worst_instances_are_kept_and_replayed(reproduction):
+    folder = reproduction[1] / "instances"
+    for name in ("theorem-3.8.instances", "N7.autodiff", "N1.twin.certificate"):
+        assert replay(folder / f"{name}.json").stands
+    kept = {path.stem for path in folder.iterdir()}
+    for one in REGISTRY:
+        assert {f"{one}.instances", f"{one}.autodiff", f"{one}.twin.instances"} <= kept
+
+
+def test_every_statement_has_a_page(reproduction):
+    folder = reproduction[1] / "statements"
+    assert {path.stem for path in folder.iterdir()} == set(REGISTRY)
+    for path in folder.iterdir():
+        html = path.read_text()
+        assert html.count("<math") >= 2
+        for link in re.findall(r'(?:href|src)="([^"#]+)"', html):
+            assert (folder / link).exists(), link
 
 
 def test_a_failing_route_fails_the_whole(reproduction):
@@ -52,7 +82,7 @@ def test_a_failing_route_fails_the_whole(reproduction):
 
 def test_data_opens_as_labelled_arrays(reproduction):
     with xr.open_datatree(reproduction[1] / "toy.nc", engine="h5netcdf") as tree:
-        assert {figure.dataset for figure in TOY_FIGURES.values()} == set(tree.children)
+        assert {figure.dataset for figure in FIGURES.values()} == set(tree.children)
         curves = tree["next-token-curves"].to_dataset()
         assert curves["predicted"].dims == ("alpha", "token")
         np.testing.assert_allclose(curves["measured"], curves["predicted"], atol=1e-9)
@@ -78,7 +108,7 @@ def test_quadratic_touches_the_cross_entropy_at_zero(reproduction):
     np.testing.assert_allclose(data["measured"], data["quadratic"], rtol=2e-3)
 
 
-@pytest.mark.parametrize("name", TOY_FIGURES)
+@pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("kind", ["svg", "pdf", "png"])
 def test_figures_are_whole_files(reproduction, name, kind):
     content = (reproduction[1] / "figures" / f"{name}.{kind}").read_bytes()
@@ -92,7 +122,7 @@ def test_page_needs_nothing_but_itself(reproduction):
     html = result.page.read_text()
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?:https?:)?//""", html)
     assert "<script" not in html
-    assert html.count("data:image/svg+xml;base64,") == len(TOY_FIGURES)
+    assert html.count("data:image/svg+xml;base64,") == len(FIGURES)
     assert html.count("<math") >= len(REGISTRY)
     for statement in REGISTRY:
         assert statement in html

@@ -8,7 +8,6 @@ from theory.population import FAMILIES, SEPARATED
 from theory.statement import TABLES, hold_on, sample_all
 from theory.statements.hypotheses import chosen
 
-
 assemble = jax.jit(jax.vmap(populations.assemble))
 
 

@@ -36,3 +36,6 @@ _MODULES = (
 
 REGISTRY: dict[str, Statement] = {statement.id: statement for module in _MODULES for statement in module.STATEMENTS}
 """All statements by id: those of the paper in its order, then ours."""
+
+MODULE_OF: dict[str, str] = {statement.id: module.__name__ for module in _MODULES for statement in module.STATEMENTS}
+"""The module that each statement is written in."""

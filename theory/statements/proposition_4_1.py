@@ -41,7 +41,7 @@ def _size(one: Pushed):
 
 
 def _tends(tex: str, limit: Callable[[Pushed, int], Float[Array, " V"]]) -> Claim:
-    """The claim that steered logits tend to `limit`, given an instance and the sign of alpha, as fast as `Pushed.bound`."""
+    """The claim that steered logits tend to `limit`, given the sign of alpha, and as fast as `Pushed.bound`."""
 
     def slack(one, alpha, logits):
         end = jnp.where(alpha > 0, limit(one, 1), limit(one, -1))
@@ -83,7 +83,7 @@ def _tends(tex: str, limit: Callable[[Pushed, int], Float[Array, " V"]]) -> Clai
 _CLAIM = _tends(
     r"\left|\operatorname{logit}_z(c, \alpha) - y^\pm_z\right| \le "
     r"\frac{2 \sqrt{d}\, \|\gamma \odot w_z\|}{|\alpha|\, \|v\|} \sqrt{r^2 + d \varepsilon},\quad "
-    r"y^\pm = W \left(\gamma \odot \operatorname{norm}(\pm v) + \beta\right)\ "
+    r"y^\pm = W \left(\gamma \odot \operatorname{norm}(\pm v) + b\right)\ "
     r"\text{as}\ \alpha \to \pm\infty,\ \text{for every prompt}\ c,\quad r = \max_c \|h_c\| + \text{what blocks add}",
     lambda one, sign: one.limit(sign),
 )
@@ -101,10 +101,11 @@ STATEMENTS = (
         claim=_CLAIM,
         twin=_TWIN,
         hypotheses=_NEEDS,
-        remarks="Hidden hypotheses: LayerNorm takes the mean of v away (and in the bound the norm of v is that of what is "
-        "left), so a constant v does nothing; its bias is part of both limits, which are then not opposite; a softcap of "
-        "the logits caps the limit; a norm of the stream itself (x <- norm(x + f(x))) lets blocks act on v, and gives "
-        "another limit; in floating point h is lost before that, in float32 from alpha = 1e8 |h| / |v| on.",
+        remarks="Hidden hypotheses: LayerNorm takes the mean of v away (and in the bound the norm of v is that of what "
+        "is left), so a constant v does nothing; its bias is part of both limits, which are then not opposite; a "
+        "softcap of the logits caps the limit; a norm of the stream itself (x <- norm(x + f(x))) lets blocks act on v, "
+        "and gives another limit; in floating point the prompt is lost before that, in float32 where |alpha v| is "
+        "3e7 times |h|.",
         domain=TRANSFORMERS,
         proof="normalised",
     ),
