@@ -25,7 +25,7 @@ from sim.refute import Kept, write_instance
 from theory import REGISTRY, Instance, Statement, balls, find
 from theory.certificate import Confirmation, confirm
 from theory.rationals import RationalInstance, checked, rationalise, to_floats
-from theory.refute import DIGITS, _descend
+from theory.refute import DIGITS, descend
 from theory.statement import TABLES, Hypothesis, Margin, assemble_all, hold, hold_on, margins_on, sample_all
 from ufm._check import require
 
@@ -336,7 +336,7 @@ def _attack(statement: Statement, tables: Sequence[_Tables], restarts: int, step
         if starts:
             picked = [_pick((tables[k].designs, tables[k].parameters), i) for k, i in starts]
             designs, parameters = jax.tree.map(lambda *leaves: jnp.stack(leaves), *picked)
-            lowest, best = _descend(
+            lowest, best = descend(
                 partial(_guarded, margin, (*conditions, _likelier, _told_apart)), designs, parameters, steps
             )
             lowest, family = np.where(np.isnan(lowest), np.inf, lowest), np.array([k for k, _ in starts])

@@ -112,7 +112,7 @@ def attack(
         return found(*_tamest(batch, values))
     order = np.argsort(values)[: min(restarts, tried)]
     designs, parameters = jax.tree.map(lambda leaf: leaf[order], drawn_from)
-    lowest, best = _descend(partial(_guarded, margin, conditions, domain), designs, parameters, steps)
+    lowest, best = descend(partial(_guarded, margin, conditions, domain), designs, parameters, steps)
     lowest = np.where(np.isnan(lowest), np.inf, lowest)
     batch = assemble_all(domain, designs, best)
     k = int(np.argmin(lowest))
@@ -169,14 +169,14 @@ def _pick(batch: Any, k: int) -> Any:
 
 
 def _guarded(margin: Margin, hypotheses: tuple[Margin, ...], domain: Domain, design: Any, parameters: Any) -> jax.Array:
-    """The margin, +inf where a hypothesis fails."""
+    """The margin of a design and its parameters, +inf where a hypothesis fails: what `descend` minimises."""
     one = domain.complete(domain.assemble(design, parameters))
     return jnp.where(hold(hypotheses, one), margin(one), jnp.inf)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def _descend(objective: Callable, designs: Any, parameters: Any, steps: int) -> Any:
-    """Adam on every restart; the lowest value each came by and the parameters there."""
+def descend(objective: Callable, designs: Any, parameters: Any, steps: int) -> Any:
+    """Adam on every restart; the lowest value each came by and the parameters there. One objective compiles once."""
     optimizer = optax.chain(optax.zero_nans(), optax.adam(0.1))
     value_and_grad = jax.vmap(jax.value_and_grad(objective, argnums=1))
 

@@ -57,7 +57,11 @@ def test_verify_exits_with_1_when_a_statement_fails(monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["verify", "theorem-3.9"], "statement: expected a known id such as theorem-3.8"),
-        (["verify", "--instances", "1"], "instances: expected at least 2"),
+        (["verify", "--instances", "0"], "--instances"),
+        (["verify", "--routes", "oracle"], "routes: expected some of instances, autodiff"),
+        (["taylor", "heat"], "quantity: expected"),
+        (["taylor", "cross-entropy", "--order", "-1"], "order: expected"),
+        (["taylor", "cross-entropy", "--order", "99"], "order: expected"),
         (["verify", "--json", "{folder}"], "json: expected a file to write, got the folder"),
         (["verify", "--json", "{file}/x.json"], "json: expected a file in a folder that can be written"),
         (["reproduce", "--out", "{file}"], "out: expected a folder that can be written"),

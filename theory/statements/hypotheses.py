@@ -47,6 +47,12 @@ def _assumption_1(one: Instance):
     return jnp.minimum(_separated(one), _EXACT - jnp.max(jnp.where(a_high > a_low, a_high - a_low, 0)))
 
 
+def _resolved(one: Instance):
+    m = one.log_odds
+    below = jnp.minimum(jnp.max(m) - m, m - jnp.min(m))
+    return jnp.min(jnp.maximum(1e-12 * one.range - below, below - 2 * tilting.TIE * one.range))
+
+
 def _positive(one: Instance):
     return jnp.min(one.p)
 
@@ -77,6 +83,10 @@ _ALL: dict[str, Hypothesis] = {
         _assumption_1,
     ),
     "positive": Hypothesis("all next-token probabilities are positive", _positive),
+    "resolved": Hypothesis(
+        "log-odds that are not extreme are not nearly so: closer than 2e-9 of the range they would be taken for ties",
+        _resolved,
+    ),
     "small-noise": Hypothesis(
         "eps is small: off the target, the probability of the target is below min M / max M over the target's tokens",
         _small_noise,

@@ -45,7 +45,7 @@ STATEMENTS = (
             _even_limit,
             _everywhere,
         ),
-        hypotheses=chosen("A2", "not-constant", "positive"),
+        hypotheses=chosen("A2", "not-constant", "positive", "resolved"),
         remarks="Tied extreme tokens share the mass in proportion to their unsteered probabilities, not evenly.",
         proof="proofs/proposition-B.1",
         figure="next-token-curves",

@@ -212,7 +212,7 @@ STATEMENTS = (
             lambda one, sign: jnp.zeros((one.log_p.shape[0], one.members.shape[0])),
             without_extremes,
         ),
-        hypotheses=chosen("A2", "not-constant", "positive"),
+        hypotheses=chosen("A2", "not-constant", "positive", "resolved"),
         proof="proofs/theorem-3.6",
         figure="concept-curves",
         remarks="The concept loses all its probability; it does not go back to its unsteered value, as the twin says.",

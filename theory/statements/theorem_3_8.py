@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from theory import tilting
+from theory import symbolic, tilting
 from theory.claims import exact_split
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Statement, compiled_quickly
@@ -46,7 +46,7 @@ def increase(one: Instance, alpha):
     return jnp.dot(one.weights, increases(one, alpha))
 
 
-def _quadratic(tex, coefficient):
+def _quadratic(tex: str, identities, coefficient) -> Claim:
     """The claim ``Delta CE = coefficient alpha^2 / 2 + o(alpha^2)``.
 
     The remainder has an explicit bound: ``e^{-x} + x - 1 <= Delta CE R^2 / Var <= e^x - x - 1`` with ``x = R |alpha|``, for
@@ -86,7 +86,7 @@ def _quadratic(tex, coefficient):
         error = jnp.maximum(jnp.abs(second / expected - 1), jnp.abs(first) / (expected * h) / 10)
         return 1e-3 - float(error)
 
-    return Claim(tex, instances, autodiff, sweep)
+    return Claim(tex, instances, autodiff, sweep, identities=identities)
 
 
 STATEMENTS = (
@@ -96,11 +96,13 @@ STATEMENTS = (
         source="S, theorem 3.8",
         claim=_quadratic(
             r"\Delta\mathrm{CE}(\alpha) = \tfrac12 \sum_j \pi_j \operatorname{Var}_j(M)\, \alpha^2 + o(\alpha^2)",
+            symbolic.IDENTITIES["theorem-3.8"],
             mean_variance,
         ),
         twin=_quadratic(
             r"\Delta\mathrm{CE}(\alpha) = \tfrac12 \operatorname{Var}_{\bar p}(M)\, \alpha^2 + o(\alpha^2),"
             r"\quad \bar p = \sum_j \pi_j p_j",
+            symbolic.TWINS["theorem-3.8"],
             _variance_of_mixture,
         ),
         hypotheses=chosen("A2", "not-constant", "positive"),
