@@ -1,6 +1,7 @@
 """The whole of it in one call: train, verify, compute, draw, and one page that shows everything together."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -41,7 +42,9 @@ class Reproduction:
         return all(verdict.holds for verdict in self.verdicts)
 
 
-def reproduce(out: str | Path = "out", *, seed: int = 0, instances: int = INSTANCES) -> Reproduction:
+def reproduce(
+    out: str | Path = "out", *, seed: int = 0, instances: int = INSTANCES, statements: Sequence[str] | None = None
+) -> Reproduction:
     """Train the toy models, verify the statements, draw the toy figures, and write all of it into a folder.
 
     The folder gets ``index.html``, ``statements/`` with a page for each, ``instances/`` with the worst instances that routes
@@ -52,6 +55,7 @@ def reproduce(out: str | Path = "out", *, seed: int = 0, instances: int = INSTAN
         out: the folder, made if need be.
         seed: of initial parameters and random instances.
         instances: random instances per statement.
+        statements: ids of those to verify; all if left out.
 
     Raises:
         ValueError: a folder that cannot be written, before anything is computed.
@@ -60,7 +64,7 @@ def reproduce(out: str | Path = "out", *, seed: int = 0, instances: int = INSTAN
     pictures = output.prepare_folder(folder / "figures")
     start = time.perf_counter()
     train = cache(partial(train_gallery, seed))
-    verdicts = verify(seed=seed, instances=instances, twins=True, trained=train)
+    verdicts = verify(statements, seed=seed, instances=instances, twins=True, trained=train)
     trained = train()
     data, files = draw(pictures, trained["default"], trained["toy"], seed)
     with jax.enable_x64(True):

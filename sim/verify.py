@@ -28,7 +28,7 @@ TWIN_ROUTES = ("instances", "symbolic", "certificate")
 """The routes that false twins are put to, if they are."""
 
 AUTODIFF_SHARE = 20
-"""The autodiff route takes one in so many of them: it checks formulas, not corner cases."""
+"""The autodiff route takes one in so many of them, and at least so many: it checks formulas, not corner cases."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def verify(
                 if route == "instances":
                     return routes.instances(statement, population, claim=claim)
                 if route == "autodiff":
-                    few = routes.some(population, max(1, instances // AUTODIFF_SHARE))
+                    few = routes.some(population, max(min(instances, AUTODIFF_SHARE), instances // AUTODIFF_SHARE))
                     return routes.autodiff(statement, few, claim=claim)
                 if route == "sweep":
                     return routes.sweep(statement, swept[statement.domain.name].result(), claim=claim)

@@ -160,7 +160,7 @@ def _tamest(batch: Any, values: np.ndarray) -> tuple[float, Any, tuple[tuple[flo
     floats = [np.asarray(leaf) for leaf in jax.tree.leaves(batch) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     finite = [np.where(np.isfinite(leaf), np.abs(leaf), 0).reshape(len(values), -1).max(axis=1) for leaf in floats]
     order = np.argsort(np.where(broken, np.max(finite, axis=0), np.inf))[: min(CANDIDATES, int(broken.sum()))]
-    (margin, one), *others = [(float(values[k]), _pick(batch, k)) for k in order]
+    (margin, one), *others = [(float(values[k]), _pick(batch, int(k))) for k in order]
     return margin, one, tuple(others)
 
 

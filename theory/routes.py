@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from theory import rationals
@@ -176,7 +177,8 @@ def certificate(
             found.append((result, exact))
             if result.verdict == "refuted":
                 note = f"refuted at alpha = {result.at:.6g}, {result.precision} bits"
-                return Evidence("certificate", False, len(found), result.lower, time.perf_counter() - start, exact, note)
+                there = float(jnp.min(curve.function(one, jnp.asarray(result.at))))
+                return Evidence("certificate", False, len(found), there, time.perf_counter() - start, exact, note)
     claimed = [result for result, _ in found if result.pieces or result.verdict != "proved"]
     proved = bool(claimed) and all(result.verdict == "proved" for result in claimed)
     lower = min((result.lower for result in claimed), default=float("inf"))

@@ -4,9 +4,11 @@ import pytest
 
 from sim.reproduce import reproduce
 
+SOME = ("theorem-3.6.target", "theorem-3.8", "N1", "N7")
+
 
 @pytest.fixture(scope="session")
 def reproduction(tmp_path_factory):
-    """A whole run with few random instances, and its folder."""
+    """A run with few random instances and one statement of each kind, and its folder."""
     folder = tmp_path_factory.mktemp("out")
-    return reproduce(folder, seed=1, instances=60), folder
+    return reproduce(folder, seed=1, instances=60, statements=SOME), folder

@@ -9,17 +9,27 @@ import xarray as xr
 
 from sim.figures import FIGURES
 from sim.refute import replay
-from sim.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json
+from sim.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json, verify
 from theory import REGISTRY
 from theory.routes import applies
+
+SOME = ("theorem-3.6.target", "theorem-3.8", "N1", "N7")
+"""The statements of the run, see `conftest`."""
 
 pytestmark = pytest.mark.xdist_group("reproduction")
 
 
-def test_all_statements_hold(reproduction):
+def test_statements_hold(reproduction):
     result, _ = reproduction
     assert result.holds
-    assert [verdict.statement.id for verdict in result.verdicts] == list(REGISTRY)
+    assert [verdict.statement.id for verdict in result.verdicts] == list(SOME)
+
+
+@pytest.mark.slow
+def test_every_statement_holds_by_every_route_and_every_twin_is_rejected():
+    verdicts = verify(seed=1, instances=60, twins=True)
+    assert [verdict.statement.id for verdict in verdicts] == list(REGISTRY)
+    assert [verdict.statement.id for verdict in verdicts if not verdict.holds] == []
 
 
 def test_numbers(reproduction):
@@ -60,13 +70,13 @@ def test_worst_instances_are_kept_and_replayed(reproduction):
     for name in ("theorem-3.8.instances", "N7.autodiff", "N1.twin.certificate"):
         assert replay(folder / f"{name}.json").stands
     kept = {path.stem for path in folder.iterdir()}
-    for one in REGISTRY:
+    for one in SOME:
         assert {f"{one}.instances", f"{one}.autodiff", f"{one}.twin.instances"} <= kept
 
 
 def test_every_statement_has_a_page(reproduction):
     folder = reproduction[1] / "statements"
-    assert {path.stem for path in folder.iterdir()} == set(REGISTRY)
+    assert {path.stem for path in folder.iterdir()} == set(SOME)
     for path in folder.iterdir():
         html = path.read_text()
         assert html.count("<math") >= 2
@@ -123,9 +133,9 @@ def test_page_needs_nothing_but_itself(reproduction):
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?:https?:)?//""", html)
     assert "<script" not in html
     assert html.count("data:image/svg+xml;base64,") == len(FIGURES)
-    assert html.count("<math") >= len(REGISTRY)
-    for statement in REGISTRY:
-        assert statement in html
+    assert "<math" in html
+    for statement in SOME:
+        assert f"statements/{statement}.html" in html
     for link in re.findall(r'href="([^"#]+)"', html):
         assert (folder / link).exists()
 

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 import theory
-from theory import REGISTRY, gallery, routes
+from theory import REGISTRY, routes
 
 statements = pytest.mark.parametrize("statement", REGISTRY.values(), ids=REGISTRY)
 
@@ -17,43 +17,22 @@ def populations(population):
         return {"tables": population, **others}
 
 
-@pytest.fixture(scope="module")
-def sweeps(measured):
-    with jax.enable_x64(True):
-        domains = {one.domain.name: one.domain for one in REGISTRY.values()}
-        return {name: list(measured.values()) if name == "tables" else one.measured(0) for name, one in domains.items()}
-
-
-@pytest.fixture(scope="module")
-def exacts():
-    with jax.enable_x64(True):
-        return list(gallery.exact_instances().values())
-
-
-def evidence(route, statement, claim, populations, sweeps, exacts):
-    if route == "sweep":
-        return routes.sweep(statement, sweeps[statement.domain.name], claim=claim)
-    if route == "certificate":
-        return routes.certificate(statement, exacts, claim=claim)
-    if route == "symbolic":
-        return routes.symbolic(statement, claim=claim)
-    return getattr(routes, route)(statement, populations[statement.domain.name], claim=claim)
-
-
 CHECKED = [
     pytest.param(one, route, id=f"{one.id}-{route}")
     for one in REGISTRY.values()
-    for route in ("instances", "autodiff", "sweep", "symbolic", "certificate")
+    for route in ("instances", "autodiff", "symbolic")
     if routes.applies(one.claim, route)
 ]
 
 
 @pytest.mark.parametrize(("statement", "route"), CHECKED)
-def test_every_route_rejects_the_false_twin(statement, route, populations, sweeps, exacts):
-    """That it accepts the claim is seen by the verification of all statements (`tests/sim`)."""
-    found = evidence(route, statement, statement.twin, populations, sweeps, exacts)
-    assert not found.holds
-    assert found.checked > 0
+def test_the_claim_holds_and_the_false_twin_is_rejected(statement, route, populations):
+    """The other routes need trained models and exact instances: `ufm verify` takes them all, and so does a slow test."""
+    given = () if route == "symbolic" else (populations[statement.domain.name],)
+    for claim, expected in ((statement.claim, True), (statement.twin, False)):
+        found = getattr(routes, route)(statement, *given, claim=claim)
+        assert found.holds is expected
+        assert found.checked > 0
 
 
 @statements
