@@ -24,9 +24,10 @@ from sim import output
 from sim.refute import Kept, write_instance
 from theory import REGISTRY, Instance, Statement, balls, find
 from theory.certificate import Confirmation, confirm
-from theory.rationals import RationalInstance, checked, rationalise, to_floats
-from theory.refute import DIGITS, descend
-from theory.statement import TABLES, Hypothesis, Margin, assemble_all, hold, hold_on, margins_on, sample_all
+from theory.rationals import RationalInstance, checked, rationalise, rounded, to_floats
+from theory.refute import DIGITS, descend, guarded, pick
+from theory.statement import TABLES, Hypothesis, Margin, assemble_all, hold_on, margins_on, sample_all
+from theory.statements.hypotheses import EXACT, likelier, spreads, varies
 from ufm._check import require
 
 DROPPED = ("separated", "A1")
@@ -41,32 +42,10 @@ DRAWN, RESTARTS, STEPS = 1024, 8, 40
 TAMEST = 6
 """Tables that break a margin and are made small; the one of the shortest fractions is kept."""
 
-EQUAL = 1e-9
-"""Log-probabilities this close count as equal: tables come through a softmax."""
-
 Verdict = Literal["survives", "fails", "not confirmed"]
 
 
 # --- departures ------------------------------------------------------------------------------------------------------
-
-
-def _ranges(one: Instance) -> tuple[Float[Array, " V"], ...]:
-    """Of every token's log-probability: least and largest after its own concept's contexts, and after all others."""
-    own, log_p = one.inside, one.log_p
-    low, high = (jnp.min(jnp.where(own, log_p, jnp.inf), axis=0), jnp.max(jnp.where(own, log_p, -jnp.inf), axis=0))
-    b_low, b_high = (jnp.min(jnp.where(own, jnp.inf, log_p), axis=0), jnp.max(jnp.where(own, -jnp.inf, log_p), axis=0))
-    return low, high, b_low, b_high
-
-
-def _varies(low: Float[Array, " V"], high: Float[Array, " V"]) -> Float[Array, ""]:
-    """Positive where some token has two values that are not equal."""
-    return jnp.max(jnp.where(high > low, high - low, 0)) - EQUAL
-
-
-def _likelier(one: Instance) -> Float[Array, ""]:
-    """Every token is likelier after each context of its own concept than after any other."""
-    low, _, _, b_high = _ranges(one)
-    return jnp.min(low - b_high)
 
 
 def _told_apart(one: Instance) -> Float[Array, ""]:
@@ -76,17 +55,17 @@ def _told_apart(one: Instance) -> Float[Array, ""]:
     """
     m = one.log_odds
     gaps = jnp.abs(m[:, None] - m) / one.range
-    return jnp.min(jnp.maximum(EQUAL / 1000 - gaps, gaps - 1000 * EQUAL))
+    return jnp.min(jnp.maximum(EXACT / 1000 - gaps, gaps - 1000 * EXACT))
 
 
 def _only_a(one: Instance) -> Float[Array, ""]:
-    low, high, b_low, b_high = _ranges(one)
-    return jnp.minimum(_varies(low, high), -_varies(b_low, b_high))
+    low, high, b_low, b_high = spreads(one)
+    return jnp.minimum(varies(low, high), -varies(b_low, b_high))
 
 
 def _only_b(one: Instance) -> Float[Array, ""]:
-    low, high, b_low, b_high = _ranges(one)
-    return jnp.minimum(-_varies(low, high), _varies(b_low, b_high))
+    low, high, b_low, b_high = spreads(one)
+    return jnp.minimum(-varies(low, high), varies(b_low, b_high))
 
 
 def _mixed(one: Instance) -> Float[Array, ""]:
@@ -95,7 +74,7 @@ def _mixed(one: Instance) -> Float[Array, ""]:
     That is what mixtures of one row for each concept do, and all that they do: token z of concept C has b_z plus the
     share of C in the context times a_z - b_z.
     """
-    _, _, b_low, b_high = _ranges(one)
+    _, _, b_low, b_high = spreads(one)
 
     def off_line(members: Any) -> Float[Array, ""]:
         p = jnp.where(members, one.p, 0)
@@ -104,20 +83,20 @@ def _mixed(one: Instance) -> Float[Array, ""]:
         expected = (mass - mass[low])[:, None] * (p[high] - p[low])
         return jnp.max(jnp.abs((mass[high] - mass[low]) * (p - p[low]) - expected))
 
-    return jnp.minimum(_varies(b_low, b_high), EQUAL - jnp.max(jax.vmap(off_line)(one.members)))
+    return jnp.minimum(varies(b_low, b_high), EXACT - jnp.max(jax.vmap(off_line)(one.members)))
 
 
 def _unequal(one: Instance) -> Float[Array, ""]:
-    low, high, b_low, b_high = _ranges(one)
+    low, high, b_low, b_high = spreads(one)
     sizes = one.sizes.astype(one.log_p.dtype)
-    return jnp.minimum(jnp.max(sizes) - jnp.min(sizes) - 0.5, -jnp.maximum(_varies(low, high), _varies(b_low, b_high)))
+    return jnp.minimum(jnp.max(sizes) - jnp.min(sizes) - 0.5, -jnp.maximum(varies(low, high), varies(b_low, b_high)))
 
 
 def _completed(one: Instance, digits: int | None, *, free: bool) -> list[list[Fraction]]:
     """Probabilities rounded, and rows completed by the largest in their own concept or, if not `free`, outside it."""
     rows = []
     for row, own in zip(np.exp(np.asarray(one.log_p)), np.asarray(one.inside), strict=True):
-        shares = [_rounded(x, digits) for x in row]
+        shares = [rounded(x, digits) for x in row]
         largest = int(np.argmax(np.where(own == free, row, 0)))
         shares[largest] += 1 - sum(shares, Fraction(0))
         rows.append(shares)
@@ -128,7 +107,7 @@ def _mixtures(one: Instance, digits: int | None) -> list[list[Fraction]]:
     """The line of every concept and its mass after contexts of others, rounded; a context's own gets what is left."""
     p, concept, members = (np.asarray(x) for x in (np.exp(one.log_p), one.concept, one.members))
     distinct = sorted({tuple(mask) for mask in members.tolist()})
-    masses = [[_rounded(float(row[list(mask)].sum()), digits) for mask in distinct] for row in p]
+    masses = [[rounded(float(row[list(mask)].sum()), digits) for mask in distinct] for row in p]
     for row, own in zip(masses, concept, strict=True):
         mine = distinct.index(tuple(members[own].tolist()))
         row[mine] = 1 - sum(row[:mine] + row[mine + 1 :], Fraction(0))
@@ -136,17 +115,13 @@ def _mixtures(one: Instance, digits: int | None) -> list[list[Fraction]]:
     for k, mask in enumerate(distinct):
         tokens, mass = np.flatnonzero(mask), p[:, list(mask)].sum(axis=1)
         low, high = p[np.argmin(mass)], p[np.argmax(mass)]
-        base = [_rounded(low[z], digits) for z in tokens]
-        rise = [_rounded(high[z] - low[z], digits) for z in tokens]
+        base = [rounded(low[z], digits) for z in tokens]
+        rise = [rounded(high[z] - low[z], digits) for z in tokens]
         for row, total in zip(rows, masses, strict=True):
             share = (total[k] - sum(base, Fraction(0))) / sum(rise, Fraction(0))
             for z, b, step in zip(tokens, base, rise, strict=True):
                 row[z] = b + share * step
     return rows
-
-
-def _rounded(x: float, digits: int | None) -> Fraction:
-    return Fraction(float(x)) if digits is None else Fraction(f"{x:.{digits - 1}e}")
 
 
 @dataclass(frozen=True)
@@ -172,7 +147,7 @@ class Departure:
     @property
     def given(self) -> tuple[Margin, ...]:
         """What every table of the departure satisfies."""
-        return self.margin, _likelier, _told_apart
+        return self.margin, likelier, _told_apart
 
 
 _A = Departure(
@@ -334,10 +309,10 @@ def _attack(statement: Statement, tables: Sequence[_Tables], restarts: int, step
         ]
         where = [(some.batch, low) for some, low in zip(tables, values, strict=True)]
         if starts:
-            picked = [_pick((tables[k].designs, tables[k].parameters), i) for k, i in starts]
+            picked = [pick((tables[k].designs, tables[k].parameters), i) for k, i in starts]
             designs, parameters = jax.tree.map(lambda *leaves: jnp.stack(leaves), *picked)
             lowest, best = descend(
-                partial(_guarded, margin, (*conditions, _likelier, _told_apart)), designs, parameters, steps
+                partial(guarded, margin, (*conditions, likelier, _told_apart), TABLES), designs, parameters, steps
             )
             lowest, family = np.where(np.isnan(lowest), np.inf, lowest), np.array([k for k, _ in starts])
             for k in set(family):
@@ -353,16 +328,6 @@ def _claims(conditions: tuple[Margin, ...], some: _Tables) -> np.ndarray:
     return np.asarray(hold_on(conditions, some.batch)) & some.given
 
 
-def _pick(batch: Any, k: int) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf[k]), batch)
-
-
-def _guarded(margin: Margin, conditions: tuple[Margin, ...], design: Any, parameters: Any) -> Float[Array, ""]:
-    """The margin, +inf where a condition fails."""
-    one = TABLES.complete(TABLES.assemble(design, parameters))
-    return jnp.where(hold(conditions, one), margin(one), jnp.inf)
-
-
 # --- counterexamples -------------------------------------------------------------------------------------------------
 
 
@@ -371,7 +336,7 @@ def _confirmed(found: Found, batch: Any, values: np.ndarray) -> Found:
     negative = np.sort(values[values < 0])
     half = np.flatnonzero(values <= negative[len(negative) // 2])
     extreme = np.abs(np.asarray(batch.log_p)).max(axis=(1, 2))
-    tries = [_small(found, _pick(batch, k)) for k in half[np.argsort(extreme[half])][:TAMEST].tolist()]
+    tries = [_small(found, pick(batch, k)) for k in half[np.argsort(extreme[half])][:TAMEST].tolist()]
     short = sorted((one for one in tries if one is not None), key=lambda one: len(str(one[0].p)))
     return replace(found, exact=short[0][0], confirmation=short[0][1]) if short else found
 
@@ -392,15 +357,15 @@ def _small(found: Found, one: Instance) -> tuple[RationalInstance, Confirmation]
     one = to_floats(exact)
     for digits in DIGITS:
         try:
-            rounded = rationalise(one, digits)
+            short = rationalise(one, digits)
             if found.departure.rows:
                 rows = tuple(tuple(row) for row in found.departure.rows(one, digits))
-                rounded = checked(replace(rounded, p=rows))
+                short = checked(replace(short, p=rows))
         except (ValueError, ZeroDivisionError):
             continue
-        rounded = replace(rounded, weights=_even(len(rounded.p)))
-        if confirmation := _breaks(found, rounded):
-            return rounded, confirmation
+        short = replace(short, weights=_even(len(short.p)))
+        if confirmation := _breaks(found, short):
+            return short, confirmation
     return None
 
 

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ufm._check import require
-from ufm.normalised import KINDS, norm
+from ufm.normalised import KINDS, as_seen, norm
 
 Scalar = Float[Array, ""]
 
@@ -109,8 +109,7 @@ def arc_of(
 @partial(jax.jit, static_argnames="kind")
 def _arc_of(W, gamma, bias, h, v, kind, eps):
     d, least_of_h, least_of_v = h.shape[-1], _least(h), _least(v)
-    if kind == "layer":
-        h, v = h - jnp.mean(h), v - jnp.mean(v)
+    h, v = as_seen(h, kind), as_seen(v, kind)
     size = jnp.linalg.norm(v)
     size = jnp.where(size > least_of_v, size, jnp.nan)
     along = v / size
@@ -207,7 +206,7 @@ def limit(
     Raises:
         ValueError: outside transformations, for a v that the norm does not see.
     """
-    seen = v - jnp.mean(v) if kind == "layer" else v
+    seen = as_seen(v, kind)
     if not isinstance(seen, jax.core.Tracer):
         _require_seen(bool(jnp.linalg.norm(seen) > _least(v)), kind)
     logits = W @ norm(sign * v, gamma, bias, kind=kind)
@@ -230,7 +229,7 @@ def limit_bound(
     makes the distance smaller.
     """
     d = v.shape[-1]
-    seen = v - jnp.mean(v) if kind == "layer" else v
+    seen = as_seen(v, kind)
     turned = 2 * jnp.hypot(reach, jnp.sqrt(d * eps)) / (jnp.abs(alpha) * jnp.linalg.norm(seen))
     return jnp.sqrt(d) * jnp.linalg.norm(W * gamma, axis=1) * turned
 
@@ -250,7 +249,7 @@ def eps_bound(
     ``sqrt(A_z^2 + B_z^2) d eps / (2 ||h_perp||^2)``. Errors are those of `arc_of`.
     """
     without = arc_of(W, gamma, None, h, v, kind=kind)
-    seen = v - jnp.mean(v) if kind == "layer" else v
+    seen = as_seen(v, kind)
     share = h.shape[-1] * eps / (without.width**2 * (seen @ seen))
     return jnp.hypot(without.A, without.B) * share / 2
 

@@ -13,7 +13,7 @@ from theory import arc
 from theory.statement import Domain
 from ufm import sweep
 from ufm._pytree import Leaf
-from ufm.normalised import KINDS
+from ufm.normalised import KINDS, as_seen
 from ufm.transformer import Transformer, added, init_transformer
 
 PROMPTS, LENGTH, VOCABULARY, WIDTH = 2, 3, 6, 8
@@ -41,7 +41,7 @@ class Pushed:
     @property
     def seen(self) -> Float[Array, " d"]:
         """v as a norm sees it: less its mean for "layer"."""
-        return self.v - jnp.mean(self.v) if self.model.kind == "layer" else self.v
+        return as_seen(self.v, self.model.kind)
 
     @property
     def reach(self) -> Float[Array, ""]:

@@ -15,7 +15,7 @@ from theory import arc
 from theory.statement import Domain
 from ufm import NormalisedUFM, contrastive, difference_of_means, fit, init_normalised, norm, uniform
 from ufm._pytree import Leaf
-from ufm.normalised import KINDS
+from ufm.normalised import KINDS, as_seen
 
 VOCABULARY, WIDTH = 6, 4
 """The size of random decoders."""
@@ -56,9 +56,7 @@ class Normed:
     @property
     def centred(self) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
         """h and v as the norm sees them: less their mean for "layer"."""
-        if self.kind == "rms":
-            return self.h, self.v
-        return self.h - jnp.mean(self.h), self.v - jnp.mean(self.v)
+        return as_seen(self.h, self.kind), as_seen(self.v, self.kind)
 
 
 def kinds(one: Normed) -> tuple[Normed, ...]:

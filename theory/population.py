@@ -22,7 +22,7 @@ free          any table                                says nothing
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -191,12 +191,6 @@ def check_families(families: Sequence[str]) -> None:
     """
     unknown = [name for name in families if name not in FAMILIES]
     require(len(families) > 0 and not unknown, "families", f"some of {', '.join(FAMILIES)}", unknown or "none")
-
-
-def of_family(design: Design, name: str) -> Design:
-    """The design in another family."""
-    check_families([name])
-    return replace(design, family=jnp.full_like(design.family, FAMILIES.index(name)))
 
 
 def _choice(u: Float[Array, "*s"], n: Int[Array, ""] | int) -> Int[Array, "*s"]:

@@ -244,6 +244,11 @@ def _with_common_background(
     return rows
 
 
+def rounded(x: float, digits: int | None) -> Fraction:
+    """A number as a fraction: to so many significant decimal digits, or exactly what the float is."""
+    return Fraction(float(x)) if digits is None else Fraction(f"{x:.{digits - 1}e}")
+
+
 def _fractions(values: np.ndarray, digits: int | None) -> np.ndarray:
     """A fraction for each positive number, one and the same for those that agree."""
     flat = values.ravel()
@@ -253,7 +258,7 @@ def _fractions(values: np.ndarray, digits: int | None) -> np.ndarray:
     for i in order:
         x = float(flat[i])
         if not x <= before * (1 + AGREE):
-            known = Fraction(x) if digits is None else Fraction(f"{x:.{digits - 1}e}")
+            known = rounded(x, digits)
         out[i], before = known, x
     return out.reshape(values.shape)
 

@@ -112,11 +112,11 @@ def attack(
         return found(*_tamest(batch, values))
     order = np.argsort(values)[: min(restarts, tried)]
     designs, parameters = jax.tree.map(lambda leaf: leaf[order], drawn_from)
-    lowest, best = descend(partial(_guarded, margin, conditions, domain), designs, parameters, steps)
+    lowest, best = descend(partial(guarded, margin, conditions, domain), designs, parameters, steps)
     lowest = np.where(np.isnan(lowest), np.inf, lowest)
     batch = assemble_all(domain, designs, best)
     k = int(np.argmin(lowest))
-    closest = _tamest(batch, lowest) if (lowest < 0).any() else (float(lowest[k]), _pick(batch, k))
+    closest = _tamest(batch, lowest) if (lowest < 0).any() else (float(lowest[k]), pick(batch, k))
     return found(*closest, descended=True)
 
 
@@ -160,15 +160,16 @@ def _tamest(batch: Any, values: np.ndarray) -> tuple[float, Any, tuple[tuple[flo
     floats = [np.asarray(leaf) for leaf in jax.tree.leaves(batch) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     finite = [np.where(np.isfinite(leaf), np.abs(leaf), 0).reshape(len(values), -1).max(axis=1) for leaf in floats]
     order = np.argsort(np.where(broken, np.max(finite, axis=0), np.inf))[: min(CANDIDATES, int(broken.sum()))]
-    (margin, one), *others = [(float(values[k]), _pick(batch, int(k))) for k in order]
+    (margin, one), *others = [(float(values[k]), pick(batch, int(k))) for k in order]
     return margin, one, tuple(others)
 
 
-def _pick(batch: Any, k: int) -> Any:
+def pick(batch: Any, k: int) -> Any:
+    """The k-th instance of a batch, in NumPy."""
     return jax.tree.map(lambda leaf: np.asarray(leaf[k]), batch)
 
 
-def _guarded(margin: Margin, hypotheses: tuple[Margin, ...], domain: Domain, design: Any, parameters: Any) -> jax.Array:
+def guarded(margin: Margin, hypotheses: tuple[Margin, ...], domain: Domain, design: Any, parameters: Any) -> jax.Array:
     """The margin of a design and its parameters, +inf where a hypothesis fails: what `descend` minimises."""
     one = domain.complete(domain.assemble(design, parameters))
     return jnp.where(hold(hypotheses, one), margin(one), jnp.inf)

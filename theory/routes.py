@@ -7,6 +7,7 @@ and does not hold. A route applies to a statement if its claim has the part that
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -17,7 +18,7 @@ from theory import rationals
 from theory import symbolic as proofs
 from theory.certificate import certify
 from theory.rationals import RationalInstance
-from theory.refute import Attack, attack, confirmed
+from theory.refute import Attack, attack, confirmed, pick
 from theory.statement import (
     Claim,
     Domain,
@@ -105,7 +106,7 @@ def autodiff(statement: Statement, population: Any, *, claim: Claim | None = Non
 def _over_population(route: str, statement: Statement, margin: Margin, population: Any) -> Evidence:
     start = time.perf_counter()
     values = np.where(hold_on(statement.conditions, population), margins_on(margin, population), np.inf)
-    return _evidence(route, values, lambda k: jax.tree.map(lambda leaf: np.asarray(leaf[k]), population), start)
+    return _evidence(route, values, partial(pick, population), start)
 
 
 # --- sweeps ----------------------------------------------------------------------------------------------------------

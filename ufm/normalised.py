@@ -23,6 +23,11 @@ KINDS = ("rms", "layer")
 """The norms known by name."""
 
 
+def as_seen(h: Float[Array, "*n d"], kind: str) -> Float[Array, "*n d"]:
+    """What a norm of this kind scales to unit size: for "layer" h less its mean, for "rms" h itself."""
+    return h - jnp.mean(h, axis=-1, keepdims=True) if kind == "layer" else h
+
+
 def norm(
     h: Float[Array, "*n d"],
     gamma: Float[Array, " d"] | None = None,
@@ -44,8 +49,7 @@ def norm(
         ValueError: an unknown kind.
     """
     require(kind in KINDS, "kind", f"one of {KINDS}", repr(kind))
-    if kind == "layer":
-        h = h - jnp.mean(h, axis=-1, keepdims=True)
+    h = as_seen(h, kind)
     out = h / jnp.sqrt(jnp.mean(h * h, axis=-1, keepdims=True) + eps)
     out = out if gamma is None else gamma * out
     return out if bias is None else out + bias

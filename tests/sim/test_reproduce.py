@@ -9,14 +9,22 @@ import xarray as xr
 
 from sim.figures import FIGURES
 from sim.refute import replay
+from sim.reproduce import reproduce
 from sim.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json, verify
 from theory import REGISTRY
 from theory.routes import applies
 
 SOME = ("theorem-3.6.target", "theorem-3.8", "N1", "N7")
-"""The statements of the run, see `conftest`."""
+"""The statements of the run: one of each kind."""
 
 pytestmark = pytest.mark.xdist_group("reproduction")
+
+
+@pytest.fixture(scope="module")
+def reproduction(tmp_path_factory):
+    """A run with few random instances, and its folder."""
+    folder = tmp_path_factory.mktemp("out")
+    return reproduce(folder, seed=1, instances=60, statements=SOME), folder
 
 
 def test_statements_hold(reproduction):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from theory import tilting
 from theory.instance import Instance
@@ -23,8 +24,8 @@ def _not_constant(one: Instance):
     return jnp.where(tilting.is_constant(one.log_p, one.log_odds), -1.0, 1.0)
 
 
-def _spreads(one: Instance):
-    """The extremes of every token's log-probability after the contexts of its own concept, and after all others."""
+def spreads(one: Instance) -> tuple[Float[Array, " V"], ...]:
+    """Of each token, the least and the largest log-probability after its own concept's contexts, and after all others."""
     log_p, own = one.log_p, one.inside
     a_low = jnp.min(jnp.where(own, log_p, jnp.inf), axis=0)
     a_high = jnp.max(jnp.where(own, log_p, -jnp.inf), axis=0)
@@ -33,18 +34,29 @@ def _spreads(one: Instance):
     return a_low, a_high, b_low, b_high
 
 
-_EXACT = 1e-9
+EXACT = 1e-9
 """Log-probabilities this close count as equal: tables come through a softmax."""
 
 
+def varies(low: Float[Array, " V"], high: Float[Array, " V"]) -> Float[Array, ""]:
+    """Positive where some token has two values that are not equal."""
+    return jnp.max(jnp.where(high > low, high - low, 0)) - EXACT
+
+
+def likelier(one: Instance) -> Float[Array, ""]:
+    """Positive where every token is likelier after each context of its own concept than after any other."""
+    a_low, _, _, b_high = spreads(one)
+    return jnp.min(a_low - b_high)
+
+
 def _separated(one: Instance):
-    a_low, _, b_low, b_high = _spreads(one)
-    return jnp.minimum(jnp.min(a_low - b_high), _EXACT - jnp.max(jnp.where(b_high > b_low, b_high - b_low, 0)))
+    _, _, b_low, b_high = spreads(one)
+    return jnp.minimum(likelier(one), -varies(b_low, b_high))
 
 
 def _assumption_1(one: Instance):
-    a_low, a_high, _, _ = _spreads(one)
-    return jnp.minimum(_separated(one), _EXACT - jnp.max(jnp.where(a_high > a_low, a_high - a_low, 0)))
+    a_low, a_high, _, _ = spreads(one)
+    return jnp.minimum(_separated(one), -varies(a_low, a_high))
 
 
 def _resolved(one: Instance):

@@ -276,11 +276,10 @@ def _one_bump_everywhere() -> Claim:
         one = _unbiased(one)
         bends = one.arc
 
-        def log_odds(theta):
-            log_q = jax.nn.log_softmax(one.decode(arc.alpha_of_theta(bends, theta)))
-            return log_q
+        def log_q(theta):
+            return jax.nn.log_softmax(one.decode(arc.alpha_of_theta(bends, theta)))
 
-        steep = jax.vmap(lambda theta: slope(log_odds, theta))(jnp.asarray(_FINE))
+        steep = jax.vmap(lambda theta: slope(log_q, theta))(jnp.asarray(_FINE))
         return 1.5 - jnp.max(rises_then_falls(jnp.where(jnp.abs(steep) > 1e-6, steep, 0)))
 
     def sweep(swept: MeasuredNorm):
