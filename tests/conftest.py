@@ -1,5 +1,7 @@
 """Fixtures that are dear to build, shared by all tests of a process."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ import theory.gallery
 import ufm
 from theory import routes
 from theory.statement import TABLES
+
+# As the command line does, before the first computation: most of what tests cost is compilation.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 
 @pytest.fixture(autouse=True)

@@ -157,7 +157,7 @@ def limiting(
     The autodiff route integrates the derivative from 0 until the curve has settled: the limit is what it adds up to.
     """
     tolerance = 1e-7
-    panels, nodes, longest = 150, 8, 600.0
+    panels, nodes, longest = 50, 8, 200.0
 
     def start(one):
         return increases(one, events, closed_form_curves(one, events, jnp.zeros(1))[:, 0])

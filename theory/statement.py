@@ -22,7 +22,10 @@ from theory.symbolic import Identity
 
 Margin = Callable[[Any], Float[Array, ""]]
 
-compiled_quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+_LITTLE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+_SOME = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+
+compiled_quickly = partial(jax.jit, compiler_options=_LITTLE)
 """`jax.jit` for programs that run once or a few times, on small instances: compilation is most of what checking costs."""
 
 
@@ -193,7 +196,7 @@ def _margins(margin: Margin, batch: Any) -> Float[Array, " n"]:
 
 
 _margins_soon = partial(compiled_quickly, static_argnums=0)(_margins)
-_margins_fast = partial(jax.jit, static_argnums=0)(_margins)
+_margins_fast = partial(jax.jit, static_argnums=0, compiler_options=_SOME)(_margins)
 
 
 @partial(compiled_quickly, static_argnums=(0, 1))
@@ -218,4 +221,4 @@ def _assemble(domain: Domain, designs: Any, parameters: Any) -> Any:
 
 
 _assemble_soon = partial(compiled_quickly, static_argnums=0)(_assemble)
-_assemble_fast = partial(jax.jit, static_argnums=0)(_assemble)
+_assemble_fast = partial(jax.jit, static_argnums=0, compiler_options=_SOME)(_assemble)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, exit codes, one-line errors."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -29,6 +30,21 @@ def test_help_names_the_options(monkeypatch, capsys, command):
 def test_help_does_not_load_jax():
     script = "import sys, sim.cli; assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_compiled_programs_are_kept(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XLA"))}
+    command = [sys.executable, "-m", "sim.cli", "verify", "N1", "--routes", "instances", "--instances", "9"]
+    subprocess.run(command, check=True, env={**environment, "XDG_CACHE_HOME": str(tmp_path)}, capture_output=True)
+    assert any(path.name.startswith("jit__margins") for path in (tmp_path / "ufm").iterdir())
+
+
+def test_variables_that_are_set_are_left_alone(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=nowhere")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    cli.compile_little_and_once()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=nowhere"
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"].endswith("ufm")
 
 
 def test_verify_writes_verdicts(monkeypatch, capsys, tmp_path):

@@ -55,13 +55,15 @@ def _logits_move_by(tex: str, identities, share_of_negatives: float) -> Claim:
         slopes = slope(lambda alpha: steer(model, contexts, v, alpha), jnp.ones(()))
         return 1e-12 - largest_error(slopes, move(one.contrast, unsteered)) / _scale(one)
 
+    @compiled_quickly
+    def largest(model, contrast, v, alphas):
+        unsteered = logits(model)
+        steered = sweep(model, jnp.arange(unsteered.shape[0]), v, alphas, lambda row, _: row)
+        return largest_error(steered, unsteered[:, None] + alphas[:, None] * move(contrast, unsteered))
+
     def measured(swept: Measured):
         assert isinstance(swept.model, UFM)
-        unsteered = logits(swept.model)
-        contexts = jnp.arange(unsteered.shape[0])
-        steered = sweep(swept.model, contexts, swept.v, jnp.asarray(swept.alphas[::50]), lambda row, _: row)
-        predicted = unsteered[:, None] + swept.alphas[::50, None] * move(swept.instance.contrast, unsteered)
-        return 1e-10 - float(largest_error(steered, predicted))
+        return 1e-10 - float(largest(swept.model, swept.instance.contrast, swept.v, jnp.asarray(swept.alphas[::50])))
 
     return Claim(tex, instances, autodiff, measured, identities=identities)
 

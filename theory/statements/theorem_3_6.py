@@ -21,7 +21,7 @@ from theory.statements.hypotheses import chosen
 
 # --- tanh ------------------------------------------------------------------------------------------------------------
 
-_STEPS, _NODES, _REACH = 16, 12, 16.0
+_STEPS, _NODES, _REACH = 16, 8, 16.0
 
 
 def slopes(one: Instance, alpha, events: Events = concepts):
@@ -36,7 +36,7 @@ def slopes(one: Instance, alpha, events: Events = concepts):
 def _nu(one: Instance, edges, nodes: int, events):
     """``nu_j(alpha) = integral of (mu_C - mu_{C^c}) from 0 to alpha`` at each of `edges`, which start at 0: ``[m, K, E]``.
 
-    Gauss-Legendre quadrature with `nodes` points between consecutive edges: no antiderivative is assumed. 12 are enough
+    Gauss-Legendre quadrature with `nodes` points between consecutive edges: no antiderivative is assumed. 8 are enough
     between edges 2/R apart, 4 on the fine grid of a sweep.
     """
     points, weights = np.polynomial.legendre.leggauss(nodes)
