@@ -277,9 +277,10 @@ def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Datase
 
     Returns:
         probability, fraction ``(context, token)``, log_odds, in_target ``(token)``, role, shown ``(context)``, curve
-        ``(context, alpha, token)`` with alpha in units of 1/R.
+        ``(context, alpha, token)`` with alpha in units of 1/R (of 1 where M is constant).
     """
     one = rationals.to_floats(exact)
+    moves = bool(one.range > 0)
     slopes = compiled_quickly(jax.grad(lambda log_p: margin(dataclasses.replace(one, log_p=log_p))))(one.log_p)
     weight = np.abs(np.nan_to_num(np.asarray(slopes), posinf=0, neginf=0)).sum(axis=1)
     groups: dict[Any, list[int]] = {}
@@ -289,7 +290,7 @@ def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Datase
     first = [group[0] for group in contexts]
     telling = sorted(range(len(contexts)), key=lambda k: -weight[contexts[k]].sum())[:shown]
     alphas = np.linspace(-64, 64, 2049)
-    curve = np.exp(np.asarray(closed_form_curves(one, TOKENS, jnp.asarray(alphas) / one.range)))[first]
+    curve = np.exp(np.asarray(closed_form_curves(one, TOKENS, jnp.asarray(alphas) / (one.range if moves else 1))))[first]
     # As wide as it takes for the curves to settle.
     ends = (curve[telling][:, :1], curve[telling][:, -1:])
     for width in (8, 16, 32, 64):
@@ -308,7 +309,10 @@ def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Datase
             "shown": ("context", np.isin(np.arange(len(first)), telling)),
             "curve": (("context", "alpha", "token"), curve[:, kept]),
         },
-        coords={"context": [", ".join(map(str, group)) for group in contexts], "alpha": alphas[kept]},
+        coords={
+            "context": [", ".join(map(str, group)) for group in contexts],
+            "alpha": ("alpha", alphas[kept], {"units": "1/R" if moves else "1"}),
+        },
     )
 
 

@@ -418,7 +418,9 @@ def _product(a: arb, n: int) -> arb:
     return _ONE if out is None else out
 
 
-def _pow(a: arb, b: arb) -> arb:
+def _pow(a: arb, b: arb | int) -> arb:
+    if isinstance(b, int):
+        return _power(a, b)
     n = b.unique_fmpz() if b.is_exact() and b.is_finite() else None
     return _power(a, int(n)) if n is not None and abs(n) < 2**16 else a**b
 

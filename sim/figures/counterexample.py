@@ -29,7 +29,8 @@ def counterexample(data: xr.Dataset) -> Figure:
         panels = left.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
         for axes, k in zip(panels, range(count), strict=True):
             _curves(axes, shown.isel(context=k))
-        panels[-1].set_xlabel("steering strength $\\alpha$, in units of $1/R$")
+        in_units = ", in units of $1/R$" if data["alpha"].attrs["units"] == "1/R" else ""
+        panels[-1].set_xlabel(f"steering strength $\\alpha${in_units}")
         handles = [
             Line2D([], [], color=TARGET, label="target tokens"),
             Line2D([], [], color=OFF_TARGET, label="off-target tokens"),

@@ -12,6 +12,7 @@ import pytest
 
 import sim.refute
 from sim import cli
+from sim.figures.counterexample import counterexample
 from theory import REGISTRY, gallery, norms, rationals
 from theory.statement import compiled_quickly
 
@@ -140,6 +141,32 @@ def test_replay_sees_what_has_changed(ufm, tmp_path, change, code):
     got, out, _ = ufm("replay", "leads.json")
     assert got == code
     assert ("the counterexample stands" in out, "the counterexample does not stand" in out) == (code == 0, code == 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_false_twin_falls_by_the_command_and_is_replayed(monkeypatch, capsys, tmp_path, name):
+    """With the search as users have it, not a short one."""
+    monkeypatch.chdir(tmp_path)
+
+    def ufm(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ufm", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, capsys.readouterr().out
+
+    code, out = ufm("refute", name, "--twin")
+    assert (code, "refuted: confirmed" in out) == (1, True)
+    code, out = ufm("replay", f"out/refute/{name}-twin.json")
+    assert (code, "the counterexample stands" in out) == (0, True)
+
+
+def test_curves_of_an_instance_on_which_steering_does_nothing_are_flat():
+    constant = replace(RARE, p=(RARE.p[0], RARE.p[0]))
+    shown = sim.refute.curves(constant, lambda one: one.p[0, 0])
+    assert shown["alpha"].attrs["units"] == "1"
+    np.testing.assert_allclose(np.ptp(shown["curve"].values, axis=1), 0, atol=1e-12)
+    assert r"steering strength $\alpha$" in [axes.get_xlabel() for axes in counterexample(shown).axes]
 
 
 def test_a_false_twin_of_a_statement_about_norms_is_kept_in_floats(ufm, tmp_path):
