@@ -33,7 +33,8 @@ class Fit:
     """A trained model and how it got there.
 
     Attributes:
-        model: the parameters after the last step, of the type of those before the first.
+        model: the parameters of the lowest gap, of the type of those before the first step. Where rounding is all that is
+            left, or a step size is too large, later ones can be far worse.
         gaps: the gap to the corpus entropy before the first step and after each, ``[steps + 1]`` nats.
         entropy: the lower bound of the cross-entropy, nats.
         converged: whether the gap reached the tolerance.
@@ -51,8 +52,8 @@ class Fit:
 
     @property
     def gap(self) -> float:
-        """The last gap, nats."""
-        return float(self.gaps[-1])
+        """The gap of the model, nats: the lowest of all (NaN if there was no other)."""
+        return float(np.fmin.reduce(self.gaps))
 
     @property
     def steps(self) -> int:
@@ -101,7 +102,7 @@ def fit(
     transformation = optax.with_extra_args_support(optimizer)
     model, gaps, steps, bound = _train(start, corpus, tolerance, max_steps, patience, transformation)
     curve = np.asarray(gaps)[: int(steps) + 1]
-    return Fit(model=model, gaps=curve, entropy=float(bound), converged=bool(curve[-1] <= tolerance))
+    return Fit(model=model, gaps=curve, entropy=float(bound), converged=bool(np.fmin.reduce(curve) <= tolerance))
 
 
 @partial(jax.jit, static_argnames=("max_steps", "patience", "optimizer"))
@@ -119,25 +120,24 @@ def _train(
     value_and_grad = jax.value_and_grad(objective)
 
     def unfinished(carry):
-        _, _, value, step, _, _, best_step = carry
+        _, _, value, step, _, _, _, best_step = carry
         # The gap is never negative, so NaN (a diverged run) is the only value for which the first comparison fails.
         return (value > tolerance) & (step <= max_steps) & (step - best_step <= patience)
 
     def advance(carry):
         """Evaluate the model, then step away from it: one evaluation in the program, which is most of what compiles."""
-        model, state, _, step, curve, best, best_step = carry
+        model, state, _, step, curve, best, best_model, best_step = carry
         value, grad = value_and_grad(model)
         updates, state = optimizer.update(grad, state, model, value=value, grad=grad, value_fn=objective)
         better = value < best
         best, best_step = jnp.where(better, value, best), jnp.where(better, step, best_step)
-        stop = ~unfinished((model, state, value, step + 1, curve, best, best_step))
-        moved = optax.apply_updates(model, updates)
-        model = jax.tree.map(lambda old, new: jnp.where(stop, old, new), model, moved)
-        return model, state, value, step + 1, curve.at[step].set(value), best, best_step
+        best_model = jax.tree.map(lambda old, new: jnp.where(better, new, old), best_model, model)
+        model = optax.apply_updates(model, updates)
+        return model, state, value, step + 1, curve.at[step].set(value), best, best_model, best_step
 
     infinite = jnp.full((), jnp.inf, start.H.dtype)
     curve = jnp.full(max_steps + 1, jnp.nan, start.H.dtype)
     zero = jnp.asarray(0)
-    carry = (start, optimizer.init(start), infinite, zero, curve, infinite, zero)
-    model, _, _, evaluations, curve, _, _ = lax.while_loop(unfinished, advance, carry)
+    carry = (start, optimizer.init(start), infinite, zero, curve, infinite, start, zero)
+    _, _, _, evaluations, curve, _, model, _ = lax.while_loop(unfinished, advance, carry)
     return model, curve, evaluations - 1, entropy(corpus)

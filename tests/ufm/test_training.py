@@ -107,7 +107,15 @@ def test_a_diverging_run_stops(small_corpus):
     result = fit(small_corpus, optimizer=optax.sgd(1e200), d=3, max_steps=50)
     assert not result.converged
     assert result.steps < 50
-    assert not np.isfinite(result.gap)
+    assert not np.isfinite(result.gaps[-1])
+
+
+def test_the_model_is_that_of_the_lowest_gap(small_corpus):
+    """Here the step size grows at some point, and the gap with it."""
+    optimizer = optax.sgd(lambda step: jnp.where(step < 20, 0.5, 1e3))
+    result = fit(small_corpus, optimizer=optimizer, d=3, max_steps=25)
+    assert result.gap == result.gaps.min() < 1e-3 * result.gaps[-1]
+    assert float(gap(result.model, small_corpus)) == pytest.approx(result.gap, rel=1e-12)
 
 
 @pytest.mark.parametrize(
