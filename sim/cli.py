@@ -57,7 +57,9 @@ def reproduce(out: Out = Path("out"), seed: Seed = 0, instances: Instances = 1_0
 def verify(
     statements: Annotated[list[str] | None, typer.Argument(help="Ids such as theorem-3.8; all if left out.")] = None,
     json: Json = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write verdicts.json into.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for verdicts.json, the same data; none is written if left out.")
+    ] = None,
     seed: Seed = 0,
     instances: Instances = 1_000,
     routes: Annotated[
@@ -85,10 +87,17 @@ def refute(
     target: Annotated[str, typer.Argument(help="FILE.py:NAME, a margin function of an instance; or a statement's id.")],
     needs: Annotated[
         str | None,
-        typer.Option(help="Hypotheses, separated by commas; not-constant,positive or the statement's own if left out."),
+        typer.Option(
+            help="Hypotheses, separated by commas: A1, A2, separated, not-constant, positive, resolved, small-noise; "
+            "not-constant,positive or the statement's own if left out."
+        ),
     ] = None,
     families: Annotated[
-        str | None, typer.Option(help="Families of random tables, separated by commas; those with a target if left out.")
+        str | None,
+        typer.Option(
+            help="Families of random tables, separated by commas: uniform, weighted, tied, per-context-a, "
+            "per-context-b, mixed, free; the first four if left out."
+        ),
     ] = None,
     twin: Annotated[bool, typer.Option("--twin", help="Attack the statement's false twin instead.")] = False,
     seed: Seed = 0,

@@ -80,7 +80,12 @@ class Conjecture:
 
 
 def conjecture(
-    target: str, needs: Sequence[str] | None = None, *, twin: bool = False, route: str = "instances"
+    target: str,
+    needs: Sequence[str] | None = None,
+    *,
+    twin: bool = False,
+    route: str = "instances",
+    folders: Sequence[Path] = (),
 ) -> Conjecture:
     """The conjecture of a name, checked without evaluating it on an instance.
 
@@ -89,6 +94,7 @@ def conjecture(
         needs: names of hypotheses; by default those of the statement, or `NEEDS`.
         twin: the false twin of the statement.
         route: "autodiff" for that margin of the statement's; any other stands for the margin from closed forms.
+        folders: where to look for the file, in this order, if it is not where its name says.
 
     Raises:
         ValueError: an unknown id or hypothesis; a file that does not exist or does not import; a name that it has not, or
@@ -96,7 +102,7 @@ def conjecture(
     """
     if ".py" in target:
         require(not twin, "twin", "the id of a statement, which has a false twin", repr(target))
-        margin, domain = _margin_in_file(target), _BARE_TABLES
+        margin, domain = _margin_in_file(target, folders), _BARE_TABLES
         own: Sequence[str] = NEEDS
     else:
         statement = find(target, REGISTRY)
@@ -111,17 +117,19 @@ def conjecture(
     return Conjecture(target, margin, domain, {name: known[name] for name in chosen}, twin)
 
 
-def _margin_in_file(target: str) -> Margin:
+def _margin_in_file(target: str, folders: Sequence[Path]) -> Margin:
     """The function that "FILE.py:NAME" names."""
     name_of_file, _, name = target.rpartition(":")
     require(name_of_file.endswith(".py") and bool(name), "conjecture", "FILE.py:NAME", repr(target))
     path = Path(name_of_file)
+    path = next((one for one in (path, *(folder / path for folder in folders)) if one.is_file()), path)
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     try:
         source = path.read_bytes()
     except OSError as error:
-        require(False, "conjecture", "a file that can be read", f"{str(path)!r} ({error.strerror})")
+        elsewhere = f", nor in {folders[0]} or above it" if folders else ""
+        require(False, "conjecture", "a file that can be read", f"{str(path)!r} ({error.strerror}{elsewhere})")
     try:
         # Compiled here, not imported: nothing is left beside the user's file, and what is read is what is there now.
         exec(compile(source, str(path), "exec"), vars(module))
@@ -487,12 +495,16 @@ class Replay:
     exact: dict[str, Confirmation | str]
 
     @property
-    def stands(self) -> bool:
-        """A counterexample: whether it is one in ball arithmetic. Any other instance: whether the margin has its sign."""
+    def stands(self) -> bool | None:
+        """A counterexample: whether it is one in ball arithmetic, None if a sign that it takes is not decided there.
+
+        Any other instance: whether the margin has the sign that the file says.
+        """
         if self.kept.enclosure is None:
             return _sign(self.floats["margin"]) == _sign(self.kept.margin)
         signs = {name: one.sign if isinstance(one, Confirmation) else 0 for name, one in self.exact.items()}
-        return all(sign == (-1 if name == "margin" else 1) for name, sign in signs.items())
+        as_said = [sign * (-1 if name == "margin" else 1) for name, sign in signs.items()]
+        return None if 0 in as_said and -1 not in as_said else min(as_said) > 0
 
     @property
     def answer(self) -> str:
@@ -504,7 +516,9 @@ class Replay:
             words = exact if isinstance(exact, str) else f"exactly {_enclosure(exact)}"
             lines.append(f"  {name:<{width}}  {value:+.6g} in floating point, {words}")
         what = "the counterexample" if self.kept.enclosure else f"the recorded margin, {self.kept.margin:+.6g},"
-        return "\n".join([*lines, f"{what} {'stands' if self.stands else 'does not stand'}"])
+        undecided = "is neither confirmed nor disproved: exact arithmetic does not decide a sign"
+        verdict = undecided if self.stands is None else "stands" if self.stands else "does not stand"
+        return "\n".join([*lines, f"{what} {verdict}"])
 
 
 def replay(path: str | Path) -> Replay:
@@ -515,7 +529,8 @@ def replay(path: str | Path) -> Replay:
     """
     with jax.enable_x64(True):
         kept = read_instance(path)
-        target = conjecture(kept.target, kept.needs, twin=kept.twin, route=kept.route)
+        folders = Path(path).absolute().parents
+        target = conjecture(kept.target, kept.needs, twin=kept.twin, route=kept.route, folders=list(folders))
         exact, one = kept.instance, kept.instance
         if isinstance(exact, RationalInstance):
             one = rationals.to_floats(exact)

@@ -184,6 +184,8 @@ def as_table(verdicts: Sequence[Verdict]) -> str:
         found = {one.route: one for one in verdict.evidence}
         lines.append((f"{verdict.statement.id:<24}" + " ".join(_cell(found.get(route)) for route in shown)).rstrip())
     lines.append("cells: verdict, how many were checked, worst margin (positive where the statement holds)")
+    counted = {"symbolic": "identities", "certificate": "inequalities, each on a whole interval"}
+    lines += [f"{route}: {what}" for route, what in counted.items() if route in shown]
     return "\n".join(lines)
 
 

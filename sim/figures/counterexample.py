@@ -42,9 +42,10 @@ def counterexample(data: xr.Dataset) -> Figure:
 
 def _curves(axes: Axes, one: xr.Dataset) -> None:
     alphas, curves = one["alpha"].values, one["curve"].values
-    # Target tokens are drawn last, so that they stay visible where curves meet.
+    # Target tokens are drawn last, and dashed where they share a curve with others, so that both stay visible.
     for z in np.argsort(one["in_target"].values, kind="stable").tolist():
-        axes.plot(alphas, curves[:, z], color=_colour(one, z), linewidth=1.4)
+        mixed = one["in_target"][z] and len({_colour(one, y) for y in _sharing(curves, z)}) > 1
+        axes.plot(alphas, curves[:, z], color=_colour(one, z), linewidth=1.4, dashes=(4, 4) if mixed else ())
     axes.axvline(0, color=INK, linewidth=0.6)
     axes.set(
         xlim=(alphas[0], alphas[-1]),
@@ -62,22 +63,29 @@ def _name_curves(axes: Axes, one: xr.Dataset) -> None:
     alphas, curves = one["alpha"].values, one["curve"].values
     edge = 0.93 * alphas[-1]
     for z in range(curves.shape[1]):
-        same = [y for y in range(curves.shape[1]) if np.allclose(curves[:, y], curves[:, z], atol=1e-3)]
+        same = _sharing(curves, z)
         top = np.abs(alphas - np.clip(alphas[curves[:, z].argmax()], -edge, edge)).argmin()
         height = curves[top, z]
         above = np.delete(curves[top], same) - height
         crowded = ((above > -0.02) & (above < 0.2)).any()
+        colours = {_colour(one, y) for y in same}
+        side = "left" if alphas[top] < -edge / 2 else "right" if alphas[top] > edge / 2 else "center"
         if z == same[0] and height > 0.08 and not crowded:
             axes.annotate(
                 f"${','.join(map(str, same))}$",
                 (alphas[top], height),
                 xytext=(0, 1.5),
                 textcoords="offset points",
-                ha="center",
+                ha=side,
                 va="bottom",
                 fontsize=7.5,
-                color=_colour(one, z),
+                color=colours.pop() if len(colours) == 1 else INK,
             )
+
+
+def _sharing(curves: np.ndarray, z: int) -> list[int]:
+    """The tokens whose curves one cannot tell from that of z, z among them."""
+    return [y for y in range(curves.shape[1]) if np.allclose(curves[:, y], curves[:, z], atol=1e-3)]
 
 
 def _table(axes: Axes, data: xr.Dataset) -> None:

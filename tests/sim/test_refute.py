@@ -13,7 +13,8 @@ import pytest
 import sim.refute
 from sim import cli
 from sim.figures.counterexample import counterexample
-from theory import REGISTRY, gallery, norms, rationals
+from theory import REGISTRY, Instance, gallery, norms, rationals
+from theory.population import FAMILIES
 from theory.statement import compiled_quickly
 
 PAGE = Path(__file__).parents[2] / "docs" / "conjectures.md"
@@ -141,6 +142,42 @@ def test_replay_sees_what_has_changed(ufm, tmp_path, change, code):
     got, out, _ = ufm("replay", "leads.json")
     assert got == code
     assert ("the counterexample stands" in out, "the counterexample does not stand" in out) == (code == 0, code == 1)
+
+
+@pytest.mark.usefixtures("mine")
+def test_replay_finds_the_function_beside_the_file_or_above_it(ufm, tmp_path, monkeypatch):
+    kept = sim.refute.Kept(RARE, "mine.py:leads", -2.1, ("positive",), route="refutation", enclosure=(-2.2, -2.1))
+    (tmp_path / "some" / "where").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    file = sim.refute.write_instance(tmp_path / "some" / "where" / "leads.json", kept)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert ufm("replay", str(file))[0] == 0
+    (tmp_path / "mine.py").rename(tmp_path / "moved.py")
+    code, _, err = ufm("replay", str(file))
+    assert (code, f"nor in {file.parent} or above it" in err) == (2, True)
+
+
+def test_replay_says_that_a_tie_is_not_decided(ufm, tmp_path):
+    """The condition is a tie in the first context: the share of the target is one half there."""
+    (tmp_path / "half.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def half(one): return jnp.min(jnp.where(one.p[:, 0] + one.p[:, 1] >= 0.5, -one.range, jnp.inf))\n"
+    )
+    kept = sim.refute.Kept(RARE, "half.py:half", -2.1, ("positive",), route="refutation", enclosure=(-2.2, -2.1))
+    sim.refute.write_instance(tmp_path / "half.json", kept)
+    code, out, _ = ufm("replay", "half.json")
+    assert (code, "is neither confirmed nor disproved" in out) == (1, True)
+
+
+def test_the_page_names_all_that_a_conjecture_can_need_and_be_made_of():
+    page = PAGE.read_text()
+    needs = {name for one in REGISTRY.values() if one.domain.name == "tables" for name in one.hypotheses}
+    assert all(f"| `{name}` |" in page for name in needs)
+    assert all(f"`{name}`" in page or f"{name}," in page or f",{name}`" in page for name in FAMILIES)
+    assert all(
+        hasattr(Instance, name) or name in Instance.__annotations__
+        for name in re.findall(r"^\| `(\w+)`", page.split("## Options")[0], re.M)
+    )
 
 
 @pytest.mark.slow
