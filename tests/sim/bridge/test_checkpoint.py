@@ -1,0 +1,272 @@
+"""Checkpoints in every format, whole and damaged: what is loaded is right, and what is not whole is refused by name."""
+
+import json
+import shutil
+
+import gguf
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import serialization
+from safetensors.numpy import load_file, save_file
+
+from sim.bridge.checkpoint import Msgpack, Safetensors, fill, open_folder
+from sim.bridge.decoder import shapes
+from sim.bridge.gguf_file import Gguf
+from sim.bridge.language_model import load
+
+from . import references
+
+
+def parameters(folder):
+    return fill(*open_folder(folder), progress=False)
+
+
+def same(left, right, rtol=0.0):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_allclose(value, right[name], rtol=rtol, err_msg=name)
+
+
+@pytest.fixture
+def llama(checkpoint, tmp_path):
+    """A copy of a small model that tests may damage."""
+    shutil.copytree(checkpoint("llama, grouped, tied"), tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+# --- formats ---------------------------------------------------------------------------------------------------------
+
+
+def test_shards_are_as_good_as_one_file(llama):
+    expected, tensors = parameters(llama), load_file(llama / "model.safetensors")
+    names = sorted(tensors)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, listed in shards.items():
+        save_file({name: tensors[name] for name in listed}, llama / file)
+    (llama / "model.safetensors").unlink()
+    index = {"weight_map": {name: file for file, listed in shards.items() for name in listed}}
+    (llama / "model.safetensors.index.json").write_text(json.dumps(index))
+    same(parameters(llama), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_weights_in_other_types(llama, dtype):
+    expected, tensors = parameters(llama), load_file(llama / "model.safetensors")
+    save_file({name: value.astype(dtype) for name, value in tensors.items()}, llama / "model.safetensors")
+    for name, value in parameters(llama).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-2, atol=1e-6)
+    small = load(llama, dtype=dtype, progress=False)
+    kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(jax.tree.map(lambda x: x, parameters(llama)))}
+    assert kinds == {"float32"}
+    assert small.decoder.embedding[...].dtype == dtype
+    assert small.decoder.norm[...].dtype == np.float32
+
+
+def test_gemma_inside_a_multimodal_checkpoint_by_either_name(checkpoint, tmp_path):
+    folder = checkpoint("gemma3 among images")
+    expected, tensors = parameters(folder), load_file(folder / "model.safetensors")
+    assert any(name.startswith("model.vision_tower.") for name in tensors)
+    shutil.copytree(folder, tmp_path / "older")
+    renamed = {
+        name.replace("model.language_model.", "language_model.model.").replace("model.vision_tower.", "vision_tower."): value
+        for name, value in tensors.items()
+    }
+    save_file(renamed, tmp_path / "older" / "model.safetensors")
+    same(parameters(tmp_path / "older"), expected)
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_flax_gpt2(checkpoint, tmp_path, prefix):
+    """Flax has matrices the other way round, and its own names for embeddings and gains."""
+    folder = checkpoint("gpt2")
+    tree = {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        path = (prefix + name.removeprefix("transformer.")).split(".")
+        kind = {"wte": "embedding", "wpe": "embedding"}.get(path[-2], "scale" if path[-2].startswith("ln_") else "kernel")
+        path[-1] = kind if path[-1] == "weight" else path[-1]
+        node = tree
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = value.T if kind == "kernel" and value.ndim == 2 else value
+    shutil.copy(folder / "config.json", tmp_path)
+    (tmp_path / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(tree))
+    same(parameters(tmp_path), parameters(folder))
+
+
+def write_gguf(path, folder, kind=gguf.GGMLQuantizationType.F32, change=None):
+    """A small Llama as llama.cpp writes it: rows of queries and keys in pairs."""
+    config = json.loads((folder / "config.json").read_text())
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(10_000.0)
+    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+    names |= {
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    names |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "model.layers": "blk"}
+    names |= {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
+    for name, value in load_file(folder / "model.safetensors").items():
+        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(name.split(".")[-2])
+        if heads:
+            value = value.reshape(heads, 2, -1, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        chosen = kind if value.ndim == 2 and value.shape[1] % 32 == 0 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quantize(value, chosen), raw_dtype=chosen)
+    if change:
+        change(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "rtol"), [("F32", 0), ("F16", 2e-3), ("BF16", 2e-2), ("Q8_0", 0.02), ("Q4_0", 0.2), ("Q4_1", 0.2)]
+)
+def test_gguf(checkpoint, tmp_path, kind, rtol):
+    folder = checkpoint("llama, grouped, tied")
+    file = Gguf(write_gguf(tmp_path / "model.gguf", folder, gguf.GGMLQuantizationType[kind]))
+    expected, (architecture, _) = parameters(folder), open_folder(folder)
+    assert {**vars(file.architecture), "eps": 0} == {**vars(architecture), "eps": 0}
+    assert file.architecture.eps == pytest.approx(architecture.eps, rel=1e-6)
+    for name, value in fill(file.architecture, file, progress=False).items():
+        largest = np.abs(expected[name]).max()
+        np.testing.assert_allclose(value, expected[name], atol=float(rtol * largest), rtol=0, err_msg=name)
+
+
+# --- what is not whole -----------------------------------------------------------------------------------------------
+
+
+def edit(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(Q), f"expected all tensors of the architecture, got no {Q}"),
+        (lambda t: t.update(more=np.ones(3)), "expected tensors of the architecture only, got also more"),
+        (lambda t: t.update({Q: t[Q][:-1]}), rf"{Q}: expected shape \(32, 32\) for blocks.query, got \(31, 32\)"),
+        (lambda t: t.update({Q: np.where(t[Q] > 0, t[Q], np.nan)}), f"{Q}: expected finite weights"),
+        (lambda t: t.update({"model.norm.weight": np.full(32, np.inf, np.float32)}), "model.norm.weight: expected finite"),
+    ],
+    ids=["missing", "extra", "shape", "NaN", "infinity"],
+)
+def test_tensors_that_are_not_right_are_named(llama, change, message):
+    edit(llama, change)
+    with pytest.raises(ValueError, match=message):
+        load(llama, progress=False)
+
+
+def test_a_shard_that_is_missing(llama):
+    index = {"weight_map": {"x": "one.safetensors", "y": "../model.safetensors"}}
+    (llama / "model.safetensors").rename(llama / "one.safetensors")
+    path = llama / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="weight_map: expected names of files beside the index"):
+        load(llama)
+    path.write_text(json.dumps({"weight_map": {"x": "one.safetensors", "y": "two.safetensors"}}))
+    with pytest.raises(ValueError, match=r"got no two\.safetensors"):
+        load(llama)
+    path.write_text(json.dumps({"weight_map": {"x": "one.safetensors"}}))
+    with pytest.raises(ValueError, match=r"expected in one\.safetensors what .* says, got no x"):
+        load(llama)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="expected a JSON object"):
+        load(llama)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickles_are_refused(llama, name):
+    (llama / "model.safetensors").rename(llama / name)
+    with pytest.raises(ValueError, match="a pickle can run code"):
+        load(llama)
+    with pytest.raises(ValueError, match="a pickle can run code"):
+        load(llama / name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "bert"}, "model_type: expected one of gemma2, gemma3, .*, got 'bert'"),
+        ({"hidden_size": -4}, "hidden_size: expected a positive whole number, got -4"),
+        ({"hidden_act": "relu9"}, "hidden_act: expected one of silu"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type: expected default, linear or llama3, got 'yarn'"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: expected a divisor of the 4 heads, got 3"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers: expected a positive whole number, got 2.5"),
+    ],
+)
+def test_settings_that_are_not_implemented(llama, settings, message):
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(ValueError, match=message):
+        load(llama)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(ValueError, match="model: expected a folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"config.json: expected a file that can be read"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "gguf", "msgpack"])
+def test_damaged_files_give_an_error_and_nothing_else(checkpoint, tmp_path, kind):
+    """Cut off at many places, and with bytes changed in the part that says what is where."""
+    path = tmp_path / f"model.{kind}"
+    if kind == "safetensors":
+        path.write_bytes((checkpoint("llama, grouped, tied") / "model.safetensors").read_bytes())
+        read = Safetensors.of_file
+    elif kind == "gguf":
+        write_gguf(path, checkpoint("llama, grouped, tied"))
+        read = Gguf
+    else:
+        tree = {"a": {"b": np.ones((3, 4), np.float32)}, "c": {str(k): np.full(5, k, np.float32) for k in range(20)}}
+        path.write_bytes(serialization.msgpack_serialize(tree))
+        read = Msgpack
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    head = min(len(whole), 4000)
+
+    def attempt(data):
+        path.write_bytes(data)
+        try:
+            tensors = read(path)
+            for name in tensors.shapes():
+                tensors.read(name)
+        except ValueError:
+            return False
+        return True
+
+    assert attempt(whole)
+    for cut in (0, 1, 7, 8, 9, *rng.integers(10, len(whole), 40).tolist()):
+        assert not attempt(whole[:cut])
+    for _ in range(150):
+        data = bytearray(whole)
+        for at in rng.integers(0, head, rng.integers(1, 4)):
+            data[at] = rng.integers(256)
+        attempt(bytes(data))
+
+
+def test_every_parameter_has_a_shape_and_a_tensor(kept, checkpoint):
+    for name in references.CONFIGS:
+        architecture, tensors = open_folder(checkpoint(name))
+        assert sum(np.prod(shape) for shape in shapes(architecture).values()) == architecture.parameters
+        assert architecture.parameters <= sum(np.prod(shape) for shape in tensors.shapes().values())

