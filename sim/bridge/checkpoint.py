@@ -4,6 +4,7 @@ Formats: safetensors (one file, or shards with an index), `flax_model.msgpack`, 
 Nothing of a model is returned unless all of it is there, in the right shapes, and finite.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -234,6 +235,7 @@ def fill(
     dtype: DTypeLike = jnp.float32,
     put: Callable[[str, np.ndarray], jax.Array] | None = None,
     progress: bool | None = None,
+    digest: "hashlib._Hash | None" = None,
 ) -> dict[str, jax.Array]:
     """The parameters of a decoder by path, filled tensor by tensor: at most one of ours is in host memory at a time.
 
@@ -243,6 +245,7 @@ def fill(
         dtype: of all parameters but those of norms, which are float32.
         put: brings a parameter to where it is used; the default device if left out.
         progress: whether to show a bar; as the terminal is, if left out.
+        digest: updated with the name, the shape and a sample of every parameter, if given.
 
     Raises:
         ValueError: tensors that are missing, too many, of a wrong shape, or not finite; the message names them.
@@ -267,6 +270,9 @@ def fill(
                 "finite weights",
                 "NaN or infinity",
             )
+        if digest is not None:
+            few = whole.reshape(-1)[:: max(1, whole.size // 64)].astype(np.float32)
+            digest.update(f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes())
         found[name] = jax.device_put(whole) if put is None else put(name, whole)
     return found
 

@@ -239,26 +239,17 @@ def load(
         words = tokenizer.from_folder(path) if (path / "tokenizer.json").is_file() else None
     if words is not None:
         require(words.size <= architecture.vocabulary, "tokenizer", f"at most {architecture.vocabulary} tokens", words.size)
-    parameters = fill(architecture, tensors, dtype=dtype, put=put, progress=progress)
+    digest = hashlib.sha256()
+    parameters = fill(architecture, tensors, dtype=dtype, put=put, progress=progress, digest=digest)
     decoder = Decoder(architecture, parameters, dtype=dtype if compute is None else compute)
-    return LanguageModel(decoder, words, str(source), fingerprint(parameters))
+    return LanguageModel(decoder, words, str(source), digest.hexdigest()[:16])
 
 
 def random_model(architecture: Architecture, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:
     """A model of random weights, without a tokenizer."""
     parameters = init_parameters(key, architecture, dtype=dtype)
-    return LanguageModel(Decoder(architecture, parameters, dtype=dtype), None, "random", fingerprint(parameters))
-
-
-def fingerprint(parameters: dict[str, Any]) -> str:
-    """16 hexadecimal digits from the names, the shapes and a sample of the entries of all parameters."""
-    digest = hashlib.sha256()
-    for name in sorted(parameters):
-        value = parameters[name]
-        flat = value.reshape(-1)
-        few = np.asarray(flat[:: max(1, flat.size // 64)], np.float32)
-        digest.update(f"{name}{value.shape}{value.dtype}".encode() + few.tobytes())
-    return digest.hexdigest()[:16]
+    drawn = hashlib.sha256(f"{architecture}{jax.random.key_data(key).tolist()}{jnp.dtype(dtype)}".encode())
+    return LanguageModel(Decoder(architecture, parameters, dtype=dtype), None, "random", drawn.hexdigest()[:16])
 
 
 def _is_repository(source: str) -> bool:

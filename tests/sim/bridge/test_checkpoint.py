@@ -270,3 +270,10 @@ def test_every_parameter_has_a_shape_and_a_tensor(kept, checkpoint):
         architecture, tensors = open_folder(checkpoint(name))
         assert sum(np.prod(shape) for shape in shapes(architecture).values()) == architecture.parameters
         assert architecture.parameters <= sum(np.prod(shape) for shape in tensors.shapes().values())
+
+
+def test_the_fingerprint_tells_checkpoints_apart(llama):
+    first, again = load(llama, progress=False).fingerprint, load(llama, progress=False).fingerprint
+    edit(llama, lambda tensors: tensors.update({Q: tensors[Q] + np.float32(1e-3)}))
+    assert first == again != load(llama, progress=False).fingerprint
+    assert len(first) == 16

@@ -1,0 +1,48 @@
+"""Logits and a sweep of a small model over a mesh, written to a file: what the tests of sharding run in other processes.
+
+python sharded.py FOLDER OUT DATA MODEL [PROCESSES RANK PORT]
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+import ufm
+from sim.bridge import split
+from sim.bridge.checkpoint import open_folder
+from sim.bridge.language_model import load
+from sim.bridge.sharding import make_mesh, place, spread
+
+PROMPTS = [[3, 1, 4, 1], [5, 9], [2, 6, 5], [3, 5, 8, 9]]
+
+
+def main(folder, out, data, model, processes=1, rank=0, port=0):
+    if processes > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, rank)
+    mesh = make_mesh(data, model)
+    lm = load(folder, put=place(open_folder(folder)[0], mesh), progress=False)
+    shardings = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(split.nnx.state(lm.decoder))}
+    ids, seen = spread(mesh, *lm.contexts(PROMPTS))
+    logits = split.all_logits(lm.decoder, ids, seen)
+    cut = replace(lm.at(1, PROMPTS), tokens=ids, seen=seen)
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    @jax.jit
+    def swept(cut, v, alphas):
+        return ufm.sweep(cut, jnp.arange(4), cut.everywhere(v), alphas, lambda row, _: jax.nn.log_softmax(row))
+
+    v = jax.device_put(np.linspace(-1, 1, lm.architecture.width, dtype=np.float32), whole)
+    curves = swept(cut, v, jax.device_put(np.linspace(-2, 2, 5, dtype=np.float32), whole))
+    logits, curves = (multihost_utils.process_allgather(x, tiled=True) for x in (logits, curves))
+    if rank == 0:
+        np.savez(out, logits=logits, curves=curves, shardings=sorted(shardings), devices=jax.device_count())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

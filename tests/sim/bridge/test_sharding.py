@@ -1,0 +1,77 @@
+"""The same numbers on one device, on eight, and in two processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from sim.bridge.sharding import RULES, make_mesh, spec, spread
+
+SCRIPT = Path(__file__).parent / "sharded.py"
+ROOT = SCRIPT.parents[3]
+
+
+def start(folder, out, devices, *arguments):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_use_fusion_emitters=false"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, SCRIPT, folder, out, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(*processes):
+    for process in processes:
+        text = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, text
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint, tmp_path_factory):
+    """What one device gives."""
+    folder, out = checkpoint("llama, grouped, tied"), tmp_path_factory.mktemp("alone") / "out.npz"
+    finish(start(folder, out, 1, 1, 1))
+    return np.load(out)
+
+
+def compare(out, alone, devices):
+    found = np.load(out)
+    assert found["devices"] == devices
+    assert any("model" in one for one in found["shardings"])
+    for name in ("logits", "curves"):
+        np.testing.assert_allclose(found[name], alone[name], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("data", "model"), [(1, 8), (4, 2)])
+def test_eight_devices(checkpoint, tmp_path, alone, data, model):
+    finish(start(checkpoint("llama, grouped, tied"), tmp_path / "out.npz", 8, data, model))
+    compare(tmp_path / "out.npz", alone, 8)
+
+
+def test_two_processes(checkpoint, tmp_path, alone):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder, out = checkpoint("llama, grouped, tied"), tmp_path / "out.npz"
+    finish(*[start(folder, out, 2, 2, 2, 2, rank, port) for rank in (0, 1)])
+    compare(out, alone, 4)
+
+
+def test_rules():
+    mesh = make_mesh(1, 1)
+    assert spec(("layer", "width", "heads"), (3, 32, 64), mesh) == PartitionSpec(None, None, "model")
+    assert spec(("heads", "hidden"), (8, 8), mesh) == PartitionSpec("model", None)
+    with pytest.raises(ValueError, match=r"rules: expected axes of the mesh, data, model, got \['other'\]"):
+        spec(("heads",), (8,), mesh, RULES | {"heads": "other"})
+    with pytest.raises(ValueError, match=f"mesh: expected at most the {len(jax.devices())} devices there are, got 99"):
+        make_mesh(99, 1)
+    with pytest.raises(ValueError, match="mesh: expected at least one device along each axis"):
+        make_mesh(0)
+
+
+def test_contexts_are_spread():
+    assert spread(make_mesh(1, 1), np.zeros((3, 4)))[0].shape == (3, 4)
