@@ -110,7 +110,6 @@ class Msgpack:
     kind = "msgpack"
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._places: dict[str, tuple[tuple[int, ...], np.dtype, int, int]] = {}
         self._data = np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
         with reading(path, "a whole file of Flax parameters"):
@@ -292,7 +291,7 @@ def _check_names(a: Architecture, there: Mapping[str, Any], entries: Mapping[str
     }
     missing = sorted(wanted - set(there))
     require(not missing, "checkpoint", "all tensors of the architecture", f"no {_some(missing)}")
-    extra = sorted(name for name in set(there) - wanted if not names.ignored(name, a, entries))
+    extra = sorted(name for name in set(there) - wanted if not names.ignored(name, a))
     require(not extra, "checkpoint", "tensors of the architecture only", f"also {_some(extra)}")
 
 

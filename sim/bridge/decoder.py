@@ -19,27 +19,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.architecture import Architecture
-from ufm._pytree import Leaf
+from ufm.normalised import norm
 
 Index = Int[Array, ""] | int
 
 UNSEEN = -1e30
 """The attention logit of what a position does not see: finite, so that a position that sees nothing gives no NaN."""
-
-
-class Cache(NamedTuple):
-    """Keys and values of all blocks for a sequence that grows.
-
-    Attributes:
-        keys, values: ``[L, n, S, kv_heads, head_dim]``.
-        positions: of the slots, ``[n, S]``; negative where there is nothing.
-        filled: how many slots are taken.
-    """
-
-    keys: Float[Array, "L n S k h"] | Leaf
-    values: Float[Array, "L n S k h"] | Leaf
-    positions: Int[Array, "n S"] | Leaf
-    filled: Int[Array, ""] | Leaf
 
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
@@ -163,8 +148,7 @@ class Decoder(nnx.Module):
 
         def step(i: Index, x: Float[Array, "n T d"]) -> Float[Array, "n T d"]:
             one = self.block(i)
-            x = self.attend(one, i, x, positions, turns, keys)[0]
-            x = self.transform(one, x)
+            x = self.transform(one, self.attend(one, i, x, positions, turns, keys))
             return x if each is None else each(x, i)
 
         return lax.fori_loop(first, last, step, x)
@@ -176,7 +160,7 @@ class Decoder(nnx.Module):
         one, i = self.block(self.architecture.layers - 1), self.architecture.layers - 1
 
         def only(values: Array) -> Array:
-            return jnp.take_along_axis(values, at.reshape(-1, *[1] * (values.ndim - 1)), axis=1)
+            return only_at(values, at)
 
         turns, keys = self.rotations(positions), Keys(positions, seen)
         h = self.normalise(x, one, "attention_norm")
@@ -203,12 +187,12 @@ class Decoder(nnx.Module):
         return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
 
     def attend(self, one, i, x, positions, turns, keys, cache=None):
-        """The stream after attention, and the block's keys and values, ``[n, S, k, h]``."""
+        """The stream after attention; `cache` takes the new keys and values, ``[n, T, k, h]``, and gives all there are."""
         h = self.normalise(x, one, "attention_norm")
         key, value = self.keys_values(one, i, h, turns)
         if cache is not None:
             key, value = cache(key, value)
-        return x + self.attention(one, i, h, positions, turns, key, value, keys), (key, value)
+        return x + self.attention(one, i, h, positions, turns, key, value, keys)
 
     def keys_values(self, one, i, h, turns):
         """Keys, turned to their positions, and values."""
@@ -249,13 +233,9 @@ class Decoder(nnx.Module):
         """The norm of that name, computed in float32 at least."""
         a = self.architecture
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if a.norm == "layer":
-            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + a.eps)
-        wide = wide * getattr(holder, name)[...].astype(wide.dtype)
-        if a.norm == "layer":
-            wide = wide + getattr(holder, f"{name}_bias")[...].astype(wide.dtype)
-        return wide.astype(self.dtype)
+        gamma = getattr(holder, name)[...].astype(wide.dtype)
+        bias = getattr(holder, f"{name}_bias")[...].astype(wide.dtype) if a.norm == "layer" else None
+        return norm(wide, gamma, bias, kind=a.norm, eps=a.eps).astype(self.dtype)
 
     def rotations(self, positions: Int[Array, "n T"]) -> Any:
         """Cosines and sines for every set of rotary frequencies, ``[sets, n, T, head_dim / 2]``; None without."""
@@ -302,6 +282,11 @@ class Keys(NamedTuple):
 def softcapped(x: Array, cap: float | None) -> Array:
     """``cap tanh(x / cap)``, or x."""
     return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def only_at(values: Array, at: Int[Array, " n"]) -> Array:
+    """One position of every sequence, ``[n, T, ...]`` to ``[n, 1, ...]``."""
+    return jnp.take_along_axis(values, at.reshape(-1, *[1] * (values.ndim - 1)), axis=1)
 
 
 def positions_of(seen: Bool[Array, "n T"]) -> Int[Array, "n T"]:

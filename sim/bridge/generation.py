@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.decoder import Cache, Decoder, Keys, positions_of
+from sim.bridge.decoder import Decoder, Keys, only_at, positions_of
 from sim.bridge.split import last_seen
 from ufm._check import require
 
@@ -90,10 +90,9 @@ def generate(
     # A slot that nothing has been written to is not seen; a generated token sees all that is.
     places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(new)], axis=1)
     there = jnp.concatenate([seen, jnp.ones((n, new), bool)], axis=1)
-    cache = Cache(empty, empty, places, jnp.asarray(0))
 
     def forward(ids, at, cache, first):
-        """The stream of some tokens after all blocks, written into the cache from slot `first` on."""
+        """The stream of some tokens after all blocks, and the cache with their keys and values from slot `first` on."""
         turns, keys = decoder.rotations(at), Keys(places, there)
 
         def step(i, carry):
@@ -107,17 +106,16 @@ def generate(
                 all_values = lax.dynamic_update_slice(all_values, value[None], start)
                 return all_keys[i], all_values[i]
 
-            x, _ = decoder.attend(one, i, x, at, turns, keys, written)
-            x = decoder.transform(one, x)
+            x = decoder.transform(one, decoder.attend(one, i, x, at, turns, keys, written))
             if steering is not None:
                 x = x + steering[:, i][:, None, :].astype(x.dtype)
             return x, all_keys, all_values
 
-        x, k, v = lax.fori_loop(0, a.layers, step, (decoder.embed(ids, at), cache.keys, cache.values))
-        return x, cache._replace(keys=k, values=v)
+        x, *cache = lax.fori_loop(0, a.layers, step, (decoder.embed(ids, at), *cache))
+        return x, tuple(cache)
 
-    x, cache = forward(tokens, positions, cache, 0)
-    last = jnp.take_along_axis(x, last_seen(seen)[:, None, None], axis=1)[:, 0]
+    x, cache = forward(tokens, positions, (empty, empty), 0)
+    last = only_at(x, last_seen(seen))[:, 0]
 
     def pick(k, x):
         logits = decoder.logits(x)

@@ -66,7 +66,7 @@ class Gguf:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor by its name, ``[out, in]`` for matrices."""
-        return {name: tuple(int(n) for n in reversed(one.shape)) for name, one in self._tensors.items()}
+        return {name: _shape(one) for name, one in self._tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in float32."""
@@ -76,7 +76,7 @@ class Gguf:
         require(kind in known, name, f"a type of {', '.join(known)}", kind)
         # What the scale of a damaged block gives is found by the check for finite weights.
         with reading(self.path, "a whole GGUF file"), np.errstate(all="ignore"):
-            return gguf.dequantize(one.data, one.tensor_type).reshape(self.shapes()[name])
+            return gguf.dequantize(one.data, one.tensor_type).reshape(_shape(one))
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -117,6 +117,11 @@ class Gguf:
                 "others",
             )
         return from_config({key: value for key, value in config.items() if value is not None})
+
+
+def _shape(one: gguf.ReaderTensor) -> tuple[int, ...]:
+    """The file has the innermost axis first."""
+    return tuple(int(n) for n in reversed(one.shape))
 
 
 _KEYS = {

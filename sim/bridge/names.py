@@ -4,7 +4,7 @@ An entry is the template of a name, with ``{}`` for the layer, and what is done 
 table here and a configuration in `sim.bridge.architecture`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ Change = Callable[[np.ndarray, Architecture], np.ndarray]
 
 
 class Entry(NamedTuple):
-    """A tensor of a checkpoint: the template of its name, what its shape is made from, what is done to it."""
+    """A tensor of a checkpoint: the template of its name, and what is done to it."""
 
     template: str
     change: Change
@@ -94,7 +94,7 @@ def _gpt2(prefix: str, weight: str = "weight") -> dict[str, Entry]:
     found = {
         "embedding": Entry(f"{prefix}wte.{table}", _same),
         "positions": Entry(f"{prefix}wpe.{table}", _same),
-        "unembedding": Entry(f"lm_head.{weight}", _transposed if flax else _same),
+        "unembedding": Entry(f"lm_head.{weight}", matrix),
         "norm": Entry(f"{prefix}ln_f.{gain}", _same),
         "norm_bias": Entry(f"{prefix}ln_f.bias", _same),
     }
@@ -170,7 +170,7 @@ _IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "rope_fre
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 
 
-def ignored(name: str, a: Architecture, entries: Mapping[str, Entry]) -> bool:
+def ignored(name: str, a: Architecture) -> bool:
     """Whether a tensor is no parameter of the decoder: a constant, a copy of the embedding, the part that sees images."""
     copy = a.tied and name.rsplit(".", 1)[0].endswith("lm_head")
     return copy or name.endswith(_IGNORED) or name.startswith(_OTHER_PARTS)

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.decoder import Decoder, Index, positions_of
+from sim.bridge.decoder import Decoder, Index, only_at, positions_of
 from ufm._check import require
 from ufm._pytree import Leaf
 
@@ -71,7 +71,7 @@ class Split:
             return decoder.finish(decoder.run(x, positions, seen, self.layer + 1, last), positions, seen, at)
 
         def nothing(x: Array) -> Array:
-            return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
+            return only_at(x, at)[:, 0]
 
         if isinstance(self.layer, int):
             x = through(x) if self.layer < last else nothing(x)

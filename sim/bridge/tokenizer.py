@@ -22,14 +22,12 @@ from sim.bridge.checkpoint import read_json, reading
 from sim.bridge.gguf_file import Gguf
 from ufm._check import require
 
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6
+CONTROL, USER_DEFINED = 3, 4
 """Types of tokens in GGUF files."""
 
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-_MAX_TEMPLATE_OUTPUT = 10_000_000
 
 
 @dataclass(frozen=True)
