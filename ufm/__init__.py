@@ -9,10 +9,10 @@ from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_ta
 from ufm.counting import count_documents, sample_documents
 from ufm.directions import contrast, contrastive, difference_of_means, log_odds, random_negatives
 from ufm.families import mixed, per_context, uniform, weighted
-from ufm.measures import concept_increase, cross_entropy_increase, probability_increase
+from ufm.measures import concept_increase, cross_entropy_increase, curvature, probability_increase
 from ufm.model import UFM, FreeFeatures, cross_entropy, exact, gap, init, logits
 from ufm.normalised import NormalisedUFM, init_normalised, norm
-from ufm.steerable import Steerable, steer, sweep
+from ufm.steerable import Steerable, steer, sweep, sweep_states
 from ufm.training import OPTIMIZERS, Fit, fit
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "count_documents",
     "cross_entropy",
     "cross_entropy_increase",
+    "curvature",
     "difference_of_means",
     "entropy",
     "exact",
@@ -51,6 +52,7 @@ __all__ = [
     "sample_documents",
     "steer",
     "sweep",
+    "sweep_states",
     "uniform",
     "weighted",
 ]

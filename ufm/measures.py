@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from ufm._check import indices
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import Corpus
-from ufm.steerable import DEFAULT_BUDGET, Steerable, strengths, sweep
+from ufm.steerable import Steerable, strengths, sweep
 
 
 def probability_increase(
@@ -27,7 +27,7 @@ def probability_increase(
     alphas: Any,
     *,
     tokens: Sequence[int] | np.ndarray | None = None,
-    budget: int = DEFAULT_BUDGET,
+    budget: int | None = None,
 ) -> Float[Array, "n K t"]:
     """``Delta p(z | c_j, alpha) = softmax_z(f_alpha(c_j)) - softmax_z(f(c_j))`` (S, definition 3.1).
 
@@ -37,7 +37,7 @@ def probability_increase(
         v: steering vector, ``[d]``.
         alphas: steering strengths, ``[K]``, finite.
         tokens: which tokens to keep, ``[t]``; all if left out.
-        budget: logits held at once (`ufm.steerable.sweep`).
+        budget: numbers held at once (`ufm.steerable.at_once`).
 
     Raises:
         ValueError: a strength that is not finite, a token outside the vocabulary.
@@ -63,7 +63,7 @@ def concept_increase(
     alphas: Any,
     concepts: Concepts,
     *,
-    budget: int = DEFAULT_BUDGET,
+    budget: int | None = None,
 ) -> Float[Array, "n K G"]:
     """``Delta p(C | c_j, alpha)``, the mean of Delta p over the tokens of each concept (S, definition 3.5).
 
@@ -81,7 +81,7 @@ def _concept_increase(model, contexts, v, alphas, concepts, budget):
 
 
 def cross_entropy_increase(
-    model: Steerable, corpus: Corpus, v: Float[Array, " d"], alphas: Any, *, budget: int = DEFAULT_BUDGET
+    model: Steerable, corpus: Corpus, v: Float[Array, " d"], alphas: Any, *, budget: int | None = None
 ) -> Float[Array, " K"]:
     """``Delta CE(alpha) = CE(f_alpha) - CE(f)`` in nats, over all contexts of the corpus (S, definition 3.7).
 
@@ -102,6 +102,34 @@ def _cross_entropy_increase(model, corpus, v, alphas, budget):
 
     contexts = jnp.arange(corpus.n_contexts)
     return corpus.weights @ _increase(model, contexts, v, alphas, loss, budget)
+
+
+@jax.jit
+def curvature(
+    model: Steerable, contexts: Int[Array, " n"], v: Float[Array, " d"], alpha: Float[Array, ""] | float = 0.0
+) -> Float[Array, " n"]:
+    """``v^T J^T F J v / 2``, of (beta - alpha)^2 in ``KL(p_alpha || p_beta)`` of every context, ``[n]`` (N9).
+
+    J is the Jacobian of the logits by the hidden state and ``F = diag(p) - p p^T``: half the variance, under the steered
+    distribution, of what one JVP gives. At strength 0, and averaged over contexts whose next tokens the model itself
+    draws, it is the coefficient of alpha^2 in Delta CE; in the UFM, theorem 3.8 of S.
+
+    Args:
+        model: a split model that JAX differentiates.
+        contexts: ``[n]``.
+        v: steering vector, ``[d]``.
+        alpha: where.
+    """
+    h = model.embed(contexts)
+    logits, slope = jax.jvp(lambda a: model.decode(h + a * v), (jnp.asarray(alpha, h.dtype),), (jnp.ones((), h.dtype),))
+    return variance(logits, slope) / 2
+
+
+def variance(logits: Float[Array, "*n V"], of: Float[Array, "*n V"]) -> Float[Array, " *n"]:
+    """The variance of a quantity of the next token, under the softmax of logits."""
+    p = jax.nn.softmax(logits)
+    off = of - jnp.sum(p * of, axis=-1, keepdims=True)
+    return jnp.sum(p * off * off, axis=-1)
 
 
 def _increase(model, contexts, v, alphas, measure, budget):

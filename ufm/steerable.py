@@ -4,7 +4,7 @@
 
 The unconstrained features model is the smallest such split, a transformer cut after one of its blocks the largest.
 Sweeps over steering strengths are written here once for both: the prefix is computed once per context, only the suffix
-sees alpha, and memory is bounded by a budget of logits, not by contexts x strengths x vocabulary.
+sees alpha, and memory is bounded by a budget of numbers, not by contexts x strengths x vocabulary.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from ufm._check import finite, require
 
 DEFAULT_BUDGET = 2**20
-"""Logits a sweep holds at once, unless told otherwise: 8 MiB of float64, about what a core's cache serves."""
+"""Numbers a sweep holds at once, unless told otherwise: 8 MiB of float64, about what a core's cache serves."""
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ def sweep(
     alphas: Float[Array, " K"],
     measure: Callable[[Float[Array, " V"], Int[Array, ""]], Any],
     *,
-    budget: int = DEFAULT_BUDGET,
+    budget: int | None = None,
 ) -> Any:
     """`measure` of the steered logits at every pair of a context and a strength.
 
@@ -67,18 +67,39 @@ def sweep(
         alphas: steering strengths, ``[K]``, finite.
         measure: from the logits ``[V]`` of one context at one strength, and the position of that context in `contexts`,
             to a pytree of arrays. It is vectorised; what it returns is all that is kept.
-        budget: logits held at once. The decoder sees ``max(1, budget // V)`` hidden states at a time.
+        budget: numbers held at once, which bounds memory whatever n and K are (`at_once`).
 
     Returns:
         The pytree of `measure`, each leaf with leading axes ``[n, K]``.
     """
-    h = model.embed(contexts)
-    vocabulary_size = jax.eval_shape(model.decode, h).shape[-1]
+    return sweep_states(model, model.embed(contexts), v, alphas, measure, budget=budget)
+
+
+def sweep_states(
+    model: Steerable,
+    h: Float[Array, "n d"],
+    v: Float[Array, " d"],
+    alphas: Float[Array, " K"],
+    measure: Callable[[Float[Array, " V"], Int[Array, ""]], Any],
+    *,
+    budget: int | None = None,
+) -> Any:
+    """`sweep` from hidden states that are known already: those of a pass that several sweeps share."""
 
     def one(position, alpha):
         return measure(model.decode(h[position] + alpha * v), position)
 
-    return pairs(one, h.shape[0], alphas, max(1, budget // vocabulary_size))
+    return pairs(one, h.shape[0], alphas, at_once(model, h, budget))
+
+
+def at_once(model: Steerable, h: Float[Array, "*n d"], budget: int | None = None) -> int:
+    """How many hidden states like `h` a sweep decodes at a time within a budget of numbers: at least one.
+
+    A model may say how many numbers it `held` for one of them while it decodes, and which `budget` suits it; otherwise
+    these are the V logits, and `DEFAULT_BUDGET`.
+    """
+    held = getattr(model, "held", None) or jax.eval_shape(model.decode, h).shape[-1]
+    return max(1, (budget or getattr(model, "budget", DEFAULT_BUDGET)) // held)
 
 
 def pairs(

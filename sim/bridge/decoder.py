@@ -132,6 +132,7 @@ class Decoder(nnx.Module):
         last: Index,
         *,
         each: Callable[[Float[Array, "n T d"], Index], Float[Array, "n T d"]] | None = None,
+        unrolled: bool = False,
     ) -> Float[Array, "n T d"]:
         """Blocks `first` to ``last - 1`` on the residual stream.
 
@@ -142,6 +143,7 @@ class Decoder(nnx.Module):
             first, last: which blocks. Python numbers give a program that reverse-mode derivatives go through; arrays one
                 that serves all layers.
             each: applied to the stream after a block, with its index: steering at every layer, for instance.
+            unrolled: no loop in the program, for transformations that know none, such as Taylor mode.
         """
         keys = Keys(positions, seen)
         turns = self.rotations(positions)
@@ -151,7 +153,11 @@ class Decoder(nnx.Module):
             x = self.transform(one, self.attend(one, i, x, positions, turns, keys))
             return x if each is None else each(x, i)
 
-        return lax.fori_loop(first, last, step, x)
+        if not unrolled:
+            return lax.fori_loop(first, last, step, x)
+        for i in range(first, last):
+            x = step(i, x)
+        return x
 
     def finish(
         self, x: Float[Array, "n T d"], positions: Int[Array, "n T"], seen: Bool[Array, "n T"], at: Int[Array, " n"]
@@ -212,7 +218,8 @@ class Decoder(nnx.Module):
         query = self._turned(query, i, turns)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
-        scores = jnp.einsum("ntkgh,nskh->nkgts", grouped, key).astype(jnp.float32) * a.query_scale
+        scores = jnp.einsum("ntkgh,nskh->nkgts", grouped, key)
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) * a.query_scale
         scores = softcapped(scores, a.attention_softcap)
         mask = keys.visible(positions, self._window(i))
         shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, UNSEEN), axis=-1).astype(self.dtype)
@@ -286,12 +293,15 @@ def softcapped(x: Array, cap: float | None) -> Array:
 
 def only_at(values: Array, at: Int[Array, " n"]) -> Array:
     """One position of every sequence, ``[n, T, ...]`` to ``[n, 1, ...]``."""
-    return jnp.take_along_axis(values, at.reshape(-1, *[1] * (values.ndim - 1)), axis=1)
+    # A product and not a gather, and below primitives and not NumPy's functions: Taylor mode goes through these only.
+    chosen = lax.broadcasted_iota(at.dtype, values.shape[:2], 1) == lax.broadcast_in_dim(at, values.shape[:2], (0,))
+    return jnp.einsum("nt,nt...->n...", chosen.astype(values.dtype), values)[:, None]
 
 
 def positions_of(seen: Bool[Array, "n T"]) -> Int[Array, "n T"]:
     """The position of every token, counted over those that are seen; 0 for padding before them."""
-    return jnp.maximum(jnp.cumsum(seen.astype(jnp.int32), axis=1) - 1, 0)
+    counted = lax.cumsum(lax.convert_element_type(seen, jnp.int32), axis=1)
+    return lax.max(counted - 1, jnp.zeros(seen.shape, jnp.int32))
 
 
 def _act(x: Array, kind: str) -> Array:

@@ -3,6 +3,7 @@
 Layer l is the output of block l, counted from 0. The stream of all positions is one hidden state, and says itself which
 positions are padding: position t has d numbers of the stream and a flag. So contexts may differ in length, a steering vector
 adds 0 to the flags, and whatever is written against the split works: sweeps, curves, difference of means, derivatives.
+Where later blocks are steered too (`Split.and_later`), a position has one more mark: the strength it is steered with.
 """
 
 from dataclasses import dataclass, replace
@@ -19,9 +20,14 @@ from sim.bridge.decoder import Decoder, Index, only_at, positions_of
 from ufm._check import require
 from ufm._pytree import Leaf
 
+BUDGET = 2**26
+"""Numbers that a sweep holds at once, unless told otherwise: 256 MiB of float32."""
+
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["state", "tokens", "seen", "layer"], meta_fields=["graph", "last_only"]
+    jax.tree_util.register_dataclass,
+    data_fields=["state", "tokens", "seen", "layer", "later"],
+    meta_fields=["graph", "last_only", "budget", "unrolled"],
 )
 @dataclass(frozen=True)
 class Split:
@@ -34,6 +40,9 @@ class Split:
         layer: after which block, 0 to L - 1. An array: programs are the same for all layers.
         graph: the structure of the decoder.
         last_only: whether `decode` gives the logits of the last position that is seen, or of all.
+        later: what is added after each block beyond `layer`, for each unit of strength, ``[L, d]``; None for nothing.
+        budget: numbers that a sweep holds at once, unless told otherwise.
+        unrolled: see `statically`.
     """
 
     state: Any
@@ -42,33 +51,53 @@ class Split:
     layer: Index | Leaf
     graph: Any
     last_only: bool = True
+    later: Float[Array, "L d"] | Leaf = None
+    budget: int = BUDGET
+    unrolled: bool = False
 
     @property
     def decoder(self) -> Decoder:
         """The whole decoder."""
         return nnx.merge(self.graph, self.state)
 
+    @property
+    def held(self) -> int:
+        """Numbers held while one hidden state is decoded: its logits, and the widest part of a block."""
+        a, t = self.decoder.architecture, self.tokens.shape[1]
+        attention = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * a.heads * t
+        return (1 if self.last_only else t) * a.vocabulary + t * (3 * a.width + max(3 * a.hidden, attention))
+
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n s"]:
-        """The stream of contexts (by index) after block `layer`, with flags: ``[*n, T (d + 1)]``."""
+        """The stream of contexts (by index) after block `layer`, with marks: ``[*n, T (d + 1)]``."""
         shape, flat = jnp.shape(contexts), jnp.ravel(contexts)
         decoder, tokens, seen = self.decoder, self.tokens[flat], self.seen[flat]
         positions = positions_of(seen)
         x = decoder.run(decoder.embed(tokens, positions), positions, seen, 0, self.layer + 1)
         return self.joined(x, seen).reshape(*shape, -1)
 
+    def embed_all(self, contexts: Int[Array, " n"]) -> Float[Array, "L n s"]:
+        """The same after every block, in one pass: what `ufm.sweep_states` takes with the split `after` each."""
+        states, seen = all_states(self.decoder, self.tokens[contexts], self.seen[contexts]), self.seen[contexts]
+        return self.joined(states, jnp.broadcast_to(seen, states.shape[:-1]))
+
     def decode(self, h: Float[Array, "*n s"]) -> Float[Array, "*n V"]:
-        """Logits from streams with flags: of the last position that is seen, ``[*n, V]``, or ``[*n, T V]`` of all."""
+        """Logits from streams with marks: of the last position that is seen, ``[*n, V]``, or ``[*n, T V]`` of all."""
         lead = h.shape[:-1]
-        x, seen = self.parted(h.reshape(-1, h.shape[-1]))
+        x, marks = self.parted(h.reshape(-1, h.shape[-1]))
+        seen = is_set(marks[..., 0])
         decoder, positions = self.decoder, positions_of(seen)
         last = decoder.architecture.layers - 1
+        more = None if self.later is None else (lambda x, i: x + (marks[..., 1:] * self.later[i]).astype(x.dtype))
+        run = partial(decoder.run, positions=positions, seen=seen, first=self.layer + 1, each=more, unrolled=self.unrolled)
         if not self.last_only:
-            x = decoder.run(x, positions, seen, self.layer + 1, last + 1)
+            x = run(x, last=last + 1)
             return decoder.logits(x).reshape(*lead, -1)
         at = last_seen(seen)
 
         def through(x: Array) -> Array:
-            return decoder.finish(decoder.run(x, positions, seen, self.layer + 1, last), positions, seen, at)
+            x = run(x, last=last)
+            x = decoder.finish(x, positions, seen, at)
+            return x if self.later is None else x + (only_at(marks[..., 1:], at)[:, 0] * self.later[last]).astype(x.dtype)
 
         def nothing(x: Array) -> Array:
             return only_at(x, at)[:, 0]
@@ -81,38 +110,64 @@ class Split:
 
     def everywhere(self, v: Float[Array, " d"]) -> Float[Array, " s"]:
         """The steering vector of all positions: ``v`` at each of them."""
-        return self.joined(
-            jnp.broadcast_to(v, (self.tokens.shape[1], v.shape[0])), jnp.zeros(self.tokens.shape[1], bool)
-        ).ravel()
+        t = self.tokens.shape[1]
+        return self._marked(jnp.broadcast_to(v, (t, v.shape[-1])), jnp.ones(t))
 
     def at_end(self, v: Float[Array, " d"]) -> Float[Array, " s"]:
         """The steering vector of the last position only, for contexts that end there (padded on the left, or not)."""
-        t = self.tokens.shape[1]
-        rows = jnp.where(jnp.arange(t)[:, None] == t - 1, v, jnp.zeros_like(v))
-        return self.joined(rows, jnp.zeros(t, bool)).ravel()
+        end = jnp.arange(self.tokens.shape[1]) == self.tokens.shape[1] - 1
+        return self._marked(jnp.where(end[:, None], v, jnp.zeros_like(v)), end)
 
-    def statically(self) -> "Split":
-        """The same with the layer as a constant of the program, which reverse-mode derivatives need."""
-        return replace(self, layer=int(self.layer))
+    def _marked(self, rows: Float[Array, "T d"], strength: Array) -> Float[Array, " s"]:
+        """Rows of a steering vector as one axis, with marks: nothing for the flag, and the unit of strength."""
+        marks = [jnp.zeros_like(strength)] + ([] if self.later is None else [strength])
+        return jnp.concatenate([rows, jnp.stack(marks, axis=-1).astype(rows.dtype)], axis=-1).ravel()
 
-    @staticmethod
-    def joined(x: Float[Array, "*n d"], seen: Bool[Array, "*n"]) -> Float[Array, "*m s"]:
-        """A stream and its flags as one axis."""
-        whole = jnp.concatenate([x, seen[..., None].astype(x.dtype)], axis=-1)
+    def after(self, layer: Index) -> "Split":
+        """The same contexts with the cut elsewhere; `layer` is not checked."""
+        return replace(self, layer=layer if isinstance(layer, int) else jnp.asarray(layer))
+
+    def and_later(self, rows: Float[Array, "L d"]) -> "Split":
+        """The same with ``alpha rows[l]`` added after each block l beyond the cut too, wherever alpha v is.
+
+        Raises:
+            ValueError: rows of another shape.
+        """
+        a = self.decoder.architecture
+        require(jnp.shape(rows) == (a.layers, a.width), "rows", f"shape ({a.layers}, {a.width})", jnp.shape(rows))
+        return replace(self, later=rows)
+
+    def statically(self, *, unrolled: bool = False) -> "Split":
+        """The same with the layer as a constant of the program, which reverse-mode derivatives need.
+
+        Taylor mode (`jax.experimental.jet`) also needs the blocks `unrolled`: it knows no loops.
+        """
+        return replace(self, layer=int(self.layer), unrolled=unrolled)
+
+    def joined(self, x: Float[Array, "*n d"], seen: Bool[Array, "*n"]) -> Float[Array, "*m s"]:
+        """A stream and its marks as one axis; nothing is steered yet."""
+        marks = [seen.astype(x.dtype)] + ([] if self.later is None else [jnp.zeros(seen.shape, x.dtype)])
+        whole = jnp.concatenate([x, jnp.stack(marks, axis=-1)], axis=-1)
         return whole.reshape(*whole.shape[:-2], -1)
 
-    def parted(self, h: Float[Array, "n s"]) -> tuple[Float[Array, "n T d"], Bool[Array, "n T"]]:
-        """The stream and the flags again."""
-        t = self.tokens.shape[1]
-        require(h.shape[-1] % t == 0, "h", f"the stream of {t} positions, with flags", f"width {h.shape[-1]}")
-        whole = h.reshape(h.shape[0], t, -1)
-        return whole[..., :-1], whole[..., -1] > 0.5
+    def parted(self, h: Float[Array, "n s"]) -> tuple[Float[Array, "n T d"], Float[Array, "n T k"]]:
+        """The stream and the marks again."""
+        t, width = self.tokens.shape[1], self.decoder.architecture.width
+        per = width + (1 if self.later is None else 2)
+        require(h.shape[-1] == t * per, "h", f"the stream of {t} positions with marks, {t * per} numbers", h.shape[-1])
+        whole = h.reshape(h.shape[0], t, per)
+        return whole[..., :width], whole[..., width:]
+
+
+def is_set(flag: Float[Array, "*n"]) -> Bool[Array, "*n"]:
+    """Whether a flag is 1 rather than 0."""
+    return lax.gt(flag, jnp.full_like(flag, 0.5))
 
 
 def last_seen(seen: Bool[Array, "n T"]) -> Int[Array, " n"]:
     """The last position of every context that is not padding."""
     t = seen.shape[1]
-    return t - 1 - jnp.argmax(seen[:, ::-1], axis=1)
+    return t - 1 - lax.argmax(lax.rev(lax.convert_element_type(seen, jnp.int32), (1,)), 1, jnp.int32)
 
 
 @nnx.jit

@@ -1,13 +1,19 @@
 """The split of a language model: against the whole model, and against blocks run one by one."""
 
+from dataclasses import replace
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental.jet import jet
 
 import ufm
+from sim.bridge.architecture import from_config
 from sim.bridge.decoder import positions_of
+from sim.bridge.language_model import random_model
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]]
 NAMES = ["gpt2", "llama, grouped, tied", "qwen3, windows, biases", "gemma3, scaled"]
@@ -83,9 +89,58 @@ def test_states_of_all_layers_are_those_of_every_cut(small):
     states, seen = model.states(PROMPTS)
     for layer in range(model.architecture.layers):
         cut = model.at(layer, PROMPTS)
-        rows, flags = cut.parted(embedded(cut))
-        np.testing.assert_array_equal(flags, seen)
+        rows, marks = cut.parted(embedded(cut))
+        np.testing.assert_array_equal(marks[..., 0] == 1, seen)
         np.testing.assert_allclose(np.asarray(rows)[seen], np.asarray(states[layer])[seen], atol=1e-5)
+        every = cut.embed_all(jnp.arange(3))
+        np.testing.assert_allclose(cut.parted(every[layer])[0], rows, atol=1e-5)
+        np.testing.assert_array_equal(cut.parted(every[layer])[1], marks)
+
+
+@pytest.mark.parametrize("last_only", [True, False])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_steering_at_this_and_all_later_layers(small, layer, last_only):
+    model = small("llama")
+    rows = np.random.default_rng(1).normal(size=(3, model.architecture.width)).astype(np.float32)
+    cut = model.at(layer, PROMPTS, last_only=last_only).and_later(jnp.asarray(rows))
+    got = np.asarray(_swept(cut, jnp.asarray(rows[layer]), jnp.asarray([0.0, -1.5])))
+    for prompt, both in zip(PROMPTS, got, strict=True):
+        for alpha, row in zip((0.0, -1.5), both, strict=True):
+            expected = whole(model, alpha * rows * (np.arange(3) >= layer)[:, None], prompt)
+            if not last_only:
+                row = row.reshape(-1, expected.shape[1])[-len(prompt) :]
+            np.testing.assert_allclose(row, expected[-1] if last_only else expected, atol=1e-4)
+
+
+@jax.jit
+def _swept(cut, v, alphas):
+    return ufm.sweep(cut, jnp.arange(3), cut.everywhere(v), alphas, lambda logits, _: logits)
+
+
+def test_rows_of_another_shape_are_refused(small):
+    with pytest.raises(ValueError, match=r"rows: expected shape \(3, 32\), got \(2, 32\)"):
+        small("llama").at(0, PROMPTS).and_later(jnp.ones((2, 32)))
+
+
+@pytest.mark.parametrize("budget", [2**17, 2**20])
+def test_a_sweep_holds_what_its_budget_allows(budget):
+    """Temporary memory of the compiled program, whatever the number of strengths; and it is used, not a fraction of it."""
+    settings = {"vocab_size": 3000, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    model = random_model(from_config({"model_type": "llama", "num_attention_heads": 4, **settings}), jax.random.key(0))
+    cut, v = replace(model.at(1, [list(range(40))]), budget=budget), jnp.ones(32)
+
+    def temporary(count):
+        swept = jax.jit(
+            lambda cut, v, alphas: ufm.sweep(cut, jnp.arange(1), cut.everywhere(v), alphas, lambda row, _: row[0])
+        )
+        compiled = swept.lower(cut, v, jnp.ones(count)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    slack = 2**20 + 8 * 32 * 40 * 64
+    assert temporary(4096) <= 4 * budget + slack
+    assert temporary(4096) <= temporary(512) + slack
+    at_a_time = ufm.steerable.at_once(cut, jnp.zeros((1, 40 * 33)))
+    assert at_a_time == max(1, budget // cut.held)
 
 
 def test_all_positions_when_asked_for(small):
@@ -128,6 +183,36 @@ def test_derivatives_go_through_the_strength_and_the_state(small):
     assert float(slope) == pytest.approx(float(difference), rel=2e-2, abs=2e-3)
     second = jax.jvp(lambda b: jax.jvp(lambda a: loss(a, cut), (b,), (jnp.asarray(1.0),))[1], (jnp.asarray(0.3),), (1.0,))[1]
     assert np.isfinite(second)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_taylor_mode_goes_through_the_strength_and_the_state(small, name, layer):
+    """Against derivatives of derivatives, in float64, for contexts of two lengths."""
+    with jax.enable_x64(True):
+        model = small(name).with_dtype(jnp.float64)
+        cut = model.at(layer, PROMPTS[:2]).statically(unrolled=True)
+        h, push = cut.embed(jnp.arange(2)), cut.everywhere(jnp.asarray(direction(model), jnp.float64))
+        assert h.dtype == jnp.float64
+
+        def curve(alpha):
+            return jax.nn.log_softmax(cut.decode(h + alpha * push))
+
+        @jax.jit
+        def both(alpha):
+            found, expected = jet(curve, (alpha,), ((1.0, 0.0, 0.0),))[1], []
+            function = curve
+            for _ in range(3):
+                function = partial(_slope, function)
+                expected.append(function(alpha))
+            return found, expected
+
+        for got, expected in zip(*both(jnp.asarray(0.3)), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def _slope(function, alpha):
+    return jax.jvp(function, (alpha,), (jnp.ones_like(alpha),))[1]
 
 
 def test_one_program_serves_all_layers_strengths_vectors_and_contexts(small):
