@@ -36,19 +36,30 @@ def compile_little_and_once() -> None:
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Out = Annotated[Path, typer.Option(help="Folder for what the command writes; made if need be.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the results as JSON to this file.")]
+Model = Annotated[
+    str, typer.Option(help="A language model: a folder, a .gguf file, a repository id, or the default model's name.")
+]
 Instances = Annotated[int, typer.Option(min=1, help="Random corpora per statement.")]
 
 
 @app.command()
-def reproduce(out: Out = Path("out"), seed: Seed = 0, instances: Instances = 1_000) -> None:
-    """Train, verify, draw, and write one page that shows everything together."""
+def reproduce(
+    out: Out = Path("out"), seed: Seed = 0, instances: Instances = 1_000, model: Model = "smollm2-135m-instruct"
+) -> None:
+    """Train, verify, draw, check the theory on a language model ("none" leaves that out); one page shows everything."""
     from sim.reproduce import reproduce as run
     from sim.verify import as_table
 
-    result = run(out, seed=seed, instances=instances)
+    result = run(out, seed=seed, instances=instances, model=None if model == "none" else model)
     typer.echo(as_table(result.verdicts))
     default = result.numbers["agreement"]["default"]
     typer.echo(f"trained gap {result.numbers['gap']:.1e} nats; measured - predicted {default['probability']:.1e} at most")
+    if result.on_model:
+        judged = [finding for finding in result.on_model.findings if finding.tolerance is not None]
+        held = sum(finding.holds for finding in judged)
+        typer.echo(f"{held} of {len(judged)} comparisons hold on {result.on_model.model}")
+    elif result.missing:
+        typer.echo(f"the language model is left out: {result.missing}")
     typer.echo(f"{result.seconds:.0f} s; open {result.page}")
     raise typer.Exit(0 if result.holds else 1)
 
@@ -65,9 +76,15 @@ def verify(
     routes: Annotated[
         str, typer.Option(help="Routes to take, separated by commas; refutation is one more.")
     ] = "instances,autodiff,sweep,symbolic,certificate",
+    model: Annotated[
+        str | None, typer.Option(help="Check on this language model instead: a name, a folder, a .gguf file, owner/name.")
+    ] = None,
 ) -> None:
-    """Check statements by every route that applies; exit with 0 exactly when all hold."""
+    """Check statements by every route that applies, or on a language model; exit with 0 exactly when all hold."""
     from sim import output
+
+    if model is not None:
+        raise typer.Exit(_verify_on_model(model, statements, json, out, seed))
     from sim.output import write_json
     from sim.verify import as_json, as_table
     from sim.verify import verify as run
@@ -80,6 +97,25 @@ def verify(
         write_json(path, results)
     typer.echo(as_table(verdicts))
     raise typer.Exit(0 if results["holds"] else 1)
+
+
+def _verify_on_model(model: str, statements: list[str] | None, json: Path | None, out: Path | None, seed: int) -> int:
+    """Check statements on a language model, print the findings, write them; the exit code."""
+    from sim import output
+    from sim.bridge.language_model import load
+    from sim.reproduce import write_validation
+    from sim.validation import as_table, chosen, validate
+
+    names = chosen(statements)
+    target = output.prepare_file(json, "json") if json else None
+    folder = output.prepare_folder(out) if out else None
+    found = validate(load(model), statements=names, seed=seed)
+    if target:
+        output.write_json(target, found.as_json())
+    if folder:
+        write_validation(folder, found, alone=True)
+    typer.echo(as_table(found))
+    return 0 if found.holds else 1
 
 
 @app.command()

@@ -11,9 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sim import output
-from sim.figures import FIGURES
+from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing
 from sim.tex import to_html
+from sim.validation import Validation
 from sim.verify import DEFAULT_ROUTES, Verdict
+from theory import REGISTRY
 from theory.statements import MODULE_OF
 
 
@@ -24,6 +26,9 @@ def write(
     kept: Mapping[tuple[str, str, bool], Path],
     numbers: dict[str, Any],
     seconds: float,
+    *,
+    on_model: Validation | None = None,
+    missing: str = "",
 ) -> Path:
     """Write ``index.html`` and ``statements/ID.html``; returns the path of the first.
 
@@ -34,20 +39,14 @@ def write(
         kept: files of the worst instances (`sim.reproduce.keep`).
         numbers: as `sim.reproduce.reproduce` collects them.
         seconds: how long the run took.
+        on_model: what was found on a language model, whose figures are among `figures`.
+        missing: why there is none, if one was asked for.
     """
-    environment = Environment(
-        loader=PackageLoader("sim"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     pages = output.prepare_folder(folder / "statements")
-
-    def page(path: Path, template: str, **given: Any) -> Path:
-        html = environment.get_template(template).render(tex=to_html, **given)
-        return output.write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
-
     for verdict in verdicts:
         one = verdict.statement
         shown = {name: figure for name, figure in FIGURES.items() if figure.dataset == one.figure}
-        page(
+        _page(
             pages / f"{one.id}.html",
             "statement.html",
             verdict=verdict,
@@ -55,18 +54,64 @@ def write(
             module=MODULE_OF[one.id],
             figures=shown,
         )
-    pictures = {
-        name: "data:image/svg+xml;base64," + base64.b64encode(files["svg"].read_bytes()).decode()
-        for name, files in figures.items()
-    }
-    return page(
+    return _page(
         folder / "index.html",
         "report.html",
         verdicts=verdicts,
         routes=DEFAULT_ROUTES,
         figures=FIGURES,
-        pictures=pictures,
+        language_figures={name: LANGUAGE_FIGURES[name] for name in FIRST if name in figures},
+        pictures=_pictures(figures),
         numbers=numbers,
         seconds=seconds,
         holds=bool(verdicts) and all(verdict.holds for verdict in verdicts),
+        on_model=on_model,
+        missing=missing,
     )
+
+
+FIRST = ("language-next-tokens", "language-bumps")
+"""The figures of a language model that the first page shows; all are on its own."""
+
+
+def write_language_model(
+    folder: Path, found: Validation, figures: Mapping[str, dict[str, Path]], *, alone: bool = False
+) -> Path:
+    """Write ``language-model.html``, what was found on a language model; returns its path.
+
+    Args:
+        folder: where.
+        found: from `sim.validation.validate`.
+        figures: paths of its figures.
+        alone: whether there is no first page to go back to.
+    """
+    groups: dict[str, list[Any]] = {}
+    for finding in found.findings:
+        groups.setdefault(finding.statement, []).append(finding)
+    shown: dict[str, Drawing] = {name: LANGUAGE_FIGURES[name] for name in figures}
+    return _page(
+        folder / "language-model.html",
+        "language_model.html",
+        found=found,
+        groups=groups,
+        titles={name: REGISTRY[name].title for name in groups},
+        figures=shown,
+        pictures=_pictures(figures),
+        alone=alone,
+    )
+
+
+def _page(path: Path, template: str, **given: Any) -> Path:
+    environment = Environment(
+        loader=PackageLoader("sim"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template(template).render(tex=to_html, **given)
+    return output.write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+
+
+def _pictures(figures: Mapping[str, dict[str, Path]]) -> dict[str, str]:
+    """SVGs as addresses that need no file."""
+    return {
+        name: "data:image/svg+xml;base64," + base64.b64encode(files["svg"].read_bytes()).decode()
+        for name, files in figures.items()
+    }

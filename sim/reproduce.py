@@ -1,7 +1,7 @@
 """The whole of it in one call: train, verify, compute, draw, and one page that shows everything together."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -11,9 +11,11 @@ import jax
 import xarray as xr
 
 from sim import arc, output, report, toy
-from sim.figures import FIGURES, save
+from sim.bridge.language_model import LanguageModel, load
+from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing, save
 from sim.output import write_json
 from sim.refute import Kept, write_instance
+from sim.validation import Validation, validate
 from sim.verify import INSTANCES, Verdict, as_json, train_gallery, verify
 from theory import norms
 
@@ -28,6 +30,8 @@ class Reproduction:
         data: the labelled data of the figures.
         page: the page that shows them.
         seconds: wall time of the run.
+        on_model: what was found on the language model; None if there was none.
+        missing: why there was none, and what to do; empty if none was asked for.
     """
 
     verdicts: list[Verdict]
@@ -35,27 +39,40 @@ class Reproduction:
     data: xr.DataTree
     page: Path
     seconds: float
+    on_model: Validation | None = None
+    missing: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether every statement holds by every route."""
-        return all(verdict.holds for verdict in self.verdicts)
+        """Whether every statement holds by every route, and on the language model if there is one."""
+        on_model = self.on_model is None or self.on_model.holds
+        return on_model and all(verdict.holds for verdict in self.verdicts)
 
 
 def reproduce(
-    out: str | Path = "out", *, seed: int = 0, instances: int = INSTANCES, statements: Sequence[str] | None = None
+    out: str | Path = "out",
+    *,
+    seed: int = 0,
+    instances: int = INSTANCES,
+    statements: Sequence[str] | None = None,
+    model: str | LanguageModel | None = None,
+    check_model: Callable[[LanguageModel], Validation] | None = None,
 ) -> Reproduction:
-    """Train the toy models, verify the statements, draw the toy figures, and write all of it into a folder.
+    """Train the toy models, verify the statements, draw the figures, check the theory on a language model; write it all.
 
     The folder gets ``index.html``, ``statements/`` with a page for each, ``instances/`` with the worst instances that routes
     found (`sim.refute.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure), ``verdicts.json`` and
-    ``numbers.json``. Files of an earlier run are replaced one by one, each as a whole.
+    ``numbers.json``; for a language model, also what `write_validation` writes. Files of an earlier run are replaced one by
+    one, each as a whole.
 
     Args:
         out: the folder, made if need be.
         seed: of initial parameters and random instances.
         instances: random instances per statement.
         statements: ids of those to verify; all if left out.
+        model: a language model, or what `sim.bridge.language_model.load` takes; none if left out. If it cannot be loaded,
+            the page says so, and the rest is made all the same.
+        check_model: what to do with it; `sim.validation.validate` with the seed if left out.
 
     Raises:
         ValueError: a folder that cannot be written, before anything is computed.
@@ -80,10 +97,38 @@ def reproduce(
     write_data(folder / "toy.nc", data, numbers["settings"])
     write_json(folder / "verdicts.json", as_json(verdicts, seed))
     write_json(folder / "numbers.json", numbers)
-    seconds = time.perf_counter() - start
     kept = keep(output.prepare_folder(folder / "instances"), verdicts, seed)
-    page = report.write(folder, verdicts, files, kept, numbers, seconds)
-    return Reproduction(verdicts, numbers, data, page, seconds)
+    on_model, missing = None, ""
+    if model is not None:
+        try:
+            loaded = load(model) if isinstance(model, str) else model
+        except ValueError as error:
+            missing = str(error)
+        else:
+            on_model = validate(loaded, seed=seed) if check_model is None else check_model(loaded)
+            files |= write_validation(folder, on_model)
+    seconds = time.perf_counter() - start
+    page = report.write(folder, verdicts, files, kept, numbers, seconds, on_model=on_model, missing=missing)
+    return Reproduction(verdicts, numbers, data, page, seconds, on_model, missing)
+
+
+def write_validation(folder: Path, found: Validation, *, alone: bool = False) -> dict[str, dict[str, Path]]:
+    """Write what was found on a language model: ``language-model.html``, ``.json`` and ``.nc``, and figures.
+
+    Returns:
+        The paths of the figures, by figure and format.
+    """
+    groups = {name: figure for name, figure in LANGUAGE_FIGURES.items() if figure.dataset in found.data.children}
+    files = draw_all(groups, found.data, output.prepare_folder(folder / "figures"))
+    write_data(folder / "language-model.nc", found.data, found.numbers)
+    write_json(folder / "language-model.json", found.as_json())
+    report.write_language_model(folder, found, files, alone=alone)
+    return files
+
+
+def draw_all(figures: dict[str, Drawing], data: xr.DataTree, folder: Path) -> dict[str, dict[str, Path]]:
+    """Save every figure in every format; paths by figure and format."""
+    return {name: save(figure.draw(data[figure.dataset].to_dataset()), folder, name) for name, figure in figures.items()}
 
 
 def draw(
@@ -93,9 +138,7 @@ def draw(
     with jax.enable_x64(True):
         data = toy.run(default, other, seed)
         data["arc"] = xr.DataTree(arc.data(norms.spread_out()))
-    return data, {
-        name: save(figure.draw(data[figure.dataset].to_dataset()), folder, name) for name, figure in FIGURES.items()
-    }
+    return data, draw_all(FIGURES, data, folder)
 
 
 def keep(folder: Path, verdicts: list[Verdict], seed: int) -> dict[tuple[str, str, bool], Path]:

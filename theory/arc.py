@@ -260,8 +260,11 @@ def slopes(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
     It has the sign of the derivative of the probability, and does not vanish where the probability saturates.
     """
     logits, rise = arc_logits(arc, theta), arc.B * jnp.cos(theta) - arc.A * jnp.sin(theta)
-    others = jnp.where(jnp.eye(logits.size, dtype=bool), -jnp.inf, logits)
-    return rise - jax.nn.softmax(others, axis=1) @ rise
+    q, top = jax.nn.softmax(logits), jnp.argmax(logits)
+    # The mean over the others. Only the likeliest token can have a probability so near 1 that taking it away cancels.
+    mean = (q @ rise - q * rise) / jnp.where(jnp.arange(q.size) == top, 1, 1 - q)
+    of_others = jax.nn.softmax(logits.at[top].set(-jnp.inf))
+    return rise - mean.at[top].set(of_others @ rise)
 
 
 def curvatures(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
@@ -282,14 +285,18 @@ def bumps(arc: Arc, points: int = 4096) -> Int[Array, " V"]:
     seen, but two that are closer than pi / `points` may be missed. A supremum at an end, where alpha is infinite, is not
     counted.
     """
+    noise = NOTHING * jnp.finfo(arc.A.dtype).eps * jnp.max(jnp.hypot(arc.A, arc.B))
+
+    def step(carry, theta):
+        before, count = carry
+        slope = slopes(arc, theta)
+        # A slope lost in noise takes the sign of the last one that is not.
+        sign = jnp.where(jnp.abs(slope) > noise, jnp.sign(slope), before)
+        return (sign, count + ((before > 0) & (sign < 0))), None
+
     theta = (jnp.arange(points) + 0.5) * (jnp.pi / points) - jnp.pi / 2
-    slope = jax.vmap(partial(slopes, arc))(theta)
-    noise = NOTHING * jnp.finfo(slope.dtype).eps * jnp.max(jnp.hypot(arc.A, arc.B))
-    rising = jnp.sign(jnp.where(jnp.abs(slope) > noise, slope, 0))
-    # A slope lost in noise takes the sign of the last one that is not.
-    last = lax.cummax(jnp.where(rising != 0, jnp.arange(points)[:, None], 0))
-    rising = jnp.take_along_axis(rising, last, axis=0)
-    return jnp.sum((rising[:-1] > 0) & (rising[1:] < 0), axis=0)
+    start = jnp.zeros_like(arc.A), jnp.zeros(arc.A.shape, int)
+    return lax.scan(step, start, theta.astype(arc.A.dtype))[0][1]
 
 
 def greedy_interval(arc: Arc) -> tuple[Float[Array, " V"], Float[Array, " V"]]:

@@ -484,6 +484,21 @@ def _plateau(towards: Sequence[Expr]) -> tuple[Identity, ...]:
     return tuple(Identity(f"coordinate {i} of the plateau", slopes[i], towards[i] / _LENGTH) for i in range(3))
 
 
+def _n9(*, centred: bool = True) -> tuple[Identity, ...]:
+    """KL from p to the softmax of logits that are curved in alpha: ``D E_z = (s_z + c_z alpha) E_z``."""
+    row, p, slopes = _E[0], _P[0], symbols("s_0:4", real=True)
+    rise = [s + c * ALPHA for s, c in zip(slopes, symbols("c_0:4", real=True), strict=True)]
+    rates = {ALPHA: Integer(1), **{row[z]: rise[z] * row[z] for z in _TOKENS}}
+    # KL is the logarithm of the total less the mean, under p, of the logits' increase, and a constant.
+    slope = derivative(_total(row), rates) / _total(row) - _mean(p, rise)
+    about = _mean(p, slopes) if centred else Integer(0)
+    return (
+        Identity("slope, as a difference of means", slope, _mean(row, rise) - _mean(p, rise)),
+        Identity("slope at 0", at_zero(slope), Integer(0)),
+        Identity("curvature at 0", at_zero(derivative(slope, rates)), _mean(p, [(s - about) ** 2 for s in slopes])),
+    )
+
+
 IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "lemma-B.2": _lemma_b2,
     "lemma-B.3": _lemma_b3,
@@ -500,6 +515,7 @@ IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N7": _n7,
     "N8.arc": _n8_arc,
     "N8.plateau": partial(_plateau, _moved(_NEAREST)),
+    "N9": _n9,
 }
 """By statement: the identities that prove it. All of them hold."""
 
@@ -519,5 +535,6 @@ TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N7": partial(_n7, sqrt(_dot(_H, _H)) / _LENGTH),
     "N8.arc": partial(_n8_arc, Integer(0)),
     "N8.plateau": partial(_plateau, _H),
+    "N9": partial(_n9, centred=False),
 }
 """By statement: the identities of its false twin. Not all of them hold."""

@@ -104,6 +104,8 @@ class Decoder(nnx.Module):
     embedding: nnx.Param
     positions: nnx.Param
     unembedding: nnx.Param
+    norm: nnx.Param
+    norm_bias: nnx.Param
 
     def __init__(self, architecture: Architecture, parameters: dict[str, Any], *, dtype: DTypeLike = jnp.float32) -> None:
         """From parameters by path, as `shapes` lists them."""

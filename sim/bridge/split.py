@@ -82,6 +82,11 @@ class Split:
 
     def decode(self, h: Float[Array, "*n s"]) -> Float[Array, "*n V"]:
         """Logits from streams with marks: of the last position that is seen, ``[*n, V]``, or ``[*n, T V]`` of all."""
+        logits = self.decoder.logits(self.before_norm(h))
+        return logits if self.last_only else logits.reshape(*h.shape[:-1], -1)
+
+    def before_norm(self, h: Float[Array, "*n s"]) -> Float[Array, "..."]:
+        """What the last norm is given: the stream after all blocks, of the last position, or of all, ``[*n, T, d]``."""
         lead = h.shape[:-1]
         x, marks = self.parted(h.reshape(-1, h.shape[-1]))
         seen = is_set(marks[..., 0])
@@ -91,12 +96,11 @@ class Split:
         run = partial(decoder.run, positions=positions, seen=seen, first=self.layer + 1, each=more, unrolled=self.unrolled)
         if not self.last_only:
             x = run(x, last=last + 1)
-            return decoder.logits(x).reshape(*lead, -1)
+            return x.reshape(*lead, *x.shape[1:])
         at = last_seen(seen)
 
         def through(x: Array) -> Array:
-            x = run(x, last=last)
-            x = decoder.finish(x, positions, seen, at)
+            x = decoder.finish(run(x, last=last), positions, seen, at)
             return x if self.later is None else x + (only_at(marks[..., 1:], at)[:, 0] * self.later[last]).astype(x.dtype)
 
         def nothing(x: Array) -> Array:
@@ -106,7 +110,7 @@ class Split:
             x = through(x) if self.layer < last else nothing(x)
         else:
             x = lax.cond(self.layer < last, through, nothing, x)
-        return decoder.logits(x).reshape(*lead, -1)
+        return x.reshape(*lead, -1)
 
     def everywhere(self, v: Float[Array, " d"]) -> Float[Array, " s"]:
         """The steering vector of all positions: ``v`` at each of them."""

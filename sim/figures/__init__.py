@@ -2,10 +2,10 @@
 
 from sim.figures.arc import arc
 from sim.figures.counterexample import counterexample
-from sim.figures.style import save
+from sim.figures.language import LANGUAGE_FIGURES
+from sim.figures.style import Drawing, save
 from sim.figures.toy import (
     TOY_FIGURES,
-    Drawing,
     concept_curves,
     cross_entropy,
     next_token_curves,
@@ -24,10 +24,11 @@ FIGURES: dict[str, Drawing] = {
         "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
     ),
 }
-"""Every figure of a reproduction, by the name of its files."""
+"""Every toy figure of a reproduction, by the name of its files; those of a language model are `LANGUAGE_FIGURES`."""
 
 __all__ = [
     "FIGURES",
+    "LANGUAGE_FIGURES",
     "TOY_FIGURES",
     "Drawing",
     "arc",

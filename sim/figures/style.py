@@ -1,10 +1,13 @@
 """How figures look, in one place: sizes, colours, fonts, and the three formats they are saved in."""
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import xarray as xr
 from matplotlib.figure import Figure
 
 from sim.output import write_whole
@@ -19,6 +22,16 @@ THIRD = "#009E73"
 """Its green, for what is neither."""
 
 INK = "#222222"
+
+DOTS: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 3.2,
+    "markerfacecolor": "white",
+    "markeredgewidth": 0.8,
+}
+"""Circles: what was measured."""
+
 
 FORMATS = ("svg", "pdf", "png")
 
@@ -47,6 +60,22 @@ _RC = {
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
 }
+
+
+class Drawing(NamedTuple):
+    """A figure of a run.
+
+    Attributes:
+        dataset: its dataset in the tree of the run.
+        draw: from that dataset to a figure.
+        source: what it shows: paper and number, or N-id.
+        caption: what to see in it.
+    """
+
+    dataset: str
+    draw: Callable[[xr.Dataset], Figure]
+    source: str
+    caption: str
 
 
 @contextmanager

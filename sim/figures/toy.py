@@ -3,9 +3,6 @@
 Lines are the theory's prediction; circles, where there are any, are what the trained model did at the same strengths.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -13,17 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sim.figures.style import INK, OFF_TARGET, TARGET, THIRD, style
+from sim.figures.style import DOTS, INK, OFF_TARGET, TARGET, THIRD, Drawing, style
 
-_DOTS: dict[str, Any] = {
-    "linestyle": "none",
-    "marker": "o",
-    "markersize": 3.2,
-    "markerfacecolor": "white",
-    "markeredgewidth": 0.8,
-}
 _PREDICTED = Line2D([], [], color=INK, label="predicted")
-_MEASURED = Line2D([], [], color=INK, label="measured", **_DOTS)
+_MEASURED = Line2D([], [], color=INK, label="measured", **DOTS)
 
 
 def next_token_table(data: xr.Dataset) -> Figure:
@@ -65,7 +55,7 @@ def next_token_curves(data: xr.Dataset, low: float, high: float) -> Figure:
             token = shown.isel(token=z)
             colour = TARGET if token["in_target"] else OFF_TARGET
             axes.plot(token["alpha"], token["predicted"], color=colour)
-            axes.plot(token["alpha"][::every], token["measured"][::every], color=colour, **_DOTS)
+            axes.plot(token["alpha"][::every], token["measured"][::every], color=colour, **DOTS)
         _mark_peaks(axes, shown)
         axes.set(xlabel="steering strength $\\alpha$", ylabel="$\\Delta p(z \\mid c_j, \\alpha)$", xlim=(low, high))
         axes.axhline(0, color=INK, linewidth=0.6)
@@ -122,7 +112,7 @@ def concept_curves(data: xr.Dataset) -> Figure:
             concept = data.isel(concept=k)
             colour, label = behaviours[str(concept["behaviour"].values)]
             axes.plot(concept["alpha"], concept["predicted"], color=colour)
-            axes.plot(concept["alpha"][::every], concept["measured"][::every], color=colour, **_DOTS)
+            axes.plot(concept["alpha"][::every], concept["measured"][::every], color=colour, **DOTS)
             handles.append(Line2D([], [], color=colour, label=f"{concept['concept'].item()} ({label})"))
             if concept["behaviour"] == "vanishing":
                 axes.axhline(float(concept["limit"]), color=colour, linewidth=0.9, linestyle=":")
@@ -144,12 +134,12 @@ def cross_entropy(data: xr.Dataset) -> Figure:
         every = max(1, data.sizes["alpha"] // 32)
         axes.plot(data["alpha"], data["quadratic"], color=INK, linestyle="--", linewidth=1.2)
         axes.plot(data["alpha"], data["predicted"], color=TARGET)
-        axes.plot(data["alpha"][::every], data["measured"][::every], color=TARGET, **_DOTS)
+        axes.plot(data["alpha"][::every], data["measured"][::every], color=TARGET, **DOTS)
         coefficient = data.attrs["coefficient"]
         axes.legend(
             handles=[
                 Line2D([], [], color=TARGET, label="$\\Delta\\mathrm{CE}(\\alpha)$, predicted"),
-                Line2D([], [], color=TARGET, label="measured", **_DOTS),
+                Line2D([], [], color=TARGET, label="measured", **DOTS),
                 Line2D(
                     [],
                     [],
@@ -187,22 +177,6 @@ def training(data: xr.Dataset) -> Figure:
         right.set(xscale="log", yscale="log", xlabel="step", ylabel="gap to the entropy [nats]")
         left.legend()
     return figure
-
-
-class Drawing(NamedTuple):
-    """A figure of the toy experiments.
-
-    Attributes:
-        dataset: its dataset in the tree of `sim.toy.run`.
-        draw: from that dataset to a figure.
-        source: what it corresponds to in the paper.
-        caption: what to see in it.
-    """
-
-    dataset: str
-    draw: Callable[[xr.Dataset], Figure]
-    source: str
-    caption: str
 
 
 TOY_FIGURES: dict[str, Drawing] = {

@@ -97,3 +97,18 @@ def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, ar
     assert message in err
     assert "Traceback" not in err
     assert sorted(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere.gguf"], "ufm: model: expected a folder, a .gguf file"),
+        (["N5", "--model", "nowhere.gguf"], "ufm: statement: expected one that language models are checked on (N7"),
+    ],
+)
+def test_verify_on_a_model_refuses_bad_input(monkeypatch, capsys, arguments, message):
+    code, out, err = run(monkeypatch, capsys, "verify", *arguments)
+    assert code == 2
+    assert not out
+    assert err.startswith(message)
+    assert err.count("\n") == 1

@@ -2,14 +2,17 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from sim import report
 from sim.figures import FIGURES
 from sim.refute import replay
 from sim.reproduce import reproduce
+from sim.validation import Finding, Validation
 from sim.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json, verify
 from theory import REGISTRY
 from theory.routes import applies
@@ -24,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("reproduction")
 def reproduction(tmp_path_factory):
     """A run with few random instances, and its folder."""
     folder = tmp_path_factory.mktemp("out")
-    return reproduce(folder, seed=1, instances=60, statements=SOME), folder
+    return reproduce(folder, seed=1, instances=60, statements=SOME, model=str(folder / "nowhere.gguf")), folder
 
 
 def test_statements_hold(reproduction):
@@ -146,6 +149,30 @@ def test_page_needs_nothing_but_itself(reproduction):
         assert f"statements/{statement}.html" in html
     for link in re.findall(r'href="([^"#]+)"', html):
         assert (folder / link).exists()
+
+
+def test_a_model_that_cannot_be_loaded_is_missed_on_the_page(reproduction):
+    result, folder = reproduction
+    assert result.holds
+    assert result.on_model is None
+    assert result.missing.startswith("model: expected a folder, a .gguf file, smollm2-135m-instruct or a repository id")
+    html = result.page.read_text()
+    assert "The language model could not be loaded" in html
+    assert "nowhere.gguf" in html
+    assert not (folder / "language-model.html").exists()
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(1e-12, "1 of 1 comparisons hold"), (0.1, "0 of 1 comparisons hold")])
+def test_the_first_page_shows_a_language_model(reproduction, tmp_path, value, verdict):
+    result, folder = reproduction
+    findings = (Finding("N7", "joy, block 3", "an error", value, 1e-10), Finding("N7", "joy, block 3", "a number", 4.0))
+    figures = {name: {"svg": folder / "figures" / f"{name}.svg"} for name in FIGURES}
+    found = Validation("small", findings, xr.DataTree())
+    page = report.write(tmp_path, result.verdicts, figures, {}, result.numbers, 1.0, on_model=found)
+    assert verdict in page.read_text()
+    assert 'href="language-model.html"' in page.read_text()
+    assert "N7" in report.write_language_model(tmp_path, found, {}).read_text()
+    assert replace(result, on_model=found).holds is (value < 1e-10)
 
 
 def test_nothing_temporary_is_left(reproduction):

@@ -11,6 +11,7 @@ from theory.statements import (
     n5_sandwich,
     n6_preference,
     n7_norm,
+    n9_curvature,
     n10_robustness,
     proposition_4_1,
     proposition_b1,
@@ -31,6 +32,7 @@ _MODULES = (
     n5_sandwich,
     n6_preference,
     n7_norm,
+    n9_curvature,
     n10_robustness,
 )
 

@@ -1,0 +1,217 @@
+"""Figures of the theory on a real language model, drawn from the datasets of `sim.validation`."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from sim.figures.style import DOTS, INK, OFF_TARGET, TARGET, THIRD, Drawing, style
+
+_SPREAD = ("#222222", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
+"""Colours of tokens, from one end of a sweep to the other."""
+
+_LAYERS = (TARGET, THIRD, OFF_TARGET)
+"""Colours of layers, from early to last."""
+
+_KINDS = (TARGET, "#C8C8C8", OFF_TARGET)
+"""Colours of one bump, none, several."""
+
+
+def law(data: xr.Dataset) -> Figure:
+    """N7 and N8: logits of a few tokens against strength after the last block, a panel for each concept."""
+    with style():
+        figure = Figure(figsize=(4.9 * data.sizes["concept"], 3.3))
+        for axes, (name, one) in zip(
+            np.ravel(figure.subplots(1, data.sizes["concept"])), data.groupby("concept"), strict=True
+        ):
+            _law(axes, one.squeeze("concept"))
+            axes.set_title(str(name))
+    return figure
+
+
+def _law(axes: Axes, one: xr.Dataset) -> None:
+    centre, width, reach = float(one["centre"]), float(one["width"]), 9.0
+    fine, few = ((one[name].values - centre) / width for name in ("alpha", "strengths"))
+    near, some = np.abs(fine) <= reach, np.flatnonzero(np.abs(few) <= reach)[::5]
+    for slot in range(one.sizes["slot"]):
+        colour, word = _SPREAD[slot], _word(one["word"].values[slot])
+        axes.plot(centre + width * fine[near], one["predicted"].values[near, slot], color=colour, label=word)
+        axes.plot(one["strengths"].values[some], one["measured"].values[some, slot], color=colour, **DOTS)
+        for side, plateau in ((-1, "plateau_low"), (1, "plateau_high")):
+            level, ends = float(one[plateau].values[slot]), centre + width * side * np.array([0.62, 1.0]) * reach
+            axes.plot(ends, [level, level], color=colour, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.set(xlabel="steering strength $\\alpha$", ylabel="logit", xlim=(centre - reach * width, centre + reach * width))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1.0, handlelength=1.2)
+
+
+def plateaus(data: xr.Dataset) -> Figure:
+    """Proposition 4.1 with its rate: the distance of the logits to their limit, a panel for each concept."""
+    with style():
+        count = data.sizes["concept"]
+        figure = Figure(figsize=(4.4 * count, 3.1))
+        panels = np.ravel(figure.subplots(1, count, sharey=True))
+        for axes, name in zip(panels, data["concept"].values, strict=True):
+            for colour, layer in zip(_LAYERS, data["layer"].values, strict=False):
+                one = data.sel(concept=name, layer=layer)
+                alphas, plus = one["strengths"].values, one.sel(sign=1)
+                axes.plot(alphas, plus["distance"], color=colour, **DOTS)
+                late = alphas > alphas[0] * 30
+                axes.plot(
+                    alphas[late], float(plus["leading"]) / alphas[late], color=colour, linewidth=1.1, label=f"block {layer}"
+                )
+                axes.plot(alphas, plus["bound"], color=colour, linewidth=0.9, linestyle=(0, (2, 2)))
+            axes.set(xscale="log", yscale="log", xlabel="steering strength $\\alpha$")
+            axes.set_title(str(name))
+        panels[0].set_ylabel("largest $|\\mathrm{logit} - \\mathrm{limit}|$")
+        more = [
+            Line2D([], [], color=INK, label="measured", **DOTS),
+            Line2D([], [], color=INK, linewidth=1.1, label="$C / \\alpha$"),
+            Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (2, 2)), label="bound"),
+        ]
+        handles = [*panels[0].get_legend_handles_labels()[0], *more]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.0, handlelength=1.4)
+    return figure
+
+
+def cross_entropy(data: xr.Dataset) -> Figure:
+    """N9: the increase of cross-entropy on own and foreign text against the parabola of one JVP."""
+    with style():
+        rows, columns = data.sizes["concept"], data.sizes["layer"]
+        figure = Figure(figsize=(3.2 * columns, 2.5 * rows))
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for row, name in zip(grid, data["concept"].values, strict=True):
+            for axes, layer in zip(row, data["layer"].values, strict=True):
+                one = data.sel(concept=name, layer=layer)
+                alphas, own, foreign = one["strengths"].values, one.sel(text="own"), one.sel(text="foreign")
+                fine = np.linspace(alphas[0], alphas[-1], 101)
+                axes.plot(fine, float(own["curvature"]) * fine**2, color=INK, linewidth=1.2)
+                slope = float(foreign["slope"])
+                axes.plot(fine, slope * fine, color=OFF_TARGET, linewidth=0.9, linestyle=(0, (2, 2)))
+                axes.plot(alphas, own["divergence"], color=INK, **DOTS)
+                axes.plot(alphas, own["cross_entropy"], color=TARGET, **(DOTS | {"marker": "s"}))
+                axes.plot(alphas, foreign["cross_entropy"], color=OFF_TARGET, **(DOTS | {"marker": "^", "markersize": 3.8}))
+                axes.set_title(f"{name}, block {layer}")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("nats per token")
+        for axes in grid[-1]:
+            axes.set_xlabel("steering strength $\\alpha$")
+        figure.legend(
+            handles=[
+                Line2D([], [], color=INK, linewidth=1.2, label="parabola, one JVP"),
+                Line2D([], [], color=INK, label="KL, own text", **DOTS),
+                Line2D([], [], color=TARGET, label="$\\Delta$CE, own text", **(DOTS | {"marker": "s"})),
+                Line2D([], [], color=OFF_TARGET, label="$\\Delta$CE, foreign text", **(DOTS | {"marker": "^"})),
+                Line2D([], [], color=OFF_TARGET, linewidth=0.9, linestyle=(0, (2, 2)), label="its linear term"),
+            ],
+            loc="outside lower center",
+            ncols=5,
+            columnspacing=1.0,
+            handlelength=1.4,
+        )
+    return figure
+
+
+def next_tokens(data: xr.Dataset) -> Figure:
+    """S, figure 6: the increase of the eight tokens that are likeliest under strong steering, by concept and layer."""
+    with style():
+        rows, columns = data.sizes["concept"], data.sizes["layer"]
+        figure = Figure(figsize=(3.5 * columns, 3.2 * rows))
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for k, name in enumerate(data["concept"].values):
+            for axes, layer in zip(grid[k], data["layer"].values, strict=True):
+                _increases(axes, data.sel(concept=name, layer=layer), below=-0.22 if k == rows - 1 else -0.12)
+                axes.set_title(f"{name}, block {layer}")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("$\\Delta p(z \\mid c, \\alpha)$")
+        for axes in grid[-1]:
+            axes.set_xlabel("steering strength $\\alpha$")
+    return figure
+
+
+def _increases(axes: Axes, one: xr.Dataset, *, below: float) -> None:
+    alphas = one["strengths"].values
+    shown = alphas >= 0
+    for rank in range(one.sizes["rank"]):
+        word = _word(one["word"].values[rank])
+        axes.plot(alphas[shown], one["increase"].values[shown, rank], color=_SPREAD[rank], linewidth=1.3, label=word)
+    axes.axhline(0, color=INK, linewidth=0.6)
+    axes.set_xlim(0, alphas[-1])
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, below), "ncols": 4}
+    axes.legend(fontsize=7.5, handlelength=1.0, handletextpad=0.4, labelspacing=0.25, columnspacing=0.8, **place)
+
+
+def bump_shares(data: xr.Dataset) -> Figure:
+    """Theorem 3.3 on a real model: the shares of tokens with one bump, none and several, and where single bumps are."""
+    with style():
+        figure = Figure(figsize=(8.6, 2.7))
+        shares, places = figure.subplots(1, 2, width_ratios=(1.1, 1), sharey=True)
+        labels, ticks = [], []
+        for row, name in enumerate(data["concept"].values):
+            for k, layer in enumerate(data["layer"].values):
+                one, y = data.sel(concept=name, layer=layer), -(row * (data.sizes["layer"] + 0.7) + k)
+                parts, left = one["count"].values / one["count"].values.sum(), 0.0
+                for part, colour in zip(parts, _KINDS, strict=True):
+                    shares.barh(y, part, left=left, color=colour, height=0.75)
+                    left += part
+                low, middle, high = one["peak"].values
+                places.plot([low, high], [y, y], color=TARGET, linewidth=2.2, solid_capstyle="butt")
+                places.plot(middle, y, "o", color=TARGET, markersize=4.5, markerfacecolor="white")
+                labels.append(f"{name}, block {layer}")
+                ticks.append(y)
+        shares.set(xlim=(0, 1), xlabel="share of the likeliest tokens", yticks=ticks)
+        shares.set_yticklabels(labels)
+        shares.grid(axis="y", visible=False)
+        places.set(xlabel="strength of the bump, $\\alpha \\|v\\| / \\|h\\|$")
+        places.axvline(0, color=INK, linewidth=0.6)
+        handles = [Patch(color=colour, label=str(kind)) for colour, kind in zip(_KINDS, data["kind"].values, strict=True)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+def _word(text: object) -> str:
+    """A token as a label: quoted where it has spaces, and nothing that TeX or a font would stumble over."""
+    word = str(text)
+    plain = "".join(c if c.isprintable() and ord(c) < 0x2000 else "\N{REPLACEMENT CHARACTER}" for c in word)
+    return plain.strip().replace("$", "\\$") or repr(word)
+
+
+LANGUAGE_FIGURES: dict[str, Drawing] = {
+    "language-next-tokens": Drawing(
+        "next_tokens",
+        next_tokens,
+        "S, figure 6",
+        "Next-token probabilities of one context as steering grows, for the eight tokens that are likeliest at its end, "
+        "where alpha v is eight times as long as the hidden state; the likeliest is named first.",
+    ),
+    "language-bumps": Drawing(
+        "next_tokens",
+        bump_shares,
+        "S, theorem 3.3",
+        "What is left of the single bump. Left: among the likeliest tokens at both ends of a sweep, how many have one bump, "
+        "rise or fall throughout, or have several. Right: where single bumps are; median and quartiles.",
+    ),
+    "language-law": Drawing(
+        "last_block",
+        law,
+        "N7 and N8",
+        "After the last block. Lines: the law from two unembeddings; circles: the model's own logits at the same strengths, "
+        "in float64. Dotted: the plateaus, which do not depend on the prompt.",
+    ),
+    "language-plateaus": Drawing(
+        "plateaus",
+        plateaus,
+        "S, proposition 4.1",
+        "The prompt is forgotten like C / alpha. Circles: the largest distance of any logit from the limit, over all "
+        "contexts; lines: the leading coefficient C from one derivative at v; dotted: the bound.",
+    ),
+    "language-cross-entropy": Drawing(
+        "curvatures",
+        cross_entropy,
+        "N9 and S, theorem 3.8",
+        "The cost of steering. The parabola is known from one Jacobian-vector product; on text that the model wrote itself "
+        "there is no linear term, on other text there may be.",
+    ),
+}
+"""Figures of a language model, by the name of their files."""
