@@ -1,16 +1,22 @@
-"""Benchmarks: how long the sweeps at the size of a real vocabulary take, and how much memory.
+"""Benchmarks: how long the sweeps at the size of a real vocabulary and on a language model take, and how much memory.
 
 Each case runs in a process of its own, so that its peak memory is its own, and reports seconds with compilation included.
 Where there is another way to do the same work, both are run in the case and the ratio is reported.
 """
 
+import importlib.util
 import multiprocessing
+import os
 import platform
 import resource
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +26,8 @@ import optax
 from tqdm import tqdm
 
 import ufm
+from sim.bridge import fetch
+from sim.bridge.language_model import load
 from sim.output import settings
 from theory import predicted, routes, tilting
 from theory.instance import Instance
@@ -114,10 +122,149 @@ def many_small_corpora(seed: int = 0) -> Figures:
     return {"seconds": seconds, "loop / vmap": loop / together, "corpora per second": n / together, "peak MiB": _peak_mib()}
 
 
+def loading(seed: int = 0) -> Figures:
+    """SmolLM2 from its file to the first logits, in a process of its own, nothing compiled before; host memory of it."""
+    del seed
+    fetch.fetch()
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", _LOADING], env=environment, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    beside, size = (float(number) for number in done.stdout.split()[-2:])
+    return {"seconds, with imports": seconds, "parameters MiB": size, "peak of loading / parameters": beside / size}
+
+
+_LOADING = """
+import resource, sys, jax
+from flax import nnx
+from sim.bridge.language_model import load
+from sim.bench import _peak_mib
+jax.block_until_ready(jax.numpy.ones(3))
+before = _peak_mib()
+lm = load("smollm2-135m-instruct", progress=False)
+beside = _peak_mib() - before
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(lm.decoder))) / 2**20
+lm.logits(["The capital of France is"])
+print(beside, size)
+"""
+
+PROMPT_TOKENS, SWEPT, SWEPT_LONG, FULL_PASSES = 100, 64, 1_024, 8
+
+
+def language_model(seed: int = 0) -> Figures:
+    """SmolLM2, 100 tokens, 64 strengths, float32: sweeps by the split against full passes through transformers.
+
+    The ratios need torch and transformers; without them only our seconds are given.
+    """
+    prompt, v = _swept_prompt(seed)
+    lm = load(fetch.NAME, progress=False)
+    layers = lm.architecture.layers
+    alphas, v = jnp.linspace(-200.0, 200.0, SWEPT), jnp.asarray(v)
+    cut = lm.at(0, [prompt])
+
+    @jax.jit
+    def embedded(cut):
+        return cut.embed_all(jnp.arange(1))
+
+    @jax.jit
+    def swept(cut, h, alphas):
+        return ufm.sweep_states(cut, h, cut.everywhere(v), alphas, lambda row, _: jax.nn.log_softmax(row)[:TOKENS])
+
+    figures: Figures = {}
+    with _torch() as passes:
+        theirs = [passes()]
+        every = _median_seconds(embedded, cut)
+        states = jax.block_until_ready(embedded(cut))
+        jax.block_until_ready(swept(cut, states[0], alphas))
+        ours = np.empty(layers)
+        for layer in tqdm(range(layers), desc="sweeps", unit="layer", disable=None):
+            start = time.perf_counter()
+            jax.block_until_ready(swept(cut.after(layer), states[layer], alphas))
+            ours[layer] = time.perf_counter() - start
+            if layer == layers // 2:
+                theirs.append(passes())
+        theirs.append(passes())
+    last = _median_seconds(swept, cut.after(layers - 1), states[-1], alphas)
+    alone = _median_seconds(jax.jit(lambda cut: cut.embed(jnp.arange(1))), cut.after(layers - 1))
+    middle = ours[layers // 2]
+    figures |= {
+        "all streams, one pass": every,
+        "first layer, seconds": ours[0],
+        "middle layer, seconds": middle,
+        "last block, seconds": last,
+        "stream of the last block": alone,
+        "all layers, seconds": every + ours.sum(),
+    }
+    full = SWEPT * float(np.median(theirs))
+    if np.isfinite(full):
+        figures |= {
+            "transformers, one layer": full,
+            "ratio at the middle layer": full / middle,
+            "ratio over all layers": layers * full / (every + ours.sum()),
+            "ratio at the last block": full / last,
+            "the same with its stream": full / (last + alone),
+        }
+    start = time.perf_counter()
+    jax.block_until_ready(swept(cut.after(layers // 2), states[layers // 2], jnp.linspace(-200.0, 200.0, SWEPT_LONG)))
+    return figures | {f"{SWEPT_LONG} strengths, middle": time.perf_counter() - start, "peak MiB": _peak_mib()}
+
+
+def _swept_prompt(seed: int) -> tuple[list[int], Any]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 49_152, PROMPT_TOKENS).tolist(), rng.normal(size=576).astype(np.float32)
+
+
+@contextmanager
+def _torch() -> Iterator[Callable[[], float]]:
+    """What times full passes through transformers, in a process of its own; NaN where that is not installed."""
+    if not (importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")):
+        yield lambda: np.nan
+        return
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda: pool.submit(_full_pass_seconds).result()
+
+
+@cache
+def _transformers() -> Any:
+    import torch
+    import transformers
+
+    file = fetch.default_model()
+    loading = transformers.AutoModelForCausalLM.from_pretrained
+    return loading(str(file.parent), gguf_file=file.name, dtype=torch.float32).eval()
+
+
+def _full_pass_seconds() -> float:
+    """The median time of a full pass with a hook that steers at the middle layer, to the last position's log-softmax."""
+    import torch
+
+    model, (prompt, v) = _transformers(), _swept_prompt(0)
+    ids, push, strength = torch.tensor([prompt]), torch.tensor(v), [0.0]
+
+    def steered(module: Any, given: Any, out: Any) -> Any:
+        del module, given
+        more = strength[0] * push
+        return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
+
+    layers = model.model.layers
+    handle = layers[len(layers) // 2].register_forward_hook(steered)
+    times = []
+    with torch.no_grad():
+        for alpha in np.linspace(-200, 200, FULL_PASSES + 1).tolist():
+            strength[0] = alpha
+            start = time.perf_counter()
+            model(ids).logits[0, -1].log_softmax(-1)
+            times.append(time.perf_counter() - start)
+    handle.remove()
+    return float(np.median(times[1:]))
+
+
 CASES: dict[str, Callable[[int], Figures]] = {
     "predicted-at-scale": predicted_at_scale,
     "measured-at-scale": measured_at_scale,
     "many-small-corpora": many_small_corpora,
+    "loading": loading,
+    "language-model": language_model,
 }
 """The cases by name."""
 
@@ -169,5 +316,9 @@ def _median_seconds(function: Callable[..., Any], *arguments: Any, runs: int = 3
 
 
 def _peak_mib() -> float:
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where getrusage would tell of the process that started this one.
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM:")) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -6,6 +6,7 @@ Nothing of a model is returned unless all of it is there, in the right shapes, a
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -253,7 +254,9 @@ def fill(
     entries = names.table(a, tensors.kind, there)
     _check_names(a, there, entries)
     found = {}
-    for name in tqdm(expected, desc="load", unit="tensor", disable=progress is False or None):
+    # The largest first: what is needed beside the parameters that are there gets smaller as these add up.
+    order = sorted(expected, key=lambda name: -math.prod(expected[name]))
+    for name in tqdm(order, desc="load", unit="tensor", disable=progress is False or None):
         kind = np.dtype(np.float32) if is_gain(name) else np.dtype(dtype)
         whole = np.empty(expected[name], kind)
         entry, stacked = entries[name], name.startswith("blocks.")
@@ -273,7 +276,7 @@ def fill(
             few = whole.reshape(-1)[:: max(1, whole.size // 64)].astype(np.float32)
             digest.update(f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes())
         found[name] = jax.device_put(whole) if put is None else put(name, whole)
-    return found
+    return {name: found[name] for name in expected}
 
 
 def _changed(tensor: np.ndarray, entry: names.Entry, a: Architecture, name: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 The package `gguf` reads the format; what is here puts its keys into the terms of `sim.bridge.architecture`.
 """
 
+import mmap
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,13 @@ class _Reader(gguf.GGUFReader):
         return self._plain
 
     @data.setter
-    def data(self, value: np.ndarray) -> None:
-        self._plain = np.asarray(value)
+    def data(self, value: Any) -> None:
+        self._plain, self._mapped = np.asarray(value), value._mmap
+
+    def let_go(self) -> None:
+        """Give back the memory of what has been read, where the system can; reading again maps it again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class Gguf:
@@ -64,6 +70,10 @@ class Gguf:
         with reading(self.path, f"a readable {key}"):
             return field.contents()
 
+    def forget_metadata(self) -> None:
+        """Free what they take, a quarter of a million Python objects; tensors can still be read."""
+        self._reader.fields.clear()
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor by its name, ``[out, in]`` for matrices."""
         return {name: _shape(one) for name, one in self._tensors.items()}
@@ -76,7 +86,9 @@ class Gguf:
         require(kind in known, name, f"a type of {', '.join(known)}", kind)
         # What the scale of a damaged block gives is found by the check for finite weights.
         with reading(self.path, "a whole GGUF file"), np.errstate(all="ignore"):
-            return gguf.dequantize(one.data, one.tensor_type).reshape(_shape(one))
+            values = gguf.dequantize(one.data, one.tensor_type).reshape(_shape(one))
+        self._reader.let_go()
+        return values
 
     @cached_property
     def architecture(self) -> Architecture:

@@ -234,6 +234,7 @@ def load(
         require(path.suffix == ".gguf", "model", "a folder or a .gguf file", repr(str(source)))
         tensors = file = Gguf(path)
         architecture, words = file.architecture, tokenizer.from_gguf(file)
+        file.forget_metadata()
     else:
         architecture, tensors = open_folder(path)
         words = tokenizer.from_folder(path) if (path / "tokenizer.json").is_file() else None

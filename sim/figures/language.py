@@ -138,8 +138,16 @@ def _increases(axes: Axes, one: xr.Dataset, *, below: float) -> None:
         axes.plot(alphas[shown], one["increase"].values[shown, rank], color=_SPREAD[rank], linewidth=1.3, label=word)
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_xlim(0, alphas[-1])
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, below), "ncols": 4}
-    axes.legend(fontsize=7.5, handlelength=1.0, handletextpad=0.4, labelspacing=0.25, columnspacing=0.8, **place)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, below),
+        ncols=4,
+        fontsize=7.5,
+        handlelength=1.0,
+        handletextpad=0.4,
+        labelspacing=0.25,
+        columnspacing=0.8,
+    )
 
 
 def bump_shares(data: xr.Dataset) -> Figure:

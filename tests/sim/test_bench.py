@@ -1,8 +1,10 @@
 """The benchmark's cases at a small size: they run, and report what they say they report."""
 
+import jax
 import pytest
 
 from sim import bench
+from sim.bridge import fetch
 
 
 @pytest.fixture
@@ -12,13 +14,36 @@ def small(monkeypatch):
     monkeypatch.setattr(bench, "STRENGTHS", 101)
     monkeypatch.setattr(bench, "TOKENS", 10)
     monkeypatch.setattr(bench, "SMALL_CORPORA", 60)
+    monkeypatch.setattr(bench, "PROMPT_TOKENS", 3)
+    monkeypatch.setattr(bench, "SWEPT", 2)
+    monkeypatch.setattr(bench, "SWEPT_LONG", 3)
 
 
-@pytest.mark.parametrize("case", bench.CASES)
+@pytest.mark.parametrize("case", ["predicted-at-scale", "measured-at-scale", "many-small-corpora"])
 def test_cases_report_figures(small, case):
     figures = bench.CASES[case](0)
     assert figures["seconds"] > 0
     assert figures["peak MiB"] > 0
+
+
+needs_model = pytest.mark.skipif(not fetch.default_model().is_file(), reason="SmolLM2 is not in the cache: ufm fetch")
+
+
+@needs_model
+def test_loading_takes_little_more_memory_than_the_parameters(small):
+    figures = bench.CASES["loading"](0)
+    assert figures["seconds, with imports"] > 0
+    assert 1 < figures["peak of loading / parameters"] <= 1.3
+
+
+@needs_model
+def test_a_language_model_is_swept_without_transformers_too(small, monkeypatch):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    with jax.enable_x64(False):
+        figures = bench.CASES["language-model"](0)
+    assert figures["last block, seconds"] < figures["all layers, seconds"]
+    assert figures["3 strengths, middle"] > 0
+    assert not any("ratio" in name for name in figures)
 
 
 def test_the_trained_model_is_trained(small):
