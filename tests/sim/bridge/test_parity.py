@@ -5,6 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
+from sim.bridge import fetch
+from sim.bridge.language_model import load
+
 from . import references
 from .references import CONFIGS, KEPT, LENGTHS
 
@@ -52,3 +55,48 @@ def test_references_are_what_transformers_says(kept, name):
 
 def test_references_are_small():
     assert references.FILE.stat().st_size < 5e6
+
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in a small village by the sea,",
+    "def fibonacci(n):",
+    "Water boils at",
+    "My favourite season is autumn because",
+    "In 1969, two astronauts",
+    "To bake bread you need flour,",
+    "The three primary colours are",
+    "Dear Sir or Madam,",
+    "She opened the old wooden box and found",
+    "2 + 2 = 4, 3 + 3 = 6, 4 + 4 =",
+    "The theory of evolution explains",
+    "Yesterday the parliament decided",
+    "A good teacher knows",
+    "It was raining when the train",
+    "The heart pumps blood",
+    "Music makes people",
+    "If I had a million dollars",
+    "The recipe calls for two eggs,",
+    "Deep in the forest lives",
+)
+
+
+@pytest.mark.parity
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.skipif(not fetch.default_model().is_file(), reason="SmolLM2 is not in the cache: ufm fetch")
+def test_smollm2_says_what_transformers_says():
+    """Logits of 20 prompts, and the same greedy continuations of 50 tokens, on the same dequantised weights."""
+    import torch
+    import transformers
+
+    file, model = fetch.default_model(), load(fetch.NAME, progress=False)
+    loading = transformers.AutoModelForCausalLM.from_pretrained
+    theirs = loading(str(file.parent), gguf_file=file.name, dtype=torch.float32).eval()
+    theirs.generation_config.eos_token_id = None
+    ours = model.generate(PROMPTS, new=50, stop=False).tokens
+    for prompt, logits, continued in zip(PROMPTS, model.logits(PROMPTS), ours, strict=True):
+        ids = torch.tensor([model.tokenizer.encode(prompt)])
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, theirs(ids).logits[0].numpy(), atol=1e-3, rtol=0)
+            greedy = theirs.generate(ids, max_new_tokens=50, do_sample=False)
+        assert tuple(greedy[0, ids.shape[1] :].tolist()) == continued, prompt

@@ -143,6 +143,17 @@ def test_a_sweep_holds_what_its_budget_allows(budget):
     assert at_a_time == max(1, budget // cut.held)
 
 
+def test_a_transformer_of_one_layer():
+    """Its one block is the first and the last: the cut is before the norm."""
+    settings = {"vocab_size": 30, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    model = random_model(from_config({"model_type": "gpt2", **settings}), jax.random.key(0))
+    cut, v = model.at(0, PROMPTS), jnp.asarray(direction(model))
+    expected = [row[-1] for row in model.logits(PROMPTS)]
+    np.testing.assert_allclose(steered(cut, jnp.zeros(16)), expected, atol=2e-5)
+    np.testing.assert_allclose(steered(cut, v)[0], whole(model, np.asarray(v)[None])[-1], atol=2e-5)
+    assert len(model.generate(PROMPTS, new=3).tokens) == 3
+
+
 def test_all_positions_when_asked_for(small):
     model = small("llama")
     cut = model.at(0, PROMPTS[:1], last_only=False)
