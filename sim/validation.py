@@ -216,7 +216,7 @@ class _Run:
         self.layers = sorted({count // 4, count // 2, count - 1})
         self.names = [concept.name for concept in texts.concepts]
         with jax.enable_x64(False):
-            self.vectors = {concept.name: vectors(lm, concept) for concept in texts.concepts}
+            self.vectors = {one.name: lm.difference_of_means(one.positive, one.negative) for one in texts.concepts}
             self.openings = lm.at(self.layers[0], texts.openings)
 
     def v(self, concept: str, layer: int) -> Float[np.ndarray, " d"]:
@@ -235,21 +235,6 @@ class _Run:
         """A token as a reader sees it."""
         words = self.lm.tokenizer
         return str(token) if words is None else words.decode([token])
-
-
-def vectors(lm: LanguageModel, concept: Concept) -> Float[np.ndarray, "L d"]:
-    """The difference of means of a concept after every block, from one pass over each side.
-
-    The state of a text is the mean over its tokens (S, section 5), padding left out.
-    """
-    sides = [list(concept.positive), list(concept.negative)]
-    length = max(len(row) for side in sides for row in (lm.contexts([text])[0][0] for text in side))
-    means = []
-    for side in sides:
-        states, seen = lm.states(side, length=length)
-        share = jnp.asarray(seen / seen.sum(axis=1, keepdims=True) / len(side), states.dtype)
-        means.append(np.asarray(jnp.einsum("lntd,nt->ld", states, share)))
-    return means[0] - means[1]
 
 
 def _about(concept: str, layer: int) -> str:
@@ -396,11 +381,7 @@ def _last_state(cut: Split, contexts: Array) -> Array:
 
 
 def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
-    """Proposition 4.1 with its rate, in float64: at every layer, steering forgets the prompt like ``C / |alpha|``.
-
-    With r what the last norm is given beside alpha v once only v is left, the leading coefficient C is the derivative of
-    the readout at +-v along r: the part of r across v, as in N8, where r is h.
-    """
+    """Proposition 4.1 with its rate, in float64: at every layer, steering forgets the prompt like ``C / |alpha|`` (N11)."""
     findings, parts = [], []
     with jax.enable_x64(True):
         wide, out = run.lm.with_dtype(jnp.float64), readout(run.lm)
@@ -732,6 +713,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "N8.plateau": ("last_block", last_block),
     "N8.bumps": ("last_block", last_block),
     "proposition-4.1": ("plateaus", plateaus),
+    "N11": ("plateaus", plateaus),
     "N9": ("curvatures", curvatures),
     "theorem-3.3.bump": ("next_tokens", next_tokens),
 }

@@ -104,9 +104,11 @@ def _cross_entropy_increase(model, corpus, v, alphas, budget):
     return corpus.weights @ _increase(model, contexts, v, alphas, loss, budget)
 
 
-@jax.jit
 def curvature(
-    model: Steerable, contexts: Int[Array, " n"], v: Float[Array, " d"], alpha: Float[Array, ""] | float = 0.0
+    model: Steerable,
+    contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
+    v: Float[Array, " d"],
+    alpha: Float[Array, ""] | float = 0.0,
 ) -> Float[Array, " n"]:
     """``v^T J^T F J v / 2``, of (beta - alpha)^2 in ``KL(p_alpha || p_beta)`` of every context, ``[n]`` (N9).
 
@@ -120,6 +122,11 @@ def curvature(
         v: steering vector, ``[d]``.
         alpha: where.
     """
+    return _curvature(model, jnp.asarray(contexts), v, alpha)
+
+
+@jax.jit
+def _curvature(model, contexts, v, alpha):
     h = model.embed(contexts)
     logits, slope = jax.jvp(lambda a: model.decode(h + a * v), (jnp.asarray(alpha, h.dtype),), (jnp.ones((), h.dtype),))
     return variance(logits, slope) / 2

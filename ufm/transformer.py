@@ -100,7 +100,11 @@ class Transformer:
     def decode(self, h: Float[Array, "*n Td"]) -> Float[Array, "*n V"]:
         """Logits at the last position."""
         x = self._through(h.reshape(*h.shape[:-1], *self.positions.shape), slice(self.cut, None))
-        logits = norm(x[..., -1, :], self.gamma, self.bias, kind=self.kind, eps=self.eps) @ self.W.T
+        return self.readout(x[..., -1, :])
+
+    def readout(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
+        """Logits from what the last norm is given."""
+        logits = norm(x, self.gamma, self.bias, kind=self.kind, eps=self.eps) @ self.W.T
         return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
 
     def everywhere(self, v: Float[Array, " d"]) -> Float[Array, " Td"]:
@@ -162,6 +166,22 @@ def added(model: Transformer) -> Float[Array, ""]:
     size = partial(jnp.linalg.norm, axis=(-2, -1))
     attention, mlp = size(after.qkv[:, 2]) * size(after.out), size(after.up) * size(after.down)
     return jnp.sum(rho * jnp.stack([attention, mlp], axis=-1))
+
+
+def added_in_the_limit(model: Transformer, v: Float[Array, " d"]) -> Float[Array, " d"]:
+    """What the blocks after the cut add to the stream once it is alpha v and nothing else, alpha to infinity (N11).
+
+    For "pre" only: every norm is then given the direction of v, so that each attention and MLP adds what it makes of that,
+    and an attention passes its values on.
+    """
+    require(model.placement == "pre", "placement", "'pre'", repr(model.placement))
+    after = jax.tree.map(lambda leaf: leaf[model.cut :], model.layers)
+
+    def block(layer: Layers) -> Float[Array, " d"]:
+        given = [norm(v[None], layer.gamma[k], layer.bias[k], kind=model.kind) for k in range(2)]
+        return (_attention(layer, model.heads, given[0]) + _mlp(layer, given[1]))[0]
+
+    return jnp.sum(jax.vmap(block)(after), axis=0)
 
 
 def init_transformer(

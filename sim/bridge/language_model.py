@@ -118,6 +118,22 @@ class LanguageModel:
         ids, seen = self.contexts(prompts, length=length)
         return split.all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen)), seen
 
+    def difference_of_means(self, positive: Prompts, negative: Prompts) -> Float[np.ndarray, "L d"]:
+        """The steering vector of every layer, from one pass over each of the two sets (S, equation 3 and section 5).
+
+        The state of a text is the mean over its tokens, padding left out; that of a set is the mean over its texts.
+
+        Raises:
+            ValueError: as `contexts`.
+        """
+        sides = [self.contexts(texts) for texts in (positive, negative)]
+        length, means = max(ids.shape[1] for ids, _ in sides), []
+        for texts in (positive, negative):
+            states, seen = self.states(texts, length=length)
+            shares = jnp.asarray(seen / seen.sum(axis=1, keepdims=True) / len(texts), states.dtype)
+            means.append(np.asarray(jnp.einsum("lntd,nt->ld", states, shares)))
+        return means[0] - means[1]
+
     def at(self, layer: int, prompts: Prompts, *, length: int | None = None, last_only: bool = True) -> Split:
         """The model cut after block `layer`, asked about these prompts (`sim.bridge.split`).
 

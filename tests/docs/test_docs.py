@@ -13,6 +13,7 @@ import pytest
 
 import theory
 import ufm
+from sim.bridge import fetch
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
@@ -34,6 +35,22 @@ def test_code_of_a_page_prints_what_the_page_says(page):
                 # Newlines in front, so that a traceback points at the line of the page.
                 exec(compile("\n" * line + block["code"], str(page), "exec"), namespace)
             assert printed.getvalue() == (block["output"] or ""), f"{page.name}, line {line}"
+
+
+@pytest.mark.skipif(not fetch.default_model().is_file(), reason="SmolLM2 is not in the cache: ufm fetch")
+def test_code_for_the_real_model_prints_what_the_page_says():
+    """```py blocks of the page that a ```text block follows: they need the default model."""
+    text = (DOCS / "language-models.md").read_text()
+    lines = r"((?:(?!```).*\n)*)```\n"
+    blocks = re.findall(rf"```py\n{lines}\n+```text\n{lines}", text)
+    assert len(blocks) == 2
+    namespace: dict[str, object] = {}
+    with jax.enable_x64(False):
+        for code, output in blocks:
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(code, namespace)
+            assert printed.getvalue() == output
 
 
 @pytest.mark.parametrize("package", [ufm, theory], ids=lambda p: p.__name__)

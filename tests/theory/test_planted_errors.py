@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 from theory import REGISTRY, arc, gallery, predicted, routes, signs, tilting
+from theory.blocks import TRANSFORMERS
 from theory.instance import Instance
 from theory.norms import NORMS
-from theory.statements import n5_sandwich, theorem_3_6, theorem_3_8
-from ufm import UFM, contrast, difference_of_means, exact, log_odds, probability_increase
+from theory.statements import n5_sandwich, n9_curvature, n11_forgetting, theorem_3_6, theorem_3_8
+from ufm import UFM, contrast, difference_of_means, exact, log_odds, probability_increase, transformer
 from ufm.model import representing
 
 RIGHT = {name: getattr(tilting, name) for name in tilting.__dict__ if callable(getattr(tilting, name))}
@@ -144,7 +145,36 @@ PLANTED = {
         "N8.plateau",
         "autodiff",
     ),
+    "curvature, of the whole variance": (
+        n9_curvature,
+        "curvature",
+        lambda *arguments: 2 * CURVATURE(*arguments),
+        "N9",
+        "instances",
+    ),
+    "curvature, slightly off": (
+        n9_curvature,
+        "curvature",
+        lambda *arguments: (1 + 1e-6) * CURVATURE(*arguments),
+        "N9",
+        "autodiff",
+    ),
+    "what blocks add, seen from the other side": (
+        n11_forgetting,
+        "added_in_the_limit",
+        lambda model, v: ADDED(model, -v),
+        "N11",
+        "instances",
+    ),
+    "what blocks add, without attention": (
+        transformer,
+        "_attention",
+        lambda layer, heads, x: ATTENTION(layer, heads, x) if x.shape[-2] > 1 else jnp.zeros_like(x),
+        "N11",
+        "autodiff",
+    ),
 }
+CURVATURE, ADDED, ATTENTION = n9_curvature.curvature, n11_forgetting.added_in_the_limit, transformer._attention
 PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds
 WRONG_PEAKS = property(lambda one: 1.01 * one.known_peaks)
 
@@ -162,9 +192,16 @@ def norms():
         return routes.populate(jax.random.key(7), 30, NORMS)
 
 
+@pytest.fixture(scope="module")
+def transformers():
+    with jax.enable_x64(True):
+        return routes.populate(jax.random.key(7), 10, TRANSFORMERS)
+
+
 @pytest.fixture
-def run(few, swept, norms):
+def run(few, swept, norms, transformers):
     """Runs a route of a statement, traced anew so that nothing compiled before the error was planted is reused."""
+    populations = {NORMS.name: norms, TRANSFORMERS.name: transformers}
 
     def found(identity, route):
         statement = REGISTRY[identity]
@@ -175,7 +212,7 @@ def run(few, swept, norms):
             return routes.certificate(statement, list(gallery.exact_instances().values()))
         margin = getattr(statement.claim, route)
         claim = dataclasses.replace(statement.claim, **{route: lambda one: margin(one)})
-        return getattr(routes, route)(statement, norms if statement.domain is NORMS else few, claim=claim)
+        return getattr(routes, route)(statement, populations.get(statement.domain.name, few), claim=claim)
 
     return found
 

@@ -9,10 +9,12 @@ from ufm import (
     concept_increase,
     contrast,
     cross_entropy_increase,
+    curvature,
     difference_of_means,
     exact,
     from_table,
     init,
+    init_normalised,
     probability_increase,
     uniform,
 )
@@ -151,3 +153,24 @@ def test_every_measure_refuses_strengths_that_are_not_finite(small_model, small_
     ):
         with pytest.raises(ValueError, match=r"^alphas: expected finite numbers, got nan at index \(1,\)"):
             call()
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.7])
+def test_curvature_is_half_the_variance_of_the_slopes(small_model, alpha):
+    """In a UFM the slopes of the logits are W v, at every strength."""
+    got = curvature(small_model, CONTEXTS, jnp.asarray(V), alpha)
+    slopes = np.asarray(small_model.W) @ V
+    for value, context in zip(got, CONTEXTS, strict=True):
+        p = steered(small_model, context, alpha)
+        assert float(value) == pytest.approx(0.5 * (p @ slopes**2 - (p @ slopes) ** 2), rel=1e-12)
+
+
+def test_curvature_is_that_of_kl_in_a_model_that_bends():
+    """By differences, in a model whose logits are not affine in the strength."""
+    model = init_normalised(jax.random.key(3), uniform((2, 2), length=1), 3)
+    v, step = jnp.asarray([0.3, -0.8, 0.5]), 1e-4
+    for context in (0, 2):
+        base = jax.nn.log_softmax(model.decode(model.H[:, context]))
+        both = [jax.nn.log_softmax(model.decode(model.H[:, context] + a * v)) for a in (-step, step)]
+        kl = sum(float(jnp.exp(base) @ (base - log_q)) for log_q in both)
+        assert float(curvature(model, [context], v)[0]) == pytest.approx(kl / (2 * step**2), rel=1e-5)

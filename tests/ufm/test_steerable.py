@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
-from ufm import Steerable, init, probability_increase, steer, sweep, uniform
-from ufm.steerable import pairs, strengths
+from ufm import Steerable, init, probability_increase, steer, sweep, sweep_states, uniform
+from ufm.steerable import at_once, pairs, strengths
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["table", "W"], meta_fields=[])
@@ -62,6 +62,27 @@ def test_sweep_is_steering_at_every_pair(curved, budget):
             expected = np.asarray(steer(curved, jnp.asarray([context]), V, alpha))[0]
             np.testing.assert_allclose(got["logits"][i, k], expected, rtol=1e-13)
             np.testing.assert_allclose(got["weighted"][i, k], i * expected[0], rtol=1e-13)
+
+
+def test_sweep_from_states_that_are_known(curved):
+    h = curved.embed(jnp.asarray(CONTEXTS))
+    got = sweep_states(curved, h, V, ALPHAS, measure)
+    for name, expected in sweep(curved, jnp.asarray(CONTEXTS), V, ALPHAS, measure).items():
+        np.testing.assert_array_equal(got[name], expected)
+
+
+def test_a_model_says_how_much_it_holds(curved):
+    h = curved.embed(jnp.asarray(CONTEXTS))
+    assert at_once(curved, h, 21) == 3
+    assert at_once(curved, h, 1) == 1
+    assert at_once(curved, h) == 2**20 // 7
+
+    class Large(Curved):
+        held, budget = 1000, 5000
+
+    large = Large(curved.table, curved.W)
+    assert at_once(large, h) == 5
+    assert at_once(large, h, 2500) == 2
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 100])

@@ -13,6 +13,7 @@ from theory.statements import (
     n7_norm,
     n9_curvature,
     n10_robustness,
+    n11_forgetting,
     proposition_4_1,
     proposition_b1,
     theorem_3_3,
@@ -34,6 +35,7 @@ _MODULES = (
     n7_norm,
     n9_curvature,
     n10_robustness,
+    n11_forgetting,
 )
 
 REGISTRY: dict[str, Statement] = {statement.id: statement for module in _MODULES for statement in module.STATEMENTS}

@@ -24,7 +24,7 @@ def _contexts(one: Pushed):
     return jnp.arange(one.model.tokens.shape[0])
 
 
-def divergence(base: Float[Array, "*n V"], steered: Float[Array, "*n V"]) -> Float[Array, " *n"]:
+def divergence(base: Float[Array, "*#n V"], steered: Float[Array, "*#n V"]) -> Float[Array, "..."]:
     """KL from the softmax of `base` to that of `steered`, nats; without cancellation where they are close."""
     log_p = jax.nn.log_softmax(base)
     less = log_p - jax.nn.log_softmax(steered)

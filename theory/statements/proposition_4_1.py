@@ -24,7 +24,7 @@ def _blind(one: Pushed):
     return jnp.max(jnp.stack([jnp.linalg.norm(other.v) / jnp.linalg.norm(other.seen) for other in kinds(one)]))
 
 
-_NEEDS = {
+NEEDS = {
     "seen": Hypothesis(
         "v is seen by the last norm: it is not 0, and for LayerNorm not constant", lambda one: 1 / _blind(one) - 1e-6
     ),
@@ -100,7 +100,7 @@ STATEMENTS = (
         source="S, proposition 4.1",
         claim=_CLAIM,
         twin=_TWIN,
-        hypotheses=_NEEDS,
+        hypotheses=NEEDS,
         remarks="Hidden hypotheses: LayerNorm takes the mean of v away (and in the bound the norm of v is that of what "
         "is left), so a constant v does nothing; its bias is part of both limits, which are then not opposite; a "
         "softcap of the logits caps the limit; a norm of the stream itself (x <- norm(x + f(x))) lets blocks act on v, "

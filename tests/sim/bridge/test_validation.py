@@ -13,7 +13,7 @@ import sim.validation
 from sim.concepts import CONCEPTS, Concept
 from sim.figures import LANGUAGE_FIGURES
 from sim.reproduce import write_validation
-from sim.validation import CHECKS, SMOKE, Material, as_table, bumps, validate, vectors
+from sim.validation import CHECKS, SMOKE, Material, as_table, bumps, validate
 from theory import REGISTRY, arc
 
 
@@ -130,7 +130,7 @@ def test_vectors_are_differences_of_means_over_tokens_and_texts(small):
         return np.mean(states, axis=0)
 
     expected = mean(concept.positive) - mean(concept.negative)
-    np.testing.assert_allclose(vectors(model, concept), expected, atol=2e-6)
+    np.testing.assert_allclose(model.difference_of_means(concept.positive, concept.negative), expected, atol=2e-6)
 
 
 def test_bumps_are_maxima_inside_that_stand_out():
