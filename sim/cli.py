@@ -70,7 +70,10 @@ def verify(
     statements: Annotated[list[str] | None, typer.Argument(help="Ids such as theorem-3.8; all if left out.")] = None,
     json: Json = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for verdicts.json, the same data; none is written if left out.")
+        Path | None,
+        typer.Option(
+            help="Folder for verdicts.json (with --model: the page, figures and data); nothing is written if left out."
+        ),
     ] = None,
     seed: Seed = 0,
     instances: Instances = 1_000,
@@ -116,6 +119,8 @@ def _verify_on_model(model: str, statements: list[str] | None, json: Path | None
     if folder:
         write_validation(folder, found, alone=True)
     typer.echo(as_table(found))
+    if folder:
+        typer.echo(f"open {folder / 'language-model.html'}")
     return 0 if found.holds else 1
 
 
@@ -235,6 +240,39 @@ def fetch(
     from sim.bridge import fetch as bringing
 
     typer.echo(bringing.folder() if where else bringing.fetch(wheel=wheel))
+
+
+lm = typer.Typer(help="Experiments on language models.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(lm, name="lm")
+
+
+@lm.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the model and its losses; a training that is in it goes on.")] = Path(
+        "out/gpt"
+    ),
+    text: Annotated[
+        Path | None,
+        typer.Option(help="A text file (documents parted by two blank lines) or a parquet file with a column text."),
+    ] = None,
+    both_cases: Annotated[
+        bool, typer.Option(help="Every document in lower case and in upper case: the case is the concept.")
+    ] = True,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
+    width: Annotated[int, typer.Option(min=1, help="Of the residual stream.")] = 256,
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 1_200,
+    seed: Seed = 0,
+) -> None:
+    """Train a small GPT from scratch, by default one layer on Python's own manual in both cases."""
+    from sim.experiments import corpora
+    from sim.experiments.training import Settings
+    from sim.experiments.training import train as run
+
+    documents = corpora.manual() if text is None else corpora.read_documents(text)
+    settings = Settings(layers=layers, width=width, steps=steps, warm_up=min(100, steps // 10), seed=seed)
+    result = run(out, corpora.in_both_cases(documents) if both_cases else documents, settings)
+    typer.echo(f"loss {result.losses[-20:].mean():.3f} nats per token at the end, {result.held_out:.3f} on text held out")
+    typer.echo(f"the model is in {out / 'model'}, for sim.bridge.language_model.load")
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -405,7 +405,7 @@ def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
                 ),
                 Finding("proposition-4.1", about, "exponent of the rate, less -1", np.abs(np.add(slopes, 1)).max(), 0.01),
                 Finding(
-                    "proposition-4.1",
+                    "N11",
                     about,
                     "leading coefficient of the rate, relative error",
                     np.abs(ratio - 1).max(),

@@ -9,7 +9,7 @@ from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_ta
 from ufm.counting import count_documents, sample_documents
 from ufm.directions import contrast, contrastive, difference_of_means, log_odds, random_negatives
 from ufm.families import mixed, per_context, uniform, weighted
-from ufm.measures import concept_increase, cross_entropy_increase, curvature, probability_increase
+from ufm.measures import concept_increase, cross_entropy_increase, curvature, divergence, probability_increase
 from ufm.model import UFM, FreeFeatures, cross_entropy, exact, gap, init, logits
 from ufm.normalised import NormalisedUFM, init_normalised, norm
 from ufm.steerable import Steerable, steer, sweep, sweep_states
@@ -35,6 +35,7 @@ __all__ = [
     "cross_entropy_increase",
     "curvature",
     "difference_of_means",
+    "divergence",
     "entropy",
     "exact",
     "fit",

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from ufm._check import indices
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import Corpus
-from ufm.steerable import Steerable, strengths, sweep
+from ufm.steerable import Steerable, fitting, known, strengths, sweep, sweep_states
 
 
 def probability_increase(
@@ -40,9 +40,10 @@ def probability_increase(
         budget: numbers held at once (`ufm.steerable.at_once`).
 
     Raises:
-        ValueError: a strength that is not finite, a token outside the vocabulary.
+        ValueError: a strength that is not finite, a token outside the vocabulary, a context that the model does not have, a
+            v of another width than its hidden states.
     """
-    contexts = jnp.asarray(contexts)
+    contexts = known(model, contexts)
     vocabulary_size = jax.eval_shape(lambda m, c: m.decode(m.embed(c)), model, contexts).shape[-1]
     chosen = np.arange(vocabulary_size) if tokens is None else indices("tokens", tokens, vocabulary_size, of="tokens")
     return _probability_increase(model, contexts, v, strengths(alphas), jnp.asarray(chosen), budget)
@@ -69,7 +70,7 @@ def concept_increase(
 
     Arguments and errors are those of `probability_increase`; `concepts` is the partition of the model's vocabulary.
     """
-    return _concept_increase(model, jnp.asarray(contexts), v, strengths(alphas), concepts, budget)
+    return _concept_increase(model, known(model, contexts), v, strengths(alphas), concepts, budget)
 
 
 @partial(jax.jit, static_argnames=("concepts", "budget"))
@@ -122,14 +123,44 @@ def curvature(
         v: steering vector, ``[d]``.
         alpha: where.
     """
-    return _curvature(model, jnp.asarray(contexts), v, alpha)
+    return _curvature(model, known(model, contexts), v, alpha)
 
 
 @jax.jit
 def _curvature(model, contexts, v, alpha):
     h = model.embed(contexts)
+    v = fitting(v, h)
     logits, slope = jax.jvp(lambda a: model.decode(h + a * v), (jnp.asarray(alpha, h.dtype),), (jnp.ones((), h.dtype),))
     return variance(logits, slope) / 2
+
+
+def divergence(
+    model: Steerable,
+    contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
+    v: Float[Array, " d"],
+    alphas: Any,
+    *,
+    budget: int | None = None,
+) -> Float[Array, "n K"]:
+    """``KL(p || p_alpha)`` of the next token from the unsteered model to the steered one, nats.
+
+    Near 0 it is `curvature` times alpha^2 (N9); averaged over text that the model draws, it is Delta CE (N4). Arguments and
+    errors are those of `probability_increase`.
+    """
+    return _divergence(model, known(model, contexts), v, strengths(alphas), budget)
+
+
+@partial(jax.jit, static_argnames="budget")
+def _divergence(model, contexts, v, alphas, budget):
+    h = model.embed(contexts)
+    log_p = jax.nn.log_softmax(model.decode(h))
+
+    def kl(logits, position):
+        less = log_p[position] - jax.nn.log_softmax(logits)
+        # What is added has mean 0, and leaves a sum of terms that are not negative: no cancellation near 0.
+        return jnp.sum(jnp.exp(log_p[position]) * (less + jnp.expm1(-less)))
+
+    return sweep_states(model, h, v, alphas.astype(h.dtype), kl, budget=budget)
 
 
 def variance(logits: Float[Array, "*n V"], of: Float[Array, "*n V"]) -> Float[Array, " *n"]:

@@ -34,6 +34,11 @@ class UFM:
     W: Float[Array, "V d"] | Leaf
     H: Float[Array, "d m"] | Leaf
 
+    @property
+    def n_contexts(self) -> int:
+        """m."""
+        return self.H.shape[1]
+
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
         """h_j for each context index."""
         return jnp.moveaxis(self.H, -1, 0)[contexts]

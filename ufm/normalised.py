@@ -76,6 +76,11 @@ class NormalisedUFM:
     kind: str = field(default="rms")
     eps: float = field(default=0.0)
 
+    @property
+    def n_contexts(self) -> int:
+        """m."""
+        return self.H.shape[1]
+
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
         """h_j for each context index, before the norm."""
         return jnp.moveaxis(self.H, -1, 0)[contexts]

@@ -7,7 +7,7 @@ Sweeps over steering strengths are written here once for both: the prefix is com
 sees alpha, and memory is bounded by a budget of numbers, not by contexts x strengths x vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -36,7 +36,10 @@ class Steerable(Protocol):
 
 
 def steer(
-    model: Steerable, contexts: Int[Array, "*n"], v: Float[Array, " d"], alpha: Float[Array, ""] | float
+    model: Steerable,
+    contexts: Int[Array, "*n"] | np.ndarray | Sequence[int],
+    v: Float[Array, " d"],
+    alpha: Float[Array, ""] | float,
 ) -> Float[Array, "*n V"]:
     """Logits of the steered model, ``f_alpha(c_j) = decode(h_j + alpha v)`` (S, section 3.1).
 
@@ -45,8 +48,37 @@ def steer(
         contexts: what `model.embed` takes; for the UFM, indices.
         v: steering vector, ``[d]``.
         alpha: steering strength, in units of v.
+
+    Raises:
+        ValueError: a context that the model does not have, a v of another width than its hidden states.
     """
-    return model.decode(model.embed(contexts) + alpha * v)
+    h = model.embed(known(model, contexts))
+    return model.decode(h + alpha * fitting(v, h))
+
+
+def known(model: Steerable, contexts: Any) -> Int[Array, "*n"]:
+    """`contexts` as an array of indices (a boundary check, outside `jax.jit`, of models that say their `n_contexts`).
+
+    Raises:
+        ValueError: a context that the model does not have; it would be taken for another.
+    """
+    array, count = jnp.asarray(contexts), getattr(model, "n_contexts", None)
+    if count is not None and not isinstance(array, jax.core.Tracer):
+        indices = np.asarray(array)
+        outside = indices[(indices < 0) | (indices >= count)]
+        require(outside.size == 0, "contexts", f"indices from 0 to {count - 1}", outside.ravel()[:3].tolist())
+    return array
+
+
+def fitting(v: Float[Array, "..."], h: Float[Array, "*n d"]) -> Float[Array, " d"]:
+    """A steering vector that is as wide as hidden states.
+
+    Raises:
+        ValueError: another shape.
+    """
+    wanted = f"shape ({h.shape[-1]},), that of one hidden state (for a language model: split.everywhere(v))"
+    require(jnp.shape(v) == h.shape[-1:], "v", wanted, jnp.shape(v))
+    return v
 
 
 def sweep(
@@ -78,13 +110,14 @@ def sweep(
 def sweep_states(
     model: Steerable,
     h: Float[Array, "n d"],
-    v: Float[Array, " d"],
+    v: Float[Array, " _"],
     alphas: Float[Array, " K"],
     measure: Callable[[Float[Array, " V"], Int[Array, ""]], Any],
     *,
     budget: int | None = None,
 ) -> Any:
     """`sweep` from hidden states that are known already: those of a pass that several sweeps share."""
+    v = fitting(v, h)
 
     def one(position, alpha):
         return measure(model.decode(h[position] + alpha * v), position)

@@ -92,6 +92,11 @@ class Transformer:
     softcap: float | None = field(default=None)
     placement: str = field(default="pre")
 
+    @property
+    def n_contexts(self) -> int:
+        """m."""
+        return self.tokens.shape[0]
+
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n Td"]:
         """The residual stream after `cut` blocks, all positions in one axis."""
         x = self.embedding[self.tokens[contexts]] + self.positions

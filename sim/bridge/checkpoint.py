@@ -250,7 +250,7 @@ def fill(
     Raises:
         ValueError: tensors that are missing, too many, of a wrong shape, or not finite; the message names them.
     """
-    there, expected = tensors.shapes(), shapes(a)
+    there, expected, samples = tensors.shapes(), shapes(a), {}
     entries = names.table(a, tensors.kind, there)
     _check_names(a, there, entries)
     found = {}
@@ -273,8 +273,12 @@ def fill(
                 "NaN or infinity",
             )
         if digest is not None:
-            digest.update(sampled(name, whole))
-        found[name] = jax.device_put(whole) if put is None else put(name, whole)
+            samples[name] = sampled(name, whole)
+        # Waited for, so that no more than one is in two places at a time.
+        found[name] = jax.block_until_ready(jax.device_put(whole) if put is None else put(name, whole))
+        del whole, part, tensor
+    if digest is not None:
+        digest.update(b"".join(samples[name] for name in expected))
     return {name: found[name] for name in expected}
 
 

@@ -58,7 +58,7 @@ class Gguf:
             ValueError: the file cannot be read, is cut off or is malformed; the message names it.
         """
         self.path = path
-        with reading(path, "a whole GGUF file"):
+        with reading(path, "a whole GGUF file (one that is cut off or damaged cannot be read)"):
             self._reader = _Reader(path)
             self._tensors = {one.name: one for one in self._reader.tensors}
 

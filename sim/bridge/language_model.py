@@ -6,7 +6,7 @@ logits = ufm.steer(split, [0], split.everywhere(v), 4.0)
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,11 @@ class LanguageModel:
         return self.decoder.architecture
 
     @property
+    def parameters(self) -> dict[str, jax.Array]:
+        """The parameters by path, as `sim.bridge.decoder.shapes` lists them."""
+        return {name: _leaf(self.decoder, name)[...] for name in shapes(self.architecture)}
+
+    @property
     def config(self) -> Architecture:
         """The same."""
         return self.architecture
@@ -87,6 +92,7 @@ class LanguageModel:
         Raises:
             ValueError: no prompt, an empty one, one that is too long for the model, token ids that it has not.
         """
+        require(not isinstance(prompts, str), "prompts", "a list of prompts", f"the one string {prompts!r}")
         require(len(prompts) > 0, "prompts", "at least one", "none")
         rows = [self._tokens(prompt) for prompt in prompts]
         ids, seen = tokenizer.pad(rows, side=side, length=length)
@@ -147,10 +153,28 @@ class LanguageModel:
             ValueError: a layer outside the model; as `contexts`.
         """
         layers = self.architecture.layers
-        require(0 <= layer < layers, "layer", f"a block from 0 to {layers - 1}", layer)
+        whole = isinstance(layer, int | np.integer)
+        require(whole and 0 <= layer < layers, "layer", f"a block from 0 to {layers - 1}", layer)
         ids, seen = self.contexts(prompts, length=length)
         graph, state = nnx.split(self.decoder)
         return Split(state, jnp.asarray(ids), jnp.asarray(seen), jnp.asarray(layer), graph, last_only)
+
+    def steering(self, vectors: Mapping[int, Any]) -> Float[np.ndarray, "L d"]:
+        """What `generate` and `Split.and_later` add: a vector for each of some layers, and nothing after the others.
+
+        Args:
+            vectors: by layer, ``[d]`` each: ``{20: 2 * v}``.
+
+        Raises:
+            ValueError: a layer outside the model; a vector of another width.
+        """
+        a = self.architecture
+        rows = np.zeros((a.layers, a.width), np.float32)
+        for layer, v in vectors.items():
+            require(0 <= layer < a.layers, "layer", f"a block from 0 to {a.layers - 1}", layer)
+            require(np.shape(v) == (a.width,), "v", f"shape ({a.width},), the width of the stream", np.shape(v))
+            rows[layer] = np.asarray(v)
+        return rows
 
     def generate(
         self,
@@ -209,8 +233,7 @@ class LanguageModel:
 
     def save(self, folder: str | Path) -> Path:
         """Write the model into a new folder, as an Orbax checkpoint that `load` reads (`sim.bridge.trained`)."""
-        parameters = {name: _leaf(self.decoder, name)[...] for name in shapes(self.architecture)}
-        return trained.save(folder, self.architecture, parameters, self.tokenizer)
+        return trained.save(folder, self.architecture, self.parameters, self.tokenizer)
 
     def with_dtype(self, dtype: DTypeLike) -> "LanguageModel":
         """The same weights, computed with in another type."""
@@ -246,12 +269,14 @@ def load(
     Raises:
         ValueError: nothing of that name, or a checkpoint that is not whole; the message says what is wrong.
     """
+    require(bool(str(source)), "model", "a name or a path", "none")
     path = Path(source)
     if str(source) == fetch.NAME:
         path = fetch.fetch()
     elif not path.exists() and _is_repository(str(source)):
         path = _from_hub(str(source))
-    require(path.exists(), "model", f"a folder, a .gguf file, {fetch.NAME} or a repository id", repr(str(source)))
+    known = f"a folder, a .gguf file, {fetch.NAME} or a repository id"
+    require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
     require(path.suffix not in PICKLES, "model", "safetensors or GGUF (a pickle can run code; convert it)", path.name)
     digest = hashlib.sha256()
     if path.is_dir() and trained.is_one(path):

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import Decoder, Index, only_at, positions_of
-from ufm._check import require
+from ufm._check import finite, require
 from ufm._pytree import Leaf
 
 BUDGET = 2**26
@@ -59,6 +60,15 @@ class Split:
     def decoder(self) -> Decoder:
         """The whole decoder."""
         return nnx.merge(self.graph, self.state)
+
+    def __repr__(self) -> str:
+        m, t = self.tokens.shape
+        return f"Split(after block {self.layer}, {m} contexts of {t} tokens)"
+
+    @property
+    def n_contexts(self) -> int:
+        """m."""
+        return self.tokens.shape[0]
 
     @property
     def held(self) -> int:
@@ -112,15 +122,29 @@ class Split:
             x = lax.cond(self.layer < last, through, nothing, x)
         return x.reshape(*lead, -1)
 
-    def everywhere(self, v: Float[Array, " d"]) -> Float[Array, " s"]:
-        """The steering vector of all positions: ``v`` at each of them."""
-        t = self.tokens.shape[1]
+    def everywhere(self, v: Float[Array, " d"] | np.ndarray) -> Float[Array, " s"]:
+        """The steering vector of all positions: ``v`` at each of them.
+
+        Raises:
+            ValueError: a v of another width; outside transformations, one that is not finite.
+        """
+        v, t = self._checked(v), self.tokens.shape[1]
         return self._marked(jnp.broadcast_to(v, (t, v.shape[-1])), jnp.ones(t))
 
-    def at_end(self, v: Float[Array, " d"]) -> Float[Array, " s"]:
-        """The steering vector of the last position only, for contexts that end there (padded on the left, or not)."""
+    def at_end(self, v: Float[Array, " d"] | np.ndarray) -> Float[Array, " s"]:
+        """The steering vector of the last position only, for contexts that end there (padded on the left, or not).
+
+        Raises:
+            ValueError: as `everywhere`.
+        """
+        v = self._checked(v)
         end = jnp.arange(self.tokens.shape[1]) == self.tokens.shape[1] - 1
         return self._marked(jnp.where(end[:, None], v, jnp.zeros_like(v)), end)
+
+    def _checked(self, v: Any) -> Float[Array, " d"]:
+        width = self.decoder.architecture.width
+        require(jnp.shape(v) == (width,), "v", f"shape ({width},), the width of the stream", jnp.shape(v))
+        return _finite("v", v)
 
     def _marked(self, rows: Float[Array, "T d"], strength: Array) -> Float[Array, " s"]:
         """Rows of a steering vector as one axis, with marks: nothing for the flag, and the unit of strength."""
@@ -131,15 +155,20 @@ class Split:
         """The same contexts with the cut elsewhere; `layer` is not checked."""
         return replace(self, layer=layer if isinstance(layer, int) else jnp.asarray(layer))
 
-    def and_later(self, rows: Float[Array, "L d"]) -> "Split":
+    def and_later(self, rows: Float[Array, "L d"] | np.ndarray) -> "Split":
         """The same with ``alpha rows[l]`` added after each block l beyond the cut too, wherever alpha v is.
 
+        Steering vectors are then those that the new split makes: its `everywhere` and `at_end`.
+
+        Args:
+            rows: ``[L, d]``; those up to the cut are not used.
+
         Raises:
-            ValueError: rows of another shape.
+            ValueError: rows of another shape; outside transformations, ones that are not finite.
         """
         a = self.decoder.architecture
         require(jnp.shape(rows) == (a.layers, a.width), "rows", f"shape ({a.layers}, {a.width})", jnp.shape(rows))
-        return replace(self, later=rows)
+        return replace(self, later=_finite("rows", rows))
 
     def statically(self, *, unrolled: bool = False) -> "Split":
         """The same with the layer as a constant of the program, which reverse-mode derivatives need.
@@ -161,6 +190,13 @@ class Split:
         require(h.shape[-1] == t * per, "h", f"the stream of {t} positions with marks, {t * per} numbers", h.shape[-1])
         whole = h.reshape(h.shape[0], t, per)
         return whole[..., :width], whole[..., width:]
+
+
+def _finite(name: str, value: Any) -> Any:
+    """An array as it is, if it is finite or being traced."""
+    if not isinstance(value, jax.core.Tracer):
+        finite(name, value)
+    return jnp.asarray(value)
 
 
 def is_set(flag: Float[Array, "*n"]) -> Bool[Array, "*n"]:

@@ -123,7 +123,7 @@ def pad(
     """
     require(side in ("left", "right"), "side", "left or right", repr(side))
     empty = [k for k, row in enumerate(rows) if len(row) == 0]
-    require(not empty, "prompt", "at least one token", f"none in number {empty[:3]}")
+    require(not empty, "prompt", "at least one token", f"none in prompt {', '.join(map(str, empty[:3]))}")
     longest = max(len(row) for row in rows)
     width = longest if length is None else length
     require(longest <= width, "prompt", f"at most {width} tokens", longest)

@@ -86,8 +86,8 @@ def read(
         restored = checkpointer.restore(path, args=wanted)["parameters"]
     for name, value in restored.items():
         require(bool(jax.numpy.isfinite(value).all()), name, "finite weights", "NaN or infinity")
-        if digest is not None:
-            digest.update(sampled(name, np.asarray(value)))
+    if digest is not None:
+        digest.update(b"".join(sampled(name, np.asarray(restored[name])) for name in shapes(architecture)))
     if put is not None:
         restored = {name: put(name, np.asarray(value)) for name, value in restored.items()}
     return architecture, restored, words

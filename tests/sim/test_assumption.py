@@ -122,7 +122,7 @@ def test_where_no_random_table_breaks_gradients_are_followed(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((["N11"], None), "statement: expected a known id"),
+        ((["N99"], None), "statement: expected a known id"),
         ((["N7"], None), "statements: expected statements about next-token tables"),
         ((None, ["per-context-c"]), "departures: expected some of per-context-a, per-context-b, mixed, unequal"),
     ],

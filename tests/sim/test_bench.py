@@ -33,7 +33,8 @@ needs_model = pytest.mark.skipif(not fetch.default_model().is_file(), reason="Sm
 def test_loading_takes_little_more_memory_than_the_parameters(small):
     figures = bench.CASES["loading"](0)
     assert figures["seconds, with imports"] > 0
-    assert 1 < figures["peak of loading / parameters"] <= 1.3
+    # 1.2 where nothing else runs; two copies would be 2.
+    assert 1 < figures["peak of loading / parameters"] < 1.6
 
 
 @needs_model

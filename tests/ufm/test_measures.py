@@ -11,6 +11,7 @@ from ufm import (
     cross_entropy_increase,
     curvature,
     difference_of_means,
+    divergence,
     exact,
     from_table,
     init,
@@ -174,3 +175,25 @@ def test_curvature_is_that_of_kl_in_a_model_that_bends():
         both = [jax.nn.log_softmax(model.decode(model.H[:, context] + a * v)) for a in (-step, step)]
         kl = sum(float(jnp.exp(base) @ (base - log_q)) for log_q in both)
         assert float(curvature(model, [context], v)[0]) == pytest.approx(kl / (2 * step**2), rel=1e-5)
+
+
+def test_divergence_is_kl_to_the_steered_model(small_model):
+    got = divergence(small_model, CONTEXTS, jnp.asarray(V), ALPHAS)
+    for row, context in zip(np.asarray(got), CONTEXTS, strict=True):
+        p = steered(small_model, context, 0)
+        for value, alpha in zip(row[1:-1], ALPHAS[1:-1], strict=True):
+            q = steered(small_model, context, alpha)
+            assert value == pytest.approx(p @ np.log(p / q), rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("contexts", [[5], [-1], [0, 9]])
+def test_contexts_that_are_not_there(small_model, contexts):
+    for measure in (curvature, lambda *a: divergence(*a, [1.0]), lambda *a: probability_increase(*a, [1.0])):
+        with pytest.raises(ValueError, match=r"^contexts: expected indices from 0 to \d, got"):
+            measure(small_model, contexts, jnp.asarray(V))
+
+
+def test_a_vector_of_another_width(small_model):
+    for measure in (curvature, lambda *a: divergence(*a, [1.0]), lambda *a: probability_increase(*a, [1.0])):
+        with pytest.raises(ValueError, match=r"^v: expected shape \(3,\), that of one hidden state .*, got \(2,\)"):
+            measure(small_model, CONTEXTS, jnp.asarray(V[:2]))

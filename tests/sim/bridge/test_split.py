@@ -97,8 +97,7 @@ def test_states_of_all_layers_are_those_of_every_cut(small):
         np.testing.assert_array_equal(cut.parted(every[layer])[1], marks)
 
 
-@pytest.mark.parametrize("last_only", [True, False])
-@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize(("layer", "last_only"), [(0, False), (1, True), (2, True)])
 def test_steering_at_this_and_all_later_layers(small, layer, last_only):
     model = small("llama")
     rows = np.random.default_rng(1).normal(size=(3, model.architecture.width)).astype(np.float32)
@@ -196,8 +195,7 @@ def test_derivatives_go_through_the_strength_and_the_state(small):
     assert np.isfinite(second)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
-@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize(("name", "layer"), [("llama", 0), ("gemma2", 2), ("gpt2", 1)])
 def test_taylor_mode_goes_through_the_strength_and_the_state(small, name, layer):
     """Against derivatives of derivatives, in float64, for contexts of two lengths."""
     with jax.enable_x64(True):
@@ -257,8 +255,9 @@ def test_a_split_holds_no_copy_of_the_weights(small):
     [
         (3, PROMPTS, "layer: expected a block from 0 to 2, got 3"),
         (-1, PROMPTS, "layer: expected a block from 0 to 2, got -1"),
+        (0, "a string", "prompts: expected a list of prompts, got the one string 'a string'"),
         (0, [], "prompts: expected at least one, got none"),
-        (0, [[1], []], r"prompt: expected at least one token, got none in number \[1\]"),
+        (0, [[1], []], "prompt: expected at least one token, got none in prompt 1"),
         (0, [[1, 61]], r"tokens: expected ids from 0 to 60, got \[61\]"),
         (0, [[-1]], r"tokens: expected ids from 0 to 60, got \[-1\]"),
         (0, [list(range(40)) * 7], "prompt: expected at most 256 tokens, got 280"),
@@ -270,7 +269,41 @@ def test_bad_input(small, layer, prompts, message):
         small("llama").at(layer, prompts)
 
 
-def test_a_vector_of_another_width_is_refused(small):
+def test_vectors_that_do_not_fit_are_refused(small):
+    model = small("llama")
+    cut = model.at(0, PROMPTS)
+    for make in (cut.everywhere, cut.at_end):
+        with pytest.raises(ValueError, match=r"v: expected shape \(32,\), the width of the stream, got \(31,\)"):
+            make(jnp.ones(31))
+        with pytest.raises(ValueError, match=r"v: expected finite numbers, got nan at index \(0,\)"):
+            make(np.full(32, np.nan, np.float32))
+    with pytest.raises(ValueError, match="rows: expected finite numbers, got nan"):
+        cut.and_later(np.full((3, 32), np.nan, np.float32))
+    with pytest.raises(ValueError, match=r"v: expected shape \(264,\), that of one hidden state .*, got \(32,\)"):
+        ufm.steer(cut, [0], jnp.ones(32), 1.0)
+    # A vector made by the split that knows nothing of later layers.
+    with pytest.raises(ValueError, match=r"v: expected shape \(272,\), .*, got \(264,\)"):
+        ufm.divergence(cut.and_later(jnp.ones((3, 32))), [0], cut.everywhere(jnp.ones(32)), [1.0])
+
+
+@pytest.mark.parametrize("measure", [ufm.curvature, lambda *a: ufm.divergence(*a, [1.0]), lambda *a: ufm.steer(*a, 1.0)])
+def test_contexts_that_are_not_there_are_refused(small, measure):
     cut = small("llama").at(0, PROMPTS)
-    with pytest.raises((ValueError, TypeError)):
-        cut.decode(cut.embed(jnp.arange(3)) + cut.everywhere(jnp.ones(31)))
+    push = cut.everywhere(direction(small("llama")))
+    for contexts in ([7], [0, 3], [-1]):
+        with pytest.raises(ValueError, match="contexts: expected indices from 0 to 2, got"):
+            measure(cut, contexts, push)
+
+
+def test_a_split_is_shown_in_a_line(small):
+    assert repr(small("llama").at(1, PROMPTS)) == "Split(after block 1, 3 contexts of 8 tokens)"
+
+
+def test_rows_of_some_layers(small):
+    model, v = small("llama"), direction(small("llama"))
+    rows = model.steering({0: v, 2: -v})
+    np.testing.assert_array_equal(rows, [v, 0 * v, -v])
+    with pytest.raises(ValueError, match="layer: expected a block from 0 to 2, got 3"):
+        model.steering({3: v})
+    with pytest.raises(ValueError, match="v: expected shape"):
+        model.steering({1: v[:5]})

@@ -82,6 +82,8 @@ def wrong_width(*arguments, **options):
 
 LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, sim.validation.variance
 
+SLOW = ("arc that starts at 0", "plateau of one side")
+
 PLANTED = {
     "law of a wrong width": ("N7", arc, "law", wrong_width),
     "arc that starts at 0": ("N8.arc", arc, "arc_of", lambda *a, **o: ARC_OF(*a, **o)._replace(centre=jnp.zeros(()))),
@@ -97,7 +99,7 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PLANTED])
 def test_errors_in_the_theory_are_caught(small, monkeypatch, name):
     statement, module, function, wrong = PLANTED[name]
     monkeypatch.setattr(module, function, wrong)
