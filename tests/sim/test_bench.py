@@ -37,6 +37,7 @@ def test_loading_takes_little_more_memory_than_the_parameters(small):
     assert 1 < figures["peak of loading / parameters"] < 1.6
 
 
+@pytest.mark.slow
 @needs_model
 def test_a_language_model_is_swept_without_transformers_too(small, monkeypatch):
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)

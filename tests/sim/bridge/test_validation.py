@@ -57,6 +57,7 @@ def test_every_comparison_holds_on_every_kind_of_norm(small, name):
     all_hold(of(small(name)))
 
 
+@pytest.mark.slow
 def test_a_softcap_and_norms_after_blocks_change_nothing(small):
     assert of(small("gemma2"), statements=["N7", "proposition-4.1"]).holds
 
@@ -82,7 +83,7 @@ def wrong_width(*arguments, **options):
 
 LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, sim.validation.variance
 
-SLOW = ("arc that starts at 0", "plateau of one side")
+SLOW = ("arc that starts at 0", "plateau of one side", "bound without what blocks add", "second moment for the variance")
 
 PLANTED = {
     "law of a wrong width": ("N7", arc, "law", wrong_width),
