@@ -56,9 +56,7 @@ def reproduce(
     default = result.numbers["agreement"]["default"]
     typer.echo(f"trained gap {result.numbers['gap']:.1e} nats; measured - predicted {default['probability']:.1e} at most")
     if result.on_model:
-        judged = [finding for finding in result.on_model.findings if finding.tolerance is not None]
-        held = sum(finding.holds for finding in judged)
-        typer.echo(f"{held} of {len(judged)} comparisons hold on {result.on_model.model}")
+        typer.echo(f"{result.on_model.summary} on {result.on_model.model}")
     elif result.missing:
         typer.echo(f"the language model is left out: {result.missing}")
     typer.echo(f"{result.seconds:.0f} s; open {result.page}")

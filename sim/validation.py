@@ -136,6 +136,12 @@ class Validation:
         """Whether every comparison that has a tolerance is within it."""
         return all(finding.holds for finding in self.findings)
 
+    @property
+    def summary(self) -> str:
+        """How many comparisons that have a tolerance are within it, in words."""
+        judged = [finding for finding in self.findings if finding.tolerance is not None]
+        return f"{sum(finding.holds for finding in judged)} of {len(judged)} comparisons hold"
+
     def as_json(self) -> dict[str, Any]:
         """Everything but the data of the figures."""
         findings = [asdict(finding) | {"holds": finding.holds} for finding in self.findings]
@@ -149,9 +155,7 @@ def as_table(found: Validation) -> str:
         most = "" if one.tolerance is None else f"{one.tolerance:.0e}"
         verdict = "" if one.tolerance is None else ("holds" if one.holds else "FAILS")
         lines.append(f"{one.statement:<18}{one.about:<22}{one.what:<72}{one.value:>11.2e}{most:>10}  {verdict}".rstrip())
-    judged = [one for one in found.findings if one.tolerance is not None]
-    lines.append(f"{sum(one.holds for one in judged)} of {len(judged)} comparisons hold on {found.model}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"{found.summary} on {found.model}"])
 
 
 def validate(
@@ -514,14 +518,9 @@ def _texts(run: _Run) -> tuple[_Text, _Text]:
         ids, seen = lm.contexts(run.texts.beginnings)
     rows = [[*row[mask].tolist(), *more] for row, mask, more in zip(ids, seen, written.tokens, strict=True)]
     length = max(len(row) for row in rows)
-    foreign = run.texts.foreign
-    tokens = (
-        list(foreign)
-        if not isinstance(foreign, str)
-        else lm.contexts(
-            [foreign[: 12 * length * len(rows)]],
-        )[0][0].tolist()
-    )
+    tokens = run.texts.foreign
+    if isinstance(tokens, str):
+        tokens = lm.contexts([tokens[: 12 * length * len(rows)]])[0][0].tolist()
     others = [tokens[k * length : (k + 1) * length] for k in range(len(rows))]
     require(all(len(row) == length for row in others), "foreign", f"at least {length * len(rows)} tokens", len(tokens))
     starts = np.asarray([len(row) - new for row in rows])

@@ -153,14 +153,16 @@ def divergence(
 @partial(jax.jit, static_argnames="budget")
 def _divergence(model, contexts, v, alphas, budget):
     h = model.embed(contexts)
-    log_p = jax.nn.log_softmax(model.decode(h))
+    base = model.decode(h)
+    return sweep_states(model, h, v, alphas.astype(h.dtype), lambda logits, i: kl(base[i], logits), budget=budget)
 
-    def kl(logits, position):
-        less = log_p[position] - jax.nn.log_softmax(logits)
-        # What is added has mean 0, and leaves a sum of terms that are not negative: no cancellation near 0.
-        return jnp.sum(jnp.exp(log_p[position]) * (less + jnp.expm1(-less)))
 
-    return sweep_states(model, h, v, alphas.astype(h.dtype), kl, budget=budget)
+def kl(base: Float[Array, "*#n V"], other: Float[Array, "*#n V"]) -> Float[Array, "..."]:
+    """KL from the softmax of `base` to that of `other`, nats; without cancellation where they are close."""
+    log_p = jax.nn.log_softmax(base)
+    less = log_p - jax.nn.log_softmax(other)
+    # What is added has mean 0, and leaves a sum of terms that are not negative.
+    return jnp.sum(jnp.exp(log_p) * (less + jnp.expm1(-less)), axis=-1)
 
 
 def variance(logits: Float[Array, "*n V"], of: Float[Array, "*n V"]) -> Float[Array, " *n"]:

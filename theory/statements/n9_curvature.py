@@ -12,6 +12,7 @@ from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
 from theory.claims import largest_error, slope
 from theory.statement import Claim, Statement, compiled_quickly
 from ufm import curvature
+from ufm.measures import kl
 
 _PLACES = np.array([-1, -2 / 3, -1 / 3, 1 / 3, 2 / 3, 1])
 """Strengths of a fine sweep, as shares of the largest."""
@@ -22,13 +23,6 @@ _INVERSE = np.linalg.inv(np.vander(_PLACES, increasing=True))
 
 def _contexts(one: Pushed):
     return jnp.arange(one.model.tokens.shape[0])
-
-
-def divergence(base: Float[Array, "*#n V"], steered: Float[Array, "*#n V"]) -> Float[Array, "..."]:
-    """KL from the softmax of `base` to that of `steered`, nats; without cancellation where they are close."""
-    log_p = jax.nn.log_softmax(base)
-    less = log_p - jax.nn.log_softmax(steered)
-    return jnp.sum(jnp.exp(log_p) * (less + jnp.expm1(-less)), axis=-1)
 
 
 def _closed_form(one: Pushed) -> Float[Array, " m"]:
@@ -59,7 +53,7 @@ def _quadratic(tex: str, coefficient: Callable[[Pushed], Float[Array, " m"]], id
     def off(one, alphas, logits):
         """The polynomial through KL / alpha^2 at `_PLACES` of some strength, ``[m, K, V]``, has the coefficient at 0."""
         base = one.decode(jnp.zeros(()))
-        squares = divergence(base[:, None], logits) / alphas**2
+        squares = kl(base[:, None], logits) / alphas**2
         return largest_error(squares @ _INVERSE[0], coefficient(one)) / _size(one)
 
     def instances(one):
@@ -76,7 +70,7 @@ def _quadratic(tex: str, coefficient: Callable[[Pushed], Float[Array, " m"]], id
             base, zero = one.decode(jnp.zeros(())), jnp.zeros(())
 
             def grown(alpha):
-                return divergence(base, one.decode(alpha))
+                return kl(base, one.decode(alpha))
 
             first, second = slope(grown, zero), slope(lambda alpha: slope(grown, alpha), zero)
             return jnp.maximum(

@@ -130,10 +130,7 @@ def write_gguf(path, folder, kind=gguf.GGMLQuantizationType.F32, change=None):
         writer.add_tensor(name, gguf.quantize(value, chosen), raw_dtype=chosen)
     if change:
         change(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    written(writer)
     return path
 
 
@@ -149,6 +146,22 @@ def test_gguf(checkpoint, tmp_path, kind, rtol):
     for name, value in fill(file.architecture, file, progress=False).items():
         largest = np.abs(expected[name]).max()
         np.testing.assert_allclose(value, expected[name], atol=float(rtol * largest), rtol=0, err_msg=name)
+
+
+def written(writer):
+    """Let a writer write what it was given."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def gguf_of(folder, raw, kind):
+    """A GGUF file with one tensor, of raw blocks of a type."""
+    writer = gguf.GGUFWriter(folder / "one.gguf", "llama")
+    writer.add_tensor("some.weight", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
+    written(writer)
+    return Gguf(folder / "one.gguf")
 
 
 def unpacked_q4_k(raw):
@@ -190,13 +203,7 @@ def test_k_quants_against_their_definition(tmp_path, kind, size, unpacked):
         where = slice(0, 4) if kind == "Q4_K" else slice(208, 210)
         units = np.random.default_rng(1).uniform(0.01, 0.1, (where.stop - where.start) // 2)
         block[where] = units.astype(np.float16).view(np.uint8)
-    writer = gguf.GGUFWriter(tmp_path / "k.gguf", "llama")
-    writer.add_tensor("some.weight", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    file = Gguf(tmp_path / "k.gguf")
+    file = gguf_of(tmp_path, raw, kind)
     assert file.shapes() == {"some.weight": (3, 512)}
     np.testing.assert_allclose(file.read("some.weight"), unpacked(raw).reshape(3, 512), rtol=1e-6, atol=1e-6)
 
@@ -207,13 +214,7 @@ def test_every_quantised_type_is_read(tmp_path, kind):
     width = 256
     per_row = width // gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] * size
     raw = np.random.default_rng(0).integers(0, 60, (2, per_row), dtype=np.uint8)
-    writer = gguf.GGUFWriter(tmp_path / "q.gguf", "llama")
-    writer.add_tensor("some.weight", raw, raw_dtype=gguf.GGMLQuantizationType[kind])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    file, expected = Gguf(tmp_path / "q.gguf"), gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
+    file, expected = gguf_of(tmp_path, raw, kind), gguf.dequantize(raw, gguf.GGMLQuantizationType[kind])
     assert file.read("some.weight").shape == (2, width)
     np.testing.assert_array_equal(file.read("some.weight"), expected)
 
