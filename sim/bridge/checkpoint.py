@@ -45,8 +45,8 @@ class Tensors(Protocol):
 
 
 @contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
-    """Whatever a library says of a malformed file becomes a `ValueError` that names the file."""
+def reading(path: Path, what: str, *, argument: str = "checkpoint") -> Iterator[None]:
+    """Whatever a library says of a malformed file becomes a `ValueError` that names the argument and the file."""
     try:
         yield
     except (MemoryError, KeyboardInterrupt):
@@ -54,7 +54,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     except Exception as error:
         words = str(error).splitlines()
         detail = f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
-        raise ValueError(f"checkpoint: expected {what}, got {str(path)!r} ({detail})") from error
+        raise ValueError(f"{argument}: expected {what}, got {str(path)!r} ({detail})") from error
 
 
 class Safetensors:

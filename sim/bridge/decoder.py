@@ -115,6 +115,11 @@ class Decoder(nnx.Module):
                 setattr(self, name, nnx.Param(value))
         self.blocks = Blocks({name.removeprefix("blocks."): value for name, value in parameters.items() if "." in name})
 
+    def __call__(self, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
+        """The logits at every position of unsteered contexts."""
+        positions = positions_of(seen)
+        return self.logits(self.run(self.embed(tokens, positions), positions, seen, 0, self.architecture.layers))
+
     # --- the parts ---------------------------------------------------------------------------------------------------
 
     def embed(self, tokens: Int[Array, "n T"], positions: Int[Array, "n T"]) -> Float[Array, "n T d"]:

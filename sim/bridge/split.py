@@ -213,9 +213,7 @@ def last_seen(seen: Bool[Array, "n T"]) -> Int[Array, " n"]:
 @nnx.jit
 def all_logits(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
     """The logits at every position of unsteered contexts."""
-    positions = positions_of(seen)
-    x = decoder.run(decoder.embed(tokens, positions), positions, seen, 0, decoder.architecture.layers)
-    return decoder.logits(x)
+    return decoder(tokens, seen)
 
 
 @nnx.jit

@@ -45,10 +45,8 @@ def save(folder: str | Path, architecture: Architecture, parameters: Mapping[str
 
     path = Path(folder).absolute()
     require(not path.exists() or not any(path.iterdir()), "folder", "one that is not there, or empty", f"{str(folder)!r}")
-    found = {name: tuple(value.shape) for name, value in parameters.items()}
-    require(
-        found == shapes(architecture), "parameters", "those of the architecture", _difference(found, shapes(architecture))
-    )
+    found, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(architecture)
+    require(found == wanted, "parameters", "those of the architecture", _difference(found, wanted))
     about = {"architecture": asdict(architecture), "tokenizer": None if words is None else _as_json(words)}
     if path.exists():
         path.rmdir()

@@ -45,7 +45,7 @@ def read_documents(path: Path) -> list[str]:
 
 
 def _of_text(path: Path) -> list[str]:
-    with reading(path, "a text file in UTF-8"):
+    with reading(path, "a text file in UTF-8", argument="text"):
         text = path.read_text(encoding="utf-8")
     return [part for part in text.replace("\r\n", "\n").split("\n\n\n") if part.strip()]
 
@@ -53,7 +53,7 @@ def _of_text(path: Path) -> list[str]:
 def _of_parquet(path: Path) -> Iterator[str]:
     import pyarrow.parquet
 
-    with reading(path, "a parquet file"):
+    with reading(path, "a parquet file", argument="text"):
         file = pyarrow.parquet.ParquetFile(path)
     require("text" in file.schema_arrow.names, "text", f"a column of that name in {str(path)!r}", file.schema_arrow.names)
     row = 0

