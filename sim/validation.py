@@ -19,23 +19,19 @@ from scipy.signal import find_peaks
 from tqdm import tqdm
 
 import ufm
+from sim import losses
 from sim.bridge.decoder import softcapped
 from sim.bridge.generation import Sampling
 from sim.bridge.language_model import LanguageModel, Prompts
+from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split
 from sim.concepts import BEGINNINGS, CONCEPTS, OPENINGS, Concept
 from sim.output import settings
 from theory import arc
 from ufm._check import require
-from ufm._pytree import Leaf
-from ufm.measures import variance
 
 KINDS_OF_CURVE = ("one bump", "none", "several bumps")
 """What a probability can do along a sweep: rise to one peak and fall; rise or fall throughout; have several peaks."""
-
-
-TOGETHER = 4
-"""Strengths decoded together where all logits of a text are held: a few, so that weights are not read for one alone."""
 
 
 @dataclass(frozen=True)
@@ -248,36 +244,6 @@ def _about(concept: str, layer: int) -> str:
 # --- behind the last norm: N7, N8 -------------------------------------------------------------------------------------
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["W", "gamma", "bias", "eps"], meta_fields=["kind", "softcap"])
-@dataclass(frozen=True)
-class Readout:
-    """The last steps of a decoder: ``softcapped(W (gamma * norm(x) + bias))``."""
-
-    W: Float[Array, "V d"] | Leaf
-    gamma: Float[Array, " d"] | Leaf
-    bias: Float[Array, " d"] | Leaf
-    eps: Float[Array, ""] | Leaf
-    kind: str
-    softcap: float | None
-
-    def arc(self, h: Float[Array, " d"], v: Float[Array, " d"]) -> arc.Arc:
-        """The arc of a hidden state steered along v (N8)."""
-        return arc.arc_of(self.W, self.gamma, self.bias, h, v, kind=self.kind, eps=self.eps)
-
-    def limit(self, v: Float[Array, " d"], sign: int) -> Float[Array, " V"]:
-        """The logits of infinite strength (S, proposition 4.1)."""
-        return arc.limit(self.W, self.gamma, self.bias, v, sign, kind=self.kind, softcap=self.softcap)
-
-
-def readout(lm: LanguageModel) -> Readout:
-    """The last norm and the unembedding of a model, in the widest floats there are."""
-    decoder, a = lm.decoder, lm.architecture
-    matrix = decoder.embedding if a.tied else decoder.unembedding
-    bias = jnp.asarray(decoder.norm_bias[...], float) if a.norm == "layer" else None
-    gamma = jnp.asarray(decoder.norm[...], float)
-    return Readout(jnp.asarray(matrix[...], float), gamma, bias, jnp.asarray(a.eps, float), a.norm, a.final_softcap)
-
-
 def last_block(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
     """N7 and N8 after the last block: the law and the arc beside the model's own norm and unembedding, in float64."""
     layer, findings, parts = run.lm.architecture.layers - 1, [], []
@@ -453,7 +419,7 @@ def _approach(cut: Split, out: Readout, v: Array, count: int) -> dict[str, Array
         )
         ones = jnp.ones(())
         leading = jax.jvp(lambda t: cut.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
-        return *jax.lax.map(at, sizes, batch_size=TOGETHER), jnp.max(jnp.abs(leading))
+        return *jax.lax.map(at, sizes, batch_size=losses.TOGETHER), jnp.max(jnp.abs(leading))
 
     both = [of(sign, out.limit(v, sign)) for sign in (-1, 1)]
     distance, beyond, bound, leading = (jnp.stack(parts) for parts in zip(*both, strict=True))
@@ -548,55 +514,10 @@ def _cut(lm: LanguageModel, text: _Text, layer: int) -> Split:
     return lm.at(layer, text.rows, length=text.counted.shape[1] + 1, last_only=False)
 
 
-def _per_position(logits: Array, cut: Split) -> Array:
-    """Logits of all positions but the last, ``[T - 1, V]``."""
-    return logits.reshape(cut.tokens.shape[1], -1)[:-1]
-
-
-@jax.jit
-def _terms(cut: Split, v: Array) -> tuple[Array, Array]:
-    """Half the variance of the slopes, and the slope of the loss, at every position, ``[n, T - 1]``."""
-
-    def of(j):
-        h, push = cut.embed(j), cut.everywhere(v)
-        one = jnp.ones((), h.dtype)
-        logits, slopes = jax.jvp(lambda a: cut.decode(h + a * push), (0 * one,), (one,))
-        logits, slopes = _per_position(logits, cut), _per_position(slopes, cut)
-        mean = jnp.sum(jax.nn.softmax(logits) * slopes, axis=-1)
-        target = jnp.take_along_axis(slopes, cut.tokens[j][1:, None], axis=-1)[:, 0]
-        return variance(logits, slopes) / 2, mean - target
-
-    return jax.lax.map(of, jnp.arange(cut.tokens.shape[0]))
-
-
 def _moments(lm: LanguageModel, text: _Text, v: np.ndarray, layer: int) -> _Moments:
-    terms = _terms(_cut(lm, text, layer), jnp.asarray(v))
+    terms = losses.moments(_cut(lm, text, layer), jnp.asarray(v))
     curvature, slope = (float(np.mean(np.asarray(term, float)[text.counted])) for term in terms)
     return _Moments(curvature, slope, float(np.sqrt(2 * curvature / text.counted.sum())))
-
-
-@jax.jit
-def _losses(cut: Split, v: Array, alphas: Array) -> tuple[Array, Array]:
-    """Increase of the cross-entropy of the next token, and KL from the unsteered model, ``[n, K, T - 1]``."""
-
-    def of(j):
-        h, push, targets = cut.embed(j), cut.everywhere(v), cut.tokens[j][1:, None]
-
-        def at(alpha):
-            logits = _per_position(cut.decode(h + alpha * push), cut)
-            return logits, jax.nn.logsumexp(logits, axis=-1), jnp.take_along_axis(logits, targets, axis=-1)[:, 0]
-
-        base, total, chosen = at(jnp.zeros((), h.dtype))
-        p = jnp.exp(base - total[:, None])
-
-        def increases(alpha):
-            logits, new_total, new_chosen = at(alpha)
-            more = new_total - total
-            return more - (new_chosen - chosen), more - jnp.sum(p * (logits - base), axis=-1)
-
-        return jax.lax.map(increases, alphas, batch_size=TOGETHER)
-
-    return jax.lax.map(of, jnp.arange(cut.tokens.shape[0]))
 
 
 def _increases(
@@ -604,7 +525,7 @@ def _increases(
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
     """Delta CE and KL by strength, per token."""
     away = alphas != 0
-    found = _losses(_cut(lm, text, layer), jnp.asarray(v), jnp.asarray(alphas[away], v.dtype))
+    found = losses.increases(_cut(lm, text, layer), jnp.asarray(v), jnp.asarray(alphas[away], v.dtype))
     curves = np.zeros((2, alphas.size))
     curves[:, away] = [np.asarray(values, float).swapaxes(1, 2)[text.counted].mean(axis=0) for values in found]
     return curves[0], curves[1]

@@ -33,25 +33,46 @@ class Sampling:
         require(self.top_k is None or self.top_k >= 1, "top_k", "at least one token", self.top_k)
         require(0 < self.top_p <= 1, "top_p", "a probability above 0", self.top_p)
 
+    @property
+    def sort(self) -> int | None:
+        """How many tokens `choose` has to look at: none, a few, or all."""
+        if self.top_k is None:
+            return 0 if self.top_p == 1 else None
+        return CANDIDATES if self.top_k <= CANDIDATES else None
 
-def choose(key: jax.Array, logits: Float[Array, "n V"], temperature: Any, top_k: Any, top_p: Any) -> Int[Array, " n"]:
+
+CANDIDATES = 256
+"""Tokens that are sorted where top_k allows no more: sorting a whole vocabulary costs more than a block."""
+
+
+def choose(
+    key: jax.Array, logits: Float[Array, "n V"], temperature: Any, top_k: Any, top_p: Any, *, sort: int | None = None
+) -> Int[Array, " n"]:
     """The next token of every sequence.
 
     Args:
         key: of the randomness.
         logits: of the next token.
         temperature, top_k, top_p: see `Sampling`; arrays, so that other values do not compile again. A top_k of V keeps all.
+        sort: how many of the likeliest tokens are looked at, at least top_k; V if left out, and 0 for drawing from all,
+            whatever top_k and top_p.
     """
     v = logits.shape[-1]
     scaled = logits.astype(jnp.float32) / jnp.maximum(temperature, 1e-6)
-    ordered = -jnp.sort(-scaled, axis=-1)
-    floor = jnp.take_along_axis(ordered, jnp.broadcast_to(jnp.clip(top_k, 1, v) - 1, (*logits.shape[:-1], 1)), axis=-1)
+    if sort == 0:
+        sampled = jax.random.categorical(key, scaled, axis=-1)
+        return jnp.where(temperature > 0, sampled, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+    ordered, tokens = lax.top_k(scaled, v if sort is None else min(sort, v))
+    floor = jnp.take_along_axis(
+        ordered, jnp.broadcast_to(jnp.clip(top_k, 1, ordered.shape[-1]) - 1, (*logits.shape[:-1], 1)), axis=-1
+    )
     # Of the tokens that are left, the likeliest whose predecessors have not reached top_p; the first always stays.
     kept = jax.nn.softmax(jnp.where(ordered >= floor, ordered, -jnp.inf), axis=-1)
     before = jnp.cumsum(kept, axis=-1) - kept
     last = jnp.sum((before < top_p) & (kept > 0), axis=-1, keepdims=True) - 1
     floor = jnp.maximum(floor, jnp.take_along_axis(ordered, jnp.maximum(last, 0), axis=-1))
-    sampled = jax.random.categorical(key, jnp.where(scaled >= floor, scaled, -jnp.inf), axis=-1)
+    place = jax.random.categorical(key, jnp.where(ordered >= floor, ordered, -jnp.inf), axis=-1)
+    sampled = jnp.take_along_axis(tokens, place[..., None], axis=-1)[..., 0]
     return jnp.where(temperature > 0, sampled, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
 
 
@@ -66,6 +87,7 @@ def generate(
     *,
     new: int,
     sampled: bool,
+    sort: int | None = None,
 ) -> tuple[Int[Array, "n new"], Int[Array, " n"]]:
     """New tokens after prompts that are padded on the left.
 
@@ -78,6 +100,7 @@ def generate(
         steering: added to the stream after every block, at all positions, prompt included, for each sequence.
         new: how many tokens at most.
         sampled: False for the likeliest token each time, whatever the settings.
+        sort: see `choose`.
 
     Returns:
         The tokens, and how many of each sequence are its own (its end included).
@@ -119,7 +142,10 @@ def generate(
 
     def pick(k, x):
         logits = decoder.logits(x)
-        return choose(jax.random.fold_in(key, k), logits, *settings) if sampled else jnp.argmax(logits, -1).astype(jnp.int32)
+        return choose(jax.random.fold_in(key, k), logits, *settings, sort=sort) if sampled else greedy(logits)
+
+    def greedy(logits):
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def unfinished(carry):
         k, _, _, _, _, over = carry
@@ -141,5 +167,5 @@ def generate(
     return out, lengths
 
 
-compiled = nnx.jit(generate, static_argnames=("new", "sampled"))
+compiled = nnx.jit(generate, static_argnames=("new", "sampled", "sort"))
 """`generate`, compiled once for each shape."""

@@ -134,10 +134,10 @@ class LanguageModel:
         """
         sides = [self.contexts(texts) for texts in (positive, negative)]
         length, means = max(ids.shape[1] for ids, _ in sides), []
-        for texts in (positive, negative):
-            states, seen = self.states(texts, length=length)
-            shares = jnp.asarray(seen / seen.sum(axis=1, keepdims=True) / len(texts), states.dtype)
-            means.append(np.asarray(jnp.einsum("lntd,nt->ld", states, shares)))
+        for ids, seen in sides:
+            more = ((0, 0), (length - ids.shape[1], 0))
+            tokens, there = jnp.asarray(np.pad(ids, more)), jnp.asarray(np.pad(seen, more))
+            means.append(np.asarray(split.all_means(self.decoder, tokens, there).mean(axis=1)))
         return means[0] - means[1]
 
     def at(self, layer: int, prompts: Prompts, *, length: int | None = None, last_only: bool = True) -> Split:
@@ -224,6 +224,7 @@ class LanguageModel:
             added,
             new=new,
             sampled=chosen.temperature > 0,
+            sort=chosen.sort,
         )
         rows = [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)]
         ended = [bool(row) and row[-1] in ends for row in rows]

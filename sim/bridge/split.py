@@ -229,3 +229,19 @@ def all_states(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n
         return x, lax.dynamic_update_index_in_dim(states, x, i, 0)
 
     return lax.fori_loop(0, decoder.architecture.layers, step, (x, states))[1]
+
+
+@nnx.jit
+def all_means(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
+    """The residual stream after every block, in one pass, as its mean over the positions that are seen."""
+    positions = positions_of(seen)
+    x = decoder.embed(tokens, positions)
+    shares = (seen / jnp.maximum(seen.sum(axis=1, keepdims=True), 1)).astype(x.dtype)
+    means = jnp.zeros((decoder.architecture.layers, x.shape[0], x.shape[-1]), x.dtype)
+
+    def step(i: Any, carry: Any) -> Any:
+        x, means = carry
+        x = decoder.run(x, positions, seen, i, i + 1)
+        return x, lax.dynamic_update_index_in_dim(means, jnp.einsum("ntd,nt->nd", x, shares), i, 0)
+
+    return lax.fori_loop(0, decoder.architecture.layers, step, (x, means))[1]

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class Tokenizer:
     def size(self) -> int:
         """How many tokens there are, special ones included."""
         return self.core.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def spoken(self) -> list[str]:
+        """Every token as text, alone."""
+        return self.core.decode_batch([[z] for z in range(self.size)], skip_special_tokens=True)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The tokens of a text.

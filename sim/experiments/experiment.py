@@ -1,0 +1,158 @@
+"""A run of the experiments: a model, settings, texts and the store that results go to, and what several stages need."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from sim import output
+from sim.bridge.language_model import LanguageModel
+from sim.bridge.tokenizer import Tokenizer
+from sim.experiments.inputs import Inputs
+from sim.experiments.settings import Settings, Variant
+from sim.experiments.store import Store, open_store
+from ufm._check import require
+
+RANDOM = "random"
+"""The name of the set of texts that a model writes from nothing."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run.
+
+    Attributes:
+        lm: the model that is steered; it has a tokenizer.
+        judge: the model that says whether texts show a concept.
+        settings: with layers as numbers.
+        inputs: texts.
+        store: where results are.
+        progress: whether to show bars.
+    """
+
+    lm: LanguageModel
+    judge: LanguageModel
+    settings: Settings
+    inputs: Inputs
+    store: Store
+    progress: bool | None = None
+
+    @property
+    def words(self) -> Tokenizer:
+        """The tokenizer of the model."""
+        assert self.lm.tokenizer is not None
+        return self.lm.tokenizer
+
+    @property
+    def sets(self) -> list[str]:
+        """The sets of texts that steering vectors are made from: concepts, and what they are contrasted with."""
+        kinds = {variant.negatives for variant in self.settings.steered}
+        opposites = [opposite(concept) for concept in self.settings.concepts] if "contrastive" in kinds else []
+        return [*self.settings.concepts, *opposites, *([RANDOM] if RANDOM in kinds else [])]
+
+    def seed(self, *parts: str | int) -> int:
+        """A seed for one piece of work, the same whoever does it and when."""
+        names = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+        return int(np.random.SeedSequence([self.settings.seed, *names]).generate_state(1)[0] >> 1)
+
+    def start(self) -> list[int]:
+        """The empty prompt: the token that begins a text, or ends one.
+
+        Raises:
+            ValueError: a tokenizer that has neither.
+        """
+        first = self.words.bos if self.words.bos is not None else self.words.eos
+        require(first is not None, "tokenizer", "a token that begins or ends a text", "none")
+        assert first is not None
+        return [first]
+
+    def rows(self, name: str) -> list[list[int]]:
+        """The tokens of the texts of a set that are not empty, as the model reads them.
+
+        Raises:
+            ValueError: a set without texts.
+        """
+        found = self.store.data("prompts").sel(set=name)["tokens"].values
+        before = self.start() if self.words.adds_bos else []
+        rows = [[*before, *row[row >= 0].tolist()] for row in found if (row >= 0).any()]
+        require(len(rows) > 0, "prompts", f"at least one text of the set {name!r}", "none that is not empty")
+        return rows
+
+    @cached_property
+    def means(self) -> xr.DataArray:
+        """The mean state of every set of texts and its bootstrap samples, at all layers."""
+        return self.store.data("vectors")["mean"]
+
+    def vector(self, concept: str, layer: int, variant: Variant | None = None) -> Float[np.ndarray, " d"]:
+        """The steering vector of a concept after a layer (S, equation 3)."""
+        one = variant or self.settings.main
+        of = self.means.sel(layer=layer, resample=one.resample)
+        v = of.sel(set=concept).values - of.sel(set=against(concept, one)).values
+        return v / np.linalg.norm(v) if one.normalised else v
+
+    @cached_property
+    def last_log_p(self) -> xr.DataArray:
+        """Mean log-probabilities of the token after the texts of every set."""
+        return self.store.data("log-odds")["log_p"]
+
+    def log_odds(self, concept: str, variant: Variant | None = None) -> Float[np.ndarray, " V"]:
+        """The log-odds of every token: mean over the concept's texts less mean over the others (S, definition 3.2)."""
+        both = self.last_log_p
+        return both.sel(set=concept).values - both.sel(set=against(concept, variant or self.settings.main)).values
+
+    def words_of(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Tokens as readers see them."""
+        return np.asarray([self.words.decode([int(z)]) for z in tokens])
+
+
+def opposite(concept: str) -> str:
+    """The name of the set that shows the opposite of a concept."""
+    return f"not {concept}"
+
+
+def against(concept: str, variant: Variant) -> str:
+    """The name of the set that a concept is contrasted with."""
+    return RANDOM if variant.negatives == RANDOM else opposite(concept)
+
+
+def begin(
+    folder: str | Path,
+    lm: LanguageModel,
+    settings: Settings,
+    inputs: Inputs,
+    *,
+    judge: LanguageModel | None = None,
+    progress: bool | None = None,
+) -> Experiment:
+    """A run in a folder, begun or gone on with.
+
+    Args:
+        folder: of the run.
+        lm: the model that is steered.
+        settings: what is computed.
+        inputs: texts.
+        judge: another model to judge texts; the same if left out.
+        progress: whether to show bars.
+
+    Raises:
+        ValueError: a model without a tokenizer, layers that it does not have, a folder of another run.
+    """
+    require(lm.tokenizer is not None, "model", "one with a tokenizer", repr(lm.name))
+    chosen, judging = settings.for_model(lm.architecture), judge or lm
+    require(judging.tokenizer is not None, "judge", "a model with a tokenizer", repr(judging.name))
+    about = output.settings(
+        chosen.seed,
+        model={"name": lm.name, "fingerprint": lm.fingerprint},
+        judge={"name": judging.name, "fingerprint": judging.fingerprint},
+        settings=chosen.as_json(),
+        inputs=inputs.about,
+        dtype=str(lm.decoder.dtype),
+        begun=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Experiment(lm, judging, chosen, inputs, open_store(folder, about), progress)

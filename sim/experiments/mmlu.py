@@ -1,0 +1,79 @@
+"""Questions with four answers under steering, scored by the log-probabilities of the letters (S, figure A.6)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import ufm
+from sim.bridge.split import Split
+from sim.experiments.experiment import Experiment
+from sim.experiments.inputs import LETTERS, Question
+from sim.experiments.store import Cell, Layout
+from ufm._check import require
+
+
+def mmlu(e: Experiment) -> None:
+    """Fill the group "mmlu": `log_p` of the four letters, ``[concept, layer, strength, question, letter]``.
+
+    All positions are steered, after the middle layer. The first questions are worked examples before each of the others.
+
+    Raises:
+        ValueError: too few questions; one that is too long for the model.
+    """
+    settings = e.settings.mmlu
+    require(len(e.inputs.questions) > settings.shots, "questions", f"more than {settings.shots}", len(e.inputs.questions))
+    shots, asked = e.inputs.questions[: settings.shots], e.inputs.questions[settings.shots :][: settings.questions]
+    rows = [e.words.encode(as_text(question, shots)) for question in asked]
+    # One length, so that one program serves all parts.
+    length = max(map(len, rows))
+    require(length <= e.lm.architecture.context, "questions", f"at most {e.lm.architecture.context} tokens", length)
+    letters = [e.words.encode(f" {letter}", special=False)[-1] for letter in LETTERS]
+    coords: dict[str, Any] = {
+        "concept": list(e.settings.concepts),
+        "layer": [e.settings.middle],
+        "strength": np.arange(settings.strengths),
+        "question": np.arange(len(asked)),
+        "letter": list(LETTERS),
+    }
+    layout = Layout(
+        coords,
+        {"log_p": (("concept", "layer", "strength", "question", "letter"), "float32")},
+        {"concept": 1, "layer": 1, "question": settings.part},
+        fixed={
+            "alpha": (("strength",), settings.alphas),
+            "answer": (("question",), np.asarray([question.answer for question in asked])),
+            "text": (("question",), [question.text for question in asked]),
+        },
+    )
+
+    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
+        (name,), (layer,), numbers = layout.labels(cell).values()
+        part = [rows[k] for k in numbers]
+        cut = e.lm.at(layer, [*part, *part[:1] * (settings.part - len(part))], length=length)
+        v = jnp.asarray(e.vector(name, layer))
+        found = _letters(cut, v, jnp.asarray(settings.alphas, jnp.float32), jnp.asarray(letters))
+        return {"log_p": np.swapaxes(np.asarray(found)[: len(part)], 0, 1)}
+
+    e.store.fill("mmlu", layout, compute, progress=e.progress)
+
+
+def as_text(question: Question, shots: Sequence[Question]) -> str:
+    """A question after worked examples, up to where the letter of its answer comes."""
+    worked = [f"{_alone(one)} {LETTERS[one.answer]}\n\n" for one in shots]
+    return f"Questions with four answers, of which one is right.\n\n{''.join(worked)}{_alone(question)}"
+
+
+def _alone(question: Question) -> str:
+    choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=True))
+    return f"{question.text}\n{choices}\nAnswer:"
+
+
+@jax.jit
+def _letters(cut: Split, v: Array, alphas: Array, letters: Array) -> Float[Array, "n K 4"]:
+    """Log-probabilities of the letters after every context of a split, at every strength."""
+    contexts = jnp.arange(cut.tokens.shape[0])
+    return ufm.sweep(cut, contexts, cut.everywhere(v), alphas, lambda logits, _: jax.nn.log_softmax(logits)[letters])

@@ -1,0 +1,389 @@
+"""What the experiments compute: settings of every stage, three presets, and how a variant of steering is named.
+
+S, section 5 and appendix A, is the preset "paper"; "laptop" is less of the same, "smoke" a little of everything.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, NamedTuple, get_type_hints
+
+import numpy as np
+from jaxtyping import Float
+
+from sim.bridge.architecture import Architecture
+from sim.bridge.generation import Sampling
+from ufm._check import require
+
+
+class Variant(NamedTuple):
+    """How a model is steered.
+
+    Attributes:
+        name: as in `Settings.variants`.
+        negatives: what the concept is contrasted with: "random" text of the model, or its "contrastive" opposite.
+        normalised: whether v has length 1.
+        last_only: whether the last position alone is steered.
+        resample: which bootstrap sample of the two sets of texts v is made from; 0 for the sets themselves.
+    """
+
+    name: str
+    negatives: str = "random"
+    normalised: bool = False
+    last_only: bool = False
+    resample: int = 0
+
+
+VARIANTS = {
+    "random": Variant("random"),
+    "contrastive": Variant("contrastive", negatives="contrastive"),
+    "normalised": Variant("normalised", normalised=True),
+    "last-token": Variant("last-token", last_only=True),
+}
+"""Variants by name; besides them, "resampled" is a vector from each bootstrap sample of the first variant's texts."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Texts that show a concept and texts that do not.
+
+    Attributes:
+        texts: in each set.
+        new: tokens of each, at most.
+        temperature, top_k, top_p: of the sampling.
+        batch: generated together.
+    """
+
+    texts: int = 24
+    new: int = 64
+    temperature: float = 0.9
+    top_k: int = 50
+    top_p: float = 0.95
+    batch: int = 24
+
+    @property
+    def sampling(self) -> Sampling:
+        """What `generate` takes."""
+        return Sampling(self.temperature, self.top_k, self.top_p)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Difference of means, of every layer.
+
+    Attributes:
+        tokens: of a text that are used, its first.
+        resamples: bootstrap samples of the texts.
+        batch: texts in one pass.
+    """
+
+    tokens: int = 64
+    resamples: int = 5
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Curves of next-token probability.
+
+    Attributes:
+        strengths: how many, 0 and both signs included.
+        reach: the largest.
+        normalised_reach: the largest where v has length 1.
+        spread: 0 for even steps; otherwise steps grow with the strength, from about ``reach spread / sinh(spread)``-th of
+            the even ones at 0 on.
+        kept: tokens that are kept, the likeliest at each end.
+        context: tokens of a context, at most.
+        contexts: how many; at most those there are.
+    """
+
+    strengths: int = 161
+    reach: float = 200.0
+    normalised_reach: float = 2000.0
+    spread: float = 6.0
+    kept: int = 100
+    context: int = 100
+    contexts: int = 3
+
+    def alphas(self, variant: Variant) -> Float[np.ndarray, " K"]:
+        """The strengths."""
+        return grid(self.strengths, self.normalised_reach if variant.normalised else self.reach, self.spread)
+
+
+@dataclass(frozen=True)
+class ConceptProbability:
+    """Completions of a steered model, and whether they show the concept.
+
+    Attributes:
+        strengths, reach, spread: as for next tokens.
+        prompts: how many beginnings, at most those there are.
+        completions: of each at each strength.
+        new: tokens of each.
+        temperature, top_k, top_p: of the sampling.
+        batch: generated together, about.
+        lexicon: words that count as the concept's, those of the highest log-odds.
+        judged_together: texts in one pass of the judge.
+    """
+
+    strengths: int = 11
+    reach: float = 40.0
+    spread: float = 3.0
+    prompts: int = 4
+    completions: int = 4
+    new: int = 32
+    temperature: float = 0.9
+    top_k: int = 50
+    top_p: float = 0.95
+    batch: int = 176
+    lexicon: int = 100
+    judged_together: int = 16
+
+    @property
+    def alphas(self) -> Float[np.ndarray, " K"]:
+        """The strengths."""
+        return grid(self.strengths, self.reach, self.spread)
+
+    @property
+    def sampling(self) -> Sampling:
+        """What `generate` takes."""
+        return Sampling(self.temperature, self.top_k, self.top_p)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Increase of cross-entropy on text.
+
+    Attributes:
+        strengths, reach, spread: as for next tokens.
+        blocks: of text, of each kind.
+        tokens: of a block.
+        part: blocks that are computed and kept together.
+    """
+
+    strengths: int = 17
+    reach: float = 100.0
+    spread: float = 5.0
+    blocks: int = 8
+    tokens: int = 128
+    part: int = 8
+
+    @property
+    def alphas(self) -> Float[np.ndarray, " K"]:
+        """The strengths."""
+        return grid(self.strengths, self.reach, self.spread)
+
+
+@dataclass(frozen=True)
+class Mmlu:
+    """Questions with four answers.
+
+    Attributes:
+        strengths, reach, spread: as for next tokens.
+        shots: worked examples before a question.
+        questions: how many, at most those there are.
+        part: questions that are computed and kept together.
+    """
+
+    strengths: int = 9
+    reach: float = 10.0
+    spread: float = 3.0
+    shots: int = 5
+    questions: int = 40
+    part: int = 10
+
+    @property
+    def alphas(self) -> Float[np.ndarray, " K"]:
+        """The strengths."""
+        return grid(self.strengths, self.reach, self.spread)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that is set.
+
+    Attributes:
+        concepts: names of concepts.
+        layers: numbers of blocks, or "early", "middle" and "last".
+        variants: how the model is steered (`VARIANTS`). The first is used by all stages at all layers; the others give
+            next-token curves at the middle layer.
+        seed: of everything random.
+        prompts, vectors, next_token, concept, cross_entropy, mmlu: of the stages.
+    """
+
+    concepts: tuple[str, ...] = ("joy", "evil")
+    layers: tuple[int | str, ...] = ("early", "middle", "last")
+    variants: tuple[str, ...] = ("random", "contrastive", "normalised", "last-token", "resampled")
+    seed: int = 0
+    prompts: Prompts = field(default_factory=Prompts)
+    vectors: Vectors = field(default_factory=Vectors)
+    next_token: NextToken = field(default_factory=NextToken)
+    concept: ConceptProbability = field(default_factory=ConceptProbability)
+    cross_entropy: CrossEntropy = field(default_factory=CrossEntropy)
+    mmlu: Mmlu = field(default_factory=Mmlu)
+
+    def __post_init__(self) -> None:
+        for part in (one for one in fields(self) if is_dataclass(getattr(self, one.name))):
+            _check(part.name, getattr(self, part.name))
+        require(len(self.concepts) > 0, "concepts", "at least one", "none")
+        require(len(self.layers) > 0, "layers", "at least one", "none")
+        require(len(self.variants) > 0, "variants", "at least one", "none")
+        for name in ("concepts", "layers", "variants"):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), name, "different ones", ", ".join(map(str, values)))
+        known = [*VARIANTS, "resampled"]
+        unknown = [name for name in self.variants if name not in known]
+        require(not unknown, "variants", f"some of {', '.join(known)}", ", ".join(unknown))
+        require(self.variants[0] != "resampled", "variants", "another one than resampled at first", "resampled")
+
+    @property
+    def main(self) -> Variant:
+        """The variant that all stages use."""
+        return VARIANTS[self.variants[0]]
+
+    @property
+    def steered(self) -> tuple[Variant, ...]:
+        """All variants, one for each bootstrap sample."""
+        found = []
+        for name in self.variants:
+            if name == "resampled":
+                count = self.vectors.resamples
+                found += [self.main._replace(name=f"resampled {k}", resample=k) for k in range(1, count + 1)]
+            else:
+                found.append(VARIANTS[name])
+        return tuple(found)
+
+    @property
+    def middle(self) -> int:
+        """The layer in the middle of those that are steered, once they are numbers."""
+        return sorted(int(layer) for layer in self.layers)[(len(self.layers) - 1) // 2]
+
+    def for_model(self, a: Architecture) -> "Settings":
+        """The same with layers as numbers.
+
+        Raises:
+            ValueError: a layer that the model does not have.
+        """
+        names = {"early": a.layers // 4, "middle": a.layers // 2, "last": a.layers - 1}
+        known = f"a block from 0 to {a.layers - 1}, early, middle or last"
+        found: list[int] = []
+        for layer in self.layers:
+            number = names.get(layer) if isinstance(layer, str) else layer
+            require(number is not None and 0 <= number < a.layers, "layers", known, repr(layer))
+            assert number is not None
+            # In a model of few blocks early and middle may be the same.
+            found += [number] if number not in found else []
+        return replace(self, layers=tuple(sorted(found)))
+
+    def changed(self, changes: Mapping[str, Any]) -> "Settings":
+        """The same with other values, by names such as "seed" or "next_token.strengths"; texts are read as JSON.
+
+        Raises:
+            ValueError: a name that there is not, a value of another type.
+        """
+        whole = self
+        for path, value in changes.items():
+            whole = _with(whole, path.split("."), value, path)
+        return whole
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain data, which `from_json` reads."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def from_json(data: Mapping[str, Any]) -> Settings:
+    """Settings from what `Settings.as_json` gave."""
+    hints: dict[str, Any] = get_type_hints(Settings)
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        kind = hints[name]
+        found[name] = kind(**value) if isinstance(value, Mapping) else tuple(value) if isinstance(value, list) else value
+    return Settings(**found)
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Where two nested mappings differ, in words."""
+    found = []
+    for name in sorted({*there, *here}):
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [f"{name}.{line}" for line in differences(old, new)]
+        elif old != new:
+            found.append(f"{name} {_short(old)} there, {_short(new)} here")
+    return found
+
+
+def grid(count: int, reach: float, spread: float) -> Float[np.ndarray, " K"]:
+    """Strengths from ``-reach`` to ``reach`` with 0 in the middle, denser there the larger `spread`."""
+    even = np.linspace(-1.0, 1.0, count)
+    return reach * (even if spread == 0 else np.sinh(spread * even) / np.sinh(spread))
+
+
+def _with(whole: Any, path: Sequence[str], value: Any, name: str) -> Any:
+    known = [one.name for one in fields(whole)]
+    require(path[0] in known, "set", f"one of {', '.join(known)}", repr(name))
+    old = getattr(whole, path[0])
+    if len(path) > 1:
+        require(is_dataclass(old), "set", "the name of a setting", repr(name))
+        return replace(whole, **{path[0]: _with(old, path[1:], value, name)})
+    require(not is_dataclass(old), "set", f"the name of one setting of {path[0]}", repr(name))
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            require(isinstance(old, str | tuple), "set", f"a number for {name}", repr(value))
+    if isinstance(old, tuple):
+        value = tuple(value) if isinstance(value, list | tuple) else (value,)
+    fits = isinstance(value, int | float) and not isinstance(value, bool) if isinstance(old, float) else True
+    fits = fits and (isinstance(value, int) and not isinstance(value, bool) if isinstance(old, int) else True)
+    require(fits, "set", f"{type(old).__name__} for {name}", repr(value))
+    return replace(whole, **{path[0]: float(value) if isinstance(old, float) else value})
+
+
+def _check(name: str, part: Any) -> None:
+    """Counts of at least 1, odd numbers of strengths, ranges of at least 0."""
+    for one in fields(part):
+        value, what = getattr(part, one.name), f"{name}.{one.name}"
+        if one.name == "strengths":
+            require(value >= 3 and value % 2 == 1, what, "an odd number from 3 on, so that 0 is among them", value)
+        elif one.name in ("reach", "normalised_reach"):
+            require(np.isfinite(value) and value > 0, what, "a number above 0", value)
+        elif one.name in ("spread", "resamples", "shots"):
+            require(0 <= value < 100, what, "a number from 0 on", value)
+        elif isinstance(value, int):
+            require(value >= 1, what, "at least 1", value)
+    if hasattr(part, "sampling"):
+        _ = part.sampling
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+EIGHT = ("apathetic", "depression", "evil", "humorous", "impolite", "joy", "lying", "optimistic")
+"""The concepts of S."""
+
+PRESETS = {
+    "laptop": Settings(),
+    "paper": Settings(
+        concepts=EIGHT,
+        prompts=Prompts(texts=500, new=300, batch=50),
+        vectors=Vectors(tokens=300, resamples=5, batch=8),
+        next_token=NextToken(strengths=1025, spread=0.0, contexts=1),
+        concept=ConceptProbability(strengths=41, spread=0.0, prompts=12, completions=32, new=100, batch=384),
+        cross_entropy=CrossEntropy(strengths=129, spread=0.0, blocks=8192, part=64),
+        mmlu=Mmlu(strengths=21, spread=0.0, questions=100_000, part=50),
+    ),
+    "smoke": Settings(
+        concepts=("joy",),
+        layers=("middle", "last"),
+        variants=("random", "contrastive"),
+        prompts=Prompts(texts=4, new=12, batch=4),
+        vectors=Vectors(tokens=12, resamples=0, batch=4),
+        next_token=NextToken(strengths=33, kept=20, context=16, contexts=1),
+        concept=ConceptProbability(strengths=5, prompts=2, completions=2, new=8, batch=20, judged_together=8),
+        cross_entropy=CrossEntropy(strengths=5, blocks=2, tokens=16, part=2),
+        mmlu=Mmlu(strengths=3, shots=2, questions=4, part=4),
+    ),
+}
+"""Settings by name. S has 1,024 and 128 strengths, 0 included; here their number is odd, so that 0 is in the middle."""

@@ -1,0 +1,293 @@
+"""Results on disk, computed piece by piece: one folder for each run, Zarr inside, which xarray opens with no code of ours.
+
+Every stage has a group of arrays, cut into cells along some of their dimensions. A cell is computed by one process, which
+holds a lock that the system gives back if the process dies; its chunks belong to it alone and are written as whole files;
+then it is marked as done. So a run may be killed at any moment and go on, and several processes may share one.
+"""
+
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import numpy as np
+import xarray as xr
+import zarr
+from tqdm import tqdm
+
+from sim import output
+from sim.bridge.checkpoint import reading
+from sim.experiments.settings import differences
+from ufm._check import require
+
+DATA = "data.zarr"
+"""The name of the Zarr hierarchy in the folder of a run."""
+
+FILLS = {"f": np.nan, "i": -1, "U": ""}
+"""What stands where nothing has been computed, by kind of number."""
+
+Cell = tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """The arrays of a group.
+
+    Attributes:
+        coords: labels along every dimension.
+        arrays: the dimensions and the type of every array that is computed.
+        cells: dimensions that are cut, and how many entries a cell has along each.
+        fixed: arrays that are known beforehand, with their dimensions.
+    """
+
+    coords: Mapping[str, Sequence[Any] | np.ndarray]
+    arrays: Mapping[str, tuple[tuple[str, ...], str]]
+    cells: Mapping[str, int]
+    fixed: Mapping[str, tuple[tuple[str, ...], Any]] = {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cells there are along each dimension that is cut."""
+        return {name: -(-len(self.coords[name]) // size) for name, size in self.cells.items()}
+
+    @property
+    def all_cells(self) -> list[Cell]:
+        """Every cell, by its number along each dimension that is cut."""
+        return list(product(*(range(count) for count in self.counts.values())))
+
+    def slices(self, cell: Cell) -> dict[str, slice]:
+        """The entries of a cell along each dimension that is cut."""
+        sizes = zip(cell, self.cells.items(), strict=True)
+        return {name: slice(k * size, min((k + 1) * size, len(self.coords[name]))) for k, (name, size) in sizes}
+
+    def labels(self, cell: Cell) -> dict[str, list[Any]]:
+        """The labels of a cell's entries along each dimension that is cut."""
+        return {name: list(self.coords[name][part]) for name, part in self.slices(cell).items()}
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of a run.
+
+    Attributes:
+        path: the folder.
+        about: what produced it: settings, model, inputs, versions, device.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+
+    @property
+    def root(self) -> Path:
+        """Where the arrays are."""
+        return self.path / DATA
+
+    def has(self, group: str) -> bool:
+        """Whether a group has been begun."""
+        return (self.root / group / "zarr.json").is_file()
+
+    def data(self, group: str) -> xr.Dataset:
+        """The arrays of a group, in memory; NaN, -1 and "" where nothing has been computed.
+
+        Raises:
+            ValueError: a group that there is not.
+        """
+        require(self.has(group), "store", f"a group {group}", f"none in {str(self.path)!r}")
+        with reading(self.root / group, "a group of arrays", argument="store"):
+            return xr.open_zarr(self.root / group, consolidated=False).load()
+
+    def done(self, group: str) -> tuple[int, int]:
+        """How many cells of a group are done, and how many there are to be."""
+        if not self.has(group):
+            return 0, 0
+        wanted, done = (_array(zarr.open_group(self.root / group, mode="r"), name)[...] for name in ("wanted", "done"))
+        return int((np.asarray(done) & np.asarray(wanted)).sum()), int(np.sum(wanted))
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups that have been begun."""
+        return sorted(path.parent.name for path in self.root.glob("*/zarr.json"))
+
+    def finished(self, group: str) -> bool:
+        """Whether all cells of a group are done."""
+        made, wanted = self.done(group)
+        return self.has(group) and made == wanted
+
+    def fill(
+        self,
+        group: str,
+        layout: Layout,
+        compute: Callable[[Cell], Mapping[str, Any]],
+        *,
+        wanted: Sequence[Cell] | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        """Compute the cells of a group that are not done yet, those left out that another process is at.
+
+        It comes back when all are done, by whomever.
+
+        Args:
+            group: its name.
+            layout: of its arrays.
+            compute: from a cell to its arrays, without the cut dimensions that have one entry in a cell.
+            wanted: the cells that are to be computed; all if left out.
+            progress: whether to show a bar.
+        """
+        cells = layout.all_cells if wanted is None else list(wanted)
+        self._begin(group, layout, cells)
+        arrays = zarr.open_group(self.root / group, mode="r+")
+        marks = _array(arrays, "done")
+        waiting = [cell for cell in cells if not marks[cell]]
+        with tqdm(
+            total=len(cells), initial=len(cells) - len(waiting), desc=group, unit="cell", disable=_hidden(progress)
+        ) as bar:
+            while waiting:
+                before = len(waiting)
+                for cell in list(waiting):
+                    with self._mine(f"{group}-{'-'.join(map(str, cell))}") as mine:
+                        if not mine:
+                            continue
+                        if not marks[cell]:
+                            self._write(arrays, layout, cell, compute(cell))
+                        waiting.remove(cell)
+                        bar.update()
+                if len(waiting) == before:
+                    time.sleep(0.2)  # the others are being computed elsewhere
+        for left in (*self.root.glob(f"{group}/**/*.partial"), *self._locks.glob(f"{group}-*.lock")):
+            left.unlink(missing_ok=True)
+
+    def _write(self, arrays: zarr.Group, layout: Layout, cell: Cell, values: Mapping[str, Any]) -> None:
+        parts = layout.slices(cell)
+        for name, (dims, kind) in layout.arrays.items():
+            place = tuple(parts.get(dim, slice(0, len(layout.coords[dim]))) for dim in dims)
+            shape = tuple(part.stop - part.start for part in place)
+            _array(arrays, name)[place] = np.asarray(values[name], None if kind == "U" else kind).reshape(shape)
+        _array(arrays, "done")[cell] = True
+
+    def _begin(self, group: str, layout: Layout, wanted: Sequence[Cell]) -> None:
+        """Make the arrays of a group beside their place and move them there, unless they are there."""
+        with filelock.FileLock(self._locks / "store.lock"):
+            if self.has(group):
+                return
+            shutil.rmtree(self.root / group, ignore_errors=True)
+            part = Path(tempfile.mkdtemp(dir=self.path, prefix=".group-"))
+            try:
+                _make(part, layout, wanted)
+                part.chmod(0o755)
+                part.replace(self.root / group)
+            except BaseException:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that consolidated metadata are not in the specification yet
+                zarr.consolidate_metadata(self.root)
+
+    @property
+    def _locks(self) -> Path:
+        return self.path / ".locks"
+
+    @contextmanager
+    def _mine(self, name: str) -> Iterator[bool]:
+        """Whether this process has a lock for itself, while the block runs."""
+        lock = filelock.FileLock(self._locks / f"{name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+def _hidden(progress: bool | None) -> bool | None:
+    return None if progress is None else not progress
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    found = group[name]
+    assert isinstance(found, zarr.Array)
+    return found
+
+
+def _make(path: Path, layout: Layout, wanted: Sequence[Cell]) -> None:
+    group = zarr.create_group(path, overwrite=True)
+    for name, labels in layout.coords.items():
+        _known(group, name, (name,), labels)
+    for name, (dims, values) in layout.fixed.items():
+        _known(group, name, dims, values)
+    for name, (dims, kind) in layout.arrays.items():
+        shape = tuple(len(layout.coords[dim]) for dim in dims)
+        chunks = tuple(layout.cells.get(dim, size) for dim, size in zip(dims, shape, strict=True))
+        dtype: Any = str if kind == "U" else np.dtype(kind)
+        fill: Any = FILLS["U" if kind == "U" else np.dtype(kind).kind]
+        group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, dimension_names=dims)
+    counts = tuple(layout.counts.values())
+    ones, names = (1,) * len(counts), [f"cell_{name}" for name in layout.cells]
+    group.create_array("done", shape=counts, chunks=ones, dtype=bool, fill_value=False, dimension_names=names)
+    chosen = np.zeros(counts, bool)
+    chosen[tuple(np.asarray(wanted).T)] = True
+    _known(group, "wanted", tuple(names), chosen)
+
+
+def _known(group: zarr.Group, name: str, dims: Sequence[str], values: Any) -> None:
+    array = np.asarray(values)
+    kind: Any = str if array.dtype.kind == "U" else array.dtype
+    made = group.create_array(name, shape=array.shape, chunks=array.shape, dtype=kind, dimension_names=tuple(dims))
+    made[...] = array.astype(object) if kind is str else array
+
+
+COMPARED = ("settings", "model", "judge", "inputs")
+"""What must be the same for a run to go on."""
+
+
+def open_store(folder: str | Path, about: Mapping[str, Any]) -> Store:
+    """The store of a run, made if it is not there.
+
+    Args:
+        folder: of the run.
+        about: what produces it; `COMPARED` of it must be what is there.
+
+    Raises:
+        ValueError: a folder that cannot be written, one of something else, one of a run with other settings, another model
+            or other inputs; the message shows the differences.
+    """
+    path = output.prepare_folder(folder)
+    output.prepare_folder(path / ".locks")
+    with filelock.FileLock(path / ".locks" / "store.lock"):
+        if not (path / DATA).is_dir():
+            others = [one.name for one in path.iterdir() if not one.name.startswith(".")]
+            require(
+                not others, "out", "a new folder, or one of a run", f"{str(path)!r} with {', '.join(sorted(others)[:3])}"
+            )
+            for left in path.glob(".group-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            part = Path(tempfile.mkdtemp(dir=path, prefix=".group-"))
+            zarr.create_group(part, attributes=dict(about), overwrite=True)
+            part.chmod(0o755)
+            part.replace(path / DATA)
+    found = read_store(path)
+    off = differences({name: found.about.get(name) for name in COMPARED}, {name: about.get(name) for name in COMPARED})
+    require(not off, "out", f"a run with these settings, or a new folder ({str(path)!r} has others)", "; ".join(off[:6]))
+    return found
+
+
+def read_store(folder: str | Path) -> Store:
+    """The store of a run that is there.
+
+    Raises:
+        ValueError: a folder without one, or with one that cannot be read.
+    """
+    path = Path(folder)
+    require((path / DATA).is_dir(), "out", "the folder of a run", f"{str(path)!r}, where there is none")
+    with reading(path / DATA, "a store of arrays", argument="out"):
+        about = dict(zarr.open_group(path / DATA, mode="r").attrs)
+    require("settings" in about, "out", "the store of a run", f"{str(path / DATA)!r}, which says nothing of its settings")
+    return Store(path, about)
