@@ -26,8 +26,11 @@ import optax
 from tqdm import tqdm
 
 import ufm
+from sim import losses
 from sim.bridge import fetch
+from sim.bridge.generation import Sampling
 from sim.bridge.language_model import load
+from sim.experiments import next_token, vectors
 from sim.output import settings
 from theory import predicted, routes, tilting
 from theory.instance import Instance
@@ -171,8 +174,8 @@ def language_model(seed: int = 0) -> Figures:
         return ufm.sweep_states(cut, h, cut.everywhere(v), alphas, lambda row, _: jax.nn.log_softmax(row)[:TOKENS])
 
     figures: Figures = {}
-    with _torch() as passes:
-        theirs = [passes()]
+    with _torch() as other:
+        theirs = [other(_full_pass_seconds)]
         every = _median_seconds(embedded, cut)
         states = jax.block_until_ready(embedded(cut))
         jax.block_until_ready(swept(cut, states[0], alphas))
@@ -182,8 +185,8 @@ def language_model(seed: int = 0) -> Figures:
             jax.block_until_ready(swept(cut.after(layer), states[layer], alphas))
             ours[layer] = time.perf_counter() - start
             if layer == layers // 2:
-                theirs.append(passes())
-        theirs.append(passes())
+                theirs.append(other(_full_pass_seconds))
+        theirs.append(other(_full_pass_seconds))
     last = _median_seconds(swept, cut.after(layers - 1), states[-1], alphas)
     alone = _median_seconds(jax.jit(lambda cut: cut.embed(jnp.arange(1))), cut.after(layers - 1))
     middle = ours[layers // 2]
@@ -215,13 +218,13 @@ def _swept_prompt(seed: int) -> tuple[list[int], Any]:
 
 
 @contextmanager
-def _torch() -> Iterator[Callable[[], float]]:
-    """What times full passes through transformers, in a process of its own; NaN where that is not installed."""
+def _torch() -> Iterator[Callable[[Callable[[], float]], float]]:
+    """What times a function that uses transformers, in a process of its own; NaN where that is not installed."""
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")):
-        yield lambda: np.nan
+        yield lambda _: np.nan
         return
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield lambda: pool.submit(_full_pass_seconds).result()
+        yield lambda function: pool.submit(function).result()
 
 
 @cache
@@ -234,21 +237,26 @@ def _transformers() -> Any:
     return loading(str(file.parent), gguf_file=file.name, dtype=torch.float32).eval()
 
 
-def _full_pass_seconds() -> float:
-    """The median time of a full pass with a hook that steers at the middle layer, to the last position's log-softmax."""
+def _steered(strength: list[float]) -> Any:
+    """Have the model of transformers steered at its middle layer; what is returned ends that."""
     import torch
 
-    model, (prompt, v) = _transformers(), _swept_prompt(0)
-    ids, push, strength = torch.tensor([prompt]), torch.tensor(v), [0.0]
+    layers, push = _transformers().model.layers, torch.tensor(_swept_prompt(0)[1])
 
-    def steered(module: Any, given: Any, out: Any) -> Any:
+    def hook(module: Any, given: Any, out: Any) -> Any:
         del module, given
         more = strength[0] * push
         return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
 
-    layers = model.model.layers
-    handle = layers[len(layers) // 2].register_forward_hook(steered)
-    times = []
+    return layers[len(layers) // 2].register_forward_hook(hook)
+
+
+def _full_pass_seconds() -> float:
+    """The median time of a steered full pass to the last position's log-softmax."""
+    import torch
+
+    model, ids, strength = _transformers(), torch.tensor([_swept_prompt(0)[0]]), [0.0]
+    handle, times = _steered(strength), []
     with torch.no_grad():
         for alpha in np.linspace(-200, 200, FULL_PASSES + 1).tolist():
             strength[0] = alpha
@@ -259,12 +267,117 @@ def _full_pass_seconds() -> float:
     return float(np.median(times[1:]))
 
 
+BLOCKS, BLOCK, TEXTS, NEW = 2, 128, 16, 32
+
+
+def _block_seconds() -> float:
+    """The median time of a steered full pass over blocks of text to their cross-entropy."""
+    import torch
+
+    model, strength = _transformers(), [0.0]
+    ids = torch.tensor(_random_rows(BLOCKS, BLOCK))
+    handle, times = _steered(strength), []
+    with torch.no_grad():
+        for alpha in np.linspace(-100, 100, FULL_PASSES + 1).tolist():
+            strength[0] = alpha
+            start = time.perf_counter()
+            logits = model(ids).logits[:, :-1]
+            torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+            times.append(time.perf_counter() - start)
+    handle.remove()
+    return float(np.median(times[1:]))
+
+
+def _states_seconds() -> float:
+    """The median time of a pass over texts to the means of their states at all layers."""
+    import torch
+
+    model, ids = _transformers(), torch.tensor(_random_rows(TEXTS, PROMPT_TOKENS))
+
+    def passed() -> None:
+        with torch.no_grad():
+            states = model.model(ids, output_hidden_states=True).hidden_states
+            torch.stack([layer.mean(dim=1) for layer in states[1:]])
+
+    return _median_seconds(passed)
+
+
+def _generated_seconds() -> float:
+    """The median time of sampling continuations with a cache."""
+    import torch
+
+    model, ids = _transformers(), torch.tensor(_random_rows(TEXTS, PROMPT_TOKENS))
+    settings = {"do_sample": True, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "pad_token_id": 0}
+    length = {"max_new_tokens": NEW, "min_new_tokens": NEW}
+
+    def generated() -> None:
+        model.generate(ids, attention_mask=torch.ones_like(ids), **settings, **length)
+
+    return _median_seconds(generated)
+
+
+def _random_rows(count: int, length: int) -> list[list[int]]:
+    return np.random.default_rng(0).integers(0, 49_152, (count, length)).tolist()
+
+
+def experiments(seed: int = 0) -> Figures:
+    """SmolLM2: the work of the experiments' stages, against full passes and generation with transformers.
+
+    Next tokens: all layers, one context of 100 tokens, 64 strengths. Cross-entropy: early, middle and last layer, 2 blocks
+    of 128 tokens, 8 strengths. Vectors: 16 texts of 100 tokens, all layers. Generation: 32 tokens after each of these.
+    Programs are compiled, and the other side warmed up, before.
+    """
+    lm, (prompt, v) = load(fetch.NAME, progress=False), _swept_prompt(seed)
+    a = lm.architecture
+    push, few, many = jnp.asarray(v), jnp.linspace(-100.0, 100.0, FULL_PASSES), jnp.linspace(-200.0, 200.0, SWEPT)
+    rows, texts = _random_rows(BLOCKS, BLOCK), _random_rows(TEXTS, PROMPT_TOKENS)
+    odds, limits = jnp.zeros(a.vocabulary), jnp.zeros((2, a.vocabulary))
+    sampling = Sampling(0.9, 50, 0.95)
+
+    def curves(layer: int) -> Any:
+        cut = lm.at(layer, [prompt])
+        return next_token.swept(cut, cut.everywhere(push), many, odds, limits, kept=TOKENS)
+
+    def costs(layer: int) -> Any:
+        return losses.increases(lm.at(layer, rows, last_only=False), push, few)
+
+    figures: Figures = {}
+    with _torch() as other:
+        theirs = {
+            "next-token": a.layers * SWEPT * other(_full_pass_seconds),
+            "cross-entropy": 3 * FULL_PASSES * other(_block_seconds),
+            "vectors": other(_states_seconds),
+            "generation": other(_generated_seconds),
+        }
+        layers = (a.layers // 4, a.layers // 2, a.layers - 1)
+        every = range(a.layers)
+        curves(0), curves(a.layers - 1)
+        ours = {
+            "next-token": sum(_once(curves, layer) for layer in tqdm(every, desc="next-token", unit="layer", disable=None)),
+            "cross-entropy": sum(_median_seconds(costs, layer) for layer in layers),
+            "vectors": _median_seconds(vectors.text_means, lm, texts, PROMPT_TOKENS),
+            "generation": _median_seconds(lambda: lm.generate(texts, new=NEW, sampling=sampling, stop=False).tokens),
+        }
+    for name, seconds in ours.items():
+        figures |= {f"{name}, seconds": seconds}
+        if np.isfinite(theirs[name]):
+            figures |= {f"{name}, transformers": theirs[name], f"{name}, ratio": theirs[name] / seconds}
+    return figures | {"peak MiB": _peak_mib()}
+
+
+def _once(function: Callable[..., Any], *arguments: Any) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start
+
+
 CASES: dict[str, Callable[[int], Figures]] = {
     "predicted-at-scale": predicted_at_scale,
     "measured-at-scale": measured_at_scale,
     "many-small-corpora": many_small_corpora,
     "loading": loading,
     "language-model": language_model,
+    "experiments": experiments,
 }
 """The cases by name."""
 
@@ -307,12 +420,7 @@ def _large_problem(contexts: int, seed: int):
 def _median_seconds(function: Callable[..., Any], *arguments: Any, runs: int = 3) -> float:
     """The median time of some runs after one that compiles."""
     jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return float(np.median([_once(function, *arguments) for _ in range(runs)]))
 
 
 def _peak_mib() -> float:

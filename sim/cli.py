@@ -273,6 +273,103 @@ def train(
     typer.echo(f"the model is in {out / 'model'}, for sim.bridge.language_model.load")
 
 
+_STAGES = {
+    "prompts": "Have the model write the texts that steering vectors are made from (or take them from --prompts).",
+    "vectors": "Difference of means of the texts, for every layer in one pass.",
+    "log-odds": "Mean log-probabilities of the token after each text: the log-odds of every token.",
+    "next-token": "Next-token probabilities along a sweep of strengths.",
+    "concept": "Steered completions, and whether they show the concept.",
+    "cross-entropy": "Increase of cross-entropy along a sweep, on text of others and on the model's own.",
+    "mmlu": "Questions with four answers under steering.",
+    "all": "All stages, the claims, the figures and the page.",
+}
+
+
+def _stage(name: str) -> None:
+    """A command that does one stage, and before it those that it needs."""
+
+    def command(
+        out: Annotated[Path, typer.Option(help="Folder of the run; one that is there goes on.")] = Path("out/lm"),
+        model: Annotated[
+            str | None, typer.Option(help="A folder, a .gguf file, owner/name; SmolLM2-135M-Instruct if left out.")
+        ] = None,
+        judge: Annotated[str | None, typer.Option(help="Another model to judge completions.")] = None,
+        preset: Annotated[str | None, typer.Option(help="laptop (the default), paper or smoke.")] = None,
+        concepts: Annotated[str | None, typer.Option(help="Separated by commas.")] = None,
+        layers: Annotated[str | None, typer.Option(help="Blocks by number, or early, middle, last.")] = None,
+        variants: Annotated[
+            str | None,
+            typer.Option(help="random, contrastive, normalised, last-token, resampled; the first is used by all stages."),
+        ] = None,
+        change: Annotated[
+            list[str] | None, typer.Option("--set", help="Any other setting: next_token.strengths=1025, for instance.")
+        ] = None,
+        seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = None,
+        prompts: Annotated[Path | None, typer.Option(help='JSON lines of {"set": ..., "text": ...}.')] = None,
+        contexts: Annotated[Path | None, typer.Option(help="Contexts of next tokens, one in each line.")] = None,
+        starts: Annotated[Path | None, typer.Option(help="Beginnings of completions, one in each line.")] = None,
+        text: Annotated[Path | None, typer.Option(help="Text for cross-entropy: a text or a parquet file.")] = None,
+        questions: Annotated[Path | None, typer.Option(help="CSV, JSON lines or parquet in MMLU's format.")] = None,
+    ) -> None:
+        from sim.experiments import page
+        from sim.experiments.run import as_table, prepare, run
+
+        changes: dict[str, object] = {} if seed is None else {"seed": seed}
+        lists = {"concepts": concepts, "layers": layers, "variants": variants}
+        changes |= {
+            key: [_number(part) for part in _names(value) or []] for key, value in lists.items() if value is not None
+        }
+        changes |= dict(_parted(one) for one in change or [])
+        given = {"prompts": prompts, "contexts": contexts, "starts": starts, "text": text, "questions": questions}
+        files = {key: path for key, path in given.items() if path is not None}
+        e = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files)
+        run(e, None if name == "all" else [name])
+        typer.echo(as_table(e.store))
+        if name == "all":
+            typer.echo(page.summary(page.write(e)))
+            typer.echo(f"open {out / 'index.html'}")
+
+    command.__doc__ = _STAGES[name]
+    lm.command(name)(command)
+
+
+for _name in _STAGES:
+    _stage(_name)
+
+
+@lm.command()
+def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/lm")) -> None:
+    """Test the claims, draw the figures and write the page of a run, with what there is of it."""
+    from sim.experiments import page as writing
+    from sim.experiments.run import prepare
+
+    typer.echo(writing.summary(writing.write(prepare(out))))
+    typer.echo(f"open {out / 'index.html'}")
+
+
+@lm.command()
+def show(folder: Annotated[Path, typer.Argument(help="A folder with runs in it.")] = Path("out")) -> None:
+    """List runs: the model, the settings, and how far each stage is."""
+    from sim.experiments.run import as_table, runs
+    from ufm._check import require
+
+    found = [as_table(one) for one in runs(folder)]
+    require(len(found) > 0, "folder", "one with runs in it", repr(str(folder)))
+    typer.echo("\n".join(found))
+
+
+def _parted(text: str) -> tuple[str, str]:
+    from ufm._check import require
+
+    require("=" in text, "set", "NAME=VALUE", repr(text))
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name for name in text.split(",") if name]
 

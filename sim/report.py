@@ -46,7 +46,7 @@ def write(
     for verdict in verdicts:
         one = verdict.statement
         shown = {name: figure for name, figure in FIGURES.items() if figure.dataset == one.figure}
-        _page(
+        write_page(
             pages / f"{one.id}.html",
             "statement.html",
             verdict=verdict,
@@ -54,14 +54,14 @@ def write(
             module=MODULE_OF[one.id],
             figures=shown,
         )
-    return _page(
+    return write_page(
         folder / "index.html",
         "report.html",
         verdicts=verdicts,
         routes=DEFAULT_ROUTES,
         figures=FIGURES,
         language_figures={name: LANGUAGE_FIGURES[name] for name in FIRST if name in figures},
-        pictures=_pictures(figures),
+        pictures=pictures(figures),
         numbers=numbers,
         seconds=seconds,
         holds=bool(verdicts) and all(verdict.holds for verdict in verdicts),
@@ -89,19 +89,20 @@ def write_language_model(
     for finding in found.findings:
         groups.setdefault(finding.statement, []).append(finding)
     shown: dict[str, Drawing] = {name: LANGUAGE_FIGURES[name] for name in figures}
-    return _page(
+    return write_page(
         folder / "language-model.html",
         "language_model.html",
         found=found,
         groups=groups,
         titles={name: REGISTRY[name].title for name in groups},
         figures=shown,
-        pictures=_pictures(figures),
+        pictures=pictures(figures),
         alone=alone,
     )
 
 
-def _page(path: Path, template: str, **given: Any) -> Path:
+def write_page(path: Path, template: str, **given: Any) -> Path:
+    """Write a page from one of the templates, whole; returns its path."""
     environment = Environment(
         loader=PackageLoader("sim"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -109,8 +110,8 @@ def _page(path: Path, template: str, **given: Any) -> Path:
     return output.write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
 
 
-def _pictures(figures: Mapping[str, dict[str, Path]]) -> dict[str, str]:
-    """SVGs as addresses that need no file."""
+def pictures(figures: Mapping[str, dict[str, Path]]) -> dict[str, str]:
+    """SVGs of figures as addresses that need no file."""
     return {
         name: "data:image/svg+xml;base64," + base64.b64encode(files["svg"].read_bytes()).decode()
         for name, files in figures.items()

@@ -200,7 +200,7 @@ class Decoder(nnx.Module):
         return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
 
     def attend(self, one, i, x, positions, turns, keys, cache=None):
-        """The stream after attention; `cache` takes the new keys and values, ``[n, T, k, h]``, and gives all there are."""
+        """The stream after attention; `cache` takes the new keys and values, ``[n, k, T, h]``, and gives all there are."""
         h = self.normalise(x, one, "attention_norm")
         key, value = self.keys_values(one, i, h, turns)
         if cache is not None:
@@ -208,13 +208,13 @@ class Decoder(nnx.Module):
         return x + self.attention(one, i, h, positions, turns, key, value, keys)
 
     def keys_values(self, one, i, h, turns):
-        """Keys, turned to their positions, and values."""
+        """Keys, turned to their positions, and values, ``[n, k, T, h]``: heads first, as attention reads them."""
         a = self.architecture
         key = self._project(h, one, "key").reshape(*h.shape[:-1], a.kv_heads, a.head_dim)
         value = self._project(h, one, "value").reshape(*h.shape[:-1], a.kv_heads, a.head_dim)
         if a.qk_norm:
             key = self.normalise(key, one, "key_norm")
-        return self._turned(key, i, turns), value
+        return heads_first(self._turned(key, i, turns)), heads_first(value)
 
     def attention(self, one, i, h, positions, turns, key, value, keys):
         """What attention adds to the stream."""
@@ -225,12 +225,12 @@ class Decoder(nnx.Module):
         query = self._turned(query, i, turns)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
-        scores = jnp.einsum("ntkgh,nskh->nkgts", grouped, key)
+        scores = _scores(grouped, key)
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) * a.query_scale
         scores = softcapped(scores, a.attention_softcap)
         mask = keys.visible(positions, self._window(i))
         shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, UNSEEN), axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("nkgts,nskh->ntkgh", shares, value).reshape(n, t, a.heads * a.head_dim)
+        mixed = _mixed(shares, value).reshape(n, t, a.heads * a.head_dim)
         added = self._project(mixed, one, "out")
         return self.normalise(added, one, "after_attention_norm") if a.sandwich else added
 
@@ -291,6 +291,26 @@ class Keys(NamedTuple):
         back = of[:, :, None] - self.positions[:, None, :]
         near = back >= 0 if window is None else (back >= 0) & (back < window)
         return near & self.there[:, None, :]
+
+
+def heads_first(x: Float[Array, "n T k h"]) -> Float[Array, "n k T h"]:
+    """Heads before positions."""
+    return lax.transpose(x, (0, 2, 1, 3))
+
+
+# Of one query, products of tiny matrices are several times slower than a sum that the compiler fuses.
+
+
+def _scores(query: Float[Array, "n t k g h"], key: Float[Array, "n k s h"]) -> Float[Array, "n k g t s"]:
+    if query.shape[1] > 1:
+        return jnp.einsum("ntkgh,nksh->nkgts", query, key)
+    return jnp.sum(query[:, 0, :, :, None, :] * key[:, :, None], axis=-1)[:, :, :, None]
+
+
+def _mixed(shares: Float[Array, "n k g t s"], value: Float[Array, "n k s h"]) -> Float[Array, "n t k g h"]:
+    if shares.shape[3] > 1:
+        return jnp.einsum("nkgts,nksh->ntkgh", shares, value)
+    return jnp.sum(shares[:, :, :, 0, :, None] * value[:, :, None], axis=-2)[:, None]
 
 
 def softcapped(x: Array, cap: float | None) -> Array:

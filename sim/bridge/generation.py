@@ -88,7 +88,8 @@ def generate(
     new: int,
     sampled: bool,
     sort: int | None = None,
-) -> tuple[Int[Array, "n new"], Int[Array, " n"]]:
+    each: int = 1,
+) -> tuple[Int[Array, "m new"], Int[Array, " m"]]:
     """New tokens after prompts that are padded on the left.
 
     Args:
@@ -101,6 +102,7 @@ def generate(
         new: how many tokens at most.
         sampled: False for the likeliest token each time, whatever the settings.
         sort: see `choose`.
+        each: continuations of every prompt, which is computed once for all of them: m = n each, in this order.
 
     Returns:
         The tokens, and how many of each sequence are its own (its end included).
@@ -108,15 +110,19 @@ def generate(
     a = decoder.architecture
     n, t = tokens.shape
     slots = t + new
+
+    def repeated(x, axis=0):
+        return x if each == 1 or x is None else jnp.repeat(x, each, axis=axis)
+
     positions = positions_of(seen)
-    empty = jnp.zeros((a.layers, n, slots, a.kv_heads, a.head_dim), decoder.dtype)
+    empty = jnp.zeros((a.layers, n, a.kv_heads, slots, a.head_dim), decoder.dtype)
     # A slot that nothing has been written to is not seen; a generated token sees all that is.
     places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(new)], axis=1)
     there = jnp.concatenate([seen, jnp.ones((n, new), bool)], axis=1)
 
-    def forward(ids, at, cache, first):
+    def forward(ids, at, keys, steering, cache, first):
         """The stream of some tokens after all blocks, and the cache with their keys and values from slot `first` on."""
-        turns, keys = decoder.rotations(at), Keys(places, there)
+        turns = decoder.rotations(at)
 
         def step(i, carry):
             x, all_keys, all_values = carry
@@ -124,7 +130,7 @@ def generate(
 
             def written(key, value):
                 nonlocal all_keys, all_values
-                start = (i, 0, first, 0, 0)
+                start = (i, 0, 0, first, 0)
                 all_keys = lax.dynamic_update_slice(all_keys, key[None], start)
                 all_values = lax.dynamic_update_slice(all_values, value[None], start)
                 return all_keys[i], all_values[i]
@@ -137,8 +143,10 @@ def generate(
         x, *cache = lax.fori_loop(0, a.layers, step, (decoder.embed(ids, at), *cache))
         return x, tuple(cache)
 
-    x, cache = forward(tokens, positions, (empty, empty), 0)
-    last = only_at(x, last_seen(seen))[:, 0]
+    x, cache = forward(tokens, positions, Keys(places, there), steering, (empty, empty), 0)
+    last = repeated(only_at(x, last_seen(seen))[:, 0])
+    cache, steering, ends_at = tuple(repeated(one, 1) for one in cache), repeated(steering), repeated(positions[:, -1:])
+    keys, n = Keys(repeated(places), repeated(there)), n * each
 
     def pick(k, x):
         logits = decoder.logits(x)
@@ -156,8 +164,7 @@ def generate(
         out = lax.dynamic_update_index_in_dim(out, jnp.where(over, ends[0], chosen), k, 1)
         lengths = lengths + ~over
         over = over | jnp.any(chosen[:, None] == ends, axis=1)
-        at = positions[:, -1:] + 1 + k
-        x, cache = forward(chosen[:, None], at, cache, t + k)
+        x, cache = forward(chosen[:, None], ends_at + 1 + k, keys, steering, cache, t + k)
         return k + 1, out, pick(k + 1, x[:, 0]), cache, lengths, over
 
     out = jnp.full((n, new), ends[0], jnp.int32)
@@ -167,5 +174,5 @@ def generate(
     return out, lengths
 
 
-compiled = nnx.jit(generate, static_argnames=("new", "sampled", "sort"))
+compiled = nnx.jit(generate, static_argnames=("new", "sampled", "sort", "each"))
 """`generate`, compiled once for each shape."""

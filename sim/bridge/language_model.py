@@ -181,6 +181,7 @@ class LanguageModel:
         prompts: Prompts,
         *,
         new: int = 50,
+        each: int = 1,
         sampling: Sampling | None = None,
         seed: int = 0,
         steering: Any = None,
@@ -192,6 +193,7 @@ class LanguageModel:
         Args:
             prompts: texts or token ids.
             new: tokens at most.
+            each: continuations of every prompt, one after the other in what comes back.
             sampling: greedy if left out.
             seed: of the randomness.
             steering: what is added to the stream after each block, at every position, ``[L, d]``: ``alpha v`` in the row of
@@ -203,6 +205,7 @@ class LanguageModel:
             ValueError: as `contexts`; a steering of another shape.
         """
         require(new >= 1, "new", "at least one token", new)
+        require(each >= 1, "each", "at least one continuation", each)
         ids, seen = self.contexts(prompts, length=length, room=new)
         a, chosen = self.architecture, sampling or Sampling()
         added = None
@@ -225,6 +228,7 @@ class LanguageModel:
             new=new,
             sampled=chosen.temperature > 0,
             sort=chosen.sort,
+            each=each,
         )
         rows = [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)]
         ended = [bool(row) and row[-1] in ends for row in rows]

@@ -1,7 +1,7 @@
 """A run of the experiments: a model, settings, texts and the store that results go to, and what several stages need."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -128,6 +128,7 @@ def begin(
     inputs: Inputs,
     *,
     judge: LanguageModel | None = None,
+    files: Mapping[str, Path] | None = None,
     progress: bool | None = None,
 ) -> Experiment:
     """A run in a folder, begun or gone on with.
@@ -138,6 +139,7 @@ def begin(
         settings: what is computed.
         inputs: texts.
         judge: another model to judge texts; the same if left out.
+        files: where inputs were read from, to be noted.
         progress: whether to show bars.
 
     Raises:
@@ -152,6 +154,7 @@ def begin(
         judge={"name": judging.name, "fingerprint": judging.fingerprint},
         settings=chosen.as_json(),
         inputs=inputs.about,
+        files={name: str(path.absolute()) for name, path in (files or {}).items()},
         dtype=str(lm.decoder.dtype),
         begun=datetime.now(UTC).isoformat(timespec="seconds"),
     )

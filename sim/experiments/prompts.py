@@ -29,17 +29,19 @@ def prompts(e: Experiment) -> None:
         unknown = [concept for concept in e.settings.concepts if concept not in DEFINITIONS]
         known = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
         require(not unknown, "concepts", known, ", ".join(unknown))
+    # Sets are written together as far as a batch holds them, the texts of a set in as few parts as there need be.
     layout = Layout(
         {"set": e.sets, "text": np.arange(texts), "position": np.arange(settings.new)},
         {"tokens": (("set", "text", "position"), "int32")},
-        {"set": 1, "text": settings.batch},
+        {"set": max(1, settings.batch // texts), "text": min(texts, settings.batch)},
     )
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
-        labels = layout.labels(cell)
-        (name,), numbers = labels["set"], labels["text"]
-        rows = _written(e, name, cell, len(numbers)) if given is None else _given(e, given[name], numbers)
-        tokens = np.full((len(numbers), settings.new), -1, np.int32)
+        names, numbers = layout.labels(cell).values()
+        rows = (
+            _written(e, names, cell, len(numbers)) if given is None else _given(e, [given[name] for name in names], numbers)
+        )
+        tokens = np.full((len(rows), settings.new), -1, np.int32)
         for k, row in enumerate(rows):
             tokens[k, : len(row)] = row
         return {"tokens": tokens}
@@ -47,12 +49,17 @@ def prompts(e: Experiment) -> None:
     e.store.fill("prompts", layout, compute, progress=e.progress)
 
 
-def _written(e: Experiment, name: str, cell: Cell, count: int) -> list[list[int]]:
-    """Texts that the model writes."""
+def _written(e: Experiment, names: list[str], cell: Cell, each: int) -> list[list[int]]:
+    """Texts that the model writes, set by set."""
     settings = e.settings.prompts
-    seed = e.seed("prompts", name, cell[-1])
-    length = max(len(opening(e, one)) for one in e.sets)
-    made = e.lm.generate([opening(e, name)] * count, new=settings.new, sampling=settings.sampling, seed=seed, length=length)
+    made = e.lm.generate(
+        [opening(e, name) for name in names],
+        each=each,
+        new=settings.new,
+        sampling=settings.sampling,
+        seed=e.seed("prompts", *cell),
+        length=max(len(opening(e, name)) for name in e.sets),
+    )
     return [list(row) for row in made.tokens]
 
 
@@ -68,7 +75,7 @@ def opening(e: Experiment, name: str) -> list[int]:
     return e.words.encode(e.words.chat([{"role": "user", "content": request(means)}]), special=False)
 
 
-def _given(e: Experiment, texts: tuple[str, ...], numbers: list[int]) -> list[list[int]]:
+def _given(e: Experiment, sets: list[tuple[str, ...]], numbers: list[int]) -> list[list[int]]:
     """Texts of the user, cut to the length of the others; nothing where there are fewer than in other sets."""
-    chosen = [texts[k] if k < len(texts) else "" for k in numbers]
+    chosen = [texts[k] if k < len(texts) else "" for texts in sets for k in numbers]
     return [e.words.encode(text, special=False)[: e.settings.prompts.new] for text in chosen]

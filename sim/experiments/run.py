@@ -1,13 +1,20 @@
-"""The stages of the experiments by name, one by one or together."""
+"""The stages of the experiments by name, one by one or together; a run begun, gone on with, and listed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from sim.bridge import fetch
+from sim.bridge.language_model import load
 from sim.experiments.concept import concept
 from sim.experiments.cross_entropy import blocks, cross_entropy
-from sim.experiments.experiment import Experiment
+from sim.experiments.experiment import Experiment, begin
+from sim.experiments.inputs import read_inputs
 from sim.experiments.mmlu import mmlu
 from sim.experiments.next_token import next_token
 from sim.experiments.prompts import prompts
+from sim.experiments.settings import PRESETS, from_json
+from sim.experiments.store import DATA, Store, read_store
 from sim.experiments.vectors import log_odds, vectors
 from ufm._check import require
 
@@ -49,3 +56,67 @@ def run(e: Experiment, stages: Sequence[str] | None = None) -> None:
 
     for name in chosen:
         do(name)
+
+
+def prepare(
+    out: str | Path,
+    *,
+    model: str | None = None,
+    judge: str | None = None,
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    files: Mapping[str, Path] | None = None,
+    progress: bool | None = None,
+) -> Experiment:
+    """A run in a folder. What is left out is as it is there already, or else the default.
+
+    Args:
+        out: the folder.
+        model: what `load` takes.
+        judge: the same; the model itself if left out.
+        preset: one of `PRESETS`.
+        changes: other settings than those of the preset, by name (`Settings.changed`).
+        files: the user's own texts, by the arguments of `read_inputs`.
+        progress: whether to show bars.
+
+    Raises:
+        ValueError: whatever is wrong with these, before anything is computed.
+    """
+    there = read_store(out).about if (Path(out) / DATA).is_dir() else {}
+    require(preset is None or preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}", repr(preset))
+    base = from_json(there["settings"]) if there and preset is None else PRESETS[preset or "laptop"]
+    paths = {name: Path(path) for name, path in there.get("files", {}).items()} | dict(files or {})
+    settings, inputs = base.changed(changes or {}), read_inputs(**paths)
+    name = model or (there["model"]["name"] if there else fetch.NAME)
+    judging = judge or (there["judge"]["name"] if there else name)
+    lm = load(name)
+    other = None if judging == name else load(judging)
+    return begin(out, lm, settings, inputs, judge=other, files=paths, progress=progress)
+
+
+def runs(folder: str | Path) -> Iterator[Store]:
+    """The runs in a folder and the folders in it."""
+    for path in sorted({one.parent for one in Path(folder).glob(f"**/{DATA}")}):
+        yield read_store(path)
+
+
+def as_table(store: Store) -> str:
+    """What a run is and how far it is, for the terminal."""
+    about, settings = store.about, from_json(store.about["settings"])
+    size = sum(path.stat().st_size for path in store.root.glob("**/*") if path.is_file()) / 2**20
+    lines = [
+        f"{store.path}",
+        f"  model {about['model']['name']} ({about['model']['fingerprint']}), judged by {about['judge']['name']}",
+        f"  concepts {', '.join(settings.concepts)}; layers {', '.join(map(str, settings.layers))}; "
+        f"variants {', '.join(settings.variants)}; seed {settings.seed}",
+        f"  begun {about['begun']}, version {about['version']}, JAX {about['jax']}, on {about['device']}; {size:.1f} MiB",
+    ]
+    for group in sorted(store.groups, key=_place):
+        done, wanted = store.done(group)
+        lines.append(f"    {group:<16}{done:>6} of {wanted} cells{'' if done == wanted else '  (not finished)'}")
+    return "\n".join(lines)
+
+
+def _place(group: str) -> tuple[int, str]:
+    names = list(STAGES)
+    return names.index(group) if group in names else names.index("concept"), group

@@ -59,7 +59,7 @@ class Prompts:
     temperature: float = 0.9
     top_k: int = 50
     top_p: float = 0.95
-    batch: int = 24
+    batch: int = 120
 
     @property
     def sampling(self) -> Sampling:
@@ -123,20 +123,22 @@ class ConceptProbability:
         batch: generated together, about.
         lexicon: words that count as the concept's, those of the highest log-odds.
         judged_together: texts in one pass of the judge.
+        chat: whether the judge is asked in its chat template, if it has one; a small model answers better without.
     """
 
     strengths: int = 11
     reach: float = 40.0
-    spread: float = 3.0
+    spread: float = 4.0
     prompts: int = 4
-    completions: int = 4
-    new: int = 32
+    completions: int = 3
+    new: int = 24
     temperature: float = 0.9
     top_k: int = 50
     top_p: float = 0.95
-    batch: int = 176
+    batch: int = 132
     lexicon: int = 100
     judged_together: int = 16
+    chat: bool = False
 
     @property
     def alphas(self) -> Float[np.ndarray, " K"]:
@@ -162,10 +164,10 @@ class CrossEntropy:
 
     strengths: int = 17
     reach: float = 100.0
-    spread: float = 5.0
-    blocks: int = 8
+    spread: float = 7.0
+    blocks: int = 6
     tokens: int = 128
-    part: int = 8
+    part: int = 6
 
     @property
     def alphas(self) -> Float[np.ndarray, " K"]:
@@ -349,7 +351,7 @@ def _check(name: str, part: Any) -> None:
             require(np.isfinite(value) and value > 0, what, "a number above 0", value)
         elif one.name in ("spread", "resamples", "shots"):
             require(0 <= value < 100, what, "a number from 0 on", value)
-        elif isinstance(value, int):
+        elif isinstance(value, int) and not isinstance(value, bool):
             require(value >= 1, what, "at least 1", value)
     if hasattr(part, "sampling"):
         _ = part.sampling
@@ -367,10 +369,10 @@ PRESETS = {
     "laptop": Settings(),
     "paper": Settings(
         concepts=EIGHT,
-        prompts=Prompts(texts=500, new=300, batch=50),
+        prompts=Prompts(texts=500, new=300, batch=250),
         vectors=Vectors(tokens=300, resamples=5, batch=8),
         next_token=NextToken(strengths=1025, spread=0.0, contexts=1),
-        concept=ConceptProbability(strengths=41, spread=0.0, prompts=12, completions=32, new=100, batch=384),
+        concept=ConceptProbability(strengths=41, spread=0.0, prompts=12, completions=32, new=100, batch=384, chat=True),
         cross_entropy=CrossEntropy(strengths=129, spread=0.0, blocks=8192, part=64),
         mmlu=Mmlu(strengths=21, spread=0.0, questions=100_000, part=50),
     ),
@@ -378,7 +380,7 @@ PRESETS = {
         concepts=("joy",),
         layers=("middle", "last"),
         variants=("random", "contrastive"),
-        prompts=Prompts(texts=4, new=12, batch=4),
+        prompts=Prompts(texts=4, new=12, batch=12),
         vectors=Vectors(tokens=12, resamples=0, batch=4),
         next_token=NextToken(strengths=33, kept=20, context=16, contexts=1),
         concept=ConceptProbability(strengths=5, prompts=2, completions=2, new=8, batch=20, judged_together=8),
