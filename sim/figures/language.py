@@ -7,16 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sim.figures.style import DOTS, INK, OFF_TARGET, TARGET, THIRD, Drawing, style
-
-_SPREAD = ("#222222", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
-"""Colours of tokens, from one end of a sweep to the other."""
-
-_LAYERS = (TARGET, THIRD, OFF_TARGET)
-"""Colours of layers, from early to last."""
-
-_KINDS = (TARGET, "#C8C8C8", OFF_TARGET)
-"""Colours of one bump, none, several."""
+from sim.figures.style import DOTS, INK, KINDS, LAYERS, OFF_TARGET, SPREAD, TARGET, Drawing, style, word_label
 
 
 def law(data: xr.Dataset) -> Figure:
@@ -36,7 +27,7 @@ def _law(axes: Axes, one: xr.Dataset) -> None:
     fine, few = ((one[name].values - centre) / width for name in ("alpha", "strengths"))
     near, some = np.abs(fine) <= reach, np.flatnonzero(np.abs(few) <= reach)[::5]
     for slot in range(one.sizes["slot"]):
-        colour, word = _SPREAD[slot], _word(one["word"].values[slot])
+        colour, word = SPREAD[slot], word_label(one["word"].values[slot])
         axes.plot(centre + width * fine[near], one["predicted"].values[near, slot], color=colour, label=word)
         axes.plot(one["strengths"].values[some], one["measured"].values[some, slot], color=colour, **DOTS)
         for side, plateau in ((-1, "plateau_low"), (1, "plateau_high")):
@@ -53,7 +44,7 @@ def plateaus(data: xr.Dataset) -> Figure:
         figure = Figure(figsize=(4.4 * count, 3.1))
         panels = np.ravel(figure.subplots(1, count, sharey=True))
         for axes, name in zip(panels, data["concept"].values, strict=True):
-            for colour, layer in zip(_LAYERS, data["layer"].values, strict=False):
+            for colour, layer in zip(LAYERS, data["layer"].values, strict=False):
                 one = data.sel(concept=name, layer=layer)
                 alphas, plus = one["strengths"].values, one.sel(sign=1)
                 axes.plot(alphas, plus["distance"], color=colour, **DOTS)
@@ -134,8 +125,8 @@ def _increases(axes: Axes, one: xr.Dataset, *, below: float) -> None:
     alphas = one["strengths"].values
     shown = alphas >= 0
     for rank in range(one.sizes["rank"]):
-        word = _word(one["word"].values[rank])
-        axes.plot(alphas[shown], one["increase"].values[shown, rank], color=_SPREAD[rank], linewidth=1.3, label=word)
+        word = word_label(one["word"].values[rank])
+        axes.plot(alphas[shown], one["increase"].values[shown, rank], color=SPREAD[rank], linewidth=1.3, label=word)
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_xlim(0, alphas[-1])
     axes.legend(
@@ -160,7 +151,7 @@ def bump_shares(data: xr.Dataset) -> Figure:
             for k, layer in enumerate(data["layer"].values):
                 one, y = data.sel(concept=name, layer=layer), -(row * (data.sizes["layer"] + 0.7) + k)
                 parts, left = one["count"].values / one["count"].values.sum(), 0.0
-                for part, colour in zip(parts, _KINDS, strict=True):
+                for part, colour in zip(parts, KINDS, strict=True):
                     shares.barh(y, part, left=left, color=colour, height=0.75)
                     left += part
                 low, middle, high = one["peak"].values
@@ -173,16 +164,9 @@ def bump_shares(data: xr.Dataset) -> Figure:
         shares.grid(axis="y", visible=False)
         places.set(xlabel="strength of the bump, $\\alpha \\|v\\| / \\|h\\|$")
         places.axvline(0, color=INK, linewidth=0.6)
-        handles = [Patch(color=colour, label=str(kind)) for colour, kind in zip(_KINDS, data["kind"].values, strict=True)]
+        handles = [Patch(color=colour, label=str(kind)) for colour, kind in zip(KINDS, data["kind"].values, strict=True)]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
-
-
-def _word(text: object) -> str:
-    """A token as a label: quoted where it has spaces, and nothing that TeX or a font would stumble over."""
-    word = str(text)
-    plain = "".join(c if c.isprintable() and ord(c) < 0x2000 else "\N{REPLACEMENT CHARACTER}" for c in word)
-    return plain.strip().replace("$", "\\$") or repr(word)
 
 
 LANGUAGE_FIGURES: dict[str, Drawing] = {

@@ -1,14 +1,15 @@
 """How figures look, in one place: sizes, colours, fonts, and the three formats they are saved in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from sim.output import write_whole
 
@@ -22,6 +23,15 @@ THIRD = "#009E73"
 """Its green, for what is neither."""
 
 INK = "#222222"
+
+SPREAD = ("#222222", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
+"""Colours of tokens, from one end of a sweep to the other."""
+
+LAYERS = (TARGET, THIRD, OFF_TARGET)
+"""Colours of layers, from early to last."""
+
+KINDS = (TARGET, "#C8C8C8", OFF_TARGET)
+"""Colours of one bump, none, several."""
 
 DOTS: dict[str, Any] = {
     "linestyle": "none",
@@ -83,6 +93,34 @@ def style():
     """The project's matplotlib settings, for the duration of a `with` block."""
     with mpl.rc_context(_RC):
         yield
+
+
+def word_label(text: object) -> str:
+    """A token as a label: without its spaces, and nothing that TeX, a legend or the font would stumble over."""
+    word = str(text)
+    glyphs = _glyphs()
+    plain = "".join(c if c.isprintable() and ord(c) in glyphs else c.encode("unicode_escape").decode() for c in word)
+    plain = plain.strip().replace("$", "\\$")
+    plain = plain if len(plain) <= 18 else f"{plain[:17]}\N{HORIZONTAL ELLIPSIS}"
+    # A legend leaves out what begins with an underscore.
+    return f"'{plain}'" if plain.startswith("_") else plain or repr(word)
+
+
+def word_labels(texts: Iterable[object]) -> list[str]:
+    """Tokens as labels, each another one: where two differ by a space alone, it is shown."""
+    words = [str(text) for text in texts]
+    labels = [word_label(word) for word in words]
+    return [
+        "\N{OPEN BOX}" + label if labels.count(label) > 1 and word.startswith(" ") else label
+        for word, label in zip(words, labels, strict=True)
+    ]
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The characters that the font has."""
+    with style():
+        return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def save(figure: Figure, folder: Path, name: str) -> dict[str, Path]:

@@ -1,0 +1,336 @@
+"""Next-token curves of a run (S, figures 6, A.1 to A.3, A.5 and A.7 to A.10), and what the theory says of them.
+
+A dataset is the group "next-token" of a run's store with one more variable: `word`, the texts of `token`. What has not
+been computed is left out, and so are panels with nothing in them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from scipy.stats import kendalltau
+
+from sim.figures.panels import Panel, labels, layer_colours, linear_width, strength_axis, stretch, table, widened, wrapped
+from sim.figures.style import DOTS, INK, KINDS, SPREAD, TARGET, style, word_labels
+from sim.validation import bumps
+
+SHOWN = len(SPREAD)
+"""Tokens in a panel."""
+
+_SIZE = (3.5, 2.1)
+_INCREASE = "$\\Delta p(z \\mid c, \\alpha)$"
+_VARIANTS = ("normalised", "last-token", "contrastive")
+"""The order of S, figures A.1, A.2 and A.5."""
+
+
+class Curves(NamedTuple):
+    """Increases of a few tokens along a sweep, the likeliest first.
+
+    Attributes:
+        alphas: strengths.
+        words: of the tokens.
+        increase: of their probabilities.
+        spread: standard deviation of the increase, if it is a mean.
+    """
+
+    alphas: Float[np.ndarray, " K"]
+    words: list[str]
+    increase: Float[np.ndarray, "K n"]
+    spread: Float[np.ndarray, "K n"] | None = None
+
+
+class Bumps(NamedTuple):
+    """The tokens with a single bump, after one context.
+
+    Attributes:
+        log_odds: of each.
+        place: the strength of its bump, in units of `scale`.
+    """
+
+    log_odds: Float[np.ndarray, " n"]
+    place: Float[np.ndarray, " n"]
+
+
+def next_tokens(data: xr.Dataset) -> Figure:
+    """S, figures 6 and A.7 to A.9: increases of the likeliest tokens at the largest strength, by concept and layer."""
+    return _by_layer(data, -1)
+
+
+def next_tokens_below(data: xr.Dataset) -> Figure:
+    """S, figure A.10: the same for strengths below 0, and the likeliest tokens at the lowest."""
+    return _by_layer(data, 0)
+
+
+def _by_layer(data: xr.Dataset, end: int) -> Figure:
+    main = labels(data, "variant")[0]
+    with style():
+        figure, panels = table(
+            labels(data, "concept"),
+            labels(data, "layer"),
+            lambda name, layer: curves(data.sel(variant=main, concept=name, layer=layer), end),
+            size=_SIZE,
+            y=_INCREASE,
+        )
+        for panel in panels:
+            _draw(panel, f"{panel.row}, block {panel.column}", end)
+    return figure
+
+
+def variants(data: xr.Dataset) -> Figure:
+    """S, figures A.1, A.2 and A.5: the same for other ways to steer, at the middle layer."""
+    names = [name for name in labels(data, "variant")[1:] if not _is_resample(name)]
+    order = sorted(names, key=lambda name: _VARIANTS.index(name) if name in _VARIANTS else len(_VARIANTS))
+
+    def find(name: str, variant: str) -> tuple[int, Curves] | None:
+        one = data.sel(concept=name, variant=variant)
+        layer = _only_layer(one)
+        found = None if layer is None else curves(one.sel(layer=layer), -1)
+        return None if layer is None or found is None else (layer, found)
+
+    with style():
+        figure, panels = table(labels(data, "concept"), order, find, size=_SIZE, y=_INCREASE)
+        for panel in panels:
+            layer, found = panel.content
+            _draw(panel._replace(content=found), f"{panel.row}, {panel.column}, block {layer}", -1)
+    return figure
+
+
+def resamples(data: xr.Dataset) -> Figure:
+    """S, figure A.3: mean and standard deviation over vectors from bootstrap samples, at the middle layer."""
+    names = [name for name in labels(data, "variant") if _is_resample(name)]
+
+    def find(name: str) -> tuple[int, Curves] | None:
+        one = data.sel(concept=name, variant=names)
+        layer = _only_layer(one) if names else None
+        found = None if layer is None else over_resamples(one.sel(layer=layer))
+        return None if layer is None or found is None else (layer, found)
+
+    with style():
+        figure, panels = wrapped(labels(data, "concept"), find, size=_SIZE, y=_INCREASE)
+        for panel in panels:
+            layer, found = panel.content
+            _draw(panel._replace(content=found), f"{panel.row}, block {layer}", -1)
+    return figure
+
+
+def curves(one: xr.Dataset, end: int, count: int = SHOWN) -> Curves | None:
+    """The increases of the tokens that are likeliest at one end of a sweep, after the first context.
+
+    Args:
+        one: of one variant, concept and layer.
+        end: -1 for the largest strength, 0 for the lowest.
+        count: tokens, at most.
+
+    Returns:
+        None where nothing has been computed.
+    """
+    first = one.isel(context=0)
+    log_p, tokens = first["log_p"].values.astype(float), first["token"].values
+    if not np.isfinite(log_p).all():
+        return None
+    order = np.argsort(-log_p[end], kind="stable")
+    # A token may be among the likeliest at both ends.
+    top = order[np.sort(np.unique(tokens[order], return_index=True)[1])][:count]
+    increase = np.exp(log_p[:, top]) - np.exp(first["start"].values.astype(float)[top])
+    return Curves(first["alpha"].values, word_labels(first["word"].values[top]), increase)
+
+
+def over_resamples(data: xr.Dataset, count: int = SHOWN) -> Curves | None:
+    """Mean and standard deviation over variants; of a token, over those that have kept it, which are at least two.
+
+    Args:
+        data: of one concept and layer; its variants are the bootstrap samples.
+        count: tokens, at most.
+
+    Returns:
+        None where fewer than two have been computed.
+    """
+    found: dict[int, list[Float[np.ndarray, " K"]]] = {}
+    ends: dict[int, list[float]] = {}
+    words: dict[int, str] = {}
+    first = data.isel(context=0)
+    for k in range(data.sizes["variant"]):
+        one = first.isel(variant=k)
+        p, start = np.exp(one["log_p"].values.astype(float)), np.exp(one["start"].values.astype(float))
+        if not np.isfinite(p).all():
+            continue
+        for token, slot in zip(*np.unique(one["token"].values, return_index=True), strict=True):
+            found.setdefault(int(token), []).append(p[:, slot] - start[slot])
+            ends.setdefault(int(token), []).append(float(p[-1, slot]))
+            words[int(token)] = str(one["word"].values[slot])
+    several = [token for token, rows in found.items() if len(rows) > 1]
+    if not several:
+        return None
+    top = sorted(several, key=lambda token: -np.mean(ends[token]))[:count]
+    rows = [np.stack(found[token]) for token in top]
+    return Curves(
+        first["alpha"].values[0],
+        word_labels(words[token] for token in top),
+        np.stack([row.mean(axis=0) for row in rows], axis=1),
+        np.stack([row.std(axis=0, ddof=1) for row in rows], axis=1),
+    )
+
+
+def _draw(panel: Panel, title: str, end: int) -> None:
+    axes, found = panel.axes, panel.content
+    shown = found.alphas >= 0 if end else found.alphas <= 0
+    alphas = found.alphas[shown]
+    for rank, word in enumerate(found.words):
+        line = found.increase[shown, rank]
+        if found.spread is not None:
+            around = found.spread[shown, rank]
+            axes.fill_between(alphas, line - around, line + around, color=SPREAD[rank], alpha=0.2, linewidth=0)
+        axes.plot(alphas, line, color=SPREAD[rank], linewidth=1.3, label=word)
+    axes.axhline(0, color=INK, linewidth=0.6)
+    strength_axis(axes, found.alphas, *((0.0, alphas[-1]) if end else (alphas[0], 0.0)), room=0.12)
+    axes.set_title(title)
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5, handlelength=1.0, handletextpad=0.4, labelspacing=0.3
+    )
+
+
+def _is_resample(name: object) -> bool:
+    return str(name).startswith("resampled")
+
+
+def _only_layer(one: xr.Dataset) -> int | None:
+    """The first layer at which something has been computed: of all variants but one, the middle one alone."""
+    there = np.isfinite(one["log_p"].transpose("layer", ...).values)
+    found = one["layer"].values[there.reshape(len(there), -1).any(axis=1)]
+    return int(found[0]) if found.size else None
+
+
+def bump_shares(data: xr.Dataset) -> Figure:
+    """S, theorem 3.3 on a real model: which share of the likeliest tokens has one bump, none, several.
+
+    `data` has `share` over variant, concept, layer and kind, NaN where nothing has been computed.
+    """
+    shares, main = data["share"], labels(data, "variant")[0]
+    bars: list[tuple[int, str, xr.DataArray]] = [
+        (0, f"block {layer}", shares.sel(layer=layer, variant=main)) for layer in labels(data, "layer")
+    ]
+    others: dict[str, list[str]] = {}
+    for name in labels(data, "variant")[1:]:
+        others.setdefault("resampled" if _is_resample(name) else str(name), []).append(name)
+    for label, names in others.items():
+        for layer in labels(data, "layer"):
+            bars.append((1, f"block {layer}, {label}", shares.sel(layer=layer, variant=names).mean("variant")))
+    bars = [bar for bar in bars if np.isfinite(bar[2]).any()]
+    heights = [-k - 0.5 * group for k, (group, _, _) in enumerate(bars)]
+    with style():
+        figure, panels = wrapped(
+            labels(data, "concept"),
+            lambda name: shares.sel(concept=name) if np.isfinite(shares.sel(concept=name)).any() else None,
+            size=(3.4, 0.8 + 0.2 * len(bars)),
+            x="share of the likeliest tokens",
+        )
+        for name, _, _, axes in panels:
+            for y, (_, _, values) in zip(heights, bars, strict=True):
+                parts = values.sel(concept=name).values
+                if np.isfinite(parts).all():
+                    axes.barh(y, parts, left=np.cumsum(parts) - parts, color=KINDS, height=0.75)
+            axes.set(xlim=(0, 1), ylim=(heights[-1] - 0.6, 0.6), title=str(name))
+            place = axes.get_subplotspec()
+            leftmost = place is None or place.colspan.start == 0
+            axes.set_yticks(heights, [label if leftmost else "" for _, label, _ in bars])
+            axes.grid(axis="y", visible=False)
+        handles = [Patch(color=colour, label=str(kind)) for colour, kind in zip(KINDS, labels(data, "kind"), strict=True)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+def peak_places(data: xr.Dataset) -> Figure:
+    """S, theorem 3.3: where the only bump of a token is, against its log-odds; first variant, all contexts.
+
+    Strengths are in units of `scale`, lengths of the hidden state. In a title: Kendall's tau, its mean over contexts.
+    """
+    main = data.sel(variant=labels(data, "variant")[0])
+    width = linear_width(main["alpha"].values)
+    with style():
+        figure, panels = table(
+            labels(data, "concept"),
+            labels(data, "layer"),
+            lambda name, layer: single_bumps(main.sel(concept=name, layer=layer)) or None,
+            size=(3.0, 2.5),
+            x="log-odds of the token",
+            y="place of the bump, $\\alpha \\|v\\| / \\|h\\|$",
+        )
+        for name, layer, found, axes in panels:
+            for odds, places in found:
+                axes.plot(odds, places, color=TARGET, **(DOTS | {"alpha": 0.8}))
+            axes.axhline(0, color=INK, linewidth=0.6)
+            axes.axvline(0, color=INK, linewidth=0.6)
+            scale = float(np.nanmedian(main["scale"].sel(concept=name, layer=layer)))
+            every = np.concatenate([[0.0], *(places for _, places in found)])
+            low, high = widened(width / scale, float(every.min()), float(every.max()), 0.07)
+            if low < high:
+                stretch(axes, "y", width / scale, low, high, 0.08)
+            order = mean_tau(found)
+            axes.set_title(f"{name}, block {layer}" + (f": $\\tau = {order:.2f}$" if np.isfinite(order) else ""))
+    return figure
+
+
+def single_bumps(one: xr.Dataset) -> list[Bumps]:
+    """Log-odds and places, in units of `scale`, of the tokens with one bump; for every context that has some.
+
+    Args:
+        one: of one variant, concept and layer.
+    """
+    alphas, found = one["alpha"].values, []
+    for k in range(one.sizes["context"]):
+        after = one.isel(context=k)
+        p = np.exp(after["log_p"].values.astype(float))
+        if not np.isfinite(p).all():
+            continue
+        slots = np.unique(after["token"].values, return_index=True)[1]
+        peaks = {slot: places[0] for slot in slots if (places := bumps(p[:, slot])).size == 1}
+        if peaks:
+            odds = after["log_odds"].values.astype(float)[list(peaks)]
+            found.append(Bumps(odds, alphas[list(peaks.values())] / float(after["scale"])))
+    return found
+
+
+def mean_tau(found: Sequence[Bumps]) -> float:
+    """Kendall's tau of log-odds and places, its mean over contexts; NaN if none has two tokens that differ."""
+    taus = [float(kendalltau(odds, places).statistic) for odds, places in found if odds.size > 1]
+    return float(np.mean([tau for tau in taus if np.isfinite(tau)])) if np.isfinite(taus).any() else np.nan
+
+
+def dominant_log_odds(data: xr.Dataset) -> Figure:
+    """The percentiles of the log-odds of the tokens that are likeliest at the largest strength, by concept and layer.
+
+    `data` has `percentile` from 0 to 100 over concept, layer and rank, the likeliest token first; NaN for what there is not.
+    """
+    values = data["percentile"]
+    colours = layer_colours(labels(data, "layer"))
+    with style():
+        figure, panels = wrapped(
+            labels(data, "concept"),
+            lambda name: found if np.isfinite(found := values.sel(concept=name).values).any() else None,
+            size=(2.6, 2.4),
+            x="steered after block",
+            y="percentile of log-odds",
+        )
+        for name, _, found, axes in panels:
+            for at, (layer, ranks) in enumerate(zip(labels(data, "layer"), found, strict=True)):
+                across = at + np.linspace(-0.3, 0.3, ranks.size) if ranks.size > 1 else np.array([at])
+                look = DOTS | {"color": colours[int(layer)]}
+                axes.plot(across, ranks, **look)
+                axes.plot(across[:1], ranks[:1], **(look | {"markerfacecolor": colours[int(layer)]}))
+                if np.isfinite(ranks).any():
+                    axes.plot([at - 0.4, at + 0.4], [np.nanmedian(ranks)] * 2, color=INK, linewidth=1.0)
+            axes.set(xlim=(-0.6, len(found) - 0.4), ylim=(-3, 103), title=str(name))
+            axes.set_xticks(range(len(found)), [str(layer) for layer in labels(data, "layer")])
+            axes.grid(axis="x", visible=False)
+        handles = [
+            Line2D([], [], color=INK, label="likeliest token", **(DOTS | {"markerfacecolor": INK})),
+            Line2D([], [], color=INK, label="the next ones", **DOTS),
+            Line2D([], [], color=INK, linewidth=1.0, label="median"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.0, handlelength=1.4)
+    return figure
