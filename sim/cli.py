@@ -311,7 +311,7 @@ def _stage(name: str) -> None:
         text: Annotated[Path | None, typer.Option(help="Text for cross-entropy: a text or a parquet file.")] = None,
         questions: Annotated[Path | None, typer.Option(help="CSV, JSON lines or parquet in MMLU's format.")] = None,
     ) -> None:
-        from sim.experiments import page
+        from sim.experiments.page import summary, write
         from sim.experiments.run import as_table, prepare, run
 
         changes: dict[str, object] = {} if seed is None else {"seed": seed}
@@ -326,7 +326,7 @@ def _stage(name: str) -> None:
         run(e, None if name == "all" else [name])
         typer.echo(as_table(e.store))
         if name == "all":
-            typer.echo(page.summary(page.write(e)))
+            typer.echo(summary(write(e)))
             typer.echo(f"open {out / 'index.html'}")
 
     command.__doc__ = _STAGES[name]
@@ -340,10 +340,10 @@ for _name in _STAGES:
 @lm.command()
 def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/lm")) -> None:
     """Test the claims, draw the figures and write the page of a run, with what there is of it."""
-    from sim.experiments import page as writing
+    from sim.experiments.page import summary, write
     from sim.experiments.run import prepare
 
-    typer.echo(writing.summary(writing.write(prepare(out))))
+    typer.echo(summary(write(prepare(out))))
     typer.echo(f"open {out / 'index.html'}")
 
 

@@ -55,10 +55,9 @@ class Claim:
         """ "holds", "fails", "open" or "reported"."""
         if self.least is None and self.most is None:
             return "reported"
-        if not np.isfinite(self.value):
+        if not (np.isfinite(self.value) and np.isfinite(self.error)):
             return "open"
-        slack = 2 * self.error if np.isfinite(self.error) else 0.0
-        low, high = self.value - slack, self.value + slack
+        low, high = self.value - 2 * self.error, self.value + 2 * self.error
         above, below = self.least is None or low >= self.least, self.most is None or high <= self.most
         out = (self.least is not None and high < self.least) or (self.most is not None and low > self.most)
         return "fails" if out else "holds" if above and below else "open"
@@ -306,7 +305,7 @@ def _of_concept(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
                 "probability at the largest strength less that at the lowest",
                 float(one["rise"]),
                 float(one["rise_error"]),
-                least=0.0,
+                least=0.05,
             )
 
 
@@ -340,7 +339,7 @@ def sigmoids(found: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
                 drawn = np.nanmean(sample, axis=-1)
                 again.append(fit_tanh(alphas, drawn)[1])
                 rises.append(drawn[-1] - drawn[0])
-        new = (*fit, quality, np.nanstd(again), curve[-1] - curve[0], np.nanstd(rises))
+        new = (*fit, quality, _deviation(again), curve[-1] - curve[0], _deviation(rises))
         for name, value in zip(names, new, strict=True):
             values[name][place] = value
     return xr.Dataset({name: (dims, value) for name, value in values.items()}, {dim: found[dim].values for dim in dims})
@@ -406,6 +405,7 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
             f"{about}, foreign text",
             "|slope| in standard errors",
             abs(value / error),
+            0.0,
             most=3.0,
         )
         slope, kappa = float(own["slope"].mean()), float(own["curvature"].mean())
@@ -416,6 +416,7 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
             f"{about}, own text",
             "|slope| in standard errors",
             abs(slope / deviation),
+            0.0,
             most=3.0,
         )
         a = float(alphas[near])
@@ -515,6 +516,11 @@ def _mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 def _finite(values: Sequence[float] | np.ndarray) -> Float[np.ndarray, " n"]:
     some = np.asarray(values, float).ravel()
     return some[np.isfinite(some)]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    some = _finite(values)
+    return float(some.std()) if some.size > 1 else float("nan")
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:

@@ -199,16 +199,17 @@ def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: Conc
         return found
     bodies = [words.encode(text.strip(), special=False) for text in texts]
     there = [k for k, body in enumerate(bodies) if body]
-    sides = []
-    for means in (DEFINITIONS[name].means, DEFINITIONS[name].opposite):
-        opening = words.encode(plain_request(means))
-        rows = [[*opening, *bodies[k]] for k in there]
-        length, losses_of = _padded(rows, len(opening) + settings.new), []
+    openings = [words.encode(plain_request(means)) for means in (DEFINITIONS[name].means, DEFINITIONS[name].opposite)]
+    both = [[[*opening, *bodies[k]] for k in there] for opening in openings]
+    # One length for all, so that one program serves both sides.
+    length, sides = _padded([row for rows in both for row in rows], max(map(len, openings)) + settings.new), []
+    for rows in both:
+        found_losses = []
         for part, count in batched(rows, length, settings.judged_together):
             cut = judge.at(judge.architecture.layers - 1, part, length=length, last_only=False)
-            losses_of.append(np.asarray(losses.first_losses(cut), float)[:count])
+            found_losses.append(np.asarray(losses.first_losses(cut), float)[:count])
         # Texts are padded on the left: those of a row are its last tokens.
-        every = np.concatenate(losses_of) if there else np.zeros((0, 0))
+        every = np.concatenate(found_losses) if there else np.zeros((0, 0))
         sides.append(np.asarray([row[-len(bodies[k]) :].mean() for k, row in zip(there, every, strict=True)]))
     found[there] = sides[1] - sides[0]
     return found

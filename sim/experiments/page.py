@@ -1,5 +1,6 @@
 """The page of a run: theory laid over measurement, claim by claim, with the figures of S for the model at hand."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,11 @@ from sim import output
 from sim.experiments.claims import Claim, Found, claims
 from sim.experiments.experiment import Experiment
 from sim.experiments.run import STAGES
+from sim.figures.panels import NothingToDrawError
 from sim.figures.paper import PAPER_FIGURES
-from sim.figures.style import Drawing
+from sim.figures.style import Drawing, save
 from sim.report import pictures, write_page
-from sim.reproduce import draw_all, write_data
+from sim.reproduce import write_data
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,11 @@ def write(e: Experiment) -> Found:
     found, folder = claims(e), e.store.path
     data = {group: e.store.data(group) for group in e.store.groups} | {f"derived-{k}": v for k, v in found.data.items()}
     drawable = datasets(e, data)
-    shown = {name: one for name, one in PAPER_FIGURES.items() if one.dataset in drawable}
-    files = draw_all(shown, xr.DataTree.from_dict(drawable), output.prepare_folder(folder / "figures"))
+    files = {}
+    for name, one in PAPER_FIGURES.items():
+        if one.dataset in drawable:
+            with suppress(NothingToDrawError):
+                files[name] = save(one.draw(drawable[one.dataset]), output.prepare_folder(folder / "figures"), name)
     output.write_json(
         folder / "claims.json", {"settings": dict(e.store.about), "claims": [c.as_json() for c in found.claims]}
     )
@@ -113,7 +118,8 @@ def write(e: Experiment) -> Found:
     sections = []
     for group, (title, lead) in LEADS.items():
         some = tuple(one for one in found.claims if one.group == group)
-        drawn = {name: one for name, one in shown.items() if OF_GROUP.get(one.dataset, one.dataset) == group}
+        drawn = {name: one for name, one in PAPER_FIGURES.items() if OF_GROUP.get(one.dataset, one.dataset) == group}
+        drawn = {name: one for name, one in drawn.items() if name in files}
         if some or drawn:
             sections.append(Section(title, lead, some, drawn))
     write_page(
@@ -132,7 +138,7 @@ def write(e: Experiment) -> Found:
     return found
 
 
-OF_GROUP = {"shapes": "next-token", "dominating": "next-token", "fits": "concept", "accuracy": "mmlu"}
+OF_GROUP = {"bump-shares": "next-token", "dominant-log-odds": "next-token"}
 """The section of datasets that are derived from others."""
 
 
@@ -147,7 +153,11 @@ def datasets(e: Experiment, data: dict[str, xr.Dataset]) -> dict[str, xr.Dataset
     for name in ("concept", "cross-entropy", "mmlu"):
         if name in data:
             found[name] = data[name]
-    found |= {name.removeprefix("derived-"): one for name, one in data.items() if name.startswith("derived-")}
+    if "derived-presence" in data:
+        found["concept"] = xr.merge([data["derived-presence"], data["derived-fits"]])
+    if "derived-shapes" in data:
+        found["bump-shares"] = data["derived-shapes"][["share"]].mean("context")
+        found["dominant-log-odds"] = 100 * data["derived-dominating"].mean("context")
     return found
 
 

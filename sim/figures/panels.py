@@ -227,7 +227,7 @@ def share(hits: Bool[np.ndarray, "K n"], asked: Bool[np.ndarray, "K n"]) -> Esti
     some = np.maximum(n, 1)
     p = (hits & asked).sum(axis=1) / some
     centre = (p + 0.5 / some) / (1 + 1 / some)
-    half = np.sqrt(p * (1 - p) / some + 0.25 / some**2) / (1 + 1 / some)
+    half = np.sqrt(p * (1 - p) / some + 0 / some**2) / (1 + 1 / some)
     value = np.where(n > 0, p, np.nan)
     below, above = np.maximum(p - centre + half, 0), np.maximum(centre + half - p, 0)
     return Estimate(value, *(np.where(n > 0, one, 0.0) for one in (below, above)))
@@ -260,5 +260,6 @@ def layer_legend(figure: Figure, layers: Iterable[Any], more: Iterable[Line2D] =
 
 def legend_below(figure: Figure, handles: list[Line2D]) -> None:
     """A legend under all panels, in as many columns as there is room for."""
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.25)))
+    inches = 0.55 + 0.068 * max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / inches)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=1.4)

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.special import expit
 
 from sim.figures import next_token
 from sim.figures.panels import (
@@ -29,7 +28,7 @@ from sim.figures.panels import (
 )
 from sim.figures.style import DOTS, INK, OFF_TARGET, TARGET, Drawing, style
 
-MEASURES = {"judge": "as judged", "score": "by the judge's odds", "lexicon": "by its words"}
+MEASURES = {"answer": "as judged", "lexicon": "by its words", "ratio": "likelier once announced"}
 """Measures of concept probability, and their names."""
 
 _DOTTED = (0, (1, 1.5))
@@ -39,7 +38,7 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
     """S, figures 7 (top), A.11 and A.12: three measures of concept probability against strength, a colour for each layer.
 
     Args:
-        data: the group "concept".
+        data: `shown` over measure, concept, layer, strength, prompt and completion (`sim.experiments.claims.presence`).
         fits: `level`, `height`, `rate` and `centre` over concept, layer and measure (`MEASURES`), of which
             ``level + height tanh(rate (alpha - centre))`` is drawn; if left out, they may be in `data`.
     """
@@ -70,21 +69,15 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
 
 
 def measured(one: xr.Dataset, measure: str) -> Estimate:
-    """A measure of concept probability at every strength.
+    """The share of completions that show the concept, at every strength.
 
     Args:
-        one: the group "concept", of one concept and layer.
-        measure: "judge", the share of completions whose answer is 1 among those with an answer; "score", the mean of what
-            probability the judge gives to 1; "lexicon", the share with at least one of the concept's words.
+        one: `shown` of one concept and layer (`sim.experiments.claims.presence`).
+        measure: by which of `MEASURES`.
     """
-    flat = one.stack(text_of=("prompt", "completion"), create_index=False).transpose("strength", "text_of", ...)
-    if measure == "judge":
-        answer = flat["answer"].values
-        return share(answer == 1, (answer == 0) | (answer == 1))
-    if measure == "score":
-        return mean(expit(flat["score"].values.astype(float)))
-    counted = flat["in_lexicon"].values
-    return share(counted > 0, counted >= 0)
+    flat = one["shown"].sel(measure=measure).stack(text_of=("prompt", "completion"), create_index=False)
+    values = flat.transpose("strength", "text_of").values
+    return share(values == 1, np.isfinite(values))
 
 
 def _fitted(
@@ -157,7 +150,8 @@ def _plateaus(axes: Axes, plateau: xr.DataArray, colour: str) -> None:
 def cross_entropy_near_zero(data: xr.Dataset) -> Figure:
     """S, theorem 3.8 and N9: small strengths, with the parabola of one JVP on own text and the linear term on foreign.
 
-    `data` is the group "cross-entropy". A panel reaches to where the parabola is 1 nat, and has three strengths at least.
+    `data` is the group "cross-entropy". A panel reaches to where the parabola is 1 nat, and has three strengths at least
+    where there are enough.
     """
     alphas = data["alpha"].values
 
@@ -209,7 +203,7 @@ def _over_blocks(values: xr.DataArray) -> Estimate:
 
 def _near_zero(alphas: Float[np.ndarray, " K"], curvature: float) -> float:
     above = alphas[alphas > 0]
-    least = above[min(2, above.size - 1)]
+    least = above[min(2, (above.size - 1) // 2)]
     one_nat = above[above <= 1 / np.sqrt(curvature)] if curvature > 0 else above[:0]
     return float(max(least, one_nat.max(initial=0.0)))
 

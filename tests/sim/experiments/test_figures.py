@@ -348,6 +348,8 @@ def test_small_strengths_lie_on_the_parabola(run):
     assert fine.get_ydata() == pytest.approx(float(one["curvature"].sel(text="own").mean()) * fine.get_xdata() ** 2)
     assert slope.get_ydata() == pytest.approx(float(one["slope"].sel(text="foreign").mean()) * slope.get_xdata())
     assert 7 <= len(longest(axes)[0]) < 17
+    few = cross_entropy_near_zero(data.isel(strength=[0, 4, 8, 12, 16]))
+    assert panel(few, "joy, block 29").get_xlim()[1] == pytest.approx(1.05 * float(data["alpha"][12]))
 
 
 def test_accuracy_is_the_share_of_the_likeliest_letters(run):
