@@ -3,10 +3,14 @@
 The logits of one text at a few strengths are all that is ever held, whatever the number of texts and strengths.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from sim.bridge.language_model import LanguageModel
 from sim.bridge.split import Split
 from ufm.measures import variance
 from ufm.steerable import at_once
@@ -80,3 +84,45 @@ def first_losses(cut: Split) -> Float[Array, "n t"]:
         return jax.nn.logsumexp(logits, axis=-1) - chosen
 
     return jax.lax.map(of, jnp.arange(cut.tokens.shape[0]))
+
+
+class Text(NamedTuple):
+    """Sequences of one length T, as rows of tokens, and which of their predictions count, ``[n, T - 1]``."""
+
+    rows: list[list[int]]
+    counted: np.ndarray
+
+
+class Moments(NamedTuple):
+    """Per token: the curvature of KL, the slope of Delta CE at 0, and its standard error if the model drew the text."""
+
+    curvature: float
+    slope: float
+    error: float
+
+    @property
+    def score(self) -> float:
+        """The size of the slope in standard errors."""
+        return abs(self.slope) / self.error
+
+
+def loss_moments(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> Moments:
+    """What happens to the cross-entropy of a text near strength 0, steered along v after a layer (N9)."""
+    terms = moments(_cut(lm, text, layer), jnp.asarray(v))
+    curvature, slope = (float(np.mean(np.asarray(term, float)[text.counted])) for term in terms)
+    return Moments(curvature, slope, float(np.sqrt(2 * curvature / text.counted.sum())))
+
+
+def loss_increases(
+    lm: LanguageModel, text: Text, v: np.ndarray, layer: int, alphas: np.ndarray
+) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
+    """Delta CE and KL from the unsteered model by strength, nats per token."""
+    away = alphas != 0
+    found = increases(_cut(lm, text, layer), jnp.asarray(v), jnp.asarray(alphas[away], v.dtype))
+    curves = np.zeros((2, alphas.size))
+    curves[:, away] = [np.asarray(values, float).swapaxes(1, 2)[text.counted].mean(axis=0) for values in found]
+    return curves[0], curves[1]
+
+
+def _cut(lm: LanguageModel, text: Text, layer: int) -> Split:
+    return lm.at(layer, text.rows, length=text.counted.shape[1] + 1, last_only=False)

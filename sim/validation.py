@@ -19,13 +19,13 @@ from scipy.signal import find_peaks
 from tqdm import tqdm
 
 import ufm
-from sim import losses
 from sim.bridge.decoder import softcapped
 from sim.bridge.generation import Sampling
 from sim.bridge.language_model import LanguageModel, Prompts
 from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split
 from sim.concepts import BEGINNINGS, CONCEPTS, OPENINGS, Concept
+from sim.losses import TOGETHER, Text, loss_increases, loss_moments
 from sim.output import settings
 from theory import arc
 from ufm._check import require
@@ -419,7 +419,7 @@ def _approach(cut: Split, out: Readout, v: Array, count: int) -> dict[str, Array
         )
         ones = jnp.ones(())
         leading = jax.jvp(lambda t: cut.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
-        return *jax.lax.map(at, sizes, batch_size=losses.TOGETHER), jnp.max(jnp.abs(leading))
+        return *jax.lax.map(at, sizes, batch_size=TOGETHER), jnp.max(jnp.abs(leading))
 
     both = [of(sign, out.limit(v, sign)) for sign in (-1, 1)]
     distance, beyond, bound, leading = (jnp.stack(parts) for parts in zip(*both, strict=True))
@@ -427,13 +427,6 @@ def _approach(cut: Split, out: Readout, v: Array, count: int) -> dict[str, Array
 
 
 # --- cross-entropy: N9 -----------------------------------------------------------------------------------------------
-
-
-class _Text(NamedTuple):
-    """Sequences of one length, and which of their tokens count."""
-
-    rows: list[list[int]]
-    counted: np.ndarray
 
 
 def curvatures(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
@@ -447,14 +440,14 @@ def curvatures(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
     for name, layer in run.pairs():
         about, v = _about(name, layer), run.v(name, layer)
         with jax.enable_x64(True):
-            one = _Text(texts["own"].rows[:1], texts["own"].counted[:1])
+            one = Text(texts["own"].rows[:1], texts["own"].counted[:1])
             exact, fitted = _fine(run.lm.with_dtype(jnp.float64), one, v, layer)
         with jax.enable_x64(False):
-            moments = {kind: _moments(run.lm, text, v, layer) for kind, text in texts.items()}
+            moments = {kind: loss_moments(run.lm, text, v, layer) for kind, text in texts.items()}
             # Up to where the parabola is at half a nat.
             reach = np.sqrt(0.5 / moments["own"].curvature)
             alphas = reach * np.linspace(-1, 1, 2 * run.size.steps + 1)
-            curves = {kind: _increases(run.lm, text, v, layer, alphas) for kind, text in texts.items()}
+            curves = {kind: loss_increases(run.lm, text, v, layer, alphas) for kind, text in texts.items()}
         findings += [
             Finding("N9", about, "curvature by JVP against a fine sweep, relative error", abs(fitted / exact - 1), 1e-6),
             Finding("N9", about, "linear term of ΔCE on text it wrote, in standard errors", moments["own"].score, 4.0),
@@ -476,7 +469,7 @@ def curvatures(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
     return _by_pair(run, parts), findings
 
 
-def _texts(run: _Run) -> tuple[_Text, _Text]:
+def _texts(run: _Run) -> tuple[Text, Text]:
     """Text that the model wrote, and text that it did not, as rows of one length."""
     lm, new = run.lm, run.size.written
     with jax.enable_x64(False):
@@ -494,51 +487,17 @@ def _texts(run: _Run) -> tuple[_Text, _Text]:
     padding = np.asarray([length - len(row) for row in rows])
     # Position t predicts token t + 1.
     mine = place[None, :] + 1 >= (starts + padding)[:, None]
-    return _Text(rows, mine), _Text(others, np.broadcast_to(place + 1 >= starts.min(), mine.shape))
+    return Text(rows, mine), Text(others, np.broadcast_to(place + 1 >= starts.min(), mine.shape))
 
 
-class _Moments(NamedTuple):
-    """Per token: the curvature of KL, the slope of Delta CE at 0, and its standard error if the model drew the text."""
-
-    curvature: float
-    slope: float
-    error: float
-
-    @property
-    def score(self) -> float:
-        """The size of the slope in standard errors."""
-        return abs(self.slope) / self.error
-
-
-def _cut(lm: LanguageModel, text: _Text, layer: int) -> Split:
-    return lm.at(layer, text.rows, length=text.counted.shape[1] + 1, last_only=False)
-
-
-def _moments(lm: LanguageModel, text: _Text, v: np.ndarray, layer: int) -> _Moments:
-    terms = losses.moments(_cut(lm, text, layer), jnp.asarray(v))
-    curvature, slope = (float(np.mean(np.asarray(term, float)[text.counted])) for term in terms)
-    return _Moments(curvature, slope, float(np.sqrt(2 * curvature / text.counted.sum())))
-
-
-def _increases(
-    lm: LanguageModel, text: _Text, v: np.ndarray, layer: int, alphas: np.ndarray
-) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
-    """Delta CE and KL by strength, per token."""
-    away = alphas != 0
-    found = losses.increases(_cut(lm, text, layer), jnp.asarray(v), jnp.asarray(alphas[away], v.dtype))
-    curves = np.zeros((2, alphas.size))
-    curves[:, away] = [np.asarray(values, float).swapaxes(1, 2)[text.counted].mean(axis=0) for values in found]
-    return curves[0], curves[1]
-
-
-def _fine(lm: LanguageModel, text: _Text, v: np.ndarray, layer: int) -> tuple[float, float]:
+def _fine(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> tuple[float, float]:
     """The curvature by JVP, and that of a polynomial through a fine sweep, in float64."""
     wide = v.astype(float)
-    exact = _moments(lm, text, wide, layer).curvature
+    exact = loss_moments(lm, text, wide, layer).curvature
     # KL is a millionth of a nat at the ends: small enough for few terms, large enough for float64.
     places = np.asarray([-1.0, -2 / 3, -1 / 3, 1 / 3, 2 / 3, 1.0])
     alphas = np.sqrt(1e-6 / exact) * places
-    divergence = _increases(lm, text, wide, layer, alphas)[1]
+    divergence = loss_increases(lm, text, wide, layer, alphas)[1]
     return exact, float(np.polynomial.polynomial.polyfit(places, divergence / alphas**2, 4)[0])
 
 

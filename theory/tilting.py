@@ -93,9 +93,18 @@ def peaks(log_p: Float[Array, " V"], m: Float[Array, " V"]) -> Float[Array, " V"
     inner = ~(highest | lowest)
     # Tokens without a peak still pass through the vectorised root finder: they get a harmless target.
     target = jnp.where(inner, m, (jnp.max(m) + jnp.min(m)) / 2)
-    scale = jnp.where(spread > 0, spread, 1)
-    roots = jax.vmap(lambda t: _root_of_mean(log_p, (m - t) / scale))(target) / scale
+    roots = jax.vmap(lambda value: strength_of_mean(log_p, m, value))(target)
     return jnp.where(spread > 0, jnp.where(inner, roots, jnp.where(highest, jnp.inf, -jnp.inf)), jnp.nan)
+
+
+def strength_of_mean(log_p: Float[Array, " V"], m: Float[Array, " V"], value: Scalar | float) -> Scalar:
+    """The strength at which ``E_alpha[M]`` is `value`, for one strictly between the extremes of M: the inverse of `mean`.
+
+    Of all tilts of p by M, that strength gives the one nearest to a distribution whose mean of M is `value`, in KL from it.
+    """
+    spread = jnp.max(m) - jnp.min(m)
+    scale = jnp.where(spread > 0, spread, 1)
+    return _root_of_mean(log_p, (m - value) / scale) / scale
 
 
 def limit(log_p: Float[Array, " V"], m: Float[Array, " V"], sign: int) -> Float[Array, " V"]:

@@ -159,10 +159,12 @@ def _divergence(model, contexts, v, alphas, budget):
 
 def kl(base: Float[Array, "*#n V"], other: Float[Array, "*#n V"]) -> Float[Array, "..."]:
     """KL from the softmax of `base` to that of `other`, nats; without cancellation where they are close."""
-    log_p = jax.nn.log_softmax(base)
-    less = log_p - jax.nn.log_softmax(other)
-    # What is added has mean 0, and leaves a sum of terms that are not negative.
-    return jnp.sum(jnp.exp(log_p) * (less + jnp.expm1(-less)), axis=-1)
+    log_p, log_q = jax.nn.log_softmax(base), jax.nn.log_softmax(other)
+    p, less = jnp.exp(log_p), log_p - log_q
+    # What is added has mean 0, and leaves a sum of terms that are not negative. Where q is much larger than p, their ratio
+    # may be too large for a float: there it is multiplied out.
+    near = jnp.maximum(less, -1)
+    return jnp.sum(jnp.where(less > -1, p * (near + jnp.expm1(-near)), jnp.exp(log_q) - p * (1 - less)), axis=-1)
 
 
 def variance(logits: Float[Array, "*n V"], of: Float[Array, "*n V"]) -> Float[Array, " *n"]:

@@ -212,3 +212,11 @@ def test_is_constant():
     assert tilting.is_constant(log_p, jnp.asarray([0.3, 0.3]))
     assert tilting.is_constant(log_p, jnp.asarray([0.3, 0.3 + 50 * 2e-16]))
     assert not tilting.is_constant(log_p, jnp.asarray([0.3, 0.3 + 1e-9]))
+
+
+def test_the_strength_of_a_mean_is_the_inverse_of_the_mean():
+    rng = np.random.default_rng(11)
+    log_p, m = jax.nn.log_softmax(jnp.asarray(rng.normal(size=7))), jnp.asarray(rng.normal(size=7))
+    for alpha in (-4.0, -0.3, 0.0, 2.0):
+        value = float(np.exp(tilting.log_probabilities(log_p, m, alpha)) @ np.asarray(m))
+        assert float(tilting.strength_of_mean(log_p, m, value)) == pytest.approx(alpha, abs=1e-9)
