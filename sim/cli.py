@@ -370,6 +370,33 @@ def _number(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
+@lm.command()
+def case(
+    model: Annotated[Path, typer.Option(help="Folder of a finished ufm lm train, on text in both cases.")] = Path("out/gpt"),
+    out: Annotated[Path, typer.Option(help="Folder for the numbers, the data and the figures.")] = Path("out/case"),
+    text: Annotated[
+        Path | None, typer.Option(help="What ufm lm train was given as --text; Python's manual if left out.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Steer the 1-layer GPT from lower to upper case, and lay the theory of the toy model beside it."""
+    from sim import output
+    from sim.experiments import corpora
+    from sim.experiments.case import analyse, as_table
+    from sim.experiments.training import finished
+    from sim.figures import CASE_FIGURES
+    from sim.reproduce import draw_all, write_data
+
+    folder = output.prepare_folder(out)
+    documents = corpora.manual() if text is None else corpora.read_documents(text)
+    found = analyse(finished(model, corpora.in_both_cases(documents)), seed=seed)
+    output.write_json(folder / "case.json", found.numbers)
+    write_data(folder / "case.nc", found.data, found.numbers["settings"])
+    draw_all(CASE_FIGURES, found.data, output.prepare_folder(folder / "figures"))
+    typer.echo(as_table(found))
+    typer.echo(f"the figures are in {folder / 'figures'}")
+
+
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name for name in text.split(",") if name]
 

@@ -8,10 +8,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from sim import output
 from sim.bridge.architecture import Architecture, from_config
+from sim.bridge.checkpoint import read_json
 from sim.bridge.decoder import Decoder, init_parameters, is_gain
 from sim.bridge.language_model import LanguageModel, load
 from sim.bridge.tokenizer import Tokenizer
@@ -170,6 +171,46 @@ def train(
         shutil.rmtree(path / "steps", ignore_errors=True)
     model = load(path / "model")
     return Trained(model, np.asarray(json.loads((path / "losses.json").read_text())), held_out_loss(model, held_out, chosen))
+
+
+class Finished(NamedTuple):
+    """A training that is done.
+
+    Attributes:
+        model: with its tokenizer.
+        settings: what was trained, and how.
+        training, held_out: tokens that it was trained on, and those it was not.
+    """
+
+    model: LanguageModel
+    settings: Settings
+    training: Int[np.ndarray, " N"]
+    held_out: Int[np.ndarray, " n"]
+
+
+def finished(folder: str | Path, documents: Sequence[str] | None = None) -> Finished:
+    """A training that is done, with the text it was made on.
+
+    Args:
+        folder: that `train` was given.
+        documents: what `train` was given.
+
+    Raises:
+        ValueError: no training in the folder, or one that is not done; other documents.
+    """
+    path = Path(folder)
+    there = (path / "training.json").is_file() and (path / "model").is_dir()
+    require(there, "model", "a folder in which a training is done (ufm lm train --out FOLDER)", repr(str(path)))
+    about = read_json(path / "training.json")
+    names = [one.name for one in fields(Settings)]
+    missing = [name for name in [*names, "text"] if name not in about]
+    require(not missing, "training.json", "the settings of a training", f"none of {', '.join(missing)}")
+    settings = Settings(**{name: about[name] for name in names})
+    texts = corpora.in_both_cases(corpora.manual()) if documents is None else list(documents)
+    _, training, held_out = prepare(texts, settings)
+    same = _fingerprint(training, held_out) == about["text"]
+    require(same, "text", f"the documents that the model in {str(path)!r} was trained on", "others")
+    return Finished(load(path / "model"), settings, training, held_out)
 
 
 def prepare(documents: Sequence[str], settings: Settings) -> tuple[Tokenizer, Int[np.ndarray, " N"], Int[np.ndarray, " n"]]:

@@ -1,6 +1,7 @@
 """Figures as functions of labelled data: each takes a dataset of `sim` and returns a matplotlib `Figure`."""
 
 from sim.figures.arc import arc
+from sim.figures.case import CASE_FIGURES
 from sim.figures.counterexample import counterexample
 from sim.figures.language import LANGUAGE_FIGURES
 from sim.figures.style import Drawing, save
@@ -24,9 +25,10 @@ FIGURES: dict[str, Drawing] = {
         "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
     ),
 }
-"""Every toy figure of a reproduction, by the name of its files; those of a language model are `LANGUAGE_FIGURES`."""
+"""Every toy figure of a reproduction, by the name of its files; others: `LANGUAGE_FIGURES`, `CASE_FIGURES`."""
 
 __all__ = [
+    "CASE_FIGURES",
     "FIGURES",
     "LANGUAGE_FIGURES",
     "TOY_FIGURES",

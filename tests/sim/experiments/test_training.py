@@ -9,25 +9,16 @@ import numpy as np
 import pytest
 
 from sim.bridge.language_model import load
-from sim.experiments import corpora, training
-from sim.experiments.training import Settings, batch, prepare, train
+from sim.experiments import training
+from sim.experiments.training import batch, finished, prepare, train
 
-SENTENCES = [f"the {animal} sat on the {place}. " for animal in ("cat", "dog", "fox") for place in ("mat", "hill", "log")]
-DOCUMENTS = corpora.in_both_cases([6 * sentence for sentence in SENTENCES])
-TINY = Settings(width=16, heads=2, vocabulary=300, length=12, batch=4, steps=8, warm_up=1, rate=1e-2, every=3, held_out=0.2)
+from .conftest import DOCUMENTS, TINY
 
 
 @pytest.fixture(autouse=True)
 def float32():
     with jax.enable_x64(False):
         yield
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gpt")
-    with jax.enable_x64(False):
-        return train(folder, DOCUMENTS, TINY, progress=False), folder
 
 
 def test_the_loss_falls_and_is_kept(trained):
@@ -109,3 +100,24 @@ def test_settings_are_checked(change, message):
 def test_too_little_text(tmp_path):
     with pytest.raises(ValueError, match="documents: expected more than 12 tokens on each side"):
         train(tmp_path, ["a few words"], TINY, progress=False)
+
+
+def test_a_training_that_is_done_is_opened_with_its_text(trained):
+    result, folder = trained
+    found = finished(folder, DOCUMENTS)
+    assert found.settings == TINY
+    assert found.model.fingerprint == result.model.fingerprint
+    _, tokens, held_out = prepare(DOCUMENTS, TINY)
+    np.testing.assert_array_equal(found.training, tokens)
+    np.testing.assert_array_equal(found.held_out, held_out)
+
+
+def test_what_is_no_training_that_is_done_is_refused(trained, tmp_path):
+    with pytest.raises(ValueError, match=r"model: expected a folder in which a training is done \(ufm lm train .*got '.*'"):
+        finished(tmp_path, DOCUMENTS)
+    with pytest.raises(ValueError, match=r"text: expected the documents that the model in .* was trained on, got others"):
+        finished(trained[1], DOCUMENTS[::-1])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "training.json").write_text('{"layers": 1}')
+    with pytest.raises(ValueError, match=r"training\.json: expected the settings of a training, got none of width"):
+        finished(tmp_path, DOCUMENTS)

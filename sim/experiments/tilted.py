@@ -1,0 +1,180 @@
+"""How near steering comes to tilting: in the UFM it is a tilt (S, lemma B.3); elsewhere one can ask.
+
+The steered distribution p_alpha of a context is laid beside distributions ``(p e^{tM})^D``, made to sum to 1:
+
+    none      t = 0                   no steering at all: the yardstick
+    theory    t = alpha               what the theory says, with nothing to choose
+    scaled    t = c alpha             one scale c for all contexts and strengths, from the slopes of the logits at 0
+    closest   t of its own            the nearest tilt there is to each p_alpha: what is left no choice of t can mend
+    normed    t = alpha, D not 1      the theory's tilt before a norm, which makes all logits smaller by D
+
+D is 1 in the others. With a norm before the unembedding, D is the size of what it is given without steering over that
+with steering (N7); it has nothing to choose either. Distances are ``KL(p_alpha || .)``, from what is measured.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from theory import tilting
+from ufm._check import finite, require
+from ufm.measures import kl
+from ufm.steerable import Steerable, at_once, fitting, known, strengths
+
+TILTS = ("none", "theory", "scaled", "closest", "normed")
+"""What steered distributions are compared with."""
+
+NOTHING = 1e-9
+"""A KL that is rounding of float32 and not steering, nats."""
+
+EDGE = 1e-5
+"""How near to the extremes of M, in ranges, a mean may be for its tilt to be looked for: rounding of float32 is below."""
+
+
+class Slopes(NamedTuple):
+    """The slope s of the logits at strength 0 beside M, both as random tokens' under the unsteered p; ``[n]`` each.
+
+    Attributes:
+        of_slope: variance of s, nats squared.
+        of_log_odds: variance of M.
+        shared: their covariance.
+    """
+
+    of_slope: Float[np.ndarray, " n"]
+    of_log_odds: Float[np.ndarray, " n"]
+    shared: Float[np.ndarray, " n"]
+
+    @property
+    def scale(self) -> float:
+        """The c for which cM is nearest to s over all contexts, in squares weighted with p."""
+        return float(self.shared.sum() / self.of_log_odds.sum())
+
+    def r_squared(self, scale: float | None = None) -> float:
+        """How much of the variance of s is that of ``scale M``, over all contexts; with the best scale if left out."""
+        c = self.scale if scale is None else scale
+        left = self.of_slope - 2 * c * self.shared + c**2 * self.of_log_odds
+        return float(1 - left.sum() / self.of_slope.sum())
+
+    @property
+    def correlations(self) -> Float[np.ndarray, " n"]:
+        """The correlation of s and M in each context."""
+        return self.shared / np.sqrt(self.of_slope * self.of_log_odds)
+
+
+def slopes(model: Steerable, contexts: Any, v: Float[Array, " d"], m: Any) -> Slopes:
+    """The slope of the logits at strength 0, by one JVP, beside the log-odds: in the UFM the same up to a constant.
+
+    Args:
+        model: a split model that JAX differentiates.
+        contexts: ``[n]``, what `model.embed` takes.
+        v: steering vector, ``[d]``.
+        m: log-odds, ``[V]`` nats.
+
+    Raises:
+        ValueError: log-odds that are not finite or not V; a context that the model does not have; a v that does not fit.
+    """
+    contexts = known(model, contexts)
+    found = _slopes(model, contexts, v, _log_odds(model, contexts, m))
+    return Slopes(*(np.asarray(part, float) for part in found))
+
+
+@jax.jit
+def _slopes(model: Steerable, contexts: Int[Array, " n"], v: Array, m: Array) -> tuple[Array, Array, Array]:
+    h = model.embed(contexts)
+    v, one = fitting(v, h), jnp.ones((), h.dtype)
+    logits, s = jax.jvp(lambda alpha: model.decode(h + alpha * v), (0 * one,), (one,))
+    p = jax.nn.softmax(logits)
+    s, m = (values - jnp.sum(p * values, axis=-1, keepdims=True) for values in (s, m))
+    first, second, both = (jnp.sum(p * product, axis=-1) for product in (s * s, m * m, s * m))
+    return first, second, both
+
+
+class Distances(NamedTuple):
+    """How far steered distributions are from tilted ones.
+
+    Attributes:
+        kl: ``KL(p_alpha || .)`` by one of `TILTS`, context and strength, nats, ``[5, n, K]``.
+        closest: the t of the closest tilt, ``[n, K]``.
+    """
+
+    kl: Float[np.ndarray, "5 n K"]
+    closest: Float[np.ndarray, "n K"]
+
+    @property
+    def explained(self) -> Float[np.ndarray, "5 K"]:
+        """The share of ``KL(p_alpha || p)`` that each tilt explains, over all contexts; NaN where nothing is to explain."""
+        total = self.kl.sum(axis=1)
+        return 1 - total / np.where(total[0] > NOTHING * self.kl.shape[1], total[0], np.nan)
+
+
+def distances(
+    model: Steerable,
+    contexts: Any,
+    v: Float[Array, " d"],
+    m: Any,
+    alphas: Any,
+    scale: float,
+    *,
+    shrinkage: Any = 1.0,
+    budget: int | None = None,
+) -> Distances:
+    """The distances of the steered distributions from the tilted ones.
+
+    Args:
+        model: a split model.
+        contexts: ``[n]``.
+        v: steering vector, ``[d]``.
+        m: log-odds, ``[V]`` nats, that are not all the same.
+        alphas: strengths, ``[K]``, finite.
+        scale: c.
+        shrinkage: D, ``[n, K]`` or something that broadcasts to it.
+        budget: numbers held at once (`ufm.steerable.at_once`).
+
+    Raises:
+        ValueError: as `slopes`; strengths that are not finite.
+    """
+    contexts = known(model, contexts)
+    m = _log_odds(model, contexts, m)
+    require(bool(jnp.ptp(m) > 0), "m", "log-odds that are not all the same", "one value")
+    alphas = strengths(alphas)
+    d = jnp.broadcast_to(jnp.asarray(finite("shrinkage", shrinkage)), (contexts.shape[0], alphas.shape[0]))
+    found = _distances(model, contexts, v, m, alphas, d, scale, budget)
+    return Distances(*(np.asarray(part, float) for part in found))
+
+
+@partial(jax.jit, static_argnames="budget")
+def _distances(model, contexts, v, m, alphas, shrinkage, scale, budget):
+    h = model.embed(contexts)
+    v, base, alphas = fitting(v, h), jax.nn.log_softmax(model.decode(h)), alphas.astype(h.dtype)
+    n, k = shrinkage.shape
+    edge = EDGE * jnp.ptp(m)
+
+    def one(at: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        i, alpha, d = at
+        logits, p = model.decode(h[i] + alpha * v), base[i]
+        mean = jnp.clip(jnp.dot(jax.nn.softmax(logits), m), jnp.min(m) + edge, jnp.max(m) - edge)
+        closest, same = tilting.strength_of_mean(p, m, mean), jnp.ones_like(d)
+        t, d = jnp.stack([0 * alpha, alpha, scale * alpha, closest, alpha]), jnp.stack([same, same, same, same, d])
+        return jax.vmap(lambda t, d: kl(logits, d * (p + tilting.tilt(m, t))))(t, d), closest
+
+    everywhere = (jnp.repeat(jnp.arange(n), k), jnp.tile(alphas, n), shrinkage.astype(h.dtype).ravel())
+    found, closest = lax.map(one, everywhere, batch_size=min(at_once(model, h, budget), n * k))
+    return found.T.reshape(len(TILTS), n, k), closest.reshape(n, k)
+
+
+def reach(alphas: Float[np.ndarray, " K"], explained: Float[np.ndarray, " K"], share: float = 0.9) -> float:
+    """The largest positive strength at which at least `share` is explained; 0 if there is none."""
+    return float(alphas[(alphas > 0) & (explained >= share)].max(initial=0.0))
+
+
+def _log_odds(model: Steerable, contexts: Array, m: Any) -> Float[Array, " V"]:
+    """Log-odds in the type that the model computes with."""
+    logits = jax.eval_shape(lambda one, asked: one.decode(one.embed(asked)), model, contexts)
+    array = finite("m", m)
+    require(array.shape == logits.shape[-1:], "m", f"{logits.shape[-1]} log-odds", f"shape {array.shape}")
+    return jnp.asarray(array, logits.dtype)
