@@ -229,12 +229,16 @@ class Settings:
         require(len(self.concepts) > 0, "concepts", "at least one", "none")
         require(len(self.layers) > 0, "layers", "at least one", "none")
         require(len(self.variants) > 0, "variants", "at least one", "none")
+        require(self.seed >= 0, "seed", "a number from 0 on", self.seed)
+        known = [*VARIANTS, "resampled"]
+        for concept in self.concepts:
+            free = bool(concept.strip()) and concept != "random" and not concept.startswith("not ")
+            require(free, "concepts", 'names other than random, and without "not " before them', repr(concept))
+        unknown = [name for name in self.variants if name not in known]
+        require(not unknown, "variants", f"some of {', '.join(known)}", ", ".join(unknown))
         for name in ("concepts", "layers", "variants"):
             values = getattr(self, name)
             require(len(set(values)) == len(values), name, "different ones", ", ".join(map(str, values)))
-        known = [*VARIANTS, "resampled"]
-        unknown = [name for name in self.variants if name not in known]
-        require(not unknown, "variants", f"some of {', '.join(known)}", ", ".join(unknown))
         require(self.variants[0] != "resampled", "variants", "another one than resampled at first", "resampled")
 
     @property
@@ -293,11 +297,18 @@ class Settings:
 
 
 def from_json(data: Mapping[str, Any]) -> Settings:
-    """Settings from what `Settings.as_json` gave."""
+    """Settings from what `Settings.as_json` gave.
+
+    Raises:
+        ValueError: a setting that there is not, or is no longer.
+    """
     hints: dict[str, Any] = get_type_hints(Settings)
     found: dict[str, Any] = {}
     for name, value in data.items():
-        kind = hints[name]
+        kind = hints.get(name)
+        inner = [f"{name}.{key}" for key in value if key not in get_type_hints(kind)] if isinstance(value, Mapping) else []
+        unknown = [name] if kind is None else inner
+        require(not unknown, "settings", "those of this version", ", ".join(unknown))
         found[name] = kind(**value) if isinstance(value, Mapping) else tuple(value) if isinstance(value, list) else value
     return Settings(**found)
 
@@ -335,6 +346,14 @@ def _with(whole: Any, path: Sequence[str], value: Any, name: str) -> Any:
             require(isinstance(old, str | tuple), "set", f"a number for {name}", repr(value))
     if isinstance(old, tuple):
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
+        for one in value:
+            number = name == "layers" and isinstance(one, int) and not isinstance(one, bool)
+            require(
+                number or isinstance(one, str),
+                "set",
+                f"names{' or numbers' if name == 'layers' else ''} for {name}",
+                repr(one),
+            )
     fits = isinstance(value, int | float) and not isinstance(value, bool) if isinstance(old, float) else True
     fits = fits and (isinstance(value, int) and not isinstance(value, bool) if isinstance(old, int) else True)
     require(fits, "set", f"{type(old).__name__} for {name}", repr(value))
@@ -350,7 +369,9 @@ def _check(name: str, part: Any) -> None:
         elif one.name in ("reach", "normalised_reach"):
             require(np.isfinite(value) and value > 0, what, "a number above 0", value)
         elif one.name in ("spread", "resamples", "shots"):
-            require(0 <= value < 100, what, "a number from 0 on", value)
+            require(0 <= value < 100, what, "a number from 0 to 99", value)
+        elif what == "cross_entropy.tokens":
+            require(value >= 2, what, "at least 2", value)
         elif isinstance(value, int) and not isinstance(value, bool):
             require(value >= 1, what, "at least 1", value)
     if hasattr(part, "sampling"):
