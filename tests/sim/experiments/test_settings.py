@@ -1,0 +1,242 @@
+"""Settings: what presets say, what is refused, and how one is told from another."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim.bridge.architecture import from_config
+from sim.experiments.settings import (
+    EIGHT,
+    PRESETS,
+    VARIANTS,
+    ConceptProbability,
+    CrossEntropy,
+    Mmlu,
+    NextToken,
+    Prompts,
+    Settings,
+    Vectors,
+    differences,
+    from_json,
+    grid,
+)
+
+SMOKE = PRESETS["smoke"]
+
+
+def architecture(layers):
+    sizes = {"vocab_size": 10, "n_embd": 8, "n_head": 2, "n_positions": 16}
+    return from_config({"model_type": "gpt2", "n_layer": layers, **sizes})
+
+
+def test_the_paper_is_as_it_says():
+    paper = PRESETS["paper"]
+    assert paper.concepts == EIGHT
+    assert (paper.prompts.texts, paper.prompts.new) == (500, 300)
+    assert (paper.next_token.strengths, paper.cross_entropy.strengths) == (1025, 129)
+    assert paper.prompts.sampling.temperature == 0.9
+    even = np.diff(paper.next_token.alphas(paper.main))
+    np.testing.assert_allclose(even, even[0])
+    assert paper.next_token.alphas(paper.main)[-1] == 200
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_strengths_of_both_signs_and_0(name):
+    one = PRESETS[name]
+    every = [one.concept.alphas, one.cross_entropy.alphas, one.mmlu.alphas, *map(one.next_token.alphas, one.steered)]
+    for alphas in every:
+        assert alphas.size % 2 == 1
+        assert alphas[alphas.size // 2] == 0
+        assert (np.diff(alphas) > 0).all()
+        np.testing.assert_allclose(alphas, -alphas[::-1])
+
+
+def test_strengths_are_denser_in_the_middle():
+    np.testing.assert_allclose(grid(5, 8.0, 0.0), [-8, -4, 0, 4, 8])
+    np.testing.assert_allclose(grid(5, 8.0, 3.0), 8 * np.sinh([-3, -1.5, 0, 1.5, 3]) / np.sinh(3))
+    normalised = NextToken(reach=2.0, normalised_reach=30.0).alphas(VARIANTS["normalised"])
+    assert (normalised[0], normalised[-1]) == (-30, 30)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_survive_json(name):
+    one = PRESETS[name]
+    assert from_json(json.loads(json.dumps(one.as_json()))) == one
+    assert differences(one.as_json(), json.loads(json.dumps(one.as_json()))) == []
+
+
+def test_layers_become_numbers():
+    def layers(count, *names):
+        return replace(SMOKE, layers=names).for_model(architecture(count)).layers
+
+    assert layers(30, "early", "middle", "last") == (7, 15, 29)
+    assert layers(30, "last", 3, "early") == (3, 7, 29)
+    # In a model of few blocks some are the same.
+    assert layers(1, "early", "middle", "last") == (0,)
+    assert layers(3, "early", "middle", 2, "last") == (0, 1, 2)
+    assert replace(SMOKE, layers=(9, 1, 4)).middle == 4
+    assert replace(SMOKE, layers=(9, 1)).middle == 1
+
+
+@pytest.mark.parametrize("layer", [3, -1, "first"])
+def test_layers_that_a_model_does_not_have(layer):
+    with pytest.raises(ValueError, match=f"layers: expected .*, early, middle or last, got {layer!r}$"):
+        replace(SMOKE, layers=("last", layer)).for_model(architecture(3))
+
+
+def test_variants_and_bootstrap_samples():
+    laptop = PRESETS["laptop"]
+    assert [one.name for one in laptop.steered] == [*VARIANTS, *(f"resampled {k}" for k in range(1, 6))]
+    assert [one.resample for one in laptop.steered] == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+    assert laptop.main == VARIANTS["random"]
+    contrastive = replace(laptop, variants=("contrastive", "resampled"))
+    assert {one.negatives for one in contrastive.steered} == {"contrastive"}
+    assert [one.name for one in SMOKE.changed({"variants": ["random", "resampled"]}).steered] == ["random"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("seed", 3, 3),
+        ("seed", "3", 3),
+        ("next_token.reach", "12", 12.0),
+        ("next_token.reach", 12, 12.0),
+        ("prompts.top_p", "0.5", 0.5),
+        ("concepts", "evil", ("evil",)),
+        ("concepts", '["evil", "joy"]', ("evil", "joy")),
+        ("concepts", ["evil"], ("evil",)),
+        ("layers", "3", (3,)),
+        ("layers", '[3, "last"]', (3, "last")),
+        ("layers", "last", ("last",)),
+    ],
+)
+def test_one_setting_is_changed(path, value, expected):
+    found = PRESETS["laptop"].changed({path: value})
+    part = found
+    for name in path.split("."):
+        part = getattr(part, name)
+    assert part == expected
+    assert type(part) is type(expected)
+    (line,) = differences(PRESETS["laptop"].as_json(), found.as_json())
+    assert line.startswith(f"{path} ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("speed", 1, "set: expected one of concepts, .*, mmlu, got 'speed'"),
+        ("next_token.speed", 1, "set: expected one of strengths, .*, contexts, got 'next_token.speed'"),
+        ("next_token", 1, "set: expected the name of one setting of next_token, got 'next_token'"),
+        ("seed.x", 1, "set: expected the name of a setting, got 'seed.x'"),
+        ("", 1, "set: expected one of concepts, .*, got ''"),
+        ("seed", "many", "set: expected a number for seed, got 'many'"),
+        ("seed", 1.5, "set: expected int for seed, got 1.5"),
+        ("seed", True, "set: expected int for seed, got True"),
+        ("seed", "null", "set: expected int for seed, got None"),
+        ("seed", [1], r"set: expected int for seed, got \[1\]"),
+        ("seed", -1, "seed: expected a number from 0 on, got -1"),
+        ("next_token.reach", "true", "set: expected float for next_token.reach, got True"),
+        ("next_token.reach", "[1]", r"set: expected float for next_token.reach, got \[1\]"),
+        ("next_token.strengths", "7.0", "set: expected int for next_token.strengths, got 7.0"),
+        ("concepts", 3, "set: expected names for concepts, got 3"),
+        ("concepts", '["joy", ["evil"]]', r"set: expected names for concepts, got \['evil'\]"),
+        ("concepts", "random", "concepts: expected names other than random, .*, got 'random'"),
+        (
+            "concepts",
+            "not joy",
+            "concepts: expected names other than random, and without \"not \" before them, got 'not joy'",
+        ),
+        ("concepts", "", "concepts: expected names other than random, .*, got ''"),
+        ("variants", 3, "set: expected names for variants, got 3"),
+        ("variants", "{}", r"set: expected names for variants, got \{\}"),
+        ("variants", "odd", "variants: expected some of random, .*, resampled, got odd"),
+        ("layers", "[[1]]", r"set: expected names or numbers for layers, got \[1\]"),
+        ("layers", "true", "set: expected names or numbers for layers, got True"),
+        ("layers", "1.5", "set: expected names or numbers for layers, got 1.5"),
+    ],
+)
+def test_changes_that_are_refused(path, value, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        PRESETS["laptop"].changed({path: value})
+
+
+@pytest.mark.parametrize("stage", ["next_token", "concept", "cross_entropy", "mmlu"])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("strengths", 4, "an odd number from 3 on, so that 0 is among them, got 4"),
+        ("strengths", 1, "an odd number from 3 on"),
+        ("reach", 0.0, "a number above 0, got 0.0"),
+        ("reach", float("nan"), "a number above 0, got nan"),
+        ("reach", float("inf"), "a number above 0, got inf"),
+        ("spread", -1.0, "a number from 0 to 99, got -1.0"),
+        ("spread", 1000.0, "a number from 0 to 99, got 1000.0"),
+        ("spread", float("nan"), "a number from 0 to 99, got nan"),
+    ],
+)
+def test_bad_strengths(stage, name, value, message):
+    with pytest.raises(ValueError, match=f"{stage}.{name}: expected {message}"):
+        SMOKE.changed({f"{stage}.{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Settings(prompts=Prompts(texts=0)), "prompts.texts: expected at least 1, got 0"),
+        (lambda: Settings(prompts=Prompts(new=0)), "prompts.new: expected at least 1, got 0"),
+        (lambda: Settings(prompts=Prompts(batch=-1)), "prompts.batch: expected at least 1, got -1"),
+        (lambda: Settings(prompts=Prompts(top_k=0)), "prompts.top_k: expected at least 1, got 0"),
+        (lambda: Settings(prompts=Prompts(top_p=0.0)), "top_p: expected a probability above 0, got 0.0"),
+        (lambda: Settings(prompts=Prompts(temperature=-1.0)), "temperature: expected a number of at least 0, got -1.0"),
+        (lambda: Settings(vectors=Vectors(resamples=-1)), "vectors.resamples: expected a number from 0 to 99, got -1"),
+        (lambda: Settings(vectors=Vectors(batch=0)), "vectors.batch: expected at least 1, got 0"),
+        (lambda: Settings(next_token=NextToken(kept=0)), "next_token.kept: expected at least 1, got 0"),
+        (
+            lambda: Settings(next_token=NextToken(normalised_reach=0.0)),
+            "next_token.normalised_reach: expected a number above 0",
+        ),
+        (lambda: Settings(concept=ConceptProbability(top_p=2.0)), "top_p: expected a probability above 0, got 2.0"),
+        (lambda: Settings(concept=ConceptProbability(completions=0)), "concept.completions: expected at least 1, got 0"),
+        (lambda: Settings(cross_entropy=CrossEntropy(part=0)), "cross_entropy.part: expected at least 1, got 0"),
+        (lambda: Settings(cross_entropy=CrossEntropy(tokens=1)), "cross_entropy.tokens: expected at least 2, got 1"),
+        (lambda: Settings(mmlu=Mmlu(shots=-1)), "mmlu.shots: expected a number from 0 to 99, got -1"),
+        (lambda: Settings(concepts=()), "concepts: expected at least one, got none"),
+        (lambda: Settings(layers=()), "layers: expected at least one, got none"),
+        (lambda: Settings(variants=()), "variants: expected at least one, got none"),
+        (lambda: Settings(concepts=("joy", "joy")), "concepts: expected different ones, got joy, joy"),
+        (lambda: Settings(layers=(1, 1)), "layers: expected different ones, got 1, 1"),
+        (lambda: Settings(variants=("random", "odd")), "variants: expected some of random, .*, resampled, got odd"),
+        (lambda: Settings(variants=("resampled", "random")), "variants: expected another one than resampled at first"),
+    ],
+)
+def test_bad_values_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_no_shots_and_no_bootstrap_samples_are_fine():
+    assert SMOKE.changed({"mmlu.shots": 0, "vectors.resamples": 0}).mmlu.shots == 0
+
+
+def test_settings_of_another_version_are_refused():
+    with pytest.raises(ValueError, match="settings: expected those of this version, got speed"):
+        from_json(SMOKE.as_json() | {"speed": 1})
+    odd = SMOKE.as_json()
+    odd["mmlu"]["speed"] = 1
+    with pytest.raises(ValueError, match=r"settings: expected those of this version, got mmlu\.speed"):
+        from_json(odd)
+
+
+def test_differences_are_said_in_words():
+    there = {"a": 1, "b": {"c": 2.5, "d": "x"}, "e": list(range(50))}
+    here = {"a": 1, "b": {"c": 3.5, "d": "x"}, "f": None, "g": True}
+    lines = differences(there, here)
+    assert lines[0] == "b.c 2.5 there, 3.5 here"
+    assert lines[1].startswith("e [0, 1, ")
+    assert lines[1].endswith("... there, null here")
+    assert len(lines[1]) < 90
+    assert lines[2:] == ["g null there, true here"]
+    assert differences(there, there) == []
+    assert differences({"b": {"c": 1}}, {}) == ['b {"c": 1} there, null here']
