@@ -46,7 +46,7 @@ def read_documents(path: Path) -> list[str]:
 
 def _of_text(path: Path) -> list[str]:
     with reading(path, "a text file in UTF-8", argument="text"):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     return [part for part in text.replace("\r\n", "\n").split("\n\n\n") if part.strip()]
 
 

@@ -17,6 +17,9 @@ from ufm._check import require
 
 LETTERS = "ABCD"
 
+UTF_8 = "utf-8-sig"
+"""UTF-8, with the mark at the beginning that some programs write, or without."""
+
 
 class Question(NamedTuple):
     """A question with four answers, of which one is right.
@@ -94,7 +97,7 @@ def read_lines(path: Path, argument: str) -> list[str]:
     """
     require(path.is_file(), argument, "a text file", repr(str(path)))
     with reading(path, "a text file in UTF-8", argument=argument):
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in _lines(path) if line.strip()]
     require(len(lines) > 0, argument, "at least one line", f"none in {str(path)!r}")
     return lines
 
@@ -137,7 +140,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _of_csv(path: Path) -> Iterator[tuple[str, Any]]:
-    with reading(path, "a CSV file in UTF-8", argument="questions"), path.open(encoding="utf-8", newline="") as file:
+    with reading(path, "a CSV file in UTF-8", argument="questions"), path.open(encoding=UTF_8, newline="") as file:
         reader = csv.reader(file, strict=True)
         rows = [(reader.line_num, row) for row in reader if row]
     for line, row in rows:
@@ -182,7 +185,7 @@ def _json_lines(path: Path, argument: str) -> Iterator[tuple[str, Any]]:
     """The objects of a JSON-lines file, with where they are."""
     require(path.is_file(), argument, "a JSON-lines file", repr(str(path)))
     with reading(path, "a text file in UTF-8", argument=argument):
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _lines(path)
     for k, line in enumerate(lines, 1):
         if line.strip():
             where = f"line {k} of {path.name}"
@@ -191,6 +194,11 @@ def _json_lines(path: Path, argument: str) -> Iterator[tuple[str, Any]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{argument}: expected JSON, got {error.msg} in {where}") from error
             yield where, row
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file. `str.splitlines` would also cut at separators that may stand inside a text, such as U+2028."""
+    return path.read_text(encoding=UTF_8).split("\n")
 
 
 def _hash(part: Any) -> str:
