@@ -5,12 +5,13 @@ holds a lock that the system gives back if the process dies; its chunks belong t
 then it is marked as done. So a run may be killed at any moment and go on, and several processes may share one.
 """
 
+import json
 import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -67,8 +68,8 @@ class Layout(NamedTuple):
         return {name: slice(k * size, min((k + 1) * size, len(self.coords[name]))) for k, (name, size) in sizes}
 
     def labels(self, cell: Cell) -> dict[str, list[Any]]:
-        """The labels of a cell's entries along each dimension that is cut."""
-        return {name: list(self.coords[name][part]) for name, part in self.slices(cell).items()}
+        """The labels of a cell's entries along each dimension that is cut, as plain numbers and texts."""
+        return {name: np.asarray(self.coords[name])[part].tolist() for name, part in self.slices(cell).items()}
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,22 @@ class Store:
         """The arrays of a group, in memory; NaN, -1 and "" where nothing has been computed.
 
         Raises:
-            ValueError: a group that there is not.
+            ValueError: a group that there is not, or that cannot be read.
         """
         require(self.has(group), "store", f"a group {group}", f"none in {str(self.path)!r}")
-        with reading(self.root / group, "a group of arrays", argument="store"):
+        with self._reading(group):
             return xr.open_zarr(self.root / group, consolidated=False).load()
 
     def done(self, group: str) -> tuple[int, int]:
-        """How many cells of a group are done, and how many there are to be."""
+        """How many cells of a group are done, and how many there are to be.
+
+        Raises:
+            ValueError: a group that cannot be read.
+        """
         if not self.has(group):
             return 0, 0
-        wanted, done = (_array(zarr.open_group(self.root / group, mode="r"), name)[...] for name in ("wanted", "done"))
+        with self._reading(group):
+            wanted, done = (_array(zarr.open_group(self.root / group, mode="r"), name)[...] for name in ("wanted", "done"))
         return int((np.asarray(done) & np.asarray(wanted)).sum()), int(np.sum(wanted))
 
     @property
@@ -138,12 +144,17 @@ class Store:
             compute: from a cell to its arrays, without the cut dimensions that have one entry in a cell.
             wanted: the cells that are to be computed; all if left out.
             progress: whether to show a bar.
+
+        Raises:
+            ValueError: a group that is there and cannot be read.
         """
         cells = layout.all_cells if wanted is None else list(wanted)
         self._begin(group, layout, cells)
-        arrays = zarr.open_group(self.root / group, mode="r+")
-        marks = _array(arrays, "done")
-        waiting = [cell for cell in cells if not marks[cell]]
+        with self._reading(group):
+            arrays = zarr.open_group(self.root / group, mode="r+")
+            marks = _array(arrays, "done")
+            done = np.asarray(marks[...])
+        waiting = [cell for cell in cells if not done[cell]]
         with tqdm(
             total=len(cells), initial=len(cells) - len(waiting), desc=group, unit="cell", disable=_hidden(progress)
         ) as bar:
@@ -171,22 +182,40 @@ class Store:
         _array(arrays, "done")[cell] = True
 
     def _begin(self, group: str, layout: Layout, wanted: Sequence[Cell]) -> None:
-        """Make the arrays of a group beside their place and move them there, unless they are there."""
+        """Make the arrays of a group beside their place and move them there, unless they are there; list it among the groups."""
+        place = self.root / group
         with filelock.FileLock(self._locks / "store.lock"):
-            if self.has(group):
-                return
-            shutil.rmtree(self.root / group, ignore_errors=True)
-            part = Path(tempfile.mkdtemp(dir=self.path, prefix=".group-"))
-            try:
-                _make(part, layout, wanted)
-                part.chmod(0o755)
-                part.replace(self.root / group)
-            except BaseException:
-                shutil.rmtree(part, ignore_errors=True)
-                raise
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that consolidated metadata are not in the specification yet
-                zarr.consolidate_metadata(self.root)
+            # What others have left who died in these lines.
+            for left in self.path.glob(".group-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            for file in self.root.glob("*.partial"):
+                file.unlink(missing_ok=True)
+            if not self.has(group):
+                require(not place.exists(), "store", "a group of arrays", f"{str(place)!r}, which has no zarr.json")
+                part = Path(tempfile.mkdtemp(dir=self.path, prefix=".group-"))
+                try:
+                    _make(part, layout, wanted)
+                    part.chmod(0o755)
+                    part.replace(place)
+                except BaseException:
+                    shutil.rmtree(part, ignore_errors=True)
+                    raise
+            if not self._listed(group):
+                with warnings.catch_warnings():
+                    warnings.simplefilter(
+                        "ignore", UserWarning
+                    )  # that consolidated metadata are not in the specification yet
+                    zarr.consolidate_metadata(self.root)
+
+    def _listed(self, group: str) -> bool:
+        """Whether those who open the whole find the group."""
+        with reading(self.root, "a store of arrays", argument="store"):
+            whole = json.loads((self.root / "zarr.json").read_text(encoding="utf-8"))
+        return group in (whole.get("consolidated_metadata") or {}).get("metadata", {})
+
+    def _reading(self, group: str) -> AbstractContextManager[None]:
+        """Errors of reading a group name it."""
+        return reading(self.root / group, "a group of arrays", argument="store")
 
     @property
     def _locks(self) -> Path:
@@ -244,7 +273,7 @@ def _known(group: zarr.Group, name: str, dims: Sequence[str], values: Any) -> No
     made[...] = array.astype(object) if kind is str else array
 
 
-COMPARED = ("settings", "model", "judge", "inputs")
+COMPARED = ("settings", "model", "judge", "inputs", "dtype")
 """What must be the same for a run to go on."""
 
 
