@@ -305,9 +305,9 @@ def from_json(data: Mapping[str, Any]) -> Settings:
     hints: dict[str, Any] = get_type_hints(Settings)
     found: dict[str, Any] = {}
     for name, value in data.items():
-        kind = hints.get(name)
-        inner = [f"{name}.{key}" for key in value if key not in get_type_hints(kind)] if isinstance(value, Mapping) else []
-        unknown = [name] if kind is None else inner
+        require(name in hints, "settings", "those of this version", name)
+        kind = hints[name]
+        unknown = [f"{name}.{key}" for key in value if key not in get_type_hints(kind)] if isinstance(value, Mapping) else []
         require(not unknown, "settings", "those of this version", ", ".join(unknown))
         found[name] = kind(**value) if isinstance(value, Mapping) else tuple(value) if isinstance(value, list) else value
     return Settings(**found)
@@ -354,8 +354,8 @@ def _with(whole: Any, path: Sequence[str], value: Any, name: str) -> Any:
                 f"names{' or numbers' if name == 'layers' else ''} for {name}",
                 repr(one),
             )
-    fits = isinstance(value, int | float) and not isinstance(value, bool) if isinstance(old, float) else True
-    fits = fits and (isinstance(value, int) and not isinstance(value, bool) if isinstance(old, int) else True)
+    wanted = {float: (int, float), int: (int,), bool: (bool,)}.get(type(old), (object,))
+    fits = isinstance(value, wanted) and (isinstance(old, bool) or not isinstance(value, bool))
     require(fits, "set", f"{type(old).__name__} for {name}", repr(value))
     return replace(whole, **{path[0]: float(value) if isinstance(old, float) else value})
 
