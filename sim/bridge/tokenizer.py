@@ -57,8 +57,11 @@ class Tokenizer:
 
     @cached_property
     def spoken(self) -> list[str]:
-        """Every token as text, alone."""
-        return self.core.decode_batch([[z] for z in range(self.size)], skip_special_tokens=True)
+        """Every token as text, as it is after another: some decoders take the space from the first."""
+        first, twice = (
+            self.core.decode_batch([[z] * n for z in range(self.size)], skip_special_tokens=True) for n in (1, 2)
+        )
+        return [both[len(one) :] for one, both in zip(first, twice, strict=True)]
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The tokens of a text.

@@ -20,6 +20,7 @@ from sim.experiments.material import DEFINITIONS, judge_request, plain_request
 from sim.experiments.settings import ConceptProbability
 from sim.experiments.store import Cell, Layout
 from sim.experiments.vectors import batched, last_log_p
+from ufm._check import require
 
 SHOWN, NOT_SHOWN, NO_ANSWER, MISSING = 1, 0, 2, -1
 """Answers of a judge."""
@@ -29,9 +30,8 @@ def concept(e: Experiment) -> None:
     """Fill the groups "judge" and "concept".
 
     "concept": for every concept, layer, strength, prompt and completion the `tokens`, the judge's `answer` (1 shown, 0 not,
-    2 neither 0 nor 1) and `score`, the log-odds of "1" against "0"; how many tokens are `in_lexicon`; and `ratio`, how much
-    likelier each token is, in nats, after an opening that announces the concept than after one that announces its opposite.
-    "judge": the same of the texts of its two sets, by concept, side ("positive", "negative") and text. "lexicon": the words.
+    digits = [[z for z in range(words.size) if words.spoken[z].strip() == digit] for digit in "10"]
+    yes, no = (np.asarray(some, int) for some in digits)
     """
     _lexicon(e)
     _calibrate(e)
@@ -91,6 +91,7 @@ def _lexicon(e: Experiment) -> None:
     """Fill the group "lexicon": the tokens that count as a concept's, ``[concept, rank]``."""
     settings = e.settings.concept
     words = whole_words(e)
+    require(bool(words.any()), "tokenizer", "tokens that are whole words", "none")
     count = min(settings.lexicon, int(words.sum()))
     layout = Layout(
         {"concept": list(e.settings.concepts), "rank": np.arange(count)},
@@ -174,7 +175,8 @@ def judged(
             return words.encode(words.chat([{"role": "user", "content": asked}]), special=False)
         return [*words.encode(asked), *space]
 
-    yes, no = (np.asarray([z for z in range(words.size) if words.spoken[z].strip() == digit]) for digit in "10")
+    digits = [[z for z in range(words.size) if words.spoken[z].strip() == digit] for digit in "10"]
+    yes, no = (np.asarray(some, int) for some in digits)
     answers, scores = [], []
     rows = [tokens(text) for text in texts]
     length = _padded(rows, len(tokens("")) + settings.new)

@@ -5,6 +5,7 @@ there is no linear term; on other text there may be one.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -36,10 +37,13 @@ def blocks(e: Experiment) -> None:
         {"text": 1, "block": settings.part},
     )
 
+    # All the text, once, if a cell of it is computed.
+    foreign = cache(lambda: _foreign(e))
+
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         labels = layout.labels(cell)
         numbers = np.asarray(labels["block"])
-        return {"tokens": _own(e, cell[1], len(numbers)) if labels["text"] == ["own"] else _foreign(e)[numbers]}
+        return {"tokens": _own(e, cell[1], len(numbers)) if labels["text"] == ["own"] else foreign()[numbers]}
 
     e.store.fill("blocks", layout, compute, progress=e.progress)
 

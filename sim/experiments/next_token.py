@@ -17,6 +17,7 @@ from sim.bridge.readout import readout
 from sim.bridge.split import Split
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
+from ufm._check import require
 from ufm.measures import kl
 from ufm.steerable import sweep_states
 
@@ -25,13 +26,17 @@ def next_token(e: Experiment) -> None:
     """Fill the group "next-token".
 
     For every variant, concept, layer and context: `token`, the likeliest at the low end of the strengths and at the high
-    end (`slot`); `log_p` of them at every strength and `start` at 0; `log_odds` and `slope` of them, the slope of the
-    logits at 0; `agreement`, the correlation of slopes and log-odds of all tokens under the unsteered probabilities;
+    end (`slot`); `log_p` of them at every strength and `start` at 0; `log_odds` and `slope` of them, the slope of
+    `log_p` at 0; `agreement`, the correlation of slopes and log-odds of all tokens under the unsteered probabilities;
     `likeliest` token and `divergence` from the unsteered model, in nats, at every strength; `limit`, log-probabilities at
     infinite strength (proposition 4.1), and `apart`, the total variation between the ends and their limits; `scale`,
     the length of the hidden state at the last position over that of v.
+
+    Raises:
+        ValueError: more tokens to keep than there are.
     """
-    settings, steered = e.settings.next_token, e.settings.steered
+    settings, steered, vocabulary = e.settings.next_token, e.settings.steered, e.lm.architecture.vocabulary
+    require(settings.kept <= vocabulary, "next_token.kept", f"at most {vocabulary} tokens", settings.kept)
     contexts = [e.words.encode(text)[: settings.context] for text in e.inputs.contexts[: settings.contexts]]
     length = max(map(len, contexts))
     coords: dict[str, Any] = {

@@ -59,7 +59,7 @@ class Prompts:
     temperature: float = 0.9
     top_k: int = 50
     top_p: float = 0.95
-    batch: int = 120
+    batch: int = 48
 
     @property
     def sampling(self) -> Sampling:

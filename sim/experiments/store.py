@@ -182,7 +182,7 @@ class Store:
         _array(arrays, "done")[cell] = True
 
     def _begin(self, group: str, layout: Layout, wanted: Sequence[Cell]) -> None:
-        """Make the arrays of a group beside their place and move them there, unless they are there; list the group."""
+        """Make the arrays of a group beside their place and move them there, and list the group, unless that is done."""
         place = self.root / group
         with filelock.FileLock(self._locks / "store.lock"):
             # What others have left who died in these lines.

@@ -227,7 +227,7 @@ def share(hits: Bool[np.ndarray, "K n"], asked: Bool[np.ndarray, "K n"]) -> Esti
     some = np.maximum(n, 1)
     p = (hits & asked).sum(axis=1) / some
     centre = (p + 0.5 / some) / (1 + 1 / some)
-    half = np.sqrt(p * (1 - p) / some + 0 / some**2) / (1 + 1 / some)
+    half = np.sqrt(p * (1 - p) / some + 0.25 / some**2) / (1 + 1 / some)
     value = np.where(n > 0, p, np.nan)
     below, above = np.maximum(p - centre + half, 0), np.maximum(centre + half - p, 0)
     return Estimate(value, *(np.where(n > 0, one, 0.0) for one in (below, above)))

@@ -242,7 +242,7 @@ def answered(one: xr.Dataset) -> Estimate:
     """
     log_p = one["log_p"].transpose("strength", "question", "letter").values
     there = np.isfinite(log_p).all(axis=-1)
-    return share(np.where(there[..., None], log_p, 0).argmax(axis=-1) == one["answer"].values, there)
+    return share(log_p.argmax(axis=-1) == one["answer"].values, there)
 
 
 _TOKENS = "Steps between strengths are even on the axis; the token that is likeliest at the end of the sweep is named first."
