@@ -71,6 +71,54 @@ def test_sampling_follows_the_probabilities_that_are_left():
     np.testing.assert_allclose(shares(0.0, 5, 1.0), [1, 0, 0, 0, 0], atol=0)
 
 
+def shares_left(logits, temperature, top_k, top_p):
+    """The probabilities that tokens are drawn with, in NumPy."""
+    scaled = np.asarray(logits, float) / temperature
+    order = np.argsort(-scaled)[:top_k]
+    p = np.exp(scaled[order] - np.logaddexp.reduce(scaled[order]))
+    # The likeliest, until they have the probability top_p together.
+    kept = order[: int(np.searchsorted(np.cumsum(p), top_p * (1 - 1e-6))) + 1]
+    found = np.zeros(len(logits))
+    found[kept] = np.exp(scaled[kept] - np.logaddexp.reduce(scaled[kept]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sort", "top_k", "top_p"),
+    [
+        (None, 400, 1.0),
+        (None, 400, 0.6),
+        (None, 300, 0.9),
+        (None, 3, 0.8),
+        (256, 50, 0.95),
+        (256, 256, 1.0),
+        (256, 5, 0.3),
+        (0, 1, 0.1),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_what_is_drawn_has_the_probabilities_that_numpy_says(sort, top_k, top_p, temperature):
+    """Of 400 tokens; where all are drawn from, top_k and top_p are not looked at."""
+    logits, count = np.random.default_rng(3).normal(size=400).astype(np.float32) * 2, 5_000
+    rows = jnp.broadcast_to(jnp.asarray(logits), (count, 400))
+    drawn = np.asarray(choose(jax.random.key(5), rows, temperature, top_k, top_p, sort=sort))
+    expected = shares_left(logits, temperature, *((400, 1.0) if sort == 0 else (top_k, top_p)))
+    got = np.bincount(drawn, minlength=400)
+    assert (got[expected == 0] == 0).all()
+    # Counts are binomial.
+    off = np.abs(got - count * expected) / np.sqrt(count * expected * (1 - expected) + 1)
+    assert off.max() < 5
+    greedy = choose(jax.random.key(5), rows[:2], 0.0, top_k, top_p, sort=sort)
+    assert greedy.tolist() == [int(logits.argmax())] * 2
+
+
+def test_no_more_tokens_are_sorted_than_need_be():
+    assert Sampling(1.0).sort == 0
+    assert Sampling(1.0, top_p=0.9).sort is None
+    assert Sampling(1.0, top_k=256).sort == Sampling(1.0, top_k=50, top_p=0.9).sort == 256
+    assert Sampling(1.0, top_k=257).sort is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

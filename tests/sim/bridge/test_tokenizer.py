@@ -96,6 +96,15 @@ def test_sentence_piece_metadata(tmp_path):
     assert [tokens[i] for i in words.encode("ab ba")] == ["<s>", "▁ab", "▁", "ba"]
     assert [tokens[i] for i in words.encode("é", special=False)] == ["▁", "<0xC3>", "<0xA9>"]
     assert words.decode(words.encode("ab baé aab")) == "ab baé aab"
+    # The decoder takes a space from the beginning of a text, not from a token in it.
+    assert words.spoken[-7:] == [" ", "a", "b", "ab", " ab", "ba", " a"]
+    assert words.spoken[1:3] == ["", ""]
+
+
+def test_every_token_as_text(folder):
+    words = tokenizer.from_folder(folder)
+    assert words.spoken[words.encode("x the")[-1]] == " the"
+    assert words.spoken == [words.decode([z]) for z in range(words.size)]
 
 
 def test_batches_are_padded(folder):

@@ -1,4 +1,4 @@
-"""A tiny GPT, trained for a few steps on a few sentences in both cases."""
+"""A tiny model with a tokenizer, one run of all stages with it, and a tiny GPT trained for a few steps: shared by all tests."""
 
 import jax
 import pytest
@@ -6,9 +6,47 @@ import pytest
 from sim.experiments import corpora
 from sim.experiments.training import Settings, train
 
+from . import tiny
+
 SENTENCES = [f"the {animal} sat on the {place}. " for animal in ("cat", "dog", "fox") for place in ("mat", "hill", "log")]
 DOCUMENTS = corpora.in_both_cases([6 * sentence for sentence in SENTENCES])
 TINY = Settings(width=16, heads=2, vocabulary=300, length=12, batch=4, steps=8, warm_up=1, rate=1e-2, every=3, held_out=0.2)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Language models run in float32, as users run them."""
+    with jax.enable_x64(False):
+        yield
+
+
+@pytest.fixture(scope="session")
+def lm():
+    """The model that is steered."""
+    with jax.enable_x64(False):
+        return tiny.model(0)
+
+
+@pytest.fixture(scope="session")
+def judge():
+    """Another model, which often says 0 or 1."""
+    with jax.enable_x64(False):
+        return tiny.judging()
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """A folder of compiled programs, so that only the first process compiles."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="session")
+def done(lm, judge, compiled, tmp_path_factory):
+    """All stages, run without an interruption in a process of its own."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    assert tiny.started(folder, compiled).wait() == 0
+    with jax.enable_x64(False):
+        return tiny.start(folder, lm, judge)
 
 
 @pytest.fixture(scope="session")

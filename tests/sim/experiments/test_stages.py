@@ -1,0 +1,531 @@
+"""Every stage against the same numbers from plain forward passes in float64, one at a time."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sim.bridge.tokenizer import Tokenizer
+from sim.experiments import cross_entropy as stage
+from sim.experiments import vectors
+from sim.experiments.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, whole_words
+from sim.experiments.corpora import train_tokenizer
+from sim.experiments.experiment import against, begin, opposite
+from sim.experiments.inputs import LETTERS, Inputs
+from sim.experiments.material import DEFINITIONS, judge_request, plain_request, request
+from sim.experiments.mmlu import as_text
+from sim.experiments.prompts import opening
+from sim.experiments.run import STAGES, run
+from sim.experiments.settings import VARIANTS
+from sim.experiments.store import Store
+
+from . import plain, tiny
+
+CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+"""float32 against float64."""
+
+
+def texts_of(e, name):
+    """The tokens of a set, as the stages store them."""
+    found = e.store.data("prompts")["tokens"].sel(set=name).values
+    return [row[row >= 0].tolist() for row in found]
+
+
+def mean_states(e, name):
+    """The mean state of every text of a set, ``[text, L, d]``."""
+    count = e.settings.vectors.tokens
+    return np.stack([plain.through(e.lm, row[:count])[0].mean(axis=1) for row in texts_of(e, name)])
+
+
+@pytest.fixture(scope="module")
+def v_of(done):
+    """The vector of a concept at a layer, from what the group "vectors" holds."""
+    means = done.store.data("vectors")["mean"]
+
+    def of(concept, layer, negatives="random", resample=0):
+        other = "random" if negatives == "random" else f"not {concept}"
+        both = means.sel(resample=resample, layer=layer)
+        return (both.sel(set=concept) - both.sel(set=other)).values.astype(float)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def odds_of(done):
+    """Log-odds of a concept, from plain passes."""
+    count = done.settings.vectors.tokens
+
+    def mean(name):
+        return np.mean([plain.log_p(done.lm, row[:count])[-1] for row in texts_of(done, name)], axis=0)
+
+    means = {name: mean(name) for name in done.sets}
+    return lambda concept, negatives="random": (
+        means[concept] - means["random" if negatives == "random" else f"not {concept}"]
+    )
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_set_is_written_from_its_own_beginning_with_likely_tokens(done):
+    settings, words = done.settings.prompts, done.words
+    assert done.sets == ["joy", "evil", "not joy", "not evil", "random"]
+    tokens = done.store.data("prompts")["tokens"]
+    assert tokens.shape == (5, settings.texts, settings.new)
+    begins = {name: plain_request(DEFINITIONS[name].means) for name in ("joy", "evil")}
+    begins |= {f"not {name}": plain_request(DEFINITIONS[name].opposite) for name in ("joy", "evil")}
+    for name in done.sets:
+        before = [words.eos] if name == "random" else words.encode(begins[name])
+        for row in texts_of(done, name):
+            likely = plain.log_p(done.lm, [*before, *row])[len(before) - 1 :]
+            # One that is shorter has ended: the end was among what could be drawn.
+            drawn = row if len(row) == settings.new else [*row, words.eos]
+            for step, token in enumerate(drawn):
+                assert plain.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token], (name, step)
+    assert len({row.tobytes() for row in tokens.values.reshape(-1, settings.new)}) == 5 * settings.texts
+
+
+def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):
+    given = {"joy": ("I am glad", "Hooray!", "A " * 40), "random": ("It is late", "No")}
+    settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
+    e = begin(tmp_path, lm, settings, replace(tiny.INPUTS, prompts=given), progress=False)
+    run(e, ["prompts"])
+    assert e.store.data("prompts")["text"].size == 3
+    assert [e.words.decode(row) for row in texts_of(e, "joy")[:2]] == ["I am glad", "Hooray!"]
+    assert len(texts_of(e, "joy")[2]) == settings.prompts.new
+    assert e.rows("random") == [e.words.encode(text) for text in given["random"]]
+
+
+def test_a_text_that_is_missing_is_not_a_text(lm, tmp_path):
+    settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
+    with pytest.raises(ValueError, match="prompts: expected texts of joy, random, got none of random"):
+        run(begin(tmp_path / "a", lm, settings, replace(tiny.INPUTS, prompts={"joy": ("a",)}), progress=False), ["prompts"])
+    with pytest.raises(ValueError, match=r"concepts: expected some of apathetic, .*, or a file of prompts, got gravity"):
+        run(begin(tmp_path / "b", lm, settings.changed({"concepts": "gravity"}), tiny.INPUTS, progress=False), ["prompts"])
+
+
+def test_a_chat_model_is_asked_in_its_template_and_reads_texts_with_their_beginning(done):
+    template = "<{{ messages[0].role }}>{{ messages[0].content }}<{{ 'reply' if add_generation_prompt }}>"
+    words = replace(done.words, template=template, adds_bos=True)
+    e = replace(done, lm=replace(done.lm, tokenizer=words))
+    assert words.decode(opening(e, "joy")) == f"<user>{request(DEFINITIONS['joy'].means)}<reply>"
+    assert words.decode(opening(e, "not joy")) == f"<user>{request(DEFINITIONS['joy'].opposite)}<reply>"
+    assert opening(e, "random") == [words.bos]
+    assert e.rows("joy") == [[words.bos, *row] for row in texts_of(done, "joy")]
+    assert done.rows("joy") == texts_of(done, "joy")
+
+
+def test_a_tokenizer_without_a_beginning_is_refused(done):
+    e = replace(done, lm=replace(done.lm, tokenizer=replace(done.words, bos=None, eos=None)))
+    with pytest.raises(ValueError, match="tokenizer: expected a token that begins or ends a text, got none"):
+        e.start()
+
+
+# --- vectors and log-odds --------------------------------------------------------------------------------------------
+
+
+def test_means_of_states_over_tokens_and_texts(done):
+    found = done.store.data("vectors")["mean"]
+    assert found.dims == ("set", "resample", "layer", "width")
+    assert found.sizes["layer"] == done.lm.architecture.layers
+    for name in done.sets:
+        each = mean_states(done, name)
+        np.testing.assert_allclose(found.sel(set=name, resample=0), each.mean(axis=0), **CLOSE)
+        # A bootstrap sample is a mean in which every text is counted a whole number of times.
+        weights = np.linalg.lstsq(each.reshape(len(each), -1).T, found.sel(set=name, resample=1).values.ravel(), rcond=None)[
+            0
+        ]
+        counts = weights * len(each)
+        np.testing.assert_allclose(counts, counts.round(), atol=0.02)
+        assert (counts.round() >= 0).all()
+        assert counts.round().sum() == len(each)
+
+
+def test_bootstrap_samples_of_different_sets_are_drawn_apart(done):
+    found = done.store.data("vectors")["mean"]
+    assert not np.allclose(found.sel(resample=0), found.sel(resample=1))
+    assert len({done.seed("resample", name) for name in done.sets}) == len(done.sets)
+
+
+def test_a_vector_is_the_difference_of_means(done, v_of):
+    expected = mean_states(done, "joy").mean(axis=0) - mean_states(done, "random").mean(axis=0)
+    np.testing.assert_allclose(done.vector("joy", 2), expected[2], **CLOSE)
+    contrast = mean_states(done, "joy").mean(axis=0) - mean_states(done, opposite("joy")).mean(axis=0)
+    np.testing.assert_allclose(done.vector("joy", 1, VARIANTS["contrastive"]), contrast[1], **CLOSE)
+    normalised = done.vector("joy", 0, VARIANTS["normalised"])
+    np.testing.assert_allclose(normalised, expected[0] / np.linalg.norm(expected[0]), **CLOSE)
+    resampled = done.settings.steered[-1]
+    assert (resampled.name, resampled.resample) == ("resampled 1", 1)
+    np.testing.assert_allclose(done.vector("joy", 0, resampled), v_of("joy", 0, resample=1), **CLOSE)
+
+
+def test_log_odds_are_differences_of_mean_log_probabilities(done, odds_of):
+    found, count = done.store.data("log-odds"), done.settings.vectors.tokens
+    for name in done.sets:
+        values = np.stack([plain.log_p(done.lm, row[:count])[-1] for row in texts_of(done, name)])
+        np.testing.assert_allclose(found["log_p"].sel(set=name), values.mean(axis=0), **CLOSE)
+        error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+        np.testing.assert_allclose(found["error"].sel(set=name), error, rtol=2e-3, atol=2e-5)
+    for variant in (VARIANTS["random"], VARIANTS["contrastive"]):
+        np.testing.assert_allclose(done.log_odds("evil", variant), odds_of("evil", variant.negatives), **CLOSE)
+
+
+def test_batches_are_filled_up():
+    got = list(vectors.batched([[1, 2, 3], [4], [5, 6]], 2, 2))
+    assert got == [([[1, 2], [4]], 2), ([[5, 6], [5, 6]], 1)]
+
+
+# --- next tokens -----------------------------------------------------------------------------------------------------
+
+
+def wanted(done):
+    """The cells of next-token curves: variant, concept, layer, context."""
+    layers = done.settings.layers
+    names = [one.name for one in done.settings.steered]
+    assert names == ["random", "contrastive", "normalised", "last-token", "resampled 1"]
+    middle = min(layers)  # of two
+    return [
+        (name, concept, layer, k)
+        for name in names
+        for concept in done.settings.concepts
+        for layer in layers
+        for k in (0, 1)
+        if name == "random" or layer == middle
+    ]
+
+
+def curve(done, v_of, name, concept, layer, k):
+    """The log-probabilities of all tokens along a curve, as a function of the strength; and what v is."""
+    v = v_of(concept, layer, "contrastive" if name == "contrastive" else "random", int(name == "resampled 1"))
+    v = v / np.linalg.norm(v) if name == "normalised" else v
+    tokens = done.words.encode(tiny.INPUTS.contexts[k])[:12]
+    where = np.arange(len(tokens)) == len(tokens) - 1 if name == "last-token" else np.ones(len(tokens))
+
+    def at(alpha):
+        return plain.log_p(done.lm, tokens, layer, alpha * where[:, None] * v)[-1]
+
+    length = np.linalg.norm(plain.through(done.lm, tokens)[0][layer, -1])
+    return at, v, length / np.linalg.norm(v)
+
+
+def test_next_tokens_along_every_curve(done, v_of, odds_of):
+    data = done.store.data("next-token")
+    settings, kept = done.settings.next_token, done.settings.next_token.kept
+    assert [data["text"].values[k] for k in (0, 1)] == [
+        done.words.decode(done.words.encode(text)[:12]) for text in tiny.INPUTS.contexts[:2]
+    ]
+    for name, concept, layer, k in wanted(done):
+        got = data.sel(variant=name, concept=concept, layer=layer, context=k)
+        at, v, scale = curve(done, v_of, name, concept, layer, k)
+        reach = settings.normalised_reach if name == "normalised" else settings.reach
+        alphas = got["alpha"].values
+        assert (alphas[0], alphas[4], alphas[-1]) == (-reach, 0, reach)
+        curves = np.stack([at(alpha) for alpha in alphas])
+        tokens = got["token"].values
+        for end, part in ((curves[0], tokens[:kept]), (curves[-1], tokens[kept:])):
+            np.testing.assert_allclose(end[part], np.sort(end)[::-1][:kept], atol=1e-4)
+            assert len(set(part.tolist())) == kept
+        np.testing.assert_allclose(got["log_p"], curves[:, tokens], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(got["start"], curves[4][tokens], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(got["divergence"], plain.kl(curves[4], curves), rtol=1e-3, atol=1e-5)
+        chosen = curves[np.arange(len(alphas)), got["likeliest"].values]
+        np.testing.assert_allclose(chosen, curves.max(axis=1), atol=1e-4)
+        step = 1e-4
+        slope = (at(step) - at(-step)) / (2 * step)
+        np.testing.assert_allclose(got["slope"], slope[tokens], rtol=1e-3, atol=1e-4)
+        odds = odds_of(concept, "contrastive" if name == "contrastive" else "random")
+        np.testing.assert_allclose(got["log_odds"], odds[tokens], **CLOSE)
+        both = np.cov(slope, odds, aweights=np.exp(curves[4]))
+        assert float(got["agreement"]) == pytest.approx(both[0, 1] / np.sqrt(both[0, 0] * both[1, 1]), abs=1e-3)
+        limits = np.stack([plain.at_infinity(done.lm, sign * v) for sign in (-1, 1)])
+        np.testing.assert_allclose(got["limit"], limits[:, tokens], rtol=1e-4, atol=1e-4)
+        apart = np.abs(np.exp(curves[[0, -1]]) - np.exp(limits)).sum(axis=1) / 2
+        np.testing.assert_allclose(got["apart"], apart, atol=1e-5)
+        assert float(got["scale"]) == pytest.approx(scale, rel=1e-4)
+
+
+def test_more_tokens_than_there_are_cannot_be_kept(lm, tmp_path):
+    e = begin(tmp_path, lm, tiny.settings().changed({"next_token.kept": 401}), tiny.INPUTS, progress=False)
+    with pytest.raises(ValueError, match=r"next_token\.kept: expected at most 400 tokens, got 401"):
+        STAGES["next-token"][0](e)
+
+
+def test_the_other_variants_are_steered_in_the_middle_only(done):
+    data = done.store.data("next-token")
+    there = np.isfinite(data["scale"].values)
+    expected = np.zeros(there.shape, bool)
+    names = [one.name for one in done.settings.steered]
+    for name, concept, layer, k in wanted(done):
+        place = (names.index(name), done.settings.concepts.index(concept), done.settings.layers.index(layer), k)
+        expected[place] = True
+    np.testing.assert_array_equal(there, expected)
+    assert (data["token"].values[~expected] == -1).all()
+    assert done.store.done("next-token") == (expected.sum(), expected.sum())
+
+
+# --- concept probability ---------------------------------------------------------------------------------------------
+
+
+def answers_of(judge, text, concept):
+    """A judge's likeliest token, as an answer, and its log-odds of 1 against 0."""
+    words = judge.tokenizer
+    log_p = plain.log_p(judge, words.encode(judge_request(text.strip() or "(nothing)", concept)))[-1]
+    said = {digit: [z for z in range(words.size) if words.decode([z]).strip() == digit] for digit in "01"}
+    likeliest = words.decode([int(log_p.argmax())]).strip()
+    total = {digit: np.logaddexp.reduce(log_p[tokens]) for digit, tokens in said.items()}
+    return {"1": SHOWN, "0": NOT_SHOWN}.get(likeliest, NO_ANSWER), total["1"] - total["0"]
+
+
+def test_completions_are_drawn_from_the_steered_model(done, v_of):
+    data, settings, words = done.store.data("concept"), done.settings.concept, done.words
+    tokens = data["tokens"]
+    assert tokens.dims == ("concept", "layer", "strength", "prompt", "completion", "position")
+    assert tokens.shape == (2, 2, 3, 2, 2, settings.new)
+    assert data["text"].values.tolist() == list(tiny.INPUTS.starts[:2])
+    np.testing.assert_allclose(data["alpha"], [-40, 0, 40])
+    missed = 0
+    for concept in done.settings.concepts:
+        for layer in done.settings.layers:
+            v = v_of(concept, layer)
+            for s, alpha in enumerate(data["alpha"].values):
+                for k, start in enumerate(tiny.INPUTS.starts[:2]):
+                    before = words.encode(start)
+                    for row in tokens.sel(concept=concept, layer=layer, strength=s, prompt=k).values:
+                        own = row[row >= 0].tolist()
+                        likely = plain.log_p(done.lm, [*before, *own], layer, alpha * v)[len(before) - 1 :]
+                        drawn = own if len(own) == settings.new else [*own, words.eos]
+                        for step, token in enumerate(drawn):
+                            assert plain.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token]
+                        unsteered = plain.log_p(done.lm, [*before, *own])[len(before) - 1 :]
+                        likely_there = [
+                            plain.allowed(unsteered[step], temperature=0.9, top_k=50, top_p=0.95)[token]
+                            for step, token in enumerate(drawn)
+                        ]
+                        missed += not all(likely_there) and alpha != 0
+    assert missed > 16  # of 32: the unsteered model would not have said these
+
+
+def test_the_answer_of_the_judge_is_its_likeliest_token(done, judge):
+    data, seen = done.store.data("concept"), set()
+    rows = data.stack(one=("concept", "layer", "strength", "prompt", "completion"))
+    for k in range(rows.sizes["one"]):
+        row = rows.isel(one=k)
+        text = done.words.decode(row["tokens"].values[row["tokens"].values >= 0])
+        answer, score = answers_of(judge, text, str(row["concept"].values))
+        assert int(row["answer"]) == answer
+        assert float(row["score"]) == pytest.approx(score, abs=1e-3)
+        seen.add(answer)
+    assert seen >= {NO_ANSWER, NOT_SHOWN} or seen >= {NO_ANSWER, SHOWN}
+
+
+def test_a_judge_may_say_1_and_0_and_something_else(judge):
+    rng = np.random.default_rng(0)
+    texts = ["", *(judge.tokenizer.decode(rng.integers(0, 400, 10)) for _ in range(16))]
+    answers, scores = judged(judge, texts, "joy", room=12, size=8)
+    expected = [answers_of(judge, text, "joy") for text in texts]
+    assert answers.tolist() == [answer for answer, _ in expected]
+    np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-3)
+    assert set(answers.tolist()) == {SHOWN, NOT_SHOWN, NO_ANSWER}
+
+
+def test_the_judge_also_judges_the_texts_of_both_sides(done, judge):
+    data = done.store.data("judge")
+    assert data["side"].values.tolist() == ["positive", "negative"]
+    for concept in done.settings.concepts:
+        for side, name in (("positive", concept), ("negative", against(concept, done.settings.main))):
+            got = data.sel(concept=concept, side=side)
+            for k, row in enumerate(texts_of(done, name)):
+                answer, score = answers_of(judge, done.words.decode(row[: done.settings.concept.new]), concept)
+                assert int(got["answer"][k]) == answer
+                assert float(got["score"][k]) == pytest.approx(score, abs=1e-3)
+    assert MISSING not in data["answer"].values
+
+
+def test_the_lexicon_has_the_whole_words_of_the_highest_log_odds(done, odds_of):
+    data, words = done.store.data("lexicon"), done.words
+    whole = [z for z in range(words.size) if (text := words.decode([z]))[:1] == " " and len(text) > 3 and text[1:].isalpha()]
+    assert np.flatnonzero(whole_words(done)).tolist() == whole
+    for concept in done.settings.concepts:
+        likely = done.store.data("log-odds")["log_p"].sel(set=concept).values
+        common = sorted(whole, key=lambda z: -likely[z])[: max(5, len(whole) // 8)]
+        expected = sorted(common, key=lambda z: -odds_of(concept)[z])[:5]
+        assert data["token"].sel(concept=concept).values.tolist() == expected
+        assert data["word"].sel(concept=concept).values.tolist() == [words.decode([z]) for z in expected]
+        got = done.store.data("concept").sel(concept=concept)
+        counted = np.isin(got["tokens"].values, expected).sum(axis=-1)
+        np.testing.assert_array_equal(got["in_lexicon"], counted)
+
+
+def test_a_tokenizer_without_whole_words_has_no_lexicon(lm, tmp_path):
+    letters = train_tokenizer(["a"], 300)
+    e = begin(tmp_path, replace(lm, tokenizer=letters), tiny.settings(), tiny.INPUTS, progress=False)
+    with pytest.raises(ValueError, match="tokenizer: expected tokens that are whole words, got none"):
+        STAGES["concept"][0](e)
+
+
+# --- cross-entropy ---------------------------------------------------------------------------------------------------
+
+
+def test_text_is_made_tokens_of_once(lm, tmp_path, monkeypatch):
+    calls, real = [], Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text, **options: calls.append(text) or real(self, text, **options))
+    monkeypatch.setattr(stage, "_own", lambda e, part, count: np.zeros((count, 12), np.int32))
+    e = begin(tmp_path, lm, tiny.settings(), tiny.INPUTS, progress=False)
+    run(e, ["blocks"])
+    assert e.store.done("blocks") == (4, 4)
+    assert calls == list(tiny.INPUTS.documents)
+
+
+def test_blocks_of_text(done):
+    data, settings = done.store.data("blocks")["tokens"], done.settings.cross_entropy
+    assert data.shape == (2, settings.blocks, settings.tokens)
+    own, foreign = data.sel(text="own").values, data.sel(text="foreign").values
+    assert (own[:, 0] == done.words.eos).all()
+    assert (own >= 0).all()
+    assert len({row.tobytes() for row in own}) == settings.blocks
+    whole = [z for text in tiny.INPUTS.documents for z in done.words.encode(text)]
+    there = len(whole) // settings.tokens
+    chosen = [round(k * (there - 1) / (settings.blocks - 1)) for k in range(settings.blocks)]
+    expected = [whole[k * settings.tokens : (k + 1) * settings.tokens] for k in chosen]
+    assert foreign.tolist() == expected
+
+
+def test_too_little_text(lm, tmp_path):
+    few = replace(tiny.INPUTS, documents=("A cat.",))
+    with pytest.raises(ValueError, match="text: expected at least 4 blocks of 12 tokens, got 0"):
+        run(begin(tmp_path, lm, tiny.settings(), few, progress=False), ["blocks"])
+
+
+def test_cross_entropy_of_every_block(done, v_of):
+    data, blocks = done.store.data("cross-entropy"), done.store.data("blocks")["tokens"]
+    alphas = data["alpha"].values
+    for concept in done.settings.concepts:
+        for layer in done.settings.layers:
+            v = v_of(concept, layer)
+            for kind in ("foreign", "own"):
+                for k in range(done.settings.cross_entropy.blocks):
+                    row = blocks.sel(text=kind).values[k]
+                    got = data.sel(concept=concept, layer=layer, text=kind, block=k)
+
+                    def at(alpha, row=row, layer=layer, v=v):
+                        return plain.log_p(done.lm, row, layer, alpha * v)[:-1]
+
+                    def loss(log_p, row=row):
+                        return -log_p[np.arange(len(row) - 1), row[1:]].mean()
+
+                    first = at(0)
+                    assert float(got["loss"]) == pytest.approx(loss(first), rel=1e-5)
+                    curves = [at(alpha) for alpha in alphas]
+                    increase, divergence = zip(
+                        *((loss(p) - loss(first), plain.kl(first, p).mean()) for p in curves), strict=True
+                    )
+                    np.testing.assert_allclose(got["increase"], increase, rtol=1e-3, atol=2e-5)
+                    np.testing.assert_allclose(got["divergence"], divergence, rtol=1e-3, atol=2e-5)
+                    ends = [plain.at_infinity(done.lm, sign * v)[None].repeat(len(row) - 1, 0) for sign in (-1, 1)]
+                    np.testing.assert_allclose(got["plateau"], [loss(end) - loss(first) for end in ends], atol=1e-4)
+                    step = 1e-3
+                    low, high = at(-step), at(step)
+                    assert float(got["slope"]) == pytest.approx((loss(high) - loss(low)) / (2 * step), rel=1e-3, abs=1e-5)
+                    both = plain.kl(first, low).mean() + plain.kl(first, high).mean()
+                    assert float(got["curvature"]) == pytest.approx(both / (2 * step**2), rel=1e-3)
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_as_text():
+    first, second = tiny.INPUTS.questions[:2]
+    assert as_text(second, [first]) == (
+        "Questions with four answers, of which one is right.\n\n"
+        "Is it a cat?\nA. Yes.\nB. No.\nC. A cat.\nD. Who?\nAnswer: A\n\n"
+        "Is it a dog?\nA. Yes.\nB. No.\nC. A dog.\nD. Who?\nAnswer:"
+    )
+
+
+def test_log_probabilities_of_the_letters(done, v_of):
+    data, questions = done.store.data("mmlu"), tiny.INPUTS.questions
+    assert data["log_p"].dims == ("concept", "layer", "strength", "question", "letter")
+    assert data["layer"].values.tolist() == [0]
+    assert data["text"].values.tolist() == [one.text for one in questions[1:4]]
+    assert data["answer"].values.tolist() == [1, 2, 3]
+    letters = [done.words.encode(f" {letter}")[-1] for letter in LETTERS]
+    assert len(set(letters)) == 4
+    for concept in done.settings.concepts:
+        v = v_of(concept, 0)
+        for s, alpha in enumerate(data["alpha"].values):
+            for k, question in enumerate(questions[1:4]):
+                tokens = done.words.encode(as_text(question, questions[:1]))
+                expected = plain.log_p(done.lm, tokens, 0, alpha * v)[-1, letters]
+                got = data["log_p"].sel(concept=concept, layer=0, strength=s, question=k)
+                np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_questions_that_do_not_fit(lm, tmp_path):
+    def of(name, questions, **changes):
+        inputs = replace(tiny.INPUTS, questions=questions)
+        return begin(tmp_path / name, lm, tiny.settings().changed(changes), inputs, progress=False)
+
+    questions = tiny.INPUTS.questions
+    with pytest.raises(ValueError, match="questions: expected more than 6, got 6"):
+        STAGES["mmlu"][0](of("a", questions, **{"mmlu.shots": 6}))
+    long = questions[1]._replace(text="word " * 200)
+    with pytest.raises(ValueError, match="questions: expected at most 256 tokens, got"):
+        STAGES["mmlu"][0](of("b", (questions[0], long)))
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_stage(done):
+    with pytest.raises(ValueError, match=r"stage: expected one of prompts, .*, mmlu, got singing"):
+        run(done, ["prompts", "singing"])
+
+
+def test_a_stage_does_those_before_it(done, monkeypatch):
+    asked = []
+    for name, (_, needs) in STAGES.items():
+        monkeypatch.setitem(STAGES, name, (lambda _, name=name: asked.append(name), needs))
+    run(done, ["cross-entropy", "vectors", "log-odds"])
+    assert asked == ["prompts", "vectors", "blocks", "cross-entropy", "log-odds"]
+    asked.clear()
+    run(done)
+    assert asked == list(STAGES)
+
+
+def test_what_is_done_is_not_done_again(done, monkeypatch):
+    monkeypatch.setattr(Store, "_write", None)
+    run(done)
+
+
+def test_other_inputs_without_a_use_are_other_inputs(done, lm, judge, tmp_path):
+    other = replace(tiny.INPUTS, contexts=(*tiny.INPUTS.contexts, "One more"))
+    with pytest.raises(ValueError, match=r"out: expected a run with these .* got inputs\.contexts \"3, .* there, \"4, "):
+        begin(done.store.path, lm, tiny.settings(), other, judge=judge, progress=False)
+    with pytest.raises(ValueError, match=r"got judge\.fingerprint .* there, .* here; judge\.name"):
+        begin(done.store.path, lm, tiny.settings(), tiny.INPUTS, progress=False)
+
+
+def test_models_without_a_tokenizer_are_refused(lm, tmp_path):
+    bare = replace(lm, tokenizer=None)
+    with pytest.raises(ValueError, match="model: expected one with a tokenizer, got 'tiny 0'"):
+        tiny.start(tmp_path, bare, lm)
+    with pytest.raises(ValueError, match="judge: expected a model with a tokenizer, got 'tiny 0'"):
+        tiny.start(tmp_path, lm, bare)
+
+
+def test_inputs_tell_apart_what_differs():
+    one = Inputs(("a", "b"), ("c",), ("d",), ())
+    assert one.about["contexts"].startswith("2, ")
+    assert one.about != replace(one, contexts=("a b",)).about
+    assert "prompts" not in one.about
+    assert replace(one, prompts={"joy": ("a",)}).about["prompts"].startswith("1, ")
+
+
+def test_a_readout_of_the_last_position_has_no_padding(done):
+    """Contexts of two lengths are padded to one, which changes nothing: the shorter one alone gives the same."""
+    tokens = done.words.encode(tiny.INPUTS.contexts[0])
+    alone = np.asarray(vectors.last_log_p(done.lm.at(2, [tokens])))
+    padded = np.asarray(vectors.last_log_p(done.lm.at(2, [tokens], length=12)))
+    np.testing.assert_allclose(alone, padded, atol=1e-5)
+    np.testing.assert_allclose(jnp.asarray(alone[0]), plain.log_p(done.lm, tokens)[-1], atol=1e-5)
