@@ -281,8 +281,9 @@ PAPER_FIGURES: dict[str, Drawing] = {
         concept_probability,
         "S, figures 7, A.11 and A.12",
         "How often completions of a steered model show the concept, by three measures: what a model that judges them "
-        "answers, the probability that it gives to the answer yes, and whether one of the words of the highest log-odds "
-        "occurs. Bars: about one standard error. Lines: a fitted tanh, or through the points where there is none.",
+        "answers, whether one of the words of the highest log-odds occurs, and whether they are likelier to the judge "
+        "once the concept is announced than once its opposite is. Bars: about one standard error. Lines: a fitted tanh, or "
+        "through the points.",
     ),
     "figure-7-cross-entropy": Drawing(
         "cross-entropy",

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import log_softmax
 
+from sim.experiments.claims import presence
 from sim.experiments.settings import grid
-from sim.figures.next_token import Bumps, mean_tau, over_resamples, single_bumps
+from sim.figures.next_token import Bumps, curves, mean_tau, over_resamples, single_bumps
 from sim.figures.panels import NothingToDrawError, linear_width, mean, nice_ticks, share
 from sim.figures.paper import MEASURES, PAPER_FIGURES, accuracy, concept_probability, cross_entropy, cross_entropy_near_zero
 from sim.figures.style import word_label, word_labels
@@ -81,7 +82,7 @@ def concept_data() -> xr.Dataset:
     return xr.Dataset(
         {
             "answer": (dims, answer),
-            "score": (dims, (np.log(p / (1 - p)) + rng.normal(0, 1, p.shape)).astype(np.float32)),
+            "ratio": (dims, (np.log(p / (1 - p)) + rng.normal(0, 1, p.shape)).astype(np.float32)),
             "in_lexicon": (dims, rng.poisson(1.5 * p).astype(np.int16)),
             "alpha": ("strength", alpha),
         },
@@ -95,7 +96,7 @@ def fits_data() -> xr.Dataset:
     return xr.Dataset(
         {name: (dims, np.full(shape, value)) for name, value in (("level", 0.5), ("height", 0.45), ("centre", 3.0))}
         | {"rate": (dims, rate)},
-        coords={"concept": CONCEPTS, "layer": LAYERS, "measure": ["judge", "score", "lexicon"]},
+        coords={"concept": CONCEPTS, "layer": LAYERS, "measure": list(MEASURES)},
     )
 
 
@@ -159,7 +160,7 @@ def percentiles_data() -> xr.Dataset:
 def run() -> dict[str, xr.Dataset]:
     return {
         "next-token": next_token_data(),
-        "concept": concept_data(),
+        "concept": presence(concept_data()),
         "cross-entropy": cross_entropy_data(),
         "mmlu": mmlu_data(),
         "bump-shares": shares_data(),
@@ -181,23 +182,17 @@ def longest(axes: Axes) -> list[np.ndarray]:
     return [np.asarray(line.get_ydata()) for line in axes.get_lines() if len(line.get_xdata()) > 2]
 
 
-def without(run: dict[str, xr.Dataset], **where: object) -> dict[str, xr.Dataset]:
+def without(data: xr.Dataset, **where: object) -> xr.Dataset:
     """A run that has not come to some concept, layer or variant yet."""
-    found = {}
-    for group, data in run.items():
-        there = xr.ones_like(data["concept"], bool)
-        mask = there
-        for name, label in where.items():
-            if name in data.coords:
-                mask = mask & (data[name] != label)
-        arrays = {}
-        for name, values in data.data_vars.items():
-            if "concept" not in values.dims:
-                continue
+    there = xr.ones_like(data["concept"], bool)
+    for name, label in where.items():
+        there = there & (data[name] != label) if name in data.coords else there
+    arrays = {}
+    for name, values in data.data_vars.items():
+        if "concept" in values.dims:
             fill = -1 if values.dtype.kind == "i" else "" if values.dtype.kind == "O" else np.nan
-            arrays[name] = values.where(mask, fill).transpose(*values.dims).astype(values.dtype)
-        found[group] = data.assign(arrays)
-    return found
+            arrays[name] = values.where(there, fill).transpose(*values.dims).astype(values.dtype)
+    return data.assign(arrays)
 
 
 @pytest.fixture(scope="module")
@@ -232,18 +227,21 @@ def test_a_whole_run_is_drawn(name, figures):
 
 @pytest.mark.parametrize("name", PAPER_FIGURES)
 def test_what_has_not_been_computed_is_left_out(name, run):
-    figure = drawn(name, without(run, concept="evil"))
-    assert len(figure.axes) == PANELS[name] // (1 if name == "figure-7-concept" else 2) - 3 * (name == "figure-7-concept")
+    one = PAPER_FIGURES[name]
+    data = run[one.dataset]
+    figure = one.draw(without(data, concept="evil"))
+    assert len(figure.axes) == (3 if name == "figure-7-concept" else PANELS[name] // 2)
     assert all(axes.get_title(loc="left").startswith("joy") for axes in figure.axes)
+    evil = data.sel(concept=["evil"])
     for missing in ({"layer": 29}, {"layer": 15, "variant": "normalised"}):
-        some = {group: data.sel(concept=["evil"]) for group, data in without(run, **missing).items()}
+        some = without(evil, **missing)
         if name in ("figure-A1-A2-A5", "figure-A3", "figure-A6") and missing["layer"] == 15:
-            with pytest.raises(NothingToDrawError, match="nothing that has been computed"):
-                drawn(name, some)
+            with pytest.raises(NothingToDrawError):
+                one.draw(some)
         else:
-            assert all(axes.has_data() for axes in drawn(name, some).axes)
-    with pytest.raises(NothingToDrawError):
-        drawn(name, without(without(run, concept="evil"), concept="joy"))
+            assert all(axes.has_data() for axes in one.draw(some).axes)
+    with pytest.raises(NothingToDrawError, match="nothing that has been computed"):
+        one.draw(without(evil, concept="evil"))
 
 
 def test_one_concept_one_layer_one_variant_and_few_strengths(run):
@@ -310,21 +308,47 @@ def test_resamples_are_matched_by_token(figures, run):
     assert np.abs(lines[column] - found.increase[80:, column]).max() < 1e-12
 
 
+def test_a_token_that_is_kept_twice_or_by_some_resamples_alone():
+    tokens = np.array([[1, 2, 2], [2, 3, 4], [4, 5, 1]])
+    ends = np.array([[0.1, 0.3, 0.3], [0.5, 0.2, 0.1], [0.2, 0.6, 0.3]])
+    log_p = np.log(np.stack([np.full((3, 3), 0.05), np.full((3, 3), 0.05), ends], axis=1))
+    data = xr.Dataset(
+        {
+            "token": (("variant", "context", "slot"), tokens[:, None]),
+            "word": (("variant", "context", "slot"), np.array([f"w{z}" for z in tokens.ravel()]).reshape(3, 1, 3)),
+            "log_p": (("variant", "context", "strength", "slot"), log_p[:, None]),
+            "start": (("variant", "context", "slot"), np.full((3, 1, 3), np.log(0.05))),
+            "alpha": (("variant", "strength"), np.tile([-1.0, 0.0, 1.0], (3, 1))),
+        }
+    )
+    once = curves(data.isel(variant=0), -1)
+    assert once is not None
+    assert once.words == ["w2", "w1"]
+    mean_of = over_resamples(data)
+    assert mean_of is not None
+    assert mean_of.spread is not None
+    assert mean_of.words == ["w2", "w1", "w4"]
+    assert mean_of.increase[-1] == pytest.approx([0.35, 0.15, 0.1])
+    assert mean_of.spread[-1] == pytest.approx(np.array([0.2, 0.2, 0.1]) / np.sqrt(2))
+
+
 def test_concept_probability_counts_answers_and_draws_fits(run):
-    one = run["concept"].sel(concept="joy", layer=7)
+    one = concept_data().sel(concept="joy", layer=7)
     figure = concept_probability(run["concept"], fits_data())
-    judged, score, words = (panel(figure, f"joy, {what}") for what in MEASURES.values())
+    judged, words, likelier = (panel(figure, f"joy, {what}") for what in MEASURES.values())
     answers, counted = (one[name].values.reshape(11, -1) for name in ("answer", "in_lexicon"))
     expected = [(row == 1).sum() / ((row == 0) | (row == 1)).sum() for row in answers]
     assert longest(judged)[0] == pytest.approx(expected)
     assert longest(words)[0] == pytest.approx((counted > 0).mean(axis=1))
-    assert longest(score)[0] == pytest.approx((1 / (1 + np.exp(-one["score"].values))).reshape(11, -1).mean(axis=1))
+    assert longest(likelier)[0] == pytest.approx((one["ratio"].values > 0).reshape(11, -1).mean(axis=1))
     fine = judged.get_lines()[1]
     assert fine.get_ydata() == pytest.approx(0.5 + 0.45 * np.tanh(0.5 * (fine.get_xdata() - 3)))
+    other = [line for line in judged.get_lines() if len(line.get_xdata()) == 201][1]
+    assert other.get_ydata() == pytest.approx(0.5 + 0.45 * np.tanh(0.25 * (other.get_xdata() - 3)))
     # Fits in the data do as well, and where there is no fit there is no line.
     there = concept_probability(run["concept"].merge(fits_data()))
     assert panel(there, "joy, as").get_lines()[1].get_ydata() == pytest.approx(fine.get_ydata())
-    fewer = concept_probability(run["concept"], fits_data().sel(layer=[15], measure=["judge"]))
+    fewer = concept_probability(run["concept"], fits_data().sel(layer=[15], measure=["answer"]))
     assert [len(line) for line in longest(panel(fewer, "joy, as"))] == [11, 11, 201, 11]
 
 
@@ -380,11 +404,11 @@ def test_bars_are_shares_and_resamples_their_mean(figures, run):
 
 def test_places_of_single_bumps_in_lengths_of_the_state():
     alpha, peaks = grid(161, 200.0, 6.0), np.array([-4.0, 1.0, 3.0, 10.0])
-    curves = -1 - (np.arcsinh(alpha)[:, None] - np.arcsinh(peaks)) ** 2
-    both = np.logaddexp(curves[:, 1] - 5, curves[:, 3])[:, None]
+    shapes = -1 - (np.arcsinh(alpha)[:, None] - np.arcsinh(peaks)) ** 2
+    both = np.logaddexp(8 * shapes[:, 1], 8 * shapes[:, 3])[:, None]
     one = xr.Dataset(
         {
-            "log_p": (("context", "strength", "slot"), np.concatenate([curves, both], axis=1)[None]),
+            "log_p": (("context", "strength", "slot"), np.concatenate([shapes, both], axis=1)[None]),
             "token": (("context", "slot"), np.arange(5)[None]),
             "log_odds": (("context", "slot"), np.array([[-2.0, 0.1, 0.5, 0.4, 9.0]])),
             "scale": ("context", [2.0]),
@@ -392,7 +416,7 @@ def test_places_of_single_bumps_in_lengths_of_the_state():
         },
         coords={"context": [0]},
     )
-    ((odds, places),) = single_bumps(one.isel(slot=slice(0, 4)))
+    ((odds, places),) = single_bumps(one)
     assert odds.tolist() == [-2.0, 0.1, 0.5, 0.4]
     assert places == pytest.approx(peaks / 2, rel=0.08)
     # Of six pairs one is the wrong way round.
