@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import sim.validation
+from sim import losses
 from sim.concepts import CONCEPTS, Concept
 from sim.figures import LANGUAGE_FIGURES
 from sim.reproduce import write_validation
@@ -81,7 +81,7 @@ def wrong_width(*arguments, **options):
     return law._replace(width=1.001 * law.width)
 
 
-LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, sim.validation.variance
+LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, losses.variance
 
 SLOW = ("arc that starts at 0", "plateau of one side", "bound without what blocks add", "second moment for the variance")
 
@@ -93,7 +93,7 @@ PLANTED = {
     "bound without what blocks add": ("proposition-4.1", arc, "limit_bound", lambda W, *a, **o: jnp.zeros(W.shape[0])),
     "second moment for the variance": (
         "N9",
-        sim.validation,
+        losses,
         "variance",
         lambda logits, slopes: jnp.sum(jax.nn.softmax(logits) * slopes**2, axis=-1),
     ),
@@ -118,9 +118,9 @@ def test_moments_are_derivatives_of_the_losses(small):
         model = small("gpt2").with_dtype(jnp.float64)
         cut = model.at(1, rows(8, 3, 7), last_only=False)
         v = jnp.asarray(np.random.default_rng(9).normal(size=model.architecture.width))
-        curvature, slope = sim.validation._terms(cut, v)
+        curvature, slope = losses.moments(cut, v)
         step = 1e-4
-        loss, divergence = sim.validation._losses(cut, v, jnp.asarray([-step, step]))
+        loss, divergence = losses.increases(cut, v, jnp.asarray([-step, step]))
         np.testing.assert_allclose((loss[:, 1] - loss[:, 0]) / (2 * step), slope, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose((divergence[:, 0] + divergence[:, 1]) / (2 * step**2), curvature, rtol=1e-5, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""A tiny model with a tokenizer, one run of all stages with it, and a tiny GPT trained for a few steps: shared by all tests."""
+"""A tiny model with a tokenizer, one run of all stages with it, and a tiny trained GPT: shared by all tests."""
 
 import jax
 import pytest

@@ -9,7 +9,7 @@ import pytest
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments import cross_entropy as stage
 from sim.experiments import vectors
-from sim.experiments.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, whole_words
+from sim.experiments.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios, whole_words
 from sim.experiments.corpora import train_tokenizer
 from sim.experiments.experiment import against, begin, opposite
 from sim.experiments.inputs import LETTERS, Inputs
@@ -17,7 +17,7 @@ from sim.experiments.material import DEFINITIONS, judge_request, plain_request, 
 from sim.experiments.mmlu import as_text
 from sim.experiments.prompts import opening
 from sim.experiments.run import STAGES, run
-from sim.experiments.settings import VARIANTS
+from sim.experiments.settings import VARIANTS, ConceptProbability
 from sim.experiments.store import Store
 
 from . import plain, tiny
@@ -270,7 +270,9 @@ def test_the_other_variants_are_steered_in_the_middle_only(done):
 def answers_of(judge, text, concept):
     """A judge's likeliest token, as an answer, and its log-odds of 1 against 0."""
     words = judge.tokenizer
-    log_p = plain.log_p(judge, words.encode(judge_request(text.strip() or "(nothing)", concept)))[-1]
+    asked = judge_request(text.strip() or "(nothing)", concept)
+    # The space before a digit, where it is a token of its own, is not for the judge to say.
+    log_p = plain.log_p(judge, [*words.encode(asked), *words.encode(" 1")[:-1]])[-1]
     said = {digit: [z for z in range(words.size) if words.decode([z]).strip() == digit] for digit in "01"}
     likeliest = words.decode([int(log_p.argmax())]).strip()
     total = {digit: np.logaddexp.reduce(log_p[tokens]) for digit, tokens in said.items()}
@@ -322,7 +324,7 @@ def test_the_answer_of_the_judge_is_its_likeliest_token(done, judge):
 def test_a_judge_may_say_1_and_0_and_something_else(judge):
     rng = np.random.default_rng(0)
     texts = ["", *(judge.tokenizer.decode(rng.integers(0, 400, 10)) for _ in range(16))]
-    answers, scores = judged(judge, texts, "joy", room=12, size=8)
+    answers, scores = judged(judge, texts, "joy", ConceptProbability(new=12, judged_together=8))
     expected = [answers_of(judge, text, "joy") for text in texts]
     assert answers.tolist() == [answer for answer, _ in expected]
     np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-3)
@@ -340,6 +342,24 @@ def test_the_judge_also_judges_the_texts_of_both_sides(done, judge):
                 assert int(got["answer"][k]) == answer
                 assert float(got["score"][k]) == pytest.approx(score, abs=1e-3)
     assert MISSING not in data["answer"].values
+
+
+def test_the_ratio_is_the_gain_of_an_announcement(done, judge):
+    words, settings = judge.tokenizer, ConceptProbability(new=12, judged_together=4)
+    texts = ["The cat sat on the mat.", "", "It said nothing", " my sister", "Here is what I have", "a"]
+    found = ratios(judge, texts, "evil", settings)
+    for text, value in zip(texts, found, strict=True):
+        body = words.encode(text.strip())
+        if not body:
+            assert np.isnan(value)
+            continue
+        means = []
+        for announced in (DEFINITIONS["evil"].means, DEFINITIONS["evil"].opposite):
+            opening = words.encode(plain_request(announced))
+            log_p = plain.log_p(judge, [*opening, *body])[len(opening) - 1 : -1]
+            means.append(np.mean([row[token] for row, token in zip(log_p, body, strict=True)]))
+        assert value == pytest.approx(means[0] - means[1], abs=1e-4)
+    assert np.isnan(ratios(judge, texts[:1], "something else", settings)).all()
 
 
 def test_the_lexicon_has_the_whole_words_of_the_highest_log_odds(done, odds_of):
