@@ -145,6 +145,35 @@ def test_half_the_variance_of_the_log_odds(done, by_hand):
     assert cost.half_variance(done.model, text, m) == pytest.approx(np.mean(terms), rel=1e-4)
 
 
+def test_the_increase_of_the_cross_entropy_position_by_position(done, found, by_hand):
+    _, vectors, _, _, _ = by_hand
+    one = found.data["cross-entropy"].to_dataset().sel(layer=0, vector="last position")
+    given = cost.texts(done.model, done.held_out, done.training, SMALL.rows, SMALL.length)
+    for name, text in given.items():
+        values = one.sel(text=name)
+
+        def losses(alpha, text=text):
+            found = []
+            for row in text.rows:
+                states = np.asarray(done.model.states([row])[0])[0, 0] + alpha * vectors["last position"]
+                log_q = log_softmax(np.asarray(done.model.decoder.logits(jnp.asarray(states, jnp.float32)), float), axis=-1)
+                found += [-log_q[t, row[t + 1]] for t in range(3, 7)]
+            return np.asarray(found)
+
+        alphas = values["alpha"].values
+        assert alphas[-1] == pytest.approx(np.sqrt(0.5 / float(one["curvature"].sel(text="written"))))
+        for k in (0, 3):
+            rise = np.mean(losses(alphas[k]) - losses(0.0))
+            assert float(values["cross_entropy"][k]) == pytest.approx(rise, rel=1e-3, abs=2e-5)
+        step = 2e-2
+        slope = np.mean(losses(step) - losses(-step)) / (2 * step)
+        assert float(values["slope"]) == pytest.approx(slope, abs=2e-3)
+        count = 4 * SMALL.rows
+        assert float(values["slope_error"]) == pytest.approx(np.sqrt(2 * float(values["curvature"]) / count))
+        near = one["divergence"].sel(text=name).values[[1, 3]].mean() / alphas[3] ** 2
+        assert float(values["curvature"]) == pytest.approx(near, rel=0.3)
+
+
 def test_the_tree_and_the_table(found):
     assert {figure.dataset for figure in CASE_FIGURES.values()} <= set(found.data.children)
     assert [one["vector"] for one in found.numbers["steering"]] == list(VECTORS)
