@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from scipy.optimize import curve_fit
-from scipy.stats import kendalltau, rankdata
+from scipy import stats
+from scipy.optimize import least_squares
 
 from sim.experiments.concept import MISSING, NO_ANSWER, SHOWN
 from sim.experiments.experiment import Experiment
@@ -217,7 +217,7 @@ def order(found: xr.Dataset, variant: str, concept: str, layer: int) -> tuple[fl
     n = int(there.sum())
     if n < 3:
         return float("nan"), float("nan")
-    tau = float(kendalltau(peak[there], odds[there]).statistic)
+    tau = float(stats.kendalltau(peak[there], odds[there]).statistic)
     return tau, float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
 
 
@@ -229,7 +229,7 @@ def dominating(e: Experiment, curves: xr.Dataset, count: int = 8) -> xr.Dataset:
     dims = ("concept", "layer", "context", "slot")
     ranks = []
     for concept in one["concept"].values:
-        below = rankdata(e.log_odds(str(concept))) / e.lm.architecture.vocabulary
+        below = stats.rankdata(e.log_odds(str(concept))) / e.lm.architecture.vocabulary
         ranks.append(below[np.maximum(one["token"].sel(concept=concept).values, 0)])
     percentile = np.where(one["token"].transpose(*dims).values >= 0, np.stack(ranks), np.nan)
     coords = {dim: one[dim].values for dim in dims[:3]} | {"rank": np.arange(count)}
@@ -337,7 +337,7 @@ def sigmoids(found: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
             sample = texts[place][:, rng.integers(0, texts.shape[-1], texts.shape[-1])]
             if not np.isnan(sample).all(axis=-1).any():
                 drawn = np.nanmean(sample, axis=-1)
-                again.append(fit_tanh(alphas, drawn)[1])
+                again.append(fit_tanh(alphas, drawn, fit if np.isfinite(quality) else None)[1])
                 rises.append(drawn[-1] - drawn[0])
         new = (*fit, quality, _deviation(again), curve[-1] - curve[0], _deviation(rises))
         for name, value in zip(names, new, strict=True):
@@ -345,8 +345,10 @@ def sigmoids(found: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
     return xr.Dataset({name: (dims, value) for name, value in values.items()}, {dim: found[dim].values for dim in dims})
 
 
-def fit_tanh(alphas: Float[np.ndarray, " K"], curve: Float[np.ndarray, " K"]) -> tuple[np.ndarray, float]:
-    """``level + height tanh(rate (alpha - centre))`` of least squares from several starts, and R².
+def fit_tanh(
+    alphas: Float[np.ndarray, " K"], curve: Float[np.ndarray, " K"], start: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """``level + height tanh(rate (alpha - centre))`` of least squares from one start, or from several, and R².
 
     NaN for a curve that does not vary: there is nothing to explain.
     """
@@ -354,24 +356,21 @@ def fit_tanh(alphas: Float[np.ndarray, " K"], curve: Float[np.ndarray, " K"]) ->
     if spread < 1e-12:
         return np.full(4, np.nan), float("nan")
 
-    def law(alpha, level, height, rate, centre):
-        return level + height * np.tanh(rate * (alpha - centre))
+    def off(law):
+        level, height, rate, centre = law
+        return level + height * np.tanh(rate * (alphas - centre)) - curve
 
     best, least = np.full(4, np.nan), np.inf
     reach = np.abs(alphas).max()
     low = [-1.0, -2.0, 1e-3 / reach, -reach]
     high = [2.0, 2.0, 1e3 / reach, reach]
-    for rate in (2 / reach, 20 / reach, 100 / reach):
-        for height in (0.4, -0.4):
-            try:
-                start = (0.5, height, rate, 0.0)
-                fit, _ = curve_fit(law, alphas, curve, p0=start, bounds=(low, high), maxfev=2_000)
-            except RuntimeError:
-                continue
-            left = float(np.sum((law(alphas, *fit) - curve) ** 2))
-            if left < least:
-                best, least = fit, left
-    return best, 1 - least / spread if np.isfinite(least) else float("nan")
+    starts = [np.asarray([0.5, height, rate / reach, 0.0]) for rate in (2, 20, 100) for height in (0.4, -0.4)]
+    for one in starts if start is None else [start]:
+        scale = (1, 1, 1 / reach, reach)
+        fit = least_squares(off, np.clip(one, low, high), bounds=(low, high), x_scale=scale, max_nfev=200)
+        if 2 * fit.cost < least:
+            best, least = fit.x, 2 * float(fit.cost)
+    return best, 1 - least / spread
 
 
 def auc(positive: Float[np.ndarray, " n"], negative: Float[np.ndarray, " m"]) -> tuple[float, float]:

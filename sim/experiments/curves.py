@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
+from scipy import stats
 from scipy.optimize import least_squares
-from scipy.stats import kendalltau
 
 from sim.validation import KINDS_OF_CURVE, bumps
 from ufm._check import require
@@ -78,7 +78,7 @@ def order(found: Peaks, m: Float[np.ndarray, " V"], kind: str = "measured") -> f
     for context in np.unique(found.context):
         some = single & (found.context == context)
         if np.unique(found.place[kind][some]).size > 1:
-            values.append(kendalltau(m[found.token[some]], found.place[kind][some]).statistic)
+            values.append(stats.kendalltau(m[found.token[some]], found.place[kind][some]).statistic)
     return float(np.mean(values)) if values else None
 
 

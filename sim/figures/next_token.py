@@ -13,7 +13,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy.stats import kendalltau
+from scipy import stats
 
 from sim.figures.panels import Panel, labels, layer_colours, linear_width, strength_axis, stretch, table, widened, wrapped
 from sim.figures.style import DOTS, INK, KINDS, SPREAD, TARGET, style, word_labels
@@ -297,7 +297,7 @@ def single_bumps(one: xr.Dataset) -> list[Bumps]:
 
 def mean_tau(found: Sequence[Bumps]) -> float:
     """Kendall's tau of log-odds and places, its mean over contexts; NaN if none has two tokens that differ."""
-    taus = [float(kendalltau(odds, places).statistic) for odds, places in found if odds.size > 1]
+    taus = [float(stats.kendalltau(odds, places).statistic) for odds, places in found if odds.size > 1]
     return float(np.mean([tau for tau in taus if np.isfinite(tau)])) if np.isfinite(taus).any() else np.nan
 
 
