@@ -14,6 +14,13 @@ from sim.experiments.tilted import TILTS, distances, reach, slopes
 ALPHAS = np.asarray([-3.0, -0.5, 0.7, 4.0])
 
 
+@pytest.fixture(autouse=True)
+def float64():
+    """What is exact is compared exactly, whatever the precision of the tests beside this one."""
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture
 def contrast():
     return ufm.contrast(5, [0, 1], [2, 3, 4])
