@@ -1,5 +1,8 @@
 """A tiny model with a tokenizer, one run of all stages with it, and a tiny trained GPT: shared by all tests."""
 
+import os
+
+import filelock
 import jax
 import pytest
 
@@ -42,11 +45,15 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def done(lm, judge, compiled, tmp_path_factory):
-    """All stages, run without an interruption in a process of its own."""
-    folder = tmp_path_factory.mktemp("tiny") / "run"
-    assert tiny.started(folder, compiled).wait() == 0
+    """All stages, run without an interruption in a process of its own, once for all workers of pytest-xdist."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    with filelock.FileLock(place / "tiny.lock"):
+        if not (place / "tiny.done").exists():
+            assert tiny.started(place / "tiny", compiled).wait() == 0
+            (place / "tiny.done").touch()
     with jax.enable_x64(False):
-        return tiny.start(folder, lm, judge)
+        return tiny.start(place / "tiny", lm, judge)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,9 @@ from sim.figures import CASE_FIGURES, style
 
 from .conftest import DOCUMENTS, SENTENCES, TINY
 
+pytestmark = pytest.mark.slow
+"""A minute of compilation; what the analysis is made of has default tests of its own, beside this file."""
+
 SMALL = Size(length=4, contrasted=8, steered=4, shown=2, strengths=9, likeliest=6, rows=4, steps=2, draws=2)
 
 

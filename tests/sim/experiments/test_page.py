@@ -51,6 +51,7 @@ def test_claims_say_what_the_data_say(written):
     assert one.value == pytest.approx(share)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_has_a_page_of_what_there_is(done, tmp_path):
     shutil.copytree(done.store.path, tmp_path / "run")
     for group in ("concept", "mmlu"):
