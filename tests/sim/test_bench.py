@@ -30,6 +30,7 @@ needs_model = pytest.mark.skipif(not fetch.default_model().is_file(), reason="Sm
 
 
 @needs_model
+@pytest.mark.slow
 def test_loading_takes_little_more_memory_than_the_parameters(small):
     figures = bench.CASES["loading"](0)
     assert figures["seconds, with imports"] > 0

@@ -175,6 +175,7 @@ def _rows(model, layer, v):
     return rows
 
 
+@pytest.mark.slow
 def test_derivatives_go_through_the_strength_and_the_state(small):
     """Forward mode with the layer as an array; reverse mode with it as a constant. Both against differences."""
     model = small("qwen2")
