@@ -181,9 +181,7 @@ def language_model(seed: int = 0) -> Figures:
         jax.block_until_ready(swept(cut, states[0], alphas))
         ours = np.empty(layers)
         for layer in tqdm(range(layers), desc="sweeps", unit="layer", disable=None):
-            start = time.perf_counter()
-            jax.block_until_ready(swept(cut.after(layer), states[layer], alphas))
-            ours[layer] = time.perf_counter() - start
+            ours[layer] = _once(swept, cut.after(layer), states[layer], alphas)
             if layer == layers // 2:
                 theirs.append(other(_full_pass_seconds))
         theirs.append(other(_full_pass_seconds))
@@ -237,34 +235,31 @@ def _transformers() -> Any:
     return loading(str(file.parent), gguf_file=file.name, dtype=torch.float32).eval()
 
 
-def _steered(strength: list[float]) -> Any:
-    """Have the model of transformers steered at its middle layer; what is returned ends that."""
+def _passes_seconds(ids: Any, reach: float, use: Callable[[Any], Any]) -> float:
+    """The median time of full passes steered at the middle layer, and of what is made of their logits."""
     import torch
 
-    layers, push = _transformers().model.layers, torch.tensor(_swept_prompt(0)[1])
+    model, push, times = _transformers(), torch.tensor(_swept_prompt(0)[1]), []
+    layers, alpha = model.model.layers, 0.0
 
-    def hook(module: Any, given: Any, out: Any) -> Any:
+    def steered(module: Any, given: Any, out: Any) -> Any:
         del module, given
-        more = strength[0] * push
+        more = alpha * push
         return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
 
-    return layers[len(layers) // 2].register_forward_hook(hook)
+    hook = layers[len(layers) // 2].register_forward_hook(steered)
+    with torch.no_grad():
+        for alpha in np.linspace(-reach, reach, FULL_PASSES + 1).tolist():  # noqa: B007 -- read by the hook
+            times.append(_once(lambda: use(model(ids).logits)))
+    hook.remove()
+    return float(np.median(times[1:]))
 
 
 def _full_pass_seconds() -> float:
     """The median time of a steered full pass to the last position's log-softmax."""
     import torch
 
-    model, ids, strength = _transformers(), torch.tensor([_swept_prompt(0)[0]]), [0.0]
-    handle, times = _steered(strength), []
-    with torch.no_grad():
-        for alpha in np.linspace(-200, 200, FULL_PASSES + 1).tolist():
-            strength[0] = alpha
-            start = time.perf_counter()
-            model(ids).logits[0, -1].log_softmax(-1)
-            times.append(time.perf_counter() - start)
-    handle.remove()
-    return float(np.median(times[1:]))
+    return _passes_seconds(torch.tensor([_swept_prompt(0)[0]]), 200.0, lambda logits: logits[0, -1].log_softmax(-1))
 
 
 BLOCKS, BLOCK, TEXTS, NEW = 2, 128, 16, 32
@@ -274,18 +269,12 @@ def _block_seconds() -> float:
     """The median time of a steered full pass over blocks of text to their cross-entropy."""
     import torch
 
-    model, strength = _transformers(), [0.0]
     ids = torch.tensor(_random_rows(BLOCKS, BLOCK))
-    handle, times = _steered(strength), []
-    with torch.no_grad():
-        for alpha in np.linspace(-100, 100, FULL_PASSES + 1).tolist():
-            strength[0] = alpha
-            start = time.perf_counter()
-            logits = model(ids).logits[:, :-1]
-            torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
-            times.append(time.perf_counter() - start)
-    handle.remove()
-    return float(np.median(times[1:]))
+
+    def cross_entropy(logits: Any) -> Any:
+        return torch.nn.functional.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+
+    return _passes_seconds(ids, 100.0, cross_entropy)
 
 
 def _states_seconds() -> float:

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
-from scipy.signal import find_peaks
 from tqdm import tqdm
 
 import ufm
@@ -23,15 +22,13 @@ from sim.bridge.decoder import softcapped
 from sim.bridge.generation import Sampling
 from sim.bridge.language_model import LanguageModel, Prompts
 from sim.bridge.readout import Readout, readout
-from sim.bridge.split import Split
+from sim.bridge.split import Split, end_states
 from sim.concepts import BEGINNINGS, CONCEPTS, OPENINGS, Concept
+from sim.experiments.curves import KINDS_OF_CURVE, bumps
 from sim.losses import TOGETHER, Text, loss_increases, loss_moments
 from sim.output import settings
 from theory import arc
 from ufm._check import require
-
-KINDS_OF_CURVE = ("one bump", "none", "several bumps")
-"""What a probability can do along a sweep: rise to one peak and fall; rise or fall throughout; have several peaks."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +226,7 @@ class _Run:
 
     def ends(self, layer: int, dtype: Any = jnp.float32) -> Float[np.ndarray, "n d"]:
         """The stream of the openings after a layer, at the last position."""
-        return np.asarray(_last_state(self.openings.after(layer), jnp.arange(len(self.texts.openings))), dtype)
+        return np.asarray(end_states(self.openings.after(layer)), dtype)
 
     def words(self, token: int) -> str:
         """A token as a reader sees it."""
@@ -342,12 +339,6 @@ def _distinct(logits: Float[np.ndarray, "K V"], count: int = 6) -> np.ndarray:
 
 
 # --- strong steering: proposition 4.1 --------------------------------------------------------------------------------
-
-
-@jax.jit
-def _last_state(cut: Split, contexts: Array) -> Array:
-    """The stream at the cut, at the last position of contexts that are padded on the left."""
-    return cut.parted(cut.embed(contexts))[0][:, -1]
 
 
 def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
@@ -539,11 +530,6 @@ def next_tokens(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
                 )
             )
     return _by_pair(run, parts), findings
-
-
-def bumps(curve: Float[np.ndarray, " K"], noise: float = 1e-3) -> np.ndarray:
-    """Where a curve has its bumps: maxima inside that stand out by `noise` of the highest value on both sides."""
-    return find_peaks(curve, prominence=noise * curve.max())[0]
 
 
 def _shapes(run: _Run, probabilities: Float[np.ndarray, "n K V"], alphas: np.ndarray, scale: float):

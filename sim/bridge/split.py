@@ -6,6 +6,7 @@ adds 0 to the flags, and whatever is written against the split works: sweeps, cu
 Where later blocks are steered too (`Split.and_later`), a position has one more mark: the strength it is steered with.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -219,29 +220,32 @@ def all_logits(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n
 @nnx.jit
 def all_states(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "L n T d"]:
     """The residual stream after every block, in one pass."""
-    positions = positions_of(seen)
-    x = decoder.embed(tokens, positions)
-    states = jnp.zeros((decoder.architecture.layers, *x.shape), x.dtype)
-
-    def step(i: Any, carry: Any) -> Any:
-        x, states = carry
-        x = decoder.run(x, positions, seen, i, i + 1)
-        return x, lax.dynamic_update_index_in_dim(states, x, i, 0)
-
-    return lax.fori_loop(0, decoder.architecture.layers, step, (x, states))[1]
+    return _after_every_block(decoder, tokens, seen, lambda x: x)
 
 
 @nnx.jit
 def all_means(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
-    """The residual stream after every block, in one pass, as its mean over the positions that are seen."""
+    """The same as its mean over the positions that are seen."""
+    shares = seen / jnp.maximum(seen.sum(axis=1, keepdims=True), 1)
+    return _after_every_block(decoder, tokens, seen, lambda x: jnp.einsum("ntd,nt->nd", x, shares.astype(x.dtype)))
+
+
+def _after_every_block(decoder: Decoder, tokens: Array, seen: Array, keep: Callable[[Array], Array]) -> Array:
+    """What is kept of the residual stream after every block, with a leading layer axis."""
     positions = positions_of(seen)
     x = decoder.embed(tokens, positions)
-    shares = (seen / jnp.maximum(seen.sum(axis=1, keepdims=True), 1)).astype(x.dtype)
-    means = jnp.zeros((decoder.architecture.layers, x.shape[0], x.shape[-1]), x.dtype)
+    kept = jax.eval_shape(keep, x)
+    every = jnp.zeros((decoder.architecture.layers, *kept.shape), kept.dtype)
 
     def step(i: Any, carry: Any) -> Any:
-        x, means = carry
+        x, every = carry
         x = decoder.run(x, positions, seen, i, i + 1)
-        return x, lax.dynamic_update_index_in_dim(means, jnp.einsum("ntd,nt->nd", x, shares), i, 0)
+        return x, lax.dynamic_update_index_in_dim(every, keep(x), i, 0)
 
-    return lax.fori_loop(0, decoder.architecture.layers, step, (x, means))[1]
+    return lax.fori_loop(0, decoder.architecture.layers, step, (x, every))[1]
+
+
+@jax.jit
+def end_states(cut: Split) -> Float[Array, "n d"]:
+    """The residual stream at the cut, at the last position of all contexts, which are padded on the left."""
+    return cut.parted(cut.embed(jnp.arange(cut.n_contexts)))[0][:, -1]

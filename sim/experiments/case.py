@@ -19,11 +19,12 @@ from jaxtyping import Array, Float, Int
 import ufm
 from sim import output
 from sim.bridge.language_model import LanguageModel
-from sim.bridge.split import Split
+from sim.bridge.split import Split, end_states
 from sim.experiments import cost, curves, tilted
 from sim.experiments.fidelity import fidelity
 from sim.experiments.letters import CASES, LOWER, UPPER, case_of_tokens, contexts
 from sim.experiments.training import Finished
+from sim.experiments.vectors import last_log_p
 from sim.losses import Text
 from theory import tilting
 from ufm._check import require
@@ -176,17 +177,11 @@ def _prepare(trained: Finished, size: Size, seed: int) -> _Run:
 
     positive, negative = (some(trained.training, case, size.contrasted, "to train on") for case in (UPPER, LOWER))
     steered = some(trained.held_out, LOWER, size.steered, "held out")
-    whole = np.asarray(_unsteered(_cut(lm, [*positive, *negative, *steered], lm.architecture.layers - 1)))
+    whole = np.asarray(last_log_p(_cut(lm, [*positive, *negative, *steered], lm.architecture.layers - 1)))
     log_p = np.split(whole, [size.contrasted, 2 * size.contrasted])
     last = [np.asarray(lm.states(rows)[0])[:, :, -1].mean(axis=1) for rows in (positive, negative)]
     vectors = {"all positions": lm.difference_of_means(positive, negative), "last position": last[0] - last[1]}
     return _Run(lm, size, cases, steered, log_p[2], log_p[0].mean(axis=0) - log_p[1].mean(axis=0), vectors)
-
-
-@jax.jit
-def _unsteered(cut: Split) -> Array:
-    """Log-probabilities of the next token, ``[n, V]``."""
-    return jax.nn.log_softmax(cut.decode(cut.embed(jnp.arange(cut.tokens.shape[0]))))
 
 
 def _cut(lm: LanguageModel, rows: Sequence[Sequence[int]], layer: int) -> Split:
@@ -217,7 +212,7 @@ def _steer(run: _Run, texts: dict[str, Text], layer: int, vector: str) -> tuple[
     """Everything about one place to steer and one vector: data by group, and numbers."""
     size, v = run.size, run.vectors[vector][layer]
     cut = _cut(run.lm, run.steered, layer)
-    push, states = cut.everywhere(v), np.asarray(_ends(cut))
+    push, states = cut.everywhere(v), np.asarray(end_states(cut))
     unit = float(np.median(np.linalg.norm(states, axis=-1)) / np.linalg.norm(v))
     # Dense where little steering matters, and not too coarse at the ends.
     half = np.sinh(np.linspace(0, np.arcsinh(size.reach), size.strengths // 2 + 1))
@@ -238,12 +233,6 @@ def _steer(run: _Run, texts: dict[str, Text], layer: int, vector: str) -> tuple[
     data = dict(zip(("tilts", "concepts", "peaks", "cross-entropy"), (one for one, _ in found), strict=True))
     data["next-tokens"] = _next_tokens(run, cut, push, unit)
     return data, {"unit": unit, **{key: value for _, numbers in found for key, value in numbers.items()}}
-
-
-@jax.jit
-def _ends(cut: Split) -> Array:
-    """The stream at the cut, at the end of every context, ``[n, d]``."""
-    return cut.parted(cut.embed(jnp.arange(cut.tokens.shape[0])))[0][:, -1]
 
 
 @jax.jit

@@ -15,8 +15,8 @@ from scipy import stats
 from scipy.optimize import least_squares
 
 from sim.experiments.concept import MISSING, NO_ANSWER, SHOWN
+from sim.experiments.curves import KINDS_OF_CURVE, bumps
 from sim.experiments.experiment import Experiment
-from sim.validation import KINDS_OF_CURVE, bumps
 
 MEASURES = ("answer", "lexicon", "ratio")
 """Whether a text shows a concept: the judge says so; a word of the lexicon is in it; it is likelier once announced."""

@@ -12,12 +12,21 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy import stats
 from scipy.optimize import least_squares
+from scipy.signal import find_peaks
 
-from sim.validation import KINDS_OF_CURVE, bumps
 from ufm._check import require
 
 Curves = Mapping[str, Float[np.ndarray, "n K V"]]
 """Log-probabilities by kind: "measured", and whatever predicts them."""
+
+
+KINDS_OF_CURVE = ("one bump", "none", "several bumps")
+"""What a probability can do along a sweep: rise to one peak and fall; rise or fall throughout; have several peaks."""
+
+
+def bumps(curve: Float[np.ndarray, " K"], noise: float = 1e-3) -> np.ndarray:
+    """Where a curve has its bumps: maxima inside that stand out by `noise` of the highest value on both sides."""
+    return find_peaks(curve, prominence=noise * curve.max())[0]
 
 
 class Peaks(NamedTuple):
@@ -65,7 +74,7 @@ def _peak(curve: Float[np.ndarray, " K"]) -> tuple[int, int]:
 
 
 def shares(counts: Int[np.ndarray, " N"]) -> dict[str, float]:
-    """Which share of curves has one bump, none, several (`sim.validation.KINDS_OF_CURVE`)."""
+    """Which share of curves has one bump, none, several (`KINDS_OF_CURVE`)."""
     return {kind: float(np.mean(counts == count)) for kind, count in zip(KINDS_OF_CURVE, (1, 0, 2), strict=True)}
 
 

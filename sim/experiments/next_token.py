@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from sim.bridge.readout import readout
-from sim.bridge.split import Split
+from sim.bridge.split import Split, end_states
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from ufm._check import require
@@ -87,16 +87,10 @@ def next_token(e: Experiment) -> None:
         alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
         found = swept(cut, push, alphas, odds, limits, kept=settings.kept)
         return {name: np.asarray(value) for name, value in found.items()} | {
-            "scale": np.asarray(_length(cut) / jnp.linalg.norm(v))
+            "scale": np.asarray(jnp.linalg.norm(end_states(cut)) / jnp.linalg.norm(v))
         }
 
     e.store.fill("next-token", layout, compute, wanted=wanted, progress=e.progress)
-
-
-@jax.jit
-def _length(cut: Split) -> Float[Array, ""]:
-    """The length of the hidden state of the only context, at its last position."""
-    return jnp.linalg.norm(cut.parted(cut.embed(jnp.arange(1)))[0][0, -1])
 
 
 @partial(jax.jit, static_argnames="kept")

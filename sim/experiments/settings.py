@@ -44,27 +44,56 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Texts that show a concept and texts that do not.
+class Sampled:
+    """Text that a model writes.
 
     Attributes:
-        texts: in each set.
-        new: tokens of each, at most.
         temperature, top_k, top_p: of the sampling.
-        batch: generated together.
     """
 
-    texts: int = 24
-    new: int = 64
     temperature: float = 0.9
     top_k: int = 50
     top_p: float = 0.95
-    batch: int = 48
 
     @property
     def sampling(self) -> Sampling:
         """What `generate` takes."""
         return Sampling(self.temperature, self.top_k, self.top_p)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Strengths of both signs, 0 in the middle.
+
+    Attributes:
+        strengths: how many.
+        reach: the largest.
+        spread: see `NextToken`.
+    """
+
+    strengths: int
+    reach: float
+    spread: float
+
+    @property
+    def alphas(self) -> Float[np.ndarray, " K"]:
+        """The strengths."""
+        return grid(self.strengths, self.reach, self.spread)
+
+
+@dataclass(frozen=True)
+class Prompts(Sampled):
+    """Texts that show a concept and texts that do not.
+
+    Attributes:
+        texts: in each set.
+        new: tokens of each, at most.
+        batch: generated together.
+    """
+
+    texts: int = 24
+    new: int = 64
+    batch: int = 48
 
 
 @dataclass(frozen=True)
@@ -111,7 +140,7 @@ class NextToken:
 
 
 @dataclass(frozen=True)
-class ConceptProbability:
+class ConceptProbability(Sampled, Sweep):
     """Completions of a steered model, and whether they show the concept.
 
     Attributes:
@@ -119,7 +148,6 @@ class ConceptProbability:
         prompts: how many beginnings, at most those there are.
         completions: of each at each strength.
         new: tokens of each.
-        temperature, top_k, top_p: of the sampling.
         batch: generated together, about.
         lexicon: words that count as the concept's, those of the highest log-odds.
         judged_together: texts in one pass of the judge.
@@ -132,27 +160,14 @@ class ConceptProbability:
     prompts: int = 4
     completions: int = 3
     new: int = 24
-    temperature: float = 0.9
-    top_k: int = 50
-    top_p: float = 0.95
     batch: int = 132
     lexicon: int = 100
     judged_together: int = 16
     chat: bool = False
 
-    @property
-    def alphas(self) -> Float[np.ndarray, " K"]:
-        """The strengths."""
-        return grid(self.strengths, self.reach, self.spread)
-
-    @property
-    def sampling(self) -> Sampling:
-        """What `generate` takes."""
-        return Sampling(self.temperature, self.top_k, self.top_p)
-
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Sweep):
     """Increase of cross-entropy on text.
 
     Attributes:
@@ -169,14 +184,9 @@ class CrossEntropy:
     tokens: int = 128
     part: int = 6
 
-    @property
-    def alphas(self) -> Float[np.ndarray, " K"]:
-        """The strengths."""
-        return grid(self.strengths, self.reach, self.spread)
-
 
 @dataclass(frozen=True)
-class Mmlu:
+class Mmlu(Sweep):
     """Questions with four answers.
 
     Attributes:
@@ -192,11 +202,6 @@ class Mmlu:
     shots: int = 5
     questions: int = 40
     part: int = 10
-
-    @property
-    def alphas(self) -> Float[np.ndarray, " K"]:
-        """The strengths."""
-        return grid(self.strengths, self.reach, self.spread)
 
 
 @dataclass(frozen=True)

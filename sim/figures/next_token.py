@@ -15,9 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import stats
 
+from sim.experiments.curves import bumps
 from sim.figures.panels import Panel, labels, layer_colours, linear_width, strength_axis, stretch, table, widened, wrapped
 from sim.figures.style import DOTS, INK, KINDS, SPREAD, TARGET, style, word_labels
-from sim.validation import bumps
 
 SHOWN = len(SPREAD)
 """Tokens in a panel."""

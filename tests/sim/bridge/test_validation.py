@@ -11,9 +11,10 @@ import xarray as xr
 
 from sim import losses
 from sim.concepts import CONCEPTS, Concept
+from sim.experiments.curves import bumps
 from sim.figures import LANGUAGE_FIGURES
 from sim.reproduce import write_validation
-from sim.validation import CHECKS, SMOKE, Material, as_table, bumps, validate
+from sim.validation import CHECKS, SMOKE, Material, as_table, validate
 from theory import REGISTRY, arc
 
 
