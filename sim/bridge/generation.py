@@ -130,10 +130,15 @@ def generate(
 
             def written(key, value):
                 nonlocal all_keys, all_values
-                start = (i, 0, 0, first, 0)
-                all_keys = lax.dynamic_update_slice(all_keys, key[None], start)
-                all_values = lax.dynamic_update_slice(all_values, value[None], start)
-                return all_keys[i], all_values[i]
+                # What a block reads is taken out before it is written to: of a slice of what has just been written the
+                # compiler makes a second write, into a copy of the whole cache.
+                one_key, one_value = (
+                    lax.dynamic_update_slice(whole[i], new, (0, 0, first, 0))
+                    for whole, new in ((all_keys, key), (all_values, value))
+                )
+                all_keys = lax.dynamic_update_index_in_dim(all_keys, one_key, i, 0)
+                all_values = lax.dynamic_update_index_in_dim(all_values, one_value, i, 0)
+                return one_key, one_value
 
             x = decoder.transform(one, decoder.attend(one, i, x, at, turns, keys, written))
             if steering is not None:
