@@ -12,19 +12,26 @@ from ufm.families import mixed, per_context, uniform, weighted
 from ufm.measures import concept_increase, cross_entropy_increase, curvature, divergence, probability_increase
 from ufm.model import UFM, FreeFeatures, cross_entropy, exact, gap, init, logits
 from ufm.normalised import NormalisedUFM, init_normalised, norm
+from ufm.preference import Answers, preference_odds, utility_odds
 from ufm.steerable import Steerable, steer, sweep, sweep_states
 from ufm.training import OPTIMIZERS, Fit, fit
+from ufm.updates import LoRA, Updated, Vector, Weight, init_update, updated
 
 __all__ = [
     "OPTIMIZERS",
     "UFM",
+    "Answers",
     "AssumptionMargins",
     "Concepts",
     "Corpus",
     "Fit",
     "FreeFeatures",
+    "LoRA",
     "NormalisedUFM",
     "Steerable",
+    "Updated",
+    "Vector",
+    "Weight",
     "assumption_1",
     "concept_increase",
     "concept_log_probabilities",
@@ -43,11 +50,13 @@ __all__ = [
     "gap",
     "init",
     "init_normalised",
+    "init_update",
     "log_odds",
     "logits",
     "mixed",
     "norm",
     "per_context",
+    "preference_odds",
     "probability_increase",
     "random_negatives",
     "sample_documents",
@@ -55,5 +64,7 @@ __all__ = [
     "sweep",
     "sweep_states",
     "uniform",
+    "updated",
+    "utility_odds",
     "weighted",
 ]

@@ -19,6 +19,7 @@ from ufm._check import require
 from ufm._numerics import exp_minus_tangent
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus, entropy
+from ufm.steerable import Change
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["W", "H"], meta_fields=[])
@@ -46,6 +47,23 @@ class UFM:
     def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Logits ``W h``."""
         return h @ self.W.T
+
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """The hidden state, and the decoder W (`ufm.updates`)."""
+        return sites_of(self.W)
+
+    def decode_through(
+        self, h: Float[Array, "*n d"], site: str, change: Change, m: Float[Array, "*n"]
+    ) -> Float[Array, "*n V"]:
+        """Logits with the output of a site changed."""
+        m = m[..., None]
+        return self.decode(change(h, h, m)) if site == "state" else change(h, self.decode(h), m)
+
+
+def sites_of(W: Float[Array, "V d"]) -> dict[str, tuple[int, int]]:
+    """The linear sites of a model that is a hidden state and a decoder: how many numbers each takes and gives."""
+    return {"state": (W.shape[1], W.shape[1]), "decoder": (W.shape[1], W.shape[0])}
 
 
 @runtime_checkable

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 from ufm._check import require
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus
-from ufm.model import init
+from ufm.model import init, sites_of
+from ufm.steerable import Change
 
 KINDS = ("rms", "layer")
 """The norms known by name."""
@@ -87,7 +88,25 @@ class NormalisedUFM:
 
     def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Logits ``W (gamma * norm(h) + bias)``."""
-        return norm(h, self.gamma, self.bias, kind=self.kind, eps=self.eps) @ self.W.T
+        return self._normed(h) @ self.W.T
+
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """The hidden state before the norm, and the decoder W behind it (`ufm.updates`)."""
+        return sites_of(self.W)
+
+    def decode_through(
+        self, h: Float[Array, "*n d"], site: str, change: Change, m: Float[Array, "*n"]
+    ) -> Float[Array, "*n V"]:
+        """Logits with the output of a site changed."""
+        m = m[..., None]
+        if site == "state":
+            return self.decode(change(h, h, m))
+        x = self._normed(h)
+        return change(x, x @ self.W.T, m)
+
+    def _normed(self, h: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        return norm(h, self.gamma, self.bias, kind=self.kind, eps=self.eps)
 
 
 def init_normalised(

@@ -22,6 +22,10 @@ DEFAULT_BUDGET = 2**20
 """Numbers a sweep holds at once, unless told otherwise: 8 MiB of float64, about what a core's cache serves."""
 
 
+Change = Callable[[Float[Array, "*n i"], Float[Array, "*n o"], Float[Array, "*#n 1"]], Float[Array, "*n o"]]
+"""From the input, the output and the strength at a linear site of a model to its changed output (`ufm.updates`)."""
+
+
 @runtime_checkable
 class Steerable(Protocol):
     """A model split where it is steered; a pytree, so that it passes through `jax.jit`."""

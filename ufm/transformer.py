@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from ufm._check import require
 from ufm._pytree import Leaf
 from ufm.normalised import KINDS, norm
+from ufm.steerable import Change
 
 PLACEMENTS = ("pre", "branch", "stream")
 """Where the norms of a block may stand."""
@@ -111,6 +112,19 @@ class Transformer:
         """Logits from what the last norm is given."""
         logits = norm(x, self.gamma, self.bias, kind=self.kind, eps=self.eps) @ self.W.T
         return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
+
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """The residual stream at every position (`ufm.updates`)."""
+        return {"state": (self.W.shape[1],) * 2}
+
+    def decode_through(
+        self, h: Float[Array, "*n Td"], site: str, change: Change, m: Float[Array, "*n"]
+    ) -> Float[Array, "*n V"]:
+        """Logits with the stream changed at every position."""
+        del site
+        x = h.reshape(*h.shape[:-1], *self.positions.shape)
+        return self.decode(change(x, x, m[..., None, None]).reshape(h.shape))
 
     def everywhere(self, v: Float[Array, " d"]) -> Float[Array, " Td"]:
         """The steering vector that adds v at every position."""

@@ -234,13 +234,14 @@ class Decoder(nnx.Module):
         added = self._project(mixed, one, "out")
         return self.normalise(added, one, "after_attention_norm") if a.sandwich else added
 
-    def transform(self, one, x):
-        """The stream after the MLP."""
+    def transform(self, one, x, change=None):
+        """The stream after the MLP; `change` takes input and output of its down-projection, and gives another output."""
         a = self.architecture
         h = self.normalise(x, one, "mlp_norm")
         wide = self._project(h, one, "up")
         wide = _act(self._project(h, one, "gate"), a.activation) * wide if a.gated else _act(wide, a.activation)
         added = self._project(wide, one, "down")
+        added = added if change is None else change(wide, added)
         return x + (self.normalise(added, one, "after_mlp_norm") if a.sandwich else added)
 
     def normalise(self, x: Float[Array, "*n d"], holder: Any, name: str) -> Float[Array, "*n d"]:

@@ -140,7 +140,9 @@ class LanguageModel:
             means.append(np.asarray(split.all_means(self.decoder, tokens, there).mean(axis=1)))
         return means[0] - means[1]
 
-    def at(self, layer: int, prompts: Prompts, *, length: int | None = None, last_only: bool = True) -> Split:
+    def at(
+        self, layer: int, prompts: Prompts, *, length: int | None = None, last_only: bool = True, site: str = "state"
+    ) -> Split:
         """The model cut after block `layer`, asked about these prompts (`sim.bridge.split`).
 
         Args:
@@ -148,16 +150,19 @@ class LanguageModel:
             prompts: the contexts, which are then known by their index.
             length: to pad to, on the left.
             last_only: whether `decode` gives the logits of the last position only, which is most of the cost of logits.
+            site: where updates act: "state", the stream after the block, or "down", its MLP's down-projection.
 
         Raises:
-            ValueError: a layer outside the model; as `contexts`.
+            ValueError: a layer outside the model, an unknown site; as `contexts`.
         """
         layers = self.architecture.layers
         whole = isinstance(layer, int | np.integer)
         require(whole and 0 <= layer < layers, "layer", f"a block from 0 to {layers - 1}", layer)
         ids, seen = self.contexts(prompts, length=length)
         graph, state = nnx.split(self.decoder)
-        return Split(state, jnp.asarray(ids), jnp.asarray(seen), jnp.asarray(layer), graph, last_only)
+        known = ("state", "down")
+        require(site in known, "site", f"one of {', '.join(known)}", repr(site))
+        return Split(state, jnp.asarray(ids), jnp.asarray(seen), jnp.asarray(layer), graph, last_only, site=site)
 
     def steering(self, vectors: Mapping[int, Any]) -> Float[np.ndarray, "L d"]:
         """What `generate` and `Split.and_later` add: a vector for each of some layers, and nothing after the others.

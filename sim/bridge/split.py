@@ -18,9 +18,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.decoder import Decoder, Index, only_at, positions_of
+from sim.bridge.decoder import Decoder, Index, Keys, only_at, positions_of
 from ufm._check import finite, require
 from ufm._pytree import Leaf
+from ufm.steerable import Change
 
 BUDGET = 2**26
 """Numbers that a sweep holds at once, unless told otherwise: 256 MiB of float32."""
@@ -29,7 +30,7 @@ BUDGET = 2**26
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["state", "tokens", "seen", "layer", "later"],
-    meta_fields=["graph", "last_only", "budget", "unrolled"],
+    meta_fields=["graph", "last_only", "budget", "unrolled", "site"],
 )
 @dataclass(frozen=True)
 class Split:
@@ -45,6 +46,8 @@ class Split:
         later: what is added after each block beyond `layer`, for each unit of strength, ``[L, d]``; None for nothing.
         budget: numbers that a sweep holds at once, unless told otherwise.
         unrolled: see `statically`.
+        site: where updates act (`ufm.updates`): "state", the stream after block `layer`; or "down", the down-projection of
+            that block's MLP, and then the cut is before this MLP.
     """
 
     state: Any
@@ -56,6 +59,7 @@ class Split:
     later: Float[Array, "L d"] | Leaf = None
     budget: int = BUDGET
     unrolled: bool = False
+    site: str = "state"
 
     @property
     def decoder(self) -> Decoder:
@@ -79,11 +83,14 @@ class Split:
         return (1 if self.last_only else t) * a.vocabulary + t * (3 * a.width + max(3 * a.hidden, attention))
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n s"]:
-        """The stream of contexts (by index) after block `layer`, with marks: ``[*n, T (d + 1)]``."""
+        """The stream of contexts (by index) at the cut, with marks: ``[*n, T (d + 1)]``."""
         shape, flat = jnp.shape(contexts), jnp.ravel(contexts)
         decoder, tokens, seen = self.decoder, self.tokens[flat], self.seen[flat]
         positions = positions_of(seen)
-        x = decoder.run(decoder.embed(tokens, positions), positions, seen, 0, self.layer + 1)
+        x = decoder.run(decoder.embed(tokens, positions), positions, seen, 0, self.layer + (self.site == "state"))
+        if self.site == "down":
+            keys, turns = Keys(positions, seen), decoder.rotations(positions)
+            x = decoder.attend(decoder.block(self.layer), self.layer, x, positions, turns, keys)
         return self.joined(x, seen).reshape(*shape, -1)
 
     def embed_all(self, contexts: Int[Array, " n"]) -> Float[Array, "L n s"]:
@@ -96,10 +103,27 @@ class Split:
         logits = self.decoder.logits(self.before_norm(h))
         return logits if self.last_only else logits.reshape(*h.shape[:-1], -1)
 
-    def before_norm(self, h: Float[Array, "*n s"]) -> Float[Array, "..."]:
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """The one site of this cut (`LanguageModel.at` takes another)."""
+        a = self.decoder.architecture
+        return {self.site: (a.width if self.site == "state" else a.hidden, a.width)}
+
+    def decode_through(
+        self, h: Float[Array, "*n s"], site: str, change: Change, m: Float[Array, "*n"]
+    ) -> Float[Array, "*n V"]:
+        """The same with the output of the site changed, at every position."""
+        require(site == self.site, "site", f"{self.site}, that of this cut", repr(site))
+        logits = self.decoder.logits(self.before_norm(h, change, m))
+        return logits if self.last_only else logits.reshape(*h.shape[:-1], -1)
+
+    def before_norm(
+        self, h: Float[Array, "*n s"], change: Change | None = None, m: Float[Array, "*n"] | None = None
+    ) -> Float[Array, "..."]:
         """What the last norm is given: the stream after all blocks, of the last position, or of all, ``[*n, T, d]``."""
         lead = h.shape[:-1]
         x, marks = self.parted(h.reshape(-1, h.shape[-1]))
+        x = self._past_site(x, change, m)
         seen = is_set(marks[..., 0])
         decoder, positions = self.decoder, positions_of(seen)
         last = decoder.architecture.layers - 1
@@ -122,6 +146,19 @@ class Split:
         else:
             x = lax.cond(self.layer < last, through, nothing, x)
         return x.reshape(*lead, -1)
+
+    def _past_site(self, x: Array, change: Change | None, m: Array | None) -> Float[Array, "n T d"]:
+        """The stream after block `layer`, from that at the cut."""
+        changed = None
+        if change is not None and m is not None:
+            strengths = m.reshape(-1, 1, 1)
+
+            def changed(given: Array, out: Array) -> Array:
+                return change(given, out, strengths)
+
+        if self.site == "down":
+            return self.decoder.transform(self.decoder.block(self.layer), x, changed)
+        return x if changed is None else changed(x, x)
 
     def everywhere(self, v: Float[Array, " d"] | np.ndarray) -> Float[Array, " s"]:
         """The steering vector of all positions: ``v`` at each of them.
