@@ -281,7 +281,9 @@ _STAGES = {
     "concept": "Steered completions, and whether they show the concept.",
     "cross-entropy": "Increase of cross-entropy along a sweep, on text of others and on the model's own.",
     "mmlu": "Questions with four answers under steering.",
-    "all": "All stages, the claims, the figures and the page.",
+    "train-update": "Train vectors, LoRA and weights on paired answers, with the model frozen.",
+    "preference-utility": "Preference and utility of paired answers under these updates, with fits, figures and a table.",
+    "all": "All stages of the steering-strength paper, the claims, the figures and the page.",
 }
 
 
@@ -310,6 +312,10 @@ def _stage(name: str) -> None:
         starts: Annotated[Path | None, typer.Option(help="Beginnings of completions, one in each line.")] = None,
         text: Annotated[Path | None, typer.Option(help="Text for cross-entropy: a text or a parquet file.")] = None,
         questions: Annotated[Path | None, typer.Option(help="CSV, JSON lines or parquet in MMLU's format.")] = None,
+        pairs: Annotated[
+            Path | None,
+            typer.Option(help='JSON lines of {"question": ..., "matching": ..., "not_matching": ...}, or a folder of such.'),
+        ] = None,
     ) -> None:
         from sim.experiments.page import summary, write
         from sim.experiments.run import as_table, prepare, run
@@ -321,6 +327,7 @@ def _stage(name: str) -> None:
         }
         changes |= dict(_parted(one) for one in change or [])
         given = {"prompts": prompts, "contexts": contexts, "starts": starts, "text": text, "questions": questions}
+        given |= {"pairs": pairs}
         files = {key: path for key, path in given.items() if path is not None}
         e = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files)
         run(e, None if name == "all" else [name])

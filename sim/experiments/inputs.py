@@ -5,7 +5,7 @@ import hashlib
 import importlib.resources
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,14 @@ class Question(NamedTuple):
     answer: int
 
 
+class Pair(NamedTuple):
+    """A question with an answer that shows a concept and one that does not."""
+
+    question: str
+    matching: str
+    not_matching: str
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The texts of a run.
@@ -45,6 +53,7 @@ class Inputs:
         documents: text that the model has not written, for cross-entropy.
         questions: with four answers each; the first are worked examples.
         prompts: texts by set; None to have the model write them.
+        pairs: paired answers by concept.
     """
 
     contexts: tuple[str, ...]
@@ -52,11 +61,18 @@ class Inputs:
     documents: tuple[str, ...]
     questions: tuple[Question, ...]
     prompts: Mapping[str, tuple[str, ...]] | None = None
+    pairs: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
 
     @property
     def about(self) -> dict[str, str]:
         """How many there are of each, and a hash of them."""
-        parts = {"contexts": self.contexts, "starts": self.starts, "text": self.documents, "questions": self.questions}
+        parts: dict[str, Any] = {
+            "contexts": self.contexts,
+            "starts": self.starts,
+            "text": self.documents,
+            "questions": self.questions,
+        }
+        parts |= {f"pairs.{name}": some for name, some in sorted(self.pairs.items())}
         every: dict[str, Any] = parts | ({} if self.prompts is None else {"prompts": dict(sorted(self.prompts.items()))})
         return {name: f"{len(part)}, {_hash(part)}" for name, part in every.items()}
 
@@ -68,6 +84,7 @@ def read_inputs(
     text: Path | None = None,
     questions: Path | None = None,
     prompts: Path | None = None,
+    pairs: Path | None = None,
 ) -> Inputs:
     """The texts of a run, from files where they are given and the project's own where not.
 
@@ -76,6 +93,8 @@ def read_inputs(
         text: a text file (documents parted by two blank lines) or a parquet file with a column "text".
         questions: a CSV, JSON-lines or parquet file in MMLU's format.
         prompts: a JSON-lines file of ``{"set": ..., "text": ...}``: the set is a concept, "not " and a concept, or "random".
+        pairs: a JSON-lines file of ``{"question": ..., "matching": ..., "not_matching": ...}``, or a folder of such
+            files: each is named after its concept.
 
     Raises:
         ValueError: a file that is missing, empty or malformed; names the file and, where it can, the line.
@@ -86,6 +105,7 @@ def read_inputs(
         tuple(corpora.manual() if text is None else corpora.read_documents(text)),
         own_questions() if questions is None else tuple(read_questions(questions)),
         None if prompts is None else read_prompts(prompts),
+        own_pairs() if pairs is None else read_pairs(pairs),
     )
 
 
@@ -117,6 +137,35 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
         found.setdefault(row["set"], []).append(row["text"])
     require(len(found) > 0, "prompts", "at least one line", f"none in {str(path)!r}")
     return {name: tuple(texts) for name, texts in found.items()}
+
+
+def own_pairs() -> dict[str, tuple[Pair, ...]]:
+    """Pairs written for this project, by concept: 60 each of "impolite" and "optimistic"."""
+    with importlib.resources.as_file(importlib.resources.files("sim") / "data" / "pairs") as folder:
+        return read_pairs(folder)
+
+
+def read_pairs(path: Path) -> dict[str, tuple[Pair, ...]]:
+    """Pairs by concept, of a file or of all files in a folder whose names end with ``.jsonl``.
+
+    Raises:
+        ValueError: no such file, nothing in it, a line that is not as it should be.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    require(len(files) > 0, "pairs", "a JSON-lines file, or a folder of such", f"{str(path)!r} without one")
+    return {file.stem: _pairs_of(file) for file in files}
+
+
+def _pairs_of(path: Path) -> tuple[Pair, ...]:
+    found = []
+    for where, row in _json_lines(path, "pairs"):
+        for name in Pair._fields:
+            text = row.get(name) if isinstance(row, dict) else None
+            fits = isinstance(text, str) and bool(text.strip())
+            require(fits, "pairs", f'an object with "{name}" that is not empty', f"{_short(row)} in {where}")
+        found.append(Pair(*(row[name].strip() for name in Pair._fields)))
+    require(len(found) > 0, "pairs", "at least one line", f"none in {str(path)!r}")
+    return tuple(found)
 
 
 def own_questions() -> tuple[Question, ...]:

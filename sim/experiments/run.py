@@ -12,9 +12,11 @@ from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import read_inputs
 from sim.experiments.mmlu import mmlu
 from sim.experiments.next_token import next_token
+from sim.experiments.preferring import preference_utility
 from sim.experiments.prompts import prompts
 from sim.experiments.settings import PRESETS, from_json
 from sim.experiments.store import DATA, Store, read_store
+from sim.experiments.updates import train_updates
 from sim.experiments.vectors import log_odds, vectors
 from ufm._check import require
 
@@ -27,8 +29,13 @@ STAGES: dict[str, tuple[Callable[[Experiment], None], tuple[str, ...]]] = {
     "blocks": (blocks, ()),
     "cross-entropy": (cross_entropy, ("vectors", "blocks")),
     "mmlu": (mmlu, ("vectors",)),
+    "train-update": (train_updates, ()),
+    "preference-utility": (preference_utility, ("train-update",)),
 }
 """Every stage, and those that it needs."""
+
+OF_S = [name for name in STAGES if name not in ("train-update", "preference-utility")]
+"""The stages of S (arXiv:2602.02712); the others are W's (arXiv:2602.02343)."""
 
 
 def run(e: Experiment, stages: Sequence[str] | None = None) -> None:
@@ -36,12 +43,12 @@ def run(e: Experiment, stages: Sequence[str] | None = None) -> None:
 
     Args:
         e: the run.
-        stages: names; all if left out.
+        stages: names; `OF_S` if left out.
 
     Raises:
         ValueError: an unknown stage.
     """
-    chosen = list(STAGES) if stages is None else list(stages)
+    chosen = OF_S if stages is None else list(stages)
     unknown = [name for name in chosen if name not in STAGES]
     require(not unknown, "stage", f"one of {', '.join(STAGES)}", ", ".join(unknown))
     done: set[str] = set()

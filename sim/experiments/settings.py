@@ -14,6 +14,7 @@ from jaxtyping import Float
 from sim.bridge.architecture import Architecture
 from sim.bridge.generation import Sampling
 from ufm._check import require
+from ufm.updates import FORMS
 
 
 class Variant(NamedTuple):
@@ -205,6 +206,109 @@ class Mmlu(Sweep):
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How updates of one form are trained (W).
+
+    Attributes:
+        rate: the learning rate of AdamW at first; it falls linearly to 0.
+        levels: strengths that examples are trained at, evenly from reach / levels to reach.
+        reach: the largest of these.
+        gamma, theta: of SPLIT's hinge (`ufm.preference.split`).
+    """
+
+    rate: float
+    reach: float
+    gamma: float
+    theta: float
+    levels: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "reach"):
+            value = getattr(self, name)
+            require(np.isfinite(value) and value > 0, name, "a number above 0", value)
+        require(self.gamma >= 0, "gamma", "a number of at least 0", self.gamma)
+        require(self.levels >= 1, "levels", "at least 1", self.levels)
+
+    @property
+    def strengths(self) -> Float[np.ndarray, " k"]:
+        """The strengths that examples are trained at."""
+        return self.reach * np.arange(1, self.levels + 1) / self.levels
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Updates that are trained on paired answers, and measured on others (W).
+
+    Attributes:
+        concepts: those with paired answers.
+        methods: some of `METHODS`.
+        layer: the block, or "early", "middle" or "last".
+        trained: pairs that are trained on; the others are held out.
+        held_out: of these, how many are measured, at most.
+        epochs: passes over the pairs.
+        batch: pairs of a step.
+        rank: of LoRA.
+        clip: the largest norm of a gradient.
+        weight_positive, weight_negative: of SPLIT's losses.
+        scale: of RePS's weight.
+        every: steps between checkpoints.
+        chat: whether questions are put into the model's chat template.
+        vector, lora, weight: recipes of the forms.
+        strengths, beyond, spread: of the sweep that measures preference and utility, to `beyond` times a recipe's reach.
+        part: strengths that are measured together.
+        law_layers, law_pairs, law_strengths, law_reach: layers, pairs and strengths at which preference is laid beside N7;
+            the largest strength is `law_reach` times the median of the lengths of the states by that of the vector.
+    """
+
+    concepts: tuple[str, ...] = ("impolite", "optimistic")
+    methods: tuple[str, ...] = ("difference", "sft", "reps", "split")
+    forms: tuple[str, ...] = ("vector", "lora", "weight")
+    layer: int | str = "middle"
+    trained: int = 40
+    held_out: int = 20
+    epochs: int = 2
+    batch: int = 4
+    rank: int = 4
+    clip: float = 1.0
+    weight_positive: float = 1.0
+    weight_negative: float = 0.5
+    scale: float = 1.0
+    every: int = 10
+    chat: bool = False
+    vector: Recipe = field(default_factory=lambda: Recipe(0.08, 20.0, 8.0, 0.3))
+    lora: Recipe = field(default_factory=lambda: Recipe(0.01, 2.0, 5.0, 0.4))
+    weight: Recipe = field(default_factory=lambda: Recipe(0.01, 2.0, 5.0, 0.4))
+    strengths: int = 25
+    beyond: float = 2.0
+    spread: float = 2.0
+    part: int = 5
+    law_layers: int = 7
+    law_pairs: int = 8
+    law_strengths: int = 41
+    law_reach: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("methods", METHODS), ("forms", FORMS)):
+            unknown = [one for one in getattr(self, name) if one not in known]
+            require(not unknown, f"updates.{name}", f"some of {', '.join(known)}", ", ".join(unknown))
+            require(len(getattr(self, name)) > 0, f"updates.{name}", "at least one", "none")
+        require(len(self.concepts) > 0, "updates.concepts", "at least one", "none")
+        require(np.isfinite(self.beyond) and self.beyond > 0, "updates.beyond", "a number above 0", self.beyond)
+
+    def recipe(self, form: str) -> Recipe:
+        """How updates of a form are trained."""
+        return {"vector": self.vector, "lora": self.lora, "weight": self.weight}[form]
+
+    def alphas(self, form: str) -> Float[np.ndarray, " K"]:
+        """The strengths at which updates of a form are measured."""
+        return grid(self.strengths, self.beyond * self.recipe(form).reach, self.spread)
+
+
+METHODS = ("difference", "sft", "reps", "split")
+"""Ways to an update: the difference of means (of vectors only), and the objectives of W."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that is set.
 
@@ -214,7 +318,7 @@ class Settings:
         variants: how the model is steered (`VARIANTS`). The first is used by all stages at all layers; the others give
             next-token curves at the middle layer.
         seed: of everything random.
-        prompts, vectors, next_token, concept, cross_entropy, mmlu: of the stages.
+        prompts, vectors, next_token, concept, cross_entropy, mmlu, updates: of the stages.
     """
 
     concepts: tuple[str, ...] = ("joy", "evil")
@@ -227,6 +331,7 @@ class Settings:
     concept: ConceptProbability = field(default_factory=ConceptProbability)
     cross_entropy: CrossEntropy = field(default_factory=CrossEntropy)
     mmlu: Mmlu = field(default_factory=Mmlu)
+    updates: Updates = field(default_factory=Updates)
 
     def __post_init__(self) -> None:
         for part in (one for one in fields(self) if is_dataclass(getattr(self, one.name))):
@@ -275,15 +380,20 @@ class Settings:
             ValueError: a layer that the model does not have.
         """
         names = {"early": a.layers // 4, "middle": a.layers // 2, "last": a.layers - 1}
-        known = f"a block from 0 to {a.layers - 1}, early, middle or last"
-        found: list[int] = []
-        for layer in self.layers:
-            number = names.get(layer) if isinstance(layer, str) else layer
-            require(number is not None and 0 <= number < a.layers, "layers", known, repr(layer))
-            assert number is not None
-            # In a model of few blocks early and middle may be the same.
-            found += [number] if number not in found else []
-        return replace(self, layers=tuple(sorted(found)))
+
+        def number(layer: int | str, name: str) -> int:
+            found = names.get(layer) if isinstance(layer, str) else layer
+            known = f"a block from 0 to {a.layers - 1}, early, middle or last"
+            require(found is not None and 0 <= found < a.layers, name, known, repr(layer))
+            assert found is not None
+            return found
+
+        # In a model of few blocks early and middle may be the same.
+        layers = sorted({number(layer, "layers") for layer in self.layers})
+        updates = replace(self.updates, layer=number(self.updates.layer, "updates.layer"))
+        widest = min(a.width, a.hidden)
+        require(updates.rank <= widest, "updates.rank", f"at most {widest}, the smaller width of the site", updates.rank)
+        return replace(self, layers=tuple(layers), updates=updates)
 
     def changed(self, changes: Mapping[str, Any]) -> "Settings":
         """The same with other values, by names such as "seed" or "next_token.strengths"; texts are read as JSON.
@@ -307,15 +417,20 @@ def from_json(data: Mapping[str, Any]) -> Settings:
     Raises:
         ValueError: a setting that there is not, or is no longer.
     """
-    hints: dict[str, Any] = get_type_hints(Settings)
-    found: dict[str, Any] = {}
-    for name, value in data.items():
-        require(name in hints, "settings", "those of this version", name)
-        kind = hints[name]
-        unknown = [f"{name}.{key}" for key in value if key not in get_type_hints(kind)] if isinstance(value, Mapping) else []
-        require(not unknown, "settings", "those of this version", ", ".join(unknown))
-        found[name] = kind(**value) if isinstance(value, Mapping) else tuple(value) if isinstance(value, list) else value
-    return Settings(**found)
+    return _built(Settings, data, "")
+
+
+def _built(kind: type, data: Mapping[str, Any], inside: str) -> Any:
+    hints: dict[str, Any] = get_type_hints(kind)
+    unknown = [f"{inside}{name}" for name in data if name not in hints]
+    require(not unknown, "settings", "those of this version", ", ".join(unknown))
+
+    def value(name: str, one: Any) -> Any:
+        if isinstance(one, Mapping):
+            return _built(hints[name], one, f"{inside}{name}.")
+        return tuple(one) if isinstance(one, list) else one
+
+    return kind(**{name: value(name, one) for name, one in data.items()})
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -377,7 +492,7 @@ def _check(name: str, part: Any) -> None:
             require(0 <= value < 100, what, "a number from 0 to 99", value)
         elif what == "cross_entropy.tokens":
             require(value >= 2, what, "at least 2", value)
-        elif isinstance(value, int) and not isinstance(value, bool):
+        elif isinstance(value, int) and not isinstance(value, bool) and what != "updates.layer":
             require(value >= 1, what, "at least 1", value)
     if hasattr(part, "sampling"):
         _ = part.sampling
@@ -395,6 +510,7 @@ PRESETS = {
     "laptop": Settings(),
     "paper": Settings(
         concepts=EIGHT,
+        updates=Updates(chat=True, strengths=41, spread=0.0),
         prompts=Prompts(texts=500, new=300, batch=250),
         vectors=Vectors(tokens=300, resamples=5, batch=8),
         next_token=NextToken(strengths=1025, spread=0.0, contexts=1),
@@ -406,6 +522,19 @@ PRESETS = {
         concepts=("joy",),
         layers=("middle", "last"),
         variants=("random", "contrastive"),
+        updates=Updates(
+            concepts=("optimistic",),
+            forms=("vector", "lora"),
+            methods=("difference", "split"),
+            trained=8,
+            held_out=2,
+            epochs=1,
+            strengths=5,
+            part=5,
+            law_layers=2,
+            law_pairs=2,
+            law_strengths=9,
+        ),
         prompts=Prompts(texts=4, new=12, batch=12),
         vectors=Vectors(tokens=12, resamples=0, batch=4),
         next_token=NextToken(strengths=33, kept=20, context=16, contexts=1),

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
 
 from sim import output
 from sim.bridge.architecture import Architecture, from_config
@@ -27,6 +26,7 @@ from sim.bridge.decoder import Decoder, init_parameters, is_gain
 from sim.bridge.language_model import LanguageModel, load
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments import corpora
+from sim.experiments.steps import run_steps
 from ufm._check import require
 
 Parameters = dict[str, Any]
@@ -122,7 +122,7 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
     )
 
 
-@partial(jax.jit, static_argnames=("a", "settings"), donate_argnames=("parameters", "state"))
+@partial(jax.jit, static_argnames=("a", "settings"))
 def _step(a: Architecture, settings: Settings, parameters: Parameters, state: Any, tokens: Array) -> Any:
     value, gradient = jax.value_and_grad(partial(loss, a))(parameters, tokens)
     updates, state = optimizer(settings).update(gradient, state, parameters)
@@ -239,27 +239,19 @@ def _run(
     path: Path, a: Architecture, settings: Settings, tokens: Int[np.ndarray, " N"], progress: bool | None
 ) -> tuple[Parameters, Float[np.ndarray, " steps"]]:
     """All steps, from the last checkpoint on."""
-    import orbax.checkpoint as ocp
-
     parameters = init_parameters(jax.random.key(settings.seed), a)
-    kept = {"parameters": parameters, "state": optimizer(settings).init(parameters), "losses": np.zeros(settings.steps)}
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    with ocp.CheckpointManager((path / "steps").absolute(), options=options) as manager:
-        first = manager.latest_step() or 0
-        if first:
-            kept = manager.restore(first, args=ocp.args.StandardRestore(kept))
-        parameters, state, losses = kept["parameters"], kept["state"], np.array(kept["losses"])
-        todo = range(first, settings.steps)
-        bar = tqdm(todo, "train", initial=first, total=settings.steps, disable=None if progress is None else not progress)
-        for step in bar:
-            parameters, state, value = _step(a, settings, parameters, state, jnp.asarray(batch(tokens, settings, step)))
-            losses[step] = float(value)
-            good = f"the state of step {manager.latest_step() or 0} is kept in {str(path / 'steps')!r}"
-            require(np.isfinite(losses[step]), "loss", "a number", f"{losses[step]} at step {step}; {good}")
-            bar.set_postfix_str(f"{losses[step]:.3f} nats")
-            if (step + 1) % settings.every == 0:
-                kept = {"parameters": parameters, "state": state, "losses": losses}
-                manager.save(step + 1, args=ocp.args.StandardSave(kept))
+    start = (parameters, optimizer(settings).init(parameters))
+
+    def step(k: int, state: Any) -> tuple[Any, Array]:
+        parameters, inner, value = _step(a, settings, *state, jnp.asarray(batch(tokens, settings, k)))
+        return (parameters, inner), value
+
+    (parameters, _), losses, stopped = run_steps(
+        path / "steps", start, step, settings.steps, every=settings.every, progress=progress
+    )
+    if stopped is not None:
+        good = f"the state of step {stopped // settings.every * settings.every} is kept in {str(path / 'steps')!r}"
+        require(False, "loss", "a number", f"another at step {stopped}; {good}")
     return parameters, losses
 
 

@@ -19,7 +19,7 @@ from sim.bridge.decoder import Decoder, init_parameters
 from sim.bridge.language_model import LanguageModel
 from sim.experiments import corpora, material
 from sim.experiments.experiment import Experiment, begin
-from sim.experiments.inputs import Inputs, Question
+from sim.experiments.inputs import Inputs, Pair, Question
 from sim.experiments.run import run
 from sim.experiments.settings import PRESETS, Settings
 from sim.experiments.store import Layout, Store
@@ -33,6 +33,12 @@ INPUTS = Inputs(
     questions=tuple(
         Question(f"Is it a {one}?", ("Yes.", "No.", f"A {one}.", "Who?"), k % 4) for k, one in enumerate(ANIMALS)
     ),
+    pairs={
+        "optimistic": tuple(
+            Pair(f"How is the {one}?", f"The {one} will be well soon, I know.", f"So ill. The {one} will not live, no.")
+            for one in ANIMALS
+        )
+    },
 )
 
 
@@ -61,6 +67,16 @@ def settings() -> Settings:
             "mmlu.questions": 3,
             "mmlu.shots": 1,
             "mmlu.part": 2,
+            "updates.forms": ["vector", "lora", "weight"],
+            "updates.methods": ["difference", "sft", "reps", "split"],
+            "updates.trained": 4,
+            "updates.epochs": 2,
+            "updates.batch": 3,
+            "updates.every": 2,
+            "updates.strengths": 7,
+            "updates.part": 4,
+            "updates.law_pairs": 3,
+            "updates.law_layers": 3,
         }
     )
 

@@ -1,0 +1,164 @@
+"""Preference and utility under updates (W, arXiv:2602.02343), and one-token preference beside the law of the norm (N7).
+
+How likely each answer of the pairs held out is at every strength of every update; and, layer by layer, the preference for
+the first token of one answer over that of the other, which behind the last block follows N7 exactly.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import ufm
+from sim.bridge.decoder import softcapped
+from sim.bridge.readout import readout
+from sim.bridge.split import Split, end_states
+from sim.experiments.experiment import Experiment
+from sim.experiments.pairs import SIDES
+from sim.experiments.store import Cell, Layout
+from sim.experiments.updates import Task, likelihoods, states, tasks, trained
+from theory import arc
+from ufm._check import require
+
+PAIRS_TOGETHER = 8
+"""Pairs whose logits are held at once."""
+
+
+def preference_utility(e: Experiment) -> None:
+    """Fill the groups "preference-vector", "preference-lora", "preference-weight" and "preference-layers".
+
+    Of each form: `loss`, nats per token of each answer, ``[concept, method, strength, pair, side]``. Layers: see `_layers`.
+    """
+    settings, every = e.settings.updates, tasks(e)
+    for form in settings.forms:
+        alphas = settings.alphas(form)
+        layout = Layout(
+            {
+                "concept": list(settings.concepts),
+                "method": list(settings.methods),
+                "strength": np.arange(alphas.size),
+                "pair": np.arange(max(task.held_out.pairs for task in every.values())),
+                "side": list(SIDES),
+            },
+            {"loss": (("concept", "method", "strength", "pair", "side"), "float32")},
+            {"concept": 1, "method": 1, "strength": settings.part},
+            fixed={"alpha": (("strength",), alphas)},
+        )
+
+        def compute(cell: Cell, form: str = form, layout: Layout = layout) -> Mapping[str, Any]:
+            (name,), (method,), numbers = layout.labels(cell).values()
+            # The last part is filled up with strengths of 0, so that one program serves all.
+            strengths = np.zeros(settings.part)
+            strengths[: len(numbers)] = layout.fixed["alpha"][1][numbers]
+            losses = _losses(every[name], form, trained(e, form, name, method), strengths)[: len(numbers)]
+            missing = len(layout.coords["pair"]) - losses.shape[1]
+            return {"loss": np.pad(losses, ((0, 0), (0, missing), (0, 0)), constant_values=np.nan)}
+
+        wanted = [cell for cell in layout.all_cells if layout.labels(cell)["method"] != ["difference"] or form == "vector"]
+        if wanted:
+            e.store.fill(f"preference-{form}", layout, compute, wanted=wanted, progress=e.progress)
+    _layers(e, every)
+
+
+def _losses(task: Task, form: str, update: Any, strengths: np.ndarray) -> Float[np.ndarray, "K n 2"]:
+    asked = task.asked(task.held_out, form)
+    h = states(asked)
+    found = likelihoods(
+        int(task.e.settings.updates.layer), asked, h, update, jnp.asarray(strengths, h.dtype), PAIRS_TOGETHER
+    )
+    return np.stack([np.asarray(found.loss_positive, float).T, np.asarray(found.loss_negative, float).T], axis=-1)
+
+
+# --- the preference for one token over another, layer by layer ---------------------------------------------------------
+
+
+def _layers(e: Experiment, every: Mapping[str, Task]) -> None:
+    """Fill the group "preference-layers", of steering along the difference of means of each layer.
+
+    At the end of a question, of the first token of the one answer over that of the other: `preference`, nats, at strengths
+    `alpha`, which are those of `sweep` times the median of the lengths of the states by that of the vector; `centre_law` and
+    `width_law`, which N7 has for a norm right behind the layer; and `law_error`, the largest distance of the law from the
+    model's own norm and unembedding in float64, NaN where there are blocks between.
+    """
+    settings, a = e.settings.updates, e.lm.architecture
+    layers = np.unique(np.linspace(0, a.layers - 1, settings.law_layers).round().astype(int))
+    dims = ("concept", "layer", "pair")
+    # Twice as dense near 0, where preference bends.
+    sweep = settings.law_reach * np.sinh(np.linspace(-3, 3, settings.law_strengths)) / np.sinh(3)
+    layout = Layout(
+        {
+            "concept": list(settings.concepts),
+            "layer": layers.tolist(),
+            "pair": np.arange(settings.law_pairs),
+            "strength": np.arange(sweep.size),
+        },
+        {
+            "preference": ((*dims, "strength"), "float64"),
+            "alpha": (("concept", "layer", "strength"), "float64"),
+            "centre_law": (dims, "float64"),
+            "width_law": (dims, "float64"),
+            "law_error": (dims, "float64"),
+        },
+        {"concept": 1, "layer": 1},
+        fixed={"sweep": (("strength",), sweep)},
+    )
+
+    def compute(cell: Cell) -> Mapping[str, Any]:
+        (name,), (layer,) = layout.labels(cell).values()
+        return _one_layer(e, every[name], layer, sweep)
+
+    e.store.fill("preference-layers", layout, compute, progress=e.progress)
+
+
+def _one_layer(e: Experiment, task: Task, layer: int, sweep: np.ndarray) -> dict[str, Any]:
+    count, pairs = e.settings.updates.law_pairs, task.training
+    # Pairs whose answers begin with different tokens.
+    chosen = pairs.some(np.flatnonzero(pairs.first[:, 0] != pairs.first[:, 1])[:count])
+    require(chosen.pairs > 0, "pairs", f"answers of {task.concept} that begin differently", "none")
+    v, cut = task.difference_at(layer), e.lm.at(layer, chosen.questions)
+    h, tokens = np.asarray(end_states(cut), float), jnp.asarray(chosen.first)
+    alphas = sweep * float(np.median(np.linalg.norm(h, axis=-1)) / np.linalg.norm(v))
+    found = _behind_norm(e, h, v, alphas, tokens)
+    if layer < e.lm.architecture.layers - 1:
+        push, strengths = cut.everywhere(v), jnp.asarray(alphas, jnp.float32)
+        found |= {"preference": np.asarray(_preferences(cut, push, strengths, tokens), float)}
+        found["law_error"] = np.full(chosen.pairs, np.nan)
+    missing = count - chosen.pairs
+    padded = {
+        name: np.pad(one, [(0, missing), *[(0, 0)] * (one.ndim - 1)], constant_values=np.nan) for name, one in found.items()
+    }
+    return padded | {"alpha": alphas}
+
+
+@jax.jit
+def _preferences(cut: Split, push: Array, alphas: Array, tokens: Array) -> Float[Array, "n K"]:
+    h = cut.embed(jnp.arange(cut.n_contexts))
+    return ufm.sweep_states(cut, h, push, alphas, lambda logits, j: logits[tokens[j, 0]] - logits[tokens[j, 1]])
+
+
+def _behind_norm(e: Experiment, h: np.ndarray, v: np.ndarray, alphas: np.ndarray, tokens: Array) -> dict[str, np.ndarray]:
+    """The preference through the last norm alone, as the model's own code has it in float64, and how far off the law is.
+
+    States of the model in float32 go through norm and unembedding in float64, so that nothing is left but rounding.
+    """
+    with jax.enable_x64(True):
+        out, decoder = readout(e.lm), e.lm.with_dtype(jnp.float64).decoder
+        states_, along, strengths = (jnp.asarray(one, float) for one in (h, v, alphas))
+
+        def one(h: Array, two: Array) -> tuple[Array, ...]:
+            found = arc.law(out.W[two], out.gamma, out.bias, h, along, kind=out.kind, eps=out.eps)
+
+            def at(alpha: Array) -> tuple[Array, Array]:
+                measured = decoder.logits(h + alpha * along)[two]
+                closed = softcapped(arc.law_logits(found, alpha), out.softcap)
+                return measured[0] - measured[1], closed[0] - closed[1]
+
+            measured, closed = jax.lax.map(at, strengths)
+            return measured, jnp.max(jnp.abs(measured - closed)), found.centre, found.width
+
+        every = jax.jit(lambda: jax.lax.map(lambda given: one(*given), (states_, tokens)))()
+        names = ("preference", "law_error", "centre_law", "width_law")
+        return {name: np.asarray(value) for name, value in zip(names, every, strict=True)}

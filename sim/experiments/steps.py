@@ -1,0 +1,65 @@
+"""Training in steps that may be interrupted: from the last checkpoint on, with a bar, stopped if a loss is no number."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+Step = Callable[[int, Any], tuple[Any, Any]]
+"""From the number of a step and a state to the next state and the loss of the state that was given."""
+
+
+class Steps(NamedTuple):
+    """What training in steps gives.
+
+    Attributes:
+        state: after the last step; if it was stopped, the last state whose loss was a number.
+        losses: of every step, NaN after a stop.
+        stopped: the step whose loss was not a number, or None.
+    """
+
+    state: Any
+    losses: Float[np.ndarray, " steps"]
+    stopped: int | None
+
+
+def run_steps(
+    folder: str | Path, state: Any, step: Step, total: int, *, every: int, name: str = "train", progress: bool | None = None
+) -> Steps:
+    """Train, or go on with a training that was interrupted, with the same numbers.
+
+    Args:
+        folder: gets checkpoints, of which the last two are kept.
+        state: parameters and the optimiser's state: a pytree of arrays.
+        step: must depend on its arguments alone.
+        total: how many steps.
+        every: steps between checkpoints.
+        name: for the bar.
+        progress: whether to show one.
+    """
+    import orbax.checkpoint as ocp
+
+    leaves, structure = jax.tree.flatten(state)
+    losses, stopped = np.full(total, np.nan), None
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(Path(folder).absolute(), options=options) as manager:
+        first = manager.latest_step() or 0
+        if first:
+            kept = manager.restore(first, args=ocp.args.StandardRestore({"leaves": leaves, "losses": losses}))
+            state, losses = jax.tree.unflatten(structure, kept["leaves"]), np.array(kept["losses"])
+        before = state
+        hidden = None if progress is None else not progress
+        for k in (bar := tqdm(range(first, total), name, initial=first, total=total, disable=hidden, leave=False)):
+            after, loss = step(k, state)
+            if not np.isfinite(float(loss)):
+                state, stopped = before, k
+                break
+            before, state, losses[k] = state, after, float(loss)
+            bar.set_postfix_str(f"{losses[k]:.3f}")
+            if (k + 1) % every == 0:
+                manager.save(k + 1, args=ocp.args.StandardSave({"leaves": jax.tree.leaves(state), "losses": losses}))
+    return Steps(state, losses, stopped)
