@@ -115,7 +115,8 @@ def swept(
     """
     h, one = cut.embed(jnp.arange(1)), jnp.ones((), push.dtype)
     base, slope = jax.jvp(lambda a: cut.decode(h[0] + a * push), (0 * one,), (one,))
-    ends = jax.vmap(lambda alpha: jax.nn.log_softmax(cut.decode(h[0] + alpha * push)))(alphas[jnp.array([0, -1])])
+    at_ends = jax.vmap(lambda alpha: cut.decode(h[0] + alpha * push))(alphas[jnp.array([0, -1])])
+    ends = jax.nn.log_softmax(at_ends)
     tokens = jnp.concatenate([jax.lax.top_k(row, kept)[1] for row in ends])
     start, last = jax.nn.log_softmax(base), jax.nn.log_softmax(limits)
 
@@ -123,7 +124,9 @@ def swept(
         log_p = jax.nn.log_softmax(logits)
         return {"log_p": log_p[tokens], "likeliest": jnp.argmax(logits), "divergence": kl(base, logits)}
 
-    curves = jax.tree.map(lambda leaf: leaf[0], sweep_states(cut, h, push, alphas, measure))
+    inside = jax.tree.map(lambda leaf: leaf[0], sweep_states(cut, h, push, alphas[1:-1], measure))
+    low, high = (measure(logits, jnp.asarray(0)) for logits in at_ends)
+    curves = jax.tree.map(lambda a, b, c: jnp.concatenate([a[None], b, c[None]]), low, inside, high)
     return curves | {
         "token": tokens,
         "start": start[tokens],

@@ -30,7 +30,7 @@ PAIRS_TOGETHER = 8
 def preference_utility(e: Experiment) -> None:
     """Fill the groups "preference-vector", "preference-lora", "preference-weight" and "preference-layers".
 
-    Of each form: `loss`, nats per token of each answer, ``[concept, method, strength, pair, side]``. Layers: see `_layers`.
+    Of each form: `loss`, nats per token of an answer, ``[concept, objective, strength, pair, side]``. Layers: see `_layers`.
     """
     settings, every = e.settings.updates, tasks(e)
     for form in settings.forms:
@@ -38,13 +38,13 @@ def preference_utility(e: Experiment) -> None:
         layout = Layout(
             {
                 "concept": list(settings.concepts),
-                "method": list(settings.methods),
+                "objective": list(settings.methods),
                 "strength": np.arange(alphas.size),
                 "pair": np.arange(max(task.held_out.pairs for task in every.values())),
                 "side": list(SIDES),
             },
-            {"loss": (("concept", "method", "strength", "pair", "side"), "float32")},
-            {"concept": 1, "method": 1, "strength": settings.part},
+            {"loss": (("concept", "objective", "strength", "pair", "side"), "float32")},
+            {"concept": 1, "objective": 1, "strength": settings.part},
             fixed={"alpha": (("strength",), alphas)},
         )
 
@@ -57,7 +57,9 @@ def preference_utility(e: Experiment) -> None:
             missing = len(layout.coords["pair"]) - losses.shape[1]
             return {"loss": np.pad(losses, ((0, 0), (0, missing), (0, 0)), constant_values=np.nan)}
 
-        wanted = [cell for cell in layout.all_cells if layout.labels(cell)["method"] != ["difference"] or form == "vector"]
+        wanted = [
+            cell for cell in layout.all_cells if layout.labels(cell)["objective"] != ["difference"] or form == "vector"
+        ]
         if wanted:
             e.store.fill(f"preference-{form}", layout, compute, wanted=wanted, progress=e.progress)
     _layers(e, every)

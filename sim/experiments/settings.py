@@ -159,7 +159,7 @@ class ConceptProbability(Sampled, Sweep):
     reach: float = 40.0
     spread: float = 4.0
     prompts: int = 4
-    completions: int = 3
+    completions: int = 2
     new: int = 24
     batch: int = 132
     lexicon: int = 100
@@ -197,7 +197,7 @@ class Mmlu(Sweep):
         part: questions that are computed and kept together.
     """
 
-    strengths: int = 9
+    strengths: int = 7
     reach: float = 10.0
     spread: float = 3.0
     shots: int = 5

@@ -280,14 +280,14 @@ def train_updates(e: Experiment) -> None:
             return {**vars(update), "loss": done.losses, "stopped": stopped}
 
         cells = layout.all_cells
-        wanted = [cell for cell in cells if layout.labels(cell)["method"] != ["difference"] or form == "vector"]
+        wanted = [cell for cell in cells if layout.labels(cell)["objective"] != ["difference"] or form == "vector"]
         if wanted:
             e.store.fill(f"update-{form}", layout, compute, wanted=wanted, progress=e.progress)
 
 
 def _layout(e: Experiment, form: str) -> Layout:
     a, settings = e.lm.architecture, e.settings.updates
-    dims = ("concept", "method")
+    dims = ("concept", "objective")
     parts: dict[str, dict[str, tuple[str, ...]]] = {
         "vector": {"b": ("width",)},
         "lora": {"down": ("rank", "hidden"), "up": ("width", "rank")},
@@ -296,12 +296,12 @@ def _layout(e: Experiment, form: str) -> Layout:
     arrays = parts[form]
     sizes = {"width": a.width, "hidden": a.hidden, "rank": settings.rank}
     used = {name: np.arange(sizes[name]) for name in dict.fromkeys(dim for some in arrays.values() for dim in some)}
-    coords: dict[str, Any] = {"concept": list(settings.concepts), "method": list(settings.methods)}
+    coords: dict[str, Any] = {"concept": list(settings.concepts), "objective": list(settings.methods)}
     return Layout(
         coords | used | {"step": np.arange(steps_of(settings))},
         {name: ((*dims, *some), "float32") for name, some in arrays.items()}
         | {"loss": ((*dims, "step"), "float32"), "stopped": (dims, "int32")},
-        {"concept": 1, "method": 1},
+        {"concept": 1, "objective": 1},
     )
 
 
@@ -311,7 +311,7 @@ def trained(e: Experiment, form: str, concept: str, method: str) -> Update:
     Raises:
         ValueError: one that has not been trained.
     """
-    found = e.store.data(f"update-{form}").sel(concept=concept, method=method)
+    found = e.store.data(f"update-{form}").sel(concept=concept, objective=method)
     names = {"vector": ("b",), "lora": ("down", "up"), "weight": ("A", "b")}[form]
     arrays = [jnp.asarray(found[name].values) for name in names]
     kinds: dict[str, Any] = {"vector": Vector, "lora": LoRA, "weight": Weight}

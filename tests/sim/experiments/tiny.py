@@ -68,7 +68,7 @@ def settings() -> Settings:
             "mmlu.shots": 1,
             "mmlu.part": 2,
             "updates.forms": ["vector", "lora", "weight"],
-            "updates.methods": ["difference", "sft", "reps", "split"],
+            "updates.methods": ["difference", "reps", "split"],
             "updates.trained": 4,
             "updates.epochs": 2,
             "updates.batch": 3,
