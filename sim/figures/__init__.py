@@ -4,6 +4,7 @@ from sim.figures.arc import arc
 from sim.figures.case import CASE_FIGURES
 from sim.figures.counterexample import counterexample
 from sim.figures.language import LANGUAGE_FIGURES
+from sim.figures.preference import PREFERENCE_FIGURES
 from sim.figures.style import Drawing, save
 from sim.figures.toy import (
     TOY_FIGURES,
@@ -25,12 +26,14 @@ FIGURES: dict[str, Drawing] = {
         "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
     ),
 }
-"""Every toy figure of a reproduction, by the name of its files; others: `LANGUAGE_FIGURES`, `CASE_FIGURES`."""
+"""Every toy figure of a reproduction, by the name of its files; others: `LANGUAGE_FIGURES`, `CASE_FIGURES`,
+`PREFERENCE_FIGURES`."""
 
 __all__ = [
     "CASE_FIGURES",
     "FIGURES",
     "LANGUAGE_FIGURES",
+    "PREFERENCE_FIGURES",
     "TOY_FIGURES",
     "Drawing",
     "arc",
