@@ -335,6 +335,12 @@ def _stage(name: str) -> None:
         if name == "all":
             typer.echo(summary(write(e)))
             typer.echo(f"open {out / 'index.html'}")
+        if name == "preference-utility":
+            from sim.experiments import why
+
+            found = why.write(e)
+            typer.echo(found.text)
+            typer.echo(f"open {found.page}")
 
     command.__doc__ = _STAGES[name]
     lm.command(name)(command)

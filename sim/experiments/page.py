@@ -10,7 +10,7 @@ import xarray as xr
 from sim import output
 from sim.experiments.claims import Claim, Found, claims
 from sim.experiments.experiment import Experiment
-from sim.experiments.run import STAGES
+from sim.experiments.run import OF_S
 from sim.figures.panels import NothingToDrawError
 from sim.figures.paper import PAPER_FIGURES
 from sim.figures.style import Drawing, save
@@ -132,7 +132,7 @@ def write(e: Experiment) -> Found:
         texts=samples(e),
         words=_lexicon(e),
         completions=completions(e),
-        unfinished=[name for name in STAGES if not e.store.finished(name)],
+        unfinished=[name for name in OF_S if not e.store.finished(name)],
         pictures=pictures(files),
     )
     return found

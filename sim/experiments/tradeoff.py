@@ -17,10 +17,8 @@ import xarray as xr
 from jaxtyping import Float
 
 from sim.experiments.decay import Decay, fit_preference, fit_utility
+from sim.experiments.pairs import SIDES
 from ufm._check import require
-
-SIDES = ("matching", "not matching")
-"""Labels of the two answers of a pair."""
 
 BUDGET = 2.0
 """How much utility may be lost, in nats of log-odds."""

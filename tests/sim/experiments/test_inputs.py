@@ -9,6 +9,7 @@ import pytest
 from sim.concepts import OPENINGS
 from sim.experiments import corpora
 from sim.experiments.inputs import (
+    Pair,
     Question,
     own_questions,
     read_inputs,
@@ -53,13 +54,15 @@ def test_files_instead(tmp_path):
         text=write(tmp_path / "text", "a\n\n\nb"),
         questions=write(tmp_path / "q.csv", "Why?,a,b,c,d,C\n"),
         prompts=write(tmp_path / "p", '{"set": "joy", "text": "x"}\n\n{"set": "random", "text": "y", "more": 1}\n'),
+        pairs=write(tmp_path / "calm.jsonl", '{"question": "a", "matching": "b", "not_matching": "c"}\n'),
     )
+    assert found.pairs == {"calm": (Pair("a", "b", "c"),)}
     assert found.contexts == ("One", "Two")
     assert found.starts == ("Three",)
     assert [text.strip() for text in found.documents] == ["a", "b"]
     assert found.questions == (Question("Why?", ("a", "b", "c", "d"), 2),)
     assert found.prompts == {"joy": ("x",), "random": ("y",)}
-    assert set(found.about) == {"contexts", "starts", "text", "questions", "prompts"}
+    assert set(found.about) == {"contexts", "starts", "text", "questions", "prompts", "pairs.calm"}
 
 
 @pytest.mark.parametrize("letters", [True, False])

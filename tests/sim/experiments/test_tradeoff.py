@@ -17,7 +17,7 @@ def losses_of(values, alpha=ALPHA):
             "loss": (("concept", "update", "strength", "pair", "side"), np.asarray(values, float)[None, None]),
             "alpha": (("update", "strength"), np.asarray(alpha)[None]),
         },
-        coords={"concept": ["joy"], "update": ["split vector"], "side": ["matching", "not matching"]},
+        coords={"concept": ["joy"], "update": ["split vector"], "side": ["matching", "not_matching"]},
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim.experiments import inputs, pairs, updates
+from sim.experiments import inputs, pairs, updates, why
 from sim.experiments.inputs import Pair, read_pairs
 from sim.experiments.run import run
 from sim.experiments.settings import Recipe
@@ -44,9 +44,14 @@ def log_p(lm, row, count, steering=None):
     else:
         layer, b = steering
         cut = lm.at(layer, [list(row)], last_only=False)
-        logits = np.asarray(cut.decode(cut.embed(jnp.arange(1)) + cut.everywhere(b))).reshape(len(row), -1)
+        logits = np.asarray(last_logits(cut, b)).reshape(len(row), -1)
     every = jax.nn.log_softmax(jnp.asarray(logits), axis=-1)
     return sum(float(every[len(row) - count + k - 1, row[len(row) - count + k]]) for k in range(count))
+
+
+@jax.jit
+def last_logits(cut, v):
+    return cut.decode(cut.embed(jnp.arange(1)) + cut.everywhere(v))
 
 
 def some_update(cut, form, seed=0):
@@ -313,12 +318,31 @@ def test_preference_of_first_tokens_by_layer(e, lm, task):
         v = task.difference_at(layer)
         alphas = data["alpha"].sel(layer=layer).values
         for pair in range(len(differ)):
-            cut = lm.at(layer, [chosen.questions[pair]])
+            # Longer than any question: one program serves all.
+            cut = lm.at(layer, [chosen.questions[pair]], length=24)
             for k in (0, len(alphas) // 2, len(alphas) - 1):
-                push = cut.everywhere(jnp.asarray(alphas[k] * v, jnp.float32))
-                logits = np.asarray(cut.decode(cut.embed(jnp.arange(1)) + push))[0]
+                logits = np.asarray(last_logits(cut, jnp.asarray(alphas[k] * v, jnp.float32)))[0]
                 expected = logits[chosen.first[pair, 0]] - logits[chosen.first[pair, 1]]
                 assert float(data["preference"].sel(layer=layer)[pair, k]) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_page_of_preference_and_utility(e):
+    found = why.write(e)
+    html, about = found.page.read_text(), json.loads((e.store.path / "preference.json").read_text())
+    assert {row["update"] for row in about["table"]} == {
+        "difference vector",
+        *(f"{objective} {form}" for objective in ("reps", "split") for form in FORMS),
+    }
+    assert "reps weight" in found.text
+    assert "reps weight" in html
+    assert html.count("<img") == len(list((e.store.path / "figures").glob("preference-*.svg"))) >= 2
+    assert [row["layer"] for row in about["layers"]] == [0, 1, 2]
+    # Behind the last block the law is exact, and the fit finds it.
+    assert about["layers"][-1]["law_error"] < 1e-6
+    assert about["layers"][-1]["exponent"] == pytest.approx(0.5, abs=0.02)
+    assert about["stopped"] == []
+    losses = why.measured(e)
+    assert losses["loss"].sel(update="reps lora", concept="optimistic").notnull().all()
 
 
 def test_a_concept_without_pairs_is_refused(lm, tmp_path):

@@ -1,0 +1,119 @@
+"""The page of W (arXiv:2602.02343): preference and utility under updates, validity decay, and the law of the norm (N7)."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from sim import output
+from sim.experiments.decay import fit_preference
+from sim.experiments.experiment import Experiment
+from sim.experiments.tradeoff import as_text, averages, table, with_fits
+from sim.figures import PREFERENCE_FIGURES
+from sim.figures.panels import NothingToDrawError
+from sim.figures.style import save
+from sim.report import pictures, write_page
+from sim.reproduce import write_data
+from ufm._check import require
+
+
+class Written(NamedTuple):
+    """The page, and its table as text."""
+
+    page: Path
+    text: str
+
+
+def measured(e: Experiment) -> xr.Dataset:
+    """`loss` by concept, update, strength, pair and side, and `alpha` by update and strength, of all forms of a run.
+
+    Raises:
+        ValueError: a run in which nothing has been measured.
+    """
+    parts = []
+    for form in e.settings.updates.forms:
+        if not e.store.has(f"preference-{form}"):
+            continue
+        data = e.store.data(f"preference-{form}")
+        objectives = [str(one) for one in data["objective"].values if one != "difference" or form == "vector"]
+        names = [f"{one} {form}" for one in objectives]
+        loss = data["loss"].sel(objective=objectives).rename(objective="update").assign_coords(update=names)
+        parts.append(xr.Dataset({"loss": loss, "alpha": data["alpha"].expand_dims(update=names)}))
+    require(len(parts) > 0, "store", "preference and utility (ufm lm preference-utility)", f"none in {str(e.store.path)!r}")
+    return xr.concat(parts, "update")
+
+
+def by_layer(e: Experiment) -> xr.Dataset:
+    """Fitted exponent, centre and width of the preference for one token over another, and those of N7, by layer and pair."""
+    data = e.store.data("preference-layers").stack(case=("concept", "pair"))
+    shape = (data.sizes["layer"], data.sizes["case"])
+    found = {name: np.full(shape, np.nan) for name in ("exponent", "centre", "width", "r_squared")}
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            one = data.isel(layer=i, case=j)
+            with suppress(ValueError):  # a curve that is not there, or has no shape
+                fit = fit_preference(one["alpha"].values, one["preference"].values, one_piece=True)
+                found["exponent"][i, j], found["centre"][i, j] = fit.above.exponent, fit.above.centre
+                found["width"][i, j], found["r_squared"][i, j] = fit.above.width, fit.r_squared
+    laws = {name: data[name].transpose("layer", "case").values for name in ("centre_law", "width_law", "law_error")}
+    every = {name: (("layer", "pair"), values) for name, values in (found | laws).items()}
+    return xr.Dataset(every, {"layer": data["layer"].values, "pair": np.arange(shape[1])})
+
+
+def layer_rows(layers: xr.Dataset) -> list[dict[str, float]]:
+    """Medians by layer, and the largest distance of N7 from the model where nothing lies between."""
+    rows = []
+    for layer in layers["layer"].values:
+        one = layers.sel(layer=layer)
+        row = {name: float(one[name].median()) for name in ("exponent", "r_squared")}
+        row |= {name: float((one[name] / one[f"{name}_law"]).median()) for name in ("centre", "width")}
+        rows.append({"layer": int(layer), **row, "law_error": float(one["law_error"].max())})
+    return rows
+
+
+def write(e: Experiment) -> Written:
+    """Fit the curves, draw the figures, and write ``why.html``, ``preference.json``, ``preference.nc`` and ``figures``.
+
+    Raises:
+        ValueError: a run in which nothing has been measured.
+    """
+    folder, about = e.store.path, dict(e.store.about)
+    data = {"preference": with_fits(averages(measured(e)))}
+    if e.store.finished("preference-layers"):
+        data["preference-layers"] = by_layer(e)
+    rows, layers = table(data["preference"]), layer_rows(data["preference-layers"]) if len(data) > 1 else []
+    files = {}
+    for name, one in PREFERENCE_FIGURES.items():
+        if one.dataset in data:
+            with suppress(NothingToDrawError):
+                files[name] = save(one.draw(data[one.dataset]), output.prepare_folder(folder / "figures"), name)
+    stopped = _stopped(e)
+    output.write_json(folder / "preference.json", {"settings": about, "table": rows, "layers": layers, "stopped": stopped})
+    write_data(folder / "preference.nc", xr.DataTree.from_dict(data), about)
+    page = write_page(
+        folder / "why.html",
+        "why.html",
+        about=about,
+        updates=e.settings.updates,
+        rows=rows,
+        layers=layers,
+        stopped=stopped,
+        figures={name: PREFERENCE_FIGURES[name] for name in files},
+        pictures=pictures(files),
+    )
+    return Written(page, "\n".join([as_text(rows), *stopped]))
+
+
+def _stopped(e: Experiment) -> list[str]:
+    """Trainings that diverged, in words."""
+    found = []
+    for form in e.settings.updates.forms:
+        if e.store.has(f"update-{form}"):
+            data = e.store.data(f"update-{form}")["stopped"]
+            for concept in data["concept"].values:
+                for name in data["objective"].values:
+                    step = int(data.sel(concept=concept, objective=name))
+                    found += [f"{name} {form} of {concept} diverged at step {step}"] if step >= 0 else []
+    return found
