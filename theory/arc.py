@@ -1,4 +1,4 @@
-"""Steering through a final norm: the rational-quadratic law, the arc it traces, its plateaus (N7, N8).
+"""Steering through a final norm: the rational-quadratic law, the arc it traces, its plateaus, its tangents (N7, N8, N12).
 
 A normalised decoder sees the direction of h + alpha v alone. In the plane of h and v, with the polar angle theta,
 
@@ -164,6 +164,20 @@ def theta_of_alpha(arc: Arc, alpha: Float[Array, "*n"] | float) -> Float[Array, 
 def alpha_of_theta(arc: Arc, theta: Float[Array, "*n"] | float) -> Float[Array, "*n"]:
     """The strength of each angle in (-pi/2, pi/2)."""
     return arc.centre + arc.width * jnp.tan(theta)
+
+
+def derivative(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
+    """The derivative of the logits by the strength, ``[V]``: ``(B cos(theta) - A sin(theta)) cos(theta)^2 / sqrt(L)``."""
+    t = (alpha - arc.centre) / arc.width
+    return (arc.B - arc.A * t) / (arc.width * jnp.hypot(1, t) ** 3)
+
+
+def tangent_bound(arc: Arc, m: Scalar | float) -> Float[Array, " V"]:
+    """How far logits are at most from any of their tangents, a strength m from where it touches (N12), ``[V]``.
+
+    It is ``sqrt(A_z^2 + B_z^2) m^2 / (2 L)``. A tangent is what an update of W of rank one gives.
+    """
+    return jnp.hypot(arc.A, arc.B) * (m / arc.width) ** 2 / 2
 
 
 def plateau(arc: Arc, sign: int) -> Float[Array, " V"]:

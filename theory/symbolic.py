@@ -499,6 +499,31 @@ def _n9(*, centred: bool = True) -> tuple[Identity, ...]:
     )
 
 
+_T, _OF_A, _OF_B = symbols("t A B", real=True)
+_COSINE = 1 / sqrt(1 + _T**2)
+_BENT = sympy.diff((_OF_A + _OF_B * _T) * _COSINE, _T, 2)
+"""L times the second derivative by alpha of a logit on the arc, at t = tan(theta): alpha is m0 and sqrt(L) t."""
+
+
+def _n12() -> tuple[Identity, ...]:
+    """The second derivative of a logit on the arc, what is left from it to its bound, and the update of rank one."""
+    sine, x, square = _T * _COSINE, _COSINE**2, _OF_A**2 + _OF_B**2
+    a, b = _OF_A * _COSINE + _OF_B * sine, _OF_B * _COSINE - _OF_A * sine
+    left = square * (1 - x**3 * (4 - 3 * x)) + x**3 * (2 * sine * a - _COSINE * b) ** 2
+    y, slope, n = Symbol("y", real=True), Symbol("s", real=True), symbols("n_0:3", real=True)
+    return (
+        Identity("second derivative", _BENT, -(a * x + 2 * _COSINE * sine * b) * x),
+        Identity("what is left to the bound", square - _BENT**2, left),
+        Identity("it is of one sign", 1 - y**3 * (4 - 3 * y), (1 - y) ** 2 * (1 + 2 * y + 3 * y**2)),
+        Identity("the update at its input", _dot([slope * one / _dot(n, n) for one in n], n), slope),
+    )
+
+
+def _n12_twin() -> tuple[Identity, ...]:
+    """Of third order, so that the second derivative vanishes."""
+    return (Identity("second derivative", _BENT, Integer(0)),)
+
+
 IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "lemma-B.2": _lemma_b2,
     "lemma-B.3": _lemma_b3,
@@ -516,6 +541,7 @@ IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N8.arc": _n8_arc,
     "N8.plateau": partial(_plateau, _moved(_NEAREST)),
     "N9": _n9,
+    "N12": _n12,
 }
 """By statement: the identities that prove it. All of them hold."""
 
@@ -536,5 +562,6 @@ TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N8.arc": partial(_n8_arc, Integer(0)),
     "N8.plateau": partial(_plateau, _H),
     "N9": partial(_n9, centred=False),
+    "N12": _n12_twin,
 }
 """By statement: the identities of its false twin. Not all of them hold."""

@@ -199,6 +199,51 @@ def test_the_remainder_holds_on_random_arcs_and_is_not_idle():
     assert 0.3 < float(shares.max()) <= 1
 
 
+# --- tangents -------------------------------------------------------------------------------------------------------
+
+
+@KINDS
+@EPS
+def test_derivative_is_that_of_decoding(kind, eps):
+    given = draw(15)
+    bends = arc.arc_of(*given, kind=kind, eps=eps)
+    for alpha in (-30.0, 0.0, 0.4, 1e4):
+        expected = jax.jacfwd(lambda a: decode(*given, a, kind, eps))(alpha)
+        np.testing.assert_allclose(arc.derivative(bends, alpha), expected, rtol=1e-9, atol=1e-14)
+
+
+@KINDS
+@EPS
+def test_tangent_bound(kind, eps):
+    """From every point of the arc to every other."""
+    given = draw(16)
+    bends = arc.arc_of(*given, kind=kind, eps=eps)
+    alphas = np.asarray(arc.alpha_of_theta(bends, jnp.linspace(-1.5, 1.5, 40)))
+    logits = np.stack([decode(*given, alpha, kind, eps) for alpha in alphas])
+    used = []
+    for alpha, touched in zip(alphas, logits, strict=True):
+        steps = (alphas - alpha)[:, None]
+        bound = (np.hypot(bends.A, bends.B) * steps**2) / (2 * float(bends.width) ** 2)
+        np.testing.assert_allclose([arc.tangent_bound(bends, m) for m in steps[:, 0]], bound, rtol=1e-13)
+        away = np.abs(logits - touched - steps * np.asarray(arc.derivative(bends, alpha)))
+        assert (away <= bound + 1e-13).all()
+        used.append(np.max(away[bound.min(axis=1) > 1e-9] / bound[bound.min(axis=1) > 1e-9]))
+    assert max(used) > 0.5
+
+
+def test_tangent_bound_is_attained():
+    """By a token that sees nothing of v, where the state is shortest; one that sees v alone does not bend there."""
+    h, v = jnp.asarray([1.0, 0.0]), jnp.asarray([0.0, 1.0])
+    given = jnp.eye(2), jnp.ones(2), None, h, v
+    bends = arc.arc_of(*given)
+    np.testing.assert_allclose(arc.derivative(bends, 0.0), [0, np.sqrt(2)], atol=1e-15)
+    for m in (1e-2, 1e-3):
+        away = np.abs(decode(*given, m, "rms") - decode(*given, 0.0, "rms") - m * arc.derivative(bends, 0.0))
+        bound = arc.tangent_bound(bends, m)
+        assert float(away[0] / bound[0]) == pytest.approx(1 - 3 * m**2 / 4, abs=1e-8)
+        assert away[1] < 2 * m * bound[1]
+
+
 # --- proposition 4.1 ------------------------------------------------------------------------------------------------
 
 

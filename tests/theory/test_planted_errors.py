@@ -11,7 +11,7 @@ from theory.blocks import TRANSFORMERS
 from theory.instance import Instance
 from theory.norms import NORMS
 from theory.statements import n5_sandwich, n9_curvature, n11_forgetting, theorem_3_6, theorem_3_8
-from ufm import UFM, contrast, difference_of_means, exact, log_odds, probability_increase, transformer
+from ufm import UFM, NormalisedUFM, Weight, contrast, difference_of_means, exact, log_odds, probability_increase, transformer
 from ufm.model import representing
 
 RIGHT = {name: getattr(tilting, name) for name in tilting.__dict__ if callable(getattr(tilting, name))}
@@ -173,9 +173,27 @@ PLANTED = {
         "N11",
         "autodiff",
     ),
+    "tangent, a bound that is too small": (
+        arc,
+        "tangent_bound",
+        lambda bends, m: 0.98 * TANGENT_BOUND(bends, m),
+        "N12",
+        "instances",
+    ),
+    "a weight, slightly off": (Weight, "added", lambda self, x: (1 + 1e-6) * WEIGHT_ADDED(self, x), "N12", "autodiff"),
+    "the input of the decoder, before the norm": (
+        NormalisedUFM,
+        "decode_through",
+        lambda self, h, site, change, m: DECODE_THROUGH(
+            self, h, site, change if site == "state" else lambda x, y, m: change(h, y, m), m
+        ),
+        "N12",
+        "autodiff",
+    ),
 }
 CURVATURE, ADDED, ATTENTION = n9_curvature.curvature, n11_forgetting.added_in_the_limit, transformer._attention
 PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds
+TANGENT_BOUND, WEIGHT_ADDED, DECODE_THROUGH = arc.tangent_bound, Weight.added, NormalisedUFM.decode_through
 WRONG_PEAKS = property(lambda one: 1.01 * one.known_peaks)
 
 

@@ -14,6 +14,7 @@ from theory.statements import (
     n9_curvature,
     n10_robustness,
     n11_forgetting,
+    n12_equivalence,
     proposition_4_1,
     proposition_b1,
     theorem_3_3,
@@ -36,6 +37,7 @@ _MODULES = (
     n9_curvature,
     n10_robustness,
     n11_forgetting,
+    n12_equivalence,
 )
 
 REGISTRY: dict[str, Statement] = {statement.id: statement for module in _MODULES for statement in module.STATEMENTS}

@@ -25,7 +25,7 @@ def _turned(one: Normed):
     return jnp.minimum(*[share(other) for other in kinds(one)]) - 1e-9
 
 
-_NOT_PARALLEL = {
+NOT_PARALLEL = {
     "not-parallel": Hypothesis(
         "h and v are not parallel, and neither is 0 (for LayerNorm: less their means); else the arc is two points",
         _turned,
@@ -37,7 +37,7 @@ def _strengths(one: Normed):
     return arc.alpha_of_theta(one.arc, jnp.asarray(ANGLES))
 
 
-def _size(one: Normed):
+def size_of(one: Normed):
     """What rounding is relative to: the logits, and how far h and v are from parallel."""
     bends = one.arc
     return 1 + jnp.max(jnp.hypot(bends.A, bends.B)) + jnp.max(jnp.abs(bends.c)), 1 / jnp.sqrt(_turned(one) + 1e-9)
@@ -49,7 +49,7 @@ def _decodes_to(tex: str, identities, closed_form: Callable[[Normed, Float[Array
     def instances(one):
         def error(one):
             logits = jax.vmap(one.decode)(_strengths(one))
-            size, steep = _size(one)
+            size, steep = size_of(one)
             closed = jax.vmap(lambda alpha: closed_form(one, alpha))(_strengths(one))
             return largest_error(logits, closed) / (size * steep)
 
@@ -57,7 +57,7 @@ def _decodes_to(tex: str, identities, closed_form: Callable[[Normed, Float[Array
 
     def autodiff(one):
         def error(one):
-            width, (size, steep) = one.arc.width, _size(one)
+            width, (size, steep) = one.arc.width, size_of(one)
 
             def at(alpha):
                 measured = slope(one.decode, alpha)
@@ -69,7 +69,7 @@ def _decodes_to(tex: str, identities, closed_form: Callable[[Normed, Float[Array
 
     @compiled_quickly
     def on_grid(one, alphas, logits):
-        size, steep = _size(one)
+        size, steep = size_of(one)
         return 1e-10 - largest_error(logits, jax.vmap(lambda alpha: closed_form(one, alpha))(alphas)) / (size * steep)
 
     def sweep(swept: MeasuredNorm):
@@ -134,7 +134,7 @@ def _approaches(tex: str, identities, coefficient: Callable[[Normed], Float[Arra
         ends = jnp.where(alpha > 0, arc.plateau(bends, 1), arc.plateau(bends, -1))
         error = jnp.abs(logits - ends - coefficient(one) / jnp.abs(alpha))
         bound = rate.remainder / alpha**2
-        size, steep = _size(one)
+        size, steep = size_of(one)
         inside = jnp.abs(alpha) >= rate.beyond
         return least((bound - error) / size + 1e-12 * steep, inside & jnp.isfinite(error))
 
@@ -155,7 +155,7 @@ def _approaches(tex: str, identities, coefficient: Callable[[Normed], Float[Arra
             def of_inverse(t):
                 return one.decode(1 / t)
 
-            bends, (size, steep) = one.arc, _size(one)
+            bends, (size, steep) = one.arc, size_of(one)
             scale = arc.plateau_rate(bends).beyond
             t = 1e-6 / scale
             errors = [
@@ -224,11 +224,11 @@ def _concave_while_ahead() -> Claim:
         ahead = _ahead(logits)
         bent = second_differences(jax.nn.log_softmax(logits)) / (_FINE[1] - _FINE[0]) ** 2
         within = ahead[2:] & ahead[1:-1] & ahead[:-2]
-        return least(-bent / _size(one)[0], within) + ROUNDING
+        return least(-bent / size_of(one)[0], within) + ROUNDING
 
     def autodiff(one):
         one = _unbiased(one)
-        bends, (size, steep) = one.arc, _size(one)
+        bends, (size, steep) = one.arc, size_of(one)
 
         def log_q(theta):
             return jax.nn.log_softmax(one.decode(arc.alpha_of_theta(bends, theta)))
@@ -296,7 +296,7 @@ STATEMENTS = (
         source="N7",
         claim=_LAW,
         twin=_LAW_TWIN,
-        hypotheses=_NOT_PARALLEL,
+        hypotheses=NOT_PARALLEL,
         remarks="Preference odds, the difference of two logits, follow the same law: the validity decay of "
         "arXiv:2602.02343 with exponent 1/2, and its centre and width in closed form. LayerNorm: with h and v less their "
         "means; its bias gives c.",
@@ -310,7 +310,7 @@ STATEMENTS = (
         source="N8",
         claim=_ARC,
         twin=_ARC_TWIN,
-        hypotheses=_NOT_PARALLEL,
+        hypotheses=NOT_PARALLEL,
         remarks="Two unembeddings give the logits at every strength.",
         domain=NORMS,
         proof=_PROOF,
@@ -322,7 +322,7 @@ STATEMENTS = (
         source="N8",
         claim=_PLATEAU,
         twin=_PLATEAU_TWIN,
-        hypotheses=_NOT_PARALLEL,
+        hypotheses=NOT_PARALLEL,
         remarks="Both plateaus are approached with the same coefficient: from h only the part across v is left.",
         domain=NORMS,
         proof=_PROOF,
@@ -334,7 +334,7 @@ STATEMENTS = (
         source="N8",
         claim=_concave_while_ahead(),
         twin=_one_bump_everywhere(),
-        hypotheses=_NOT_PARALLEL,
+        hypotheses=NOT_PARALLEL,
         remarks="What is left of theorem 3.3 under a norm without bias. Over the whole arc a token can have as many bumps "
         "as there are valleys between the other tokens: V - 2 at least.",
         domain=NORMS,
