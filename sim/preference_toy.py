@@ -28,8 +28,8 @@ from ufm import (
     utility_odds,
 )
 
-_WIDTHS = np.tan(np.linspace(-1.55, 1.55, 201))
-"""Strengths, in widths from the centre: evenly spaced angles, to 48 widths away, where the norm's curve is flat."""
+_WIDTHS = np.linspace(-10, 10, 401)
+"""Strengths, in widths from the centre, as far as where the norm's curve is nearly flat."""
 
 
 def run(seed: int = 0) -> xr.Dataset:

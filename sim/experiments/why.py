@@ -2,12 +2,13 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import xarray as xr
 
-from sim import output
+from sim import output, preference_toy
 from sim.experiments.decay import fit_preference
 from sim.experiments.experiment import Experiment
 from sim.experiments.tradeoff import as_text, averages, table, with_fits
@@ -62,7 +63,7 @@ def by_layer(e: Experiment) -> xr.Dataset:
     return xr.Dataset(every, {"layer": data["layer"].values, "pair": np.arange(shape[1])})
 
 
-def layer_rows(layers: xr.Dataset) -> list[dict[str, float]]:
+def layer_rows(layers: xr.Dataset) -> list[dict[str, Any]]:
     """Medians by layer, and the largest distance of N7 from the model where nothing lies between."""
     rows = []
     for layer in layers["layer"].values:
@@ -83,7 +84,10 @@ def write(e: Experiment) -> Written:
     data = {"preference": with_fits(averages(measured(e)))}
     if e.store.finished("preference-layers"):
         data["preference-layers"] = by_layer(e)
-    rows, layers = table(data["preference"]), layer_rows(data["preference-layers"]) if len(data) > 1 else []
+    with jax.enable_x64(True):
+        toy = preference_toy.run(e.settings.seed)
+    data["preference-toy"] = toy.assign(fit=toy["law"].where(toy["model"] == "normalised"))
+    rows, layers = table(data["preference"]), layer_rows(data["preference-layers"]) if "preference-layers" in data else []
     files = {}
     for name, one in PREFERENCE_FIGURES.items():
         if one.dataset in data:

@@ -33,7 +33,7 @@ def test_the_preference_behind_a_norm_is_the_law(data):
     assert np.abs(preference - law).max() < 1e-10
     # Flat at both ends, where the UFM's has the slope that it has everywhere.
     steep = np.abs(np.diff(preference) / np.diff(data.strength))
-    assert steep[[0, -1]].max() < 1e-2 * steep.max()
+    assert steep[[0, -1]].max() < 3e-2 * steep.max()
 
 
 def test_the_law_is_decay_of_a_line_with_the_exponent_one_half(data):
