@@ -94,7 +94,9 @@ def write(e: Experiment) -> Written:
             with suppress(NothingToDrawError):
                 files[name] = save(one.draw(data[one.dataset]), output.prepare_folder(folder / "figures"), name)
     stopped = _stopped(e)
-    output.write_json(folder / "preference.json", {"settings": about, "table": rows, "layers": layers, "stopped": stopped})
+    output.write_json(
+        folder / "preference.json", {"settings": about, "table": _plain(rows), "layers": _plain(layers), "stopped": stopped}
+    )
     write_data(folder / "preference.nc", xr.DataTree.from_dict(data), about)
     page = write_page(
         folder / "why.html",
@@ -108,6 +110,13 @@ def write(e: Experiment) -> Written:
         pictures=pictures(files),
     )
     return Written(page, "\n".join([as_text(rows), *stopped]))
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as JSON has them: null for what is not finite."""
+    return [
+        {name: None if isinstance(one, float) and not np.isfinite(one) else one for name, one in row.items()} for row in rows
+    ]
 
 
 def _stopped(e: Experiment) -> list[str]:
