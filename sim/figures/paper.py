@@ -122,7 +122,7 @@ def cross_entropy(data: xr.Dataset) -> Figure:
                     axes.plot(alphas[kept], one.value[kept], color=colour, linewidth=0.6)
                     _plateaus(axes, data["plateau"].sel(concept=name, layer=layer, text=kind), colour)
             axes.axhline(0, color=INK, linewidth=0.6)
-            strength_axis(axes, alphas, alphas[0], alphas[-1], margin=0.08, room=0.06)
+            strength_axis(axes, alphas, alphas[0], alphas[-1], margin=0.08, room=0.085)
             axes.set_title(str(name))
         more = [
             Line2D([], [], color=INK, label="text of others", **(DOTS | {"markerfacecolor": INK})),

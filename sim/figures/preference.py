@@ -225,7 +225,7 @@ def toy(data: xr.Dataset) -> Figure:
                 if quantity == "preference" and np.isfinite(one["fit"]).any():
                     dots = slice(strengths.size // 2 % every, None, every)
                     axes.plot(strengths[dots], one["fit"].values[dots], color=colours[model], **DOTS)
-            strength_axis(axes, strengths, float(strengths[0]), float(strengths[-1]))
+            axes.set_xlim(float(strengths[0]), float(strengths[-1]))
             axes.axvline(0, color=INK, linewidth=0.6, zorder=1)
             axes.set_title(_ODDS[quantity])
         shown = [model for model in colours if any(model in one.content for one in panels)]
