@@ -100,6 +100,7 @@ def test_r_squared_is_that_of_the_points():
     assert nothing.r_squared < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FITS)
 def test_errors_are_those_of_refits(kind):
     rng = np.random.default_rng(6)
