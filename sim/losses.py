@@ -83,7 +83,7 @@ def first_losses(cut: Split) -> Float[Array, "n t"]:
         chosen = jnp.take_along_axis(logits, cut.tokens[j][1:, None], axis=-1)[:, 0]
         return jax.nn.logsumexp(logits, axis=-1) - chosen
 
-    together = at_once(cut, jax.eval_shape(cut.embed, jax.ShapeDtypeStruct((), jnp.int32)))
+    together = max(1, cut.budget // cut.held)
     return jax.lax.map(of, jnp.arange(cut.n_contexts), batch_size=min(together, cut.n_contexts))
 
 
