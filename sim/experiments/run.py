@@ -126,4 +126,5 @@ def as_table(store: Store) -> str:
 
 def _place(group: str) -> tuple[int, str]:
     names = list(STAGES)
-    return names.index(group) if group in names else names.index("concept"), group
+    of = {"update": "train-update", "preference": "preference-utility"}.get(group.split("-")[0], "concept")
+    return names.index(group if group in names else of), group

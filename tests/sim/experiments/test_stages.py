@@ -16,7 +16,7 @@ from sim.experiments.inputs import LETTERS, Inputs
 from sim.experiments.material import DEFINITIONS, judge_request, plain_request, request
 from sim.experiments.mmlu import as_text
 from sim.experiments.prompts import opening
-from sim.experiments.run import STAGES, run
+from sim.experiments.run import OF_S, STAGES, run
 from sim.experiments.settings import VARIANTS, ConceptProbability
 from sim.experiments.store import Store
 
@@ -498,7 +498,7 @@ def test_questions_that_do_not_fit(lm, tmp_path):
 
 
 def test_an_unknown_stage(done):
-    with pytest.raises(ValueError, match=r"stage: expected one of prompts, .*, mmlu, got singing"):
+    with pytest.raises(ValueError, match=r"stage: expected one of prompts, .*, preference-utility, got singing"):
         run(done, ["prompts", "singing"])
 
 
@@ -510,7 +510,7 @@ def test_a_stage_does_those_before_it(done, monkeypatch):
     assert asked == ["prompts", "vectors", "blocks", "cross-entropy", "log-odds"]
     asked.clear()
     run(done)
-    assert asked == list(STAGES)
+    assert asked == OF_S
 
 
 def test_what_is_done_is_not_done_again(done, monkeypatch):
