@@ -37,6 +37,7 @@ def test_code_of_a_page_prints_what_the_page_says(page):
             assert printed.getvalue() == (block["output"] or ""), f"{page.name}, line {line}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not fetch.default_model().is_file(), reason="SmolLM2 is not in the cache: ufm fetch")
 def test_code_for_the_real_model_prints_what_the_page_says():
     """```py blocks of the page that a ```text block follows: they need the default model."""

@@ -9,6 +9,9 @@ import pytest
 
 from sim import cli
 
+ROUTES = ("--routes", "instances,autodiff")
+"""Those that train nothing."""
+
 
 def run(monkeypatch, capsys, *arguments):
     """The exit code, and what was printed, of `ufm` with these arguments."""
@@ -49,7 +52,7 @@ def test_variables_that_are_set_are_left_alone(monkeypatch):
 
 def test_verify_writes_verdicts(monkeypatch, capsys, tmp_path):
     path = tmp_path / "new" / "verdicts.json"
-    code, out, _ = run(monkeypatch, capsys, "verify", "theorem-3.8", "--json", str(path), "--instances", "9")
+    code, out, _ = run(monkeypatch, capsys, "verify", "theorem-3.8", "--json", str(path), "--instances", "9", *ROUTES)
     assert code == 0
     assert "theorem-3.8" in out
     verdicts = json.loads(path.read_text())
@@ -64,7 +67,7 @@ def test_verify_exits_with_1_when_a_statement_fails(monkeypatch, capsys):
 
     true = REGISTRY["theorem-3.8"]
     monkeypatch.setitem(REGISTRY, "theorem-3.8", dataclasses.replace(true, claim=true.twin))
-    code, out, _ = run(monkeypatch, capsys, "verify", "theorem-3.8", "--instances", "9")
+    code, out, _ = run(monkeypatch, capsys, "verify", "theorem-3.8", "--instances", "9", *ROUTES)
     assert code == 1
     assert "FAILS" in out
 

@@ -84,7 +84,13 @@ def wrong_width(*arguments, **options):
 
 LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, losses.variance
 
-SLOW = ("arc that starts at 0", "plateau of one side", "bound without what blocks add", "second moment for the variance")
+SLOW = (
+    "law of a wrong width",
+    "arc that starts at 0",
+    "plateau of one side",
+    "bound without what blocks add",
+    "second moment for the variance",
+)
 
 PLANTED = {
     "law of a wrong width": ("N7", arc, "law", wrong_width),
