@@ -5,6 +5,7 @@ the first token of one answer over that of the other, which behind the last bloc
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import ufm
-from sim.bridge.decoder import softcapped
-from sim.bridge.readout import readout
+from sim.bridge.decoder import Decoder, softcapped
+from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split, end_states
 from sim.experiments.experiment import Experiment
 from sim.experiments.pairs import SIDES
@@ -147,20 +148,20 @@ def _behind_norm(e: Experiment, h: np.ndarray, v: np.ndarray, alphas: np.ndarray
     States of the model in float32 go through norm and unembedding in float64, so that nothing is left but rounding.
     """
     with jax.enable_x64(True):
-        out, decoder = readout(e.lm), e.lm.with_dtype(jnp.float64).decoder
-        states_, along, strengths = (jnp.asarray(one, float) for one in (h, v, alphas))
-
-        def one(h: Array, two: Array) -> tuple[Array, ...]:
-            found = arc.law(out.W[two], out.gamma, out.bias, h, along, kind=out.kind, eps=out.eps)
-
-            def at(alpha: Array) -> tuple[Array, Array]:
-                measured = decoder.logits(h + alpha * along)[two]
-                closed = softcapped(arc.law_logits(found, alpha), out.softcap)
-                return measured[0] - measured[1], closed[0] - closed[1]
-
-            measured, closed = jax.lax.map(at, strengths)
-            return measured, jnp.max(jnp.abs(measured - closed)), found.centre, found.width
-
-        every = jax.jit(lambda: jax.lax.map(lambda given: one(*given), (states_, tokens)))()
+        decoder = e.lm.with_dtype(jnp.float64).decoder
+        every = _beside_law(readout(e.lm), decoder, *(jnp.asarray(one, float) for one in (h, v, alphas)), tokens)
         names = ("preference", "law_error", "centre_law", "width_law")
         return {name: np.asarray(value) for name, value in zip(names, every, strict=True)}
+
+
+@jax.jit
+def _beside_law(out: Readout, decoder: Decoder, h: Array, v: Array, alphas: Array, tokens: Array) -> tuple[Array, ...]:
+    def one(given: tuple[Array, Array]) -> tuple[Array, ...]:
+        h, two = given
+        found = arc.law(out.W[two], out.gamma, out.bias, h, v, kind=out.kind, eps=out.eps)
+        measured = decoder.logits(h + alphas[:, None] * v)[:, two]
+        closed = softcapped(jax.vmap(partial(arc.law_logits, found))(alphas), out.softcap)
+        measured, closed = (logits[:, 0] - logits[:, 1] for logits in (measured, closed))
+        return measured, jnp.max(jnp.abs(measured - closed)), found.centre, found.width
+
+    return jax.lax.map(one, (h, tokens))
