@@ -28,6 +28,9 @@ from ufm import (
     utility_odds,
 )
 
+UFM, NORMALISED = "UFM", "normalised UFM"
+"""Names of the models."""
+
 _WIDTHS = np.linspace(-10, 10, 401)
 """Strengths, in widths from the centre, as far as where the norm's curve is nearly flat."""
 
@@ -41,7 +44,7 @@ def run(seed: int = 0) -> xr.Dataset:
         seed: of the initial parameters.
 
     Returns:
-        "preference" and "utility" in nats, by model ("ufm", "normalised") and strength, in units of each model's difference
+        "preference" and "utility" in nats, by model (`UFM`, `NORMALISED`) and strength, in units of each model's difference
         of means; "law", N7's closed form of the normalised model's preference, by strength. The attributes are its "centre",
         "width" and "exponent"; "answers" (tokens) and "context"; and "gaps", of the two models.
     """
@@ -68,7 +71,7 @@ def run(seed: int = 0) -> xr.Dataset:
             "utility": (("model", "strength"), np.stack([utility_odds(*one) for one in losses])),
             "law": ("strength", logits[:, answers[0]] - logits[:, answers[1]]),
         },
-        coords={"model": ["ufm", "normalised"], "strength": strengths},
+        coords={"model": [UFM, NORMALISED], "strength": strengths},
         attrs={
             "centre": float(law.centre),
             "width": float(law.width),

@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+import ufm
 from sim.experiments.decay import Decay, fit_preference, fit_utility
 from sim.experiments.pairs import SIDES
 from ufm._check import require
@@ -57,8 +60,9 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
 
     matching, other = (loss.sel(side=side).transpose(*_DIMS, "pair").values.astype(float) for side in SIDES)
     there = (np.isfinite(matching) & np.isfinite(other)).all(axis=2, keepdims=True)
-    preference = np.where(there, _preference_odds(matching, other), np.nan)
-    utility = np.where(there, _utility_odds(matching, other), np.nan)
+    with jax.enable_x64(True):
+        both = jnp.asarray(matching), jnp.asarray(other)
+        preference, utility = (np.where(there, odds(*both), np.nan) for odds in (ufm.preference_odds, ufm.utility_odds))
     undefined = there & np.isnan(utility)
     used = there & ~undefined.any(axis=2, keepdims=True)
     utility = np.where(used, utility, np.nan)
@@ -72,18 +76,6 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
         "alpha": (_DIMS[1:], alpha.values.astype(float)),
     }
     return xr.Dataset(curves | errors | counts, {dim: losses[dim].values for dim in _DIMS[:2]})
-
-
-def _preference_odds(matching: np.ndarray, other: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return other - matching
-
-
-def _utility_odds(matching: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """NaN where the probabilities of the two answers do not sum to less than 1."""
-    with np.errstate(invalid="ignore"):
-        both = np.logaddexp(-matching, -other)
-        return both - np.log(-np.expm1(np.where(both < 0, both, np.nan)))
 
 
 def _mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

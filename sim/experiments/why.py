@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from sim import output, preference_toy
-from sim.experiments.decay import fit_preference
+from sim.experiments.decay import Side, fit_preference
 from sim.experiments.experiment import Experiment
 from sim.experiments.tradeoff import as_text, averages, table, with_fits
 from sim.figures import PREFERENCE_FIGURES
@@ -74,6 +74,22 @@ def layer_rows(layers: xr.Dataset) -> list[dict[str, Any]]:
     return rows
 
 
+def toy_with_fit(seed: int) -> xr.Dataset:
+    """`preference_toy.run`, with W's curve fitted to the preference of the normalised model as one would to a measured one.
+
+    Returns:
+        Its data, and over model and strength `fit`, NaN for the UFM, whose preference has no decay; as attributes
+        "fitted_exponents", "fitted_centres" and "fitted_widths" below 0 and above it, beside "centre" and "width" of N7.
+    """
+    with jax.enable_x64(True):
+        toy = preference_toy.run(seed)
+    strengths, normalised = toy["strength"].values, toy["model"] == preference_toy.NORMALISED
+    fit = fit_preference(strengths, toy["preference"].sel(model=preference_toy.NORMALISED).values)
+    found = {f"fitted_{key}s": [getattr(side, key) for side in (fit.below, fit.above)] for key in Side._fields}
+    curve = xr.DataArray(fit(strengths), {"strength": strengths})
+    return toy.assign(fit=curve.where(normalised)).assign_attrs(found)
+
+
 def write(e: Experiment) -> Written:
     """Fit the curves, draw the figures, and write ``why.html``, ``preference.json``, ``preference.nc`` and ``figures``.
 
@@ -84,9 +100,7 @@ def write(e: Experiment) -> Written:
     data = {"preference": with_fits(averages(measured(e)))}
     if e.store.finished("preference-layers"):
         data["preference-layers"] = by_layer(e)
-    with jax.enable_x64(True):
-        toy = preference_toy.run(e.settings.seed)
-    data["preference-toy"] = toy.assign(fit=toy["law"].where(toy["model"] == "normalised"))
+    data["preference-toy"] = toy = toy_with_fit(e.settings.seed)
     rows, layers = table(data["preference"]), layer_rows(data["preference-layers"]) if "preference-layers" in data else []
     files = {}
     for name, one in PREFERENCE_FIGURES.items():
@@ -94,9 +108,8 @@ def write(e: Experiment) -> Written:
             with suppress(NothingToDrawError):
                 files[name] = save(one.draw(data[one.dataset]), output.prepare_folder(folder / "figures"), name)
     stopped = _stopped(e)
-    output.write_json(
-        folder / "preference.json", {"settings": about, "table": _plain(rows), "layers": _plain(layers), "stopped": stopped}
-    )
+    found = {"table": _plain(rows), "layers": _plain(layers), "toy": toy.attrs, "stopped": stopped}
+    output.write_json(folder / "preference.json", {"settings": about} | found)
     write_data(folder / "preference.nc", xr.DataTree.from_dict(data), about)
     page = write_page(
         folder / "why.html",
@@ -105,6 +118,7 @@ def write(e: Experiment) -> Written:
         updates=e.settings.updates,
         rows=rows,
         layers=layers,
+        toy=toy.attrs,
         stopped=stopped,
         figures={name: PREFERENCE_FIGURES[name] for name in files},
         pictures=pictures(files),

@@ -21,7 +21,7 @@ def test_both_models_are_trained_and_start_from_the_corpus(data):
 
 
 def test_the_preference_of_a_ufm_is_affine(data):
-    preference, m = data.preference.sel(model="ufm").values, data.strength.values
+    preference, m = data.preference.sel(model=preference_toy.UFM).values, data.strength.values
     line = np.polynomial.Polynomial.fit(m, preference, 1)
     assert np.abs(preference - line(m)).max() < 1e-9
     # M of a token of the target less that of one of the opposite.
@@ -29,7 +29,7 @@ def test_the_preference_of_a_ufm_is_affine(data):
 
 
 def test_the_preference_behind_a_norm_is_the_law(data):
-    preference, law = data.preference.sel(model="normalised").values, data["law"].values
+    preference, law = data.preference.sel(model=preference_toy.NORMALISED).values, data["law"].values
     assert np.abs(preference - law).max() < 1e-10
     # Flat at both ends, where the UFM's has the slope that it has everywhere.
     steep = np.abs(np.diff(preference) / np.diff(data.strength))
@@ -54,7 +54,7 @@ def test_the_law_is_decay_of_a_line_with_the_exponent_one_half(data):
 def test_utility_is_of_the_two_answers(data):
     """Far out, either answer shares everything with the two other tokens of its concept."""
     assert np.isfinite(data.utility).all()
-    ends = data.utility.sel(model="ufm")[[0, -1]]
+    ends = data.utility.sel(model=preference_toy.UFM)[[0, -1]]
     # Far out, what training left of a difference between those three shows.
     np.testing.assert_allclose(ends, np.log(1 / 3 / (2 / 3)), atol=0.05)
     preference, utility = data.preference.values, data.utility.values

@@ -341,6 +341,10 @@ def test_the_page_of_preference_and_utility(e):
     assert about["layers"][-1]["law_error"] < 1e-6
     assert about["layers"][-1]["exponent"] == pytest.approx(0.5, abs=0.02)
     assert about["stopped"] == []
+    # W's two pieces, fitted to the toy, find the one law of N7.
+    assert about["toy"]["fitted_exponents"] == pytest.approx([0.5, 0.5], abs=1e-6)
+    for key in ("centre", "width"):
+        assert about["toy"][f"fitted_{key}s"] == pytest.approx(2 * [about["toy"][key]], rel=1e-6)
     losses = why.measured(e)
     assert losses["loss"].sel(update="reps lora", concept="optimistic").notnull().all()
 
