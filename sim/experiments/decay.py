@@ -27,6 +27,7 @@ REACH_OF_CENTRE, REACH_OF_WIDTH, REACH_OF_EXPONENT = 3.0, (1e-3, 30.0), (0.02, 2
 """Where numbers are looked for: centres up to, and widths between, these times the largest strength; and exponents."""
 
 _STARTS_TAKEN = 6
+_BETWEEN = 8
 _SAME_BOUND = 1e-6
 
 
@@ -168,14 +169,34 @@ class _Problem(NamedTuple):
         last = rows[:, 2] if self.held is None else np.full(self.scale.size, np.log(self.held))
         return rows[:, 0], rows[:, 1], last
 
-    def solved(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """D, the functions of which the curve is a sum, ``[n, 2 or 3]``, and their best weights."""
+    def functions(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """D, and the functions of which the curve is a sum, ``[n, 2 or 3]``."""
         d = np.exp(_log_validity(self.m, self.piece, *self.numbers(q)))
         strength = self.m * self.scale[self.piece]
-        functions = np.stack([*([strength * d] if self.tilted else []), d, np.ones_like(d)], axis=1)
+        return d, np.stack([*([strength * d] if self.tilted else []), d, np.ones_like(d)], axis=1)
+
+    def solved(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same with the functions' best weights."""
+        d, functions = self.functions(q)
         sizes = np.linalg.norm(functions, axis=0)
         weights = np.linalg.lstsq(functions / sizes, self.y, rcond=None)[0] / sizes
         return d, functions, weights
+
+    @property
+    def finer(self) -> "_Problem":
+        """The same with strengths between those that there are, and no values at them."""
+        known = self.m * self.scale[self.piece]
+        knots = np.unique(np.append(known, 0.0) if known.min() < 0 < known.max() else known)
+        steps = np.linspace(0, knots.size - 1, _BETWEEN * (knots.size - 1) + 1)
+        m = np.interp(steps, np.arange(knots.size), knots)
+        piece = (m >= 0).astype(int) if self.scale.size > 1 else np.zeros(m.size, int)
+        return self._replace(m=m / self.scale[piece], y=np.full(m.size, np.nan), piece=piece)
+
+    def tame(self, q: np.ndarray, finer: "_Problem") -> bool:
+        """Whether the curve between points goes no further beyond them than they lie apart."""
+        curve = finer.functions(q)[1] @ self.solved(q)[2]
+        room = np.ptp(self.y)
+        return bool((curve >= self.y.min() - room).all() and (curve <= self.y.max() + room).all())
 
     def left(self, q: np.ndarray) -> np.ndarray:
         """What the best weights leave."""
@@ -216,14 +237,18 @@ def _slopes(m, piece, centre, log_width, log_exponent, log_d) -> tuple[np.ndarra
 def _fit(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: float | None) -> Decay:
     problem = _posed(m, y, tilted, one_piece, exponent)
     low, high = problem.bounds
-    found = [
-        least_squares(problem.left, start, problem.projected, (low, high), ftol=1e-8, xtol=1e-8, gtol=1e-10, max_nfev=60)
-        for start in _starts(problem)
-    ]
-    best = min(found, key=lambda one: one.cost).x
     tight = {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14, "max_nfev": 300}
-    q = least_squares(problem.left, np.clip(best, low, high), problem.projected, (low, high), **tight).x
-    return _described(problem, q)
+
+    def polished(q: np.ndarray) -> np.ndarray:
+        return least_squares(problem.left, np.clip(q, low, high), problem.projected, (low, high), **tight).x
+
+    loose = {"ftol": 1e-8, "xtol": 1e-8, "gtol": 1e-10, "max_nfev": 60}
+    found = [least_squares(problem.left, start, problem.projected, (low, high), **loose) for start in _starts(problem)]
+    ends, finer = [one.x for one in sorted(found, key=lambda one: one.cost)], problem.finer
+    # Two points and a narrow peak between them fit anything; such a curve is taken if there is no other.
+    kept = (q for end in ends for q in (polished(end), end) if problem.tame(q, finer))
+    best = next(kept, None)
+    return _described(problem, polished(ends[0]) if best is None else best)
 
 
 def _posed(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: float | None) -> _Problem:

@@ -5,7 +5,7 @@ the first token of one answer over that of the other, which behind the last bloc
 """
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -18,11 +18,12 @@ from sim.bridge.decoder import Decoder, softcapped
 from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split, end_states
 from sim.experiments.experiment import Experiment
-from sim.experiments.pairs import SIDES
+from sim.experiments.pairs import SIDES, Asked
 from sim.experiments.store import Cell, Layout
 from sim.experiments.updates import Task, likelihoods, states, tasks, trained
 from theory import arc
 from ufm._check import require
+from ufm.updates import Update
 
 PAIRS_TOGETHER = 8
 """Pairs whose logits are held at once."""
@@ -34,6 +35,13 @@ def preference_utility(e: Experiment) -> None:
     Of each form: `loss`, nats per token of an answer, ``[concept, objective, strength, pair, side]``. Layers: see `_layers`.
     """
     settings, every = e.settings.updates, tasks(e)
+
+    @cache
+    def before(name: str, form: str) -> tuple[Asked, Array]:
+        """The pairs of a concept before the cut, and their states, which all strengths and methods share."""
+        asked = every[name].asked(every[name].held_out, form)
+        return asked, states(asked)
+
     for form in settings.forms:
         alphas = settings.alphas(form)
         layout = Layout(
@@ -54,7 +62,8 @@ def preference_utility(e: Experiment) -> None:
             # The last part is filled up with strengths of 0, so that one program serves all.
             strengths = np.zeros(settings.part)
             strengths[: len(numbers)] = layout.fixed["alpha"][1][numbers]
-            losses = _losses(every[name], form, trained(e, form, name, method), strengths)[: len(numbers)]
+            losses = _losses(int(settings.layer), *before(name, form), trained(e, form, name, method), strengths)
+            losses = losses[: len(numbers)]
             missing = len(layout.coords["pair"]) - losses.shape[1]
             return {"loss": np.pad(losses, ((0, 0), (0, missing), (0, 0)), constant_values=np.nan)}
 
@@ -66,12 +75,8 @@ def preference_utility(e: Experiment) -> None:
     _layers(e, every)
 
 
-def _losses(task: Task, form: str, update: Any, strengths: np.ndarray) -> Float[np.ndarray, "K n 2"]:
-    asked = task.asked(task.held_out, form)
-    h = states(asked)
-    found = likelihoods(
-        int(task.e.settings.updates.layer), asked, h, update, jnp.asarray(strengths, h.dtype), PAIRS_TOGETHER
-    )
+def _losses(layer: int, asked: Asked, h: Array, update: Update, strengths: np.ndarray) -> Float[np.ndarray, "K n 2"]:
+    found = likelihoods(layer, asked, h, update, jnp.asarray(strengths, h.dtype), PAIRS_TOGETHER)
     return np.stack([np.asarray(found.loss_positive, float).T, np.asarray(found.loss_negative, float).T], axis=-1)
 
 

@@ -250,8 +250,9 @@ def table(found: xr.Dataset) -> list[dict[str, Any]]:
         found: of `with_fits`, or of `averages`, which is then fitted.
 
     Returns:
-        Rows with `concept`, `update`, `pairs`, `pairs_used`; for preference and utility ``_r_squared``, and by side
-        ("below" 0, "above") ``_exponent``, ``_exponent_error``, ``_half``; `best_gain`, `area`, `spent`, `reached`.
+        Rows with `concept`, `update`, `pairs`, `pairs_used`; `least` and `largest`, the ends of the strengths; for
+        preference and utility ``_r_squared``, and by side ("below" 0, "above") ``_exponent``, ``_exponent_error``,
+        ``_half``; `best_gain`, `area`, `spent`, `reached`.
     """
     found = found if "area" in found else with_fits(found)
     rows = []
@@ -260,6 +261,7 @@ def table(found: xr.Dataset) -> list[dict[str, Any]]:
             one = found.sel(concept=concept, update=update)
             row: dict[str, Any] = {"concept": str(concept), "update": str(update)}
             row |= {name: int(one[name]) for name in ("pairs", "pairs_used")}
+            row |= {"least": float(one["alpha"].min()), "largest": float(one["alpha"].max())}
             for name in _QUANTITIES:
                 row[f"{name}_r_squared"] = float(one[f"{name}_r_squared"])
                 for side in ("below", "above"):
@@ -279,12 +281,26 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
         line = [str(row["concept"]), str(row["update"]), f"{row['pairs_used']}/{row['pairs']}"]
         line += [f"{row[f'{name}_r_squared']:.3f}" for name in _QUANTITIES]
         line += [" / ".join(_with_error(row, name, side) for side in ("below", "above")) for name in _QUANTITIES]
-        line += [" / ".join(f"{row[f'{name}_half_{side}']:.3g}" for side in ("below", "above")) for name in _QUANTITIES]
+        line += [" / ".join(halved(row, name, side) for side in ("below", "above")) for name in _QUANTITIES]
         lines.append([*line, *(f"{row[name]:.2f}" for name in ("best_gain", "area", "reached"))])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def halved(row: Mapping[str, Any], name: str, side: str) -> str:
+    """The strength where validity is 1/2, for a table; past the end of the sweep only that it is there.
+
+    Args:
+        row: of `table`.
+        name: "preference" or "utility".
+        side: "below" or "above".
+    """
+    at = row[f"{name}_half_{side}"]
+    if side == "below":
+        return f"< {row['least']:.3g}" if at < row["least"] else f"{at:.3g}"
+    return f"> {row['largest']:.3g}" if at > row["largest"] else f"{at:.3g}"
 
 
 def _with_error(row: Mapping[str, Any], name: str, side: str) -> str:

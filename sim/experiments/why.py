@@ -11,7 +11,7 @@ import xarray as xr
 from sim import output, preference_toy
 from sim.experiments.decay import Side, fit_preference
 from sim.experiments.experiment import Experiment
-from sim.experiments.tradeoff import as_text, averages, table, with_fits
+from sim.experiments.tradeoff import as_text, averages, halved, table, with_fits
 from sim.figures import PREFERENCE_FIGURES
 from sim.figures.panels import NothingToDrawError
 from sim.figures.style import save
@@ -64,12 +64,16 @@ def by_layer(e: Experiment) -> xr.Dataset:
 
 
 def layer_rows(layers: xr.Dataset) -> list[dict[str, Any]]:
-    """Medians by layer, and the largest distance of N7 from the model where nothing lies between."""
+    """Medians by layer, and the largest distance of N7 from the model where nothing lies between.
+
+    `centre_off`: how far the fitted centre is from that of N7, in widths of N7; `width_ratio`: the fitted width over N7's.
+    """
     rows = []
     for layer in layers["layer"].values:
         one = layers.sel(layer=layer)
         row = {name: float(one[name].median()) for name in ("exponent", "r_squared")}
-        row |= {name: float((one[name] / one[f"{name}_law"]).median()) for name in ("centre", "width")}
+        row["centre_off"] = float(((one["centre"] - one["centre_law"]) / one["width_law"]).median())
+        row["width_ratio"] = float((one["width"] / one["width_law"]).median())
         rows.append({"layer": int(layer), **row, "law_error": float(one["law_error"].max())})
     return rows
 
@@ -117,6 +121,7 @@ def write(e: Experiment) -> Written:
         about=about,
         updates=e.settings.updates,
         rows=rows,
+        halved=halved,
         layers=layers,
         toy=toy.attrs,
         stopped=stopped,

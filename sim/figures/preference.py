@@ -163,14 +163,18 @@ def _score(value: float) -> str:
 
 
 def layers(data: xr.Dataset) -> Figure:
-    """N7's law by layer: fitted exponents against 1/2, fitted centres and widths over those that the law predicts.
+    """N7's law by layer: fitted exponents against 1/2, fitted centres and widths against those that the law predicts.
 
     Args:
         data: over layer and pair `exponent`, `centre`, `width`, fitted, and `centre_law` and `width_law`, N7's.
     """
     columns = {
         "exponent": ("exponent", lambda: data["exponent"], 0.5),
-        "centre": ("centre, fitted over predicted", lambda: data["centre"] / data["centre_law"], 1.0),
+        "centre": (
+            "centre less predicted, in widths",
+            lambda: (data["centre"] - data["centre_law"]) / data["width_law"],
+            0.0,
+        ),
         "width": ("width, fitted over predicted", lambda: data["width"] / data["width_law"], 1.0),
     }
     numbers = np.asarray(labels(data, "layer"))

@@ -88,6 +88,17 @@ def test_a_wrong_exponent_fits_worse():
     assert fit_preference(M, y, one_piece=True, exponent=2.0).residual > 1e-3
 
 
+def test_a_curve_does_not_go_through_points_by_way_of_infinity():
+    """A sweep of a language model, whose nearest curve is off by hundreds of thousands between two points."""
+    outer = [0.4811, 0.5226, 0.4458, 0.3721, 0.3065, 0.1926, 0.1875, 0.1514, 0.1362, 0.1008, 0.1047, 0.1695]
+    inner = [0.2575, 0.3253, 0.3684, 0.3932, 0.4035, 0.4023, 0.3903, 0.3695, 0.3402, 0.2995, 0.2585, 0.2463, 0.26]
+    m, y = 40 * np.sinh(np.linspace(-2, 2, 25)) / np.sinh(2), np.asarray(outer + inner)
+    found = fit_preference(m, y)
+    curve = found(np.linspace(-40, 40, 4001))
+    assert y.min() - np.ptp(y) <= curve.min() <= curve.max() <= y.max() + np.ptp(y)
+    assert found.r_squared > 0.85
+
+
 def test_r_squared_is_that_of_the_points():
     rng = np.random.default_rng(5)
     y = PLANTED["utility"](M) + rng.normal(0, 0.5, M.size)

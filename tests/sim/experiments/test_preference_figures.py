@@ -200,7 +200,10 @@ def test_medians_and_quartiles_by_layer(run):
     assert middle.get_ydata() == pytest.approx(data["exponent"].median("pair").values)
     ratio = panel(figure, "width").get_lines()[1]
     assert ratio.get_ydata() == pytest.approx((data["width"] / data["width_law"]).median("pair").values)
-    assert [axes.get_lines()[0].get_ydata()[0] for axes in figure.axes] == [0.5, 1, 1]
+    assert [axes.get_lines()[0].get_ydata()[0] for axes in figure.axes] == [0.5, 0, 1]
+    off = panel(figure, "centre").get_lines()[1]
+    expected = (data["centre"] - data["centre_law"]) / data["width_law"]
+    assert off.get_ydata() == pytest.approx(expected.median("pair").values)
     some = data.assign(exponent=data["exponent"].where(data["layer"] > 3), centre=data["centre"].where(False))
     figure = layers(some)
     assert len(figure.axes) == 2

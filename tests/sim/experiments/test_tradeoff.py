@@ -197,6 +197,14 @@ def test_a_row_for_each_update_also_where_there_is_nothing(fitted):
     assert "nan" in lines[3]
 
 
+def test_a_half_beyond_the_sweep_is_said_to_be_there():
+    row = {"least": -4.0, "largest": 4.0, "utility_half_below": -1e9, "utility_half_above": 3.217}
+    assert tradeoff.halved(row, "utility", "below") == "< -4"
+    assert tradeoff.halved(row, "utility", "above") == "3.22"
+    assert tradeoff.halved(row | {"utility_half_above": np.inf}, "utility", "above") == "> 4"
+    assert tradeoff.halved(row | {"utility_half_above": np.nan}, "utility", "above") == "nan"
+
+
 def test_an_unfitted_table_is_fitted(fitted):
     assert tradeoff.table(planted()[0].isel(update=[0])) == tradeoff.table(fitted.isel(update=[0]))
 
