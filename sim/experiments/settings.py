@@ -538,7 +538,7 @@ PRESETS = {
         prompts=Prompts(texts=4, new=12, batch=12),
         vectors=Vectors(tokens=12, resamples=0, batch=4),
         next_token=NextToken(strengths=33, kept=20, context=16, contexts=1),
-        concept=ConceptProbability(strengths=5, prompts=2, completions=2, new=8, batch=20, judged_together=8),
+        concept=ConceptProbability(strengths=5, prompts=2, completions=1, new=8, batch=10, judged_together=5),
         cross_entropy=CrossEntropy(strengths=5, blocks=2, tokens=16, part=2),
         mmlu=Mmlu(strengths=3, shots=2, questions=4, part=4),
     ),

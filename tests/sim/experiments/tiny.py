@@ -58,6 +58,8 @@ def settings() -> Settings:
             "next_token.context": 12,
             "next_token.contexts": 2,
             "concept.strengths": 3,
+            "concept.completions": 2,
+            "concept.judged_together": 8,
             "concept.new": 6,
             "concept.batch": 8,
             "concept.lexicon": 5,
