@@ -90,7 +90,7 @@ def test_refuses(small_corpus, arguments, message):
             norm(jnp.ones(3), kind=arguments["kind"])
 
 
-@pytest.mark.parametrize(("kind", "biased"), [("rms", False), ("layer", True)])
+@pytest.mark.parametrize(("kind", "biased"), [pytest.param("rms", False, marks=pytest.mark.slow), ("layer", True)])
 def test_trains_to_the_bottom_of_the_default_corpus(kind, biased):
     corpus = uniform()
     start = init_normalised(jax.random.key(0), corpus, 16, kind=kind, biased=biased)

@@ -52,6 +52,7 @@ def test_eight_devices(checkpoint, tmp_path, alone, data, model):
     compare(tmp_path / "out.npz", alone, 8)
 
 
+@pytest.mark.slow
 def test_two_processes(checkpoint, tmp_path, alone):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -195,7 +195,7 @@ def test_derivatives_go_through_the_strength_and_the_state(small):
     assert np.isfinite(second)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("llama", 1), ("gemma2", 2)])
+@pytest.mark.parametrize(("name", "layer"), [pytest.param("llama", 1, marks=pytest.mark.slow), ("gemma2", 2)])
 def test_taylor_mode_goes_through_the_strength_and_the_state(small, name, layer):
     """Against derivatives of derivatives, in float64, for contexts of two lengths."""
     with jax.enable_x64(True):
