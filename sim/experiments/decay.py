@@ -107,6 +107,12 @@ class Decay:
 _SIDES = ("below", "above")
 
 
+def between(m: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
+    """Strengths in increasing order, ``[n]``, with others evenly between each and the next, for curves."""
+    last = m.size - 1
+    return np.interp(np.linspace(0, last, _BETWEEN * last + 1), np.arange(m.size), m)
+
+
 def fit_preference(
     m: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], *, one_piece: bool = False, exponent: float | None = None
 ) -> Decay:
@@ -187,8 +193,7 @@ class _Problem(NamedTuple):
         """The same with strengths between those that there are, and no values at them."""
         known = self.m * self.scale[self.piece]
         knots = np.unique(np.append(known, 0.0) if known.min() < 0 < known.max() else known)
-        steps = np.linspace(0, knots.size - 1, _BETWEEN * (knots.size - 1) + 1)
-        m = np.interp(steps, np.arange(knots.size), knots)
+        m = between(knots)
         piece = (m >= 0).astype(int) if self.scale.size > 1 else np.zeros(m.size, int)
         return self._replace(m=m / self.scale[piece], y=np.full(m.size, np.nan), piece=piece)
 

@@ -19,7 +19,7 @@ import xarray as xr
 from jaxtyping import Float
 
 import ufm
-from sim.experiments.decay import Decay, fit_preference, fit_utility
+from sim.experiments.decay import Decay, between, fit_preference, fit_utility
 from sim.experiments.pairs import SIDES
 from ufm._check import require
 
@@ -27,7 +27,6 @@ BUDGET = 2.0
 """How much utility may be lost, in nats of log-odds."""
 
 _QUANTITIES = {"preference": fit_preference, "utility": fit_utility}
-_BETWEEN = 8
 _DIMS = ("concept", "update", "strength")
 
 
@@ -192,9 +191,7 @@ def with_fits(found: xr.Dataset, budget: float = BUDGET) -> xr.Dataset:
     """
     alpha = found["alpha"].transpose("update", "strength").values
     require(bool((alpha == 0).any(axis=1).all()), "alpha", "0 among the strengths of every update", alpha.tolist())
-    steps = np.arange(alpha.shape[1])
-    between = np.linspace(0, steps[-1], _BETWEEN * steps[-1] + 1)
-    fine = np.stack([np.interp(between, steps, row) for row in alpha])
+    fine = np.stack([between(row) for row in alpha])
     size = (found.sizes["concept"], found.sizes["update"])
     arrays: dict[str, tuple[tuple[str, ...], np.ndarray]] = {"fine_alpha": (("update", "fine"), fine)}
     for name in _QUANTITIES:
