@@ -67,9 +67,8 @@ def preference_utility(e: Experiment) -> None:
             missing = len(layout.coords["pair"]) - losses.shape[1]
             return {"loss": np.pad(losses, ((0, 0), (0, missing), (0, 0)), constant_values=np.nan)}
 
-        wanted = [
-            cell for cell in layout.all_cells if layout.labels(cell)["objective"] != ["difference"] or form == "vector"
-        ]
+        methods = settings.methods_of(form)
+        wanted = [cell for cell in layout.all_cells if layout.labels(cell)["objective"][0] in methods]
         if wanted:
             e.store.fill(f"preference-{form}", layout, compute, wanted=wanted, progress=e.progress)
     _layers(e, every)

@@ -299,6 +299,10 @@ class Updates:
         """How updates of a form are trained."""
         return {"vector": self.vector, "lora": self.lora, "weight": self.weight}[form]
 
+    def methods_of(self, form: str) -> list[str]:
+        """The methods that make updates of a form: a difference of means is a vector."""
+        return [one for one in self.methods if one != "difference" or form == "vector"]
+
     def alphas(self, form: str) -> Float[np.ndarray, " K"]:
         """The strengths at which updates of a form are measured."""
         return grid(self.strengths, self.beyond * self.recipe(form).reach, self.spread)

@@ -279,8 +279,8 @@ def train_updates(e: Experiment) -> None:
                 warnings.warn(f"{method} {form} of {name}: diverged at step {stopped}; {kept}", stacklevel=2)
             return {**vars(update), "loss": done.losses, "stopped": stopped}
 
-        cells = layout.all_cells
-        wanted = [cell for cell in cells if layout.labels(cell)["objective"] != ["difference"] or form == "vector"]
+        methods = settings.methods_of(form)
+        wanted = [cell for cell in layout.all_cells if layout.labels(cell)["objective"][0] in methods]
         if wanted:
             e.store.fill(f"update-{form}", layout, compute, wanted=wanted, progress=e.progress)
 

@@ -38,7 +38,7 @@ def measured(e: Experiment) -> xr.Dataset:
         if not e.store.has(f"preference-{form}"):
             continue
         data = e.store.data(f"preference-{form}")
-        objectives = [str(one) for one in data["objective"].values if one != "difference" or form == "vector"]
+        objectives = e.settings.updates.methods_of(form)
         names = [f"{one} {form}" for one in objectives]
         loss = data["loss"].sel(objective=objectives).rename(objective="update").assign_coords(update=names)
         parts.append(xr.Dataset({"loss": loss, "alpha": data["alpha"].expand_dims(update=names)}))
