@@ -400,7 +400,7 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
         value, error = _mean(foreign["slope"].values)
         yield Claim(
             "S, theorem 3.8",
-            "no linear term",
+            "no linear term on text of others",
             f"{about}, foreign text",
             "|slope| in standard errors",
             abs(value / error),
@@ -411,7 +411,7 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
         deviation = np.sqrt(2 * kappa / (tokens * own.sizes["block"]))
         yield Claim(
             "S, theorem 3.8; N9",
-            "no linear term",
+            "no linear term on its own text",
             f"{about}, own text",
             "|slope| in standard errors",
             abs(slope / deviation),

@@ -88,7 +88,7 @@ LEADS = {
     "mmlu": (
         "Questions",
         "Questions with four answers after worked examples, scored by the log-probabilities of the letters: what "
-        "steering does to something of use (S, figure A.6). The dashed line is chance. The project's own "
+        "steering does to something of use (S, figure A.6). The dotted line is chance. The project's own "
         "questions are easier than MMLU.",
     ),
 }
