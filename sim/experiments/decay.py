@@ -11,13 +11,12 @@ agree at 0; their common value there is a factor that alpha and beta absorb, whi
 one piece for both sides, with exponent 1/2.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.ndimage import minimum_filter
 from scipy.optimize import least_squares
 
 from sim.experiments.curves import r_squared
@@ -26,7 +25,8 @@ from ufm._check import finite, require
 REACH_OF_CENTRE, REACH_OF_WIDTH, REACH_OF_EXPONENT = 3.0, (1e-3, 30.0), (0.02, 20.0)
 """Where numbers are looked for: centres up to, and widths between, these times the largest strength; and exponents."""
 
-_STARTS_TAKEN = 6
+_STARTS, _POLISHED = 30, 10
+_GRID = (np.linspace(-1.5, 1.5, 13), np.log(np.geomspace(0.03, 10, 7)), np.log([0.05, 0.5, 2.0, 10.0]))
 _BETWEEN = 8
 _SAME_BOUND = 1e-6
 
@@ -116,7 +116,12 @@ def between(m: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
 def fit_preference(
     m: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], *, one_piece: bool = False, exponent: float | None = None
 ) -> Decay:
-    """The curve ``(alpha m + beta) D(m) + b`` nearest to points in squares.
+    """The curve ``(alpha m + beta) D(m) + b`` nearest to points in squares, of those that keep near them.
+
+    Two points and a narrow peak between them fit anything, so a curve may go beyond the points, between any two of them, by
+    no more than they lie apart; one that does is taken if no other is found. There are many curves that are nearer than
+    their neighbours; fits start from
+    the best of a grid.
 
     Args:
         m: strengths, in any order, of both signs unless there is one piece.
@@ -135,7 +140,7 @@ def fit_preference(
 def fit_utility(
     m: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], *, one_piece: bool = False, exponent: float | None = None
 ) -> Decay:
-    """The curve ``beta D(m) + b`` nearest to points in squares; arguments and errors are those of `fit_preference`."""
+    """The curve ``beta D(m) + b`` nearest to points, in the sense of `fit_preference`, whose arguments and errors it has."""
     return _fit(m, y, False, one_piece, exponent)
 
 
@@ -188,6 +193,11 @@ class _Problem(NamedTuple):
         weights = np.linalg.lstsq(functions / sizes, self.y, rcond=None)[0] / sizes
         return d, functions, weights
 
+    def only(self, k: int) -> "_Problem":
+        """That of one piece, as if there were no other."""
+        mine = self.piece == k
+        return _Problem(self.m[mine], self.y[mine], self.piece[mine] - k, self.scale[[k]], self.tilted, self.held)
+
     @property
     def finer(self) -> "_Problem":
         """The same with strengths between those that there are, and no values at them."""
@@ -207,6 +217,10 @@ class _Problem(NamedTuple):
         """What the best weights leave."""
         _, functions, weights = self.solved(q)
         return functions @ weights - self.y
+
+    def cost(self, q: np.ndarray) -> float:
+        """The sum of its squares."""
+        return float(np.sum(self.left(q) ** 2))
 
     def slopes(self, q: np.ndarray) -> np.ndarray:
         """Of the curve along q, the weights held, ``[n, q]``."""
@@ -250,10 +264,11 @@ def _fit(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: 
     loose = {"ftol": 1e-8, "xtol": 1e-8, "gtol": 1e-10, "max_nfev": 60}
     found = [least_squares(problem.left, start, problem.projected, (low, high), **loose) for start in _starts(problem)]
     ends, finer = [one.x for one in sorted(found, key=lambda one: one.cost)], problem.finer
-    # Two points and a narrow peak between them fit anything; such a curve is taken if there is no other.
-    kept = (q for end in ends for q in (polished(end), end) if problem.tame(q, finer))
-    best = next(kept, None)
-    return _described(problem, polished(ends[0]) if best is None else best)
+    # Polishing may leave what is tame, so that ends count as well.
+    some = [q for q in ends if problem.tame(q, finer)][:_POLISHED] or ends[:_POLISHED]
+    every = [*some, *map(polished, some)]
+    tame = [q for q in every if problem.tame(q, finer)]
+    return _described(problem, min(tame or every, key=problem.cost))
 
 
 def _posed(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: float | None) -> _Problem:
@@ -271,16 +286,31 @@ def _posed(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent
     return _Problem(m / scale[piece], y, piece, scale, tilted, exponent)
 
 
-def _starts(problem: _Problem) -> Iterator[np.ndarray]:
-    """The best points of a grid; all of it is cheap, since the weights are solved for."""
-    exponents = (0.5, 2.0) if problem.held is None else (1.0,)
-    grid = [
-        (centre, np.log(width), np.log(p))[: problem.free]
-        for centre, width, p in product((-0.4, 0.0, 0.4), (0.15, 0.5, 1.5), exponents)
-    ]
-    both = [np.ravel(one) for one in product(grid, repeat=problem.scale.size)]
-    costs = [np.sum(problem.left(q) ** 2) for q in both]
-    yield from (both[k] for k in np.argsort(costs, kind="stable")[:_STARTS_TAKEN])
+def _starts(problem: _Problem) -> list[np.ndarray]:
+    """Where the cost is least among neighbours on a grid of all numbers, the least first.
+
+    The sums that the best weights follow from are those of one piece plus those of the other, so that a grid of both is as
+    cheap as one of each and a small system for every two of their points.
+    """
+    axes = _GRID[: problem.free]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, problem.free)
+    each = [_sums(problem.only(k), points) for k in range(problem.scale.size)]
+    sums = each[0] if len(each) == 1 else each[0][:, None] + each[1]
+    matrix, vector = sums[..., :-1, :-1], sums[..., :-1, -1:]
+    sizes = np.sqrt(np.einsum("...ii->...i", matrix))[..., None] + np.finfo(float).tiny
+    vector, ridge = vector / sizes, _SAME_BOUND**2 * np.eye(vector.shape[-2])
+    weights = np.linalg.solve(matrix / sizes / np.swapaxes(sizes, -1, -2) + ridge, vector)
+    cost = -np.sum(weights * vector, axis=(-2, -1)).reshape([axis.size for axis in axes] * len(each))
+    lowest = cost == minimum_filter(cost, size=3, mode="nearest")
+    places = np.argwhere(lowest)[np.argsort(cost[lowest], kind="stable")[:_STARTS]]
+    return [np.asarray([axes[k % problem.free][at] for k, at in enumerate(place)]) for place in places]
+
+
+def _sums(problem: _Problem, points: np.ndarray) -> np.ndarray:
+    """Products of the functions and the values of a piece, summed over its strengths, at every point of a grid."""
+    values = problem.y[:, None]
+    parts = [np.concatenate([problem.functions(q)[1], values], axis=1) for q in points]
+    return np.stack([part.T @ part for part in parts])
 
 
 def _described(problem: _Problem, q: np.ndarray) -> Decay:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import brentq
+from scipy.optimize import brentq, least_squares
 
 from sim.experiments.decay import Decay, Side, fit_preference, fit_utility
 
@@ -88,15 +88,45 @@ def test_a_wrong_exponent_fits_worse():
     assert fit_preference(M, y, one_piece=True, exponent=2.0).residual > 1e-3
 
 
-def test_a_curve_does_not_go_through_points_by_way_of_infinity():
+def crooked():
     """A sweep of a language model, whose nearest curve is off by hundreds of thousands between two points."""
     outer = [0.4811, 0.5226, 0.4458, 0.3721, 0.3065, 0.1926, 0.1875, 0.1514, 0.1362, 0.1008, 0.1047, 0.1695]
     inner = [0.2575, 0.3253, 0.3684, 0.3932, 0.4035, 0.4023, 0.3903, 0.3695, 0.3402, 0.2995, 0.2585, 0.2463, 0.26]
-    m, y = 40 * np.sinh(np.linspace(-2, 2, 25)) / np.sinh(2), np.asarray(outer + inner)
+    return 40 * np.sinh(np.linspace(-2, 2, 25)) / np.sinh(2), np.asarray(outer + inner)
+
+
+def keeps_near(curve, y):
+    return y.min() - np.ptp(y) <= curve.min() and curve.max() <= y.max() + np.ptp(y)
+
+
+def test_a_curve_does_not_go_through_points_by_way_of_infinity():
+    m, y = crooked()
     found = fit_preference(m, y)
-    curve = found(np.linspace(-40, 40, 4001))
-    assert y.min() - np.ptp(y) <= curve.min() <= curve.max() <= y.max() + np.ptp(y)
-    assert found.r_squared > 0.85
+    assert keeps_near(found(np.linspace(-40, 40, 4001)), y)
+    assert found.r_squared > 0.97
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_curve_from_a_random_start_is_nearer(seed):
+    """Fits of all numbers at once, from many places, of a sweep that has many curves nearer than their neighbours."""
+    (m, y), rng = crooked(), np.random.default_rng(seed)
+    y = y + rng.normal(0, 0.01, m.size)
+    x, fine = m / 40, np.linspace(-1, 1, 4001)
+
+    def curve(q, x):
+        below, above = (Side(one[0], np.exp(one[1]), np.exp(one[2])) for one in (q[3:6], q[6:]))
+        return (q[0] * x + q[1]) * np.where(x >= 0, by_hand(x, above), by_hand(x, below)) + q[2]
+
+    ends = np.array([(-3, 3), np.log((1e-3, 30)), np.log((0.02, 20))] * 2)
+    best = np.inf
+    for _ in range(25):
+        q = np.concatenate([rng.normal(size=3), rng.uniform(*ends.T)])
+        low, high = (np.concatenate([sign * np.full(3, np.inf), ends[:, k]]) for k, sign in ((0, -1), (1, 1)))
+        one = least_squares(lambda q: curve(q, x) - y, q, bounds=(low, high), x_scale="jac", max_nfev=200)
+        if keeps_near(curve(one.x, fine), y):
+            best = min(best, 2 * one.cost)
+    found = fit_preference(m, y)
+    assert m.size * found.residual**2 <= best * (1 + 1e-3)
 
 
 def test_r_squared_is_that_of_the_points():
