@@ -19,6 +19,7 @@ from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split, end_states
 from sim.experiments.experiment import Experiment
 from sim.experiments.pairs import SIDES, Asked
+from sim.experiments.settings import grid
 from sim.experiments.store import Cell, Layout
 from sim.experiments.updates import Task, likelihoods, states, tasks, trained
 from theory import arc
@@ -93,8 +94,8 @@ def _layers(e: Experiment, every: Mapping[str, Task]) -> None:
     settings, a = e.settings.updates, e.lm.architecture
     layers = np.unique(np.linspace(0, a.layers - 1, settings.law_layers).round().astype(int))
     dims = ("concept", "layer", "pair")
-    # Twice as dense near 0, where preference bends.
-    sweep = settings.law_reach * np.sinh(np.linspace(-3, 3, settings.law_strengths)) / np.sinh(3)
+    # Dense near 0, where preference bends.
+    sweep = grid(settings.law_strengths, settings.law_reach, 3.0)
     layout = Layout(
         {
             "concept": list(settings.concepts),

@@ -223,10 +223,7 @@ class Recipe:
     levels: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("rate", "reach"):
-            value = getattr(self, name)
-            require(np.isfinite(value) and value > 0, name, "a number above 0", value)
-        require(self.gamma >= 0, "gamma", "a number of at least 0", self.gamma)
+        _numbers(self, "", above=("rate", "reach"), least=("gamma", "theta"))
         require(self.levels >= 1, "levels", "at least 1", self.levels)
 
     @property
@@ -291,9 +288,10 @@ class Updates:
         for name, known in (("methods", METHODS), ("forms", FORMS)):
             unknown = [one for one in getattr(self, name) if one not in known]
             require(not unknown, f"updates.{name}", f"some of {', '.join(known)}", ", ".join(unknown))
-            require(len(getattr(self, name)) > 0, f"updates.{name}", "at least one", "none")
-        require(len(self.concepts) > 0, "updates.concepts", "at least one", "none")
-        require(np.isfinite(self.beyond) and self.beyond > 0, "updates.beyond", "a number above 0", self.beyond)
+        for name in ("concepts", "methods", "forms"):
+            _names(getattr(self, name), f"updates.{name}")
+        at_least_0 = ("weight_positive", "weight_negative")
+        _numbers(self, "updates.", above=("clip", "beyond", "law_reach", "scale"), least=at_least_0)
 
     def recipe(self, form: str) -> Recipe:
         """How updates of a form are trained."""
@@ -340,9 +338,8 @@ class Settings:
     def __post_init__(self) -> None:
         for part in (one for one in fields(self) if is_dataclass(getattr(self, one.name))):
             _check(part.name, getattr(self, part.name))
-        require(len(self.concepts) > 0, "concepts", "at least one", "none")
-        require(len(self.layers) > 0, "layers", "at least one", "none")
-        require(len(self.variants) > 0, "variants", "at least one", "none")
+        for name in ("concepts", "layers", "variants"):
+            _names(getattr(self, name), name)
         require(self.seed >= 0, "seed", "a number from 0 on", self.seed)
         known = [*VARIANTS, "resampled"]
         for concept in self.concepts:
@@ -350,9 +347,6 @@ class Settings:
             require(free, "concepts", 'names other than random, and without "not " before them', repr(concept))
         unknown = [name for name in self.variants if name not in known]
         require(not unknown, "variants", f"some of {', '.join(known)}", ", ".join(unknown))
-        for name in ("concepts", "layers", "variants"):
-            values = getattr(self, name)
-            require(len(set(values)) == len(values), name, "different ones", ", ".join(map(str, values)))
         require(self.variants[0] != "resampled", "variants", "another one than resampled at first", "resampled")
 
     @property
@@ -451,7 +445,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 def grid(count: int, reach: float, spread: float) -> Float[np.ndarray, " K"]:
     """Strengths from ``-reach`` to ``reach`` with 0 in the middle, denser there the larger `spread`."""
-    even = np.linspace(-1.0, 1.0, count)
+    half = count // 2
+    even = np.arange(-half, half + 1) / max(half, 1)
     return reach * (even if spread == 0 else np.sinh(spread * even) / np.sinh(spread))
 
 
@@ -488,7 +483,7 @@ def _check(name: str, part: Any) -> None:
     """Counts of at least 1, odd numbers of strengths, ranges of at least 0."""
     for one in fields(part):
         value, what = getattr(part, one.name), f"{name}.{one.name}"
-        if one.name == "strengths":
+        if one.name in ("strengths", "law_strengths"):
             require(value >= 3 and value % 2 == 1, what, "an odd number from 3 on, so that 0 is among them", value)
         elif one.name in ("reach", "normalised_reach"):
             require(np.isfinite(value) and value > 0, what, "a number above 0", value)
@@ -500,6 +495,20 @@ def _check(name: str, part: Any) -> None:
             require(value >= 1, what, "at least 1", value)
     if hasattr(part, "sampling"):
         _ = part.sampling
+
+
+def _names(values: Sequence[Any], what: str) -> None:
+    """At least one, and no two alike."""
+    require(len(values) > 0, what, "at least one", "none")
+    require(len(set(values)) == len(values), what, "different ones", ", ".join(map(str, values)))
+
+
+def _numbers(part: Any, inside: str, *, above: Sequence[str], least: Sequence[str]) -> None:
+    """Finite numbers above 0, and of at least 0."""
+    for name in (*above, *least):
+        value, words = getattr(part, name), "above 0" if name in above else "of at least 0"
+        good = np.isfinite(value) and (value > 0 if name in above else value >= 0)
+        require(good, f"{inside}{name}", f"a number {words}", value)
 
 
 def _short(value: Any) -> str:

@@ -1,12 +1,13 @@
-"""Training in steps that may be interrupted: from the last checkpoint on, with a bar, stopped if a loss is no number."""
+"""Training in steps that may be interrupted: from the last checkpoint on, with a bar, stopped where it is no number."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 Step = Callable[[int, Any], tuple[Any, Any]]
@@ -19,7 +20,7 @@ class Steps(NamedTuple):
     Attributes:
         state: after the last step; if it was stopped, the last state whose loss was a number.
         losses: of every step, NaN after a stop.
-        stopped: the step whose loss was not a number, or None.
+        stopped: the step at which a loss, or the state that it led to, was not finite, or None.
     """
 
     state: Any
@@ -33,7 +34,7 @@ def run_steps(
     """Train, or go on with a training that was interrupted, with the same numbers.
 
     Args:
-        folder: gets checkpoints, of which the last two are kept.
+        folder: gets checkpoints, of which the last two are kept: of states whose loss was a number, and of no others.
         state: parameters and the optimiser's state: a pytree of arrays.
         step: must depend on its arguments alone.
         total: how many steps.
@@ -58,8 +59,17 @@ def run_steps(
             if not np.isfinite(float(loss)):
                 state, stopped = before, k
                 break
-            before, state, losses[k] = state, after, float(loss)
+            if k > first and k % every == 0:
+                manager.save(k, args=ocp.args.StandardSave({"leaves": jax.tree.leaves(state), "losses": losses}))
+            losses[k] = float(loss)
             bar.set_postfix_str(f"{losses[k]:.3f}")
-            if (k + 1) % every == 0:
-                manager.save(k + 1, args=ocp.args.StandardSave({"leaves": jax.tree.leaves(state), "losses": losses}))
+            if not _finite(jax.tree.leaves(after)):
+                stopped = k
+                break
+            before, state = state, after
     return Steps(state, losses, stopped)
+
+
+@jax.jit
+def _finite(leaves: list[Array]) -> Array:
+    return jnp.all(jnp.stack([jnp.isfinite(one).all() for one in leaves]))

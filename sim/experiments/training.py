@@ -250,8 +250,9 @@ def _run(
         path / "steps", start, step, settings.steps, every=settings.every, progress=progress
     )
     if stopped is not None:
-        good = f"the state of step {stopped // settings.every * settings.every} is kept in {str(path / 'steps')!r}"
-        require(False, "loss", "a number", f"another at step {stopped}; {good}")
+        kept = [int(one.name) for one in (path / "steps").iterdir() if one.name.isdigit()]
+        good = f"the state of step {max(kept)} is kept in {str(path / 'steps')!r}" if kept else "nothing is kept before it"
+        require(False, "training", "finite losses and parameters", f"others at step {stopped}; {good}")
     return parameters, losses
 
 

@@ -184,11 +184,13 @@ class Batch(NamedTuple):
 
 
 def batch(settings: Updates, recipe: Recipe, count: int, step: int, seed: int) -> Batch:
-    """What a step sees: every pair once in each epoch, in an order and with strengths of its own."""
+    """What a step sees: every pair once in each epoch, in an order and with strengths of its own.
+
+    Where the pairs do not fill the last batch of an epoch, its first ones are in it again.
+    """
     size = min(settings.batch, count)
     each = -(-count // size)
     order = np.random.default_rng((seed, step // each)).permutation(count)
-    # The last batch of an epoch begins the order again.
     which = np.resize(order, each * size)[step % each * size :][:size]
     return Batch(which, np.random.default_rng((seed, step, 1)).choice(recipe.strengths, size))
 

@@ -16,7 +16,9 @@ from sim.experiments.settings import (
     Mmlu,
     NextToken,
     Prompts,
+    Recipe,
     Settings,
+    Updates,
     Vectors,
     differences,
     from_json,
@@ -51,6 +53,15 @@ def test_every_preset_has_strengths_of_both_signs_and_0(name):
         assert alphas[alphas.size // 2] == 0
         assert (np.diff(alphas) > 0).all()
         np.testing.assert_allclose(alphas, -alphas[::-1])
+
+
+@pytest.mark.parametrize("spread", [0.0, 2.0])
+def test_strength_0_is_in_every_grid(spread):
+    for count in range(3, 999, 2):
+        alphas = grid(count, 7.0, spread)
+        assert alphas.size == count
+        assert alphas[count // 2] == 0
+        assert (alphas[0], alphas[-1]) == (-7, 7)
 
 
 def test_strengths_are_denser_in_the_middle():
@@ -207,6 +218,16 @@ def test_bad_strengths(stage, name, value, message):
         (lambda: Settings(variants=()), "variants: expected at least one, got none"),
         (lambda: Settings(concepts=("joy", "joy")), "concepts: expected different ones, got joy, joy"),
         (lambda: Settings(layers=(1, 1)), "layers: expected different ones, got 1, 1"),
+        (lambda: Updates(clip=-1.0), "updates.clip: expected a number above 0, got -1.0"),
+        (lambda: Updates(scale=0.0), "updates.scale: expected a number above 0, got 0.0"),
+        (lambda: Updates(beyond=float("inf")), "updates.beyond: expected a number above 0, got inf"),
+        (lambda: Updates(law_reach=0.0), "updates.law_reach: expected a number above 0, got 0.0"),
+        (lambda: Updates(weight_negative=-1.0), "updates.weight_negative: expected a number of at least 0, got -1.0"),
+        (lambda: Updates(methods=("sft", "sft")), "updates.methods: expected different ones, got sft, sft"),
+        (lambda: Updates(concepts=()), "updates.concepts: expected at least one, got none"),
+        (lambda: Recipe(0.1, 1.0, 8.0, float("nan")), "theta: expected a number of at least 0, got nan"),
+        (lambda: Recipe(0.0, 1.0, 8.0, 0.3), "rate: expected a number above 0, got 0.0"),
+        (lambda: Settings(updates=Updates(law_strengths=8)), "updates.law_strengths: expected an odd number from 3 on"),
         (lambda: Settings(variants=("random", "odd")), "variants: expected some of random, .*, resampled, got odd"),
         (lambda: Settings(variants=("resampled", "random")), "variants: expected another one than resampled at first"),
     ],

@@ -78,7 +78,8 @@ def test_a_folder_of_another_training_is_refused(trained):
 
 
 def test_a_training_that_diverges_is_stopped_and_says_what_is_kept(tmp_path):
-    with pytest.raises(ValueError, match=r"loss: expected a number, got .* at step .*; the state of step .* is kept in"):
+    wrong = r"training: expected finite losses and parameters, got others at step .*; the state of step .* is kept in"
+    with pytest.raises(ValueError, match=wrong):
         train(tmp_path, DOCUMENTS, replace(TINY, rate=1e30, clip=1e30, every=1), progress=False)
     assert not (tmp_path / "model").exists()
 
