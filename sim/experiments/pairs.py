@@ -58,10 +58,11 @@ def encode(lm: LanguageModel, pairs: Sequence[Pair], *, chat: bool = False) -> E
     Args:
         lm: gives the tokenizer.
         pairs: at least one.
-        chat: whether questions are put into its chat template; if not, they are named "Question" and "Answer".
+        chat: whether questions are put into its chat template, if it has one; they are named "Question" and "Answer" if not.
 
     Raises:
-        ValueError: no pairs, an answer of no tokens, a pair that is too long for the model.
+        ValueError: no pairs, an answer of no tokens or whose first is part of the question's last, a pair that is too long
+            for the model.
     """
     require(len(pairs) > 0, "pairs", "at least one", "none")
     words, longest = lm.tokenizer, lm.architecture.context
@@ -69,18 +70,22 @@ def encode(lm: LanguageModel, pairs: Sequence[Pair], *, chat: bool = False) -> E
     assert words is not None
     rows, counts = [], []
     for k, pair in enumerate(pairs):
-        if chat and words.template is not None:
-            opening = words.encode(words.chat([{"role": "user", "content": pair.question}]), special=False)
-            space = ""
-        else:
-            opening, space = words.encode(f"Question: {pair.question}\nAnswer:"), " "
         for side in SIDES:
-            answer = words.encode(space + getattr(pair, side).strip(), special=False) if getattr(pair, side).strip() else []
-            require(len(answer) > 0, "pairs", "answers of at least one token", f"none in {side} of pair {k}")
-            row = (*opening, *answer)
+            text = getattr(pair, side).strip()
+            if chat and words.template is not None:
+                opening = words.encode(words.chat([{"role": "user", "content": pair.question}]), special=False)
+                row = [*opening, *words.encode(text, special=False)]
+            else:
+                # At once, since some tokenizers put a space before whatever they are given.
+                asked = f"Question: {pair.question}\nAnswer:"
+                opening, row = words.encode(asked), words.encode(f"{asked} {text}".rstrip())
+            apart = row[: len(opening)] == opening
+            require(apart, "pairs", "answers that begin with a token of their own", f"none in {side} of pair {k}")
+            count = len(row) - len(opening)
+            require(count > 0, "pairs", "answers of at least one token", f"none in {side} of pair {k}")
             require(len(row) <= longest, "pairs", f"at most {longest} tokens", f"{len(row)} in {side} of pair {k}")
-            rows.append(row)
-            counts.append(len(answer))
+            rows.append(tuple(row))
+            counts.append(count)
     return Encoded(tuple(rows), tuple(counts))
 
 

@@ -249,7 +249,7 @@ class Updates:
         weight_positive, weight_negative: of SPLIT's losses.
         scale: of RePS's weight.
         every: steps between checkpoints.
-        chat: whether questions are put into the model's chat template.
+        chat: whether questions are put into the model's chat template, if it has one.
         vector, lora, weight: recipes of the forms.
         strengths, beyond, spread: of the sweep that measures preference and utility, to `beyond` times a recipe's reach.
         part: strengths that are measured together.

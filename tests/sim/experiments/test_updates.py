@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
+from sim.bridge.tokenizer import Tokenizer
 from sim.experiments import inputs, pairs, updates, why
 from sim.experiments.inputs import Pair, read_pairs
 from sim.experiments.run import run
@@ -94,6 +96,18 @@ def test_pairs_as_tokens(lm):
             assert found.first[k, side] == row[-count]
         assert found.questions[k] == found.rows[2 * k][: -found.counts[2 * k]]
     assert found.some([2, 0]).rows == (*found.rows[4:6], *found.rows[:2])
+
+
+def test_pairs_before_a_tokenizer_that_begins_every_text_with_a_space(lm):
+    """As Llama 2's does: an answer is preceded by one space, not by two."""
+    letters = ["▁", "\n", ":", "?", *"abcdefghijklmnopqrstuvwxyzAQ"]
+    core = tokenizers.Tokenizer(tokenizers.models.BPE({one: k for k, one in enumerate(letters)}, []))
+    before = [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    core.normalizer = tokenizers.normalizers.Sequence(before)
+    found = pairs.encode(replace(lm, tokenizer=Tokenizer(core)), [Pair("who?", "you", "not me ")])
+    spelt = ["".join(letters[z] for z in row) for row in found.rows]
+    assert spelt == ["▁Question:▁who?\nAnswer:▁you", "▁Question:▁who?\nAnswer:▁not▁me"]
+    assert found.counts == (4, 7)
 
 
 @pytest.mark.parametrize(
