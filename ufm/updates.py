@@ -80,8 +80,8 @@ class LoRA:
 
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it is made for a site of these widths."""
-        rank = jnp.shape(self.down)[0]
-        return jnp.shape(self.down) == (rank, inputs) and jnp.shape(self.up) == (outputs, rank)
+        down, up = jnp.shape(self.down), jnp.shape(self.up)
+        return down[1:] == (inputs,) and up[:1] == (outputs,) and up[1:] == down[:1] and min(down) > 0
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["A", "b"], meta_fields=[])

@@ -34,7 +34,8 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
     """Preference and utility along every sweep, as means over pairs.
 
     A pair counts for an update if its losses are finite at every strength; for utility it has to be defined at every
-    strength of that update as well, so that all points of a curve are means over the same pairs.
+    strength of that update as well, so that all points of a curve are means over the same pairs. What is gained for what is
+    lost compares both over the latter pairs.
 
     Args:
         losses: `loss` over concept, update, strength, pair and side (`SIDES`), in nats per token, a mean over the tokens of
@@ -42,9 +43,10 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
 
     Returns:
         Over concept, update and strength `preference` and `utility`, in nats, with standard errors over pairs
-        `preference_error` and `utility_error` (NaN for fewer than two pairs), and `undefined`, how many of the pairs that
-        count have no utility there; over concept and update `pairs`, how many count, and `pairs_used`, for how many of
-        these utility is defined throughout; `alpha`. NaN where no pair is left.
+        `preference_error` and `utility_error` (NaN for fewer than two pairs), `preference_used`, the mean preference of the
+        pairs that utility is a mean of, and `undefined`, how many of the pairs that count have no utility there; over
+        concept and update `pairs`, how many count, and `pairs_used`, for how many of these utility is defined throughout;
+        `alpha`. NaN where no pair is left.
 
     Raises:
         ValueError: other dimensions or sides; strengths that are not finite and increasing.
@@ -67,6 +69,7 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
     utility = np.where(used, utility, np.nan)
     found = {name: _mean(values) for name, values in (("preference", preference), ("utility", utility))}
     curves = {name: (_DIMS, mean) for name, (mean, _) in found.items()}
+    curves["preference_used"] = (_DIMS, _mean(np.where(used, preference, np.nan))[0])
     errors = {f"{name}_error": (_DIMS, error) for name, (_, error) in found.items()}
     counts = {
         "undefined": (_DIMS, undefined.sum(axis=-1)),
@@ -202,7 +205,7 @@ def with_fits(found: xr.Dataset, budget: float = BUDGET) -> xr.Dataset:
     of_path = ("best_gain", "area", "spent", "reached")
     arrays |= {name: (_DIMS[:2], np.full(size, np.nan)) for name in of_path}
 
-    curves = {name: found[name].transpose(*_DIMS).values for name in _QUANTITIES}
+    curves = {name: found[name].transpose(*_DIMS).values for name in (*_QUANTITIES, "preference_used")}
     for place in np.ndindex(*size):
         strengths = alpha[place[1]]
         for name, fit in _QUANTITIES.items():
@@ -218,8 +221,10 @@ def with_fits(found: xr.Dataset, budget: float = BUDGET) -> xr.Dataset:
             }
             for key, value in told.items():
                 arrays[f"{name}_{key}"][1][place] = value
-        of_this = _of_path(strengths, curves["preference"][place], curves["utility"][place], budget)
-        for name, value in zip(of_path, of_this, strict=True):
+        start = int(np.flatnonzero(strengths == 0)[0])
+        since = {name: values[place][start:] - values[place][start] for name, values in curves.items()}
+        of_this = _of_path(strengths[start:], since["preference_used"], since["utility"], budget)
+        for name, value in zip(of_path, (float(since["preference"].max()), *of_this), strict=True):
             arrays[name][1][place] = value
     return found.assign(arrays).assign_coords(half=["below", "above"]).assign_attrs(budget=budget)
 
@@ -231,13 +236,11 @@ def _fitted(fit: Any, alpha: np.ndarray, y: np.ndarray) -> Decay | None:
         return None
 
 
-def _of_path(alpha: np.ndarray, preference: np.ndarray, utility: np.ndarray, budget: float) -> tuple[float, ...]:
-    start = int(np.flatnonzero(alpha == 0)[0])
-    gain, change = (one[start:] - one[start] for one in (preference, utility))
-    best = float(gain.max())
+def _of_path(alpha: np.ndarray, gain: np.ndarray, change: np.ndarray, budget: float) -> tuple[float, float, float]:
+    """`area`, `spent`, and the largest loss of utility."""
     if not (np.isfinite(gain).all() and np.isfinite(change).all()):
-        return best, *(3 * [float("nan")])
-    return best, area(gain, change, budget), spent(alpha[start:], change, budget), float(-change.min())
+        return (float("nan"),) * 3
+    return area(gain, change, budget), spent(alpha, change, budget), float(-change.min())
 
 
 def table(found: xr.Dataset) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def tradeoff(data: xr.Dataset) -> Figure:
                 colour, dashes = looks[update]
                 one = data.sel(concept=name, update=update)
                 there, alpha = _there(one), one["alpha"].values
-                x, y = one["utility"].values, one["preference"].values
+                x, y = one["utility"].values, one["preference_used"].values
                 for side, width in ((alpha <= 0, 0.7), (alpha >= 0, 1.5)):
                     axes.plot(x[there & side], y[there & side], color=colour, linestyle=dashes, linewidth=width)
                 at = np.array([float(one["spent"])])
@@ -245,7 +245,7 @@ def _shown(updates: Iterable[str], panels: Sequence[Panel]) -> list[str]:
 
 
 def _there(one: xr.Dataset) -> np.ndarray:
-    return np.isfinite(one["utility"].values) & np.isfinite(one["preference"].values)
+    return np.isfinite(one["utility"].values) & np.isfinite(one["preference_used"].values)
 
 
 def _method(update: str) -> str:

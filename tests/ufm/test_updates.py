@@ -1,5 +1,6 @@
 import inspect
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -392,9 +393,15 @@ def test_updated_refuses_a_model_without_sites():
 
 
 def test_updated_refuses_ranks_that_differ_and_a_bias_of_another_width():
-    for update in (LoRA(jnp.ones((2, D)), jnp.ones((D, 1))), Weight(jnp.ones((D, D)), jnp.ones(V))):
+    for update in (
+        LoRA(jnp.ones((2, D)), jnp.ones((D, 1))),
+        LoRA(jnp.ones((0, D)), jnp.ones((D, 0))),
+        Weight(jnp.ones((D, D)), jnp.ones(V)),
+    ):
         with pytest.raises(ValueError, match=r"^update: expected one for the site state"):
             updated(ufm(), update)
+    # As without the run-time type checks of the tests, which refuse them first.
+    assert not inspect.unwrap(LoRA.fits)(SimpleNamespace(down=1.0, up=1.0), D, D)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

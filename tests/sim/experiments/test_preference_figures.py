@@ -35,10 +35,13 @@ def preference_data() -> xr.Dataset:
         arrays["preference"][0, k, 10], arrays["utility"][0, k, 10] = 0.7, -1.5
     errors = {f"{name}_error": (dims, np.full(values.shape, 0.15)) for name, values in arrays.items()}
     counts = {name: (dims[:2], np.full((1, len(UPDATES)), 40)) for name in ("pairs", "pairs_used")}
+    # A pair without utility makes the two preferences differ.
+    arrays["preference_used"] = arrays["preference"] + 0.05
+    arrays["preference_used"][0, :, 10] = 0.7
     found = {name: (dims, values) for name, values in arrays.items()}
     coords = {"concept": CONCEPTS[:1], "update": UPDATES}
     joy = averages.with_fits(xr.Dataset(found | errors | counts | {"alpha": (dims[1:], alpha)}, coords))
-    evil = joy.assign(preference=joy["preference"] - 1, preference_fit=joy["preference_fit"] - 1)
+    evil = joy.assign({name: joy[name] - 1 for name in ("preference", "preference_used", "preference_fit")})
     return xr.concat([joy, evil.assign_coords(concept=CONCEPTS[1:])], "concept", data_vars="minimal")
 
 
@@ -117,7 +120,7 @@ def test_paths_run_through_the_averages(run):
     below, above = lines
     assert below.get_xdata() == pytest.approx(one["utility"].values[:11])
     assert above.get_xdata() == pytest.approx(one["utility"].values[10:])
-    assert above.get_ydata() == pytest.approx(one["preference"].values[10:])
+    assert above.get_ydata() == pytest.approx(one["preference_used"].values[10:])
     assert below.get_linewidth() < above.get_linewidth()
 
 

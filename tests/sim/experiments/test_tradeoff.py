@@ -60,6 +60,11 @@ def test_pairs_without_utility_are_counted_and_left_out_at_every_strength():
     assert (int(one["pairs"]), int(one["pairs_used"])) == (3, 2)
     np.testing.assert_allclose(one["utility"], [np.mean([by_hand(*row[k]) for k in (0, 2)]) for row in values])
     np.testing.assert_allclose(one["preference"], [0.5, (0 + 0.1 + 0) / 3, (1 + 4 + 6) / 3])
+    np.testing.assert_allclose(one["preference_used"], [0.5, 0, (1 + 6) / 2])
+    fitted = tradeoff.with_fits(tradeoff.averages(losses_of(values))).sel(concept="joy", update="split vector")
+    gained = tradeoff.area(np.array([0, 3.5]), one["utility"].values[1:] - float(one["utility"][1]))
+    np.testing.assert_allclose(fitted["area"], gained)
+    assert float(fitted["best_gain"]) == pytest.approx((11 - 0.1) / 3)
 
 
 def test_pairs_that_are_not_computed_do_not_count():
@@ -144,6 +149,7 @@ def planted():
     utility = Decay(0.0, 4.0, -6.0, Side(-0.5, 3.0, 1.2), Side(0.5, 2.0, 0.6), {}, 1.0, 0.0, 33)
     nan = np.full(33, np.nan)
     curves = {"preference": [preference(alpha), preference(alpha), nan], "utility": [utility(alpha), nan, nan]}
+    curves["preference_used"] = [preference(alpha), nan, nan]
     data = {name: (("concept", "update", "strength"), np.array(rows)[None]) for name, rows in curves.items()}
     counts = {name: (("concept", "update"), np.array([[5, 5, 0]])) for name in ("pairs", "pairs_used")}
     found = xr.Dataset(
