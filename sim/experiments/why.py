@@ -14,6 +14,7 @@ from sim.experiments.experiment import Experiment
 from sim.experiments.tradeoff import as_text, averages, halved, table, with_fits
 from sim.figures import PREFERENCE_FIGURES
 from sim.figures.panels import NothingToDrawError
+from sim.figures.preference import spelt
 from sim.figures.style import save
 from sim.report import pictures, write_page
 from sim.reproduce import write_data
@@ -122,6 +123,7 @@ def write(e: Experiment) -> Written:
         updates=e.settings.updates,
         rows=rows,
         halved=halved,
+        spelt=spelt,
         layers=layers,
         toy=toy.attrs,
         stopped=stopped,

@@ -261,6 +261,11 @@ def _named(names: dict[str, tuple[str, Any]], key: str) -> str:
     return names[key][0] if key in names else key
 
 
+def spelt(update: str) -> str:
+    """An update in words, as in "vector, SFT"."""
+    return f"{_named(FORMS, _form(update))}, {_named(METHODS, _method(update))}"
+
+
 def _looks(updates: Iterable[str]) -> dict[str, tuple[str, Any]]:
     """Colour and dashes of each update; the same in every figure for methods and forms that are known."""
     updates = list(updates)
