@@ -348,7 +348,7 @@ def test_the_page_of_preference_and_utility(e):
         *(f"{objective} {form}" for objective in ("reps", "split") for form in FORMS),
     }
     assert "reps weight" in found.text
-    assert "reps weight" in html
+    assert "local weight, RePS" in html
     assert html.count("<img") == len(list((e.store.path / "figures").glob("preference-*.svg"))) >= 2
     assert [row["layer"] for row in about["layers"]] == [0, 1, 2]
     # Behind the last block the law is exact, and the fit finds it.
