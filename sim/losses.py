@@ -95,11 +95,15 @@ class Text(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Per token: the curvature of KL, the slope of Delta CE at 0, and its standard error if the model drew the text."""
+    """Per token: the curvature of KL, the slope of Delta CE at 0, and its standard error if the model drew the text.
+
+    `of_rows` has the curvature of each row.
+    """
 
     curvature: float
     slope: float
     error: float
+    of_rows: Float[np.ndarray, " n"]
 
     @property
     def score(self) -> float:
@@ -111,7 +115,8 @@ def loss_moments(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> Mo
     """What happens to the cross-entropy of a text near strength 0, steered along v after a layer (N9)."""
     terms = moments(_cut(lm, text, layer), jnp.asarray(v))
     curvature, slope = (float(np.mean(np.asarray(term, float)[text.counted])) for term in terms)
-    return Moments(curvature, slope, float(np.sqrt(2 * curvature / text.counted.sum())))
+    of_rows = np.mean(np.asarray(terms[0], float), axis=1, where=text.counted)
+    return Moments(curvature, slope, float(np.sqrt(2 * curvature / text.counted.sum())), of_rows)
 
 
 def loss_increases(
