@@ -119,9 +119,8 @@ def fit_preference(
     """The curve ``(alpha m + beta) D(m) + b`` nearest to points in squares, of those that keep near them.
 
     Two points and a narrow peak between them fit anything, so a curve may go beyond the points, between any two of them, by
-    no more than they lie apart; one that does is taken if no other is found. There are many curves that are nearer than
-    their neighbours; fits start from
-    the best of a grid.
+    no more than they lie apart; one that does is taken if no other is found. Many curves are nearer than all that are like
+    them: fits start from all such places of a grid.
 
     Args:
         m: strengths, in any order, of both signs unless there is one piece.
