@@ -330,7 +330,8 @@ def _stage(name: str) -> None:
         given |= {"pairs": pairs}
         files = {key: path for key, path in given.items() if path is not None}
         e = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files)
-        run(e, None if name == "all" else [name])
+        # Where bars are not shown.
+        run(e, None if name == "all" else [name], told=_say if not sys.stderr.isatty() else lambda stage: None)
         typer.echo(as_table(e.store))
         if name == "all":
             typer.echo(summary(write(e)))
@@ -352,12 +353,25 @@ for _name in _STAGES:
 
 @lm.command()
 def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/lm")) -> None:
-    """Test the claims, draw the figures and write the page of a run, with what there is of it."""
+    """Test the claims, draw the figures and write the pages of a run, with what there is of it."""
+    from sim.experiments import why
     from sim.experiments.page import summary, write
     from sim.experiments.run import prepare
+    from sim.experiments.store import read_store
+    from ufm._check import require
 
-    typer.echo(summary(write(prepare(out))))
-    typer.echo(f"open {out / 'index.html'}")
+    groups = read_store(out).groups
+    trained = [name for name in groups if name.startswith(("update-", "preference-"))]
+    measured = any(name in groups for name in ("preference-vector", "preference-lora", "preference-weight"))
+    require(measured or len(groups) > len(trained), "out", "a run with something measured", f"{str(out)!r} without it")
+    e = prepare(out)
+    if len(groups) > len(trained):
+        typer.echo(summary(write(e)))
+        typer.echo(f"open {out / 'index.html'}")
+    if measured:
+        found = why.write(e)
+        typer.echo(found.text)
+        typer.echo(f"open {found.page}")
 
 
 @lm.command()
@@ -369,6 +383,10 @@ def show(folder: Annotated[Path, typer.Argument(help="A folder with runs in it."
     found = [as_table(one) for one in runs(folder)]
     require(len(found) > 0, "folder", "one with runs in it", repr(str(folder)))
     typer.echo("\n".join(found))
+
+
+def _say(stage: str) -> None:
+    typer.echo(f"{stage} ...", err=True)
 
 
 def _parted(text: str) -> tuple[str, str]:

@@ -48,6 +48,20 @@ def blocks(e: Experiment) -> None:
     e.store.fill("blocks", layout, compute, progress=e.progress)
 
 
+def enough(e: Experiment) -> None:
+    """Refuse too little text of others.
+
+    Raises:
+        ValueError: fewer tokens than the blocks have.
+    """
+    there, wanted = 0, e.settings.cross_entropy.blocks * e.settings.cross_entropy.tokens
+    for document in e.inputs.documents:
+        there += len(e.words.encode(document, special=False))
+        if there >= wanted:
+            return
+    _foreign(e)
+
+
 def _own(e: Experiment, part: int, count: int) -> Int[np.ndarray, "n T"]:
     """Text that the model draws from nothing, at temperature 1; its ends are tokens like others."""
     length, first = e.settings.cross_entropy.tokens, e.start()
@@ -63,7 +77,8 @@ def _foreign(e: Experiment) -> Int[np.ndarray, "n T"]:
     for document in e.inputs.documents:
         tokens += e.words.encode(document, special=False)
     there = len(tokens) // settings.tokens
-    require(there >= settings.blocks, "text", f"at least {settings.blocks} blocks of {settings.tokens} tokens", there)
+    wanted = f"at least {settings.blocks} blocks (cross_entropy.blocks) of {settings.tokens} tokens (cross_entropy.tokens)"
+    require(there >= settings.blocks, "text", wanted, there)
     chosen = np.linspace(0, there - 1, settings.blocks).round().astype(int)
     return np.asarray(tokens[: there * settings.tokens], np.int32).reshape(there, -1)[chosen]
 

@@ -22,15 +22,12 @@ def mmlu(e: Experiment) -> None:
     All positions are steered, after the middle layer. The first questions are worked examples before each of the others.
 
     Raises:
-        ValueError: too few questions; one that is too long for the model.
+        ValueError: those of `rows_of`.
     """
     settings = e.settings.mmlu
-    require(len(e.inputs.questions) > settings.shots, "questions", f"more than {settings.shots}", len(e.inputs.questions))
-    shots, asked = e.inputs.questions[: settings.shots], e.inputs.questions[settings.shots :][: settings.questions]
-    rows = [e.words.encode(as_text(question, shots)) for question in asked]
+    asked, rows = e.inputs.questions[settings.shots :][: settings.questions], rows_of(e)
     # One length, so that one program serves all parts.
     length = max(map(len, rows))
-    require(length <= e.lm.architecture.context, "questions", f"at most {e.lm.architecture.context} tokens", length)
     letters = [e.words.encode(f" {letter}", special=False)[-1] for letter in LETTERS]
     coords: dict[str, Any] = {
         "concept": list(e.settings.concepts),
@@ -59,6 +56,22 @@ def mmlu(e: Experiment) -> None:
         return {"log_p": np.swapaxes(np.asarray(found)[: len(part)], 0, 1)}
 
     e.store.fill("mmlu", layout, compute, progress=e.progress)
+
+
+def rows_of(e: Experiment) -> list[list[int]]:
+    """The questions after worked examples, as tokens.
+
+    Raises:
+        ValueError: too few questions; one that is too long for the model.
+    """
+    settings, every = e.settings.mmlu, e.inputs.questions
+    require(len(every) > settings.shots, "questions", f"more than {settings.shots} (mmlu.shots)", len(every))
+    shots, asked = every[: settings.shots], every[settings.shots :][: settings.questions]
+    rows = [e.words.encode(as_text(question, shots)) for question in asked]
+    longest, most = max(map(len, rows)), e.lm.architecture.context
+    with_shots = f"at most {most} tokens with {settings.shots} worked examples (mmlu.shots)"
+    require(longest <= most, "questions", with_shots, longest)
+    return rows
 
 
 def as_text(question: Question, shots: Sequence[Question]) -> str:

@@ -19,16 +19,9 @@ def prompts(e: Experiment) -> None:
     Raises:
         ValueError: a concept that is neither defined nor among the given texts.
     """
+    known(e)
     given, settings = e.inputs.prompts, e.settings.prompts
-    texts = settings.texts
-    if given is not None:
-        missing = [name for name in e.sets if not given.get(name)]
-        require(not missing, "prompts", f"texts of {', '.join(e.sets)}", f"none of {', '.join(missing)}")
-        texts = max(len(given[name]) for name in e.sets)
-    else:
-        unknown = [concept for concept in e.settings.concepts if concept not in DEFINITIONS]
-        known = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
-        require(not unknown, "concepts", known, ", ".join(unknown))
+    texts = settings.texts if given is None else max(len(given[name]) for name in e.sets)
     # Sets are written together as far as a batch holds them, the texts of a set in as few parts as there need be.
     layout = Layout(
         {"set": e.sets, "text": np.arange(texts), "position": np.arange(settings.new)},
@@ -47,6 +40,22 @@ def prompts(e: Experiment) -> None:
         return {"tokens": tokens}
 
     e.store.fill("prompts", layout, compute, progress=e.progress)
+
+
+def known(e: Experiment) -> None:
+    """Refuse concepts of which there are no texts.
+
+    Raises:
+        ValueError: a concept that is neither defined nor among the given texts.
+    """
+    given = e.inputs.prompts
+    if given is not None:
+        missing = [name for name in e.sets if not given.get(name)]
+        require(not missing, "prompts", f"texts of {', '.join(e.sets)}", f"none of {', '.join(missing)}")
+    else:
+        unknown = [concept for concept in e.settings.concepts if concept not in DEFINITIONS]
+        defined = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
+        require(not unknown, "concepts", defined, ", ".join(unknown))
 
 
 def _written(e: Experiment, names: list[str], cell: Cell, each: int) -> list[list[int]]:

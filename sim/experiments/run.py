@@ -7,16 +7,16 @@ from typing import Any
 from sim.bridge import fetch
 from sim.bridge.language_model import load
 from sim.experiments.concept import concept
-from sim.experiments.cross_entropy import blocks, cross_entropy
+from sim.experiments.cross_entropy import blocks, cross_entropy, enough
 from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import read_inputs
-from sim.experiments.mmlu import mmlu
+from sim.experiments.mmlu import mmlu, rows_of
 from sim.experiments.next_token import next_token
 from sim.experiments.preferring import preference_utility
-from sim.experiments.prompts import prompts
+from sim.experiments.prompts import known, prompts
 from sim.experiments.settings import PRESETS, from_json
 from sim.experiments.store import DATA, Store, read_store
-from sim.experiments.updates import train_updates
+from sim.experiments.updates import tasks, train_updates
 from sim.experiments.vectors import log_odds, vectors
 from ufm._check import require
 
@@ -34,35 +34,47 @@ STAGES: dict[str, tuple[Callable[[Experiment], None], tuple[str, ...]]] = {
 }
 """Every stage, and those that it needs."""
 
+CHECKS: dict[str, Callable[[Experiment], object]] = {
+    "prompts": known,
+    "blocks": enough,
+    "mmlu": rows_of,
+    "train-update": tasks,
+}
+"""What refuses the inputs of a stage, before any stage computes something."""
+
 OF_S = [name for name in STAGES if name not in ("train-update", "preference-utility")]
 """The stages of S (arXiv:2602.02712); the others are W's (arXiv:2602.02343)."""
 
 
-def run(e: Experiment, stages: Sequence[str] | None = None) -> None:
+def run(e: Experiment, stages: Sequence[str] | None = None, *, told: Callable[[str], object] = lambda name: None) -> None:
     """Do stages, and before them those that they need; what is done already is not done again.
 
     Args:
         e: the run.
         stages: names; `OF_S` if left out.
+        told: called with the name of every stage when it begins.
 
     Raises:
-        ValueError: an unknown stage.
+        ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed.
     """
     chosen = OF_S if stages is None else list(stages)
     unknown = [name for name in chosen if name not in STAGES]
     require(not unknown, "stage", f"one of {', '.join(STAGES)}", ", ".join(unknown))
-    done: set[str] = set()
+    order: dict[str, None] = {}
 
-    def do(name: str) -> None:
-        if name not in done:
-            stage, needs = STAGES[name]
-            for need in needs:
-                do(need)
-            stage(e)
-            done.add(name)
+    def need(name: str) -> None:
+        for before in STAGES[name][1]:
+            need(before)
+        order.setdefault(name)
 
     for name in chosen:
-        do(name)
+        need(name)
+    for name in order:
+        if name in CHECKS and not (name in e.store.groups and e.store.finished(name)):
+            CHECKS[name](e)
+    for name in order:
+        told(name)
+        STAGES[name][0](e)
 
 
 def prepare(

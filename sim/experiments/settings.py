@@ -450,6 +450,9 @@ def grid(count: int, reach: float, spread: float) -> Float[np.ndarray, " K"]:
     return reach * (even if spread == 0 else np.sinh(spread * even) / np.sinh(spread))
 
 
+_KINDS = {bool: "true or false", int: "a number", float: "a number"}
+
+
 def _with(whole: Any, path: Sequence[str], value: Any, name: str) -> Any:
     known = [one.name for one in fields(whole)]
     require(path[0] in known, "set", f"one of {', '.join(known)}", repr(name))
@@ -462,7 +465,9 @@ def _with(whole: Any, path: Sequence[str], value: Any, name: str) -> Any:
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
-            require(isinstance(old, str | tuple), "set", f"a number for {name}", repr(value))
+            require(isinstance(old, str | tuple), "set", f"{_KINDS.get(type(old))} for {name}", repr(value))
+            if isinstance(old, tuple):
+                value = [int(part) if part.strip().isdigit() else part.strip() for part in value.split(",")]
     if isinstance(old, tuple):
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
         for one in value:

@@ -191,6 +191,8 @@ class Store:
             for file in self.root.glob("*.partial"):
                 file.unlink(missing_ok=True)
             if not self.has(group):
+                # Another process may have begun the empty store with other settings.
+                _same(read_store(self.path), self.about)
                 require(not place.exists(), "store", "a group of arrays", f"{str(place)!r}, which has no zarr.json")
                 part = Path(tempfile.mkdtemp(dir=self.path, prefix=".group-"))
                 try:
@@ -278,7 +280,7 @@ COMPARED = ("settings", "model", "judge", "inputs", "dtype")
 
 
 def open_store(folder: str | Path, about: Mapping[str, Any]) -> Store:
-    """The store of a run, made if it is not there.
+    """The store of a run, made if it is not there, or if nothing has been computed in it.
 
     Args:
         folder: of the run.
@@ -302,10 +304,24 @@ def open_store(folder: str | Path, about: Mapping[str, Any]) -> Store:
             zarr.create_group(part, attributes=dict(about), overwrite=True)
             part.chmod(0o755)
             part.replace(path / DATA)
-    found = read_store(path)
-    off = differences({name: found.about.get(name) for name in COMPARED}, {name: about.get(name) for name in COMPARED})
-    require(not off, "out", f"a run with these settings, or a new folder ({str(path)!r} has others)", "; ".join(off[:6]))
+        found = read_store(path)
+        if not found.groups and _others(found, about):
+            # Nothing has been computed: a run whose inputs were refused may be begun with others.
+            zarr.open_group(path / DATA, mode="r+").attrs.put(dict(about))
+            found = read_store(path)
+    _same(found, about)
     return found
+
+
+def _others(found: Store, about: Mapping[str, Any]) -> list[str]:
+    """Where a store is of something else, in words."""
+    return differences(*({name: one.get(name) for name in COMPARED} for one in (found.about, about)))
+
+
+def _same(found: Store, about: Mapping[str, Any]) -> None:
+    off = _others(found, about)
+    wanted = f"a run with these settings, or a new folder ({str(found.path)!r} has others)"
+    require(not off, "out", wanted, "; ".join(off[:6]))
 
 
 def read_store(folder: str | Path) -> Store:

@@ -282,7 +282,7 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
         line += [f"{row[f'{name}_r_squared']:.3f}" for name in _QUANTITIES]
         line += [" / ".join(_with_error(row, name, side) for side in ("below", "above")) for name in _QUANTITIES]
         line += [" / ".join(halved(row, name, side) for side in ("below", "above")) for name in _QUANTITIES]
-        lines.append([*line, *(f"{row[name]:.2f}" for name in ("best_gain", "area", "reached"))])
+        lines.append([*line, *(f"{round(row[name], 2) + 0.0:.2f}" for name in ("best_gain", "area", "reached"))])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

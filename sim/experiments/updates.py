@@ -97,7 +97,9 @@ def tasks(e: Experiment) -> dict[str, Task]:
     answer = max(count for one in every.values() for count in one.counts)
     found = {}
     for name, one in every.items():
-        require(one.pairs > settings.trained, "pairs", f"more than {settings.trained} of {name}", one.pairs)
+        require(
+            one.pairs > settings.trained, "pairs", f"more than {settings.trained} (updates.trained) of {name}", one.pairs
+        )
         order = np.random.default_rng(e.seed("pairs", name)).permutation(one.pairs)
         held_out = order[settings.trained :][: settings.held_out]
         training = one.some(order[: settings.trained])

@@ -28,6 +28,8 @@ def test_verdicts_take_two_standard_errors(value, error, least, most, verdict):
     one = Claim("S", "says", "about", "what", value, error, least, most)
     assert one.verdict == verdict
     assert one.as_json()["value"] == (value if np.isfinite(value) else None)
+    blind = Claim("S", "says", "about", "what", value, error, least, most, blind=True)
+    assert blind.verdict == ("reported" if verdict == "reported" else "open")
 
 
 @pytest.mark.parametrize("law", [(0.4, 0.3, 0.2, 1.5), (0.5, -0.4, 1.0, -2.0), (0.6, 0.1, 5.0, 0.3)])

@@ -90,7 +90,10 @@ def test_commands_refuse(done, tmp_path):
     assert "set: expected one of" in refused("vectors", "--out", str(tmp_path / "a"), "--set", "next_token.stregths=3")
     assert "model: expected" in refused("prompts", "--out", str(tmp_path / "a"), "--model", str(tmp_path / "nothing"))
     assert "contexts: expected a text file" in refused("next-token", "--out", str(tmp_path / "a"), "--contexts", "none.txt")
+    assert "out: expected the folder of a run" in refused("page", "--out", str(tmp_path / "a"))
     assert not (tmp_path / "a").exists()
+    empty = open_store(tmp_path / "empty", dict(done.store.about))
+    assert "out: expected a run with something measured" in refused("page", "--out", str(empty.path))
 
 
 def test_show_prints_a_run(done):

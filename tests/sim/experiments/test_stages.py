@@ -392,7 +392,7 @@ def test_text_is_made_tokens_of_once(lm, tmp_path, monkeypatch):
     monkeypatch.setattr(Tokenizer, "encode", lambda self, text, **options: calls.append(text) or real(self, text, **options))
     monkeypatch.setattr(stage, "_own", lambda e, part, count: np.zeros((count, 12), np.int32))
     e = begin(tmp_path, lm, tiny.settings(), tiny.INPUTS, progress=False)
-    run(e, ["blocks"])
+    STAGES["blocks"][0](e)
     assert e.store.done("blocks") == (4, 4)
     assert calls == list(tiny.INPUTS.documents)
 
@@ -413,8 +413,26 @@ def test_blocks_of_text(done):
 
 def test_too_little_text(lm, tmp_path):
     few = replace(tiny.INPUTS, documents=("A cat.",))
-    with pytest.raises(ValueError, match="text: expected at least 4 blocks of 12 tokens, got 0"):
+    with pytest.raises(ValueError, match=r"text: expected at least 4 blocks .* of 12 tokens .*, got 0"):
         run(begin(tmp_path, lm, tiny.settings(), few, progress=False), ["blocks"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "changes", "message"),
+    [
+        ({"documents": ("A cat.",)}, {}, "text: expected at least 4 blocks"),
+        ({"questions": tiny.INPUTS.questions[:1]}, {}, r"questions: expected more than 1 \(mmlu.shots\), got 1"),
+        ({}, {"concepts": ["nope"]}, "concepts: expected some of apathetic, .*, got nope"),
+        ({"prompts": {"joy": ("Oh",)}}, {}, "prompts: expected texts of joy, evil, .*, got none of evil"),
+    ],
+)
+def test_what_a_late_stage_refuses_is_refused_first_and_binds_nobody(lm, tmp_path, inputs, changes, message):
+    bad = begin(tmp_path, lm, tiny.settings().changed(changes), replace(tiny.INPUTS, **inputs), progress=False)
+    begun = []
+    with pytest.raises(ValueError, match=message):
+        run(bad, told=begun.append)
+    assert (begun, bad.store.groups) == ([], [])
+    begin(tmp_path, lm, tiny.settings(), tiny.INPUTS, progress=False)
 
 
 def test_cross_entropy_of_every_block(done, v_of):
@@ -487,10 +505,10 @@ def test_questions_that_do_not_fit(lm, tmp_path):
         return begin(tmp_path / name, lm, tiny.settings().changed(changes), inputs, progress=False)
 
     questions = tiny.INPUTS.questions
-    with pytest.raises(ValueError, match="questions: expected more than 6, got 6"):
+    with pytest.raises(ValueError, match=r"questions: expected more than 6 \(mmlu.shots\), got 6"):
         STAGES["mmlu"][0](of("a", questions, **{"mmlu.shots": 6}))
     long = questions[1]._replace(text="word " * 200)
-    with pytest.raises(ValueError, match="questions: expected at most 256 tokens, got"):
+    with pytest.raises(ValueError, match=r"questions: expected at most 256 tokens with 1 worked examples .*, got"):
         STAGES["mmlu"][0](of("b", (questions[0], long)))
 
 

@@ -297,7 +297,21 @@ def test_processes_share_a_run(tmp_path, whole):
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_there_is_gone_on_with_by_the_same_settings_only(store):
+def test_a_run_in_which_nothing_is_computed_may_be_begun_with_other_settings(store, tmp_path):
+    other = ABOUT | {"inputs": {"a": "2"}}
+    assert open_store(store.path, other).about == other
+    with pytest.raises(ValueError, match=r'has others.*, got inputs\.a "2" there, "1" here'):
+        store.fill("one", LAYOUT, counting(tmp_path / "cells"), progress=False)
+    assert read_store(store.path).groups == []
+    fill_one = open_store(store.path, other).fill
+    fill_one("one", LAYOUT, counting(tmp_path / "cells"), progress=False)
+    with pytest.raises(ValueError, match="expected a run with these settings"):
+        open_store(store.path, ABOUT)
+    xr.open_datatree(store.root, engine="zarr").close()
+
+
+def test_a_run_that_is_there_is_gone_on_with_by_the_same_settings_only(store, tmp_path):
+    store.fill("one", LAYOUT, counting(tmp_path / "cells"), progress=False)
     assert open_store(store.path, ABOUT | {"begun": "later", "version": "2"}).about == ABOUT
     changed = {
         "settings.part.count 2 there, 3 here": ABOUT | {"settings": {"seed": 1, "part": {"count": 3}}},

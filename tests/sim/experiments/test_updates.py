@@ -368,7 +368,7 @@ def test_a_concept_without_pairs_is_refused(lm, tmp_path):
     with pytest.raises(ValueError, match=r"updates.concepts: expected some of optimistic, which have pairs, got calm"):
         run(tiny.start(tmp_path / "run", lm, lm, of=of), ["train-update"])
     many = tiny.settings().changed({"updates.trained": 6})
-    with pytest.raises(ValueError, match="more than 6 of optimistic, got 6"):
+    with pytest.raises(ValueError, match=r"more than 6 \(updates.trained\) of optimistic, got 6"):
         run(tiny.start(tmp_path / "other", lm, lm, of=many), ["train-update"])
     with pytest.raises(ValueError, match=r"updates.rank: expected at most 32"):
         tiny.start(tmp_path / "rank", lm, lm, of=tiny.settings().changed({"updates.rank": 33}))
