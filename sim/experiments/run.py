@@ -132,7 +132,7 @@ def as_table(store: Store) -> str:
     ]
     for group in sorted(store.groups, key=_place):
         done, wanted = store.done(group)
-        lines.append(f"    {group:<16}{done:>6} of {wanted} cells{'' if done == wanted else '  (not finished)'}")
+        lines.append(f"    {group:<18}{done:>6} of {wanted} cells{'' if done == wanted else '  (not finished)'}")
     return "\n".join(lines)
 
 
