@@ -16,7 +16,18 @@ from matplotlib.patches import Patch
 from scipy import stats
 
 from sim.experiments.curves import bumps
-from sim.figures.panels import Panel, labels, layer_colours, linear_width, strength_axis, stretch, table, widened, wrapped
+from sim.figures.panels import (
+    Panel,
+    labels,
+    layer_colours,
+    legend_below,
+    linear_width,
+    strength_axis,
+    stretch,
+    table,
+    widened,
+    wrapped,
+)
 from sim.figures.style import DOTS, INK, KINDS, SPREAD, TARGET, style, word_labels
 
 SHOWN = len(SPREAD)
@@ -312,7 +323,7 @@ def dominant_log_odds(data: xr.Dataset) -> Figure:
         figure, panels = wrapped(
             labels(data, "concept"),
             lambda name: found if np.isfinite(found := values.sel(concept=name).values).any() else None,
-            size=(2.6, 2.4),
+            size=(2.6, 2.8),
             x="steered after block",
             y="percentile of log-odds",
         )
@@ -332,5 +343,5 @@ def dominant_log_odds(data: xr.Dataset) -> Figure:
             Line2D([], [], color=INK, label="the next ones", **DOTS),
             Line2D([], [], color=INK, linewidth=1.0, label="median"),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.0, handlelength=1.4)
+        legend_below(figure, handles)
     return figure
