@@ -24,14 +24,13 @@ app = typer.Typer(
 )
 
 
-def compile_little_and_once() -> None:
-    """Have JAX keep what it compiles in the user's cache folder, and compile in less time what runs as fast.
+def compile_once() -> None:
+    """Have JAX keep what it compiles in the user's cache folder: compilation is most of what a verification costs.
 
-    Compilation is most of what a verification costs. Variables that are set already are left alone.
+    Variables that are set already are left alone.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", platformdirs.user_cache_dir("ufm", appauthor=False))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
@@ -435,7 +434,7 @@ def _names(text: str | None) -> list[str] | None:
 def main() -> None:
     """The entry point: a `ValueError`, or a disk that is full, becomes one line and exit code 2."""
     if sys.argv[1:2] != ["bench"]:
-        compile_little_and_once()
+        compile_once()
     try:
         app()
     except ValueError as error:

@@ -28,10 +28,11 @@ from theory import REGISTRY, Domain, Instance, balls, find, population, rational
 from theory.blocks import TRANSFORMERS, Pushed
 from theory.certificate import Confirmation, confirm
 from theory.claims import TOKENS, closed_form_curves
+from theory.compilation import compiled_quickly
 from theory.norms import NORMS, Normed
 from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
-from theory.statement import TABLES, Hypothesis, Margin, compiled_quickly
+from theory.statement import TABLES, Hypothesis, Margin
 from ufm._check import require
 from ufm.transformer import Layers, Transformer
 

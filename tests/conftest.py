@@ -11,8 +11,9 @@ import ufm
 from theory import routes
 from theory.statement import TABLES
 
-# Before the first computation: most of what tests cost is compilation, which is twice as fast without optimisation.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0")
+# Most of what tests cost is compilation, which is twice as fast without optimisation: here, and in what a test starts.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,7 @@ from flint import arb
 from jax import lax
 from jax.extend import core
 
+from theory.jaxprs import Branches, Call, Scan, While, control
 from ufm._check import require
 
 Number = int | float | Fraction | arb
@@ -250,9 +251,9 @@ def _compile(closed: core.ClosedJaxpr) -> _Program:
 
         for eqn in jaxpr.eqns:
             reads = tuple(read(x) for x in eqn.invars)
-            inner = _called(eqn)
-            if inner is not None:
-                writes = inline(inner[0], inner[1], reads)
+            called = control(eqn)
+            if isinstance(called, Call):
+                writes = inline(called.jaxpr, called.consts, reads)
             else:
                 key = (eqn.primitive, reads, *(_name(x) for x in eqn.params.items()))
                 if key not in known:
@@ -281,40 +282,44 @@ def _name(value: Any) -> Any:
     return value
 
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
-
-
-def _called(eqn: Any) -> tuple[Any, Sequence] | None:
-    """The jaxpr that an equation does nothing but call, and its constants."""
-    if eqn.primitive.name not in _CALLS:
-        return None
-    inner = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params)
-    return (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
-
-
 def _is_float(atom: Any) -> bool:
     return jnp.issubdtype(atom.aval.dtype, jnp.floating)
 
 
 def _rule(eqn: Any) -> Callable:
     """What carries out an equation."""
-    name = eqn.primitive.name
+    name, repeated = eqn.primitive.name, control(eqn)
+    if isinstance(repeated, Branches):
+        return _cond(eqn, repeated)
+    if isinstance(repeated, Scan):
+        return _scan(eqn, repeated)
+    if isinstance(repeated, While):
+        return _while(repeated)
     known = _RULES if any(_is_float(x) for x in (*eqn.invars, *eqn.outvars)) else {*_RULES, *_INTEGER}
     if name not in known:
         raise Unsupported(f"function: expected operations with a rule in ball arithmetic, got the primitive {name}")
     if name in _SHAPES or known is _RULES:
-        return _RULES[name](eqn)
+        return _made(eqn)
 
     def on_integers(*values: np.ndarray) -> Any:
         if any(x.dtype == object for x in values):
             if name not in _UNDECIDED:
                 _require_decided(name, *values)
-            return _RULES[name](eqn)(*values)
+            return _made(eqn)(*values)
         if name in _NUMPY:
             return np.asarray(_NUMPY[name](*values))
         return _bind(eqn, *values)
 
     return on_integers
+
+
+def _made(eqn: Any) -> Callable:
+    """The rule of an operation on arrays, made for its parameters."""
+    try:
+        return _RULES[eqn.primitive.name](eqn)
+    except KeyError as error:
+        expected = f"the primitive {eqn.primitive.name} with the parameter {error}"
+        raise Unsupported(f"function: expected {expected}, got {sorted(eqn.params)} from jax {jax.__version__}") from error
 
 
 def _bind(eqn: Any, *values: np.ndarray) -> Any:
@@ -594,7 +599,7 @@ def _select(eqn: Any) -> Callable:
 
 
 def _convert(eqn: Any) -> Callable:
-    target = np.dtype(eqn.params["new_dtype"])
+    target = np.dtype(eqn.outvars[0].aval.dtype)
     from_bool, to_bool = eqn.invars[0].aval.dtype.kind == "b", target.kind == "b"
     if not _is_float(eqn.invars[0]) and not _is_float(eqn.outvars[0]):
 
@@ -674,7 +679,7 @@ def _arg_extreme(before: Callable) -> Callable:
             found = [index(list(row)) for row in rows.reshape(-1, rows.shape[-1])]
             if None in found:
                 raise Undecided(f"function: expected a decided index from the primitive {name}, got overlapping balls")
-            return np.array(found, dtype=eqn.params["index_dtype"]).reshape(rows.shape[:-1])
+            return np.array(found, dtype=eqn.outvars[0].aval.dtype).reshape(rows.shape[:-1])
 
         return rule
 
@@ -832,8 +837,8 @@ def _sort(eqn: Any) -> Callable:
     return rule
 
 
-def _cond(eqn: Any) -> Callable:
-    branches = [_compile(branch) for branch in eqn.params["branches"]]
+def _cond(eqn: Any, choice_of: Branches) -> Callable:
+    branches = [_compile(branch) for branch in choice_of.branches]
     floats = [_is_float(x) for x in eqn.outvars]
 
     def rule(index: np.ndarray, *values: np.ndarray) -> Any:
@@ -850,10 +855,9 @@ def _cond(eqn: Any) -> Callable:
     return rule
 
 
-def _scan(eqn: Any) -> Callable:
-    p = eqn.params
-    body, consts, carried, length = _compile(p["jaxpr"]), p["num_consts"], p["num_carry"], p["length"]
-    order = range(length - 1, -1, -1) if p["reverse"] else range(length)
+def _scan(eqn: Any, scan: Scan) -> Callable:
+    body, consts, carried, length = _compile(scan.body), scan.consts, scan.carried, scan.length
+    order = range(length - 1, -1, -1) if scan.reverse else range(length)
     stacked = [x.aval.shape for x in eqn.outvars[carried:]]
 
     def rule(*values: np.ndarray) -> Any:
@@ -876,9 +880,8 @@ _LONGEST = 100_000
 """Rounds after which a while loop is given up."""
 
 
-def _while(eqn: Any) -> Callable:
-    p = eqn.params
-    condition, body, n, k = _compile(p["cond_jaxpr"]), _compile(p["body_jaxpr"]), p["cond_nconsts"], p["body_nconsts"]
+def _while(loop: While) -> Callable:
+    condition, body, n, k = _compile(loop.condition), _compile(loop.body), loop.condition_consts, loop.body_consts
 
     def rule(*values: np.ndarray) -> Any:
         state = list(values[n + k :])
@@ -897,7 +900,7 @@ def _while(eqn: Any) -> Callable:
 def _iota(eqn: Any) -> Callable:
     shape, axis = eqn.params["shape"], eqn.params["dimension"]
     along_axis = np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))])
-    values = _floats(np.broadcast_to(along_axis, shape).astype(eqn.params["dtype"]))
+    values = _floats(np.broadcast_to(along_axis, shape).astype(eqn.outvars[0].aval.dtype))
     return lambda: values
 
 
@@ -936,9 +939,24 @@ def _square(eqn: Any) -> Callable:
     return _each(lambda a: _power(a, 2), 1)
 
 
+def _integer_pow(eqn: Any) -> Callable:
+    exponent = eqn.params["y"]
+    return _dear(lambda a: _power(a, exponent))
+
+
 def _clamp(eqn: Any) -> Callable:
     del eqn
     return _each(lambda low, x, high: _min(_max(x, low), high), 3)
+
+
+def _with(parameter: str, function: Callable, *, together: bool = False) -> Callable:
+    """The factory of a rule that hands the operand, or all of them together, and one parameter to a function of NumPy."""
+
+    def factory(eqn: Any) -> Callable:
+        value = eqn.params[parameter]
+        return (lambda *xs: function(xs, value)) if together else (lambda x: function(x, value))
+
+    return factory
 
 
 def _always(rule: Callable) -> Callable:
@@ -969,17 +987,17 @@ _SHAPES: dict[str, Callable] = {
     "reshape": _to_new_shape,
     "squeeze": _to_new_shape,
     "expand_dims": _to_new_shape,
-    "transpose": lambda eqn: lambda x: x.transpose(eqn.params["permutation"]),
-    "concatenate": lambda eqn: lambda *xs: np.concatenate(xs, axis=eqn.params["dimension"]),
-    "stack": lambda eqn: lambda *xs: np.stack(xs, axis=eqn.params["axis"]),
+    "transpose": _with("permutation", np.transpose),
+    "concatenate": _with("dimension", lambda xs, axis: np.concatenate(xs, axis), together=True),
+    "stack": _with("axis", lambda xs, axis: np.stack(xs, axis), together=True),
     "unstack": _unstack,
-    "tile": lambda eqn: lambda x: np.tile(x, eqn.params["reps"]),
+    "tile": _with("reps", np.tile),
     "pad": _pad,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
     "gather": _indices,
-    "rev": lambda eqn: lambda x: np.flip(x, eqn.params["dimensions"]),
+    "rev": _with("dimensions", np.flip),
     "iota": _iota,
     "split": _split,
     "select_n": _select,
@@ -989,9 +1007,6 @@ _SHAPES: dict[str, Callable] = {
     "copy": _always(_same),
     "copy_p": _always(_same),
     "optimization_barrier": _always(lambda *values: _results(values)),
-    "cond": _cond,
-    "scan": _scan,
-    "while": _while,
 }
 """Operations that do the same to balls, integers and booleans."""
 
@@ -1054,7 +1069,7 @@ _RULES: dict[str, Callable] = {
     "div": _native(np.true_divide),
     "neg": _native(np.negative),
     "square": _square,
-    "integer_pow": lambda eqn: _dear(lambda a: _power(a, eqn.params["y"])),
+    "integer_pow": _integer_pow,
     "clamp": _clamp,
     "reduce_sum": _reduction(np.add, _ZERO),
     "reduce_prod": _reduction(np.multiply, _ONE),

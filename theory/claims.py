@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from theory import signs, tilting
+from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
-from theory.statement import Claim, Curve, compiled_quickly
+from theory.statement import Claim, Curve
 from ufm import difference_of_means, steer
 from ufm.model import representing
 

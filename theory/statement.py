@@ -17,16 +17,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from theory import gallery, population
+from theory.compilation import compiled_briefly, compiled_quickly
 from theory.instance import with_peaks
 from theory.symbolic import Identity
 
 Margin = Callable[[Any], Float[Array, ""]]
-
-_LITTLE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-_SOME = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-
-compiled_quickly = partial(jax.jit, compiler_options=_LITTLE)
-"""`jax.jit` for programs that run once or a few times, on small instances: compilation is most of what checking costs."""
 
 
 def _as_it_is(one: Any) -> Any:
@@ -196,7 +191,7 @@ def _margins(margin: Margin, batch: Any) -> Float[Array, " n"]:
 
 
 _margins_soon = partial(compiled_quickly, static_argnums=0)(_margins)
-_margins_fast = partial(jax.jit, static_argnums=0, compiler_options=_SOME)(_margins)
+_margins_fast = partial(compiled_briefly, static_argnums=0)(_margins)
 
 
 @partial(compiled_quickly, static_argnums=(0, 1))
@@ -221,4 +216,4 @@ def _assemble(domain: Domain, designs: Any, parameters: Any) -> Any:
 
 
 _assemble_soon = partial(compiled_quickly, static_argnums=0)(_assemble)
-_assemble_fast = partial(jax.jit, static_argnums=0, compiler_options=_SOME)(_assemble)
+_assemble_fast = partial(compiled_briefly, static_argnums=0)(_assemble)

@@ -16,8 +16,9 @@ from theory.claims import (
     on_sweep,
     slope,
 )
+from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
-from theory.statement import Claim, Statement, compiled_quickly
+from theory.statement import Claim, Statement
 from theory.statements.hypotheses import chosen
 from ufm import logits, steer, sweep
 from ufm.model import UFM

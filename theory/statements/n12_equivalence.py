@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from theory import arc, symbolic
 from theory.claims import slope
+from theory.compilation import compiled_quickly
 from theory.norms import NORMS, MeasuredNorm, Normed, kinds
-from theory.statement import Claim, Hypothesis, Statement, compiled_quickly
+from theory.statement import Claim, Hypothesis, Statement
 from theory.statements.n7_norm import NOT_PARALLEL, size_of
 from ufm import NormalisedUFM, Updated, Vector, Weight, norm, steer, updated
 

@@ -7,8 +7,9 @@ from jax.experimental import jet
 
 from theory import signs, symbolic, tilting
 from theory.claims import GRID, ROUNDING, exact_split, slope
+from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
-from theory.statement import Claim, Curve, Statement, compiled_quickly
+from theory.statement import Claim, Curve, Statement
 from theory.statements.hypotheses import chosen
 from theory.statements.theorem_3_8 import increase, increases
 from theory.taylor import taylor

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from theory import symbolic
 from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
 from theory.claims import largest_error, slope
-from theory.statement import Claim, Statement, compiled_quickly
+from theory.compilation import compiled_quickly
+from theory.statement import Claim, Statement
 from ufm import curvature
 from ufm.measures import kl
 

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
 from theory.claims import largest_error, slope
-from theory.statement import Claim, Hypothesis, Statement, compiled_quickly
+from theory.compilation import compiled_quickly
+from theory.statement import Claim, Hypothesis, Statement
 from ufm.transformer import added
 
 _TIMES = np.array([1.0, 4.0, 30.0, 1e3, 1e6])

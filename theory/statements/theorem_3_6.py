@@ -15,8 +15,9 @@ from theory.claims import (
     monotone,
     slope,
 )
+from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
-from theory.statement import Claim, Statement, compiled_quickly
+from theory.statement import Claim, Statement
 from theory.statements.hypotheses import chosen
 
 # --- tanh ------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 
 from theory import symbolic, tilting
 from theory.claims import exact_split
+from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
-from theory.statement import Claim, Statement, compiled_quickly
+from theory.statement import Claim, Statement
 from theory.statements.hypotheses import chosen
 from ufm import cross_entropy_increase, steer
 from ufm._numerics import exp_minus_tangent

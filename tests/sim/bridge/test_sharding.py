@@ -18,8 +18,8 @@ ROOT = SCRIPT.parents[3]
 
 
 def start(folder, out, devices, *arguments):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_use_fusion_emitters=false"
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    jax_variables = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **jax_variables, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, SCRIPT, folder, out, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

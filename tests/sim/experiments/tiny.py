@@ -165,7 +165,7 @@ def started(folder: Path, cache: Path) -> subprocess.Popen[bytes]:
     more = {
         "PYTHONPATH": str(root),
         # Most of what it costs is compilation.
-        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

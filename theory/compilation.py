@@ -1,0 +1,51 @@
+"""Compilation that spares time where a program runs once or a few times: there it is most of what checking costs.
+
+XLA has options for it, but they come and go between releases. So each is tried once on a program of one operation, when the
+first program is compiled, and is asked for only if this release takes it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+_HASTY: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+_BRIEF: dict[str, Any] = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+
+
+def compiled_quickly(function: Callable, **keywords: Any) -> Callable:
+    """`jax.jit` for programs that run once or a few times, on small instances; `keywords` are those of `jax.jit`."""
+    return _compiled(function, _HASTY, keywords)
+
+
+def compiled_briefly(function: Callable, **keywords: Any) -> Callable:
+    """`jax.jit` for programs that run on thousands of small instances: a little optimisation."""
+    return _compiled(function, _BRIEF, keywords)
+
+
+def _compiled(function: Callable, options: Mapping[str, Any], keywords: Mapping[str, Any]) -> Callable:
+    # Not before the first call: importing a module must not start JAX.
+    @functools.cache
+    def program() -> Callable:
+        return jax.jit(function, compiler_options=_taken(options), **keywords)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        return program()(*arguments, **named)
+
+    return call
+
+
+def _taken(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that the installed release takes."""
+    return {name: value for name, value in options.items() if _takes(name, value)}
+
+
+@functools.cache
+def _takes(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda x: x + 1, compiler_options={name: value}).lower(0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
