@@ -25,10 +25,10 @@ from sim import output
 from sim.figures import counterexample, save
 from sim.output import write_json
 from theory import REGISTRY, Domain, Instance, balls, find, population, rationals
+from theory._compilation import compiled_quickly
 from theory.blocks import TRANSFORMERS, Pushed
 from theory.certificate import Confirmation, confirm
 from theory.claims import TOKENS, closed_form_curves
-from theory.compilation import compiled_quickly
 from theory.norms import NORMS, Normed
 from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed

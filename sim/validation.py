@@ -351,8 +351,9 @@ def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
             one = _approach(cuts[layer], out, jnp.asarray(run.v(name, layer), float), run.size.far)
             found = {key: np.asarray(value) for key, value in one.items()}
             sizes, distance, leading = found["sizes"], found["distance"], found["leading"]
-            # The rate, where it is the leading term and not yet rounding.
-            clean = (sizes > 1e4 * sizes[0]) & (sizes < 1e6 * sizes[0])
+            # The rate, where it is the leading term and not yet rounding; rounding of the sizes themselves decides nothing.
+            decades = np.log10(sizes / sizes[0]).round(6)
+            clean = (decades >= 4) & (decades <= 6)
             slopes = [np.polyfit(np.log(sizes[clean]), np.log(row[clean]), 1)[0] for row in distance]
             ratio = distance[:, clean] * sizes[clean] / leading[:, None]
             about = _about(name, layer)

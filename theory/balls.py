@@ -30,7 +30,7 @@ from flint import arb
 from jax import lax
 from jax.extend import core
 
-from theory.jaxprs import Branches, Call, Scan, While, control
+from theory._jaxprs import Branches, Call, Scan, While, control
 from ufm._check import require
 
 Number = int | float | Fraction | arb

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from theory import signs, tilting
-from theory.compilation import compiled_quickly
+from theory._compilation import compiled_quickly
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Curve
 from ufm import difference_of_means, steer

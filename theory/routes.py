@@ -16,8 +16,8 @@ import numpy as np
 
 from theory import rationals
 from theory import symbolic as proofs
+from theory._compilation import compiled_quickly
 from theory.certificate import certify
-from theory.compilation import compiled_quickly
 from theory.rationals import RationalInstance
 from theory.refute import Attack, attack, confirmed, pick
 from theory.statement import Claim, Domain, Margin, Statement, assemble_all, hold, hold_on, margins_on, sample_all

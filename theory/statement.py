@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from theory import gallery, population
-from theory.compilation import compiled_briefly, compiled_quickly
+from theory._compilation import compiled_briefly, compiled_quickly
 from theory.instance import with_peaks
 from theory.symbolic import Identity
 

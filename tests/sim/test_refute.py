@@ -14,7 +14,7 @@ import sim.refute
 from sim import cli
 from sim.figures.counterexample import counterexample
 from theory import REGISTRY, Instance, gallery, norms, rationals
-from theory.compilation import compiled_quickly
+from theory._compilation import compiled_quickly
 from theory.population import FAMILIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "conjectures.md"

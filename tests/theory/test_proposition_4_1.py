@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from theory import REGISTRY, blocks, routes
-from theory.compilation import compiled_quickly
+from theory._compilation import compiled_quickly
 
 KINDS = pytest.mark.parametrize("kind", ["rms", "layer"])
 FAR = 1e7

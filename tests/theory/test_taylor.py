@@ -13,7 +13,7 @@ from mpmath import mp, mpf
 
 from sim.tex import to_html
 from theory import predicted, tilting
-from theory.compilation import compiled_quickly
+from theory._compilation import compiled_quickly
 from theory.taylor import MAX_ORDER, QUANTITIES, as_text, taylor
 from ufm import contrast, contrastive, log_odds, weighted
 

@@ -62,7 +62,7 @@ def test_the_split_is_the_model(small_corpus, kind):
 
 
 def test_init(small_corpus):
-    free = init(jax.random.key(2), small_corpus, 6)
+    free = init(jax.random.key(2), small_corpus, 6, scale=0.5)
     model = init_normalised(jax.random.key(2), small_corpus, 6, kind="layer", eps=1e-6)
     np.testing.assert_array_equal(model.W, free.W)
     np.testing.assert_array_equal(model.H, free.H)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from theory.compilation import compiled_quickly
+from theory._compilation import compiled_quickly
 from ufm import Answers, NormalisedUFM, preference_odds, steer, updated, utility_odds
 from ufm.preference import reps, sft, split
 from ufm.updates import FORMS, init_update, null_out

@@ -7,7 +7,7 @@ import pytest
 from oracles import softmax
 
 from theory import arc
-from theory.compilation import compiled_quickly
+from theory._compilation import compiled_quickly
 from ufm import Steerable, norm, probability_increase, steer
 from ufm.transformer import PLACEMENTS, added, init_transformer
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory.compilation import compiled_quickly
+from theory._compilation import compiled_quickly
 from ufm import (
     UFM,
     LoRA,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory import symbolic, tilting
+from theory._compilation import compiled_quickly
 from theory.claims import (
     GRID,
     TOKENS,
@@ -16,7 +17,6 @@ from theory.claims import (
     on_sweep,
     slope,
 )
-from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Statement
 from theory.statements.hypotheses import chosen

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from theory._compilation import compiled_quickly
 from theory.claims import GRID, ROUNDING, closed_form_curves, concepts, measured_curves, slope
-from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Curve, Statement
 from theory.statements.hypotheses import chosen

@@ -6,9 +6,9 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from theory._compilation import compiled_quickly
 from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
 from theory.claims import largest_error, slope
-from theory.compilation import compiled_quickly
 from theory.statement import Claim, Statement
 from theory.statements.proposition_4_1 import NEEDS
 from ufm.transformer import added_in_the_limit

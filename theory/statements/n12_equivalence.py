@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from theory import arc, symbolic
+from theory._compilation import compiled_quickly
 from theory.claims import slope
-from theory.compilation import compiled_quickly
 from theory.norms import NORMS, MeasuredNorm, Normed, kinds
 from theory.statement import Claim, Hypothesis, Statement
 from theory.statements.n7_norm import NOT_PARALLEL, size_of

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory import signs, symbolic, tilting
+from theory._compilation import compiled_quickly
 from theory.claims import ROUNDING, TOKENS, closed_form_curves, least, model_curves, slope
-from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Curve, Statement
 from theory.statements.hypotheses import chosen

@@ -6,8 +6,8 @@ import numpy as np
 from jax.experimental import jet
 
 from theory import signs, symbolic, tilting
+from theory._compilation import compiled_quickly
 from theory.claims import GRID, ROUNDING, exact_split, slope
-from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Curve, Statement
 from theory.statements.hypotheses import chosen

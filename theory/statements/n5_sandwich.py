@@ -6,8 +6,8 @@ import numpy as np
 from jax.scipy.special import logit
 
 from theory import signs, symbolic
+from theory._compilation import compiled_quickly
 from theory.claims import GRID, ROUNDING, closed_form_curves, concepts, least, measured_curves, model_curves, slope
-from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Curve, Statement
 from theory.statements.hypotheses import chosen

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from theory import arc, symbolic
+from theory._compilation import compiled_quickly
 from theory.claims import ROUNDING, largest_error, least, slope
-from theory.compilation import compiled_quickly
 from theory.norms import ANGLES, NORMS, MeasuredNorm, Normed, kinds
 from theory.statement import Claim, Hypothesis, Statement
 

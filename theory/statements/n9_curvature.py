@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from theory import symbolic
+from theory._compilation import compiled_quickly
 from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
 from theory.claims import largest_error, slope
-from theory.compilation import compiled_quickly
 from theory.statement import Claim, Statement
 from ufm import curvature
 from ufm.measures import kl

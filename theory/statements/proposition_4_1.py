@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from theory._compilation import compiled_quickly
 from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
 from theory.claims import largest_error, slope
-from theory.compilation import compiled_quickly
 from theory.statement import Claim, Hypothesis, Statement
 from ufm.transformer import added
 

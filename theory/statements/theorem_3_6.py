@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory import symbolic, tilting
+from theory._compilation import compiled_quickly
 from theory.claims import (
     Events,
     closed_form_curves,
@@ -15,7 +16,6 @@ from theory.claims import (
     monotone,
     slope,
 )
-from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Statement
 from theory.statements.hypotheses import chosen

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from theory import symbolic, tilting
+from theory._compilation import compiled_quickly
 from theory.claims import exact_split
-from theory.compilation import compiled_quickly
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Statement
 from theory.statements.hypotheses import chosen
