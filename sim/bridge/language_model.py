@@ -6,7 +6,7 @@ logits = ufm.steer(split, [0], split.everywhere(v), 4.0)
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge import fetch, generation, split, tokenizer, trained
 from sim.bridge.architecture import Architecture
-from sim.bridge.checkpoint import PICKLES, Tensors, fill, open_folder
+from sim.bridge.checkpoint import PICKLES, Tensors, fill, open_folder, read_json, reading, refuse_pointers
 from sim.bridge.decoder import Decoder, init_parameters, shapes
 from sim.bridge.generation import Sampling
 from sim.bridge.gguf_file import Gguf
 from sim.bridge.split import Split
 from sim.bridge.tokenizer import Tokenizer
-from ufm._check import finite, require
+from sim.bridge.values import as_numpy, numbers, shown, whole
+from ufm._check import require
 
-Prompt = str | Sequence[int] | Int[np.ndarray, " T"]
-Prompts = Sequence[Prompt]
+Prompts = Any
+"""A list of prompts, each a text, token ids (a list, or an array of any library), or the messages of a chat. What people
+pass in is checked where it is used (`LanguageModel.contexts`)."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,17 @@ class LanguageModel:
         """The same."""
         return self.architecture
 
+    def __repr__(self) -> str:
+        a, decoder = self.architecture, self.decoder
+        where = ", ".join(sorted({str(device) for device in decoder.embedding[...].devices()}))
+        words = "no tokenizer" if self.tokenizer is None else f"{self.tokenizer.size} tokens"
+        return (
+            f"LanguageModel({self.name!r}: {a.family}, {a.layers} layers of width {a.width}, {words}, "
+            f"{jnp.dtype(decoder.dtype).name} on {where})"
+        )
+
     def contexts(
-        self, prompts: Prompts, *, length: int | None = None, side: str = "left", room: int = 0
+        self, prompts: Prompts, *, length: int | None = None, side: str = "left", room: int = 0, chat: bool = False
     ) -> tuple[Int[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
         """Prompts as one array of tokens, and which of it is not padding.
 
@@ -88,60 +99,104 @@ class LanguageModel:
             length: to pad to, so that programs are compiled for few lengths; the longest prompt if left out.
             side: of the padding.
             room: tokens that are to follow.
+            chat: whether each prompt is what a user says (or a list of messages), and is put into the form of a chat, up to
+                the opening of the answer.
 
         Raises:
             ValueError: no prompt, an empty one, one that is too long for the model, token ids that it has not.
         """
-        require(not isinstance(prompts, str), "prompts", "a list of prompts", f"the one string {prompts!r}")
+        alone = f"the one string {shown(prompts)}" if isinstance(prompts, str) else shown(prompts)
+        require(_is_list(prompts), "prompts", "a list of prompts", alone)
+        prompts = list(prompts)
         require(len(prompts) > 0, "prompts", "at least one", "none")
-        rows = [self._tokens(prompt) for prompt in prompts]
+        rows = [self._tokens(prompt, k, chat) for k, prompt in enumerate(prompts)]
         ids, seen = tokenizer.pad(rows, side=side, length=length)
         longest, context = int(seen.sum(axis=1).max()) + room, self.architecture.context
         require(
             longest <= context, "prompt", f"at most {context} tokens{f' with {room} to follow' if room else ''}", longest
         )
-        outside = ids[(ids < 0) | (ids >= self.architecture.vocabulary)]
-        require(outside.size == 0, "tokens", f"ids from 0 to {self.architecture.vocabulary - 1}", outside[:3].tolist())
         return ids, seen
 
-    def _tokens(self, prompt: Prompt) -> Sequence[int]:
-        if isinstance(prompt, str):
-            require(self.tokenizer is not None, "prompt", "token ids, for a model without a tokenizer", repr(prompt))
-            assert self.tokenizer is not None
-            return self.tokenizer.encode(prompt)
-        return [int(i) for i in prompt]
+    def _tokens(self, prompt: Any, k: int, chat: bool) -> list[int]:
+        words = self.tokenizer
+        if chat or isinstance(prompt, str):
+            require(words is not None, "prompt", "token ids, for a model without a tokenizer", shown(prompt))
+            assert words is not None
+            if not chat:
+                return self._known(words.encode(prompt))
+            said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            return self._known(words.encode(words.chat(said), special=False))
+        what = "a text or token ids"
+        require(_is_list(prompt) and getattr(prompt, "ndim", 1) == 1, "prompt", what, f"{shown(prompt)} in place {k}")
+        messages = isinstance(prompt, list | tuple) and any(isinstance(one, Mapping) for one in prompt)
+        require(not messages, "prompt", what, f"messages in place {k}: give chat=True")
+        ids = prompt if isinstance(prompt, list | tuple) else as_numpy(f"prompt {k}", prompt).tolist()
+        return self._known([whole(f"prompt {k}", i) for i in ids])
 
-    def logits(self, prompts: Prompts) -> list[Float[np.ndarray, "T V"]]:
+    def _known(self, ids: list[int]) -> list[int]:
+        """Token ids, if the model has them all: a tokenizer may have more."""
+        last = self.architecture.vocabulary - 1
+        outside = next((i for i in ids if not 0 <= i <= last), None)
+        if outside is not None:
+            text = None if self.tokenizer is None or outside < 0 else self.tokenizer.core.id_to_token(outside)
+            of = "" if text is None else f" ({text!r}, of the tokenizer only)"
+            require(False, "tokens", f"ids from 0 to {last}, the model's vocabulary", f"[{outside}]{of}")
+        return ids
+
+    def logits(self, prompts: Prompts, *, chat: bool = False) -> list[Float[np.ndarray, "T V"]]:
         """The logits at every position of every prompt."""
-        ids, seen = self.contexts(prompts)
+        ids, seen = self.contexts(prompts, chat=chat)
         values = np.asarray(split.all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(seen)))
         return [row[mask] for row, mask in zip(values, seen, strict=True)]
 
     def states(
-        self, prompts: Prompts, *, length: int | None = None
+        self, prompts: Prompts, *, length: int | None = None, chat: bool = False
     ) -> tuple[Float[Array, "L n T d"], Bool[np.ndarray, "n T"]]:
         """The residual stream after every block, in one pass, and which positions are not padding."""
-        ids, seen = self.contexts(prompts, length=length)
+        ids, seen = self.contexts(prompts, length=length, chat=chat)
         return split.all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen)), seen
 
-    def difference_of_means(self, positive: Prompts, negative: Prompts) -> Float[np.ndarray, "L d"]:
+    def difference_of_means(
+        self, positive: Prompts, negative: Prompts, *, chat: bool = False, budget: int | None = None
+    ) -> Float[np.ndarray, "L d"]:
         """The steering vector of every layer, from one pass over each of the two sets (S, equation 3 and section 5).
 
         The state of a text is the mean over its tokens, padding left out; that of a set is the mean over its texts.
 
+        Args:
+            positive, negative: the two sets.
+            chat: as in `contexts`.
+            budget: numbers that are held at once: texts are taken in batches as large as it allows; that of a split if left
+                out.
+
         Raises:
             ValueError: as `contexts`.
         """
-        sides = [self.contexts(texts) for texts in (positive, negative)]
+        most = split.BUDGET if budget is None else whole("budget", budget, 1)
+        sides = [self.contexts(texts, chat=chat) for texts in (positive, negative)]
         length, means = max(ids.shape[1] for ids, _ in sides), []
+        together = max(1, most // split.held_by_blocks(self.architecture, length))
         for ids, seen in sides:
             more = ((0, 0), (length - ids.shape[1], 0))
-            tokens, there = jnp.asarray(np.pad(ids, more)), jnp.asarray(np.pad(seen, more))
-            means.append(np.asarray(split.all_means(self.decoder, tokens, there).mean(axis=1)))
-        return means[0] - means[1]
+            tokens, there = np.pad(ids, more), np.pad(seen, more)
+            total = np.zeros((self.architecture.layers, self.architecture.width))
+            for k in range(0, len(ids), together):
+                part = slice(k, k + together)
+                found = split.all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(there[part]))
+                total += np.asarray(found, float).sum(axis=1)
+            means.append(total / len(ids))
+        # A mean of numbers in half precision is worth more than they are.
+        return (means[0] - means[1]).astype(jnp.promote_types(found.dtype, jnp.float32))
 
     def at(
-        self, layer: int, prompts: Prompts, *, length: int | None = None, last_only: bool = True, site: str = "state"
+        self,
+        layer: Any,
+        prompts: Prompts,
+        *,
+        length: int | None = None,
+        last_only: bool = True,
+        site: str = "state",
+        chat: bool = False,
     ) -> Split:
         """The model cut after block `layer`, asked about these prompts (`sim.bridge.split`).
 
@@ -151,35 +206,43 @@ class LanguageModel:
             length: to pad to, on the left.
             last_only: whether `decode` gives the logits of the last position only, which is most of the cost of logits.
             site: where updates act: "state", the stream after the block, or "down", its MLP's down-projection.
+            chat: as in `contexts`.
 
         Raises:
             ValueError: a layer outside the model, an unknown site; as `contexts`.
         """
-        layers = self.architecture.layers
-        whole = isinstance(layer, int | np.integer)
-        require(whole and 0 <= layer < layers, "layer", f"a block from 0 to {layers - 1}", layer)
-        ids, seen = self.contexts(prompts, length=length)
+        layer = self._layer(layer)
+        ids, seen = self.contexts(prompts, length=length, chat=chat)
         graph, state = nnx.split(self.decoder)
         known = ("state", "down")
         require(site in known, "site", f"one of {', '.join(known)}", repr(site))
         return Split(state, jnp.asarray(ids), jnp.asarray(seen), jnp.asarray(layer), graph, last_only, site=site)
 
-    def steering(self, vectors: Mapping[int, Any]) -> Float[np.ndarray, "L d"]:
+    def steering(self, vectors: Any) -> Float[np.ndarray, "L d"]:
         """What `generate` and `Split.and_later` add: a vector for each of some layers, and nothing after the others.
 
         Args:
-            vectors: by layer, ``[d]`` each: ``{20: 2 * v}``.
+            vectors: by layer, ``[d]`` each, of any library: ``{20: 2 * v}``.
 
         Raises:
             ValueError: a layer outside the model; a vector of another width.
         """
+        require(isinstance(vectors, Mapping), "vectors", "vectors by layer, {20: 2 * v}", shown(vectors))
         a = self.architecture
         rows = np.zeros((a.layers, a.width), np.float32)
         for layer, v in vectors.items():
-            require(0 <= layer < a.layers, "layer", f"a block from 0 to {a.layers - 1}", layer)
-            require(np.shape(v) == (a.width,), "v", f"shape ({a.width},), the width of the stream", np.shape(v))
-            rows[layer] = np.asarray(v)
+            row = numbers("v", v)
+            require(row.shape == (a.width,), "v", f"shape ({a.width},), the width of the stream", row.shape)
+            rows[self._layer(layer)] = row
         return rows
+
+    def _layer(self, layer: Any) -> int:
+        last = self.architecture.layers - 1
+        what = f"a block from 0 to {last}"
+        require(not isinstance(layer, str), "layer", what, shown(layer))
+        found = whole("layer", layer)
+        require(0 <= found <= last, "layer", what, found)
+        return found
 
     def generate(
         self,
@@ -192,6 +255,7 @@ class LanguageModel:
         steering: Any = None,
         length: int | None = None,
         stop: bool = True,
+        chat: bool = False,
     ) -> Generated:
         """Continuations of prompts, with a key-value cache.
 
@@ -205,20 +269,21 @@ class LanguageModel:
                 a layer, zeros in the others; or one such array for each prompt, ``[n, L, d]``.
             length: to pad prompts to.
             stop: whether a token that ends a text ends a sequence.
+            chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.
 
         Raises:
             ValueError: as `contexts`; a steering of another shape.
         """
-        require(new >= 1, "new", "at least one token", new)
-        require(each >= 1, "each", "at least one continuation", each)
-        ids, seen = self.contexts(prompts, length=length, room=new)
+        new, each, seed = whole("new", new, 1), whole("each", each, 1), whole("seed", seed)
+        require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
+        ids, seen = self.contexts(prompts, length=length, room=new, chat=chat)
         a, chosen = self.architecture, sampling or Sampling()
         added = None
         if steering is not None:
-            array = jnp.asarray(finite("steering", steering))
-            fits = array.shape in ((a.layers, a.width), (len(prompts), a.layers, a.width))
+            array = numbers("steering", steering)
+            fits = array.shape in ((a.layers, a.width), (len(ids), a.layers, a.width))
             require(fits, "steering", f"shape ({a.layers}, {a.width}), or one such for each prompt", array.shape)
-            added = jnp.broadcast_to(array, (len(prompts), a.layers, a.width))
+            added = jnp.broadcast_to(jnp.asarray(array), (len(ids), a.layers, a.width))
         ends = self.tokenizer.ends if stop and self.tokenizer is not None and self.tokenizer.ends else (-1,)
         top_k = a.vocabulary if chosen.top_k is None else chosen.top_k
         settings = (jnp.asarray(chosen.temperature), jnp.asarray(top_k), jnp.asarray(chosen.top_p))
@@ -253,13 +318,18 @@ class LanguageModel:
         return replace(self, decoder=decoder)
 
 
+def _is_list(value: Any) -> bool:
+    """Whether it has members, and is neither text nor bytes nor a mapping."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) and getattr(value, "ndim", 1) > 0
+
+
 def _leaf(decoder: Decoder, path: str) -> Any:
     holder, _, name = path.rpartition(".")
     return getattr(decoder.blocks if holder else decoder, name)
 
 
 def load(
-    source: str | Path,
+    source: Any,
     *,
     dtype: DTypeLike = jnp.float32,
     compute: DTypeLike | None = None,
@@ -269,7 +339,7 @@ def load(
     """A language model from a folder, a GGUF file, the default model's name, or a repository id.
 
     Args:
-        source: a Hugging Face folder; a `.gguf` file; "smollm2-135m-instruct", which is fetched if it is not there; or
+        source: a Hugging Face folder; a GGUF file; "smollm2-135m-instruct", which is fetched if it is not there; or
             "owner/name", which needs a network.
         dtype: of the weights.
         compute: of the computation; as the weights if left out.
@@ -279,23 +349,26 @@ def load(
     Raises:
         ValueError: nothing of that name, or a checkpoint that is not whole; the message says what is wrong.
     """
-    require(bool(str(source)), "model", "a name or a path", "none")
+    require(
+        isinstance(source, str | Path) and bool(str(source)),
+        "model",
+        "a name or a path",
+        shown(source) if source else "none",
+    )
     path = Path(source)
     if str(source) == fetch.NAME:
         path = fetch.fetch()
     elif not path.exists() and _is_repository(str(source)):
         path = _from_hub(str(source))
-    known = f"a folder, a .gguf file, {fetch.NAME} or a repository id"
+    known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
     require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
-    require(path.suffix not in PICKLES, "model", "safetensors or GGUF (a pickle can run code; convert it)", path.name)
+    refuse_pointers(path)
     digest = hashlib.sha256()
     if path.is_dir() and trained.is_one(path):
         architecture, parameters, words = trained.read(path, dtype=dtype, put=put, digest=digest)
     else:
         architecture, tensors, words = _open(path)
         parameters = fill(architecture, tensors, dtype=dtype, put=put, progress=progress, digest=digest)
-    if words is not None:
-        require(words.size <= architecture.vocabulary, "tokenizer", f"at most {architecture.vocabulary} tokens", words.size)
     decoder = Decoder(architecture, parameters, dtype=dtype if compute is None else compute)
     return LanguageModel(decoder, words, str(source), digest.hexdigest()[:16])
 
@@ -303,12 +376,51 @@ def load(
 def _open(path: Path) -> tuple[Architecture, Tensors, Tokenizer | None]:
     """The architecture, the tensors and the tokenizer of a folder or a GGUF file."""
     if path.is_dir():
-        return *open_folder(path), tokenizer.from_folder(path) if (path / "tokenizer.json").is_file() else None
-    require(path.suffix == ".gguf", "model", "a folder or a .gguf file", repr(str(path)))
+        _require_model(path)
+        return *open_folder(path), tokenizer.from_folder(path)
+    _require_gguf(path)
     file = Gguf(path)
     architecture, words = file.architecture, tokenizer.from_gguf(file)
     file.forget_metadata()
     return architecture, file, words
+
+
+def _require_model(folder: Path) -> None:
+    """Refuse a folder that holds something else than a model, and say what to do with it."""
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        require(
+            False,
+            "model",
+            "a whole model",
+            f"{str(folder)!r}, a PEFT adapter for {base!r}: put the two together with PEFT (merge_and_unload, then "
+            "save_pretrained into a new folder), and load that",
+        )
+    there = sorted(one.name for one in folder.glob("*.gguf"))
+    bare = not (folder / "config.json").is_file()
+    require(
+        not (there and bare),
+        "model",
+        "a folder of a model, or a GGUF file",
+        f"a folder that holds {', '.join(there)}: name one",
+    )
+
+
+def _require_gguf(path: Path) -> None:
+    """Refuse a file that does not begin as GGUF files do, whatever it is called, and say what it is."""
+    with reading(path, "a file that can be read", argument="model"), path.open("rb") as file:
+        start = file.read(8)
+    if start[:4] == b"GGUF":
+        return
+    kinds = {
+        "a pickle (a pickle can run code; convert it to safetensors)": start[:4] == b"PK\x03\x04" or start[:1] == b"\x80",
+        "a file of GGML from before GGUF: convert it anew": start[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg"),
+        "an empty file": not start,
+        "one file of a model: give its folder": path.suffix in (".safetensors", ".json", ".msgpack", ".model"),
+        "a pickle by its name (a pickle can run code; convert it to safetensors)": path.suffix in PICKLES,
+    }
+    found = next((what for what, fits in kinds.items() if fits), "a file that does not begin as GGUF does")
+    require(False, "model", "a folder or a GGUF file", f"{str(path)!r}, {found}")
 
 
 def random_model(architecture: Architecture, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:
@@ -326,7 +438,7 @@ def _from_hub(source: str) -> Path:
     """The folder of a repository, in the hub's own cache; pickles are not brought."""
     import huggingface_hub
 
-    kinds = ["*.json", "*.safetensors", "flax_model.msgpack", "tokenizer.model", "*.jinja"]
+    kinds = ["*.json", "*.safetensors", "flax_model.msgpack", "tokenizer.model", "merges.txt", "*.jinja"]
     try:
         return Path(huggingface_hub.snapshot_download(source, allow_patterns=kinds))
     except Exception as error:

@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from sim.bridge.architecture import Architecture
 from sim.bridge.decoder import Decoder, Index, Keys, only_at, positions_of
-from ufm._check import finite, require
+from sim.bridge.values import as_numpy, numbers
+from ufm._check import require
 from ufm._pytree import Leaf
 from ufm.steerable import Change
 
@@ -79,8 +80,7 @@ class Split:
     def held(self) -> int:
         """Numbers held while one hidden state is decoded: its logits, and the widest part of a block."""
         a, t = self.decoder.architecture, self.tokens.shape[1]
-        attention = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * a.heads * t
-        return (1 if self.last_only else t) * a.vocabulary + t * (3 * a.width + max(3 * a.hidden, attention))
+        return (1 if self.last_only else t) * a.vocabulary + held_by_blocks(a, t)
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n s"]:
         """The stream of contexts (by index) at the cut, with marks: ``[*n, T (d + 1)]``."""
@@ -160,8 +160,11 @@ class Split:
             return self.decoder.transform(self.decoder.block(self.layer), x, changed)
         return x if changed is None else changed(x, x)
 
-    def everywhere(self, v: Float[Array, " d"] | np.ndarray) -> Float[Array, " s"]:
+    def everywhere(self, v: Any) -> Float[Array, " s"]:
         """The steering vector of all positions: ``v`` at each of them.
+
+        Args:
+            v: ``[d]``: a list, or an array or tensor of any library.
 
         Raises:
             ValueError: a v of another width; outside transformations, one that is not finite.
@@ -169,7 +172,7 @@ class Split:
         v, t = self._checked(v), self.tokens.shape[1]
         return self._marked(jnp.broadcast_to(v, (t, v.shape[-1])), jnp.ones(t))
 
-    def at_end(self, v: Float[Array, " d"] | np.ndarray) -> Float[Array, " s"]:
+    def at_end(self, v: Any) -> Float[Array, " s"]:
         """The steering vector of the last position only, for contexts that end there (padded on the left, or not).
 
         Raises:
@@ -180,9 +183,9 @@ class Split:
         return self._marked(jnp.where(end[:, None], v, jnp.zeros_like(v)), end)
 
     def _checked(self, v: Any) -> Float[Array, " d"]:
-        width = self.decoder.architecture.width
-        require(jnp.shape(v) == (width,), "v", f"shape ({width},), the width of the stream", jnp.shape(v))
-        return _finite("v", v)
+        width, v = self.decoder.architecture.width, _finite("v", v)
+        require(v.shape == (width,), "v", f"shape ({width},), the width of the stream", v.shape)
+        return v
 
     def _marked(self, rows: Float[Array, "T d"], strength: Array) -> Float[Array, " s"]:
         """Rows of a steering vector as one axis, with marks: nothing for the flag, and the unit of strength."""
@@ -193,20 +196,21 @@ class Split:
         """The same contexts with the cut elsewhere; `layer` is not checked."""
         return replace(self, layer=layer if isinstance(layer, int) else jnp.asarray(layer))
 
-    def and_later(self, rows: Float[Array, "L d"] | np.ndarray) -> "Split":
+    def and_later(self, rows: Any) -> "Split":
         """The same with ``alpha rows[l]`` added after each block l beyond the cut too, wherever alpha v is.
 
         Steering vectors are then those that the new split makes: its `everywhere` and `at_end`.
 
         Args:
-            rows: ``[L, d]``; those up to the cut are not used.
+            rows: ``[L, d]``, as `everywhere` takes them; those up to the cut are not used.
 
         Raises:
             ValueError: rows of another shape; outside transformations, ones that are not finite.
         """
         a = self.decoder.architecture
-        require(jnp.shape(rows) == (a.layers, a.width), "rows", f"shape ({a.layers}, {a.width})", jnp.shape(rows))
-        return replace(self, later=_finite("rows", rows))
+        rows = _finite("rows", rows)
+        require(rows.shape == (a.layers, a.width), "rows", f"shape ({a.layers}, {a.width})", rows.shape)
+        return replace(self, later=rows)
 
     def statically(self, *, unrolled: bool = False) -> "Split":
         """The same with the layer as a constant of the program, which reverse-mode derivatives need.
@@ -230,11 +234,18 @@ class Split:
         return whole[..., :width], whole[..., width:]
 
 
+def held_by_blocks(a: Architecture, t: int) -> int:
+    """Numbers held while blocks run on one context of t tokens: the stream, and the widest part of a block."""
+    attention = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * a.heads * t
+    return t * (3 * a.width + max(3 * a.hidden, attention))
+
+
 def _finite(name: str, value: Any) -> Any:
-    """An array as it is, if it is finite or being traced."""
-    if not isinstance(value, jax.core.Tracer):
-        finite(name, value)
-    return jnp.asarray(value)
+    """An array of JAX, as it is if it is being traced; of what other libraries have, if it is finite."""
+    if isinstance(value, jax.core.Tracer):
+        return jnp.asarray(value)
+    numbers(name, value)
+    return value if isinstance(value, jax.Array) else jnp.asarray(as_numpy(name, value))
 
 
 def is_set(flag: Float[Array, "*n"]) -> Bool[Array, "*n"]:

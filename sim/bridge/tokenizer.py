@@ -1,37 +1,31 @@
-"""Text to tokens and back, from `tokenizer.json` or from the metadata of a GGUF file; chat templates, rendered in a sandbox.
+"""Text to tokens and back, from the files of a Hugging Face folder or from the metadata of a GGUF file.
 
-The package `tokenizers` does the work. A template is a program of whoever made the checkpoint: it runs in a sandbox, which
-lets it format text and nothing else.
+The package `tokenizers` does the work (`sim.bridge.cores` where a checkpoint brings no `tokenizer.json`), and chats have
+templates (`sim.bridge.chats`).
 """
 
-import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.sandbox
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, models
 
-from sim.bridge.checkpoint import read_json, reading
+from sim.bridge import chats, cores, piece_file
+from sim.bridge.checkpoint import read_json, read_text, reading
+from sim.bridge.cores import CONTROL, DEFAULT, NORMAL, SPLITTINGS, USER_DEFINED
 from sim.bridge.gguf_file import Gguf
+from sim.bridge.values import as_numpy, whole
+from sim.bridge.values import text as checked
 from ufm._check import require
 
-CONTROL, USER_DEFINED = 3, 4
-"""Types of tokens in GGUF files."""
 
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{%s}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tokenizer:
     """A tokenizer, and what it knows of special tokens.
 
@@ -39,8 +33,10 @@ class Tokenizer:
         core: of the package `tokenizers`.
         bos, eos: first token of a text and token that ends one, if there are any.
         ends: all tokens that end a generation.
-        adds_bos: whether `encode` puts `bos` first.
-        template: of chats, in Jinja.
+        adds_bos: whether `encode` puts `bos` first, where `core` does not.
+        template: of chats, in Jinja; or several, by name.
+        named: special tokens as text, by what templates call them ("bos_token", "pad_token"); those of `bos` and `eos` may
+            be left out.
     """
 
     core: tokenizers.Tokenizer
@@ -48,11 +44,15 @@ class Tokenizer:
     eos: int | None = None
     ends: tuple[int, ...] = field(default=())
     adds_bos: bool = False
-    template: str | None = None
+    template: str | Mapping[str, str] | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.size} tokens, bos={self.bos}, eos={self.eos}, ends={self.ends})"
 
     @property
     def size(self) -> int:
-        """How many tokens there are, special ones included."""
+        """How many tokens there are, special ones included. It may be more than the model has, and less."""
         return self.core.get_vocab_size(with_added_tokens=True)
 
     @cached_property
@@ -63,22 +63,56 @@ class Tokenizer:
         )
         return [both[len(one) :] for one, both in zip(first, twice, strict=True)]
 
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
+    def encode(self, text: Any, *, special: bool = True) -> list[int]:
         """The tokens of a text.
 
         Args:
             text: special tokens in it, such as those of a chat, are recognised.
-            special: whether to add the special tokens that the model expects around a text.
-        """
-        ids = self.core.encode(text, add_special_tokens=special).ids
-        return [self.bos, *ids] if special and self.adds_bos and self.bos is not None and ids[:1] != [self.bos] else ids
+            special: whether to add the special tokens that the model expects around a text. One that begins with the
+                begin-of-text token already gets no second.
 
-    def decode(self, ids: Sequence[int] | np.ndarray, *, special: bool = False) -> str:
-        """The text of tokens; special ones are left out unless told otherwise."""
-        return self.core.decode([int(i) for i in ids], skip_special_tokens=not special)
+        Raises:
+            ValueError: something that is no text, or half of a character (a lone surrogate).
+        """
+        text = checked("text", text)
+        ids = self.core.encode(text, add_special_tokens=special).ids
+        if not special or self.bos is None:
+            return ids
+        if ids[:2] == [self.bos, self.bos]:
+            own = self.core.encode(text, add_special_tokens=False).ids
+            # What is there twice is in the text once, and was put before it once.
+            return ids[1:] if ids[: 1 + len(own)] == [self.bos, *own] else ids
+        return [self.bos, *ids] if self.adds_bos and ids[:1] != [self.bos] else ids
+
+    def token(self, word: Any) -> int:
+        """The one token of a word, as it is after other text: `token(" happy")`.
+
+        Args:
+            word: with the space before it, if it is to begin a word.
+
+        Raises:
+            ValueError: a word of several tokens, or of none; the message names them.
+        """
+        word = checked("word", word)
+        # After a line break, no tokenizer puts a space of its own before the word, and few join the two.
+        before, both = (self.encode(text, special=False) for text in ("\n", f"\n{word}"))
+        apart = both[: len(before)] == before
+        ids = both[len(before) :] if apart else self.encode(word, special=False)
+        several = ", ".join(f"{i} {self.decode([i], special=True)!r}" for i in ids)
+        require(len(ids) == 1, "word", "a word that is one token", f"{word!r}, which is {len(ids)} ({several})")
+        return ids[0]
+
+    def decode(self, ids: Any, *, special: bool = False) -> str:
+        """The text of tokens; special ones are left out unless told otherwise, and so are ids that no token has.
+
+        Raises:
+            ValueError: ids that are no whole numbers from 0 on.
+        """
+        ids = ids if isinstance(ids, list | tuple) else as_numpy("ids", ids).tolist()
+        return self.core.decode([whole("ids", i, 0) for i in ids], skip_special_tokens=not special)
 
     def batch(
-        self, texts: Sequence[str], *, special: bool = True, side: str = "left", length: int | None = None
+        self, texts: Any, *, special: bool = True, side: str = "left", length: int | None = None
     ) -> tuple[Int[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
         """Texts as one array of tokens, padded on the "left" or the "right"; and which tokens are not padding.
 
@@ -91,35 +125,36 @@ class Tokenizer:
         Raises:
             ValueError: no texts, an empty one, or one that is longer than `length`.
         """
+        require(not isinstance(texts, str), "texts", "a list of texts", "one text")
         require(len(texts) > 0, "texts", "at least one", "none")
         rows = [self.encode(text, special=special) for text in texts]
         return pad(rows, side=side, length=length)
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, reply: bool = True, **values: Any) -> str:
+    def chat(self, messages: Any, *, reply: bool = True, template: str | None = None, **values: Any) -> str:
         """A conversation in the form that the model was trained on.
 
         Args:
-            messages: each with "role" and "content".
+            messages: a list of mappings, each with "role" and "content".
             reply: whether the answer's opening is put last, so that the model goes on with it.
-            values: more that the template asks for, `enable_thinking` for instance.
+            template: which, by name, where there are several. If left out, "tool_use" where there are `tools`, else
+                "default".
+            values: more that the template asks for: `tools`, `enable_thinking` for instance.
 
         Raises:
-            ValueError: there is no template, or it does not take these messages.
+            ValueError: there is no template; it fails; it does not take these messages.
         """
-        require(self.template is not None, "template", "a model with a chat template", "none")
-        assert self.template is not None
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
-        environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
-        text = {name: "" if i is None else self.core.id_to_token(i) for name, i in (("bos", self.bos), ("eos", self.eos))}
-        given = {"messages": list(messages), "add_generation_prompt": reply}
-        given |= {"bos_token": text["bos"], "eos_token": text["eos"], **values}
-        try:
-            return environment.from_string(self.template).render(**given)
-        except (jinja2.TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ValueError(f"template: expected messages that it takes, got {type(error).__name__}: {error}") from error
+        ids = {"bos_token": self.bos, "eos_token": self.eos}
+        own = {name: self.core.id_to_token(i) for name, i in ids.items() if i is not None}
+        given = {**own, **self.named, "add_generation_prompt": bool(reply), **values}
+        return chats.render(self._template(template, values.get("tools")), messages, given)
+
+    def _template(self, name: str | None, tools: Any) -> str:
+        require(bool(self.template), "template", "a model with a chat template", "none")
+        several = {"default": self.template} if isinstance(self.template, str) else dict(self.template or {})
+        if name is None:
+            name = "tool_use" if tools is not None and "tool_use" in several else "default"
+        require(name in several, "template", f"one of {', '.join(several)}", repr(name))
+        return several[name]
 
 
 def pad(
@@ -134,7 +169,7 @@ def pad(
     empty = [k for k, row in enumerate(rows) if len(row) == 0]
     require(not empty, "prompt", "at least one token", f"none in prompt {', '.join(map(str, empty[:3]))}")
     longest = max(len(row) for row in rows)
-    width = longest if length is None else length
+    width = longest if length is None else whole("length", length, 1)
     require(longest <= width, "prompt", f"at most {width} tokens", longest)
     ids, seen = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for k, row in enumerate(rows):
@@ -143,119 +178,268 @@ def pad(
     return ids, seen
 
 
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+_TRACES = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    *("tekken.json", "vocab.txt", "spiece.model"),
+)
+"""Files that say that there is a tokenizer, and hold no whole one that could be read."""
+
+_HOW = "save a tokenizer.json with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
 
 
-# --- tokenizer.json --------------------------------------------------------------------------------------------------
+def from_folder(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a Hugging Face folder; None if there is no trace of one.
 
-
-def from_folder(folder: Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder: `tokenizer.json`, with `tokenizer_config.json` and the like if they are there.
+    It is read from `tokenizer.json`, `tokenizer.model` (SentencePiece) or `vocab.json` with `merges.txt`, in this order.
+    What else there is to know is looked for in all files that transformers reads, in its order.
 
     Raises:
-        ValueError: a file that is missing or malformed.
+        ValueError: a file that is missing or malformed, or a kind of tokenizer that is not known.
     """
-    path = folder / "tokenizer.json"
-    require(path.is_file(), "tokenizer", "a tokenizer.json", f"none in {str(folder)!r}")
-    with reading(path, "a tokenizer of the package tokenizers"):
-        core = tokenizers.Tokenizer.from_file(str(path))
-    core.no_padding()
-    core.no_truncation()
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        template = next((one.get("template") for one in template if one.get("name") == "default"), None)
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    bos, eos = (_token(core, settings.get(name)) for name in ("bos_token", "eos_token"))
-    ends = {i for i in (eos,) if i is not None}
-    for name in ("generation_config.json", "config.json"):
-        found = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
-        ends |= {i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int)}
+    settings = _settings(folder)
+    if (folder / "tokenizer.json").is_file():
+        with reading(folder / "tokenizer.json", "a tokenizer of the package tokenizers"):
+            core = tokenizers.Tokenizer.from_str(read_text(folder / "tokenizer.json"))
+        core.no_padding()
+        core.no_truncation()
+    elif (folder / "tokenizer.model").is_file():
+        core, settings = _of_pieces(folder / "tokenizer.model", settings)
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        core = _of_pairs(folder, settings.get("tokenizer_class"))
+    else:
+        traces = [name for name in _TRACES if (folder / name).is_file()]
+        what = "a tokenizer.json, a tokenizer.model, or a vocab.json with merges.txt"
+        require(not traces, "tokenizer", what, f"only {', '.join(traces)} in {str(folder)!r}; {_HOW}")
+        return None
+    _add(core, settings)
+    named = {name: _content(settings[name]) for name in settings if name.endswith("_token")}
+    texts = {name: text for name, text in named.items() if text is not None}
+    plain = {text for text in texts.values() if core.token_to_id(text) is not None} - _added(core)
+    core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in sorted(plain)])
+    more = [read_json(folder / name) for name in ("generation_config.json", "config.json") if (folder / name).is_file()]
+    more += [one["text_config"] for one in more if isinstance(one.get("text_config"), dict)]
+    bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
+    ends = {eos, *(i for one in more for i in _ids(one.get("eos_token_id")))} - {None}
     # What a tokenizer.json adds by itself is not added again.
     adds = bool(settings.get("add_bos_token")) and bos is not None and core.encode("a").ids[:1] != [bos]
-    return Tokenizer(core, bos, eos, tuple(sorted(ends)), adds, template)
+    return Tokenizer(core, bos, eos, tuple(sorted(i for i in ends if i is not None)), adds, _templates(folder), texts)
 
 
-def _token(core: tokenizers.Tokenizer, value: Any) -> int | None:
+def _settings(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json`, with what other files say of special tokens.
+
+    Where it lists added tokens itself, it goes before the older `special_tokens_map.json`, and `added_tokens.json` has
+    nothing more to say.
+    """
+    found = {
+        name: read_json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {}
+        for name in ("tokenizer_config", "special_tokens_map", "added_tokens")
+    }
+    config, older = found["tokenizer_config"], found["special_tokens_map"]
+    if "added_tokens_decoder" in config:
+        return {**older, **config}
+    both = {**config, **older}
+    special = {_content(value) for name, value in both.items() if name.endswith("_token")}
+    several = (both.get(name) or [] for name in ("additional_special_tokens", "extra_special_tokens"))
+    special |= {_content(value) for group in several if isinstance(group, list) for value in group}
+    listed = {str(i): {"content": text, "special": text in special} for text, i in found["added_tokens"].items()}
+    return {**both, "added_tokens_decoder": listed}
+
+
+def _content(value: Any) -> str | None:
     text = value.get("content") if isinstance(value, dict) else value
-    return core.token_to_id(text) if isinstance(text, str) else None
+    return text if isinstance(text, str) else None
+
+
+def _ids(value: Any) -> list[int]:
+    listed = value if isinstance(value, list) else [value]
+    return [i for i in listed if isinstance(i, int) and not isinstance(i, bool)]
+
+
+def _first(core: tokenizers.Tokenizer, settings: dict[str, Any], more: list[dict[str, Any]], name: str) -> int | None:
+    """The begin or the end of texts: the token that is named; else the first id that a configuration says."""
+    if f"{name}_token" in settings:
+        text = _content(settings[f"{name}_token"])
+        return None if text is None else core.token_to_id(text)
+    return next((i for one in more for i in _ids(one.get(f"{name}_token_id"))), None)
+
+
+def _add(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """Tokens that were added to a vocabulary after it was made, where it does not recognise them in text.
+
+    Raises:
+        ValueError: a token whose id does not follow on those that are there.
+    """
+    listed = settings["added_tokens_decoder"] or {}
+    fits = isinstance(listed, dict) and all(str(i).isdecimal() and _content(one) for i, one in listed.items())
+    require(fits, "added_tokens_decoder", "tokens by id", "something else")
+    there = _added(core)
+    for i, one in sorted(((int(i), one) for i, one in listed.items()), key=lambda pair: pair[0]):
+        if one["content"] in there:
+            continue
+        flags = {name: bool(one.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
+        known = core.token_to_id(one["content"]) is not None
+        core.add_tokens([AddedToken(one["content"], normalized=bool(one.get("normalized", not flags["special"])), **flags)])
+        place = core.token_to_id(one["content"])
+        require(known or place == i, "added_tokens", f"{one['content']!r} to follow on the vocabulary as {place}", i)
+
+
+def _added(core: tokenizers.Tokenizer) -> set[str]:
+    return {token.content for token in core.get_added_tokens_decoder().values()}
+
+
+def _of_pairs(folder: Path, kind: str | None) -> tokenizers.Tokenizer:
+    """From `vocab.json` and `merges.txt`: byte-level, and split into words as the tokenizers of two families do."""
+    family = read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else None
+    classes = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
+    fits = family in classes and (kind or classes[family]).removesuffix("Fast") == classes[family]
+    require(
+        fits,
+        "tokenizer",
+        "a tokenizer.json (vocab.json and merges.txt do not say how text is split into words, but for GPT-2 and Qwen)",
+        f"{kind or 'no tokenizer_class'} for the model_type {family!r}; {_HOW}",
+    )
+    assert family is not None
+    with reading(folder / "vocab.json", "a vocabulary with the merges beside it"):
+        vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        return cores.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
+
+
+def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """From a `tokenizer.model`; and settings with what it says of special tokens, where they say nothing."""
+    model = piece_file.read(path)
+    types, prefix = [one.type for one in model.pieces], model.normalizer_spec.add_dummy_prefix
+    # In text, what users defined has spaces.
+    tokens = [one.piece.replace(cores.SPACE, " ") if one.type == USER_DEFINED else one.piece for one in model.pieces]
+    spec, legacy = model.trainer_spec, bool(settings.get("legacy", False))
+    with reading(path, "a vocabulary of SentencePiece"):
+        core = cores.sentence_piece(
+            tokens, [one.score for one in model.pieces], types, unknown=spec.unk_id, prefix=prefix, first=not legacy
+        )
+        cores.mark(core, tokens, types)
+    ids = {"bos_token": spec.bos_id, "eos_token": spec.eos_id, "unk_token": spec.unk_id}
+    said = {name: tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
+    return core, {"add_bos_token": True, **said, **settings}
+
+
+def _templates(folder: Path) -> str | dict[str, str] | None:
+    """The chat template, or several by name: files of their own go before what configurations have."""
+    files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    files |= {"default": folder / "chat_template.jinja"} if (folder / "chat_template.jinja").is_file() else {}
+    found: Any = {name: read_text(path) for name, path in files.items()}
+    for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
+        found = found or (read_json(folder / name).get("chat_template") if (folder / name).is_file() else None)
+    if isinstance(found, list):
+        found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+    if isinstance(found, dict) and found:
+        fits = all(isinstance(name, str) and isinstance(text, str) for name, text in found.items())
+        require(fits, "chat_template", "texts by name", "something else")
+        return found["default"] if list(found) == ["default"] else found
+    require(not found or isinstance(found, str), "chat_template", "a text, or several by name", type(found).__name__)
+    return found or None
 
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------
 
+# fmt: off
+_ENDS = frozenset((
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
+    "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<fim-pad>", "<fim_pad>",
+    "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+))
+# fmt: on
+"""Tokens that end a generation whatever the metadata say, as in llama.cpp."""
 
-def from_gguf(file: Gguf) -> Tokenizer:
-    """The tokenizer in the metadata of a GGUF file.
+
+def from_gguf(file: Gguf) -> Tokenizer | None:
+    """The tokenizer in the metadata of a GGUF file; None if there is none.
 
     Raises:
         ValueError: a kind of tokenizer that is not known, or metadata that are missing or malformed.
     """
-    kind = file.metadata("tokenizer.ggml.model")
+    kind = file.metadata("tokenizer.ggml.model", "none")
+    if kind in ("none", "no_vocab"):
+        return None
     require(kind in ("gpt2", "llama"), "tokenizer.ggml.model", "gpt2 or llama", repr(kind))
     tokens, types = file.metadata("tokenizer.ggml.tokens"), file.metadata("tokenizer.ggml.token_type")
     require(isinstance(tokens, list) and len(tokens) > 0, "tokenizer.ggml.tokens", "a list of tokens", type(tokens).__name__)
-    types = types if isinstance(types, list) else [1] * len(tokens)
+    tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(tokens)]
+    types = types if isinstance(types, list) else [NORMAL] * len(tokens)
     require(len(types) == len(tokens), "tokenizer.ggml.token_type", f"{len(tokens)} types", len(types))
-    with reading(file.path, "a tokenizer"):
-        core = _byte_level(file, tokens) if kind == "gpt2" else _sentence_piece(file, tokens)
-    marked = [(text, t) for text, t in zip(tokens, types, strict=True) if t in (CONTROL, USER_DEFINED)]
-    core.add_special_tokens([AddedToken(text, normalized=False, special=True) for text, t in marked if t == CONTROL])
-    core.add_tokens([AddedToken(text, normalized=False, special=False) for text, t in marked if t == USER_DEFINED])
-    bos, eos = (file.metadata(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
-    others = [file.metadata(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
-    adds = file.metadata("tokenizer.ggml.add_bos_token", kind == "llama")
-    ends = sorted({i for i in (eos, *others) if i is not None})
-    return Tokenizer(core, bos, eos, tuple(ends), bool(adds), file.metadata("tokenizer.chat_template"))
+    places = {text: i for i, text in enumerate(tokens)}
+    twice = next((text for i, text in enumerate(tokens) if places[text] != i), None)
+    require(twice is None, "tokenizer.ggml.tokens", "different tokens", f"{twice!r} more than once")
+    ends = _known_ends(places)
+    types = [CONTROL if i in ends else kind for i, kind in enumerate(types)]
+    core, adds = _byte_level(file, places) if kind == "gpt2" else (_sentence_piece(file, tokens, types), True)
+    cores.mark(core, tokens, types)
+    defaults = {"bos": 1, "eos": 2, "unknown": 0} if kind == "llama" else {}
+    ids = {
+        name: _id(file, name, len(tokens), defaults.get(name))
+        for name in ("bos", "eos", "eot", "eom", "unknown", "padding", "seperator")
+    }
+    ends |= {i for i in (ids["eos"], ids["eot"], ids["eom"]) if i is not None}
+    called = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep"}
+    named = {f"{ours}_token": tokens[i] for theirs, ours in called.items() if (i := ids[theirs]) is not None}
+    adds = bool(file.metadata("tokenizer.ggml.add_bos_token", adds))
+    require(not adds or ids["bos"] is not None, "tokenizer.ggml.bos_token_id", "an id, since texts begin with it", "none")
+    return Tokenizer(core, ids["bos"], ids["eos"], tuple(sorted(ends)), adds, _gguf_templates(file), named)
 
 
-def _byte_level(file: Gguf, tokens: list[str]) -> tokenizers.Tokenizer:
-    """Byte-pair encoding of bytes, as in GPT-2."""
+def _id(file: Gguf, name: str, count: int, default: int | None) -> int | None:
+    """The id of a special token; one that is not in the vocabulary is as good as none, as in llama.cpp."""
+    i = file.metadata(f"tokenizer.ggml.{name}_token_id", default)
+    return i if isinstance(i, int) and 0 <= i < count else None
+
+
+def _known_ends(places: Mapping[str, int]) -> set[int]:
+    """Tokens that end a generation by what they are called."""
+    found = _ENDS & set(places)
+    # Where parts of an answer end with <|end|> or </s>, the whole ends otherwise.
+    if found & {"<|call|>", "<|calls|>"} and found & {"<|return|>", "<|flush|>"}:
+        found -= {"<|end|>"}
+    if "<|tool_response>" in found:
+        found -= {"</s>"}
+    return {places[text] for text in found}
+
+
+def _gguf_templates(file: Gguf) -> str | dict[str, str] | None:
+    one, names = file.metadata("tokenizer.chat_template"), file.metadata("tokenizer.chat_templates", [])
+    more = {name: file.metadata(f"tokenizer.chat_template.{name}") for name in names if isinstance(name, str)}
+    several = {**({"default": one} if one else {}), **{name: text for name, text in more.items() if text}}
+    return several if set(several) - {"default"} else one or None
+
+
+def _byte_level(file: Gguf, places: dict[str, int]) -> tuple[tokenizers.Tokenizer, bool]:
+    """Byte-pair encoding of bytes, as in GPT-2; and whether texts of its kind begin with the begin-of-text token."""
     merges = file.metadata("tokenizer.ggml.merges")
     require(isinstance(merges, list), "tokenizer.ggml.merges", "a list of merges", type(merges).__name__)
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    core = tokenizers.Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(tokens)}, merges=pairs))
-    before = file.metadata("tokenizer.ggml.pre", "default")
-    plain = pre_tokenizers.ByteLevel(add_prefix_space=bool(file.metadata("tokenizer.ggml.add_space_prefix", False)))
-    if before in ("default", "gpt-2"):
-        core.pre_tokenizer = plain
-    elif before == "smollm":
-        core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
-    elif before in ("llama-bpe", "llama3", "qwen2"):
-        words = pre_tokenizers.Split(Regex(_WORDS % ("1" if before == "qwen2" else "1,3")), "isolated")
-        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        core.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_only])
-        if before == "qwen2":
-            core.normalizer = normalizers.NFC()
-    else:
-        known = "default, gpt-2, smollm, llama-bpe, llama3, qwen2"
-        require(False, "tokenizer.ggml.pre", f"one of {known}", repr(before))
-    core.decoder = decoders.ByteLevel()
-    return core
+    name = file.metadata("tokenizer.ggml.pre", "default")
+    if name == "default" and file.metadata("general.architecture") == "gpt2":
+        name = "gpt-2"
+    if name == "default":
+        warnings.warn(
+            f"tokenizer.ggml.pre: {file.path.name} does not say how its tokenizer splits text into words; it is split as "
+            "llama.cpp does, which is wrong for most models: take a newer file",
+            stacklevel=2,
+        )
+    known = {**SPLITTINGS, "default": DEFAULT}
+    require(name in known, "tokenizer.ggml.pre", f"one of {', '.join(SPLITTINGS)}", repr(name))
+    prefix = bool(file.metadata("tokenizer.ggml.add_space_prefix", False))
+    with reading(file.path, "a tokenizer"):
+        pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+        return cores.byte_level(places, pairs, known[name], prefix=prefix), known[name].adds_bos
 
 
-def _sentence_piece(file: Gguf, tokens: list[str]) -> tokenizers.Tokenizer:
-    """Byte-pair encoding of characters with scores, as in Llama 2: a merge for every way to put a token together."""
+def _sentence_piece(file: Gguf, tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
     scores = file.metadata("tokenizer.ggml.scores")
     require(
         isinstance(scores, list) and len(scores) == len(tokens), "tokenizer.ggml.scores", f"{len(tokens)} scores", "others"
     )
-    vocabulary = {text: i for i, text in enumerate(tokens)}
-    ranked = []
-    for text, i in vocabulary.items():
-        for cut in range(1, len(text)):
-            left, right = vocabulary.get(text[:cut]), vocabulary.get(text[cut:])
-            if left is not None and right is not None:
-                ranked.append((-scores[i], left, right))
-    merges = [(tokens[left], tokens[right]) for _, left, right in sorted(ranked)]
-    unknown = file.metadata("tokenizer.ggml.unknown_token_id", 0)
-    core = tokenizers.Tokenizer(
-        models.BPE(vocab=vocabulary, merges=merges, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=True)
-    )
+    unknown = _id(file, "unknown", len(tokens), 0) or 0
     prefix = bool(file.metadata("tokenizer.ggml.add_space_prefix", True))
-    steps: list[Any] = [normalizers.Prepend("\u2581")] if prefix else []
-    core.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "\u2581")])
-    after: list[Any] = [decoders.Strip(" ", 1, 0)] if prefix else []
-    core.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), *after])
-    return core
+    with reading(file.path, "a tokenizer"):
+        return cores.sentence_piece(tokens, scores, types, unknown=unknown, prefix=prefix)

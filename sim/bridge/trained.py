@@ -98,12 +98,15 @@ def _architecture(kept: dict[str, Any]) -> Architecture:
 
 def _as_json(words: Tokenizer) -> dict[str, Any]:
     rest = {"bos": words.bos, "eos": words.eos, "ends": list(words.ends), "adds_bos": words.adds_bos}
-    return {"core": json.loads(words.core.to_str()), "template": words.template, **rest}
+    template = words.template if isinstance(words.template, str | None) else dict(words.template)
+    return {"core": json.loads(words.core.to_str()), "template": template, "named": dict(words.named), **rest}
 
 
 def _of_json(kept: dict[str, Any]) -> Tokenizer:
     core = tokenizers.Tokenizer.from_str(json.dumps(kept["core"]))
-    return Tokenizer(core, kept["bos"], kept["eos"], tuple(kept["ends"]), kept["adds_bos"], kept["template"])
+    # Folders that were written before special tokens had names are read too.
+    named = kept.get("named", {})
+    return Tokenizer(core, kept["bos"], kept["eos"], tuple(kept["ends"]), kept["adds_bos"], kept["template"], named)
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import tokenizers
 from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from sim.bridge.checkpoint import reading
+from sim.bridge.checkpoint import reading, require_file
 from sim.bridge.tokenizer import Tokenizer
 from ufm._check import require
 
@@ -38,7 +38,7 @@ def read_documents(path: Path) -> list[str]:
         ValueError: no such file, another type, a file that is empty or malformed; the message names it and, for parquet, the
             row.
     """
-    require(path.is_file(), "text", "a text or a parquet file", repr(str(path)))
+    require_file("text", path, "a text or a parquet file")
     documents = list(_of_parquet(path)) if path.suffix == ".parquet" else _of_text(path)
     require(len(documents) > 0, "text", "at least one document", f"none in {str(path)!r}")
     return documents

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.bridge.checkpoint import reading
+from sim.bridge.checkpoint import reading, require_file
 from sim.concepts import OPENINGS
 from sim.experiments import corpora
 from sim.experiments.material import CONTEXTS, STARTS
@@ -115,7 +115,7 @@ def read_lines(path: Path, argument: str) -> list[str]:
     Raises:
         ValueError: no such file, nothing in it, not UTF-8.
     """
-    require(path.is_file(), argument, "a text file", repr(str(path)))
+    require_file(argument, path, "a text file")
     with reading(path, "a text file in UTF-8", argument=argument):
         lines = [line.strip() for line in _lines(path) if line.strip()]
     require(len(lines) > 0, argument, "at least one line", f"none in {str(path)!r}")
@@ -152,7 +152,7 @@ def read_pairs(path: Path) -> dict[str, tuple[Pair, ...]]:
         ValueError: no such file, nothing in it, a line that is not as it should be.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    require(len(files) > 0, "pairs", "a JSON-lines file, or a folder of such", f"{str(path)!r} without one")
+    require(len(files) > 0, "pairs", "a JSON-lines file, or a folder of such", f"the folder {str(path)!r} without one")
     return {file.stem: _pairs_of(file) for file in files}
 
 
@@ -180,7 +180,7 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         ValueError: no such file, another type, nothing in it, a row that is not as it should be.
     """
-    require(path.is_file(), "questions", "a CSV, JSON-lines or parquet file", repr(str(path)))
+    require_file("questions", path, "a CSV, JSON-lines or parquet file")
     kinds = {".csv": _of_csv, ".jsonl": _of_json_lines, ".parquet": _of_parquet}
     require(path.suffix in kinds, "questions", f"a file whose name ends with {', '.join(kinds)}", repr(str(path)))
     found = [_question(row, where) for where, row in kinds[path.suffix](path)]
@@ -232,7 +232,7 @@ def _question(row: Any, where: str) -> Question:
 
 def _json_lines(path: Path, argument: str) -> Iterator[tuple[str, Any]]:
     """The objects of a JSON-lines file, with where they are."""
-    require(path.is_file(), argument, "a JSON-lines file", repr(str(path)))
+    require_file(argument, path, "a JSON-lines file")
     with reading(path, "a text file in UTF-8", argument=argument):
         lines = _lines(path)
     for k, line in enumerate(lines, 1):
