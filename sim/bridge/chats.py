@@ -35,9 +35,9 @@ def render(template: str, messages: Any, values: Mapping[str, Any]) -> str:
         ValueError: messages that are none; a template that is not Jinja, that fails, or that refuses the messages.
     """
     chat = [{key: value for key, value in message.items() if value is not None} for message in _checked(messages)]
-    shown = _plain("values", {"tools": None, "documents": None, **values})
+    shown = {"messages": _plain("messages", chat), **_plain("values", {"tools": None, "documents": None, **values})}
     try:
-        return _environment().from_string(template).render(messages=_plain("messages", chat), **shown)
+        return _environment().from_string(template).render(**shown)
     except _RefusedError as error:
         raise ValueError(
             f"messages: expected a conversation that the chat template takes, got its refusal: {error}"

@@ -314,8 +314,19 @@ class LanguageModel:
         """The same weights, computed with in another type."""
         graph, state = nnx.split(self.decoder)
         decoder = nnx.merge(graph, state)
-        decoder.dtype = jnp.dtype(dtype)
+        decoder.dtype = _floating("dtype", dtype)
         return replace(self, decoder=decoder)
+
+
+def _floating(argument: str, dtype: Any) -> Any:
+    """A type of floating-point numbers, by its name or as one of NumPy or JAX."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    fits = found is not None and jnp.issubdtype(found, jnp.floating)
+    require(fits, argument, "a type of floating-point numbers", shown(dtype) if found is None else str(found))
+    return found
 
 
 def _is_list(value: Any) -> bool:
@@ -331,8 +342,8 @@ def _leaf(decoder: Decoder, path: str) -> Any:
 def load(
     source: Any,
     *,
-    dtype: DTypeLike = jnp.float32,
-    compute: DTypeLike | None = None,
+    dtype: Any = jnp.float32,
+    compute: Any = None,
     put: Callable[[str, np.ndarray], jax.Array] | None = None,
     progress: bool | None = None,
 ) -> LanguageModel:
@@ -355,6 +366,7 @@ def load(
         "a name or a path",
         shown(source) if source else "none",
     )
+    dtype, compute = _floating("dtype", dtype), None if compute is None else _floating("compute", compute)
     path = Path(source)
     if str(source) == fetch.NAME:
         path = fetch.fetch()

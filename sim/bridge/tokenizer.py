@@ -63,6 +63,11 @@ class Tokenizer:
         )
         return [both[len(one) :] for one, both in zip(first, twice, strict=True)]
 
+    @cached_property
+    def opening(self) -> list[int]:
+        """What `encode` puts before a text: the begin-of-text token, or nothing."""
+        return [self.bos] if self.bos is not None and self.encode("a")[:1] == [self.bos] else []
+
     def encode(self, text: Any, *, special: bool = True) -> list[int]:
         """The tokens of a text.
 
@@ -186,6 +191,8 @@ _TRACES = (
 )
 """Files that say that there is a tokenizer, and hold no whole one that could be read."""
 
+_NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+
 _HOW = "save a tokenizer.json with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
 
 
@@ -207,7 +214,7 @@ def from_folder(folder: Path) -> Tokenizer | None:
     elif (folder / "tokenizer.model").is_file():
         core, settings = _of_pieces(folder / "tokenizer.model", settings)
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        core = _of_pairs(folder, settings.get("tokenizer_class"))
+        core, settings = _of_pairs(folder, settings)
     else:
         traces = [name for name in _TRACES if (folder / name).is_file()]
         what = "a tokenizer.json, a tokenizer.model, or a vocab.json with merges.txt"
@@ -216,8 +223,10 @@ def from_folder(folder: Path) -> Tokenizer | None:
     _add(core, settings)
     named = {name: _content(settings[name]) for name in settings if name.endswith("_token")}
     texts = {name: text for name, text in named.items() if text is not None}
-    plain = {text for text in texts.values() if core.token_to_id(text) is not None} - _added(core)
-    core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in sorted(plain)])
+    # As in transformers, one that is not in the vocabulary follows on it, in this order.
+    order = sorted(texts, key=lambda name: (_NAMED.index(name) if name in _NAMED else len(_NAMED), name))
+    plain = [texts[name] for name in order if texts[name] not in _added(core)]
+    core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in plain])
     more = [read_json(folder / name) for name in ("generation_config.json", "config.json") if (folder / name).is_file()]
     more += [one["text_config"] for one in more if isinstance(one.get("text_config"), dict)]
     bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
@@ -290,8 +299,13 @@ def _added(core: tokenizers.Tokenizer) -> set[str]:
     return {token.content for token in core.get_added_tokens_decoder().values()}
 
 
-def _of_pairs(folder: Path, kind: str | None) -> tokenizers.Tokenizer:
-    """From `vocab.json` and `merges.txt`: byte-level, and split into words as the tokenizers of two families do."""
+def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """From `vocab.json` and `merges.txt`: byte-level, and split into words as the tokenizers of two families do.
+
+    Returns:
+        The tokenizer; and settings with the special tokens of its family, where they say nothing.
+    """
+    kind, end = settings.get("tokenizer_class"), "<|endoftext|>"
     family = read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else None
     classes = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
     fits = family in classes and (kind or classes[family]).removesuffix("Fast") == classes[family]
@@ -304,7 +318,9 @@ def _of_pairs(folder: Path, kind: str | None) -> tokenizers.Tokenizer:
     assert family is not None
     with reading(folder / "vocab.json", "a vocabulary with the merges beside it"):
         vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-        return cores.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
+        core = cores.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
+    said = {"bos_token": end} if family == "gpt2" else {"bos_token": None, "pad_token": end}
+    return core, {**said, "eos_token": end, "unk_token": end, **settings}
 
 
 def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:

@@ -112,7 +112,8 @@ def _lexicon(e: Experiment) -> None:
 
 def whole_words(e: Experiment) -> Bool[np.ndarray, " V"]:
     """Which tokens are a space and at least three letters."""
-    texts = [*e.words.spoken, *[""] * (e.lm.architecture.vocabulary - e.words.size)]
+    v = e.lm.architecture.vocabulary
+    texts = [*e.words.spoken, *[""] * (v - e.words.size)][:v]
     return np.asarray([len(text) > 3 and text[0] == " " and text[1:].isalpha() for text in texts])
 
 
@@ -175,7 +176,8 @@ def judged(
             return words.encode(words.chat([{"role": "user", "content": asked}]), special=False)
         return [*words.encode(asked), *space]
 
-    digits = [[z for z in range(words.size) if words.spoken[z].strip() == digit] for digit in "10"]
+    known = words.spoken[: judge.architecture.vocabulary]
+    digits = [[z for z, text in enumerate(known) if text.strip() == digit] for digit in "10"]
     yes, no = (np.asarray(some, int) for some in digits)
     answers, scores = [], []
     rows = [tokens(text) for text in texts]

@@ -79,8 +79,7 @@ class Experiment:
             ValueError: a set without texts.
         """
         found = self.store.data("prompts").sel(set=name)["tokens"].values
-        before = self.start() if self.words.adds_bos else []
-        rows = [[*before, *row[row >= 0].tolist()] for row in found if (row >= 0).any()]
+        rows = [[*self.words.opening, *row[row >= 0].tolist()] for row in found if (row >= 0).any()]
         require(len(rows) > 0, "prompts", f"at least one text of the set {name!r}", "none that is not empty")
         return rows
 

@@ -77,7 +77,7 @@ def fidelity(model: LanguageModel, tokens: Int[np.ndarray, " N"], length: int, *
     require(tokens.size > length, "tokens", f"more than {length}", tokens.size)
     require(draws >= 2, "draws", "at least 2", draws)
     v, cases = model.architecture.vocabulary, np.full(model.architecture.vocabulary, NONE)
-    cases[: words.size] = case_of_tokens(words)
+    cases[: words.size] = case_of_tokens(words)[:v]
     starts = np.arange(0, tokens.size - length, length)
     rows = tokens[starts[:, None] + np.arange(length + 1)]
     last, following = rows[:, :-1], rows[:, 1:]

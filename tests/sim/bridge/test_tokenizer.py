@@ -1,14 +1,17 @@
 """Tokenizers from files and from metadata, padding, and chat templates that cannot do harm."""
 
 import json
+import shutil
+from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 
-from sim.bridge import tokenizer
+from sim.bridge import piece_file, tokenizer
 from sim.bridge.gguf_file import Gguf
 
 TEXT = "In 1984 the quick brown fox can't jump\n\tover   the lazy dog; naïve café 12345!"
@@ -42,19 +45,22 @@ def folder(trained, tmp_path):
     return tmp_path
 
 
-def in_gguf(path, core, pre="smollm"):
+def in_gguf(path, core, pre="smollm", change=None, architecture="llama"):
     """The same as llama.cpp keeps it."""
     data = json.loads(core.to_str())["model"]
     tokens = sorted(data["vocab"], key=data["vocab"].get)
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3 if text in SPECIAL else 1 for text in tokens])
     writer.add_token_merges([" ".join(pair) for pair in data["merges"]])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
+    if change:
+        change(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -68,7 +74,8 @@ def test_both_files_give_the_same_tokens(trained, folder):
         assert theirs.encode(text) == ours.encode(text) == trained.encode(text).ids
         assert theirs.decode(theirs.encode(text), special=True) == text
     assert (theirs.bos, theirs.eos, theirs.ends) == (1, 2, (0, 2))
-    assert (ours.bos, ours.eos, ours.ends) == (1, 2, (2,))
+    # <|endoftext|> ends a generation, whatever the metadata say.
+    assert (ours.bos, ours.eos, ours.ends) == (1, 2, (0, 2))
     assert theirs.size == ours.size == trained.get_vocab_size()
 
 
@@ -133,23 +140,6 @@ def test_chats(folder):
     assert words.encode(text)[0] == words.core.token_to_id("<|im_start|>")
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ raise_exception('no system message') }}",
-        "{{ messages.append(1) }}",
-        "{{ nothing.at.all }}",
-        "{% for x in %}",
-        "{{ cycler.__init__.__globals__ }}",
-    ],
-)
-def test_templates_can_do_no_harm(folder, template):
-    (folder / "chat_template.jinja").write_text(template)
-    with pytest.raises(ValueError, match="template: expected messages that it takes"):
-        tokenizer.from_folder(folder).chat([{"role": "user", "content": "hi"}])
-
-
 def test_no_template(trained, tmp_path):
     trained.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match="template: expected a model with a chat template"):
@@ -164,10 +154,338 @@ def test_files_that_are_no_tokenizer(tmp_path, content):
 
 
 def test_metadata_that_are_not_known(trained, tmp_path):
-    with pytest.raises(ValueError, match=r"tokenizer\.ggml\.pre: expected one of default"):
+    with pytest.raises(ValueError, match=r"^tokenizer\.ggml\.pre: .*'nonsense'"):
         tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre="nonsense"))
 
 
 def test_ids_of_numpy_decode(folder):
     words = tokenizer.from_folder(folder)
     assert words.decode(np.asarray(words.encode("fox"))) == "fox"
+
+
+# --- the token that begins a text -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beginning(trained, tmp_path):
+    """As Llama 3: the tokenizer puts a token before texts, and so does the chat template."""
+    core = tokenizers.Tokenizer.from_str(trained.to_str())
+    core.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    core.save(str(tmp_path / "tokenizer.json"))
+    settings = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "chat_template": "{{ bos_token }}" + TEMPLATE}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_a_text_begins_once(trained, beginning, kind):
+    if kind == "folder":
+        words = tokenizer.from_folder(beginning)
+    else:
+        words = tokenizer.from_gguf(in_gguf(beginning / "x.gguf", trained, change=lambda w: w.add_add_bos_token(True)))
+    bos, fox = words.core.id_to_token(words.bos), trained.encode("fox").ids
+    assert words.opening == [words.bos]
+    assert words.encode("fox") == words.encode(f"{bos}fox") == [words.bos, *fox]
+    assert words.encode(bos) == [words.bos]
+    assert words.encode("") == [words.bos]
+    assert words.encode(f"{bos}fox", special=False) == [words.bos, *fox]
+    # Who writes it twice has it twice.
+    assert words.encode(f"{bos}{bos}fox") == [words.bos, words.bos, *fox]
+    chat = words.chat([{"role": "user", "content": "fox"}])
+    assert words.encode(chat) == words.encode(chat, special=False)
+
+
+def test_a_text_that_begins_with_nothing(folder):
+    words = tokenizer.from_folder(folder)
+    assert words.opening == []
+    assert words.encode("<|im_start|><|im_start|>fox")[:2] == [1, 1]
+
+
+def test_the_one_token_of_a_word(beginning):
+    words = tokenizer.from_folder(beginning)
+    assert words.spoken[words.token(" the")] == " the"
+    assert words.token("x") == words.core.token_to_id("x")
+    assert words.token("\n") == words.core.token_to_id("Ċ")
+    assert words.token("<|im_end|>") == 2
+    with pytest.raises(ValueError, match=r"^word: .*' zebra', which is \d \(.*' '.*'z'"):
+        words.token(" zebra")
+    with pytest.raises(ValueError, match=r"^word: .*'', which is 0"):
+        words.token("")
+
+
+# --- what ends a text -------------------------------------------------------------------------------------------------
+
+
+def named_in_gguf(path, names, change=None):
+    """A GGUF file whose vocabulary is these tokens, after a few letters."""
+    core = tokenizers.Tokenizer(models.BPE({text: i for i, text in enumerate(["a", "b", "ab", *names])}, [("a", "b")]))
+
+    def only(writer):
+        del writer.kv_data[0]["tokenizer.ggml.eos_token_id"], writer.kv_data[0]["tokenizer.ggml.bos_token_id"]
+        if change:
+            change(writer)
+
+    return in_gguf(path, core, change=only)
+
+
+@pytest.mark.parametrize(
+    ("names", "ends"),
+    [
+        (["<|begin_of_text|>", "<|eot_id|>", "<|eom_id|>"], ["<|eot_id|>", "<|eom_id|>"]),
+        (["<|im_start|>", "<|im_end|>", "<|endoftext|>"], ["<|im_end|>", "<|endoftext|>"]),
+        (["<start_of_turn>", "<end_of_turn>", "<eos>"], ["<end_of_turn>", "<eos>"]),
+        (["<|user|>", "<|end|>"], ["<|end|>"]),
+        (["<|return|>", "<|call|>", "<|end|>"], ["<|return|>", "<|call|>"]),
+        (["<|tool_response>", "</s>"], ["<|tool_response>"]),
+        (["</s>", "<|end_of_text|>"], ["</s>", "<|end_of_text|>"]),
+        (["<｜end▁of▁sentence｜>"], ["<｜end▁of▁sentence｜>"]),
+    ],
+)
+def test_tokens_that_end_a_text_by_their_name(tmp_path, names, ends):
+    words = tokenizer.from_gguf(named_in_gguf(tmp_path / "x.gguf", names))
+    assert [words.core.id_to_token(i) for i in words.ends] == ends
+    assert words.decode(words.ends) == ""
+
+
+def test_tokens_that_end_a_text_by_their_keys(tmp_path):
+    def keys(writer):
+        writer.add_eos_token_id(3)
+        writer.add_eot_token_id(4)
+        writer.add_eom_token_id(5)
+
+    words = tokenizer.from_gguf(named_in_gguf(tmp_path / "x.gguf", ["x", "y", "z"], keys))
+    assert (words.bos, words.eos, words.ends) == (None, 3, (3, 4, 5))
+
+
+def test_all_that_configurations_say_ends_a_text(folder):
+    (folder / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": [5, 6]}, "eos_token_id": None}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+    assert tokenizer.from_folder(folder).ends == (2, 5, 6, 7)
+
+
+# --- GGUF: what is not said -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("pre", "adds"), [("llama-bpe", True), ("tekken", True), ("smaug-bpe", False), ("qwen2", False)])
+def test_whether_a_text_begins_with_the_token_where_the_file_does_not_say(trained, tmp_path, pre, adds):
+    assert tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre=pre)).adds_bos is adds
+
+
+def test_a_splitting_that_is_not_named(trained, tmp_path):
+    for pre in (None, "default"):
+        with pytest.warns(UserWarning, match=r"tokenizer\.ggml\.pre: x\.gguf does not say"):
+            words = tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre=pre))
+        assert [words.core.id_to_token(i) for i in words.encode("a(b")] == ["a", "(", "b"]
+    path = in_gguf(tmp_path / "y.gguf", trained, pre=None, architecture="gpt2")
+    assert tokenizer.from_gguf(path).encode(TEXT.replace("1984", "x").replace("12345", "x"))
+
+
+def test_several_templates_in_a_file(trained, tmp_path):
+    def more(writer):
+        del writer.kv_data[0]["tokenizer.chat_template"]
+        writer.add_chat_template([{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}])
+
+    words, messages = (
+        tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, change=more)),
+        [{"role": "user", "content": ""}],
+    )
+    assert (words.chat(messages), words.chat(messages, tools=[{}])) == ("plain", "tools")
+
+
+def test_a_file_without_a_tokenizer(tmp_path):
+    writer = gguf.GGUFWriter(str(tmp_path / "x.gguf"), "llama")
+    writer.add_block_count(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert tokenizer.from_gguf(Gguf(tmp_path / "x.gguf")) is None
+
+
+# --- facts in one file or another -------------------------------------------------------------------------------------
+
+
+def put(folder, **files):
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def specials(folder):
+    words = tokenizer.from_folder(folder)
+    return words.bos, words.eos
+
+
+def test_special_tokens_in_each_file(trained, tmp_path):
+    """In the order of transformers, which was asked for the same folders."""
+    trained.save(str(tmp_path / "tokenizer.json"))
+    assert specials(tmp_path) == (None, None)
+    put(tmp_path, config={"bos_token_id": 1, "eos_token_id": [2, 0]})
+    assert specials(tmp_path) == (1, 2)
+    put(tmp_path, generation_config={"eos_token_id": 0})
+    assert specials(tmp_path) == (1, 0)
+    put(tmp_path, special_tokens_map={"bos_token": {"content": "<|endoftext|>"}})
+    assert specials(tmp_path) == (0, 0)
+    put(tmp_path, tokenizer_config={"bos_token": "<|im_end|>", "eos_token": "<|im_start|>"})
+    assert specials(tmp_path) == (0, 1)
+    listed = {"0": {"content": "<|endoftext|>", "special": True}}
+    put(tmp_path, tokenizer_config={"bos_token": "<|im_end|>", "eos_token": None, "added_tokens_decoder": listed})
+    assert specials(tmp_path) == (2, None)
+
+
+@pytest.mark.parametrize("file", ["added_tokens", "tokenizer_config"])
+def test_tokens_that_were_added_later(trained, tmp_path, file):
+    trained.save(str(tmp_path / "tokenizer.json"))
+    n = trained.get_vocab_size()
+    put(tmp_path, tokenizer_config={"eos_token": "<end>"}, added_tokens={"<end>": n + 1, "<new>": n})
+    if file == "tokenizer_config":
+        listed = {str(n): {"content": "<new>"}, str(n + 1): {"content": "<end>", "special": True}}
+        put(tmp_path, tokenizer_config={"eos_token": "<end>", "added_tokens_decoder": listed}, added_tokens={"<end>": 7})
+    words = tokenizer.from_folder(tmp_path)
+    assert words.encode("fox<new>fox<end>") == [*trained.encode("fox").ids, n, *trained.encode("fox").ids, n + 1]
+    assert (words.size, words.eos) == (n + 2, n + 1)
+    assert words.decode([n, n + 1]) == "<new>"
+    put(tmp_path, tokenizer_config={}, added_tokens={"<new>": n + 5})
+    with pytest.raises(ValueError, match=rf"^added_tokens: .*'<new>' to follow on the vocabulary as {n}, got {n + 5}"):
+        tokenizer.from_folder(tmp_path)
+
+
+def test_templates_in_each_file(trained, tmp_path):
+    trained.save(str(tmp_path / "tokenizer.json"))
+    messages = [{"role": "user", "content": ""}]
+
+    def said(**values):
+        return tokenizer.from_folder(tmp_path).chat(messages, **values)
+
+    put(tmp_path, chat_template={"chat_template": "from chat_template.json"})
+    assert said() == "from chat_template.json"
+    several = [{"name": "default", "template": "the first"}, {"name": "tool_use", "template": "with {{ tools | length }}"}]
+    put(tmp_path, tokenizer_config={"chat_template": several})
+    assert (said(), said(tools=[{}, {}]), said(template="tool_use", tools=[])) == ("the first", "with 2", "with 0")
+    with pytest.raises(ValueError, match=r"^template: expected one of default, tool_use, got 'rag'"):
+        said(template="rag")
+    (tmp_path / "chat_template.jinja").write_text("from its own file", encoding="utf-8-sig")
+    assert (said(), said(tools=[])) == ("from its own file", "from its own file")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("for documents")
+    assert (said(), said(template="rag")) == ("from its own file", "for documents")
+
+
+def test_templates_see_special_tokens(trained, tmp_path):
+    trained.save(str(tmp_path / "tokenizer.json"))
+    put(tmp_path, tokenizer_config={"bos_token": "<|im_start|>", "pad_token": "<|endoftext|>", "image_token": "<image>"})
+    (tmp_path / "chat_template.jinja").write_text(
+        "{{ bos_token }}{{ pad_token }}{{ image_token }}{{ eos_token is defined }}"
+    )
+    assert tokenizer.from_folder(tmp_path).chat([{"role": "user"}]) == "<|im_start|><|endoftext|><image>False"
+
+
+def test_a_mark_of_the_byte_order(folder):
+    for path in folder.glob("*.json"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    words = tokenizer.from_folder(folder)
+    assert (words.bos, words.ends) == (1, (0, 2))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-16")
+    assert tokenizer.from_folder(folder).ends == (2, 5)
+
+
+# --- without a tokenizer.json -----------------------------------------------------------------------------------------
+
+PIECES = Path(__file__).parent / "pieces.model"
+"""Made by SentencePiece: pairs (BPE) of a few English words, with <start_of_turn> and two spaces as tokens of their own."""
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_sentence_piece(tmp_path, legacy):
+    """As the package `sentencepiece` encodes it, special tokens apart; after these, a space is put if `legacy`."""
+    shutil.copy(PIECES, tmp_path / "tokenizer.model")
+    put(tmp_path, tokenizer_config={"legacy": legacy})
+    words = tokenizer.from_folder(tmp_path)
+    expected = {
+        "the quick fox": [268, 283, 317, 297, 296, 294, 316, 276, 264],
+        "naïve 日 12345": [283, 289, 290, 200, 180, 305, 285, 283, 235, 156, 170, 283, 299, 308, 309, 300, 310],
+        "a\nb\tc": [283, 290, 15, 315, 14, 294],
+        "can't": [275, 262, 307, 293],
+        "": [],
+    }
+    for text, ids in expected.items():
+        assert words.encode(text, special=False) == ids
+        assert words.encode(text) == [1, *ids]
+        assert words.decode([1, *ids, 2]) == text
+    the = [268] if legacy else [293, 261]
+    assert words.encode("<start_of_turn>the", special=False) == [3, *the]
+    assert (words.bos, words.eos, words.ends, words.size) == (1, 2, (2,), 320)
+    assert words.named == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    # As it is after other text: no space is put before it.
+    assert (words.token(" the"), words.spoken[words.token("q")]) == (268, "q")
+
+
+def test_other_files_of_that_name(tmp_path):
+    for change in ({"model_type": 1}, {"remove_extra_whitespaces": True}, {"precompiled_charsmap": b"x"}):
+        model = piece_file.read(PIECES)
+        for name, value in change.items():
+            setattr(model.trainer_spec if name == "model_type" else model.normalizer_spec, name, value)
+        (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+        with pytest.raises(ValueError, match=r"^tokenizer\.model: expected SentencePiece .* save a tokenizer\.json"):
+            tokenizer.from_folder(tmp_path)
+    # The vocabulary of the first Llama 3 has this name too.
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
+    with pytest.raises(
+        ValueError, match=r"^tokenizer\.model: expected a vocabulary of SentencePiece; .* save a tokenizer\.json"
+    ):
+        tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+def test_a_vocabulary_and_merges(tmp_path, family):
+    core = tokenizers.Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        [TEXT] * 5,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL[:1], initial_alphabet=alphabet, show_progress=False),
+    )
+    core.model.save(str(tmp_path))
+    put(tmp_path, config={"model_type": family})
+    words = tokenizer.from_folder(tmp_path)
+    pieces = [core.id_to_token(i) for i in words.encode("12345 cafe\u0301<|endoftext|>")]
+    assert pieces[-1] == "<|endoftext|>"
+    numbers = core.encode("12345").tokens
+    assert len(numbers) < 5
+    assert pieces[: len(numbers)] == numbers if family == "gpt2" else pieces[:5] == list("12345")
+    assert ("Ã" in "".join(pieces)) is (family == "qwen2")
+    assert (words.bos, words.eos) == (0 if family == "gpt2" else None, 0)
+    put(tmp_path, config={"model_type": "llama"})
+    with pytest.raises(ValueError, match=r"^tokenizer: expected a tokenizer\.json .*'llama'"):
+        tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "vocab.json", "merges.txt", "tekken.json", "added_tokens.json"])
+def test_a_tokenizer_that_is_not_whole(tmp_path, name):
+    assert tokenizer.from_folder(tmp_path) is None
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"^tokenizer: .*only {name}"):
+        tokenizer.from_folder(tmp_path)
+
+
+# --- other things that people pass in ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [b"fox", None, 5, ["fox"], "f\ud83dx"])
+def test_things_that_are_no_text(folder, text):
+    words = tokenizer.from_folder(folder)
+    with pytest.raises(ValueError, match=r"^text: expected text"):
+        words.encode(text)
+    with pytest.raises(ValueError, match=r"^text: expected text"):
+        words.batch([text])
+    with pytest.raises(ValueError, match=r"^word: expected text"):
+        words.token(text)
+
+
+@pytest.mark.parametrize("ids", [[-1], ["a"], [1.5], np.array([1.5])])
+def test_things_that_are_no_ids(folder, ids):
+    with pytest.raises(ValueError, match=r"^ids: expected a whole number"):
+        tokenizer.from_folder(folder).decode(ids)
+
+
+def test_a_tokenizer_is_shown_in_a_line(trained, folder):
+    assert repr(tokenizer.from_folder(folder)) == f"Tokenizer({trained.get_vocab_size()} tokens, bos=1, eos=2, ends=(0, 2))"
