@@ -138,7 +138,8 @@ class LanguageModel:
         last = self.architecture.vocabulary - 1
         outside = next((i for i in ids if not 0 <= i <= last), None)
         if outside is not None:
-            text = None if self.tokenizer is None or outside < 0 else self.tokenizer.core.id_to_token(outside)
+            known = self.tokenizer is not None and 0 <= outside < self.tokenizer.size
+            text = self.tokenizer.core.id_to_token(outside) if self.tokenizer is not None and known else None
             of = "" if text is None else f" ({text!r}, of the tokenizer only)"
             require(False, "tokens", f"ids from 0 to {last}, the model's vocabulary", f"[{outside}]{of}")
         return ids

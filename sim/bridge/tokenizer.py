@@ -114,7 +114,8 @@ class Tokenizer:
             ValueError: ids that are no whole numbers from 0 on.
         """
         ids = ids if isinstance(ids, list | tuple) else as_numpy("ids", ids).tolist()
-        return self.core.decode([whole("ids", i, 0) for i in ids], skip_special_tokens=not special)
+        known = [k for k in (whole("ids", i, 0) for i in ids) if k < 2**32]
+        return self.core.decode(known, skip_special_tokens=not special)
 
     def batch(
         self, texts: Any, *, special: bool = True, side: str = "left", length: int | None = None

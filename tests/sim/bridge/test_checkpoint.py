@@ -237,10 +237,15 @@ def test_what_is_saved_is_loaded_again(small, tmp_path, name):
 def test_a_tokenizer_is_kept_with_its_model(small, tmp_path):
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"one": 0, "two": 1, "<end>": 2}, unk_token="one"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    words = Tokenizer(core, bos=None, eos=2, ends=(2,), adds_bos=False, template="{{ messages }}")
-    again = load(replace(small("gpt2"), tokenizer=words).save(tmp_path / "kept")).tokenizer
-    assert again.encode("two one two") == [1, 0, 1]
-    assert (again.eos, again.ends, again.template) == (2, (2,), "{{ messages }}")
+    templates = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    for template in (None, "{{ messages }}", templates):
+        words = Tokenizer(core, bos=None, eos=2, ends=(2,), template=template, named={"pad_token": "<end>"})
+        again = load(
+            replace(small("gpt2"), tokenizer=words).save(tmp_path / f"kept {template is None} {len(template or ())}")
+        )
+        assert again.tokenizer.encode("two one two") == [1, 0, 1]
+        kept = again.tokenizer
+        assert (kept.eos, kept.ends, kept.template, kept.named) == (2, (2,), template, {"pad_token": "<end>"})
 
 
 def test_a_folder_that_holds_something_is_not_written_over(small, tmp_path):
@@ -315,12 +320,93 @@ def test_a_shard_that_is_missing(llama):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
-def test_pickles_are_refused(llama, name):
+@pytest.mark.parametrize("start", [None, b"PK\x03\x04", b"\x80\x02"])
+def test_pickles_are_refused(llama, name, start):
     (llama / "model.safetensors").rename(llama / name)
+    if start:
+        (llama / name).write_bytes(start + bytes(100))
     with pytest.raises(ValueError, match="a pickle can run code"):
         load(llama)
     with pytest.raises(ValueError, match="a pickle can run code"):
         load(llama / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "fact"),
+    [
+        ("model", b"PK\x03\x04", "a pickle"),
+        ("model.weights", b"\x80\x04", "a pickle"),
+        ("model.bin", b"tjgg\x03\0\0\0", "before GGUF"),
+        ("model.gguf", b"", "an empty file"),
+        ("model.gguf", b"<!DOCTYPE html>", "does not begin as GGUF does"),
+        ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}", "give its folder"),
+        ("config.json", b"{}", "give its folder"),
+    ],
+)
+def test_files_that_are_no_model(tmp_path, name, start, fact):
+    (tmp_path / name).write_bytes(start)
+    with pytest.raises(ValueError, match=rf"^model: expected a folder or a GGUF file, got .*{name}.*{fact}"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model", "model.bin", "blob.q8"])
+def test_a_gguf_file_is_known_by_its_beginning(checkpoint, tmp_path, name):
+    folder = checkpoint("llama, grouped, tied")
+    model = load(write_gguf(tmp_path / name, folder), progress=False)
+    assert model.tokenizer is None
+    np.testing.assert_allclose(model.logits([[1, 2, 3]])[0], load(folder, progress=False).logits([[1, 2, 3]])[0], atol=1e-5)
+
+
+def test_one_part_of_a_gguf_file(checkpoint, tmp_path):
+    def split(writer):
+        writer.add_uint16("split.no", 1)
+        writer.add_uint16("split.count", 3)
+
+    path = write_gguf(tmp_path / "model-00002-of-00003.gguf", checkpoint("llama, grouped, tied"), change=split)
+    with pytest.raises(ValueError, match=r"^model: .*part 2 of 3 in model-00002-of-00003\.gguf: .*--merge"):
+        load(path)
+
+
+def test_a_folder_of_gguf_files(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"^model: .*a\.gguf, b\.gguf: name one"):
+        load(tmp_path)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 5\n".format("0" * 64)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "tokenizer.json", "tokenizer.model", "config.json", "chat_template.jinja"]
+)
+def test_pointers_of_git_lfs(llama, name):
+    (llama / name).write_text(POINTER)
+    with pytest.raises(ValueError, match=rf"^checkpoint: .*Git LFS in place of {name}: .*git lfs pull"):
+        load(llama)
+
+
+def test_a_pointer_in_place_of_a_gguf_file(tmp_path):
+    (tmp_path / "model.gguf").write_text(POINTER)
+    with pytest.raises(ValueError, match=r"^checkpoint: .*Git LFS in place of model\.gguf"):
+        load(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_adapter_of_peft(llama, whole):
+    (llama / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
+    if not whole:
+        (llama / "model.safetensors").rename(llama / "adapter_model.safetensors")
+        (llama / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"^model: .*a PEFT adapter for 'owner/base': .*merge_and_unload"):
+        load(llama)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_with_a_mark_of_the_byte_order(llama, encoding):
+    expected, path = open_folder(llama)[0], llama / "config.json"
+    path.write_text(path.read_text(), encoding=encoding)
+    assert open_folder(llama)[0] == expected
 
 
 @pytest.mark.parametrize(

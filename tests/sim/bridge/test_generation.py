@@ -122,7 +122,7 @@ def test_no_more_tokens_are_sorted_than_need_be():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"new": 0}, "new: expected at least one token, got 0"),
+        ({"new": 0}, "new: expected a whole number of at least 1, got 0"),
         ({"new": 250}, "prompt: expected at most 256 tokens with 250 to follow, got 258"),
         ({"steering": np.zeros((2, 32))}, r"steering: expected shape \(3, 32\), or one such for each prompt, got \(2, 32\)"),
         ({"steering": np.full((3, 32), np.nan)}, "steering: expected"),
