@@ -141,7 +141,7 @@ class LanguageModel:
             known = self.tokenizer is not None and 0 <= outside < self.tokenizer.size
             text = self.tokenizer.core.id_to_token(outside) if self.tokenizer is not None and known else None
             of = "" if text is None else f" ({text!r}, of the tokenizer only)"
-            require(False, "tokens", f"ids from 0 to {last}, the model's vocabulary", f"[{outside}]{of}")
+            require(False, "tokens", f"ids from 0 to {last}", f"[{outside}]{of}")
         return ids
 
     def logits(self, prompts: Prompts, *, chat: bool = False) -> list[Float[np.ndarray, "T V"]]:
@@ -320,9 +320,9 @@ class LanguageModel:
 
 
 def _floating(argument: str, dtype: Any) -> Any:
-    """A type of floating-point numbers, by its name or as one of NumPy or JAX."""
+    """A type of floating-point numbers, by its name or as one of NumPy, JAX or torch."""
     try:
-        found = jnp.dtype(dtype)
+        found = jnp.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype)
     except TypeError:
         found = None
     fits = found is not None and jnp.issubdtype(found, jnp.floating)

@@ -95,13 +95,13 @@ def test_a_line_ends_where_a_line_ends(tmp_path, separator):
 @pytest.mark.parametrize(
     ("argument", "content", "message"),
     [
-        ("contexts", None, "expected a text file, got"),
+        ("contexts", None, "expected a text file, got .* which does not exist"),
         ("contexts", "", "expected at least one line, got none in"),
         ("starts", " \n\n", "expected at least one line, got none in"),
         ("starts", b"\xff\xfe", "expected a text file in UTF-8, got"),
-        ("text", None, "expected a text or a parquet file, got"),
+        ("text", None, "expected a text or a parquet file, got .* which does not exist"),
         ("text", "\n\n\n\n", "expected at least one document, got none in"),
-        ("prompts", None, "expected a JSON-lines file, got"),
+        ("prompts", None, "expected a JSON-lines file, got .* which does not exist"),
         ("prompts", "", "expected at least one line, got none in"),
         ("prompts", b"\xff", "expected a text file in UTF-8, got"),
         ("prompts", '{"set": "joy", "text": "x"}\n\n{"set"', "expected JSON, got .* in line 3 of file"),
