@@ -7,8 +7,10 @@ Nothing of a model is returned unless all of it is there, in the right shapes, a
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,9 +24,12 @@ from jax.typing import DTypeLike
 from tqdm import tqdm
 
 from sim.bridge import names
-from sim.bridge.architecture import Architecture, from_config
+from sim.bridge.architecture import Architecture
+from sim.bridge.config import from_config, refuse_quantised
 from sim.bridge.decoder import is_gain, shapes
 from ufm._check import require
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -99,10 +104,18 @@ class Safetensors:
         return found
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+        """One tensor.
+
+        Raises:
+            ValueError: the file is damaged; the tensor is of a type of quantised weights.
+        """
         path = self._files[name]
         with reading(path, "a whole safetensors file"), safetensors.safe_open(path, "np") as file:
-            return file.get_tensor(name)
+            kind = file.get_slice(name).get_dtype()
+            if kind in _FLOATS:
+                return file.get_tensor(name)
+        refuse_quantised(name, "float8" if kind.startswith("F8") else f"weights of type {kind}")
+        raise AssertionError
 
 
 class Msgpack:
@@ -251,10 +264,16 @@ def open_folder(folder: Path) -> tuple[Architecture, Tensors]:
         ValueError: no `config.json`, no weights, weights that are pickled only, anything malformed.
     """
     architecture = from_config(read_json(folder / "config.json"))
+    tensors = _open_tensors(folder, architecture)
+    _refuse_quantised(tensors.shapes())
+    return tied_as_saved(architecture, tensors), tensors
+
+
+def _open_tensors(folder: Path, architecture: Architecture) -> Tensors:
     if (folder / "model.safetensors").is_file():
-        return architecture, Safetensors.of_file(folder / "model.safetensors")
+        return Safetensors.of_file(folder / "model.safetensors")
     if (folder / "model.safetensors.index.json").is_file():
-        return architecture, Safetensors.of_index(folder / "model.safetensors.index.json")
+        return Safetensors.of_index(folder / "model.safetensors.index.json")
     if (folder / "flax_model.msgpack").is_file():
         require(
             architecture.family == "gpt2",
@@ -262,12 +281,51 @@ def open_folder(folder: Path) -> tuple[Architecture, Tensors]:
             "a GPT-2, the family known in this format",
             architecture.family,
         )
-        return architecture, Msgpack(folder / "flax_model.msgpack")
+        return Msgpack(folder / "flax_model.msgpack")
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     require(
         not pickled, "checkpoint", "safetensors (a pickle can run code; convert it with safetensors)", ", ".join(pickled)
     )
     raise ValueError(f"checkpoint: expected model.safetensors, its index or flax_model.msgpack, got none in {str(folder)!r}")
+
+
+_QUANTISED_PARTS = {
+    ".qweight": "GPTQ or AWQ",
+    ".qzeros": "GPTQ or AWQ",
+    ".absmax": "bitsandbytes",
+    ".quant_map": "bitsandbytes",
+    ".SCB": "bitsandbytes",
+    ".weight_packed": "compressed-tensors",
+    ".weight_scale": "float8 or integers",
+    ".weight_scale_inv": "float8",
+    "_blocks": "MXFP4",
+}
+"""How names end that only quantised checkpoints have."""
+
+
+def _refuse_quantised(there: Mapping[str, Any]) -> None:
+    for name in there:
+        method = next((method for end, method in _QUANTISED_PARTS.items() if name.endswith(end)), None)
+        if method is not None:
+            refuse_quantised(name, method)
+
+
+def tied_as_saved(a: Architecture, tensors: Tensors) -> Architecture:
+    """The architecture, with an unembedding of its own if the checkpoint has one that is not its embedding.
+
+    So does transformers, whatever the configuration says of it.
+    """
+    there = tensors.shapes()
+    entries = names.table(replace(a, tied=False), tensors.kind, there)
+    pair = [entries["embedding"], entries["unembedding"]]
+    if not a.tied or not all(entry.template in there for entry in pair):
+        return a
+    embedding, head = (_changed(tensors.read(entry.template), entry, a, entry.template) for entry in pair)
+    if np.array_equal(embedding, head):
+        return a
+    said = f"tie_word_embeddings is true, but {pair[1].template} is not {pair[0].template}: each is used as it is saved"
+    warnings.warn(said, stacklevel=3)
+    return replace(a, tied=False)
 
 
 def fill(

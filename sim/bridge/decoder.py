@@ -2,6 +2,7 @@
 
     x <- x + attention(norm(x)),   x <- x + mlp(norm(x)),   ...,   logits = U norm(x)
 
+Some families have the norms after attention and MLP, or on both sides; in some the MLP reads what attention reads.
 The parameters of all blocks are stacked along a layer axis, and blocks run in one loop over it: what is compiled does not
 grow with depth, and the first l blocks and the others are the same program with other bounds. The residual stream is what
 blocks hand on; a model is steered by adding to it between two of them (`Decoder.run`).
@@ -54,10 +55,12 @@ def axes(a: Architecture) -> dict[str, tuple[str, ...]]:
     biased = [*(["query", "key", "value"] if a.qkv_bias else []), *(["out"] if a.out_bias else [])]
     biased += [name for name in ("gate", "up", "down") if a.mlp_bias and name in blocks]
     blocks |= {f"{name}_bias": blocks[name][1:] for name in biased}
-    norms = ["attention_norm", "mlp_norm", *(["after_attention_norm", "after_mlp_norm"] if a.sandwich else [])]
+    norms = ["attention_norm", "mlp_norm"] if a.pre_norm else []
+    norms += ["after_attention_norm", "after_mlp_norm"] if a.sandwich else []
     blocks |= dict.fromkeys(norms, ("width",))
     if a.qk_norm:
-        blocks |= {"query_norm": ("head_dim",), "key_norm": ("head_dim",)}
+        whole = a.whole_qk_norm
+        blocks |= {"query_norm": ("heads" if whole else "head_dim",), "key_norm": ("kv_heads" if whole else "head_dim",)}
     last: dict[str, tuple[str, ...]] = {"norm": ("width",)}
     if a.norm == "layer":
         blocks |= {f"{name}_bias": ("width",) for name in norms}
@@ -126,8 +129,7 @@ class Decoder(nnx.Module):
         """The residual stream before the first block."""
         a = self.architecture
         x = self.embedding[...][tokens].astype(self.dtype)
-        if a.embedding_scale != 1:
-            x = x * jnp.asarray(a.embedding_scale, self.dtype)
+        x = _scaled(x, a.embedding_scale)
         return x + self.positions[...][positions].astype(self.dtype) if a.learned_positions else x
 
     def run(
@@ -156,8 +158,7 @@ class Decoder(nnx.Module):
         turns = self.rotations(positions)
 
         def step(i: Index, x: Float[Array, "n T d"]) -> Float[Array, "n T d"]:
-            one = self.block(i)
-            x = self.transform(one, self.attend(one, i, x, positions, turns, keys))
+            x = self.through(self.block(i), i, x, positions, turns, keys)
             return x if each is None else each(x, i)
 
         if not unrolled:
@@ -176,13 +177,13 @@ class Decoder(nnx.Module):
             return only_at(values, at)
 
         turns, keys = self.rotations(positions), Keys(positions, seen)
-        h = self.normalise(x, one, "attention_norm")
+        h = self.before(x, one, "attention_norm")
         key, value = self.keys_values(one, i, h, turns)
         x, h = only(x), only(h)
-        x = x + self.attention(
+        attended = x + self.attention(
             one, i, h, only(positions), jax.tree.map(lambda t: jax.vmap(only)(t), turns), key, value, keys
         )
-        return self.transform(one, x)[:, 0]
+        return self.transform(one, attended, read=x)[:, 0]
 
     def logits(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Last norm and unembedding."""
@@ -190,7 +191,7 @@ class Decoder(nnx.Module):
         x = self.normalise(x, self, "norm")
         matrix = (self.embedding if a.tied else self.unembedding)[...].astype(self.dtype)
         out = jnp.einsum("...d,vd->...v", x, matrix)
-        return softcapped(out, a.final_softcap)
+        return softcapped(_scaled(out, a.logit_scale), a.final_softcap)
 
     # --- a block -----------------------------------------------------------------------------------------------------
 
@@ -199,9 +200,13 @@ class Decoder(nnx.Module):
         graph, state = nnx.split(self.blocks)
         return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
 
+    def through(self, one, i, x, positions, turns, keys, cache=None, change=None):
+        """The stream after a block; `cache` and `change` as in `attend` and `transform`."""
+        return self.transform(one, self.attend(one, i, x, positions, turns, keys, cache), change, read=x)
+
     def attend(self, one, i, x, positions, turns, keys, cache=None):
         """The stream after attention; `cache` takes the new keys and values, ``[n, k, T, h]``, and gives all there are."""
-        h = self.normalise(x, one, "attention_norm")
+        h = self.before(x, one, "attention_norm")
         key, value = self.keys_values(one, i, h, turns)
         if cache is not None:
             key, value = cache(key, value)
@@ -210,19 +215,14 @@ class Decoder(nnx.Module):
     def keys_values(self, one, i, h, turns):
         """Keys, turned to their positions, and values, ``[n, k, T, h]``: heads first, as attention reads them."""
         a = self.architecture
-        key = self._project(h, one, "key").reshape(*h.shape[:-1], a.kv_heads, a.head_dim)
+        key = self._heads(h, one, "key", a.kv_heads)
         value = self._project(h, one, "value").reshape(*h.shape[:-1], a.kv_heads, a.head_dim)
-        if a.qk_norm:
-            key = self.normalise(key, one, "key_norm")
         return heads_first(self._turned(key, i, turns)), heads_first(value)
 
     def attention(self, one, i, h, positions, turns, key, value, keys):
         """What attention adds to the stream."""
         a = self.architecture
-        query = self._project(h, one, "query").reshape(*h.shape[:-1], a.heads, a.head_dim)
-        if a.qk_norm:
-            query = self.normalise(query, one, "query_norm")
-        query = self._turned(query, i, turns)
+        query = self._turned(self._heads(h, one, "query", a.heads), i, turns)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
         scores = _scores(grouped, key)
@@ -231,18 +231,41 @@ class Decoder(nnx.Module):
         mask = keys.visible(positions, self._window(i))
         shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, UNSEEN), axis=-1).astype(self.dtype)
         mixed = _mixed(shares, value).reshape(n, t, a.heads * a.head_dim)
-        added = self._project(mixed, one, "out")
-        return self.normalise(added, one, "after_attention_norm") if a.sandwich else added
+        return self.after(self._project(mixed, one, "out"), one, "after_attention_norm")
 
-    def transform(self, one, x, change=None):
-        """The stream after the MLP; `change` takes input and output of its down-projection, and gives another output."""
+    def _heads(self, h, one, name, count):
+        """Queries or keys, head by head, normalised where the architecture has it."""
         a = self.architecture
-        h = self.normalise(x, one, "mlp_norm")
+        x = self._project(h, one, name)
+        if a.whole_qk_norm:
+            x = self.normalise(x, one, f"{name}_norm")
+        x = x.reshape(*h.shape[:-1], count, a.head_dim)
+        return self.normalise(x, one, f"{name}_norm") if a.qk_norm and not a.whole_qk_norm else x
+
+    def transform(self, one, x, change=None, *, read=None):
+        """The stream after the MLP.
+
+        Args:
+            one: the parameters of the block.
+            x: the stream after attention.
+            change: takes input and output of the down-projection, and gives another output.
+            read: the stream before attention, which the MLP reads in an architecture whose MLP is parallel to it.
+        """
+        a = self.architecture
+        h = self.before(read if a.parallel else x, one, "mlp_norm")
         wide = self._project(h, one, "up")
         wide = _act(self._project(h, one, "gate"), a.activation) * wide if a.gated else _act(wide, a.activation)
         added = self._project(wide, one, "down")
-        added = added if change is None else change(wide, added)
-        return x + (self.normalise(added, one, "after_mlp_norm") if a.sandwich else added)
+        return x + self.after(added if change is None else change(wide, added), one, "after_mlp_norm")
+
+    def before(self, x, one, name):
+        """What attention or MLP read: the stream, through the norm of that name if there is one."""
+        return self.normalise(x, one, name) if self.architecture.pre_norm else x
+
+    def after(self, added, one, name):
+        """What attention or MLP add: their output, through the norm of that name if there is one, and scaled."""
+        a = self.architecture
+        return _scaled(self.normalise(added, one, name) if a.sandwich else added, a.residual_scale)
 
     def normalise(self, x: Float[Array, "*n d"], holder: Any, name: str) -> Float[Array, "*n d"]:
         """The norm of that name, computed in float32 at least."""
@@ -253,12 +276,27 @@ class Decoder(nnx.Module):
         return norm(wide, gamma, bias, kind=a.norm, eps=a.eps).astype(self.dtype)
 
     def rotations(self, positions: Int[Array, "n T"]) -> Any:
-        """Cosines and sines for every set of rotary frequencies, ``[sets, n, T, head_dim / 2]``; None without."""
-        sets = self.architecture.rotations
-        if not sets:
+        """Cosines and sines of every kind of rotary positions, ``[kinds, n, T, pairs]``; None without.
+
+        A last kind turns nothing, where there are layers without positions. Where frequencies depend on the length of a
+        sequence, the last of its positions tells.
+        """
+        a = self.architecture
+        if not a.ropes:
             return None
-        angles = positions.astype(jnp.float32)[..., None] * jnp.asarray(sets, jnp.float32)[:, None, None, :]
-        return jnp.cos(angles), jnp.sin(angles)
+
+        def of_all(values: list[Any], unturned: Any) -> Array:
+            return jnp.asarray([*values, *([unturned] if a.unturned else [])], jnp.float32)
+
+        nothing = (0.0,) * a.ropes[0].pairs(a.head_dim)
+        frequencies = of_all([rope.frequencies(a.head_dim) for rope in a.ropes], nothing)[:, None, None, :]
+        if a.switch is not None:
+            others = of_all([rope.frequencies(a.head_dim, long=True) for rope in a.ropes], nothing)[:, None, None, :]
+            is_long = positions[None, :, -1:, None] >= a.switch
+            frequencies = jnp.where(is_long, others, frequencies)
+        angles = positions.astype(jnp.float32)[..., None] * frequencies
+        sizes = of_all([rope.size for rope in a.ropes], 1.0)[:, None, None, None]
+        return jnp.cos(angles) * sizes, jnp.sin(angles) * sizes
 
     def _turned(self, x: Float[Array, "n T k h"], i: Index, turns: Any) -> Float[Array, "n T k h"]:
         if turns is None:
@@ -266,8 +304,10 @@ class Decoder(nnx.Module):
         kinds = self.architecture.rotation_of_layer
         which = jnp.asarray(kinds)[i] if any(kinds) else 0
         cos, sin = (t[which][:, :, None, :].astype(x.dtype) for t in turns)
-        low, high = jnp.split(x, 2, axis=-1)
-        return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+        pairs = cos.shape[-1]
+        low, high, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+        turned = [low * cos - high * sin, high * cos + low * sin]
+        return jnp.concatenate([*turned, rest] if rest.shape[-1] else turned, axis=-1)
 
     def _window(self, i: Index) -> Index | None:
         windows = self.architecture.windows
@@ -333,7 +373,13 @@ def positions_of(seen: Bool[Array, "n T"]) -> Int[Array, "n T"]:
 
 
 def _act(x: Array, kind: str) -> Array:
-    return jax.nn.silu(x) if kind == "silu" else jax.nn.gelu(x, approximate=kind == "gelu_tanh")
+    if kind in ("silu", "relu"):
+        return jax.nn.silu(x) if kind == "silu" else jax.nn.relu(x)
+    return jax.nn.gelu(x, approximate=kind == "gelu_tanh")
+
+
+def _scaled(x: Array, by: float) -> Array:
+    return x if by == 1 else x * jnp.asarray(by, x.dtype)
 
 
 def init_parameters(key: jax.Array, a: Architecture, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:

@@ -147,7 +147,7 @@ def generate(
                 all_values = lax.dynamic_update_index_in_dim(all_values, one_value, i, 0)
                 return one_key, one_value
 
-            x = decoder.transform(one, decoder.attend(one, i, x, at, turns, keys, written))
+            x = decoder.through(one, i, x, at, turns, keys, written)
             if steering is not None:
                 x = x + steering[:, i][:, None, :].astype(x.dtype)
             return x, all_keys, all_values

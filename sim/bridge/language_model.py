@@ -115,6 +115,13 @@ class LanguageModel:
         require(
             longest <= context, "prompt", f"at most {context} tokens{f' with {room} to follow' if room else ''}", longest
         )
+        switch, lengths = self.architecture.switch, seen.sum(axis=1)
+        if switch is not None and room:
+            # Keys that are kept would have been turned by the frequencies of shorter sequences.
+            crosses = (lengths <= switch) & (lengths + room - 1 > switch)
+            beyond = f"beyond {switch} tokens the model has other rotary frequencies"
+            expected = f"longer prompts, or prompts of at most {switch + 1} tokens with the new ones ({beyond})"
+            require(not crosses.any(), "new", expected, room)
         return ids, seen
 
     def _tokens(self, prompt: Any, k: int, chat: bool) -> list[int]:

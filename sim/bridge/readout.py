@@ -39,4 +39,5 @@ def readout(lm: LanguageModel) -> Readout:
     matrix = decoder.embedding if a.tied else decoder.unembedding
     bias = jnp.asarray(decoder.norm_bias[...], float) if a.norm == "layer" else None
     gamma = jnp.asarray(decoder.norm[...], float)
-    return Readout(jnp.asarray(matrix[...], float), gamma, bias, jnp.asarray(a.eps, float), a.norm, a.final_softcap)
+    scaled = a.logit_scale * jnp.asarray(matrix[...], float)
+    return Readout(scaled, gamma, bias, jnp.asarray(a.eps, float), a.norm, a.final_softcap)

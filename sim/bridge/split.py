@@ -48,7 +48,7 @@ class Split:
         budget: numbers that a sweep holds at once, unless told otherwise.
         unrolled: see `statically`.
         site: where updates act (`ufm.updates`): "state", the stream after block `layer`; or "down", the down-projection of
-            that block's MLP, and then the cut is before this MLP.
+            that block's MLP, and then the cut is before this MLP (before the block, where MLP and attention are parallel).
     """
 
     state: Any
@@ -88,7 +88,7 @@ class Split:
         decoder, tokens, seen = self.decoder, self.tokens[flat], self.seen[flat]
         positions = positions_of(seen)
         x = decoder.run(decoder.embed(tokens, positions), positions, seen, 0, self.layer + (self.site == "state"))
-        if self.site == "down":
+        if self.site == "down" and not decoder.architecture.parallel:
             keys, turns = Keys(positions, seen), decoder.rotations(positions)
             x = decoder.attend(decoder.block(self.layer), self.layer, x, positions, turns, keys)
         return self.joined(x, seen).reshape(*shape, -1)
@@ -123,9 +123,9 @@ class Split:
         """What the last norm is given: the stream after all blocks, of the last position, or of all, ``[*n, T, d]``."""
         lead = h.shape[:-1]
         x, marks = self.parted(h.reshape(-1, h.shape[-1]))
-        x = self._past_site(x, change, m)
         seen = is_set(marks[..., 0])
         decoder, positions = self.decoder, positions_of(seen)
+        x = self._past_site(x, positions, seen, change, m)
         last = decoder.architecture.layers - 1
         more = None if self.later is None else (lambda x, i: x + (marks[..., 1:] * self.later[i]).astype(x.dtype))
         run = partial(decoder.run, positions=positions, seen=seen, first=self.layer + 1, each=more, unrolled=self.unrolled)
@@ -147,7 +147,9 @@ class Split:
             x = lax.cond(self.layer < last, through, nothing, x)
         return x.reshape(*lead, -1)
 
-    def _past_site(self, x: Array, change: Change | None, m: Array | None) -> Float[Array, "n T d"]:
+    def _past_site(
+        self, x: Array, positions: Array, seen: Array, change: Change | None, m: Array | None
+    ) -> Float[Array, "n T d"]:
         """The stream after block `layer`, from that at the cut."""
         changed = None
         if change is not None and m is not None:
@@ -157,7 +159,11 @@ class Split:
                 return change(given, out, strengths)
 
         if self.site == "down":
-            return self.decoder.transform(self.decoder.block(self.layer), x, changed)
+            decoder, block = self.decoder, self.decoder.block(self.layer)
+            if not decoder.architecture.parallel:
+                return decoder.transform(block, x, changed)
+            turns, keys = decoder.rotations(positions), Keys(positions, seen)
+            return decoder.through(block, self.layer, x, positions, turns, keys, change=changed)
         return x if changed is None else changed(x, x)
 
     def everywhere(self, v: Any) -> Float[Array, " s"]:

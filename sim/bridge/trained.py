@@ -15,9 +15,10 @@ import numpy as np
 import tokenizers
 from jax.typing import DTypeLike
 
-from sim.bridge.architecture import Architecture, Rope
+from sim.bridge.architecture import Architecture
 from sim.bridge.checkpoint import reading, sampled
 from sim.bridge.decoder import is_gain, shapes
+from sim.bridge.rope import Rope
 from sim.bridge.tokenizer import Tokenizer
 from ufm._check import require
 
@@ -92,8 +93,11 @@ def read(
 
 
 def _architecture(kept: dict[str, Any]) -> Architecture:
-    ropes = {name: None if kept[name] is None else Rope(**kept[name]) for name in ("rope", "local_rope")}
-    return Architecture(**{**kept, **ropes, "windows": tuple(kept["windows"])})
+    def listed(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    ropes = {name: None if kept[name] is None else Rope(**listed(kept[name])) for name in ("rope", "local_rope")}
+    return Architecture(**{**listed(kept), **ropes})
 
 
 def _as_json(words: Tokenizer) -> dict[str, Any]:

@@ -20,8 +20,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from sim import output
-from sim.bridge.architecture import Architecture, from_config
+from sim.bridge.architecture import Architecture
 from sim.bridge.checkpoint import read_json
+from sim.bridge.config import from_config
 from sim.bridge.decoder import Decoder, init_parameters, is_gain
 from sim.bridge.language_model import LanguageModel, load
 from sim.bridge.tokenizer import Tokenizer

@@ -27,6 +27,11 @@ SMALL = {
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 40}
+LONG |= {"short_factor": [1.0, 1.1, 1.3], "long_factor": [1.5, 3.0, 7.0]}
+PHI3 = SMALL | HEADS | {"pad_token_id": 0}
+GRANITE = {"embedding_multiplier": 12.0, "attention_multiplier": 0.3, "residual_multiplier": 0.22, "logits_scaling": 8.0}
 SLIDE = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
 GEMMA = SMALL | HEADS | {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 9}
 
@@ -74,6 +79,45 @@ CONFIGS = {
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "gemma": {"model_type": "gemma", **SMALL, **HEADS, "head_dim": 16, "hidden_act": "gelu", "num_hidden_layers": 2},
+    "gemma, untied, biases": {
+        **{"model_type": "gemma", **SMALL, **HEADS, "head_dim": 12, "attention_bias": True, "num_hidden_layers": 2},
+        "tie_word_embeddings": False,
+    },
+    "olmo2": {"model_type": "olmo2", **SMALL, **HEADS},
+    "olmo2, biases, tied": {
+        **{"model_type": "olmo2", **SMALL, **HEADS, "attention_bias": True, "tie_word_embeddings": True},
+        "num_hidden_layers": 2,
+    },
+    "smollm3": {"model_type": "smollm3", **SMALL, **HEADS, "no_rope_layers": [1, 0, 1], "pad_token_id": 0},
+    "smollm3, windows, biases": {
+        **{"model_type": "smollm3", **SMALL, **HEADS, "no_rope_layer_interval": 2, "use_sliding_window": True},
+        **{"sliding_window": 9, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+        "pad_token_id": 0,
+    },
+    "phi3": {"model_type": "phi3", **PHI3, "sliding_window": 9},
+    "phi3, longrope": {
+        **{"model_type": "phi3", **PHI3, "original_max_position_embeddings": 40, "num_hidden_layers": 2},
+        "rope_parameters": {**LONG, "partial_rotary_factor": 0.75},
+    },
+    "granite": {"model_type": "granite", **SMALL, **HEADS, **GRANITE, "tie_word_embeddings": True},
+    "granite, biases": {
+        **{"model_type": "granite", **SMALL, **HEADS, **GRANITE, "attention_bias": True, "mlp_bias": True},
+        "num_hidden_layers": 2,
+    },
+    "gpt_neox": {"model_type": "gpt_neox", **SMALL, "num_attention_heads": 4},
+    "gpt_neox, in series": {
+        **{"model_type": "gpt_neox", **SMALL, "num_attention_heads": 4, "use_parallel_residual": False},
+        **{"rotary_pct": 0.5, "attention_bias": False, "num_hidden_layers": 2},
+    },
+    "qwen2, yarn": {"model_type": "qwen2", **SMALL, **HEADS, "rope_parameters": YARN, "num_hidden_layers": 2},
+    "llama, yarn": {
+        **{"model_type": "llama", **SMALL, **HEADS, "num_hidden_layers": 2},
+        "rope_parameters": {
+            **YARN,
+            **{"beta_fast": 16.0, "beta_slow": 2.0, "mscale": 1.5, "mscale_all_dim": 0.7, "truncate": False},
         },
     },
     "gemma3 among images": {

@@ -12,7 +12,7 @@ from . import references
 from .references import CONFIGS, KEPT, LENGTHS
 
 TOLERANCE = 1e-4
-"""Of logits, absolute, in float32."""
+"""Of logits up to 20, absolute, in float32; of larger ones in proportion, as rounding is."""
 
 
 def off(model, kept, name):
@@ -39,7 +39,8 @@ def all_logits(model, ids, seen):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_are_those_of_transformers(small, kept, name):
-    assert max(off(small(name), kept, name).values()) < TOLERANCE
+    largest = max(float(np.abs(kept[f"{name}|{n}"]).max()) for n in LENGTHS)
+    assert max(off(small(name), kept, name).values()) < TOLERANCE * max(1, largest / 20)
 
 
 @pytest.mark.parity

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.experimental.jet import jet
 
 import ufm
-from sim.bridge.architecture import from_config
+from sim.bridge.config import from_config
 from sim.bridge.decoder import positions_of
 from sim.bridge.language_model import random_model
 

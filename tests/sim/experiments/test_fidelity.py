@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
 
-from sim.bridge.architecture import from_config
+from sim.bridge.config import from_config
 from sim.bridge.language_model import random_model
 from sim.experiments import corpora
 from sim.experiments.fidelity import fidelity

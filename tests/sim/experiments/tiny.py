@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sim.bridge.architecture import from_config
+from sim.bridge.config import from_config
 from sim.bridge.decoder import Decoder, init_parameters
 from sim.bridge.language_model import LanguageModel
 from sim.experiments import corpora, material

@@ -1,0 +1,195 @@
+"""Rotary positions: the frequencies of every kind of scaling, and the settings that they are read from."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from sim.bridge.settings import Settings
+from ufm._check import require
+
+Scaling = Literal["default", "linear", "llama3", "yarn", "longrope"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions.
+
+    Attributes:
+        theta: base of the wavelengths.
+        scaling: "default": no frequency is scaled; "linear": all are, divided by `factor`; "llama3" and "yarn": the low ones
+            are, in full where a pair of coordinates turns less than `low` times in the `original` context, not at all
+            where it turns more than `high` times, and in part between. "longrope": each has its own divisor.
+        factor: of the scaling.
+        low, high: of "llama3" and "yarn". Between them the part grows evenly, with the number of turns in "llama3", with the
+            index of the pair in "yarn".
+        original: the longest context before scaling.
+        truncated: whether "yarn" rounds the two indices outwards.
+        fraction: of the coordinates of a head that are turned, the first ones.
+        size: what cosines and sines are multiplied with.
+        divisors: of every frequency, beside the scaling; of "longrope" in sequences up to `original`. Empty for none.
+        long: the same of "longrope" in longer sequences.
+    """
+
+    theta: float
+    scaling: Scaling = "default"
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+    truncated: bool = True
+    fraction: float = 1.0
+    size: float = 1.0
+    divisors: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+
+    def pairs(self, head_dim: int) -> int:
+        """How many pairs of coordinates of a head are turned."""
+        return (int(head_dim * self.fraction) + 1) // 2
+
+    def frequencies(self, head_dim: int, *, long: bool = False) -> tuple[float, ...]:
+        """Radians per position of every pair of coordinates that is turned.
+
+        Args:
+            head_dim: coordinates of a head.
+            long: whether of sequences that are longer than `original`.
+        """
+        turned = int(head_dim * self.fraction)
+        found = []
+        for i in range(self.pairs(head_dim)):
+            plain = self.theta ** (-2 * i / turned)
+            kept = self._kept(i, plain, turned)
+            found.append(kept * plain + (1 - kept) * plain / self.factor)
+        divisors = (self.long if long and self.long else self.divisors) or (1.0,) * len(found)
+        return tuple(f / divisor for f, divisor in zip(found, divisors, strict=True))
+
+    def _kept(self, i: int, frequency: float, turned: int) -> float:
+        """The part of a frequency that is not scaled."""
+        if self.scaling == "linear":
+            return 0.0
+        if self.scaling == "llama3":
+            turns = self.original * frequency / (2 * math.pi)
+            return _clipped((turns - self.low) / (self.high - self.low))
+        if self.scaling == "yarn":
+            first, last = (self._index(turns, turned) for turns in (self.high, self.low))
+            if self.truncated:
+                first, last = math.floor(first), math.ceil(last)
+            first, last = max(first, 0), min(last, turned - 1)
+            return 1 - _clipped((i - first) / (last - first if last != first else 1e-3))
+        return 1.0
+
+    def _index(self, turns: float, turned: int) -> float:
+        """Where a pair of coordinates would be that turns so many times in the original context."""
+        return turned * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+
+
+def _clipped(x: float) -> float:
+    return min(1.0, max(0.0, x))
+
+
+def mscale(factor: float, weight: float = 1.0) -> float:
+    """What "yarn" makes cosines and sines longer by (Peng et al. 2023, equation 22)."""
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1
+
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("factor", "attention_factor", "short_factor", "long_factor"),
+}
+_EVERYWHERE = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+
+
+def read(
+    s: Settings,
+    *,
+    theta: str = "rope_theta",
+    fraction: str | None = None,
+    layer_type: str | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> Rope:
+    """Rotary positions from a configuration, in the spelling of any version of transformers.
+
+    Versions before 5 have the base at the top and a scaling under "rope_scaling"; later ones have both under
+    "rope_parameters", in Gemma 3 once for each type of layer.
+
+    Args:
+        s: the configuration.
+        theta: where older files have the base.
+        fraction: where older files have the fraction of coordinates; None where the family turns all of them.
+        layer_type: "full_attention" or "sliding_attention" in families that distinguish.
+        renamed: other names of scalings.
+
+    Raises:
+        ValueError: a scaling that is not implemented, settings that are missing or malformed.
+    """
+    given = Settings(_parameters(s, layer_type), name="rope_parameters")
+    base = given.number("rope_theta") if given.has("rope_theta") else s.number(theta)
+    scaling = given.get("rope_type") or given.get("type") or "default"
+    scaling = (renamed or {}).get(scaling, scaling)
+    known = get_args(Scaling)
+    require(scaling in known, "rope_type", f"{', '.join(known)}: the scalings that are implemented", repr(scaling))
+    more = ("original_max_position_embeddings",) if scaling in ("llama3", "yarn", "longrope") else ()
+    unused = sorted(set(given.raw) - {*_EVERYWHERE, *_KEYS[scaling], *more})
+    if unused:
+        warnings.warn(f"rope_parameters: {', '.join(unused)} of type {scaling} is not used", stacklevel=4)
+    share = _fraction(s, given, fraction)
+    if scaling == "default":
+        return Rope(base, fraction=share)
+    if scaling == "linear":
+        return Rope(base, "linear", given.number("factor"), fraction=share)
+    original = _original(s, given, nested=layer_type is not None)
+    if scaling == "llama3":
+        low, high = given.number("low_freq_factor"), given.number("high_freq_factor")
+        return Rope(base, "llama3", given.number("factor"), low, high, original, fraction=share)
+    factor = given.maybe("factor") or s.whole("max_position_embeddings") / original
+    if scaling == "yarn":
+        require("factor" in given.raw, "factor", "a number, for yarn", "none")
+        size = given.maybe("attention_factor")
+        if size is None:
+            weights = given.maybe("mscale"), given.maybe("mscale_all_dim")
+            size = mscale(factor, weights[0]) / mscale(factor, weights[1]) if weights[0] and weights[1] else mscale(factor)
+        low, high = given.maybe("beta_slow") or 1.0, given.maybe("beta_fast") or 32.0
+        whole = given.flag("truncate") if "truncate" in given.raw else True
+        return Rope(base, "yarn", factor, low, high, original, truncated=whole, fraction=share, size=size)
+    size = given.maybe("attention_factor")
+    if size is None:
+        size = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    short, long = given.numbers("short_factor"), given.numbers("long_factor")
+    return Rope(base, "longrope", original=original, fraction=share, size=size, divisors=short, long=long)
+
+
+def _parameters(s: Settings, layer_type: str | None) -> Any:
+    """The settings of a layer's rotary positions, without those at the top of the configuration."""
+    older, newer = s.get("rope_scaling"), s.get("rope_parameters")
+    if layer_type is None:
+        given = older or newer or {}
+        nested = isinstance(given, Mapping) and any(isinstance(value, Mapping) for value in given.values())
+        require(not nested, "rope_parameters", "the same for all layers, in this family", "settings for types of layers")
+        return given
+    each = Settings(newer or {}, name="rope_parameters")
+    named = {"full_attention", "sliding_attention"} & set(each.raw)
+    require(not each.raw or bool(named), "rope_parameters", "settings for each type of layer", sorted(each.raw))
+    given = each.get(layer_type) or {}
+    # A scaling in the older spelling is one of the layers without a window.
+    scaled = older is not None and layer_type == "full_attention"
+    return {**given, **Settings(older, name="rope_scaling").raw} if scaled else given
+
+
+def _fraction(s: Settings, given: Settings, key: str | None) -> float:
+    if key is None:
+        for settings in (s, given):
+            settings.refuse("partial_rotary_factor", 1)
+        return 1.0
+    value = given.number("partial_rotary_factor") if given.has("partial_rotary_factor") else s.number(key)
+    require(value <= 1, "partial_rotary_factor", "a share of the coordinates, at most 1", value)
+    return value
+
+
+def _original(s: Settings, given: Settings, *, nested: bool) -> int:
+    key = "original_max_position_embeddings"
+    holders = [settings for settings in ([] if nested else [s]) + [given] if settings.has(key)]
+    return holders[0].whole(key) if holders else s.whole("max_position_embeddings")

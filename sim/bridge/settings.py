@@ -1,0 +1,107 @@
+"""Checked reads of a model's settings: what is missing, null, malformed or not implemented is refused by its key."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from ufm._check import require
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+"""The names that transformers has for an activation."""
+
+
+class Settings:
+    """Settings with checked reads.
+
+    A setting that is absent is that of `defaults`. One that is null is null, as in transformers: it is refused, unless it is
+    read by `maybe`.
+    """
+
+    def __init__(self, given: Any, defaults: Mapping[str, Any] | None = None, *, name: str = "config") -> None:
+        require(isinstance(given, Mapping), name, "an object of settings", type(given).__name__)
+        self.raw: Mapping[str, Any] = {**(defaults or {}), **given}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value as it is."""
+        return self.raw.get(key, default)
+
+    def has(self, key: str) -> bool:
+        """Whether there is a value that is not null."""
+        return self.raw.get(key) is not None
+
+    def whole(self, key: str, *, least: int = 1) -> int:
+        """A whole number."""
+        value = self.raw.get(key)
+        ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        require(ok, key, "a positive whole number" if least == 1 else f"a whole number of at least {least}", value)
+        assert isinstance(value, int)
+        return value
+
+    def number(self, key: str) -> float:
+        """A positive number."""
+        value: Any = self.raw.get(key)
+        require(_is_number(value) and value > 0, key, "a positive number", value)
+        return float(value)
+
+    def maybe(self, key: str) -> float | None:
+        """A positive number or nothing."""
+        return self.number(key) if self.has(key) else None
+
+    def maybe_whole(self, key: str) -> int | None:
+        """A positive whole number or nothing."""
+        return self.whole(key) if self.has(key) else None
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """Positive numbers."""
+        value: Any = self.raw.get(key)
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        require(listed and all(_is_number(x) and x > 0 for x in value), key, "a list of positive numbers", value)
+        return tuple(float(x) for x in value)
+
+    def flag(self, key: str) -> bool:
+        """True or false."""
+        value = self.raw.get(key)
+        require(isinstance(value, bool), key, "true or false", value)
+        return bool(value)
+
+    def activation(self, key: str) -> Activation:
+        """The activation of that name."""
+        name: Any = self.raw.get(key)
+        require(isinstance(name, str) and name in _ACTIVATIONS, key, f"one of {', '.join(_ACTIVATIONS)}", repr(name))
+        return _ACTIVATIONS[name]
+
+    def refuse(self, key: str, *allowed: Any) -> None:
+        """Refuse what is not implemented; null is as good as absent."""
+        value = self.raw.get(key)
+        expected = f"{' or '.join(map(str, allowed)) or 'nothing'} (else not implemented)"
+        require(value is None or value in allowed, key, expected, value)
+
+    def windows(self, layers: int, window: int | None, sliding: Sequence[bool]) -> tuple[int | None, ...]:
+        """The window of every layer: from `layer_types` if it is given, else as `sliding` tells."""
+        types = self.raw.get("layer_types")
+        if types is None:
+            slides = list(sliding)
+        else:
+            ok = isinstance(types, list) and set(types) <= {"full_attention", "attention", "sliding_attention"}
+            expected = f"full_attention or sliding_attention for each of {layers} layers"
+            require(ok and len(types) == layers, "layer_types", expected, types)
+            slides = [kind == "sliding_attention" for kind in types]
+        require(window is not None or not any(slides), "sliding_window", "the window of layers of sliding_attention", window)
+        return tuple(window if slide else None for slide in slides)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

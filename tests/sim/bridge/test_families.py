@@ -1,0 +1,603 @@
+"""Configurations and files as they are out there: what is absent, null, spelt otherwise, or stored in another layout."""
+
+import importlib.util
+import json
+import math
+import shutil
+import warnings
+from dataclasses import asdict, replace
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from sim.bridge import readout
+from sim.bridge.checkpoint import fill, open_folder
+from sim.bridge.config import DEFAULTS, FAMILIES, from_config
+from sim.bridge.gguf_file import Gguf
+from sim.bridge.language_model import load, random_model
+from sim.bridge.rope import Rope
+
+from . import references
+
+# --- settings that are absent -----------------------------------------------------------------------------------------
+
+TRANSFORMERS = {
+    # family: vocabulary, width, hidden, layers, heads, kv_heads, head_dim, context, eps, activation, theta, tied
+    "gpt2": (50257, 768, 3072, 12, 12, 12, 64, 1024, 1e-5, "gelu_tanh", None, True),
+    "llama": (32000, 4096, 11008, 32, 32, 32, 128, 2048, 1e-6, "silu", 1e4, False),
+    "mistral": (32000, 4096, 14336, 32, 32, 8, 128, 131072, 1e-6, "silu", 1e4, False),
+    "qwen2": (151936, 4096, 22016, 32, 32, 32, 128, 32768, 1e-6, "silu", 1e4, False),
+    "qwen3": (151936, 4096, 22016, 32, 32, 32, 128, 32768, 1e-6, "silu", 1e4, False),
+    "gemma": (256000, 3072, 24576, 28, 16, 16, 256, 8192, 1e-6, "gelu_tanh", 1e4, True),
+    "gemma2": (256000, 2304, 9216, 26, 8, 4, 256, 8192, 1e-6, "gelu_tanh", 1e4, True),
+    "gemma3_text": (262208, 2304, 9216, 26, 8, 4, 256, 131072, 1e-6, "gelu_tanh", 1e6, True),
+    "olmo2": (50304, 4096, 11008, 32, 32, 32, 128, 2048, 1e-5, "silu", 1e4, False),
+    "smollm3": (128256, 2048, 11008, 36, 16, 4, 128, 32768, 1e-6, "silu", 2e6, True),
+    "phi3": (32064, 3072, 8192, 32, 32, 32, 96, 4096, 1e-5, "silu", 1e4, False),
+    "granite": (32000, 4096, 11008, 32, 32, 32, 128, 2048, 1e-6, "silu", 1e4, False),
+    "gpt_neox": (50432, 6144, 24576, 44, 64, 64, 96, 2048, 1e-5, "gelu", 1e4, False),
+}
+"""What transformers 5 takes for a configuration that says nothing but its `model_type`."""
+
+
+def empty(family, **settings):
+    return from_config({"model_type": family, **settings})
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_what_is_absent_is_what_transformers_takes(family):
+    a = empty(family)
+    found = (a.vocabulary, a.width, a.hidden, a.layers, a.heads, a.kv_heads, a.head_dim, a.context, a.eps, a.activation)
+    assert (*found, a.rope.theta if a.rope else None, a.tied) == TRANSFORMERS[family]
+    biased = {"gpt2": (True, True, True), "qwen2": (True, False, False), "gpt_neox": (True, True, True)}
+    assert (a.qkv_bias, a.out_bias, a.mlp_bias) == biased.get(family, (False, False, False))
+    windows = {"mistral": {4096}, "gemma2": {4096, None}, "gemma3_text": {4096, None}}
+    assert set(a.windows) == windows.get(family, {None})
+    assert len(a.windows) == a.layers
+
+
+def test_other_settings_that_are_absent():
+    gemma2, gemma3, granite, neox = (empty(name) for name in ("gemma2", "gemma3_text", "granite", "gpt_neox"))
+    assert (gemma2.attention_softcap, gemma2.final_softcap, gemma2.query_scale) == (50, 30, 1 / 16)
+    assert gemma2.windows[:4] == (4096, None, 4096, None)
+    assert (gemma3.attention_softcap, gemma3.final_softcap, gemma3.local_rope.theta) == (None, None, 1e4)
+    assert gemma3.windows[:7] == (4096,) * 5 + (None, 4096)
+    assert (granite.query_scale, granite.embedding_scale, granite.residual_scale, granite.logit_scale) == (1, 1, 1, 1)
+    assert (neox.parallel, neox.rope.fraction, neox.rope.pairs(neox.head_dim)) == (True, 0.25, 12)
+    assert empty("smollm3").unturned == tuple(range(3, 36, 4))
+
+
+@pytest.mark.parity
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"gemma3"}))
+def test_defaults_are_those_of_transformers(family):
+    from transformers import AutoConfig
+
+    theirs = AutoConfig.for_model(family)
+    turns = getattr(theirs, "rope_parameters", None) or {}
+    whole, local = turns.get("full_attention", turns), turns.get("sliding_attention", {})
+    renamed = {"rope_theta": whole.get("rope_theta"), "rotary_emb_base": whole.get("rope_theta")}
+    renamed |= {"rotary_pct": whole.get("partial_rotary_factor"), "rope_local_base_freq": local.get("rope_theta")}
+    renamed |= {"partial_rotary_factor": whole.get("partial_rotary_factor"), "sliding_window_pattern": 6}
+    if family in ("qwen2", "qwen3"):
+        renamed["sliding_window"] = AutoConfig.for_model(family, use_sliding_window=True).sliding_window
+    for key, value in DEFAULTS[family].items():
+        there = renamed.get(key) if key in renamed else getattr(theirs, key, None)
+        if hasattr(theirs, key) or key in renamed:
+            derived = value is None and key in ("num_key_value_heads", "head_dim")
+            assert derived or there == value, key
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "expected"),
+    [
+        ("llama", {"head_dim": None, "num_key_value_heads": None}, {"head_dim": 128, "kv_heads": 32}),
+        ("mistral", {"sliding_window": None}, {"windows": (None,) * 32}),
+        ("smollm3", {"num_key_value_heads": None}, {"kv_heads": 16}),
+        ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}, {"final_softcap": None}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": None}, {"windows": (None,) * 32}),
+        ("gpt2", {"n_inner": None}, {"hidden": 3072}),
+        ("gpt2", {"hidden_size": 24, "num_hidden_layers": 2}, {"width": 24, "layers": 2}),
+        ("gpt2", {"scale_attn_weights": False}, {"query_scale": 1.0}),
+        ("gemma2", {"hidden_act": "gelu"}, {"activation": "gelu_tanh"}),
+        ("gemma", {"hidden_act": "gelu"}, {"activation": "gelu_tanh"}),
+        ("llama", {"hidden_act": "gelu_fast"}, {"activation": "gelu_tanh"}),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}, {"windows": (4096,) * 32}),
+        ("llama", {"rope_scaling": None, "rope_parameters": None, "rope_theta": 5.0}, {"rope": Rope(5.0)}),
+        ("granite", {"logits_scaling": 4, "residual_multiplier": 0.5}, {"logit_scale": 0.25, "residual_scale": 0.5}),
+    ],
+)
+def test_null_and_other_names(family, settings, expected):
+    found = vars(empty(family, **settings))
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("llama", {"rms_norm_eps": None}, "rms_norm_eps"),
+        ("qwen3", {"head_dim": None}, "head_dim"),
+        ("llama", {"attention_bias": None}, "attention_bias"),
+        ("llama", {"hidden_act": "mish"}, "hidden_act"),
+        ("gemma2", {"sliding_window": None}, "sliding_window"),
+        ("gemma3_text", {"query_pre_attn_scalar": None}, "query_pre_attn_scalar"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 32}, "sliding_window"),
+        ("mistral", {"layer_types": ["full_attention"] * 32}, "layer_types"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("llama", {"rope_theta": None}, "rope_theta"),
+        ("mixtral", {}, "a mixture of experts"),
+        ("qwen3_moe", {}, "a mixture of experts"),
+        ("llama", {"num_local_experts": 8}, "a mixture of experts"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type"),
+        ("llama", {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 8}}, "factor"),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters"),
+        ("gemma3_text", {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}, "rope_parameters"),
+        ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}}, "short_factor"),
+        (
+            "llama",
+            {"quantization_config": {"quant_method": "awq", "bits": 4}},
+            "quantised with awq; load an unquantised or GGUF",
+        ),
+        (
+            "llama",
+            {"quantization_config": {"load_in_4bit": True}},
+            "quantised with bitsandbytes; load an unquantised or GGUF",
+        ),
+        ("gemma3", {"text_config": {}, "quantization_config": {"quant_method": "fp8"}}, "quantised with fp8"),
+    ],
+)
+def test_settings_that_are_refused(family, settings, message):
+    with pytest.raises(ValueError, match=message):
+        empty(family, **settings)
+
+
+def test_the_flag_of_a_multimodal_model_is_that_of_the_whole():
+    assert empty("gemma3", text_config={"tie_word_embeddings": False}).tied
+    assert not empty("gemma3", text_config={}, tie_word_embeddings=False).tied
+
+
+# --- rotary positions -------------------------------------------------------------------------------------------------
+
+YARN = {"factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"rope_scaling": {"rope_type": None, "type": "linear", "factor": 2.0}}, Rope(1e4, "linear", 2.0)),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 7.0}}, Rope(7.0, "linear", 2.0)),
+        ({"rope_theta": 9.0, "rope_scaling": {"type": "linear", "factor": 2}}, Rope(9.0, "linear", 2.0)),
+        ({"rope_theta": 9.0, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, Rope(7.0)),
+        ({"rope_scaling": {"rope_type": None}}, Rope(1e4)),
+        (
+            {"rope_scaling": {"rope_type": "yarn", **YARN}},
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, size=0.1 * math.log(4) + 1),
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", **YARN, "attention_factor": 1.5, "beta_fast": None}},
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, size=1.5),
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", **YARN}, "original_max_position_embeddings": 16},
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 16, size=0.1 * math.log(4) + 1),
+        ),
+    ],
+)
+def test_rotary_settings_in_every_spelling(settings, expected):
+    assert empty("llama", **settings).rope == expected
+
+
+def test_longrope_under_its_older_names():
+    listed = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    a = empty("phi3", max_position_embeddings=131_072, rope_scaling={"type": "su", **listed})
+    assert (a.rope.scaling, a.rope.original, a.switch) == ("longrope", 4096, 4096)
+    assert a.rope.size == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
+    assert empty("phi3", max_position_embeddings=131_072, rope_scaling={"type": "yarn", **listed}).rope == a.rope
+    assert empty("phi3", rope_scaling={"type": "su", **listed}).switch is None  # a context that stays within the original
+
+
+def test_gemma_3_in_the_older_spelling():
+    a = empty("gemma3_text", rope_theta=5e5, rope_local_base_freq=2e4, rope_scaling={"rope_type": "linear", "factor": 8.0})
+    assert (a.rope, a.local_rope) == (Rope(5e5, "linear", 8.0), Rope(2e4))
+
+
+def test_a_factor_without_a_type_is_not_ignored_in_silence():
+    with pytest.warns(UserWarning, match="factor of type default is not used"):
+        assert empty("llama", rope_scaling={"factor": 2.0}).rope == Rope(1e4)
+
+
+@pytest.mark.parity
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", **YARN},
+        {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 1024},
+        {"rope_type": "yarn", "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 20, "truncate": False},
+        {"rope_type": "yarn", "factor": 0.5, "beta_slow": 3.0},
+        {"rope_type": "linear", "factor": 3.0},
+        {"rope_type": "llama3", **LLAMA3},
+        {"rope_type": "longrope", "factor": 3.0, "short_factor": [1.5] * 32, "long_factor": [3.0] * 32},
+    ],
+)
+@pytest.mark.parametrize("long", [False, True])
+def test_frequencies_are_those_of_transformers(scaling, long):
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": 2048}
+    theirs = AutoConfig.for_model("llama", **sizes, rope_parameters=dict(scaling))
+    length = theirs.rope_parameters.get("original_max_position_embeddings", 0) + 1 if long else None
+    expected, size = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](theirs, "cpu", seq_len=length)
+    ours = empty("llama", **sizes, rope_parameters=scaling).rope
+    np.testing.assert_allclose(ours.frequencies(64, long=long), expected.numpy(), rtol=2e-6)
+    assert ours.size == pytest.approx(size)
+
+
+def test_a_sequence_has_the_frequencies_of_its_own_length(small):
+    """Short and long ones in one batch, as each has them alone."""
+    model = small("phi3, longrope")
+    rows = [references.tokens(n).tolist() for n in (12, 40, 41, 60)]
+    for together, row in zip(model.logits(rows), rows, strict=True):
+        np.testing.assert_allclose(together, model.logits([row])[0], atol=2e-5)
+    with pytest.raises(ValueError, match=r"new: .*beyond 40 tokens"):
+        model.generate([rows[0]], new=40)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "smollm3", "olmo2", "granite", "phi3, longrope", "llama, yarn"])
+def test_generation_with_a_cache_is_the_model_again_and_again(small, name):
+    model, prompt = small(name), references.tokens(41 if "longrope" in name else 7).tolist()
+    found = list(model.generate([prompt], new=5).tokens[0])
+    for k, token in enumerate(found):
+        assert int(np.argmax(model.logits([prompt + found[:k]])[0][-1])) == token
+
+
+# --- steering ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gpt_neox, in series", "granite", "olmo2"])
+def test_both_sites_of_a_block_give_the_model_again(small, name):
+    model, row = small(name), references.tokens(9).tolist()
+    for site in ("state", "down"):
+        cut = model.at(1, [row, row[:4]], site=site)
+        logits = cut.decode(cut.embed(jnp.arange(2)))
+        for found, alone in zip(logits, (row, row[:4]), strict=True):
+            np.testing.assert_allclose(found, model.logits([alone])[0][-1], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "granite"])
+def test_a_change_of_the_down_projection_is_that_of_its_weights(small, name):
+    """Twice the output of one block's down-projection: by its site, and by doubled weights and biases."""
+    model, row = small(name), references.tokens(9).tolist()
+    cut = model.at(1, [row], site="down")
+    found = cut.decode_through(cut.embed(jnp.arange(1)), "down", lambda given, out, m: out * (1 + m), jnp.ones(1))
+    parameters = dict(model.parameters)
+    for part in ("blocks.down", "blocks.down_bias"):
+        if part in parameters:
+            parameters[part] = parameters[part].at[1].multiply(2)
+    doubled = replace(model, decoder=type(model.decoder)(model.architecture, parameters))
+    np.testing.assert_allclose(found[0], doubled.logits([row])[0][-1], atol=2e-5)
+
+
+def test_the_read_out_has_the_scale_of_logits(small):
+    model = small("granite")
+    out, x = readout.readout(model), np.random.default_rng(0).normal(size=32).astype(np.float32)
+    normed = out.gamma * x / np.sqrt(np.mean(x**2) + out.eps)
+    np.testing.assert_allclose(out.W @ normed, model.decoder.logits(jnp.asarray(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["phi3, longrope", "smollm3", "gpt_neox"])
+def test_new_families_are_kept_and_loaded_again(small, tmp_path, name):
+    model = small(name)
+    again = load(model.save(tmp_path / "kept"))
+    assert again.architecture == model.architecture
+    np.testing.assert_array_equal(again.logits([[1, 2, 3]])[0], model.logits([[1, 2, 3]])[0])
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+ARCHITECTURES = {"gpt_neox": "GPTNEOX"}
+WRITTEN = {
+    "llama, biases, scaled": {"rope": None},  # the factors of its frequencies have a test of their own
+    "gemma": {},
+    "gemma2": {"query_scale": 1.0},  # the file says nothing of it: it is that of the released models
+    "olmo2": {},
+    "smollm3": {"unturned": ()},  # nor of this
+    "phi3": {},
+    "granite, biases": {},
+    "gpt_neox": {},
+    "qwen3": {},
+    "gpt2": {},
+}
+"""What is written as GGUF, and what of it the file does not say."""
+
+
+def paired(value, heads):
+    """Rows of queries or keys as llama.cpp's converter writes them: the two halves of a head in turns."""
+    return value.reshape(heads, 2, -1, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+
+
+def write_gguf(folder, path, *, change=None, leave_out=()):
+    """A folder as llama.cpp's converter writes it: its names, from the package gguf, and its layout."""
+    config = json.loads((folder / "config.json").read_text())
+    family = config["model_type"]
+    kind = gguf.MODEL_ARCH[ARCHITECTURES.get(family, family.upper())]
+    about = from_config(config)
+    named = gguf.get_tensor_name_map(kind, about.layers)
+    writer = gguf.GGUFWriter(str(path), gguf.MODEL_ARCH_NAMES[kind])
+    facts = {
+        "block_count": lambda: writer.add_block_count(about.layers),
+        "context_length": lambda: writer.add_context_length(about.context),
+        "embedding_length": lambda: writer.add_embedding_length(about.width),
+        "feed_forward_length": lambda: writer.add_feed_forward_length(about.hidden),
+        "head_count": lambda: writer.add_head_count(about.heads),
+        "head_count_kv": lambda: writer.add_head_count_kv(about.kv_heads),
+        "eps": lambda: (writer.add_layer_norm_eps if about.norm == "layer" else writer.add_layer_norm_rms_eps)(about.eps),
+    }
+    if about.head_dim * about.heads != about.width:
+        facts["key_length"] = lambda: (writer.add_key_length(about.head_dim), writer.add_value_length(about.head_dim))
+    if about.rope is not None:
+        facts["freq_base"] = lambda: writer.add_rope_freq_base(about.rope.theta)
+        facts["dimension_count"] = lambda: writer.add_rope_dimension_count(2 * about.rope.pairs(about.head_dim))
+    if family == "gpt_neox":
+        facts["parallel"] = lambda: writer.add_parallel_residual(about.parallel)
+    if family == "phi3":
+        facts["window"] = lambda: writer.add_sliding_window(config["sliding_window"] or 0)
+    if family == "gemma2":
+        facts["window"] = lambda: writer.add_sliding_window(config["sliding_window"])
+    if family == "granite":
+        facts["scales"] = lambda: (
+            writer.add_attention_scale(config["attention_multiplier"]),
+            writer.add_embedding_scale(config["embedding_multiplier"]),
+            writer.add_residual_scale(config["residual_multiplier"]),
+            writer.add_logit_scale(config["logits_scaling"]),
+        )
+    for name, add in facts.items():
+        if name not in leave_out:
+            add()
+    for name, value in load_file(folder / "model.safetensors").items():
+        if name == "lm_head.weight" and about.tied:
+            continue
+        last = name.split(".")[-2]
+        if family in ("llama", "smollm3", "granite") and last in ("q_proj", "k_proj"):
+            value = paired(value, about.heads if last == "q_proj" else about.kv_heads)
+        if family.startswith("gemma") and "norm" in last:
+            value = value + 1
+        if last == "query_key_value":
+            value = value.reshape(about.heads, 3, -1, *value.shape[1:]).swapaxes(0, 1).reshape(value.shape)
+        if family == "gpt2" and last in ("c_attn", "c_proj", "c_fc") and value.ndim == 2:
+            value = value.T
+        theirs = named.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert theirs is not None, name
+        writer.add_tensor(theirs, np.ascontiguousarray(value))
+    if change is not None:
+        change(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Gguf(path)
+
+
+def same(a, b, **apart):
+    """Whether two architectures agree but for some fields, and numbers that a file has in float32."""
+    left, right = ({**asdict(one), **apart} for one in (a, b))
+    for key in left:
+        if isinstance(left[key], float):
+            assert left[key] == pytest.approx(right[key], rel=1e-6), key
+        else:
+            assert left[key] == right[key], key
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_gguf_of_a_family_is_its_folder(checkpoint, tmp_path, name):
+    folder = checkpoint(name)
+    file, (architecture, tensors) = write_gguf(folder, tmp_path / "model.gguf"), open_folder(folder)
+    same(file.architecture, architecture, **WRITTEN[name])
+    expected = fill(architecture, tensors, progress=False)
+    for key, value in fill(file.architecture, file, progress=False).items():
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+
+
+def scaling(checkpoint, tmp_path, change, name="llama, grouped, tied", **more):
+    return write_gguf(checkpoint(name), tmp_path / "model.gguf", change=change, **more).architecture.rope
+
+
+def test_llama_3_1_as_gguf(checkpoint, tmp_path):
+    """The converter writes by how much every frequency is divided; llama.cpp divides, and so do we."""
+    llama3 = empty("llama", rope_parameters={"rope_type": "llama3", **LLAMA3}).rope
+    divisors = np.asarray(Rope(1e4).frequencies(8)) / np.asarray(llama3.frequencies(8))
+    assert divisors.max() == 8
+    found = scaling(checkpoint, tmp_path, lambda w: w.add_tensor("rope_freqs.weight", divisors.astype(np.float32)))
+    np.testing.assert_allclose(found.frequencies(8), llama3.frequencies(8), rtol=1e-6)
+
+
+def test_factors_that_do_not_fit_are_refused(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r"rope_freqs\.weight"):
+        scaling(checkpoint, tmp_path, lambda w: w.add_tensor("rope_freqs.weight", np.full(3, 2, np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda w: w.add_float32("llama.rope.scale_linear", 4.0), Rope(1e4, "linear", 4.0)),
+        (lambda w: w.add_rope_scaling_factor(4.0), Rope(1e4, "linear", 4.0)),
+        (
+            lambda w: (w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), w.add_rope_scaling_factor(4.0)),
+            Rope(1e4, "linear", 4.0),
+        ),
+        (lambda w: (w.add_rope_scaling_type(gguf.RopeScalingType.NONE), w.add_rope_scaling_factor(4.0)), Rope(1e4)),
+        (
+            lambda w: (
+                w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+                w.add_rope_scaling_factor(4.0),
+                w.add_rope_scaling_orig_ctx_len(32),
+            ),
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, size=0.1 * math.log(4) + 1),
+        ),
+        (lambda w: w.add_rope_scaling_attn_factors(1.25), Rope(1e4, size=1.25)),
+    ],
+    ids=["older", "factor", "linear", "none", "yarn", "size"],
+)
+def test_rotary_keys_of_gguf(checkpoint, tmp_path, change, expected):
+    assert scaling(checkpoint, tmp_path, change) == expected
+
+
+def test_phi_3_with_long_contexts_as_gguf(checkpoint, tmp_path):
+    short, long = np.asarray([1.0, 1.25, 1.5, 2.0], np.float32), np.asarray([2.0, 4.0, 8.0, 16.0], np.float32)
+
+    def change(writer):
+        writer.add_rope_scaling_orig_ctx_len(40)
+        writer.add_rope_scaling_attn_factors(1.125)
+        writer.add_tensor("rope_factors_short.weight", short)
+        writer.add_tensor("rope_factors_long.weight", long)
+
+    found = scaling(checkpoint, tmp_path, change, "phi3")
+    assert found == Rope(1e4, "longrope", original=40, size=1.125, divisors=tuple(short.tolist()), long=tuple(long.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("change", "leave_out", "message"),
+    [
+        (lambda w: w.add_expert_count(8), (), "general.architecture: .*experts"),
+        (lambda w: w.add_uint32("llama.rope.dimension_count", 4), ("dimension_count",), "dimension_count"),
+        (lambda w: w.add_value_length(4), (), "value_length"),
+        (None, ("eps",), "llama.attention.layer_norm_rms_epsilon"),
+        (None, ("context_length",), "llama.context_length"),
+        (None, ("head_count",), "llama.attention.head_count"),
+        (lambda w: w.add_string("llama.rope.scaling.type", "other"), (), "rope.scaling.type"),
+        (lambda w: w.add_string("llama.rope.scaling.type", "longrope"), (), "rope_factors_short.weight"),
+        (lambda w: w.add_float32("llama.rope.scaling.yarn_log_multiplier", 0.1), (), "yarn_log_multiplier"),
+    ],
+)
+def test_gguf_that_is_refused(checkpoint, tmp_path, change, leave_out, message):
+    with pytest.raises(ValueError, match=message):
+        scaling(checkpoint, tmp_path, change, leave_out=leave_out)
+
+
+def test_a_window_that_llama_cpp_ignores_is_said(checkpoint, tmp_path):
+    with pytest.warns(UserWarning, match="sliding_window"):
+        scaling(checkpoint, tmp_path, lambda w: w.add_sliding_window(9))
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edited(checkpoint, tmp_path):
+    """A copy of a small model whose tensors and settings a function has changed."""
+
+    def edit(name, change=None, **settings):
+        folder = tmp_path / "edited"
+        shutil.copytree(checkpoint(name), folder)
+        if change is not None:
+            save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | settings))
+        return folder
+
+    return edit
+
+
+def logits(model):
+    return model.logits([[1, 2, 3, 4]])[0]
+
+
+def test_an_unembedding_that_is_saved_is_used_whatever_the_flag_says(small, edited):
+    folder = edited("llama", tie_word_embeddings=True)
+    with pytest.warns(
+        UserWarning, match=r"tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight"
+    ):
+        model = load(folder, progress=False)
+    np.testing.assert_array_equal(logits(model), logits(small("llama")))
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_an_unembedding_that_is_the_embedding(small, edited, only):
+    """Saved twice, or as the unembedding only."""
+
+    def change(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        if only:
+            del tensors["model.embed_tokens.weight"]
+        return tensors
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = load(edited("llama, grouped, tied", change), progress=False)
+    assert model.architecture.tied
+    np.testing.assert_array_equal(logits(model), logits(small("llama, grouped, tied")))
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("llama, grouped, tied", "model."), ("gemma", "model."), ("olmo2, biases, tied", "model."), ("gpt2", "transformer.")],
+)
+def test_names_without_a_prefix(small, edited, name, prefix):
+    model = load(edited(name, lambda t: {key.removeprefix(prefix): value for key, value in t.items()}), progress=False)
+    np.testing.assert_array_equal(logits(model), logits(small(name)))
+
+
+def test_other_names_of_whole_models(small, edited):
+    """GPT-NeoX as it was saved before version 5, with its constants."""
+
+    def neox(tensors):
+        tensors["embed_out.weight"] = tensors.pop("lm_head.weight")
+        constants = {"bias": np.ones((1, 1, 4, 4), bool), "rotary_emb.inv_freq": np.ones(1, np.float32)}
+        return tensors | {f"gpt_neox.layers.0.attention.{key}": value for key, value in constants.items()}
+
+    model = load(edited("gpt_neox", neox), progress=False)
+    np.testing.assert_array_equal(logits(model), logits(small("gpt_neox")))
+
+
+def test_gemma_3_without_its_unembedding(small, edited):
+    model = load(
+        edited("gemma3 among images", lambda t: {k.removeprefix("model."): v for k, v in t.items()}), progress=False
+    )
+    np.testing.assert_array_equal(logits(model), logits(small("gemma3 among images")))
+
+
+def test_a_model_saved_without_an_unembedding_of_its_own_is_refused(edited):
+    folder = edited("llama", lambda t: {k.removeprefix("model."): v for k, v in t.items() if k != "lm_head.weight"})
+    with pytest.raises(ValueError, match=r"checkpoint: .* got no lm_head.weight"):
+        load(folder, progress=False)
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "method"),
+    [
+        (lambda t: {**t, Q.replace("weight", "qweight"): np.ones((2, 2), np.int32)}, "GPTQ or AWQ"),
+        (lambda t: {**t, f"{Q}.absmax": np.ones(2, np.float32)}, "bitsandbytes"),
+        (lambda t: {**t, f"{Q}_scale_inv": np.ones(2, np.float32)}, "float8"),
+        (lambda t: {**t, Q: t[Q].astype(np.int8)}, "weights of type I8"),
+        (lambda t: {**t, Q: t[Q].astype(jnp.float8_e4m3fn)}, "float8"),
+    ],
+    ids=["GPTQ", "bitsandbytes", "scales", "int8", "float8"],
+)
+def test_quantised_folders_are_refused(edited, change, method):
+    with pytest.raises(ValueError, match=f"quantised with {method}; load an unquantised or GGUF file"):
+        load(edited("llama", change), progress=False)
+
+
+def test_phi_3_with_another_number_of_rows_is_refused(edited):
+    name = "model.layers.0.self_attn.qkv_proj.weight"
+    with pytest.raises(ValueError, match=name):
+        load(edited("phi3", lambda t: {**t, name: t[name][:-1]}), progress=False)
+
+
+def test_every_family_runs_with_random_weights():
+    sizes = {"vocab_size": 11, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 32}
+    for family in ("olmo2", "gpt_neox"):
+        model = random_model(empty(family, **sizes), jax.random.key(0))
+        assert np.isfinite(logits(model)).all()
