@@ -125,6 +125,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma3_text": {
         **_GEMMA_2,
         "vocab_size": 262_208,
+        "use_bidirectional_attention": False,
         "max_position_embeddings": 131_072,
         "rope_theta": 1e6,
         "rope_local_base_freq": 1e4,

@@ -303,12 +303,14 @@ def test_new_families_are_kept_and_loaded_again(small, tmp_path, name):
 
 # --- GGUF -------------------------------------------------------------------------------------------------------------
 
-ARCHITECTURES = {"gpt_neox": "GPTNEOX"}
+ARCHITECTURES = {"gpt_neox": "GPTNEOX", "gemma3_text": "GEMMA3"}
 WRITTEN = {
     "llama, biases, scaled": {"rope": None},  # the factors of its frequencies have a test of their own
     "gemma": {},
     "gemma2": {"query_scale": 1.0},  # the file says nothing of it: it is that of the released models
+    "gemma3": {"query_scale": 1.0},
     "olmo2": {},
+    "qwen2": {},
     "smollm3": {"unturned": ()},  # nor of this
     "phi3": {},
     "granite, biases": {},
@@ -324,7 +326,7 @@ def paired(value, heads):
     return value.reshape(heads, 2, -1, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
 
 
-def write_gguf(folder, path, *, change=None, leave_out=()):
+def write_gguf(folder, path, *, change=None, leave_out=(), apart=False):
     """A folder as llama.cpp's converter writes it: its names, from the package gguf, and its layout."""
     config = json.loads((folder / "config.json").read_text())
     family = config["model_type"]
@@ -350,7 +352,7 @@ def write_gguf(folder, path, *, change=None, leave_out=()):
         facts["parallel"] = lambda: writer.add_parallel_residual(about.parallel)
     if family == "phi3":
         facts["window"] = lambda: writer.add_sliding_window(config["sliding_window"] or 0)
-    if family == "gemma2":
+    if family in ("gemma2", "gemma3_text"):
         facts["window"] = lambda: writer.add_sliding_window(config["sliding_window"])
     if family == "granite":
         facts["scales"] = lambda: (
@@ -374,6 +376,11 @@ def write_gguf(folder, path, *, change=None, leave_out=()):
             value = value.reshape(about.heads, 3, -1, *value.shape[1:]).swapaxes(0, 1).reshape(value.shape)
         if family == "gpt2" and last in ("c_attn", "c_proj", "c_fc") and value.ndim == 2:
             value = value.T
+        if last == "qkv_proj" and apart:
+            sizes = [about.heads * about.head_dim, about.kv_heads * about.head_dim]
+            for part, rows in zip("qkv", np.split(value, np.cumsum([*sizes])), strict=True):
+                writer.add_tensor(f"blk.{name.split('.')[2]}.attn_{part}.weight", rows)
+            continue
         theirs = named.get_name(name, try_suffixes=(".weight", ".bias"))
         assert theirs is not None, name
         writer.add_tensor(theirs, np.ascontiguousarray(value))
@@ -402,6 +409,13 @@ def test_gguf_of_a_family_is_its_folder(checkpoint, tmp_path, name):
     file, (architecture, tensors) = write_gguf(folder, tmp_path / "model.gguf"), open_folder(folder)
     same(file.architecture, architecture, **WRITTEN[name])
     expected = fill(architecture, tensors, progress=False)
+    for key, value in fill(file.architecture, file, progress=False).items():
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+
+
+def test_phi_3_with_queries_keys_and_values_apart(checkpoint, tmp_path):
+    folder = checkpoint("phi3")
+    file, expected = write_gguf(folder, tmp_path / "model.gguf", apart=True), fill(*open_folder(folder), progress=False)
     for key, value in fill(file.architecture, file, progress=False).items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
