@@ -24,9 +24,11 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
     family = outer.get("model_type")
     mixed = is_mixture(str(family), config)
     require(not mixed, "model_type", "a dense model", f"{family!r}, a mixture of experts, which is not implemented")
-    require(family in FAMILIES, "model_type", f"one of {', '.join(sorted(FAMILIES))}", repr(family))
+    require(
+        isinstance(family, str) and family in FAMILIES, "model_type", f"one of {', '.join(sorted(FAMILIES))}", repr(family)
+    )
     given = config
-    if family == "gemma3" and "text_config" in config:
+    if family == "gemma3" and outer.has("text_config"):
         # Whether the unembedding is the embedding is a setting of the whole, and the family's default where it says nothing.
         given = {**Settings(config["text_config"], name="text_config").raw, "tie_word_embeddings": True}
         given |= {key: config[key] for key in ("tie_word_embeddings",) if key in config}

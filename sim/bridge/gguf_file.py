@@ -150,20 +150,21 @@ class _About:
         require(value is not None, f"{self.kind}.{key}", "a value", "none")
         return value
 
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        value = self.needed(key) if default is None else self.get(key, default)
+        require(isinstance(value, int) and value > 0, f"{self.kind}.{key}", "a positive whole number", value)
+        return int(value)
+
     def sizes(self) -> dict[str, Any]:
         """What all families have."""
-        width, heads = self.needed("embedding_length"), self.needed("attention.head_count")
-        whole = isinstance(width, int) and isinstance(heads, int) and heads > 0
-        require(whole, f"{self.kind}.attention.head_count", "a positive whole number", heads)
-        head_dim = self.get("attention.key_length", width // heads)
-        require(
-            self.get("attention.value_length", head_dim) == head_dim,
-            f"{self.kind}.attention.value_length",
-            f"{head_dim}, the length of a key",
-            self.get("attention.value_length"),
-        )
+        width, heads = self.whole("embedding_length"), self.whole("attention.head_count")
+        head_dim = self.whole("attention.key_length", width // heads)
+        value_length = self.whole("attention.value_length", head_dim)
+        expected = f"{head_dim}, the length of a key"
+        require(value_length == head_dim, f"{self.kind}.attention.value_length", expected, value_length)
         eps = "layer_norm_epsilon" if self.kind in ("gpt2", "gptneox") else "layer_norm_rms_epsilon"
-        turned = self.get("rope.dimension_count", head_dim)
+        turned = self.whole("rope.dimension_count", head_dim)
         partly = self.kind in ("phi3", "gptneox")
         require(turned == head_dim or partly, f"{self.kind}.rope.dimension_count", f"{head_dim}, a whole head", turned)
         found = {

@@ -129,7 +129,7 @@ def read(
     given = Settings(_parameters(s, layer_type), name="rope_parameters")
     base = given.number("rope_theta") if given.has("rope_theta") else s.number(theta)
     scaling = given.get("rope_type") or given.get("type") or "default"
-    scaling = (renamed or {}).get(scaling, scaling)
+    scaling = (renamed or {}).get(str(scaling), scaling)
     known = get_args(Scaling)
     require(scaling in known, "rope_type", f"{', '.join(known)}: the scalings that are implemented", repr(scaling))
     more = ("original_max_position_embeddings",) if scaling in ("llama3", "yarn", "longrope") else ()

@@ -95,7 +95,8 @@ class Settings:
         if types is None:
             slides = list(sliding)
         else:
-            ok = isinstance(types, list) and set(types) <= {"full_attention", "attention", "sliding_attention"}
+            known = ("full_attention", "attention", "sliding_attention")
+            ok = isinstance(types, list) and all(kind in known for kind in types)
             expected = f"full_attention or sliding_attention for each of {layers} layers"
             require(ok and len(types) == layers, "layer_types", expected, types)
             slides = [kind == "sliding_attention" for kind in types]

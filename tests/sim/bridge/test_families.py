@@ -131,6 +131,9 @@ def test_null_and_other_names(family, settings, expected):
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("llama", {"rope_theta": None}, "rope_theta"),
         ("mixtral", {}, "a mixture of experts"),
+        (["llama"], {}, "model_type"),
+        ("llama", {"rope_scaling": {"type": ["yarn"]}}, "rope_type"),
+        ("qwen2", {"layer_types": [["full_attention"]] * 32}, "layer_types"),
         ("qwen3_moe", {}, "a mixture of experts"),
         ("llama", {"num_local_experts": 8}, "a mixture of experts"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
@@ -291,6 +294,13 @@ def test_the_read_out_has_the_scale_of_logits(small):
     out, x = readout.readout(model), np.random.default_rng(0).normal(size=32).astype(np.float32)
     normed = out.gamma * x / np.sqrt(np.mean(x**2) + out.eps)
     np.testing.assert_allclose(out.W @ normed, model.decoder.logits(jnp.asarray(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_scale_of_what_is_added_is_not_rounded(small):
+    """0.22 is 0.2197 in bfloat16; transformers multiplies by 0.22 and rounds the product."""
+    decoder, x = small("granite").with_dtype(jnp.bfloat16).decoder, jnp.arange(1, 33, dtype=jnp.bfloat16)
+    expected = (np.arange(1, 33, dtype=np.float32) * np.float32(0.22)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(decoder.after(x, decoder.block(0), "after_mlp_norm"), expected)
 
 
 @pytest.mark.parametrize("name", ["phi3, longrope", "smollm3", "gpt_neox"])
