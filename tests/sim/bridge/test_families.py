@@ -244,6 +244,30 @@ def test_frequencies_are_those_of_transformers(scaling, long):
     assert ours.size == pytest.approx(size)
 
 
+@pytest.mark.parametrize(
+    ("truncate", "expected"),
+    [
+        (True, [0.1, 0.03487106, 0.01162721, 0.003605261, 0.0009730086, 0.0003333804]),
+        (False, [0.1, 0.034458, 0.01120795, 0.003325114, 0.0008112905, 0.0003333804]),
+    ],
+)
+def test_yarn_between_the_ends(truncate, expected):
+    """Numbers that transformers 5 gave."""
+    settings = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "truncate": truncate}
+    found = empty("llama", rope_parameters=settings).rope
+    np.testing.assert_allclose(found.frequencies(64)[8:24:3], expected, rtol=1e-6)
+    assert found.size == pytest.approx(1.138629436111989)
+
+
+@pytest.mark.parametrize(("length", "long"), [(40, False), (41, True)])
+def test_longrope_changes_beyond_the_original_context(small, length, long):
+    decoder = small("phi3, longrope").decoder
+    rope, positions = decoder.architecture.rope, np.arange(length)[None]
+    cosines, _ = decoder.rotations(jnp.asarray(positions))
+    expected = rope.size * np.cos(positions[0][:, None] * np.asarray(rope.frequencies(8, long=long)))
+    np.testing.assert_allclose(cosines[0, 0], expected, atol=1e-5)
+
+
 def test_a_sequence_has_the_frequencies_of_its_own_length(small):
     """Short and long ones in one batch, as each has them alone."""
     model = small("phi3, longrope")
