@@ -1,16 +1,37 @@
 # The two commands are `make reproduce` and `make test`; each sets up .venv by itself.
 
 PYTHON ?= python3
-BIN := .venv/bin
-READY := .venv/.ready
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 
-.PHONY: reproduce test setup lint docs bench lock clean
+.PHONY: reproduce test test-fast test-core test-oldest setup lint docs bench lock clean
 
 reproduce: $(READY)
 	$(BIN)/ufm reproduce --out out
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope
+
+# Between two edits: the core of ufm and theory, and one language model.
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n auto -m fast
+
+# On another interpreter (PYTHON and VENV name it): a statement by every route, the core, a sweep of a language model.
+test-core: $(READY)
+	$(BIN)/ufm verify theorem-3.6.target
+	$(BIN)/python -m pytest -n auto --dist loadscope -q tests/ufm tests/theory $(SWEEP)
+
+SWEEP := tests/sim/bridge/test_split.py::test_one_program_serves_all_layers_strengths_vectors_and_contexts
+
+# With the oldest versions that pyproject.toml allows, in an environment of its own.
+test-oldest: VENV := $(if $(filter .venv,$(VENV)),.venv-oldest,$(VENV))
+test-oldest:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --resolution lowest-direct --editable '.[test]'
+	$(VENV)/bin/ufm verify theorem-3.6.target
+	$(VENV)/bin/python -m pytest -n auto -q -m fast
 
 setup: $(READY)
 
@@ -37,7 +58,7 @@ clean:
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)

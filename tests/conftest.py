@@ -1,6 +1,7 @@
 """Fixtures that are dear to build, shared by all tests of a process."""
 
 import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,9 +12,16 @@ import ufm
 from theory import routes
 from theory.statement import TABLES
 
-# Most of what tests cost is compilation, which is twice as fast without optimisation: here, and in what a test starts.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-jax.config.update("jax_disable_most_optimizations", True)
+# Most of what tests cost is compilation. It is twice as fast without optimisation, and what was compiled is kept for the
+# other processes and the next run; here, and in what a test starts.
+JAX_SETTINGS: dict[str, bool | float | str] = {
+    "jax_disable_most_optimizations": True,
+    "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"),
+    "jax_persistent_cache_min_compile_time_secs": 0.05,
+}
+for setting, value in JAX_SETTINGS.items():
+    os.environ[setting.upper()] = str(value)
+    jax.config.update(setting, value)
 
 
 @pytest.fixture(autouse=True)
