@@ -26,10 +26,10 @@ from sim.figures import counterexample, save
 from sim.output import write_json
 from theory import REGISTRY, Domain, Instance, balls, find, population, rationals
 from theory._compilation import compiled_quickly
-from theory.blocks import TRANSFORMERS, Pushed
+from theory.blocks import Pushed
 from theory.certificate import Confirmation, confirm
 from theory.claims import TOKENS, closed_form_curves
-from theory.norms import NORMS, Normed
+from theory.norms import Normed
 from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
 from theory.statement import TABLES, Hypothesis, Margin
@@ -39,12 +39,10 @@ from ufm.transformer import Layers, Transformer
 NEEDS = ("not-constant", "positive")
 """The hypotheses of a conjecture, unless told otherwise."""
 
-_TYPES = {TABLES.name: Instance, NORMS.name: Normed, TRANSFORMERS.name: Pushed}
-
 _PARTS = (Transformer, Layers)
 """What instances are made of beside arrays."""
 
-_BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, TABLES.families)
+_BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, TABLES.families, kind=Instance)
 """Tables without their peaks, which are dear to compile: a margin that uses them computes them."""
 
 
@@ -435,7 +433,7 @@ def _read_instance(data: Any) -> Any:
     require(whole, "instance", "the fields 'fields' and 'type'", repr(data)[:60])
     if data["type"] == "fractions":
         return rationals.from_json(data["fields"])
-    types = {one.__name__: one for one in (*_TYPES.values(), *_PARTS)}
+    types = {one.__name__: one for one in (Instance, Normed, Pushed, *_PARTS)}
     require(data["type"] in types, "instance", f"a type in {['fractions', *types]}", repr(data["type"]))
     kind, fields = types[data["type"]], data["fields"]
     found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
@@ -535,7 +533,7 @@ def replay(path: str | Path) -> Replay:
         exact, one = kept.instance, kept.instance
         if isinstance(exact, RationalInstance):
             one = rationals.to_floats(exact)
-        expected = _TYPES[target.domain.name]
+        expected = target.domain.kind
         require(isinstance(one, expected), "instance", f"one of statements about {target.domain.name}", type(one).__name__)
         margins = {**{name: given.margin for name, given in target.needs.items()}, "margin": target.margin}
         try:

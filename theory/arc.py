@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ufm._check import require
+from ufm._check import in_range, require, typed
 from ufm.normalised import KINDS, as_seen, norm
 
 Scalar = Float[Array, ""]
@@ -81,6 +81,7 @@ class Rate(NamedTuple):
     beyond: Float[Array, "*batch"]
 
 
+@typed
 def arc_of(
     W: Float[Array, "V d"],
     gamma: Float[Array, " d"],
@@ -93,12 +94,22 @@ def arc_of(
 ) -> Arc:
     """The arc of a hidden state h steered along v and decoded by ``W (gamma * norm(h + alpha v) + bias)`` (N8).
 
+    Args:
+        W: unembedding, ``[V, d]``.
+        gamma: gain of the norm, ``[d]``.
+        bias: of the norm, ``[d]``, or None.
+        h: hidden state, ``[d]``.
+        v: steering vector, ``[d]``.
+        kind: "rms" or "layer".
+        eps: of the norm.
+
     Raises:
         ValueError: an unknown kind; outside transformations, a v that the norm does not see (0, or constant for "layer"),
             or an h parallel to v with eps 0, whose arc is the two points ``plateau`` and has no angles. Inside
             transformations these give NaN.
     """
     require(kind in KINDS, "kind", f"one of {KINDS}", repr(kind))
+    in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
     arc = _arc_of(W, gamma, bias, h, v, kind, eps)
     if not isinstance(arc.width, jax.core.Tracer):
         _require_seen(not jnp.isnan(arc.centre), kind)
@@ -124,6 +135,7 @@ def _arc_of(W, gamma, bias, h, v, kind, eps):
     return Arc(of_token @ across / length, of_token @ along, c, -shift / size, length / size)
 
 
+@typed
 def law(
     W: Float[Array, "V d"],
     gamma: Float[Array, " d"],
@@ -140,38 +152,45 @@ def law(
     return RationalQuadratic(arc.centre, arc.width, slopes, arc.A - slopes * arc.centre, arc.c)
 
 
+@typed
 def law_logits(law: RationalQuadratic, alpha: Scalar | float) -> Float[Array, " V"]:
     """Logits at a strength, ``[V]``."""
     return (law.offsets + law.slopes * alpha) / jnp.hypot(1, (alpha - law.centre) / law.width) + law.c
 
 
+@typed
 def arc_logits(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
     """Logits at an angle, ``[V]``. At +-pi/2 they are the plateaus."""
     return arc.A * jnp.cos(theta) + arc.B * jnp.sin(theta) + arc.c
 
 
+@typed
 def logits_at(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
     """Logits at a strength, ``[V]``: precise at large strengths too, whose angle has no digits left for its cosine."""
     t = (alpha - arc.centre) / arc.width
     return (arc.A + arc.B * t) / jnp.hypot(1, t) + arc.c
 
 
+@typed
 def theta_of_alpha(arc: Arc, alpha: Float[Array, "*n"] | float) -> Float[Array, "*n"]:
     """The angle of each strength, in (-pi/2, pi/2); +-pi/2 for an infinite one."""
     return jnp.arctan((alpha - arc.centre) / arc.width)
 
 
+@typed
 def alpha_of_theta(arc: Arc, theta: Float[Array, "*n"] | float) -> Float[Array, "*n"]:
     """The strength of each angle in (-pi/2, pi/2)."""
     return arc.centre + arc.width * jnp.tan(theta)
 
 
+@typed
 def derivative(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
     """The derivative of the logits by the strength, ``[V]``: ``(B cos(theta) - A sin(theta)) cos(theta)^2 / sqrt(L)``."""
     t = (alpha - arc.centre) / arc.width
     return (arc.B - arc.A * t) / (arc.width * jnp.hypot(1, t) ** 3)
 
 
+@typed
 def tangent_bound(arc: Arc, m: Scalar | float) -> Float[Array, " V"]:
     """How far logits are at most from any of their tangents, a strength m from where it touches (N12), ``[V]``.
 
@@ -180,11 +199,18 @@ def tangent_bound(arc: Arc, m: Scalar | float) -> Float[Array, " V"]:
     return jnp.hypot(arc.A, arc.B) * (m / arc.width) ** 2 / 2
 
 
+@typed
 def plateau(arc: Arc, sign: int) -> Float[Array, " V"]:
-    """The logits as alpha goes to +inf (`sign` 1) or -inf (-1): those of the direction +-v, whatever h is (N8)."""
+    """The logits as alpha goes to +inf (`sign` 1) or -inf (-1): those of the direction +-v, whatever h is (N8).
+
+    Raises:
+        ValueError: another sign.
+    """
+    require(sign in (1, -1), "sign", "1 or -1", sign)
     return sign * arc.B + arc.c
 
 
+@typed
 def plateau_rate(arc: Arc) -> Rate:
     """How the plateaus are reached: from one side, with the same coefficient at both ends (N8).
 
@@ -197,6 +223,7 @@ def plateau_rate(arc: Arc) -> Rate:
     return Rate(coefficient, remainder, 2 * eta)
 
 
+@typed
 def limit(
     W: Float[Array, "V d"],
     gamma: Float[Array, " d"],
@@ -220,13 +247,16 @@ def limit(
     Raises:
         ValueError: outside transformations, for a v that the norm does not see.
     """
+    require(sign in (1, -1), "sign", "1 or -1", sign)
     seen = as_seen(v, kind)
     if not isinstance(seen, jax.core.Tracer):
         _require_seen(bool(jnp.linalg.norm(seen) > _least(v)), kind)
+    in_range("softcap", 1 if softcap is None else softcap, "None or a number above 0", lambda x: x > 0)
     logits = W @ norm(sign * v, gamma, bias, kind=kind)
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
+@typed
 def limit_bound(
     W: Float[Array, "V d"],
     gamma: Float[Array, " d"],
@@ -241,13 +271,23 @@ def limit_bound(
 
     It is ``2 sqrt(d) ||gamma * w_z|| sqrt(reach^2 + d eps) / (|alpha| ||v||)``, v centred for "layer" (N8). A softcap only
     makes the distance smaller.
+
+    Args:
+        W, gamma, kind, eps: the decoder, as for `arc_of`.
+        v: steering vector, ``[d]``.
+        alpha: strength, other than 0.
+        reach: the most that is added to alpha v, a Euclidean norm.
     """
+    in_range("alpha", alpha, "a strength other than 0", lambda x: x != 0)
+    in_range("reach", reach, "a length of at least 0", lambda x: x >= 0)
+    in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
     d = v.shape[-1]
     seen = as_seen(v, kind)
     turned = 2 * jnp.hypot(reach, jnp.sqrt(d * eps)) / (jnp.abs(alpha) * jnp.linalg.norm(seen))
     return jnp.sqrt(d) * jnp.linalg.norm(W * gamma, axis=1) * turned
 
 
+@typed
 def eps_bound(
     W: Float[Array, "V d"],
     gamma: Float[Array, " d"],
@@ -261,13 +301,20 @@ def eps_bound(
 
     It multiplies ``logit_z - c_z`` by ``(1 + d eps / ||h + alpha v||^2)^(-1/2)``, so that the change is at most
     ``sqrt(A_z^2 + B_z^2) d eps / (2 ||h_perp||^2)``. Errors are those of `arc_of`.
+
+    Args:
+        W, gamma, kind, eps: the decoder, as for `arc_of`.
+        h: hidden state, ``[d]``.
+        v: steering vector, ``[d]``.
     """
+    in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
     without = arc_of(W, gamma, None, h, v, kind=kind)
     seen = as_seen(v, kind)
     share = h.shape[-1] * eps / (without.width**2 * (seen @ seen))
     return jnp.hypot(without.A, without.B) * share / 2
 
 
+@typed
 def slopes(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
     """The derivative of the log-odds of each token, ``log sigma_z / (1 - sigma_z)``, by the angle, ``[V]``.
 
@@ -281,6 +328,7 @@ def slopes(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
     return rise - mean.at[top].set(of_others @ rise)
 
 
+@typed
 def curvatures(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
     """The second derivative of each log-probability by the angle, ``[V]`` (N8).
 
@@ -292,13 +340,18 @@ def curvatures(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
     return q @ turning - turning - q @ (rise - q @ rise) ** 2
 
 
+@typed
 def bumps(arc: Arc, points: int = 4096) -> Int[Array, " V"]:
     """How many bumps the probability of each token has on the open arc: its local maxima inside, ``[V]``.
 
     They are read off a grid of angles, as changes of sign of `slopes` from rising to falling: no bump is too flat to be
     seen, but two that are closer than pi / `points` may be missed. A supremum at an end, where alpha is infinite, is not
     counted.
+
+    Raises:
+        ValueError: no points.
     """
+    require(points >= 1, "points", "at least one angle", points)
     noise = NOTHING * jnp.finfo(arc.A.dtype).eps * jnp.max(jnp.hypot(arc.A, arc.B))
 
     def step(carry, theta):
@@ -313,6 +366,7 @@ def bumps(arc: Arc, points: int = 4096) -> Int[Array, " V"]:
     return lax.scan(step, start, theta.astype(arc.A.dtype))[0][1]
 
 
+@typed
 def greedy_interval(arc: Arc) -> tuple[Float[Array, " V"], Float[Array, " V"]]:
     """The angles between which each token is the likeliest, lowest and highest, ``[V]``; NaN for a token that never is (N8).
 

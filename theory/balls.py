@@ -115,7 +115,7 @@ def interval(low: Number, high: Number) -> arb:
 
 
 def bounds(ball: arb) -> tuple[float, float]:
-    """Floats between which the ball lies; infinite or NaN if it is."""
+    """A float below the ball and one above it; infinite or NaN if the ball is."""
     low, high = float(ball.lower()), float(ball.upper())
     # float() rounds to nearest.
     low = float(np.nextafter(low, -np.inf)) if arb(low) > ball.lower() else low
@@ -124,7 +124,11 @@ def bounds(ball: arb) -> tuple[float, float]:
 
 @contextmanager
 def working(precision: int) -> Iterator[None]:
-    """Sets the working precision, in bits; one thread at a time, since flint has one for the whole process."""
+    """Sets the working precision, in bits; one thread at a time, since flint has one for the whole process.
+
+    Raises:
+        ValueError: a precision below 2 bits.
+    """
     require(precision >= 2, "precision", "at least 2 bits", precision)
     with _LOCK, flint.ctx.workprec(precision):
         yield

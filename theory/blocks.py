@@ -70,7 +70,7 @@ class Pushed:
 
 
 def kinds(one: Pushed) -> tuple[Pushed, ...]:
-    """The same arrays under each kind of norm."""
+    """The arrays of an instance under each kind of norm."""
     return tuple(replace(one, model=replace(one.model, kind=kind)) for kind in KINDS)
 
 
@@ -123,5 +123,5 @@ def measured(seed: int = 0) -> list[MeasuredPush]:
     return sweeps
 
 
-TRANSFORMERS = Domain("transformers", sample, assemble, measured=measured)
+TRANSFORMERS = Domain("transformers", sample, assemble, measured=measured, kind=Pushed)
 """Transformers steered in their residual stream (`Pushed`)."""

@@ -19,7 +19,7 @@ from flint import arb
 
 from theory import balls
 from theory.rationals import RationalInstance, to_balls
-from ufm._check import require
+from ufm._check import finite_number, require, shown, typed
 
 Verdict = Literal["proved", "refuted", "undecided"]
 
@@ -76,6 +76,7 @@ class Confirmation:
     precision: int
 
 
+@typed
 def certify(
     curve: Callable[..., Any],
     exact: RationalInstance | Any,
@@ -106,9 +107,13 @@ def certify(
         ValueError: for an interval that is empty or not finite, or with 0 in its interior if `zero` is odd.
         Unsupported: if the curve has no rule in ball arithmetic.
     """
-    require(bool(np.isfinite([float(x) for x in interval]).all()), "interval", "finite ends", interval)
+    pair = isinstance(interval, tuple | list) and len(interval) == 2
+    require(pair, "interval", "two ends", shown(interval))
+    for end in interval:
+        finite_number("interval", end, "two finite ends")
     low, high = (Fraction(x) for x in interval)
     require(low < high, "interval", "a first end below the second", interval)
+    require(budget >= 1, "budget", "at least one evaluation", budget)
     require(zero >= 0, "zero", "an order of at least 0", zero)
     inside = low < 0 < high
     require(zero % 2 == 0 or not inside, "interval", f"0 at an end or outside, for the odd order zero={zero}", interval)
@@ -116,6 +121,7 @@ def certify(
     return search.run()
 
 
+@typed
 def confirm(
     margin: Callable[..., Any], exact: RationalInstance | Any, *, precision: int = 128, limit: int = 4096
 ) -> Confirmation:
@@ -229,7 +235,7 @@ class _Search:
         self.silent = False
 
     def run(self) -> Certificate:
-        """The certificate."""
+        """Search, and say what was found."""
         low, high = self.interval
         entries = tuple(range(self.curve.count))
         if self.zero and low <= 0 <= high:

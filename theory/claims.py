@@ -59,7 +59,7 @@ def exact_split(one: Instance):
 
 
 def model_curves(one: Instance, events: Events) -> Callable[[Float[Array, ""]], Float[Array, "m i"]]:
-    """The same curves as a function of alpha, through the split of a model with gap 0: what autodiff differentiates."""
+    """`closed_form_curves` as a function of alpha, through the split of a model of gap 0: what autodiff differentiates."""
     model, contexts, v = exact_split(one)
 
     def curves(alpha):
@@ -79,7 +79,7 @@ def slope(curves: Callable[[Float[Array, ""]], Float[Array, "*s"]], alpha: Float
 
 
 def measured_curves(swept: Measured, events: Events) -> Float[np.ndarray, "m K i"]:
-    """The same curves as measured on the trained model."""
+    """The curves of `closed_form_curves` as measured on the trained model."""
     if events is None:
         return swept.log_probabilities
     return np.stack([swept.event_log_odds(mask) for mask in np.asarray(events(swept.instance))], axis=-1)

@@ -29,6 +29,7 @@ from ufm import (
     uniform,
     weighted,
 )
+from ufm._check import typed
 
 ALPHAS = np.linspace(-60, 60, 1201)
 """The strengths of the gallery's sweeps: the paper's range, steps of 0.1."""
@@ -91,6 +92,7 @@ def exact_instances() -> dict[str, RationalInstance]:
     }
 
 
+@typed
 def train(cases: dict[str, Case], key: jax.Array | None = None) -> Iterator[tuple[str, Fit]]:
     """Train the corpus of each case as far as float64 carries; cases that share a corpus share the `Fit`."""
     fits: dict[int, Fit] = {}
@@ -100,6 +102,7 @@ def train(cases: dict[str, Case], key: jax.Array | None = None) -> Iterator[tupl
         yield name, fits[id(one.corpus)]
 
 
+@typed
 def measure(case: Case, model: Steerable) -> Measured:
     """The sweep of a trained model of the case's corpus over `ALPHAS`."""
     contexts = jnp.arange(case.corpus.n_contexts)
@@ -108,6 +111,7 @@ def measure(case: Case, model: Steerable) -> Measured:
     return Measured(case.corpus, case.instance, model, v, ALPHAS, np.asarray(curves))
 
 
+@typed
 def measured(seed: int = 0) -> list[Measured]:
     """The gallery, trained and swept."""
     cases = gallery()

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from theory import tilting
 from ufm import Corpus, Steerable, contrast
-from ufm._check import require
+from ufm._check import require, typed
 from ufm._pytree import Leaf
 
 
@@ -51,7 +51,7 @@ class Instance:
 
     @property
     def p(self) -> Float[Array, "m V"]:
-        """p_j(z)."""
+        """p_j(z), the next-token probabilities, ``[m, V]``."""
         return jnp.exp(self.log_p)
 
     @property
@@ -90,11 +90,13 @@ class Instance:
         return jax.vmap(lambda log_p: tilting.peaks(log_p, m))(self.log_p)
 
 
+@typed
 def with_peaks(one: Instance) -> Instance:
     """The instance with its peaks computed, so that margins do not compute them again."""
     return dataclasses.replace(one, known_peaks=one.peaks)
 
 
+@typed
 def make_instance(
     corpus: Corpus, positive: Sequence[int] | np.ndarray, negative: Sequence[int] | np.ndarray, target: int
 ) -> Instance:

@@ -60,7 +60,7 @@ class Normed:
 
 
 def kinds(one: Normed) -> tuple[Normed, ...]:
-    """The same arrays under each kind of norm."""
+    """The arrays of an instance under each kind of norm."""
     return tuple(Normed(one.W, one.gamma, one.bias, one.h, one.v, kind) for kind in KINDS)
 
 
@@ -144,5 +144,5 @@ def measured(seed: int = 0) -> list[MeasuredNorm]:
     return sweeps
 
 
-NORMS = Domain("norms", sample, assemble, measured=measured)
+NORMS = Domain("norms", sample, assemble, measured=measured, kind=Normed)
 """Hidden states steered before a final norm (`Normed`)."""

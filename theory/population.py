@@ -32,7 +32,7 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Bool, Float, Int
 
 from theory.instance import Instance
-from ufm._check import require
+from ufm._check import require, typed
 from ufm._pytree import Leaf
 
 FAMILIES = ("uniform", "weighted", "tied", "per-context-a", "per-context-b", "mixed", "free")
@@ -132,6 +132,7 @@ def assemble(design: Design, parameters: Parameters) -> Instance:
     )
 
 
+@typed
 def sample(key: jax.Array, families: Sequence[str] = SEPARATED) -> tuple[Design, Parameters]:
     """A random design of one of the families, with random parameters; use under `jax.vmap`.
 
@@ -178,11 +179,13 @@ def sample(key: jax.Array, families: Sequence[str] = SEPARATED) -> tuple[Design,
     return design, parameters
 
 
+@typed
 def draw(key: jax.Array, families: Sequence[str] = SEPARATED) -> Instance:
     """A random instance of one of the families (`sample`, assembled); use under `jax.vmap`."""
     return assemble(*sample(key, families))
 
 
+@typed
 def check_families(families: Sequence[str]) -> None:
     """Refuse names that are not in `FAMILIES`.
 

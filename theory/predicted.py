@@ -19,12 +19,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from theory import tilting
-from ufm._check import finite, indices, require
+from ufm._check import finite, indices, require, typed
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import Corpus
 from ufm.steerable import DEFAULT_BUDGET, pairs, strengths
 
 
+@typed
 def probability_increase(
     corpus: Corpus,
     contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
@@ -62,6 +63,7 @@ def _token_curves(rows, m, alphas, parts, tokens):
     return jnp.exp(log_p + tilts - log_z) - jnp.exp(log_p)
 
 
+@typed
 def concept_increase(
     corpus: Corpus,
     contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
@@ -76,6 +78,8 @@ def concept_increase(
     Arguments and errors are those of `probability_increase`; `concepts` is the corpus's own unless given.
     """
     concepts = corpus.concepts if concepts is None else concepts
+    size, wanted = concepts.vocabulary_size, corpus.vocabulary_size
+    require(size == wanted, "concepts", f"one of the corpus's {wanted} tokens", f"{size} tokens")
     rows, which = _rows(corpus, contexts)
     parts = concept_log_partition(rows, _log_odds(m, corpus), strengths(alphas), concepts, budget=budget)
     return _concept_curves(rows, parts, concepts)[which]
@@ -87,6 +91,7 @@ def _concept_curves(rows, parts, concepts):
     return (jax.nn.softmax(parts, axis=-1) - base[:, None, :]) / jnp.asarray(concepts.sizes)
 
 
+@typed
 def cross_entropy_increase(
     corpus: Corpus, m: Float[Array, " V"], alphas: Any, *, budget: int = DEFAULT_BUDGET
 ) -> Float[Array, " K"]:
@@ -107,6 +112,7 @@ def _expected_increase(parts, corpus, m, alphas):
     return corpus.row_weights @ (jax.nn.logsumexp(parts, axis=-1) - linear)
 
 
+@typed
 def concept_log_partition(
     log_rows: Float[Array, "r V"],
     m: Float[Array, " V"],
@@ -121,7 +127,18 @@ def concept_log_partition(
 
     Uses a matrix product when every log-probability is known to be above -600 nats, so that nothing that counts can
     underflow; else (smaller or zero probabilities, or inside a transformation) a log-sum-exp of every entry.
+
+    Args:
+        log_rows: distinct next-token distributions, ``[r, V]`` nats.
+        m: log-odds, ``[V]`` nats.
+        alphas: strengths, ``[K]``.
+        concepts: the partition of the vocabulary.
+        budget: numbers held at once in the largest intermediate array.
+
+    Raises:
+        ValueError: a budget below 1.
     """
+    require(budget >= 1, "budget", "at least one number at a time", budget)
     safe = not isinstance(log_rows, jax.core.Tracer) and bool(jnp.min(log_rows) > -600 * _share_of_float64(log_rows))
     path = _partition_by_product if safe else _partition_by_logsumexp
     return path(log_rows, m, alphas, concepts, budget)

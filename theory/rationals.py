@@ -19,7 +19,7 @@ from flint import arb
 
 from theory import balls
 from theory.instance import Instance
-from ufm._check import require
+from ufm._check import require, typed
 
 AGREE = 1e-12
 """Floating-point probabilities whose ratio is this close to 1 are taken for one number."""
@@ -46,6 +46,7 @@ class RationalInstance:
     target: int
 
 
+@typed
 def rationalise(one: Instance, digits: int | None = None) -> RationalInstance:
     """Fractions for a floating-point instance.
 
@@ -88,6 +89,7 @@ def rationalise(one: Instance, digits: int | None = None) -> RationalInstance:
     )
 
 
+@typed
 def checked(exact: RationalInstance) -> RationalInstance:
     """The instance itself.
 
@@ -150,6 +152,7 @@ def to_balls(exact: RationalInstance, precision: int = 128) -> Instance:
         )
 
 
+@typed
 def to_floats(exact: RationalInstance) -> Instance:
     """The instance in floating point, in the precision of the scope; peaks are left out."""
     with balls.working(128):
@@ -164,11 +167,13 @@ def to_floats(exact: RationalInstance) -> Instance:
     )
 
 
+@typed
 def log_odds_ranks(exact: RationalInstance) -> tuple[int, ...]:
     """The rank of each token's log-odds M(z), from 0 for the lowest; decided exactly, equal ones share a rank."""
     return _ranked(exact, 32)[0]
 
 
+@typed
 def as_json(exact: RationalInstance) -> dict[str, Any]:
     """Lists, numbers and strings: fractions as "3/10", concepts as lists of their tokens."""
     return {

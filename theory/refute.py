@@ -24,7 +24,7 @@ from theory.certificate import Confirmation, confirm
 from theory.instance import Instance
 from theory.rationals import RationalInstance, rationalise
 from theory.statement import Domain, Margin, assemble_all, hold, hold_on, margins_on, sample_all
-from ufm._check import require
+from ufm._check import require, typed
 
 DRAWN, RESTARTS, STEPS = 1024, 48, 120
 """Random instances looked at first, how many of them go down, and for how many steps."""
@@ -67,6 +67,7 @@ class Attack:
     note: str = field(default="")
 
 
+@typed
 def attack(
     margin: Margin,
     key: jax.Array,
@@ -91,8 +92,10 @@ def attack(
         steps: of Adam, all restarts together.
 
     Raises:
-        ValueError: a margin that is NaN on a random instance.
+        ValueError: fewer than one instance, restart or step; a margin that is NaN on a random instance.
     """
+    for name, count in (("drawn", drawn), ("restarts", restarts), ("steps", steps)):
+        require(count >= 1, name, "at least one", count)
     start = time.perf_counter()
     chosen = domain.families if families is None else tuple(families)
     conditions = tuple(hypotheses)
@@ -120,6 +123,7 @@ def attack(
     return found(*closest, descended=True)
 
 
+@typed
 def confirmed(found: Attack) -> Attack:
     """The attack with its counterexample confirmed in exact arithmetic, if it is one.
 
@@ -170,7 +174,14 @@ def pick(batch: Any, k: int) -> Any:
 
 
 def guarded(margin: Margin, hypotheses: tuple[Margin, ...], domain: Domain, design: Any, parameters: Any) -> jax.Array:
-    """The margin of a design and its parameters, +inf where a hypothesis fails: what `descend` minimises."""
+    """The margin of a design and its parameters, +inf where a hypothesis fails: what `descend` minimises.
+
+    Args:
+        margin: of an instance.
+        hypotheses: margins that have to be positive.
+        domain: assembles and completes the instance.
+        design, parameters: what it is assembled from.
+    """
     one = domain.complete(domain.assemble(design, parameters))
     return jnp.where(hold(hypotheses, one), margin(one), jnp.inf)
 

@@ -20,8 +20,9 @@ from theory._compilation import compiled_quickly
 from theory.certificate import certify
 from theory.rationals import RationalInstance
 from theory.refute import Attack, attack, confirmed, pick
-from theory.statement import Claim, Domain, Margin, Statement, assemble_all, hold, hold_on, margins_on, sample_all
-from ufm._check import require
+from theory.statement import Claim, Domain, Margin, Statement, assemble_all, find, hold, hold_on, margins_on, sample_all
+from theory.statements import REGISTRY
+from ufm._check import require, typed
 
 ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate", "refutation")
 """The routes by name."""
@@ -51,8 +52,14 @@ class Evidence:
     note: str = field(default="")
 
 
+@typed
 def applies(claim: Claim, route: str) -> bool:
-    """Whether a route has something to work on."""
+    """Whether a route has something to work on.
+
+    Raises:
+        ValueError: a route that there is not.
+    """
+    require(route in ROUTES, "route", f"one of {', '.join(ROUTES)}", repr(route))
     part = {"autodiff": claim.autodiff, "sweep": claim.sweep, "symbolic": claim.identities, "certificate": claim.curves}
     return bool(part.get(route, True))
 
@@ -60,13 +67,14 @@ def applies(claim: Claim, route: str) -> bool:
 # --- random instances ------------------------------------------------------------------------------------------------
 
 
+@typed
 def populate(key: jax.Array, n: int, domain: Domain) -> Any:
     """`n` random instances of a domain's default families, with all that margins share: one batch.
 
     Raises:
         ValueError: no instances.
     """
-    require(n >= 1, "instances", "at least one", n)
+    require(n >= 1, "n", "at least one instance", n)
     return assemble_all(domain, *sample_all(domain, domain.families, jax.random.split(key, n)))
 
 
@@ -75,6 +83,7 @@ def some(population: Any, n: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:n], population)
 
 
+@typed
 def instances(statement: Statement, population: Any, *, claim: Claim | None = None) -> Evidence:
     """The closed-form margin over random instances; those that the hypotheses exclude are not counted.
 
@@ -86,6 +95,7 @@ def instances(statement: Statement, population: Any, *, claim: Claim | None = No
     return _over_population("instances", statement, (claim or statement.claim).instances, population)
 
 
+@typed
 def autodiff(statement: Statement, population: Any, *, claim: Claim | None = None) -> Evidence:
     """As `instances`, with the margin from derivatives that JAX takes through a split model of gap 0."""
     margin = (claim or statement.claim).autodiff
@@ -102,6 +112,7 @@ def _over_population(route: str, statement: Statement, margin: Margin, populatio
 # --- sweeps ----------------------------------------------------------------------------------------------------------
 
 
+@typed
 def sweep(statement: Statement, measured: Iterable[Any], *, claim: Claim | None = None) -> Evidence:
     """The margin read off the sweeps of trained models (`Domain.measured`)."""
     start = time.perf_counter()
@@ -114,12 +125,24 @@ def sweep(statement: Statement, measured: Iterable[Any], *, claim: Claim | None 
 Answer = Literal["holds", "fails", "the theorem says nothing here"]
 
 
-def check(statement: Statement, one: Any) -> tuple[Answer, float]:
+@typed
+def check(statement: Statement | str, one: Any) -> tuple[Answer, float]:
     """A statement on one instance: the answer and the margin (+inf where the statement says nothing).
 
     It says nothing where a hypothesis fails (M constant, for instance) or where nothing in the instance is of the kind it
     speaks of. That is not a success.
+
+    Args:
+        statement: what to check, or the id of one of the registry.
+        one: an instance of its domain.
+
+    Raises:
+        ValueError: an unknown id, an instance of another domain.
     """
+    if isinstance(statement, str):
+        statement = find(statement, REGISTRY)
+    kind = statement.domain.kind
+    require(isinstance(one, kind), "one", f"an instance of {statement.domain.name}: {kind.__name__}", type(one).__name__)
     if not within(statement, one):
         return "the theorem says nothing here", float("inf")
     margin = float(compiled_quickly(statement.claim.instances)(one))
@@ -128,6 +151,7 @@ def check(statement: Statement, one: Any) -> tuple[Answer, float]:
     return ("holds" if margin > 0 else "fails"), margin
 
 
+@typed
 def within(statement: Statement, one: Any) -> bool:
     """Whether all hypotheses hold on an instance."""
     return bool(hold(statement.conditions, one))
@@ -136,6 +160,7 @@ def within(statement: Statement, one: Any) -> bool:
 # --- proofs ----------------------------------------------------------------------------------------------------------
 
 
+@typed
 def symbolic(statement: Statement, *, claim: Claim | None = None) -> Evidence:
     """Every identity of the claim, decided exactly for symbolic p and M (`theory.symbolic`)."""
     start = time.perf_counter()
@@ -147,6 +172,7 @@ def symbolic(statement: Statement, *, claim: Claim | None = None) -> Evidence:
     return Evidence("symbolic", bool(found) and not false, len(found), float("inf"), time.perf_counter() - start, None, note)
 
 
+@typed
 def certificate(
     statement: Statement, exacts: Iterable[RationalInstance], *, claim: Claim | None = None, budget: int = 4000
 ) -> Evidence:
@@ -183,6 +209,7 @@ def certificate(
 # --- attack ----------------------------------------------------------------------------------------------------------
 
 
+@typed
 def refutation(statement: Statement, key: jax.Array, *, claim: Claim | None = None) -> Evidence:
     """Gradient descent on the margin over instances that satisfy the hypotheses (`theory.refute`).
 
@@ -195,6 +222,7 @@ def refutation(statement: Statement, key: jax.Array, *, claim: Claim | None = No
     return Evidence("refutation", holds, found.tried, found.margin, found.seconds, found.instance, note)
 
 
+@typed
 def assault(statement: Statement, key: jax.Array, *, claim: Claim | None = None) -> Attack:
     """The attack itself, on a statement's claim or another one under its hypotheses."""
     return confirmed(attack((claim or statement.claim).instances, key, statement.domain, statement.conditions))

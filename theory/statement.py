@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float
 
 from theory import gallery, population
 from theory._compilation import compiled_briefly, compiled_quickly
-from theory.instance import with_peaks
+from theory.instance import Instance, with_peaks
 from theory.symbolic import Identity
+from ufm._check import typed
 
 Margin = Callable[[Any], Float[Array, ""]]
 
@@ -54,6 +55,7 @@ class Domain:
         families: names that `sample` takes, the default choice.
         complete: adds to an instance what margins share, so that it is computed once.
         measured: sweeps of trained models, given a seed: what the sweep route reads.
+        kind: the class of instances.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Domain:
     families: tuple[str, ...] = ()
     complete: Callable[[Any], Any] = field(default=_as_it_is)
     measured: Callable[[int], Sequence[Any]] = field(default=_no_sweeps)
+    kind: type = field(default=object)
 
 
 TABLES = Domain(
@@ -71,6 +74,7 @@ TABLES = Domain(
     population.SEPARATED,
     complete=with_peaks,
     measured=gallery.measured,
+    kind=Instance,
 )
 """Next-token tables of disjoint concepts (`theory.instance.Instance`)."""
 
@@ -154,6 +158,7 @@ class Statement:
         return tuple(hypothesis.margin for hypothesis in self.hypotheses.values())
 
 
+@typed
 def find(statement_id: str, registry: Mapping[str, Statement]) -> Statement:
     """The statement of that id.
 
@@ -175,7 +180,7 @@ def hold(hypotheses: tuple[Margin, ...], one: Any) -> Bool[Array, ""]:
 
 @partial(compiled_quickly, static_argnums=0)
 def hold_on(hypotheses: tuple[Margin, ...], batch: Any) -> Bool[Array, " n"]:
-    """The same on every instance of a batch."""
+    """Whether all hypotheses hold, on every instance of a batch."""
     return jax.vmap(lambda one: hold(hypotheses, one))(batch)
 
 

@@ -274,7 +274,7 @@ def _theorem_36() -> tuple[Identity, ...]:
 
 
 def _cross_entropy() -> Expr:
-    """Delta CE."""
+    """Delta CE as an expression."""
     return sympy.Add(*(pi * (log(_total(row)) - ALPHA * _mean(start)) for pi, row, start in zip(_PI, _E, _P, strict=True)))
 
 

@@ -24,7 +24,7 @@ from sympy.printing.printer import Printer
 from sympy.printing.str import StrPrinter
 
 from theory import tilting
-from ufm._check import require
+from ufm._check import require, typed
 
 MAX_ORDER = 12
 """The highest power of alpha that `taylor` goes to.
@@ -90,6 +90,7 @@ class Expansion:
         return jax.jit(QUANTITIES[self.quantity].program(self.order, self.cumulants))
 
 
+@typed
 def taylor(quantity: str, order: int) -> Expansion:
     """The Taylor series of a quantity at strength 0.
 
@@ -112,6 +113,7 @@ def _derived(quantity: str, order: int) -> Expansion:
     return Expansion(quantity, order, tuple(map(sympy.sympify, cumulants)), tuple(map(sympy.sympify, sums)))
 
 
+@typed
 def as_text(expansion: Expansion) -> str:
     """Coefficients by power of alpha as plain text: for each a line in cumulants and one of sums."""
     lines = [*QUANTITIES[expansion.quantity].text]

@@ -15,12 +15,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from ufm._check import in_range, require, typed
+
 Scalar = Float[Array, ""]
 
 TIE = 1e-9
 """Log-odds closer than this share of their range R count as equal. Ties are exact in theory; rounding blurs them."""
 
 
+@typed
 def tilt(m: Float[Array, " V"], alpha: Scalar | float) -> Float[Array, " V"]:
     """``alpha M(z)`` less its largest value over the tokens: what the softmax sees of it.
 
@@ -35,21 +38,25 @@ def favoured(m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
     return jnp.where(alpha > 0, jnp.max(m), jnp.min(m))
 
 
+@typed
 def log_partition(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
     """``A(alpha) = log sum_z p(z) e^{alpha M(z)}``, nats."""
     return jax.nn.logsumexp(log_p + tilt(m, alpha)) + alpha * favoured(m, alpha)
 
 
+@typed
 def log_probabilities(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Float[Array, " V"]:
     """``log softmax_z(f_alpha)`` for every token (S, lemma B.3), nats."""
     return jax.nn.log_softmax(log_p + tilt(m, alpha))
 
 
+@typed
 def mean(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
     """``E_alpha[M]``, the slope of the log-partition, nats."""
     return jnp.dot(jnp.exp(log_probabilities(log_p, m, alpha)), m)
 
 
+@typed
 def variance(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
     """``Var_alpha[M]``, the curvature of the log-partition, nats squared. Centred: never negative, no cancellation."""
     q = jnp.exp(log_probabilities(log_p, m, alpha))
@@ -70,6 +77,7 @@ class Extremes(NamedTuple):
     range: Scalar
 
 
+@typed
 def extremes(m: Float[Array, " V"]) -> Extremes:
     """Where the log-odds are extreme, ties within `TIE` of the range included. If M is constant every token is both."""
     high, low = jnp.max(m), jnp.min(m)
@@ -77,12 +85,14 @@ def extremes(m: Float[Array, " V"]) -> Extremes:
     return Extremes(m >= high - TIE * spread, m <= low + TIE * spread, spread)
 
 
+@typed
 def is_constant(log_p: Float[Array, "*rows V"], m: Float[Array, " V"]) -> Bool[Array, ""]:
     """Whether M is constant up to the rounding of the log-probabilities it was computed from."""
     scale = jnp.max(jnp.where(jnp.isfinite(log_p), jnp.abs(log_p), 0))
     return jnp.max(m) - jnp.min(m) <= 64 * jnp.finfo(m.dtype).eps * jnp.maximum(scale, 1)
 
 
+@typed
 def peaks(log_p: Float[Array, " V"], m: Float[Array, " V"]) -> Float[Array, " V"]:
     """The strength at which each token is likeliest, ``alpha_{j,z}``: the root of ``E_alpha[M] = M(z)`` (S, theorem 3.3).
 
@@ -97,6 +107,7 @@ def peaks(log_p: Float[Array, " V"], m: Float[Array, " V"]) -> Float[Array, " V"
     return jnp.where(spread > 0, jnp.where(inner, roots, jnp.where(highest, jnp.inf, -jnp.inf)), jnp.nan)
 
 
+@typed
 def strength_of_mean(log_p: Float[Array, " V"], m: Float[Array, " V"], value: Scalar | float) -> Scalar:
     """The strength at which ``E_alpha[M]`` is `value`, for one strictly between the extremes of M: the inverse of `mean`.
 
@@ -107,21 +118,32 @@ def strength_of_mean(log_p: Float[Array, " V"], m: Float[Array, " V"], value: Sc
     return _root_of_mean(log_p, (m - value) / scale) / scale
 
 
+@typed
 def limit(log_p: Float[Array, " V"], m: Float[Array, " V"], sign: int) -> Float[Array, " V"]:
     """``lim softmax_z(f_alpha)`` as alpha goes to +inf (`sign` 1) or -inf (-1): p restricted to the extreme tokens.
 
     S, proposition B.1, without its ``- p_j(z)``.
+
+    Raises:
+        ValueError: another sign.
     """
+    require(sign in (1, -1), "sign", "1 or -1", sign)
     highest, lowest, _ = extremes(m)
     return jax.nn.softmax(jnp.where(highest if sign > 0 else lowest, log_p, -jnp.inf))
 
 
+@typed
 def saturation(log_p: Float[Array, " V"], m: Float[Array, " V"], sign: int, tolerance: float) -> Scalar:
     """A strength beyond which every probability is within `tolerance` of its limit (signed as `sign`).
 
     With g the distance from the extreme log-odds to the next value, the mass off the extreme tokens is at most
     ``e^{-|alpha| g} (1 - p(extreme)) / p(extreme)``.
+
+    Raises:
+        ValueError: another sign; a tolerance that is not above 0.
     """
+    require(sign in (1, -1), "sign", "1 or -1", sign)
+    in_range("tolerance", tolerance, "a number above 0", lambda x: x > 0)
     highest, lowest, _ = extremes(m)
     extreme = highest if sign > 0 else lowest
     signed = m if sign > 0 else -m
@@ -132,6 +154,7 @@ def saturation(log_p: Float[Array, " V"], m: Float[Array, " V"], sign: int, tole
     return sign * jnp.maximum(off - on - jnp.log(tolerance), 1.0) / g
 
 
+@typed
 def concept_log_odds(
     log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
 ) -> Scalar:
@@ -141,6 +164,7 @@ def concept_log_odds(
     return inside - jax.nn.logsumexp(jnp.where(members, -jnp.inf, tilted))
 
 
+@typed
 def conditional_mean(
     log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
 ) -> Scalar:
@@ -149,6 +173,7 @@ def conditional_mean(
     return jnp.dot(q, jnp.where(members, m, 0))
 
 
+@typed
 def concept_slope(
     log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
 ) -> Scalar:

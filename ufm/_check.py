@@ -1,6 +1,6 @@
 """Checks at the boundary: one way to refuse an argument, by name, before anything is computed.
 
-`checked` reads what an argument has to be off its annotation: numbers where the annotation has numbers, an array of so many
+`typed` reads what an argument has to be off its annotation: numbers where the annotation has numbers, an array of so many
 axes, a class of the project. What a number or an array means (a range, a shape that another argument gives) is asked by the
 function itself, with `require` and the helpers around it.
 """
@@ -10,12 +10,13 @@ import inspect
 import numbers
 import operator
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import AbstractArray
 
 F = TypeVar("F", bound=Callable)
@@ -62,7 +63,17 @@ def finite(argument: str, value: Any) -> np.ndarray:
 def finite_number(
     argument: str, value: Any, expected: str = "a finite number", fits: Callable[[float], bool] = lambda x: True
 ) -> float:
-    """`value` as a float: one real number, finite, for which `fits` is true."""
+    """`value` as a float: one real number, finite, for which `fits` is true.
+
+    Args:
+        argument: the name of the argument.
+        value: a number, or an array of no axes.
+        expected: what it has to be, in words.
+        fits: whether a number is in the range that the words name.
+
+    Raises:
+        ValueError: anything else.
+    """
     array = real_numbers(argument, value, expected)
     require(array.ndim == 0, argument, expected, shown(array))
     number = float(array)
@@ -71,18 +82,42 @@ def finite_number(
 
 
 def whole_number(argument: str, value: Any, expected: str, least: float = -np.inf, most: float = np.inf) -> int:
-    """`value` as an integer from `least` to `most`; refuses floats and truth values."""
+    """`value` as an integer from `least` to `most`; refuses floats, truth values, and what does not fit into 64 bits.
+
+    Args:
+        argument: the name of the argument.
+        value: an integer of Python, NumPy or JAX.
+        expected: what it has to be, in words.
+        least, most: the ends of its range.
+
+    Raises:
+        ValueError: anything else.
+    """
     try:
         number = operator.index(value)
+        fits = not isinstance(value, bool) and abs(number) < 2**63 and least <= number <= most
     except TypeError:
-        number = None
-    whole = number is not None and not isinstance(value, bool)
-    require(whole and least <= operator.index(value) <= most, argument, expected, shown(value))
-    return operator.index(value)
+        number, fits = 0, False
+    require(fits, argument, expected, shown(value))
+    return number
+
+
+def in_range(argument: str, value: Any, expected: str, fits: Callable[[Any], Any]) -> None:
+    """Refuse a number for which `fits` is false; one that JAX traces is let through.
+
+    Raises:
+        ValueError: another number.
+    """
+    if not isinstance(value, jax.core.Tracer):
+        require(bool(fits(value)), argument, expected, shown(value))
 
 
 def random_key(argument: str, value: Any) -> jax.Array:
-    """`value`, if it is one `jax.random.key` (or one of the older form, two numbers of type uint32)."""
+    """`value`, if it is one `jax.random.key` (or one of the older form, two numbers of type uint32).
+
+    Raises:
+        ValueError: anything else.
+    """
     array = isinstance(value, jax.Array)
     new = array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
     old = array and value.dtype == jnp.uint32 and value.ndim == 1
@@ -91,17 +126,31 @@ def random_key(argument: str, value: Any) -> jax.Array:
 
 
 def float_type(argument: str, value: Any) -> np.dtype:
-    """`value` as the type of floating-point numbers that it names."""
+    """`value` as the type of floating-point numbers that it names.
+
+    Raises:
+        ValueError: a type of other numbers, or the name of no type.
+    """
     try:
         dtype = jnp.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError):
         dtype = np.dtype(object)
     require(jnp.issubdtype(dtype, jnp.floating), argument, "a type of floating-point numbers", shown(value))
     return dtype
 
 
 def indices(argument: str, value: Sequence[int] | np.ndarray, limit: int, *, of: str) -> np.ndarray:
-    """`value` as a one-dimensional array of distinct integers in [0, limit), not empty."""
+    """`value` as a one-dimensional array of distinct integers in [0, limit), not empty.
+
+    Args:
+        argument: the name of the argument.
+        value: the indices.
+        limit: how many there are to choose from.
+        of: what they are indices of, in words.
+
+    Raises:
+        ValueError: anything else.
+    """
     array = real_numbers(argument, value, f"integers (indices of {of})")
     require(array.ndim == 1 and array.size > 0, argument, f"a non-empty list of {of}", shown(value))
     require(np.issubdtype(array.dtype, np.integer), argument, f"integers (indices of {of})", array.dtype)
@@ -115,37 +164,62 @@ def indices(argument: str, value: Sequence[int] | np.ndarray, limit: int, *, of:
 # --- by annotation ---------------------------------------------------------------------------------------------------
 
 
-def checked(function: F) -> F:
+def typed(function: F) -> F:
     """Refuse, by name, arguments that are not what their annotations say; what it cannot read it lets through.
 
     =============================  ==================================================================================
     annotation                     what is asked of an argument
     =============================  ==================================================================================
     ``int``, ``float``, ``bool``   a whole number, a finite number, a truth value
-    ``Float[Array, "n d"]``        real numbers without NaN in two axes; ``Int``, ``Bool`` in kind; lists are made arrays
+    ``Float[Array, "n d"]``        real numbers without NaN in two axes; ``Int``, ``Bool`` in kind; lists become arrays
     ``np.ndarray``                 real numbers
-    ``Sequence[int]``              whole numbers; ``float`` and ``str`` in kind
+    ``Sequence[int]``              whole numbers; ``float`` in kind; of anything else, a list of what is asked for
+    ``DTypeLike``                  a type of floating-point numbers
     ``jax.Array``                  a random key
     ``Callable``                   what can be called
     a class or protocol            an instance
     =============================  ==================================================================================
 
-    ``X | None`` takes None too. Values that JAX traces are asked for their axes and type and for nothing else.
+    ``X | None`` takes None too. Axes of one letter have the same size in all arguments. What JAX traces is asked for its
+    axes and its type and for nothing else.
     """
     signature = inspect.signature(inspect.unwrap(function))
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     single = {name: one.annotation for name, one in signature.parameters.items() if one.kind not in several}
     checks = {name: check for name, annotation in single.items() if (check := _check_of(annotation))}
 
+    letters = {name: found for name in checks if (found := _letters(single[name]))}
+
     @functools.wraps(function)
     def refusing(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
-        for name, value in bound.arguments.items():
-            if name in checks:
-                bound.arguments[name] = checks[name](name, value)
+        sizes: dict[str, tuple[int, str]] = {}
+        for name, check in checks.items():
+            if name in bound.arguments:
+                bound.arguments[name] = value = check(name, bound.arguments[name])
+                if name in letters and value is not None:
+                    _compare_sizes(sizes, letters[name], name, value)
         return function(*bound.args, **bound.kwargs)
 
     return refusing  # type: ignore[return-value]
+
+
+def _letters(annotation: Any) -> list[str]:
+    """The letters of the axes of an array; none if the annotation has several or no arrays."""
+    parts = [annotation] if inspect.isclass(annotation) else get_args(annotation)
+    arrays = [part for part in parts if inspect.isclass(part) and issubclass(part, AbstractArray)]
+    return arrays[0].dim_str.split() if len(arrays) == 1 else []
+
+
+def _compare_sizes(sizes: dict[str, tuple[int, str]], letters: list[str], name: str, value: Any) -> None:
+    """Axes of one letter have one size, in whichever argument they are; axes before and after "*n" count from the ends."""
+    shape = np.shape(value)
+    many = next((k for k, letter in enumerate(letters) if "*" in letter or "..." in letter), len(letters))
+    pairs = [*zip(letters[:many], shape, strict=False), *zip(letters[:many:-1], shape[::-1], strict=False)]
+    for letter, size in pairs:
+        if letter.isidentifier() and not letter.startswith("_"):
+            wanted, whose = sizes.setdefault(letter, (size, name))
+            require(size == wanted, name, f"an axis {letter} of {wanted}, as {whose} has", f"shape {tuple(shape)}")
 
 
 Check = Callable[[str, Any], Any]
@@ -157,30 +231,37 @@ MOST_READ = 2**20
 
 def _check_of(annotation: Any) -> Check | None:
     """What an annotation asks for; None where it asks for nothing that is known here."""
-    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    if type(None) in parts:
-        inner = _check_of_parts([part for part in parts if part is not type(None)])
-        return inner and (lambda name, value: None if value is None else inner(name, value))
-    return _check_of_parts(list(parts))
+    parts = list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
+    needed = [part for part in parts if part is not type(None)]
+    check = _check_of_parts(needed)
+    return functools.partial(_optional, check) if check and len(needed) < len(parts) else check
 
 
 def _check_of_parts(parts: list[Any]) -> Check | None:
+    if set(get_args(DTypeLike)) <= set(parts):
+        return _float_type
     for part in parts:
         if inspect.isclass(part) and issubclass(part, AbstractArray):
-            return functools.partial(_shaped, part)
-    plain = {bool: _truth, int: _whole, float: _number, jax.Array: random_key}
+            return functools.partial(_shaped, part, part.array_type is jax.Array and np.ndarray not in parts)
+    plain = {bool: _truth, int: _whole, float: _number, jax.Array: random_key, np.ndarray: real_numbers}
     if len(parts) == 1 and parts[0] in plain:
         return plain[parts[0]]
-    for part in parts:
-        if get_origin(part) in (Sequence, Iterable, list, tuple) and get_args(part)[:1] in ((int,), (float,), (str,)):
-            return functools.partial(_listed, get_args(part)[0])
-    if parts == [np.ndarray]:
-        return real_numbers
-    if len(parts) == 1 and (parts[0] is Callable or get_origin(parts[0]) is Callable):
+    origins = [get_origin(part) for part in parts]
+    if origins == [Callable]:
         return _callable
-    if all(inspect.isclass(part) and part not in (object, Any) and not get_args(part) for part in parts):
-        return functools.partial(_instance, tuple(parts))
-    return None
+    classes = tuple(
+        part
+        for part in parts
+        if inspect.isclass(part) and part not in (object, Any, inspect.Parameter.empty) and not get_args(part)
+    )
+    for part, origin in zip(parts, origins, strict=True):
+        if origin in (Sequence, Iterable, Mapping, dict):
+            return functools.partial(_listed, origin, get_args(part)[0], classes)
+    return functools.partial(_instance, classes) if len(classes) == len(parts) else None
+
+
+def _optional(check: Check, name: str, value: Any) -> Any:
+    return None if value is None else check(name, value)
 
 
 def _truth(name: str, value: Any) -> Any:
@@ -189,12 +270,19 @@ def _truth(name: str, value: Any) -> Any:
 
 
 def _whole(name: str, value: Any) -> Any:
-    return value if isinstance(value, jax.core.Tracer) else whole_number(name, value, "a whole number")
+    if not isinstance(value, jax.core.Tracer):
+        whole_number(name, value, "a whole number")
+    return value
 
 
 def _number(name: str, value: Any) -> Any:
     if not isinstance(value, jax.core.Tracer):
         finite_number(name, value)
+    return value
+
+
+def _float_type(name: str, value: Any) -> Any:
+    float_type(name, value)
     return value
 
 
@@ -210,45 +298,65 @@ def _instance(kinds: tuple[type, ...], name: str, value: Any) -> Any:
     return value
 
 
-def _listed(kind: type, name: str, value: Any) -> Any:
-    words = {int: "whole numbers", float: "real numbers", str: "texts"}[kind]
-    if kind is str:
-        # A text is a sequence of texts to Python, and a mistake here.
-        good = isinstance(value, Iterable) and not isinstance(value, str) and all(isinstance(x, str) for x in value)
-        require(good, name, f"a list of {words}", shown(value))
+def _listed(origin: type, part: Any, classes: tuple[type, ...], name: str, value: Any) -> Any:
+    """A sequence, an iterable or a mapping, or one of the classes that may stand for it."""
+    if isinstance(value, tuple(kind for kind in classes if kind is not np.ndarray)):
         return value
-    array = real_numbers(name, value, f"a list of {words}")
-    require(array.ndim > 0, name, f"a list of {words}", shown(value))
-    if kind is int:
-        require(array.size == 0 or np.issubdtype(array.dtype, np.integer), name, f"a list of {words}", shown(value))
+    if part in (int, float) and origin is Sequence:
+        words = f"a list of {'whole' if part is int else 'real'} numbers"
+        array = real_numbers(name, value, words)
+        fits = array.ndim == 1 and (part is float or array.size == 0 or np.issubdtype(array.dtype, np.integer))
+        require(fits, name, words, shown(value))
+        return value
+    words = "a mapping" if origin in (Mapping, dict) else "a list"
+    # A text is a sequence of texts to Python, and a mistake here.
+    kind = Iterable if origin is Sequence and isinstance(value, np.ndarray) else origin
+    require(isinstance(value, kind) and not isinstance(value, str), name, words, shown(value))
+    check = _check_of(part) if origin is Sequence else None
+    if check is not None:
+        for one in value:
+            check(name, one)
     return value
 
 
-def _shaped(annotation: Any, name: str, value: Any) -> Any:
-    """An array of the kind and the number of axes that a jaxtyping annotation has."""
-    known = {"Float": "real numbers", "Int": "whole numbers", "Bool": "truth values"}
-    words = known.get(annotation.__name__.partition("[")[0], "numbers")
-    axes = annotation.dim_str.split()
-    if not axes and not hasattr(value, "dtype"):
-        return _number(name, value)  # left as it is: a Python number takes on the type of what it meets
-    any_axes = any(axis.startswith(("*", "#*", "...")) or "*" in axis for axis in axes)
+def _shaped(annotation: Any, of_jax: bool, name: str, value: Any) -> Any:
+    """An array of the kind and the number of axes that a jaxtyping annotation has; one of JAX, if nothing else will do."""
+    axes, kind = annotation.dim_str.split(), annotation.__name__.partition("[")[0]
+    words, types_of = _KINDS.get(kind, _KINDS["Float"])
     wanted = f"an array [{', '.join(axes)}] of {words}" if axes else f"one of {words}"
     array = value
     if not isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
-        array = np.asarray(value) if words == "truth values" else real_numbers(name, value, wanted)
+        array = real_numbers(name, value, wanted) if kind != "Bool" else _truths(name, value, wanted)
+        if words == "whole numbers" and array.size == 0:
+            array = array.astype(int)
+    any_axes = any("*" in axis or "..." in axis for axis in axes)
     fits = any_axes or len(array.shape) == len(axes)
     require(fits, name, wanted, f"shape {tuple(array.shape)}" if hasattr(value, "shape") else shown(value))
-    if words == "whole numbers" and array.size == 0:
-        array = array.astype(int)
-    kinds = {"truth values": (jnp.bool_,), "whole numbers": (jnp.integer,)}.get(words, (jnp.floating, jnp.integer))
-    require(any(jnp.issubdtype(array.dtype, kind) for kind in kinds), name, wanted, shown(value))
-    concrete = not isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
-    if concrete and jnp.issubdtype(array.dtype, jnp.floating) and array.size <= MOST_READ:
-        if not axes:
-            finite_number(name, array)
+    require(any(jnp.issubdtype(array.dtype, one) for one in types_of), name, wanted, shown(value))
+    traced = isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
+    if not traced and jnp.issubdtype(array.dtype, jnp.floating) and array.size <= MOST_READ:
         bad = np.argwhere(np.isnan(np.asarray(array)))
         require(len(bad) == 0, name, wanted, f"NaN at index {tuple(bad[0].tolist()) if len(bad) else ()}")
-    return array
+        require(bool(axes) or bool(np.isfinite(np.asarray(array))), name, "a finite number", shown(value))
+    if isinstance(value, int | float):
+        return value  # a Python number takes on the type of what it meets
+    return jnp.asarray(array) if of_jax and isinstance(array, np.ndarray) else array
+
+
+_KINDS = {
+    "Float": ("real numbers", (jnp.floating, jnp.integer)),
+    "Int": ("whole numbers", (jnp.integer,)),
+    "Bool": ("truth values", (jnp.bool_,)),
+}
+"""Kinds of arrays: in words, and by their types."""
+
+
+def _truths(name: str, value: Any, wanted: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        require(False, name, wanted, shown(value))
+        raise
 
 
 def _truth_among(value: Any) -> bool:

@@ -4,7 +4,7 @@ A partition is structure, not data: it is hashable and travels through `jax.jit`
 a concept compile to dense gathers over precomputed index blocks instead of scatters.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm._check import require
+from ufm._check import require, typed
 
 
 class Concepts:
@@ -25,6 +25,7 @@ class Concepts:
         ValueError: if a concept number is skipped or negative, or the vocabulary is empty.
     """
 
+    @typed
     def __init__(self, of_token: Sequence[int] | np.ndarray):
         array = np.array(of_token, dtype=np.int32)
         require(array.ndim == 1 and array.size > 0, "of_token", "the concept of each of V >= 1 tokens", of_token)
@@ -40,20 +41,26 @@ class Concepts:
         self._hash = hash(array.tobytes())
 
     @classmethod
-    def from_sizes(cls, sizes: Iterable[int]) -> "Concepts":
-        """Consecutive tokens: the first ``sizes[0]`` are concept 0, and so on."""
-        sizes = tuple(sizes)
-        require(
-            len(sizes) > 0 and all(isinstance(s, (int, np.integer)) and s >= 1 for s in sizes),
-            "sizes",
-            "at least one concept, each of one token or more",
-            sizes,
-        )
+    @typed
+    def from_sizes(cls, sizes: Sequence[int]) -> "Concepts":
+        """Consecutive tokens: the first ``sizes[0]`` are concept 0, and so on.
+
+        Raises:
+            ValueError: no size, or one that is no whole number from 1 on.
+        """
+        fits = len(sizes) > 0 and min(sizes) >= 1
+        require(fits, "sizes", "at least one concept, each of one token or more", sizes)
         return cls(np.repeat(np.arange(len(sizes)), sizes))
 
     @classmethod
+    @typed
     def from_lists(cls, members: Sequence[Sequence[int]], vocabulary_size: int) -> "Concepts":
-        """Each concept as the list of its tokens; together they must cover ``0..vocabulary_size-1`` exactly once."""
+        """Each concept as the list of its tokens; together they must cover ``0..vocabulary_size-1`` exactly once.
+
+        Raises:
+            ValueError: a token in no concept or in two, one outside the vocabulary, an empty concept.
+        """
+        require(vocabulary_size >= 1, "vocabulary_size", "at least one token", vocabulary_size)
         require(all(len(tokens) > 0 for tokens in members), "members", "concepts of one token or more", members)
         owner = np.full(vocabulary_size, -1)
         for concept, tokens in enumerate(members):
@@ -72,7 +79,7 @@ class Concepts:
 
     @property
     def vocabulary_size(self) -> int:
-        """V."""
+        """V, the number of tokens."""
         return self.of_token.size
 
     @cached_property
@@ -85,8 +92,13 @@ class Concepts:
         """Tokens per concept, ``[G]``."""
         return np.bincount(self.of_token)
 
+    @typed
     def members(self, concept: int) -> np.ndarray:
-        """The tokens of one concept, in increasing order."""
+        """The tokens of one concept, in increasing order.
+
+        Raises:
+            ValueError: a concept that does not exist.
+        """
         require(0 <= concept < self.count, "concept", f"a concept in 0..{self.count - 1}", concept)
         return np.flatnonzero(self.of_token == concept)
 
@@ -109,6 +121,7 @@ class Concepts:
         return f"Concepts(V={self.vocabulary_size}, G={self.count})"
 
 
+@typed
 def concept_log_probabilities(log_probabilities: Float[Array, "*batch V"], concepts: Concepts) -> Float[Array, "*batch G"]:
     """log of the total probability of each concept, ``log sum_{z in C} exp(log_probabilities[z])``.
 

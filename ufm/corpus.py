@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ufm._check import require
+from ufm._check import require, typed
 from ufm._pytree import Leaf
 from ufm.concepts import Concepts
 
@@ -55,7 +55,7 @@ class Corpus:
 
     @property
     def vocabulary_size(self) -> int:
-        """V."""
+        """V, the number of tokens."""
         return self.log_rows.shape[-1]
 
     @property
@@ -68,12 +68,18 @@ class Corpus:
         """The weight of each row: pi summed over the contexts that share it, ``[r]``."""
         return jnp.zeros(self.log_rows.shape[0], self.weights.dtype).at[self.row].add(self.weights)
 
+    @typed
     def contexts_of(self, concept: int) -> np.ndarray:
-        """The contexts of one concept (not inside a transformation)."""
+        """The contexts of one concept (not inside a transformation).
+
+        Raises:
+            ValueError: a concept that does not exist.
+        """
         require(0 <= concept < self.concepts.count, "concept", f"a concept in 0..{self.concepts.count - 1}", concept)
         return np.flatnonzero(np.asarray(self.concept) == concept)
 
 
+@typed
 def from_table(
     p: np.ndarray,
     concepts: Concepts | Sequence[Sequence[int]],
@@ -151,6 +157,9 @@ def from_table(
             f"the tokens of each of the {row.size} contexts",
             f"shape {words.shape}",
         )
+        require(np.issubdtype(words.dtype, np.integer), "words", "tokens, which are integers", words.dtype)
+        outside = words[(words < 0) | (words >= table.shape[1])]
+        require(outside.size == 0, "words", f"tokens in 0..{table.shape[1] - 1}", outside[:5].tolist())
     with np.errstate(divide="ignore"):
         log_rows = np.log(table) - np.log(sums)[:, None]
     return Corpus(
@@ -163,6 +172,7 @@ def from_table(
     )
 
 
+@typed
 @jax.jit
 def entropy(corpus: Corpus) -> Float[Array, ""]:
     """``sum_j pi_j H(p_j)`` in nats: the lower bound of the cross-entropy of any model of the corpus (S, appendix B.1)."""
@@ -191,6 +201,7 @@ class AssumptionMargins:
     interior: Float[Array, ""] | Leaf
 
 
+@typed
 def assumption_1(corpus: Corpus) -> AssumptionMargins:
     """The margins of assumption 1 of S: ``p_j(z) = a_z`` if z and c_j share their concept, else ``b_z``, 1 > a_z > b_z > 0.
 

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from ufm._check import require
+from ufm._check import require, typed
 from ufm.concepts import Concepts
 from ufm.corpus import Corpus, from_table
 
 
+@typed
 def count_documents(documents: Iterable[np.ndarray], concepts: Concepts, *, smoothing: float = 0.0) -> Corpus:
     """The empirical next-token table of a stream of documents (S, definition 2.1).
 
@@ -62,6 +63,7 @@ def count_documents(documents: Iterable[np.ndarray], concepts: Concepts, *, smoo
     return from_table(table / table.sum(axis=1, keepdims=True), concepts, concepts.of_token[words[:, 0]], seen, words=words)
 
 
+@typed
 def sample_documents(key: jax.Array, corpus: Corpus, n: int) -> Int[Array, "n T"]:
     """`n` independent documents of T tokens: a context drawn from pi, then its next token from p(. | c).
 

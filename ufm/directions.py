@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ufm._check import indices, require
+from ufm._check import finite, indices, require, typed
 from ufm.corpus import Corpus
-from ufm.steerable import Steerable
+from ufm.steerable import Steerable, known
 
 
+@typed
 def contrast(
     n_contexts: int, positive: Sequence[int] | np.ndarray, negative: Sequence[int] | np.ndarray
 ) -> Float[Array, " m"]:
@@ -25,6 +26,7 @@ def contrast(
     Raises:
         ValueError: an empty P or N, a context that does not exist or is given twice, or P and N sharing a context.
     """
+    require(n_contexts >= 2, "n_contexts", "at least two contexts to contrast", n_contexts)
     p = indices("positive", positive, n_contexts, of="contexts")
     n = indices("negative", negative, n_contexts, of="contexts")
     shared = np.intersect1d(p, n)
@@ -35,6 +37,7 @@ def contrast(
     return jnp.asarray(weights)
 
 
+@typed
 def contrastive(
     corpus: Corpus, target: int, opposite: int, *, size: int | None = None, key: jax.Array | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +61,7 @@ def contrastive(
     return _draw_both(corpus.contexts_of(target), corpus.contexts_of(opposite), "opposite", size, key)
 
 
+@typed
 def random_negatives(
     corpus: Corpus, target: int, *, size: int | None = None, key: jax.Array | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -70,9 +74,15 @@ def random_negatives(
     return _draw_both(corpus.contexts_of(target), others, "corpus", size, key)
 
 
+@typed
 def difference_of_means(model: Steerable, contexts: Int[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " d"]:
-    """The steering vector ``v = mean_P h_j - mean_N h_j`` (S, equation 3) as the contrast `weights` of hidden states."""
-    return _contrast_of_states(model, jnp.asarray(contexts), weights)
+    """The steering vector ``v = mean_P h_j - mean_N h_j`` (S, equation 3) as the contrast `weights` of hidden states.
+
+    Raises:
+        ValueError: a context that the model does not have, weights of another number or not finite.
+    """
+    _check_weights(weights)
+    return _contrast_of_states(model, known(model, contexts), weights)
 
 
 @jax.jit
@@ -81,12 +91,16 @@ def _contrast_of_states(model, contexts, weights):
     return weights.astype(h.dtype) @ h
 
 
+@typed
 def log_odds(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
     """``M(z) = mean_P log p_i(z) - mean_N log p_i(z)`` in nats, ``[V]`` (S, definition 3.2, for any |P| and |N|).
 
     Raises:
-        ValueError: outside transformations, if a token has probability 0 in a context of P or N.
+        ValueError: weights of another number than contexts; outside transformations, weights that are not finite, or a
+            token of probability 0 in a context of P or N.
     """
+    require(weights.shape == corpus.weights.shape, "weights", f"{corpus.n_contexts} weights", f"shape {weights.shape}")
+    _check_weights(weights)
     m = _contrast_of_rows(corpus, weights)
     if not isinstance(m, jax.core.Tracer):
         bad = np.flatnonzero(~np.isfinite(np.asarray(m)))
@@ -104,6 +118,11 @@ def _contrast_of_rows(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Arra
     rows = jnp.zeros(corpus.log_rows.shape[0], weights.dtype).at[corpus.row].add(weights)
     # Rows that P and N use equally, or not at all, must not bring in 0 * inf.
     return rows @ jnp.where(rows[:, None] != 0, corpus.log_rows, 0)
+
+
+def _check_weights(weights: Float[Array, " m"]) -> None:
+    if not isinstance(weights, jax.core.Tracer):
+        finite("weights", weights)
 
 
 def _check_contrast_possible(corpus: Corpus, target: int) -> None:

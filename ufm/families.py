@@ -10,19 +10,25 @@ from itertools import product
 
 import numpy as np
 
-from ufm._check import finite, require
+from ufm._check import finite, require, typed
 from ufm.concepts import Concepts
 from ufm.corpus import Corpus, from_table
 
 
+@typed
 def all_words(concepts: Concepts, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every context of `length` tokens from a single concept, as ``[m, length]`` tokens and ``[m]`` concepts."""
+    """Every context of `length` tokens from a single concept, as ``[m, length]`` tokens and ``[m]`` concepts.
+
+    Raises:
+        ValueError: a length below 1.
+    """
     require(length >= 1, "length", "contexts of at least one token", length)
     words = [w for k in range(concepts.count) for w in product(concepts.members(k), repeat=length)]
     array = np.array(words)
     return array, concepts.of_token[array[:, 0]]
 
 
+@typed
 def uniform(
     sizes: Sequence[int] = (3, 3, 3),
     epsilon: float = 0.05,
@@ -51,6 +57,7 @@ def uniform(
     return weighted(sizes, share, share, epsilon, length=length, contexts_per_concept=contexts_per_concept, weights=weights)
 
 
+@typed
 def weighted(
     sizes: Sequence[int],
     gamma: Sequence[float] | np.ndarray,
@@ -80,6 +87,7 @@ def weighted(
     return from_table(rows, concepts, owner, weights, row=owner, words=words)
 
 
+@typed
 def per_context(
     sizes: Sequence[int],
     gamma: np.ndarray,
@@ -95,6 +103,9 @@ def per_context(
         sizes, omega, epsilon, weights: as for `weighted`.
         gamma: ``[m, V]``; row j is used on the tokens of context j's concept only, and sums to 1 there.
         concept_of_context: g(j), ``[m]``.
+
+    Raises:
+        ValueError: as `weighted`; a concept that does not exist, shares of another shape.
     """
     concepts = Concepts.from_sizes(sizes)
     epsilon = _check_epsilon(epsilon, concepts.count)
@@ -122,6 +133,7 @@ def per_context(
     return from_table(_rows(gamma, omega, epsilon, owner, concepts), concepts, owner, weights)
 
 
+@typed
 def mixed(
     mixture: np.ndarray,
     q: np.ndarray,
@@ -136,10 +148,14 @@ def mixed(
         q: next-token distribution of each pure concept, ``[G, V]``.
         concepts: the partition of the vocabulary.
         weights: pi, ``[m]``; uniform if left out.
+
+    Raises:
+        ValueError: arrays whose shapes do not fit, a mixture whose rows are not on the simplex; as `ufm.from_table`.
     """
     mixture, q = finite("mixture", mixture), finite("q", q)
+    require(q.ndim == 2 and q.size > 0, "q", "shape [concepts, tokens]", f"shape {q.shape}")
     require(
-        mixture.ndim == 2 and q.ndim == 2 and mixture.shape[1] == q.shape[0],
+        mixture.ndim == 2 and mixture.size > 0 and mixture.shape[1] == q.shape[0],
         "mixture",
         f"shape [contexts, {q.shape[0]}], a column per row of q",
         f"shape {mixture.shape}",

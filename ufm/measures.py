@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ufm._check import indices
+from ufm._check import indices, require, typed
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import Corpus
 from ufm.steerable import Steerable, fitting, known, strengths, sweep, sweep_states
 
 
+@typed
 def probability_increase(
     model: Steerable,
     contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
@@ -44,7 +45,7 @@ def probability_increase(
             v of another width than its hidden states.
     """
     contexts = known(model, contexts)
-    vocabulary_size = jax.eval_shape(lambda m, c: m.decode(m.embed(c)), model, contexts).shape[-1]
+    vocabulary_size = _vocabulary_size(model)
     chosen = np.arange(vocabulary_size) if tokens is None else indices("tokens", tokens, vocabulary_size, of="tokens")
     return _probability_increase(model, contexts, v, strengths(alphas), jnp.asarray(chosen), budget)
 
@@ -57,6 +58,7 @@ def _probability_increase(model, contexts, v, alphas, tokens, budget):
     return _increase(model, contexts, v, alphas, probabilities, budget)
 
 
+@typed
 def concept_increase(
     model: Steerable,
     contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
@@ -70,6 +72,7 @@ def concept_increase(
 
     Arguments and errors are those of `probability_increase`; `concepts` is the partition of the model's vocabulary.
     """
+    _check_vocabulary("concepts", concepts.vocabulary_size, model)
     return _concept_increase(model, known(model, contexts), v, strengths(alphas), concepts, budget)
 
 
@@ -81,6 +84,7 @@ def _concept_increase(model, contexts, v, alphas, concepts, budget):
     return _increase(model, contexts, v, alphas, totals, budget) / jnp.asarray(concepts.sizes)
 
 
+@typed
 def cross_entropy_increase(
     model: Steerable, corpus: Corpus, v: Float[Array, " d"], alphas: Any, *, budget: int | None = None
 ) -> Float[Array, " K"]:
@@ -91,6 +95,8 @@ def cross_entropy_increase(
         corpus: gives contexts, weights and next-token probabilities.
         v, alphas, budget: as for `probability_increase`.
     """
+    known(model, np.arange(corpus.n_contexts))
+    _check_vocabulary("corpus", corpus.vocabulary_size, model)
     return _cross_entropy_increase(model, corpus, v, strengths(alphas), budget)
 
 
@@ -105,6 +111,7 @@ def _cross_entropy_increase(model, corpus, v, alphas, budget):
     return corpus.weights @ _increase(model, contexts, v, alphas, loss, budget)
 
 
+@typed
 def curvature(
     model: Steerable,
     contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
@@ -134,6 +141,7 @@ def _curvature(model, contexts, v, alpha):
     return variance(logits, slope) / 2
 
 
+@typed
 def divergence(
     model: Steerable,
     contexts: Int[Array, " n"] | np.ndarray | Sequence[int],
@@ -172,6 +180,15 @@ def variance(logits: Float[Array, "*n V"], of: Float[Array, "*n V"]) -> Float[Ar
     p = jax.nn.softmax(logits)
     off = of - jnp.sum(p * of, axis=-1, keepdims=True)
     return jnp.sum(p * off * off, axis=-1)
+
+
+def _vocabulary_size(model: Steerable) -> int:
+    return jax.eval_shape(lambda m: m.decode(m.embed(jnp.arange(1))), model).shape[-1]
+
+
+def _check_vocabulary(argument: str, size: int, model: Steerable) -> None:
+    wanted = _vocabulary_size(model)
+    require(size == wanted, argument, f"one of the model's {wanted} tokens", f"{size} tokens")
 
 
 def _increase(model, contexts, v, alphas, measure, budget):

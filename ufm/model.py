@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ufm._check import require
+from ufm._check import require, typed
 from ufm._numerics import exp_minus_tangent
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus, entropy
@@ -37,7 +37,7 @@ class UFM:
 
     @property
     def n_contexts(self) -> int:
-        """m."""
+        """m, the number of contexts."""
         return self.H.shape[1]
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
@@ -89,6 +89,7 @@ class FreeFeatures(Protocol):
         ...
 
 
+@typed
 def init(key: jax.Array, corpus: Corpus, d: int, *, scale: float = 0.3, dtype: DTypeLike | None = None) -> UFM:
     """Random parameters for a corpus: independent normal entries of standard deviation `scale`.
 
@@ -117,6 +118,7 @@ def _init(key, scale, v, d, m, dtype):
     )
 
 
+@typed
 def exact(corpus: Corpus) -> UFM:
     """A model that satisfies assumption 2 of S up to rounding: ``softmax(W h_j) = p(. | c_j)``, with d = V.
 
@@ -131,6 +133,7 @@ def exact(corpus: Corpus) -> UFM:
     return representing(corpus.log_p)
 
 
+@typed
 def representing(log_p: Float[Array, "m V"]) -> UFM:
     """A model of a table of log-probabilities, as `exact`, for use inside transformations."""
     v = log_p.shape[-1]
@@ -140,11 +143,13 @@ def representing(log_p: Float[Array, "m V"]) -> UFM:
     return UFM(W=jnp.asarray(rotation), H=rotation.T @ centred.T)
 
 
+@typed
 def logits(model: FreeFeatures) -> Float[Array, "m V"]:
     """The logits of every context, ``[m, V]``."""
     return model.decode(model.H.T)
 
 
+@typed
 def gap(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
     """``CE(f) - sum_j pi_j H(p_j) = sum_j pi_j KL(p_j || softmax(f(c_j)))`` in nats; assumption 2 of S is a gap of 0.
 
@@ -160,6 +165,7 @@ def gap(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
     return jnp.dot(corpus.weights, jnp.sum(terms, axis=-1))
 
 
+@typed
 def cross_entropy(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
     """``CE(f) = - sum_j pi_j sum_z p_j(z) log softmax_z(f(c_j))`` in nats (S, section 2.2)."""
     return entropy(corpus) + gap(model, corpus)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ufm._check import require
+from ufm._check import in_range, require, typed
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus
 from ufm.model import init, sites_of
@@ -25,10 +25,16 @@ KINDS = ("rms", "layer")
 
 
 def as_seen(h: Float[Array, "*n d"], kind: str) -> Float[Array, "*n d"]:
-    """What a norm of this kind scales to unit size: for "layer" h less its mean, for "rms" h itself."""
+    """What a norm of this kind scales to unit size: for "layer" h less its mean, for "rms" h itself.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    require(kind in KINDS, "kind", f"one of {KINDS}", repr(kind))
     return h - jnp.mean(h, axis=-1, keepdims=True) if kind == "layer" else h
 
 
+@typed
 def norm(
     h: Float[Array, "*n d"],
     gamma: Float[Array, " d"] | None = None,
@@ -47,9 +53,9 @@ def norm(
         eps: added to the mean square. With 0 a hidden state of 0 (for "layer": a constant one) becomes NaN.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind; outside transformations, a negative eps.
     """
-    require(kind in KINDS, "kind", f"one of {KINDS}", repr(kind))
+    in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
     h = as_seen(h, kind)
     out = h / jnp.sqrt(jnp.mean(h * h, axis=-1, keepdims=True) + eps)
     out = out if gamma is None else gamma * out
@@ -79,7 +85,7 @@ class NormalisedUFM:
 
     @property
     def n_contexts(self) -> int:
-        """m."""
+        """m, the number of contexts."""
         return self.H.shape[1]
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
@@ -109,6 +115,7 @@ class NormalisedUFM:
         return norm(h, self.gamma, self.bias, kind=self.kind, eps=self.eps)
 
 
+@typed
 def init_normalised(
     key: jax.Array,
     corpus: Corpus,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ufm._check import require
+from ufm._check import require, typed
 
 
 class Answers(NamedTuple):
@@ -39,15 +39,17 @@ class Answers(NamedTuple):
 
     @property
     def swapped(self) -> "Answers":
-        """The same with the other answer as the positive one."""
+        """These answers with the other one as the positive one."""
         return Answers(self.negative, self.positive, self.tokens_negative, self.tokens_positive)
 
 
+@typed
 def preference_odds(loss_positive: Float[Array, "*n"], loss_negative: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """``PrefOdds = L_n - L_p``, nats (W)."""
     return loss_negative - loss_positive
 
 
+@typed
 def utility_odds(loss_positive: Float[Array, "*n"], loss_negative: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """``UtilOdds = log((e^-L_p + e^-L_n) / (1 - e^-L_p - e^-L_n))``, nats (W).
 
@@ -58,11 +60,13 @@ def utility_odds(loss_positive: Float[Array, "*n"], loss_negative: Float[Array, 
     return jnp.where(defined, both - jnp.log(-jnp.expm1(jnp.where(defined, both, -1.0))), jnp.nan)
 
 
+@typed
 def sft(answers: Answers) -> Float[Array, "*n"]:
     """Supervised fine-tuning: ``L_p``."""
     return answers.loss_positive
 
 
+@typed
 def split(
     answers: Answers,
     *,
@@ -85,6 +89,7 @@ def split(
     return weight_positive * p + weight_negative * n + gamma * jax.nn.relu(theta - preference_odds(p, n))
 
 
+@typed
 def reps(answers: Answers, reference: Answers, *, scale: float = 1.0) -> Float[Array, "*n"]:
     """One side of RePS: ``-log sigmoid(w / |y_p| log p(y_p) - 1 / |y_n| log p(y_n))`` (W).
 
@@ -95,6 +100,9 @@ def reps(answers: Answers, reference: Answers, *, scale: float = 1.0) -> Float[A
         answers: of the model with the update.
         reference: of the model without.
         scale: of the weight.
+
+    Raises:
+        ValueError: a scale that is not above 0.
     """
     require(scale > 0, "scale", "a number above 0", scale)
     weight = lax.stop_gradient(jnp.maximum(scale * (reference.negative - reference.positive), 1.0))

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ufm._check import finite, require
+from ufm._check import finite, require, typed
 
 DEFAULT_BUDGET = 2**20
 """Numbers a sweep holds at once, unless told otherwise: 8 MiB of float64, about what a core's cache serves."""
@@ -39,6 +39,7 @@ class Steerable(Protocol):
         ...
 
 
+@typed
 def steer(
     model: Steerable,
     contexts: Int[Array, "*n"] | np.ndarray | Sequence[int],
@@ -85,6 +86,7 @@ def fitting(v: Float[Array, "..."], h: Float[Array, "*n d"]) -> Float[Array, " d
     return v
 
 
+@typed
 def sweep(
     model: Steerable,
     contexts: Int[Array, " n"],
@@ -111,6 +113,7 @@ def sweep(
     return sweep_states(model, model.embed(contexts), v, alphas, measure, budget=budget)
 
 
+@typed
 def sweep_states(
     model: Steerable,
     h: Float[Array, "n d"],
@@ -120,7 +123,16 @@ def sweep_states(
     *,
     budget: int | None = None,
 ) -> Any:
-    """`sweep` from hidden states that are known already: those of a pass that several sweeps share."""
+    """`sweep` from hidden states that are known already: those of a pass that several sweeps share.
+
+    Args:
+        model: a split model.
+        h: hidden states, ``[n, d]``.
+        v, alphas, measure, budget: as for `sweep`.
+
+    Returns:
+        The pytree of `measure`, each leaf with leading axes ``[n, K]``.
+    """
     v = fitting(v, h)
 
     def one(position, alpha):
@@ -134,7 +146,11 @@ def at_once(model: Steerable, h: Float[Array, "*n d"], budget: int | None = None
 
     A model may say how many numbers it `held` for one of them while it decodes, and which `budget` suits it; otherwise
     these are the V logits, and `DEFAULT_BUDGET`.
+
+    Raises:
+        ValueError: a budget below 1.
     """
+    require(budget is None or budget >= 1, "budget", "at least one number at a time", budget)
     held = getattr(model, "held", None) or jax.eval_shape(model.decode, h).shape[-1]
     return max(1, (budget or getattr(model, "budget", DEFAULT_BUDGET)) // held)
 
@@ -142,9 +158,15 @@ def at_once(model: Steerable, h: Float[Array, "*n d"], budget: int | None = None
 def pairs(
     function: Callable[[Int[Array, ""], Float[Array, ""]], Any], n: int, alphas: Float[Array, " K"], chunk: int
 ) -> Any:
-    """``function(i, alphas[k])`` for all i < n and k, `chunk` pairs at a time; leaves come back as ``[n, K, ...]``."""
+    """``function(i, alphas[k])`` for all i < n and k, `chunk` pairs at a time; leaves come back as ``[n, K, ...]``.
+
+    Raises:
+        ValueError: a chunk below 1.
+    """
     require(chunk >= 1, "chunk", "at least one pair at a time", chunk)
     k = alphas.shape[0]
+    require(n >= 1, "contexts", "at least one", "none")
+    require(k >= 1, "alphas", "at least one strength", "none")
     position = jnp.repeat(jnp.arange(n), k, total_repeat_length=n * k)
     out = lax.map(lambda pair: function(*pair), (position, jnp.tile(alphas, n)), batch_size=min(chunk, n * k))
     return jax.tree.map(lambda leaf: leaf.reshape(n, k, *leaf.shape[1:]), out)

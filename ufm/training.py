@@ -15,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from ufm._check import require
+from ufm._check import require, typed
 from ufm.corpus import Corpus, entropy
 from ufm.model import FreeFeatures, gap, init
 
@@ -62,6 +62,7 @@ class Fit:
         return self.gaps.size - 1
 
 
+@typed
 def fit(
     corpus: Corpus,
     *,

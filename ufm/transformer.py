@@ -23,7 +23,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ufm._check import require
+from ufm._check import in_range, require, typed
 from ufm._pytree import Leaf
 from ufm.normalised import KINDS, norm
 from ufm.steerable import Change
@@ -95,7 +95,7 @@ class Transformer:
 
     @property
     def n_contexts(self) -> int:
-        """m."""
+        """m, the number of contexts."""
         return self.tokens.shape[0]
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n Td"]:
@@ -168,6 +168,7 @@ def _mlp(layer: Layers, x: Float[Array, "*n T d"]) -> Float[Array, "*n T d"]:
     return jax.nn.gelu(x @ layer.up) @ layer.down
 
 
+@typed
 def added(model: Transformer) -> Float[Array, ""]:
     """How much the blocks after the cut add to the stream at most, at any position: a Euclidean norm, inf for "stream".
 
@@ -187,13 +188,19 @@ def added(model: Transformer) -> Float[Array, ""]:
     return jnp.sum(rho * jnp.stack([attention, mlp], axis=-1))
 
 
+@typed
 def added_in_the_limit(model: Transformer, v: Float[Array, " d"]) -> Float[Array, " d"]:
     """What the blocks after the cut add to the stream once it is alpha v and nothing else, alpha to infinity (N11).
 
     For "pre" only: every norm is then given the direction of v, so that each attention and MLP adds what it makes of that,
     and an attention passes its values on.
+
+    Raises:
+        ValueError: another placement than "pre".
     """
     require(model.placement == "pre", "placement", "'pre'", repr(model.placement))
+    wanted = model.positions.shape[-1:]
+    require(v.shape == wanted, "v", f"shape {wanted}, that of the stream at one position", f"shape {v.shape}")
     after = jax.tree.map(lambda leaf: leaf[model.cut :], model.layers)
 
     def block(layer: Layers) -> Float[Array, " d"]:
@@ -203,6 +210,7 @@ def added_in_the_limit(model: Transformer, v: Float[Array, " d"]) -> Float[Array
     return jnp.sum(jax.vmap(block)(after), axis=0)
 
 
+@typed
 def init_transformer(
     key: jax.Array,
     tokens: Int[Array, "m T"],
@@ -239,7 +247,12 @@ def init_transformer(
     """
     require(kind in KINDS, "kind", f"one of {KINDS}", repr(kind))
     require(placement in PLACEMENTS, "placement", f"one of {PLACEMENTS}", repr(placement))
-    require(heads >= 1 and d >= 1 and d % heads == 0, "d", f"a multiple of the {heads} heads", d)
+    in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
+    require(softcap is None or softcap > 0, "softcap", "None or a number above 0", softcap)
+    require(blocks >= 0, "blocks", "a number of blocks of at least 0", blocks)
+    require(heads >= 1, "heads", "at least one head", heads)
+    require(vocabulary_size >= 1, "vocabulary_size", "at least one token", vocabulary_size)
+    require(d >= 1 and d % heads == 0, "d", f"a multiple of the {heads} heads", d)
     require(0 <= cut <= blocks, "cut", f"a number of blocks between 0 and {blocks}", cut)
     require(tokens.size > 0, "tokens", "contexts of at least one token", f"shape {tokens.shape}")
     inside = isinstance(tokens, jax.core.Tracer) or bool(((tokens >= 0) & (tokens < vocabulary_size)).all())

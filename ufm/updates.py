@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ufm._check import finite, require
+from ufm._check import finite, require, typed
 from ufm._pytree import Leaf
 from ufm.steerable import DEFAULT_BUDGET, Change, Steerable
 
@@ -112,6 +112,7 @@ FORMS: dict[str, type[Update]] = {"vector": Vector, "lora": LoRA, "weight": Weig
 """The forms of updates by name."""
 
 
+@typed
 def init_update(
     key: jax.Array, form: str, inputs: int, outputs: int, *, rank: int = 4, dtype: DTypeLike | None = None
 ) -> Update:
@@ -128,6 +129,8 @@ def init_update(
         ValueError: an unknown form, a rank below 1 or above the widths.
     """
     require(form in FORMS, "form", f"one of {', '.join(FORMS)}", repr(form))
+    for name, width in (("inputs", inputs), ("outputs", outputs)):
+        require(width >= 1, name, "a width of at least 1", width)
     if form == "vector":
         return Vector(jnp.zeros(outputs, dtype))
     if form == "weight":
@@ -138,11 +141,13 @@ def init_update(
     return LoRA(down, jnp.zeros((outputs, rank), dtype))
 
 
+@typed
 def add(update: Update) -> Change:
     """The change that an update makes: ``y + m added(x)``."""
     return lambda x, y, m: y + (m * update.added(x)).astype(y.dtype)
 
 
+@typed
 def null_out(update: Update) -> Change:
     """The change that takes out of the output what points along the update: ``y - relu(y . u) u / ||u||^2``.
 
@@ -206,6 +211,7 @@ class Updated:
         return self.model.decode_through(h[..., :-1], self.site, add(self.update), h[..., -1])
 
 
+@typed
 def updated(model: Sited, update: Update, *, site: str = "state") -> Updated:
     """A model that an update steers; it shares the parameters of `model`.
 
@@ -220,10 +226,10 @@ def updated(model: Sited, update: Update, *, site: str = "state") -> Updated:
     require(isinstance(model, Sited), "model", "a split model with sites", type(model).__name__)
     require(site in model.sites, "site", f"one of {', '.join(model.sites)}", repr(site))
     inputs, outputs = model.sites[site]
-    shapes = {name: jnp.shape(leaf) for name, leaf in vars(update).items()}
-    wanted = f"one for the site {site}, from {inputs} to {outputs} numbers"
-    require(update.fits(inputs, outputs), "update", wanted, f"{type(update).__name__} with {shapes}")
     for name, leaf in vars(update).items():
         if not isinstance(leaf, jax.core.Tracer):
             finite(f"update.{name}", leaf)
+    shapes = {name: jnp.shape(leaf) for name, leaf in vars(update).items()}
+    wanted = f"one for the site {site}, from {inputs} to {outputs} numbers"
+    require(update.fits(inputs, outputs), "update", wanted, f"{type(update).__name__} with {shapes}")
     return Updated(model, update, site)

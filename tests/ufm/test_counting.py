@@ -101,7 +101,7 @@ def test_refuses_documents(documents, message):
 
 @pytest.mark.parametrize("smoothing", [-1.0, np.nan, np.inf])
 def test_refuses_smoothing(smoothing):
-    with pytest.raises(ValueError, match=r"^smoothing: expected a number of at least 0, got"):
+    with pytest.raises(ValueError, match=rf"^smoothing: .* got {smoothing}"):
         count_documents([np.array([[0, 1]])], CONCEPTS, smoothing=smoothing)
 
 

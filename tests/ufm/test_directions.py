@@ -23,13 +23,13 @@ def test_contrast():
 @pytest.mark.parametrize(
     ("positive", "negative", "message"),
     [
-        ([], [1], "positive: expected a non-empty list of contexts"),
-        ([0], [], "negative: expected a non-empty list of contexts"),
-        ([0, 1], [1, 2], r"negative: expected contexts that are not in positive, got \[1\] in both"),
-        ([0, 3], [1], r"positive: expected contexts between 0 and 2, got \[3\]"),
-        ([0], [-1], r"negative: expected contexts between 0 and 2, got \[-1\]"),
-        ([0, 0], [1], r"positive: expected distinct contexts, got \[0\] more than once"),
-        (np.array([0.0]), [1], r"positive: expected integers \(indices of contexts\), got float64"),
+        ([], [1], "positive: .*non-empty"),
+        ([0], [], "negative: .*non-empty"),
+        ([0, 1], [1, 2], r"negative: .* got \[1\] in both"),
+        ([0, 3], [1], r"positive: .*between 0 and 2, got \[3\]"),
+        ([0], [-1], r"negative: .*between 0 and 2, got \[-1\]"),
+        ([0, 0], [1], r"positive: .* got \[0\] more than once"),
+        (np.array([0.0]), [1], r"positive: .*whole numbers, got .*float64"),
     ],
 )
 def test_contrast_refuses(positive, negative, message):

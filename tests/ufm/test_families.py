@@ -72,7 +72,7 @@ def test_corpora_of_words_share_rows():
 
 @pytest.mark.parametrize("epsilon", [0.0, -0.1, 0.5, 0.7, np.nan])
 def test_refuses_epsilon(epsilon):
-    with pytest.raises(ValueError, match=r"epsilon: expected a probability in \(0, \(G-1\)/G\) = \(0, 0\.5\), got"):
+    with pytest.raises(ValueError, match=rf"^epsilon: .* got {epsilon}"):
         uniform((2, 2), epsilon)
 
 

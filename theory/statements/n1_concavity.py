@@ -154,7 +154,7 @@ def sweet_spot(one: Instance):
 
 
 def _finite_spot(one: Instance):
-    """The same with infinite ends moved to 4/R from the finite one, or to +-4/R."""
+    """The sweet spot with infinite ends moved to 4/R from the finite one, or to +-4/R."""
     low, high = sweet_spot(one)
     reach = 4 / one.range
     low_end = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high - reach, -reach))

@@ -129,7 +129,7 @@ def _cumulants(one: Instance):
 
 
 def _central_moments(one: Instance):
-    """The same with central moments in place of cumulants, which are the same up to order 3."""
+    """The coefficients with central moments in place of cumulants, which are the same up to order 3."""
     m = one.log_odds
     d = m - (one.p @ m)[:, None]
     orders = np.arange(_ORDER + 1)
