@@ -377,6 +377,9 @@ def bench(names: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         ``{"settings": ..., "cases": {name: {figure: number}}}``.
+
+    Raises:
+        ValueError: a case that there is not.
     """
     chosen = list(CASES) if not names else list(names)
     unknown = [name for name in chosen if name not in CASES]

@@ -95,9 +95,13 @@ class Text(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Per token: the curvature of KL, the slope of Delta CE at 0, and its standard error if the model drew the text.
+    """How the losses of a text move with the strength at 0, per token.
 
-    `of_rows` has the curvature of each row.
+    Attributes:
+        curvature: of KL.
+        slope: of Delta CE.
+        error: the standard error of the slope, if the model drew the text.
+        of_rows: the curvature of each row.
     """
 
     curvature: float
@@ -122,7 +126,18 @@ def loss_moments(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> Mo
 def loss_increases(
     lm: LanguageModel, text: Text, v: np.ndarray, layer: int, alphas: np.ndarray
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
-    """Delta CE and KL from the unsteered model by strength, nats per token."""
+    """Delta CE and KL from the unsteered model by strength, nats per token.
+
+    Args:
+        lm: a language model.
+        text: what the losses are of.
+        v: steering vector, ``[d]``.
+        layer: the block after which it is added.
+        alphas: strengths, ``[K]``.
+
+    Returns:
+        Delta CE and KL, ``[K]`` each.
+    """
     away = alphas != 0
     found = increases(_cut(lm, text, layer), jnp.asarray(v), jnp.asarray(alphas[away], v.dtype))
     curves = np.zeros((2, alphas.size))

@@ -84,7 +84,15 @@ def run(seed: int = 0) -> xr.Dataset:
 
 
 def answered(model: Steerable, context: int, v, alphas, positive: int, negative: int) -> Answers:
-    """Log-probabilities of two answers of one token, by strength, ``[K]``."""
+    """Log-probabilities of two answers of one token, by strength, ``[K]``.
+
+    Args:
+        model: a split model.
+        context: its index.
+        v: steering vector, ``[d]``.
+        alphas: strengths, ``[K]``.
+        positive, negative: the tokens that are the answers.
+    """
     tokens = jnp.asarray([positive, negative])
     alphas = jnp.asarray(alphas)
     log_q = sweep(model, jnp.asarray([context]), v, alphas, lambda logits, _: jax.nn.log_softmax(logits)[tokens])[0]

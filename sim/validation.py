@@ -83,7 +83,7 @@ def material() -> Material:
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison.
+    """What one comparison found.
 
     Attributes:
         statement: its id.

@@ -33,7 +33,13 @@ AUTODIFF_SHARE = 20
 
 @dataclass(frozen=True)
 class Verdict:
-    """A statement, what each route found, and what some of them found about its false twin."""
+    """A statement, what each route found, and what some of them found about its false twin.
+
+    Attributes:
+        statement: what was checked.
+        evidence: what each route found.
+        twin: what some routes found about the false twin, if it was put to them.
+    """
 
     statement: Statement
     evidence: tuple[Evidence, ...]

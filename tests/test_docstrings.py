@@ -1,47 +1,189 @@
-"""What is public is documented."""
+"""Docstrings begin with a sentence, tell of arguments, results and errors, and hold no code and nothing cut off."""
 
-import importlib
+import ast
 import inspect
-import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import sim
 import theory
 import ufm
 
-MODULES = [
-    module.name
-    for package in (ufm, theory)
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
-    if not module.name.split(".")[-1].startswith("__")
-]
+ROOT = Path(ufm.__file__).parents[1]
+FILES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
+    for package in (ufm, theory, sim)
+    for path in sorted(Path(package.__file__).parent.rglob("*.py"))
+}
+SECTIONS = ("Args", "Attributes", "Returns", "Raises")
+SIMPLE = (ast.Assign, ast.AugAssign, ast.Return, ast.Import, ast.ImportFrom, ast.Assert, ast.Raise, ast.Delete)
+COMPOUND = re.compile(r"(for|if|elif|while|with|def|class|try|except|else)\b.*:$")
+MANY = 5
+"""So many arguments need a section, unless the text says whose they are."""
+
+Definition = ast.FunctionDef | ast.ClassDef
 
 
-def undocumented(name, value):
-    """Names under a function or class that have no docstring of their own; a dataclass's generated one does not count."""
-    if not (value.__doc__ or "").strip() or value.__doc__.startswith(f"{value.__name__}("):
-        yield name
-    if inspect.isclass(value):
-        for member, attribute in vars(value).items():
-            target = getattr(attribute, "fget", None) or getattr(attribute, "func", None) or attribute
-            target = getattr(target, "__func__", target)
-            if not member.startswith("_") and inspect.isfunction(target) and not (target.__doc__ or "").strip():
-                yield f"{name}.{member}"
+def faults(source: str) -> Iterator[str]:
+    """What is wrong with the docstrings of a module, with the names they belong to."""
+    for name, node in definitions(ast.parse(source)):
+        text, private = ast.get_docstring(node), any(part.startswith("_") for part in name.split("."))
+        if text:
+            found = [*faults_of_text(text, is_module=isinstance(node, ast.Module))]
+            found += [] if private else faults_of_contents(node, text)
+        else:
+            found = [] if private else ["has no docstring"]
+        yield from (f"{name} {fault}" for fault in found)
 
 
-@pytest.mark.parametrize("name", ["ufm", "theory", *MODULES])
-def test_public_things_have_docstrings(name):
-    module = importlib.import_module(name)
-    assert (module.__doc__ or "").strip()
-    own = {
-        key: value
-        for key, value in vars(module).items()
-        if not key.startswith("_")
-        and (inspect.isclass(value) or callable(value))
-        and getattr(value, "__module__", None) == name
-        and hasattr(value, "__name__")
-    }
-    assert [missing for key, value in own.items() for missing in undocumented(key, value)] == []
+def definitions(node: ast.Module | Definition, path: str = "") -> Iterator[tuple[str, ast.Module | Definition]]:
+    """A module, and every function, class and method of it, by name."""
+    if isinstance(node, ast.Module):
+        yield "the module", node
+    for one in node.body:
+        if isinstance(one, ast.FunctionDef | ast.ClassDef):
+            yield path + one.name, one
+            if isinstance(one, ast.ClassDef):
+                yield from definitions(one, f"{path}{one.name}.")
+
+
+def faults_of_text(text: str, *, is_module: bool) -> Iterator[str]:
+    """Whether a docstring is whole: a first sentence, sections that are known and say something, an end, no code."""
+    first = text.split("\n\n")[0].strip()
+    if not first.endswith((".", ":")) or len(re.findall(r"\w+", first)) < 3 or re.match(r"The same\b", first):
+        yield f"does not begin with a sentence: {first}"
+    if not (is_module or text.rstrip().endswith((".", ".)", ":", "``"))) or odd(text):
+        yield "is cut off"
+    if not is_module:  # there, formulas stand by themselves
+        yield from (f"has code: {line.strip()}" for line in text.splitlines() if is_code(line.strip()))
+    yield from (f"has an unknown section: {name}" for name in re.findall(r"^(\w+):$", text, re.M) if name not in SECTIONS)
+    for name, entries in sections(text).items():
+        if not entries or not all(said for _, said in entries):
+            yield f"says nothing under {name}"
+
+
+def faults_of_contents(node: ast.Module | Definition, text: str) -> Iterator[str]:
+    """Whether a docstring tells of all arguments or attributes, of results that are several, of errors."""
+    told = {name: {one for head, _ in entries for one in head.split(", ")} for name, entries in sections(text).items()}
+    if isinstance(node, ast.FunctionDef) and not any("command" in ast.unparse(one) for one in node.decorator_list):
+        args = node.args
+        every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *(one for one in (args.vararg, args.kwarg) if one)]
+        arguments = {one.arg for one in every} - {"self", "cls"}
+        if "Args" in told and told["Args"] != arguments:
+            yield f"has other arguments than it tells of: {sorted(told['Args'] ^ arguments)}"
+        if "Args" not in told and len(arguments) >= MANY and not re.search(r"[Aa]rguments|[Aa]s (for )?`", text):
+            yield f"tells of none of its arguments {sorted(arguments)}"
+        if "Returns" not in told and several(node.returns) and not re.search(r", | and ", text):
+            yield "does not tell its results apart"
+        if "Raises" not in told and refuses(node) and not re.search(r"[Ee]rrors|[Rr]efuse|``ValueError", text):
+            yield "does not tell of its errors"
+    if isinstance(node, ast.ClassDef) and is_record(node):
+        fields = {one.target.id for one in node.body if isinstance(one, ast.AnnAssign)}
+        fields = {name for name in fields if not name.startswith("_")}
+        if told.get("Attributes", set()) != fields and ("Attributes" in told or len(fields) > 2):
+            yield f"has other attributes than it tells of: {sorted(told.get('Attributes', set()) ^ fields)}"
+
+
+def odd(text: str) -> bool:
+    """Whether a bracket or a backtick is left open; half-open intervals are not."""
+    text = re.sub(r"[(\[][^()\[\]]*, [^()\[\]]*[)\]]", "", re.sub(r"``.*?``", "", text, flags=re.S))
+    return text.count("`") % 2 == 1 or text.count("(") != text.count(")")
+
+
+def is_code(line: str) -> bool:
+    """Whether a line is a statement of Python."""
+    try:
+        body = ast.parse(line).body
+    except (SyntaxError, ValueError):
+        return bool(COMPOUND.match(line))
+    return any(isinstance(one, SIMPLE) or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)) for one in body)
+
+
+def sections(text: str) -> dict[str, list[tuple[str, str]]]:
+    """The sections of a docstring, each as pairs of what an entry is about and what it says."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    current = None
+    for line in text.splitlines():
+        if not line.startswith(" ") and line.strip():
+            name = line.rstrip().removesuffix(":")
+            current = found.setdefault(name, []) if name in SECTIONS and line.endswith(":") else None
+        elif current is not None and line.strip():
+            if line.startswith("     ") and current:
+                head, said = current[-1]
+                current[-1] = head, f"{said} {line.strip()}"
+            else:
+                head, _, said = line.strip().partition(":")
+                current.append((head, said.strip() or ("" if line.endswith(":") else head)))
+    return found
+
+
+def several(returns: ast.expr | None) -> bool:
+    """Whether a function returns several things that have no names."""
+    words = "" if returns is None else ast.unparse(returns)
+    return words.startswith("tuple[") and "..." not in words and isinstance(returns.slice, ast.Tuple)
+
+
+def refuses(node: ast.FunctionDef) -> bool:
+    """Whether a function raises something or requires it, functions inside it left aside."""
+    inside = {id(x) for one in ast.walk(node) if isinstance(one, ast.FunctionDef) and one is not node for x in ast.walk(one)}
+    own = [one for one in ast.walk(node) if id(one) not in inside]
+    calls = [one.func.id for one in own if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)]
+    return "require" in calls or any(isinstance(one, ast.Raise) and one.exc is not None for one in own)
+
+
+def is_record(node: ast.ClassDef) -> bool:
+    """Whether a class is a dataclass or a named tuple."""
+    words = [ast.unparse(one) for one in (*node.decorator_list, *node.bases)]
+    return any("dataclass(" in word or word in ("dataclass", "NamedTuple") for word in words)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_docstrings_say_what_they_have_to(name):
+    assert list(faults(FILES[name].read_text(encoding="utf-8"))) == []
+
+
+GOOD = """Add two numbers (or none) in [0, 1).
+
+Args:
+    a, b: what is added, which
+        may take a second line.
+
+Returns:
+    The sum.
+
+Raises:
+    ValueError: a negative number.
+"""
+BAD = {
+    "begin": ("Add two numbers (or none) in [0, 1).", "The same."),
+    "arguments": ("a, b: what", "a: what"),
+    "says nothing": ("The sum.", ""),
+    "cut off": ("or none)", "or none"),
+    "has code": ("    The sum.", "    total = a + b"),
+    "unknown section": ("Returns:", "Return:"),
+    "errors": ("Raises:\n    ValueError: a negative number.", ""),
+    "apart": ("Returns:\n    The sum.", ""),
+}
+
+
+def with_docstring(text):
+    indented = text.replace("\n", "\n    ")
+    body = f'def add(a, b) -> tuple[int, int]:\n    """{indented}"""\n    require(a, b)\n'
+    return f'"""A module that adds."""\n{body}'
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_faults_of_docstrings_are_found(fault):
+    good, bad = BAD[fault]
+    assert list(faults(with_docstring(GOOD))) == []
+    assert good in GOOD
+    text = GOOD.replace(good, bad)
+    if fault == "apart":
+        text = text.replace("a, b: what is added, which", "a: one.\n    b: another,").replace(", ", " or ")
+    assert any(fault in one for one in faults(with_docstring(text)))
 
 
 @pytest.mark.parametrize("package", [ufm, theory], ids=["ufm", "theory"])

@@ -51,7 +51,7 @@ class Tensors(Protocol):
 
 @contextmanager
 def reading(path: Path, what: str, *, argument: str = "checkpoint") -> Iterator[None]:
-    """Whatever a library says of a malformed file becomes a `ValueError` that names the argument and the file."""
+    """Turn what a library says of a malformed file into a ``ValueError`` that names the argument and the file."""
     try:
         yield
     except (MemoryError, KeyboardInterrupt):
@@ -79,7 +79,11 @@ class Safetensors:
 
     @classmethod
     def of_index(cls, path: Path) -> "Safetensors":
-        """The tensors that a `model.safetensors.index.json` lists, in the shards beside it."""
+        """The tensors that a `model.safetensors.index.json` lists, in the shards beside it.
+
+        Raises:
+            ValueError: an index of another form, a shard that is missing or does not hold what the index says.
+        """
         index = read_json(path)
         listed = index.get("weight_map")
         ok = isinstance(listed, dict) and all(isinstance(x, str) for x in listed.values()) and bool(listed)
@@ -194,7 +198,7 @@ class Msgpack:
         return {name: place[0] for name, place in self._places.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+        """Read one tensor of the file."""
         shape, dtype, start, length = self._places[name]
         return np.frombuffer(bytes(self._data[start : start + length]), dtype).reshape(shape)
 

@@ -222,7 +222,17 @@ class Decoder(nnx.Module):
         return heads_first(self._turned(key, i, turns)), heads_first(value)
 
     def attention(self, one, i, h, positions, turns, key, value, keys):
-        """What attention adds to the stream."""
+        """What attention adds to the stream.
+
+        Args:
+            one: the parameters of a block.
+            i: its number.
+            h: the stream after the norm, ``[n, T, d]``.
+            positions: of its tokens, ``[n, T]``.
+            turns: of these positions.
+            key, value: all there are, ``[n, k, S, h]``.
+            keys: which of them are seen from where.
+        """
         a = self.architecture
         query = self._turned(self._heads(h, one, "query", a.heads), i, turns)
         n, t = h.shape[:2]

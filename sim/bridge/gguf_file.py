@@ -90,7 +90,11 @@ class Gguf:
         return {name: _shape(one) for name, one in self._tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in float32."""
+        """One tensor, in float32.
+
+        Raises:
+            ValueError: a type that is not read, a file that is not whole.
+        """
         one = self._tensors[name]
         if one.tensor_type == gguf.GGMLQuantizationType.F64:
             return np.asarray(one.data, np.float32).reshape(_shape(one))

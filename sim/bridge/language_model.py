@@ -77,7 +77,7 @@ class LanguageModel:
 
     @property
     def config(self) -> Architecture:
-        """The same."""
+        """The architecture under the name that other libraries have for it."""
         return self.architecture
 
     def __repr__(self) -> str:
@@ -319,7 +319,7 @@ class LanguageModel:
         return trained.save(folder, self.architecture, self.parameters, self.tokenizer)
 
     def with_dtype(self, dtype: DTypeLike) -> "LanguageModel":
-        """The same weights, computed with in another type."""
+        """A model of these weights that computes in another type."""
         graph, state = nnx.split(self.decoder)
         decoder = nnx.merge(graph, state)
         decoder.dtype = _floating("dtype", dtype)

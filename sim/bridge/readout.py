@@ -15,7 +15,15 @@ from ufm._pytree import Leaf
 @partial(jax.tree_util.register_dataclass, data_fields=["W", "gamma", "bias", "eps"], meta_fields=["kind", "softcap"])
 @dataclass(frozen=True)
 class Readout:
-    """The last steps of a decoder: ``softcapped(W (gamma * norm(x) + bias))``."""
+    """The last steps of a decoder: ``softcapped(W (gamma * norm(x) + bias))``.
+
+    Attributes:
+        W: unembedding, ``[V, d]``.
+        gamma, bias: of the last norm, ``[d]``.
+        eps: of the norm.
+        kind: "rms" or "layer".
+        softcap: of the logits, if there is one.
+    """
 
     W: Float[Array, "V d"] | Leaf
     gamma: Float[Array, " d"] | Leaf

@@ -73,7 +73,7 @@ class Split:
 
     @property
     def n_contexts(self) -> int:
-        """m."""
+        """m, the number of contexts."""
         return self.tokens.shape[0]
 
     @property
@@ -94,7 +94,7 @@ class Split:
         return self.joined(x, seen).reshape(*shape, -1)
 
     def embed_all(self, contexts: Int[Array, " n"]) -> Float[Array, "L n s"]:
-        """The same after every block, in one pass: what `ufm.sweep_states` takes with the split `after` each."""
+        """States of contexts after every block, in one pass: what `ufm.sweep_states` takes with the split `after` each."""
         states, seen = all_states(self.decoder, self.tokens[contexts], self.seen[contexts]), self.seen[contexts]
         return self.joined(states, jnp.broadcast_to(seen, states.shape[:-1]))
 
@@ -112,7 +112,11 @@ class Split:
     def decode_through(
         self, h: Float[Array, "*n s"], site: str, change: Change, m: Float[Array, "*n"]
     ) -> Float[Array, "*n V"]:
-        """The same with the output of the site changed, at every position."""
+        """Logits with the output of the site changed, at every position.
+
+        Raises:
+            ValueError: another site than that of this cut.
+        """
         require(site == self.site, "site", f"{self.site}, that of this cut", repr(site))
         logits = self.decoder.logits(self.before_norm(h, change, m))
         return logits if self.last_only else logits.reshape(*h.shape[:-1], -1)
@@ -199,7 +203,7 @@ class Split:
         return jnp.concatenate([rows, jnp.stack(marks, axis=-1).astype(rows.dtype)], axis=-1).ravel()
 
     def after(self, layer: Index) -> "Split":
-        """The same contexts with the cut elsewhere; `layer` is not checked."""
+        """A split of these contexts with the cut elsewhere; `layer` is not checked."""
         return replace(self, layer=layer if isinstance(layer, int) else jnp.asarray(layer))
 
     def and_later(self, rows: Any) -> "Split":
@@ -219,7 +223,7 @@ class Split:
         return replace(self, later=rows)
 
     def statically(self, *, unrolled: bool = False) -> "Split":
-        """The same with the layer as a constant of the program, which reverse-mode derivatives need.
+        """This split with the layer as a constant of the program, which reverse-mode derivatives need.
 
         Taylor mode (`jax.experimental.jet`) also needs the blocks `unrolled`: it knows no loops.
         """
@@ -232,7 +236,11 @@ class Split:
         return whole.reshape(*whole.shape[:-2], -1)
 
     def parted(self, h: Float[Array, "n s"]) -> tuple[Float[Array, "n T d"], Float[Array, "n T k"]]:
-        """The stream and the marks again."""
+        """The stream and the marks again.
+
+        Raises:
+            ValueError: a stream of another length.
+        """
         t, width = self.tokens.shape[1], self.decoder.architecture.width
         per = width + (1 if self.later is None else 2)
         require(h.shape[-1] == t * per, "h", f"the stream of {t} positions with marks, {t * per} numbers", h.shape[-1])
@@ -279,7 +287,7 @@ def all_states(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n
 
 @nnx.jit
 def all_means(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
-    """The same as its mean over the positions that are seen."""
+    """The states of every block as their mean over the positions that are seen."""
     shares = seen / jnp.maximum(seen.sum(axis=1, keepdims=True), 1)
     return _after_every_block(decoder, tokens, seen, lambda x: jnp.einsum("ntd,nt->nd", x, shares.astype(x.dtype)))
 

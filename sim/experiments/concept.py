@@ -30,8 +30,9 @@ def concept(e: Experiment) -> None:
     """Fill the groups "judge" and "concept".
 
     "concept": for every concept, layer, strength, prompt and completion the `tokens`, the judge's `answer` (1 shown, 0 not,
-    digits = [[z for z in range(words.size) if words.spoken[z].strip() == digit] for digit in "10"]
-    yes, no = (np.asarray(some, int) for some in digits)
+    2 neither 0 nor 1) and `score`, the log-odds of "1" against "0"; how many tokens are `in_lexicon`; and `ratio`, how much
+    likelier each token is, in nats, after an opening that announces the concept than after one that announces its opposite.
+    "judge": the same of the texts of its two sets, by concept, side ("positive", "negative") and text. "lexicon": the words.
     """
     _lexicon(e)
     _calibrate(e)

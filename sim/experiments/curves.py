@@ -126,7 +126,7 @@ class Sigmoid(NamedTuple):
     r_squared: float
 
     def __call__(self, x: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
-        """Its values."""
+        """The values of the curve."""
         return _sigmoid(np.asarray([self.low, self.high, self.centre, self.width]), x)
 
 

@@ -186,7 +186,7 @@ class _Problem(NamedTuple):
         return d, np.stack([*([strength * d] if self.tilted else []), d, np.ones_like(d)], axis=1)
 
     def solved(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same with the functions' best weights."""
+        """D and the functions, as `functions` gives them, and the best weights of the functions."""
         d, functions = self.functions(q)
         sizes = np.linalg.norm(functions, axis=0)
         weights = np.linalg.lstsq(functions / sizes, self.y, rcond=None)[0] / sizes
@@ -199,7 +199,7 @@ class _Problem(NamedTuple):
 
     @property
     def finer(self) -> "_Problem":
-        """The same with strengths between those that there are, and no values at them."""
+        """This problem with strengths between those that there are, and no values at them."""
         known = self.m * self.scale[self.piece]
         knots = np.unique(np.append(known, 0.0) if known.min() < 0 < known.max() else known)
         m = between(knots)

@@ -25,7 +25,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run.
+    """A run: a folder, its settings, and the models and texts that its stages take.
 
     Attributes:
         lm: the model that is steered; it has a tokenizer.

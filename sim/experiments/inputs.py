@@ -36,7 +36,13 @@ class Question(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A question with an answer that shows a concept and one that does not."""
+    """A question with an answer that shows a concept and one that does not.
+
+    Attributes:
+        question: what is asked.
+        matching: the answer that shows the concept.
+        not_matching: the answer that does not.
+    """
 
     question: str
     matching: str

@@ -32,7 +32,7 @@ class Encoded(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """How many."""
+        """How many pairs there are."""
         return len(self.rows) // 2
 
     def some(self, numbers: Sequence[int] | np.ndarray) -> "Encoded":

@@ -78,7 +78,7 @@ class Sweep:
 
     @property
     def alphas(self) -> Float[np.ndarray, " K"]:
-        """The strengths."""
+        """The strengths, ``[K]``."""
         return grid(self.strengths, self.reach, self.spread)
 
 
@@ -136,7 +136,7 @@ class NextToken:
     contexts: int = 3
 
     def alphas(self, variant: Variant) -> Float[np.ndarray, " K"]:
-        """The strengths."""
+        """The strengths, ``[K]``."""
         return grid(self.strengths, self.normalised_reach if variant.normalised else self.reach, self.spread)
 
 
@@ -239,6 +239,7 @@ class Updates:
     Attributes:
         concepts: those with paired answers.
         methods: some of `METHODS`.
+        forms: some of `ufm.updates.FORMS`.
         layer: the block, or "early", "middle" or "last".
         trained: pairs that are trained on; the others are held out.
         held_out: of these, how many are measured, at most.
@@ -372,7 +373,7 @@ class Settings:
         return sorted(int(layer) for layer in self.layers)[(len(self.layers) - 1) // 2]
 
     def for_model(self, a: Architecture) -> "Settings":
-        """The same with layers as numbers.
+        """These settings with layers as numbers.
 
         Raises:
             ValueError: a layer that the model does not have.
@@ -394,7 +395,7 @@ class Settings:
         return replace(self, layers=tuple(layers), updates=updates)
 
     def changed(self, changes: Mapping[str, Any]) -> "Settings":
-        """The same with other values, by names such as "seed" or "next_token.strengths"; texts are read as JSON.
+        """These settings with other values, by names such as "seed" or "next_token.strengths"; texts are read as JSON.
 
         Raises:
             ValueError: a name that there is not, a value of another type.

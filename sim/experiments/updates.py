@@ -189,6 +189,13 @@ def batch(settings: Updates, recipe: Recipe, count: int, step: int, seed: int) -
     """What a step sees: every pair once in each epoch, in an order and with strengths of its own.
 
     Where the pairs do not fill the last batch of an epoch, its first ones are in it again.
+
+    Args:
+        settings: those of updates.
+        recipe: of the form.
+        count: how many pairs are trained on.
+        step: from 0 on.
+        seed: of the training.
     """
     size = min(settings.batch, count)
     each = -(-count // size)
@@ -245,7 +252,16 @@ def unsteered(asked: Asked, h: Float[Array, "rows s"], layer: int) -> Answers:
 def likelihoods(
     layer: int, asked: Asked, h: Float[Array, "rows s"], update: Update, alphas: Float[Array, " K"], together: int
 ) -> Answers:
-    """How likely the answers of all pairs are under an update, ``[n, K]``, some pairs at a time."""
+    """How likely the answers of all pairs are under an update, ``[n, K]``, some pairs at a time.
+
+    Args:
+        layer: where the update is.
+        asked: the pairs.
+        h: hidden states of their answers, two rows for each pair.
+        update: of the model.
+        alphas: its strengths, ``[K]``.
+        together: pairs at a time.
+    """
     asked = asked._replace(cut=asked.cut.after(layer))
 
     def one(k: Array, alpha: Array) -> Answers:

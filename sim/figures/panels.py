@@ -83,7 +83,18 @@ def wrapped(
     y: str = "",
     most: int = 4,
 ) -> tuple[Figure, list[Panel]]:
-    """The same with one panel for each name, at most `most` side by side."""
+    """A figure with one panel for each name, at most `most` side by side.
+
+    Args:
+        names: what the panels are about; those without content are left out.
+        find: from a name to what is drawn, or None.
+        size: of a panel, in inches.
+        x, y: labels of the outer axes.
+        most: panels side by side.
+
+    Raises:
+        NothingToDrawError: no panel.
+    """
     found = {name: content for name in names if (content := find(name)) is not None}
     across = -(-len(found) // max(1, -(-len(found) // most)))
     figure, axes = _placed([divmod(k, across) for k in range(len(found))], size, x, y)
@@ -143,7 +154,15 @@ def strength_axis(
 
 
 def stretch(axes: Axes, which: Literal["x", "y"], width: float, low: float, high: float, room: float) -> None:
-    """Make an axis an asinh axis with round ticks, unless its width is inf, and set its ends."""
+    """Make an axis an asinh axis with round ticks, unless its width is inf, and set its ends.
+
+    Args:
+        axes: of a panel.
+        which: axis.
+        width: the value up to which the axis is about linear, or inf.
+        low, high: its ends.
+        room: share of the axis between two ticks, at least.
+    """
     if np.isfinite(width):
         ticks = nice_ticks(width, low, high, room)
         {"x": axes.set_xscale, "y": axes.set_yscale}[which]("asinh", linear_width=width)
