@@ -4,6 +4,11 @@ Pure functions on pytrees: no files, no plots, no printing. Precision is JAX's: 
 float64.
 """
 
+from ufm._versions import require_supported
+
+require_supported()  # before what an old JAX lacks is imported
+
+# ruff: noqa: E402
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_table
 from ufm.counting import count_documents, sample_documents
