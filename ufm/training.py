@@ -4,6 +4,7 @@ The loop minimises the gap (`ufm.model.gap`), which differs from the cross-entro
 all the way down; it stops on the gap, and returns the whole loss curve.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ufm._check import require, typed
 from ufm.corpus import Corpus, entropy
-from ufm.model import FreeFeatures, gap, init
+from ufm.model import UFM, FreeFeatures, gap, init
 
 # A zoom search compiles for longer than backtracking, but from random starts it gets to the bottom in a fifth of the steps,
 # and from all of them: backtracking left one start in six above 1e-8, and rounding decided which.
@@ -88,7 +89,8 @@ def fit(
         start: initial parameters, instead of a random UFM; any model with free features, such as a `NormalisedUFM`.
 
     Returns:
-        A `Fit`. Not reaching the tolerance is not an error: look at `converged`.
+        A `Fit`. Not reaching the tolerance is not an error: look at `converged`. A warning says so, with the reason if d is
+        below the rank of the centred log-probabilities. A tolerance of 0 is never reached, and gives that warning only.
 
     Raises:
         ValueError: an unknown optimiser name, d < 1, a negative or NaN tolerance, no steps.
@@ -104,7 +106,27 @@ def fit(
     transformation = optax.with_extra_args_support(optimizer)
     model, gaps, steps, bound = _train(start, corpus, tolerance, max_steps, patience, transformation)
     curve = np.asarray(gaps)[: int(steps) + 1]
-    return Fit(model=model, gaps=curve, entropy=float(bound), converged=bool(np.fmin.reduce(curve) <= tolerance))
+    found = Fit(model=model, gaps=curve, entropy=float(bound), converged=bool(np.fmin.reduce(curve) <= tolerance))
+    _warn_of_gap(found, corpus, tolerance)
+    return found
+
+
+def _warn_of_gap(found: Fit, corpus: Corpus, tolerance: float) -> None:
+    """Say that the gap is not what was asked for, or cannot be: logits of rank d do not reach a table of a higher one."""
+    table = np.asarray(corpus.log_rows, float)
+    rank = _rank(table) if np.isfinite(table).all() else 0
+    narrow = isinstance(found.model, UFM) and found.model.W.shape[1] < rank
+    if found.converged or not (narrow or tolerance > 0):
+        return
+    d = found.model.W.shape[1]
+    why = f"d = {d} is below the rank of the corpus, {rank}" if narrow else f"tolerance {tolerance:g} was asked for"
+    warnings.warn(f"fit: the gap is {found.gap:.2g} nats after {found.steps} steps; {why}", stacklevel=4)
+
+
+def _rank(log_rows: np.ndarray) -> int:
+    """Of log-probabilities up to a constant in each row, which no softmax sees."""
+    centred = log_rows - log_rows.mean(axis=1, keepdims=True)
+    return int(np.linalg.matrix_rank(centred, rtol=1e-6))
 
 
 @partial(jax.jit, static_argnames=("max_steps", "patience", "optimizer"))

@@ -21,6 +21,9 @@ from ufm import (
     uniform,
 )
 
+# Trainings that are stopped early on purpose; what warns is tested below, by `pytest.warns`.
+pytestmark = pytest.mark.filterwarnings("ignore:fit. the gap:UserWarning")
+
 
 @pytest.fixture(scope="module")
 def default_corpus():
@@ -132,3 +135,14 @@ def test_the_model_is_that_of_the_lowest_gap(small_corpus):
 def test_refuses(small_corpus, arguments, message):
     with pytest.raises(ValueError, match="^" + message):
         fit(small_corpus, **arguments)
+
+
+def test_a_width_below_the_rank_is_named():
+    with pytest.warns(UserWarning, match=r"gap is 0\.\d+ nats .*d = 1 is below the rank of the corpus, 2"):
+        found = fit(uniform(), d=1)
+    assert not found.converged
+
+
+def test_a_tolerance_that_is_not_reached_is_named():
+    with pytest.warns(UserWarning, match="after 2 steps; tolerance 1e-10"):
+        fit(uniform(), max_steps=2)
