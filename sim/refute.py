@@ -206,7 +206,9 @@ class Refutation:
         if found.confirmation is None:
             if found.margin < 0:
                 return f"{found.note}; in floating point the margin is {found.margin:+.3g}"
-            return f"not refuted: lowest margin {found.margin:+.3g} among {found.tried} instances after descent"
+            lowest = f"not refuted: lowest margin {found.margin:+.3g} among {found.tried} instances after descent"
+            same = "; it is the same on all of them and does not move: nothing was tested, for the margin is constant"
+            return lowest + (same if found.constant else "")
         exactly = "in exact fractions" if found.exact else "for exactly these floats"
         where = f"written to {self.file}" + (f", figure {self.figure['pdf']}" if self.figure else "")
         return f"refuted: confirmed {exactly}, margin {_enclosure(found.confirmation)}; {where}"

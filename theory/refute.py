@@ -49,6 +49,7 @@ class Attack:
         hypotheses: under which conditions.
         others: more instances that break it, with their margins, in case the first one is not confirmed.
         descended: whether gradients were needed.
+        constant: whether the margin was one number on all random instances and did not move: then nothing was tested.
         exact: the counterexample in fractions, once confirmed (None for domains whose floats are taken as exact).
         confirmation: the sign of the margin there; None if there is no confirmed counterexample.
         note: why not, in a few words.
@@ -62,6 +63,7 @@ class Attack:
     hypotheses: tuple[Margin, ...]
     others: tuple[tuple[float, Any], ...] = field(default=())
     descended: bool = False
+    constant: bool = False
     exact: RationalInstance | None = None
     confirmation: Confirmation | None = None
     note: str = field(default="")
@@ -120,7 +122,9 @@ def attack(
     batch = assemble_all(domain, designs, best)
     k = int(np.argmin(lowest))
     closest = _tamest(batch, lowest) if (lowest < 0).any() else (float(lowest[k]), pick(batch, k))
-    return found(*closest, descended=True)
+    claimed = values[values < np.inf]
+    constant = bool((claimed == claimed[0]).all() and (lowest == claimed[0]).all())
+    return found(*closest, descended=True, constant=constant)
 
 
 @typed

@@ -121,6 +121,13 @@ def test_a_true_conjecture_is_not_refuted(ufm, tmp_path):
     assert written(tmp_path) == []
 
 
+def test_a_constant_margin_is_said_to_test_nothing(ufm, tmp_path):
+    (tmp_path / "same.py").write_text("def same(one):\n    return 0 * one.range + 1\n")
+    code, out, _ = ufm("refute", "same.py:same")
+    assert code == 0
+    assert re.fullmatch(r"not refuted: lowest margin \+1 .*; .*nothing was tested.*constant\n", out)
+
+
 @pytest.mark.usefixtures("mine")
 @pytest.mark.parametrize(
     ("change", "code"),
