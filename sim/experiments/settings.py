@@ -224,7 +224,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _numbers(self, "", above=("rate", "reach"), least=("gamma", "theta"))
-        require(self.levels >= 1, "levels", "at least 1", self.levels)
+        require(1 <= self.levels <= LARGEST, "levels", f"at least 1, at most {LARGEST:g}", self.levels)
 
     @property
     def strengths(self) -> Float[np.ndarray, " k"]:
@@ -341,7 +341,7 @@ class Settings:
             _check(part.name, getattr(self, part.name))
         for name in ("concepts", "layers", "variants"):
             _names(getattr(self, name), name)
-        require(self.seed >= 0, "seed", "a number from 0 on", self.seed)
+        require(0 <= self.seed < 2**32, "seed", "a number from 0 on, below 2^32", self.seed)
         known = [*VARIANTS, "resampled"]
         for concept in self.concepts:
             free = bool(concept.strip()) and concept != "random" and not concept.startswith("not ")
@@ -485,20 +485,25 @@ def _with(whole: Any, path: Sequence[str], value: Any, name: str) -> Any:
     return replace(whole, **{path[0]: float(value) if isinstance(old, float) else value})
 
 
+LARGEST = 1e6
+"""Of any setting: strengths beyond it have no digits left for what they are added to, and counts beyond it no end."""
+
+
 def _check(name: str, part: Any) -> None:
     """Counts of at least 1, odd numbers of strengths, ranges of at least 0."""
     for one in fields(part):
         value, what = getattr(part, one.name), f"{name}.{one.name}"
         if one.name in ("strengths", "law_strengths"):
-            require(value >= 3 and value % 2 == 1, what, "an odd number from 3 on, so that 0 is among them", value)
+            odd = 3 <= value <= LARGEST and value % 2 == 1
+            require(odd, what, f"an odd number from 3 on, so that 0 is among them, at most {LARGEST:g}", value)
         elif one.name in ("reach", "normalised_reach"):
-            require(np.isfinite(value) and value > 0, what, "a number above 0", value)
+            require(0 < value <= LARGEST, what, f"a number above 0, at most {LARGEST:g}", value)
         elif one.name in ("spread", "resamples", "shots"):
             require(0 <= value < 100, what, "a number from 0 to 99", value)
         elif what == "cross_entropy.tokens":
-            require(value >= 2, what, "at least 2", value)
+            require(2 <= value <= LARGEST, what, f"at least 2, at most {LARGEST:g}", value)
         elif isinstance(value, int) and not isinstance(value, bool) and what != "updates.layer":
-            require(value >= 1, what, "at least 1", value)
+            require(1 <= value <= LARGEST, what, f"at least 1, at most {LARGEST:g}", value)
     if hasattr(part, "sampling"):
         _ = part.sampling
 
@@ -510,11 +515,11 @@ def _names(values: Sequence[Any], what: str) -> None:
 
 
 def _numbers(part: Any, inside: str, *, above: Sequence[str], least: Sequence[str]) -> None:
-    """Finite numbers above 0, and of at least 0."""
+    """Numbers above 0, and of at least 0; none above `LARGEST`."""
     for name in (*above, *least):
         value, words = getattr(part, name), "above 0" if name in above else "of at least 0"
-        good = np.isfinite(value) and (value > 0 if name in above else value >= 0)
-        require(good, f"{inside}{name}", f"a number {words}", value)
+        good = (value > 0 if name in above else value >= 0) and value <= LARGEST
+        require(good, f"{inside}{name}", f"a number {words}, at most {LARGEST:g}", value)
 
 
 def _short(value: Any) -> str:
