@@ -33,7 +33,7 @@ from theory.norms import Normed
 from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
 from theory.statement import TABLES, Hypothesis, Margin
-from ufm._check import require
+from ufm._check import require, typed
 from ufm.transformer import Layers, Transformer
 
 NEEDS = ("not-constant", "positive")
@@ -78,6 +78,7 @@ class Conjecture:
         return tuple(hypothesis.margin for hypothesis in self.needs.values())
 
 
+@typed
 def conjecture(
     target: str,
     needs: Sequence[str] | None = None,
@@ -214,6 +215,7 @@ class Refutation:
         return f"refuted: confirmed {exactly}, margin {_enclosure(found.confirmation)}; {where}"
 
 
+@typed
 def refute(
     target: str,
     *,
@@ -273,6 +275,7 @@ def refute(
     return Refutation(tried, found, file, figure)
 
 
+@typed
 def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Dataset:
     """What the figure of a table shows: its distinct rows in fractions, and the curves of some of them.
 
@@ -359,12 +362,14 @@ class Kept:
     bits: int | None = field(default=None)
 
 
+@typed
 def write_instance(path: str | Path, kept: Kept) -> Path:
     """Write a kept instance as JSON, whole; infinities and NaN as strings."""
     plain = {name: _plain(value) for name, value in vars(kept).items() if name != "instance"}
     return write_json(Path(path), {"version": output.package_version(), **plain, "instance": _plain_instance(kept.instance)})
 
 
+@typed
 def read_instance(path: str | Path) -> Kept:
     """What `write_instance` wrote.
 
@@ -522,6 +527,7 @@ class Replay:
         return "\n".join([*lines, f"{what} {verdict}"])
 
 
+@typed
 def replay(path: str | Path) -> Replay:
     """Evaluate a kept instance: hypotheses and margin, in ball arithmetic and in float64.
 

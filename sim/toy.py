@@ -26,6 +26,7 @@ from ufm import (
     fit,
     probability_increase,
 )
+from ufm._check import require, typed
 from ufm.steerable import Steerable
 
 TOKEN_NAMES = ("a", "b", "c", "A", "B", "C", "α", "β", "γ")
@@ -63,6 +64,7 @@ class Trained(NamedTuple):
         return self.fit.model
 
 
+@typed
 def run(default: Trained, toy: Trained, seed: int = 0) -> xr.DataTree:
     """The data of every toy figure (call it inside ``jax.enable_x64(True)``).
 
@@ -90,6 +92,7 @@ def run(default: Trained, toy: Trained, seed: int = 0) -> xr.DataTree:
     )
 
 
+@typed
 def next_token_table(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
     """``p(z | c_j)`` for some contexts (S, figure 2); dims context, token."""
     corpus = trained.corpus
@@ -103,6 +106,7 @@ def next_token_table(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
     )
 
 
+@typed
 def next_token_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dataset:
     """``Delta p(z | c_j, alpha)`` for every token of one context (S, figures 3 and B.1); dims alpha, token."""
     one = trained.instance
@@ -121,6 +125,7 @@ def next_token_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.
     )
 
 
+@typed
 def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dataset:
     """``Delta p(C | c_j, alpha)`` for every concept (S, figure 4); dims alpha, concept.
 
@@ -152,6 +157,7 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
     )
 
 
+@typed
 def cross_entropy(trained: Trained, alphas: np.ndarray) -> xr.Dataset:
     """``Delta CE(alpha)`` and the quadratic of theorem 3.8 (S, figure 5); dim alpha."""
     one = trained.instance
@@ -167,8 +173,14 @@ def cross_entropy(trained: Trained, alphas: np.ndarray) -> xr.Dataset:
     )
 
 
+@typed
 def training(runs: dict[str, Fit]) -> xr.Dataset:
-    """Loss curves by optimiser, with the entropy bound (S, appendix B.1); dims step, optimizer; NaN after the last step."""
+    """Loss curves by optimiser, with the entropy bound (S, appendix B.1); dims step, optimizer; NaN after the last step.
+
+    Raises:
+        ValueError: no runs.
+    """
+    require(len(runs) > 0, "runs", "at least one", "none")
     longest = max(one.steps for one in runs.values()) + 1
     gaps = np.full((longest, len(runs)), np.nan)
     for column, one in enumerate(runs.values()):
@@ -195,6 +207,7 @@ class Agreement(NamedTuple):
     peaks: int
 
 
+@typed
 def agreement(trained: Trained) -> Agreement:
     """Lay a trained model over the closed forms of its corpus (inside ``jax.enable_x64(True)``)."""
     one, swept = trained.instance, measure(trained.case, trained.model)

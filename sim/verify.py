@@ -13,7 +13,7 @@ from sim.output import package_version
 from sim.toy import Trained
 from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, find, gallery, routes
 from theory.statement import TABLES
-from ufm._check import require
+from ufm._check import require, typed
 
 INSTANCES = 1_000
 """Random instances per statement, unless told otherwise."""
@@ -52,10 +52,17 @@ class Verdict:
         return held and not any(one.holds or one.checked == 0 for one in self.twin)
 
 
+@typed
 def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str, Trained]:
-    """The cases of `theory.gallery` (or those named) with trained models, in float64."""
+    """The cases of `theory.gallery` (or those named) with trained models, in float64.
+
+    Raises:
+        ValueError: a case that there is not.
+    """
     with jax.enable_x64(True):
         cases = gallery.gallery()
+        unknown = [name for name in names or () if name not in cases]
+        require(not unknown, "names", f"some of {'; '.join(cases)}", unknown)
         chosen = {name: cases[name] for name in (names or cases)}
         fits = tqdm(
             gallery.train(chosen, jax.random.key(seed)), total=len(chosen), desc="train", unit="corpus", disable=None
@@ -63,6 +70,7 @@ def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str
         return {name: Trained(chosen[name], fit) for name, fit in fits}
 
 
+@typed
 def verify(
     ids: Sequence[str] | None = None,
     *,
@@ -152,6 +160,7 @@ def _measured(domain: Domain, seed: int) -> Sequence[object]:
         return domain.measured(seed)
 
 
+@typed
 def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
     """The verdicts as JSON-ready data; a margin that is not a number, or of nothing, is null."""
     return {
@@ -182,6 +191,7 @@ def _plain(one: Evidence) -> dict[str, object]:
     }
 
 
+@typed
 def as_table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a table for the terminal: instances checked and the worst margin, route by route."""
     shown = [route for route in routes.ROUTES if any(one.route == route for verdict in verdicts for one in verdict.evidence)]

@@ -51,7 +51,12 @@ class Scan:
 
 @dataclass(frozen=True)
 class While:
-    """`jax.lax.while_loop`. Operands are the constants of the condition, those of the body, and the state."""
+    """`jax.lax.while_loop`. Operands are the constants of the condition, those of the body, and the state.
+
+    Attributes:
+        condition, body: what is asked before a step, and the step.
+        condition_consts, body_consts: how many constants each takes.
+    """
 
     condition: core.ClosedJaxpr
     body: core.ClosedJaxpr
