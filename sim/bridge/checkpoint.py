@@ -108,7 +108,7 @@ class Safetensors:
         return found
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor.
+        """Read one tensor of the file.
 
         Raises:
             ValueError: the file is damaged; the tensor is of a type of quantised weights.

@@ -251,7 +251,7 @@ def _llama(s: Settings) -> Architecture:
 
 
 def _everywhere(s: Settings) -> tuple[int | None, ...]:
-    """The same window in all layers, or none."""
+    """Read the window that all layers share; None for each layer where there is none."""
     windows = (s.maybe_whole("sliding_window"),) * s.whole("num_hidden_layers")
     if s.has("layer_types"):
         said = s.windows(len(windows), windows[0], ())

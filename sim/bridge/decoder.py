@@ -203,11 +203,27 @@ class Decoder(nnx.Module):
         return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
 
     def through(self, one, i, x, positions, turns, keys, cache=None, change=None):
-        """The stream after a block; `cache` and `change` as in `attend` and `transform`."""
+        """The stream after a block.
+
+        Args:
+            one: the parameters of the block.
+            i: its number.
+            x: the stream before it, ``[n, T, d]``.
+            positions: of its tokens, ``[n, T]``.
+            turns: of these positions.
+            keys: which keys are seen from where.
+            cache: takes the new keys and values, ``[n, k, T, h]``, and gives all there are.
+            change: changes the output of the MLP.
+        """
         return self.transform(one, self.attend(one, i, x, positions, turns, keys, cache), change, read=x)
 
     def attend(self, one, i, x, positions, turns, keys, cache=None):
-        """The stream after attention; `cache` takes the new keys and values, ``[n, k, T, h]``, and gives all there are."""
+        """The stream after attention; the arguments are those of `through`.
+
+        Args:
+            one, i, x, positions, turns, keys: the block, its stream, and where its tokens are.
+            cache: takes the new keys and values, ``[n, k, T, h]``, and gives all there are.
+        """
         h = self.before(x, one, "attention_norm")
         key, value = self.keys_values(one, i, h, turns)
         if cache is not None:

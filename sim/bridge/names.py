@@ -237,7 +237,7 @@ def _gguf(family: str) -> Table:
 
 
 def _gguf_fused(family: str) -> Table:
-    """The same with queries, keys and values as one, and gate and up as one where there is a gate."""
+    """The names where queries, keys and values are one tensor, and gate and up one where there is a gate."""
     found = _gguf(family)
     for k, ours in enumerate(("query", "key", "value")):
         found[f"blocks.{ours}"] = Entry("blk.{}.attn_qkv.weight", _rows(k, _qkv_rows))

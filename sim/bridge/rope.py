@@ -14,7 +14,7 @@ Scaling = Literal["default", "linear", "llama3", "yarn", "longrope"]
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions.
+    """How positions turn queries and keys.
 
     Attributes:
         theta: base of the wavelengths.

@@ -43,7 +43,11 @@ class Settings:
         return self.raw.get(key) is not None
 
     def whole(self, key: str, *, least: int = 1) -> int:
-        """A whole number."""
+        """Read a whole number.
+
+        Raises:
+            ValueError: there is anything else under the key.
+        """
         value = self.raw.get(key)
         ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
         require(ok, key, "a positive whole number" if least == 1 else f"a whole number of at least {least}", value)
@@ -51,46 +55,78 @@ class Settings:
         return value
 
     def number(self, key: str) -> float:
-        """A positive number."""
+        """Read a positive number.
+
+        Raises:
+            ValueError: there is anything else under the key.
+        """
         value: Any = self.raw.get(key)
         require(_is_number(value) and value > 0, key, "a positive number", value)
         return float(value)
 
     def maybe(self, key: str) -> float | None:
-        """A positive number or nothing."""
+        """Read a positive number; None if it is null or absent.
+
+        Raises:
+            ValueError: there is anything else under the key.
+        """
         return self.number(key) if self.has(key) else None
 
     def maybe_whole(self, key: str) -> int | None:
-        """A positive whole number or nothing."""
+        """Read a positive whole number; None if it is null or absent.
+
+        Raises:
+            ValueError: there is anything else under the key.
+        """
         return self.whole(key) if self.has(key) else None
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """Positive numbers."""
+        """Read a list of positive numbers.
+
+        Raises:
+            ValueError: there is anything else under the key.
+        """
         value: Any = self.raw.get(key)
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         require(listed and all(_is_number(x) and x > 0 for x in value), key, "a list of positive numbers", value)
         return tuple(float(x) for x in value)
 
     def flag(self, key: str) -> bool:
-        """True or false."""
+        """Read a truth value.
+
+        Raises:
+            ValueError: there is anything else under the key.
+        """
         value = self.raw.get(key)
         require(isinstance(value, bool), key, "true or false", value)
         return bool(value)
 
     def activation(self, key: str) -> Activation:
-        """The activation of that name."""
+        """Read the name of an activation.
+
+        Raises:
+            ValueError: there is anything else under the key.
+        """
         name: Any = self.raw.get(key)
         require(isinstance(name, str) and name in _ACTIVATIONS, key, f"one of {', '.join(_ACTIVATIONS)}", repr(name))
         return _ACTIVATIONS[name]
 
     def refuse(self, key: str, *allowed: Any) -> None:
-        """Refuse what is not implemented; null is as good as absent."""
+        """Refuse what is not implemented; null is as good as absent.
+
+        Raises:
+            ValueError: there is a value that is not one of those allowed.
+        """
         value = self.raw.get(key)
         expected = f"{' or '.join(map(str, allowed)) or 'nothing'} (else not implemented)"
         require(value is None or value in allowed, key, expected, value)
 
     def windows(self, layers: int, window: int | None, sliding: Sequence[bool]) -> tuple[int | None, ...]:
-        """The window of every layer: from `layer_types` if it is given, else as `sliding` tells."""
+        """The window of every layer: from `layer_types` if it is given, else as `sliding` tells.
+
+        Raises:
+            ValueError: the types of the layers are not known or of another number; a layer slides and there is no window.
+        """
         types = self.raw.get("layer_types")
         if types is None:
             slides = list(sliding)

@@ -207,7 +207,7 @@ class Split:
         return replace(self, layer=layer if isinstance(layer, int) else jnp.asarray(layer))
 
     def and_later(self, rows: Any) -> "Split":
-        """The same with ``alpha rows[l]`` added after each block l beyond the cut too, wherever alpha v is.
+        """This split with ``alpha rows[l]`` added after each block l beyond the cut too, wherever alpha v is.
 
         Steering vectors are then those that the new split makes: its `everywhere` and `at_end`.
 
