@@ -29,6 +29,7 @@ from theory.refute import DIGITS, descend, guarded, pick
 from theory.statement import TABLES, Hypothesis, Margin, assemble_all, hold_on, margins_on, sample_all
 from theory.statements.hypotheses import EXACT, likelier, spreads, varies
 from ufm._check import require
+from ufm.precision import in_float64
 
 DROPPED = ("separated", "A1")
 """The hypotheses that are forms of assumption 1."""
@@ -285,7 +286,7 @@ def leave(
     require(not unknown, "departures", f"some of {', '.join(DEPARTURES)}", unknown)
     require(drawn >= 1, "drawn", "at least one random table", drawn)
     chosen = [DEPARTURES[name] for name in departures or DEPARTURES]
-    with jax.enable_x64(True), ThreadPoolExecutor(workers) as pool:
+    with in_float64(), ThreadPoolExecutor(workers) as pool:
         keys = jax.random.split(jax.random.key(seed), len(chosen))
         tables = [_drawn(one, key, drawn) for one, key in zip(chosen, keys, strict=True)]
         attacks = pool.map(lambda one: _attack(one, tables, restarts, steps), statements)
@@ -296,7 +297,7 @@ def leave(
 def _attack(statement: Statement, tables: Sequence[_Tables], restarts: int, steps: int) -> list[Found]:
     """The random tables first; where none breaks the margin, the lowest go down, those of all departures in one run."""
     # The setting belongs to a thread.
-    with jax.enable_x64(True):
+    with in_float64():
         margin, conditions = statement.claim.instances, tuple(given.margin for given in kept(statement).values())
         values = [np.where(_claims(conditions, some), margins_on(margin, some.batch), np.inf) for some in tables]
         require(not np.isnan(values).any(), "margin", "a number or +inf on every instance", "NaN on a random one")

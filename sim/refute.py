@@ -34,6 +34,7 @@ from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
 from theory.statement import TABLES, Hypothesis, Margin
 from ufm._check import require, typed
+from ufm.precision import in_float64
 from ufm.transformer import Layers, Transformer
 
 NEEDS = ("not-constant", "positive")
@@ -242,7 +243,7 @@ def refute(
             instance, or that claims nothing on any.
     """
     folder = output.prepare_folder(out)
-    with jax.enable_x64(True):
+    with in_float64():
         tried = conjecture(target, needs, twin=twin)
         if families is not None:
             require(
@@ -534,7 +535,7 @@ def replay(path: str | Path) -> Replay:
     Raises:
         ValueError: as `read_instance` and `conjecture`; an instance that the conjecture is not about.
     """
-    with jax.enable_x64(True):
+    with in_float64():
         kept = read_instance(path)
         folders = Path(path).absolute().parents
         target = conjecture(kept.target, kept.needs, twin=kept.twin, route=kept.route, folders=list(folders))

@@ -7,7 +7,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import xarray as xr
 
 from sim import arc, output, report, toy
@@ -18,6 +17,7 @@ from sim.refute import Kept, write_instance
 from sim.validation import Validation, validate
 from sim.verify import INSTANCES, Verdict, as_json, train_gallery, verify
 from theory import norms
+from ufm.precision import in_float64
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def reproduce(
     verdicts = verify(statements, seed=seed, instances=instances, twins=True, trained=train)
     trained = train()
     data, files = draw(pictures, trained["default"], trained["toy"], seed)
-    with jax.enable_x64(True):
+    with in_float64():
         agreement = {name: toy.agreement(trained[name])._asdict() for name in ("default", "toy")}
     fit = trained["default"].fit
     numbers: dict[str, Any] = {
@@ -135,7 +135,7 @@ def draw(
     folder: Path, default: toy.Trained, other: toy.Trained, seed: int = 0
 ) -> tuple[xr.DataTree, dict[str, dict[str, Path]]]:
     """Compute the data of the figures and save every figure in every format; paths by figure and format."""
-    with jax.enable_x64(True):
+    with in_float64():
         data = toy.run(default, other, seed)
         data["arc"] = xr.DataTree(arc.data(norms.spread_out()))
     return data, draw_all(FIGURES, data, folder)

@@ -14,6 +14,7 @@ from sim.toy import Trained
 from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, find, gallery, routes
 from theory.statement import TABLES
 from ufm._check import require, typed
+from ufm.precision import in_float64
 
 INSTANCES = 1_000
 """Random instances per statement, unless told otherwise."""
@@ -59,7 +60,7 @@ def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str
     Raises:
         ValueError: a case that there is not.
     """
-    with jax.enable_x64(True):
+    with in_float64():
         cases = gallery.gallery()
         unknown = [name for name in names or () if name not in cases]
         require(not unknown, "names", f"some of {'; '.join(cases)}", unknown)
@@ -109,7 +110,7 @@ def verify(
         if route in names and routes.applies(claim, route)
     ]
     key = jax.random.key(seed)
-    with jax.enable_x64(True), ThreadPoolExecutor(workers) as pool:
+    with in_float64(), ThreadPoolExecutor(workers) as pool:
         domains = {one.domain.name: one.domain for one in chosen}
         swept = {}
         if "sweep" in names:
@@ -125,7 +126,7 @@ def verify(
         def check(route: str, statement: Statement, claim: Claim) -> Evidence:
             population = populations.get(statement.domain.name)
             # The setting belongs to a thread, so each worker enters it.
-            with jax.enable_x64(True):
+            with in_float64():
                 if route == "instances":
                     return routes.instances(statement, population, claim=claim)
                 if route == "autodiff":
@@ -151,12 +152,12 @@ def verify(
 
 
 def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
-    with jax.enable_x64(True):
+    with in_float64():
         return [gallery.measure(one.case, one.model) for one in trained().values()]
 
 
 def _measured(domain: Domain, seed: int) -> Sequence[object]:
-    with jax.enable_x64(True):
+    with in_float64():
         return domain.measured(seed)
 
 

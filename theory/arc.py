@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._check import in_range, require, typed
 from ufm.normalised import KINDS, as_seen, norm
+from ufm.precision import full
 
 Scalar = Float[Array, ""]
 
@@ -118,6 +119,7 @@ def arc_of(
 
 
 @partial(jax.jit, static_argnames="kind")
+@full
 def _arc_of(W, gamma, bias, h, v, kind, eps):
     d, least_of_h, least_of_v = h.shape[-1], _least(h), _least(v)
     h, v = as_seen(h, kind), as_seen(v, kind)
@@ -224,6 +226,7 @@ def plateau_rate(arc: Arc) -> Rate:
 
 
 @typed
+@full
 def limit(
     W: Float[Array, "V d"],
     gamma: Float[Array, " d"],
@@ -288,6 +291,7 @@ def limit_bound(
 
 
 @typed
+@full
 def eps_bound(
     W: Float[Array, "V d"],
     gamma: Float[Array, " d"],
@@ -315,6 +319,7 @@ def eps_bound(
 
 
 @typed
+@full
 def slopes(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
     """The derivative of the log-odds of each token, ``log sigma_z / (1 - sigma_z)``, by the angle, ``[V]``.
 
@@ -329,6 +334,7 @@ def slopes(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
 
 
 @typed
+@full
 def curvatures(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
     """The second derivative of each log-probability by the angle, ``[V]`` (N8).
 

@@ -32,6 +32,7 @@ from jax.extend import core
 
 from theory._jaxprs import Branches, Call, Scan, While, control
 from ufm._check import require
+from ufm.precision import in_float64
 
 Number = int | float | Fraction | arb
 
@@ -154,7 +155,7 @@ def _prepare(function: Callable, arguments: tuple) -> tuple["_Program", Any, lis
 @functools.lru_cache(maxsize=1024)
 def _trace(function: Callable, structure: Any, kinds: tuple) -> tuple["_Program", Any]:
     """Traces a function; the program and the structure of the result."""
-    with jax.enable_x64(True):
+    with in_float64():
         stand_ins = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in kinds]
         jaxpr, result = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, stand_ins))
         return _compile(jaxpr), jax.tree.structure(result)
@@ -328,7 +329,7 @@ def _made(eqn: Any) -> Callable:
 
 def _bind(eqn: Any, *values: np.ndarray) -> Any:
     """The equation itself, on NumPy arrays of integers."""
-    with jax.enable_x64(True):
+    with in_float64():
         result = eqn.primitive.bind(*map(jnp.asarray, values), **eqn.params)
     return _results([np.asarray(x) for x in result]) if eqn.primitive.multiple_results else np.asarray(result)
 
@@ -740,7 +741,7 @@ def _indices(eqn: Any) -> Callable:
         _require_decided(eqn.primitive.name, *rest)
         if x.dtype != object:
             return _bind(eqn, x, *rest)
-        with jax.enable_x64(True):
+        with in_float64():
             positions = jnp.arange(x.size).reshape(x.shape)
             index = np.asarray(eqn.primitive.bind(positions, *map(jnp.asarray, rest), **params))
         out = np.append(x.ravel(), np.array([fill], dtype=object))[index]
@@ -753,7 +754,7 @@ def _pad(eqn: Any) -> Callable:
     config = eqn.params["padding_config"]
 
     def rule(x: np.ndarray, value: np.ndarray) -> np.ndarray:
-        with jax.enable_x64(True):
+        with in_float64():
             index = np.asarray(lax.pad(jnp.arange(x.size).reshape(x.shape), -1, config))
         return np.append(x.ravel(), value.ravel())[index]
 
@@ -768,7 +769,7 @@ def _scatter(combine: Callable) -> Callable:
 
         def rule(x: np.ndarray, indices: np.ndarray, updates: np.ndarray) -> np.ndarray:
             _require_decided(eqn.primitive.name, indices)
-            with jax.enable_x64(True):
+            with in_float64():
                 ones = jnp.eye(updates.size, dtype=int).reshape(-1, *updates.shape)
                 zeros = jnp.zeros(x.shape, int)
                 put = jax.vmap(lambda one: lax.scatter_add(zeros, jnp.asarray(indices), one, numbers, mode=mode))

@@ -19,6 +19,7 @@ from theory import tilting
 from ufm import Corpus, Steerable, contrast
 from ufm._check import require, typed
 from ufm._pytree import Leaf
+from ufm.precision import full
 
 
 @partial(
@@ -55,6 +56,7 @@ class Instance:
         return jnp.exp(self.log_p)
 
     @property
+    @full
     def log_odds(self) -> Float[Array, " V"]:
         """M, nats (S, definition 3.2)."""
         # Contexts outside P and N must not bring in 0 * inf.

@@ -16,6 +16,7 @@ from theory.statement import Domain
 from ufm import NormalisedUFM, contrastive, difference_of_means, fit, init_normalised, norm, uniform
 from ufm._pytree import Leaf
 from ufm.normalised import KINDS, as_seen
+from ufm.precision import full
 
 VOCABULARY, WIDTH = 6, 4
 """The size of random decoders."""
@@ -49,6 +50,7 @@ class Normed:
         """The arc that its sweep traces (`theory.arc.arc_of`)."""
         return arc.arc_of(self.W, self.gamma, self.bias, self.h, self.v, kind=self.kind)
 
+    @full
     def decode(self, alpha: Float[Array, ""]) -> Float[Array, " V"]:
         """Logits of the steered state, through the norm itself."""
         return norm(self.h + alpha * self.v, self.gamma, self.bias, kind=self.kind) @ self.W.T

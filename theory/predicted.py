@@ -22,6 +22,7 @@ from theory import tilting
 from ufm._check import finite, indices, require, typed
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import Corpus
+from ufm.precision import full
 from ufm.steerable import DEFAULT_BUDGET, pairs, strengths
 
 
@@ -46,12 +47,12 @@ def probability_increase(
         budget: numbers held at once in the largest intermediate array.
 
     Raises:
-        ValueError: a strength or log-odds that is not finite, a token or a context that does not exist.
+        ValueError: a strength, log-odds or product of both that is not finite; a token or a context that does not exist.
     """
     v = corpus.vocabulary_size
     chosen = np.arange(v) if tokens is None else indices("tokens", tokens, v, of="tokens")
     rows, which = _rows(corpus, contexts)
-    m, alphas = _log_odds(m, corpus), strengths(alphas)
+    m, alphas = _tilts(m, alphas, corpus)
     parts = concept_log_partition(rows, m, alphas, corpus.concepts, budget=budget)
     return _token_curves(rows, m, alphas, parts, chosen)[which]
 
@@ -81,7 +82,8 @@ def concept_increase(
     size, wanted = concepts.vocabulary_size, corpus.vocabulary_size
     require(size == wanted, "concepts", f"one of the corpus's {wanted} tokens", f"{size} tokens")
     rows, which = _rows(corpus, contexts)
-    parts = concept_log_partition(rows, _log_odds(m, corpus), strengths(alphas), concepts, budget=budget)
+    m, alphas = _tilts(m, alphas, corpus)
+    parts = concept_log_partition(rows, m, alphas, concepts, budget=budget)
     return _concept_curves(rows, parts, concepts)[which]
 
 
@@ -99,12 +101,13 @@ def cross_entropy_increase(
 
     Arguments and errors are those of `probability_increase`. S, theorem 3.8 is its second-order expansion.
     """
-    m, alphas = _log_odds(m, corpus), strengths(alphas)
+    m, alphas = _tilts(m, alphas, corpus)
     parts = concept_log_partition(corpus.log_rows, m, alphas, corpus.concepts, budget=budget)
     return _expected_increase(parts, corpus, m, alphas)
 
 
 @jax.jit
+@full
 def _expected_increase(parts, corpus, m, alphas):
     p = jnp.exp(corpus.log_rows)
     # A(alpha) - alpha E[M], with alpha times the favoured log-odds taken out of both.
@@ -145,6 +148,7 @@ def concept_log_partition(
 
 
 @partial(jax.jit, static_argnames=("concepts", "budget"))
+@full
 def _partition_by_product(log_rows, m, alphas, concepts, budget):
     blocks = concepts.blocks
     inside = jnp.asarray(blocks >= 0)
@@ -189,10 +193,17 @@ def _rows(corpus: Corpus, contexts: Any) -> tuple[Float[Array, "r V"], np.ndarra
     return corpus.log_rows[distinct], which
 
 
-def _log_odds(m: Any, corpus: Corpus) -> Float[Array, " V"]:
+def _tilts(m: Any, alphas: Any, corpus: Corpus) -> tuple[Float[Array, " V"], Float[Array, " K"]]:
+    """Log-odds and strengths whose products are finite."""
     array = finite("m", m)
     require(array.shape == (corpus.vocabulary_size,), "m", f"{corpus.vocabulary_size} log-odds", f"shape {array.shape}")
-    return jnp.asarray(m)
+    m, alphas = jnp.asarray(m), strengths(alphas)
+    if not isinstance(alphas, jax.core.Tracer):
+        largest, dtype = np.abs(np.asarray(alphas, float)).max(), jnp.result_type(m, alphas)
+        most = float(jnp.finfo(dtype).max) / max(np.abs(array).max(), np.ptp(array), 1.0)
+        wanted = f"strengths up to {most:.3g}, so that alpha M is finite in {dtype}"
+        require(bool(largest <= most), "alphas", wanted, f"{largest:.3g}")
+    return m, alphas
 
 
 def _share_of_float64(array: Float[Array, "..."]) -> float:

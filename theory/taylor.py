@@ -25,6 +25,7 @@ from sympy.printing.str import StrPrinter
 
 from theory import tilting
 from ufm._check import require, typed
+from ufm.precision import full
 
 MAX_ORDER = 12
 """The highest power of alpha that `taylor` goes to.
@@ -87,7 +88,7 @@ class Expansion:
         - "probability": ``(log_p [V], m [V])``, ``[K+1, V]``, all tokens at once;
         - "concept-log-odds": ``(log_p [V], m [V], members [V])`` with the mask of C, ``[K+1]``.
         """
-        return jax.jit(QUANTITIES[self.quantity].program(self.order, self.cumulants))
+        return jax.jit(full(QUANTITIES[self.quantity].program(self.order, self.cumulants)))
 
 
 @typed

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from ufm._check import in_range, require, typed
+from ufm.precision import full
 
 Scalar = Float[Array, ""]
 
@@ -51,12 +52,14 @@ def log_probabilities(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: S
 
 
 @typed
+@full
 def mean(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
     """``E_alpha[M]``, the slope of the log-partition, nats."""
     return jnp.dot(jnp.exp(log_probabilities(log_p, m, alpha)), m)
 
 
 @typed
+@full
 def variance(log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
     """``Var_alpha[M]``, the curvature of the log-partition, nats squared. Centred: never negative, no cancellation."""
     q = jnp.exp(log_probabilities(log_p, m, alpha))
@@ -165,6 +168,7 @@ def concept_log_odds(
 
 
 @typed
+@full
 def conditional_mean(
     log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
 ) -> Scalar:
@@ -181,6 +185,7 @@ def concept_slope(
     return conditional_mean(log_p, m, alpha, members) - conditional_mean(log_p, m, alpha, ~members)
 
 
+@full
 def _root_of_mean(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
     """The root of ``E_x[d]``, an increasing function of x that changes sign.
 
@@ -197,6 +202,7 @@ def _root_of_mean(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
     return lax.custom_root(value, jnp.zeros((), d.dtype), solve, lambda g, y: y / g(jnp.ones_like(y)))
 
 
+@full
 def _balance(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
     """Where the terms ``p d e^{xd}`` with d > 0 outweigh those with d < 0: Newton on the difference of their logarithms.
 

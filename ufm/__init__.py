@@ -1,7 +1,7 @@
 """Unconstrained features models, steered: corpora of disjoint concepts, the model, training, the split, measures.
 
-Pure functions on pytrees: no files, no plots, no printing. Precision is JAX's: run inside ``jax.enable_x64(True)`` for
-float64.
+Pure functions on pytrees: no files, no plots, no printing. Precision is that of the scope: `in_float64` is what theory is
+meant for.
 """
 
 from ufm._versions import require_supported
@@ -17,6 +17,7 @@ from ufm.families import mixed, per_context, uniform, weighted
 from ufm.measures import concept_increase, cross_entropy_increase, curvature, divergence, probability_increase
 from ufm.model import UFM, FreeFeatures, cross_entropy, exact, gap, init, logits
 from ufm.normalised import NormalisedUFM, init_normalised, norm
+from ufm.precision import in_float64
 from ufm.preference import Answers, preference_odds, utility_odds
 from ufm.steerable import Steerable, steer, sweep, sweep_states
 from ufm.training import OPTIMIZERS, Fit, fit
@@ -53,6 +54,7 @@ __all__ = [
     "fit",
     "from_table",
     "gap",
+    "in_float64",
     "init",
     "init_normalised",
     "init_update",

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from ufm._check import require, typed
 from ufm._pytree import Leaf
 from ufm.concepts import Concepts
+from ufm.precision import full
 
 
 @partial(
@@ -174,6 +175,7 @@ def from_table(
 
 @typed
 @jax.jit
+@full
 def entropy(corpus: Corpus) -> Float[Array, ""]:
     """``sum_j pi_j H(p_j)`` in nats: the lower bound of the cross-entropy of any model of the corpus (S, appendix B.1)."""
     p = jnp.exp(corpus.log_rows)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._check import finite, indices, require, typed
 from ufm.corpus import Corpus
+from ufm.precision import full, wide
 from ufm.steerable import Steerable, known
 
 
@@ -86,8 +87,9 @@ def difference_of_means(model: Steerable, contexts: Int[Array, " m"], weights: F
 
 
 @jax.jit
+@full
 def _contrast_of_states(model, contexts, weights):
-    h = model.embed(contexts)
+    h = wide(model.embed(contexts))
     return weights.astype(h.dtype) @ h
 
 
@@ -114,6 +116,7 @@ def log_odds(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
 
 
 @jax.jit
+@full
 def _contrast_of_rows(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
     rows = jnp.zeros(corpus.log_rows.shape[0], weights.dtype).at[corpus.row].add(weights)
     # Rows that P and N use equally, or not at all, must not bring in 0 * inf.

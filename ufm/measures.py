@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int
 from ufm._check import indices, require, typed
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import Corpus
-from ufm.steerable import Steerable, fitting, known, strengths, sweep, sweep_states
+from ufm.precision import full, wide
+from ufm.steerable import Steerable, finite_at, fitting, known, moved, number, strengths, sweep, sweep_states
 
 
 @typed
@@ -41,13 +42,14 @@ def probability_increase(
         budget: numbers held at once (`ufm.steerable.at_once`).
 
     Raises:
-        ValueError: a strength that is not finite, a token outside the vocabulary, a context that the model does not have, a
-            v of another width than its hidden states.
+        ValueError: a strength or a v that is not finite, a strength at which logits are not, a token outside the vocabulary,
+            a context that the model does not have, a v of another width than its hidden states.
     """
     contexts = known(model, contexts)
     vocabulary_size = _vocabulary_size(model)
     chosen = np.arange(vocabulary_size) if tokens is None else indices("tokens", tokens, vocabulary_size, of="tokens")
-    return _probability_increase(model, contexts, v, strengths(alphas), jnp.asarray(chosen), budget)
+    v, alphas = number("v", v), strengths(alphas)
+    return finite_at(model, alphas, _probability_increase(model, contexts, v, alphas, jnp.asarray(chosen), budget), axis=1)
 
 
 @partial(jax.jit, static_argnames="budget")
@@ -73,7 +75,8 @@ def concept_increase(
     Arguments and errors are those of `probability_increase`; `concepts` is the partition of the model's vocabulary.
     """
     _check_vocabulary("concepts", concepts.vocabulary_size, model)
-    return _concept_increase(model, known(model, contexts), v, strengths(alphas), concepts, budget)
+    contexts, v, alphas = known(model, contexts), number("v", v), strengths(alphas)
+    return finite_at(model, alphas, _concept_increase(model, contexts, v, alphas, concepts, budget), axis=1)
 
 
 @partial(jax.jit, static_argnames=("concepts", "budget"))
@@ -97,10 +100,12 @@ def cross_entropy_increase(
     """
     known(model, np.arange(corpus.n_contexts))
     _check_vocabulary("corpus", corpus.vocabulary_size, model)
-    return _cross_entropy_increase(model, corpus, v, strengths(alphas), budget)
+    v, alphas = number("v", v), strengths(alphas)
+    return finite_at(model, alphas, _cross_entropy_increase(model, corpus, v, alphas, budget))
 
 
 @partial(jax.jit, static_argnames="budget")
+@full
 def _cross_entropy_increase(model, corpus, v, alphas, budget):
     p = jnp.exp(corpus.log_rows)
 
@@ -130,14 +135,15 @@ def curvature(
         v: steering vector, ``[d]``.
         alpha: where.
     """
-    return _curvature(model, known(model, contexts), v, alpha)
+    contexts, v, alpha = known(model, contexts), number("v", v), number("alpha", alpha)
+    return finite_at(model, alpha, _curvature(model, contexts, v, alpha))
 
 
 @jax.jit
 def _curvature(model, contexts, v, alpha):
-    h = model.embed(contexts)
+    h = wide(model.embed(contexts))
     v = fitting(v, h)
-    logits, slope = jax.jvp(lambda a: model.decode(h + a * v), (jnp.asarray(alpha, h.dtype),), (jnp.ones((), h.dtype),))
+    logits, slope = jax.jvp(lambda a: model.decode(moved(h, v, a)), (jnp.asarray(alpha, h.dtype),), (jnp.ones((), h.dtype),))
     return variance(logits, slope) / 2
 
 
@@ -155,19 +161,20 @@ def divergence(
     Near 0 it is `curvature` times alpha^2 (N9); averaged over text that the model draws, it is Delta CE (N4). Arguments and
     errors are those of `probability_increase`.
     """
-    return _divergence(model, known(model, contexts), v, strengths(alphas), budget)
+    contexts, v, alphas = known(model, contexts), number("v", v), strengths(alphas)
+    return finite_at(model, alphas, _divergence(model, contexts, v, alphas, budget), axis=1)
 
 
 @partial(jax.jit, static_argnames="budget")
 def _divergence(model, contexts, v, alphas, budget):
-    h = model.embed(contexts)
+    h = wide(model.embed(contexts))
     base = model.decode(h)
     return sweep_states(model, h, v, alphas.astype(h.dtype), lambda logits, i: kl(base[i], logits), budget=budget)
 
 
 def kl(base: Float[Array, "*#n V"], other: Float[Array, "*#n V"]) -> Float[Array, "..."]:
     """KL from the softmax of `base` to that of `other`, nats; without cancellation where they are close."""
-    log_p, log_q = jax.nn.log_softmax(base), jax.nn.log_softmax(other)
+    log_p, log_q = jax.nn.log_softmax(wide(base)), jax.nn.log_softmax(wide(other))
     p, less = jnp.exp(log_p), log_p - log_q
     # What is added has mean 0, and leaves a sum of terms that are not negative. Where q is much larger than p, their ratio
     # may be too large for a float: there it is multiplied out.
@@ -177,7 +184,7 @@ def kl(base: Float[Array, "*#n V"], other: Float[Array, "*#n V"]) -> Float[Array
 
 def variance(logits: Float[Array, "*n V"], of: Float[Array, "*n V"]) -> Float[Array, " *n"]:
     """The variance of a quantity of the next token, under the softmax of logits."""
-    p = jax.nn.softmax(logits)
+    p, of = jax.nn.softmax(wide(logits)), wide(of)
     off = of - jnp.sum(p * of, axis=-1, keepdims=True)
     return jnp.sum(p * off * off, axis=-1)
 

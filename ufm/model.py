@@ -19,6 +19,7 @@ from ufm._check import require, typed
 from ufm._numerics import exp_minus_tangent
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus, entropy
+from ufm.precision import full, wide
 from ufm.steerable import Change
 
 
@@ -44,6 +45,7 @@ class UFM:
         """h_j for each context index."""
         return jnp.moveaxis(self.H, -1, 0)[contexts]
 
+    @full
     def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Logits ``W h``."""
         return h @ self.W.T
@@ -134,6 +136,7 @@ def exact(corpus: Corpus) -> UFM:
 
 
 @typed
+@full
 def representing(log_p: Float[Array, "m V"]) -> UFM:
     """A model of a table of log-probabilities, as `exact`, for use inside transformations."""
     v = log_p.shape[-1]
@@ -150,6 +153,7 @@ def logits(model: FreeFeatures) -> Float[Array, "m V"]:
 
 
 @typed
+@full
 def gap(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
     """``CE(f) - sum_j pi_j H(p_j) = sum_j pi_j KL(p_j || softmax(f(c_j)))`` in nats; assumption 2 of S is a gap of 0.
 
@@ -159,7 +163,7 @@ def gap(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
     """
     log_p = corpus.log_p
     p = jnp.exp(log_p)
-    log_q = jax.nn.log_softmax(logits(model))
+    log_q = jax.nn.log_softmax(wide(logits(model)))
     delta = log_q - jnp.where(p > 0, log_p, 0)
     terms = jnp.where(p > 0, p * exp_minus_tangent(jnp.where(p > 0, delta, 0)), jnp.exp(log_q))
     return jnp.dot(corpus.weights, jnp.sum(terms, axis=-1))

@@ -18,6 +18,7 @@ from ufm._check import in_range, require, typed
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus
 from ufm.model import init, sites_of
+from ufm.precision import full, wide
 from ufm.steerable import Change
 
 KINDS = ("rms", "layer")
@@ -52,14 +53,27 @@ def norm(
         kind: one of `KINDS`.
         eps: added to the mean square. With 0 a hidden state of 0 (for "layer": a constant one) becomes NaN.
 
+    Returns:
+        In float32 at least. Hidden states may be as large as floats are: their squares do not overflow.
+
     Raises:
         ValueError: an unknown kind; outside transformations, a negative eps.
     """
     in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
+    h, size = _scaled(wide(h))
     h = as_seen(h, kind)
-    out = h / jnp.sqrt(jnp.mean(h * h, axis=-1, keepdims=True) + eps)
+    out = h / jnp.sqrt(jnp.mean(h * h, axis=-1, keepdims=True) + eps * size * size)
     out = out if gamma is None else gamma * out
     return out if bias is None else out + bias
+
+
+def _scaled(h: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array, "*n 1"]]:
+    """Hidden states whose squares are finite, and the power of two that they are multiplied with: 1 but for huge ones."""
+    most = jnp.finfo(h.dtype).maxexp
+    huge = jnp.max(jnp.abs(h), axis=-1, keepdims=True) > 2.0 ** (most // 3)
+    # A choice between constants: no derivative goes through it.
+    size = jnp.where(huge, 2.0 ** -(3 * most // 5), 1.0).astype(h.dtype)
+    return h * size, size
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["W", "H", "gamma", "bias"], meta_fields=["kind", "eps"])
@@ -92,6 +106,7 @@ class NormalisedUFM:
         """h_j for each context index, before the norm."""
         return jnp.moveaxis(self.H, -1, 0)[contexts]
 
+    @full
     def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Logits ``W (gamma * norm(h) + bias)``."""
         return self._normed(h) @ self.W.T
@@ -101,6 +116,7 @@ class NormalisedUFM:
         """The hidden state before the norm, and the decoder W behind it (`ufm.updates`)."""
         return sites_of(self.W)
 
+    @full
     def decode_through(
         self, h: Float[Array, "*n d"], site: str, change: Change, m: Float[Array, "*n"]
     ) -> Float[Array, "*n V"]:

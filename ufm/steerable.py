@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ufm._check import finite, require, typed
+from ufm.precision import wide
 
 DEFAULT_BUDGET = 2**20
 """Numbers a sweep holds at once, unless told otherwise: 8 MiB of float64, about what a core's cache serves."""
@@ -55,10 +56,59 @@ def steer(
         alpha: steering strength, in units of v.
 
     Raises:
-        ValueError: a context that the model does not have, a v of another width than its hidden states.
+        ValueError: a context that the model does not have, a v of another width than its hidden states; outside
+            transformations, a v or a strength that is not finite, and one at which logits are not.
     """
-    h = model.embed(known(model, contexts))
-    return model.decode(h + alpha * fitting(v, h))
+    contexts, v, alpha = known(model, contexts), number("v", v), number("alpha", alpha)
+    h = model.embed(contexts)
+    return finite_at(model, alpha, model.decode(moved(h, fitting(v, h), alpha)))
+
+
+def moved(h: Float[Array, "*n d"], v: Float[Array, " d"], alpha: Float[Array, ""] | float) -> Float[Array, "*n d"]:
+    """``h + alpha v``, in float32 at least: hidden states of a half type would swallow small strengths, and round large."""
+    return wide(h) + alpha * wide(v)
+
+
+def number(name: str, value: Any) -> Any:
+    """A number, or an array of them, as it is (a boundary check, outside transformations).
+
+    Raises:
+        ValueError: one that is not finite.
+    """
+    if not isinstance(value, jax.core.Tracer):
+        finite(name, value)
+    return value
+
+
+def finite_at(model: Any, alphas: Any, values: Any, axis: int = 0) -> Any:
+    """What was measured at strengths, as it is, if it is finite (a boundary check, outside transformations).
+
+    Args:
+        model: the model that was steered.
+        alphas: the strengths, ``[K]``, or one.
+        values: an array, with the strengths along `axis` if there are several.
+        axis: of the strengths.
+
+    Raises:
+        ValueError: a value that is not finite. The message names the strength, and the type and place as the model tells
+            them: its `described`, if it has one.
+    """
+    tracing = isinstance(values, jax.core.Tracer) or isinstance(alphas, jax.core.Tracer)
+    if tracing or not values.is_fully_addressable or bool(jnp.isfinite(values).all()):
+        return values
+    strength = np.atleast_1d(np.asarray(alphas, float))
+    bad = ~np.isfinite(np.asarray(values))
+    if strength.size > 1:
+        strength = strength[bad.any(axis=tuple(k for k in range(bad.ndim) if k != axis))]
+    least = strength[np.argmin(np.abs(strength))]
+    require(False, "alphas", f"strengths at which logits are finite ({description(model)})", least)
+
+
+def description(model: Any) -> str:
+    """The type and the place of a model that is steered, for messages."""
+    told = getattr(model, "described", None)
+    types = [leaf.dtype for leaf in jax.tree.leaves(model) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    return told or f"{type(model).__name__}, {types[0] if types else 'no floats'}"
 
 
 def known(model: Steerable, contexts: Any) -> Int[Array, "*n"]:
@@ -103,12 +153,16 @@ def sweep(
         contexts: ``[n]``.
         v: steering vector, ``[d]``.
         alphas: steering strengths, ``[K]``, finite.
-        measure: from the logits ``[V]`` of one context at one strength, and the position of that context in `contexts`,
-            to a pytree of arrays. It is vectorised; what it returns is all that is kept.
+        measure: from the logits ``[V]`` of one context at one strength, in float32 at least, and the position of that
+            context in `contexts`, to a pytree of arrays. It is vectorised; what it returns is all that is kept.
         budget: numbers held at once, which bounds memory whatever n and K are (`at_once`).
 
     Returns:
         The pytree of `measure`, each leaf with leading axes ``[n, K]``.
+
+    Raises:
+        ValueError: a v of another width than the hidden states; outside transformations, a strength at which logits are not
+            finite. Inside, `measure` is given NaN there for all of them.
     """
     return sweep_states(model, model.embed(contexts), v, alphas, measure, budget=budget)
 
@@ -136,9 +190,14 @@ def sweep_states(
     v = fitting(v, h)
 
     def one(position, alpha):
-        return measure(model.decode(h[position] + alpha * v), position)
+        logits = wide(model.decode(moved(h[position], v, alpha)))
+        good = jnp.isfinite(logits).all()
+        # One logit that is not a number makes no distribution: nothing that is made of the others may pass for one.
+        return measure(jnp.where(good, logits, jnp.nan), position), jnp.where(good, 0.0, jnp.nan)
 
-    return pairs(one, h.shape[0], alphas, at_once(model, h, budget))
+    values, marks = pairs(one, h.shape[0], alphas, at_once(model, h, budget))
+    finite_at(model, alphas, marks, axis=1)
+    return values
 
 
 def at_once(model: Steerable, h: Float[Array, "*n d"], budget: int | None = None) -> int:
@@ -167,8 +226,8 @@ def pairs(
     k = alphas.shape[0]
     require(n >= 1, "contexts", "at least one", "none")
     require(k >= 1, "alphas", "at least one strength", "none")
-    position = jnp.repeat(jnp.arange(n), k, total_repeat_length=n * k)
-    out = lax.map(lambda pair: function(*pair), (position, jnp.tile(alphas, n)), batch_size=min(chunk, n * k))
+    # Positions by division: repeated ones would be a constant of n k numbers, which the compiler folds for seconds.
+    out = lax.map(lambda at: function(at // k, alphas[at % k]), jnp.arange(n * k), batch_size=min(chunk, n * k))
     return jax.tree.map(lambda leaf: leaf.reshape(n, k, *leaf.shape[1:]), out)
 
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from ufm._check import in_range, require, typed
 from ufm._pytree import Leaf
 from ufm.normalised import KINDS, norm
+from ufm.precision import full
 from ufm.steerable import Change
 
 PLACEMENTS = ("pre", "branch", "stream")
@@ -108,6 +109,7 @@ class Transformer:
         x = self._through(h.reshape(*h.shape[:-1], *self.positions.shape), slice(self.cut, None))
         return self.readout(x[..., -1, :])
 
+    @full
     def readout(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Logits from what the last norm is given."""
         logits = norm(x, self.gamma, self.bias, kind=self.kind, eps=self.eps) @ self.W.T
@@ -137,6 +139,7 @@ class Transformer:
 
 # Compiled even where nothing else is: a scan outside `jax.jit` compiles again at every call.
 @partial(jax.jit, static_argnums=(2, 3, 4, 5))
+@full
 def _run(
     x: Float[Array, "*n T d"], layers: Layers, heads: int, kind: str, eps: float, placement: str
 ) -> Float[Array, "*n T d"]:
@@ -189,6 +192,7 @@ def added(model: Transformer) -> Float[Array, ""]:
 
 
 @typed
+@full
 def added_in_the_limit(model: Transformer, v: Float[Array, " d"]) -> Float[Array, " d"]:
     """What the blocks after the cut add to the stream once it is alpha v and nothing else, alpha to infinity (N11).
 

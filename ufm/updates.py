@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._check import finite, require, typed
 from ufm._pytree import Leaf
+from ufm.precision import full, wide
 from ufm.steerable import DEFAULT_BUDGET, Change, Steerable
 
 
@@ -74,6 +75,7 @@ class LoRA:
     down: Float[Array, "r i"] | Leaf
     up: Float[Array, "o r"] | Leaf
 
+    @full
     def added(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
         """What it adds for a unit of strength."""
         return (x @ self.down.T) @ self.up.T
@@ -97,6 +99,7 @@ class Weight:
     A: Float[Array, "o i"] | Leaf
     b: Float[Array, " o"] | Leaf
 
+    @full
     def added(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
         """What it adds for a unit of strength."""
         return x @ self.A.T + self.b
@@ -144,7 +147,7 @@ def init_update(
 @typed
 def add(update: Update) -> Change:
     """The change that an update makes: ``y + m added(x)``."""
-    return lambda x, y, m: y + (m * update.added(x)).astype(y.dtype)
+    return lambda x, y, m: wide(y) + (m * update.added(x)).astype(wide(y).dtype)
 
 
 @typed
@@ -203,7 +206,7 @@ class Updated:
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n s"]:
         """Hidden states with strength 0 beside them, ``[*n, d + 1]``."""
-        h = self.model.embed(contexts)
+        h = wide(self.model.embed(contexts))
         return jnp.concatenate([h, jnp.zeros((*h.shape[:-1], 1), h.dtype)], axis=-1)
 
     def decode(self, h: Float[Array, "*n s"]) -> Float[Array, "*n V"]:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -22,6 +21,7 @@ import ufm
 from sim.experiments.decay import Decay, between, fit_preference, fit_utility
 from sim.experiments.pairs import SIDES
 from ufm._check import require
+from ufm.precision import in_float64
 
 BUDGET = 2.0
 """How much utility may be lost, in nats of log-odds."""
@@ -61,7 +61,7 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
 
     matching, other = (loss.sel(side=side).transpose(*_DIMS, "pair").values.astype(float) for side in SIDES)
     there = (np.isfinite(matching) & np.isfinite(other)).all(axis=2, keepdims=True)
-    with jax.enable_x64(True):
+    with in_float64():
         both = jnp.asarray(matching), jnp.asarray(other)
         preference, utility = (np.where(there, odds(*both), np.nan) for odds in (ufm.preference_odds, ufm.utility_odds))
     undefined = there & np.isnan(utility)

@@ -4,7 +4,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import xarray as xr
 
@@ -19,6 +18,7 @@ from sim.figures.style import save
 from sim.report import pictures, write_page
 from sim.reproduce import write_data
 from ufm._check import require
+from ufm.precision import in_float64
 
 
 class Written(NamedTuple):
@@ -86,7 +86,7 @@ def toy_with_fit(seed: int) -> xr.Dataset:
         Its data, and over model and strength `fit`, NaN for the UFM, whose preference has no decay; as attributes
         "fitted_exponents", "fitted_centres" and "fitted_widths" below 0 and above it, beside "centre" and "width" of N7.
     """
-    with jax.enable_x64(True):
+    with in_float64():
         toy = preference_toy.run(seed)
     strengths, normalised = toy["strength"].values, toy["model"] == preference_toy.NORMALISED
     fit = fit_preference(strengths, toy["preference"].sel(model=preference_toy.NORMALISED).values)
