@@ -13,10 +13,7 @@ from jaxtyping import Array, Float
 from sim.bridge.language_model import LanguageModel
 from sim.bridge.split import Split
 from ufm.measures import variance
-from ufm.steerable import at_once
-
-TOGETHER = 4
-"""Strengths decoded together, at most, where all logits of a text are held: a few, so that weights are not read for one."""
+from ufm.steerable import at_once, finite_at
 
 
 def _per_position(logits: Array, cut: Split) -> Float[Array, "t V"]:
@@ -69,7 +66,7 @@ def increases(
             rise = new_total - total
             return rise - (new_chosen - chosen), rise - jnp.sum(p * (logits - base), axis=-1)
 
-        return jax.lax.map(more, alphas, batch_size=min(TOGETHER, at_once(cut, h)))
+        return jax.lax.map(more, alphas, batch_size=min(cut.together, at_once(cut, h)))
 
     return jax.lax.map(of, jnp.arange(cut.tokens.shape[0]))
 
@@ -117,7 +114,8 @@ class Moments(NamedTuple):
 
 def loss_moments(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> Moments:
     """What happens to the cross-entropy of a text near strength 0, steered along v after a layer (N9)."""
-    terms = moments(_cut(lm, text, layer), jnp.asarray(v))
+    cut = _cut(lm, text, layer)
+    terms = [finite_at(cut, 0.0, term) for term in moments(cut, jnp.asarray(v))]
     curvature, slope = (float(np.mean(np.asarray(term, float)[text.counted])) for term in terms)
     of_rows = np.mean(np.asarray(terms[0], float), axis=1, where=text.counted)
     return Moments(curvature, slope, float(np.sqrt(2 * curvature / text.counted.sum())), of_rows)
@@ -137,9 +135,14 @@ def loss_increases(
 
     Returns:
         Delta CE and KL, ``[K]`` each.
+
+    Raises:
+        ValueError: a strength at which they are not finite.
     """
-    away = alphas != 0
-    found = increases(_cut(lm, text, layer), jnp.asarray(v), jnp.asarray(alphas[away], v.dtype))
+    away, cut = alphas != 0, _cut(lm, text, layer)
+    found = increases(cut, jnp.asarray(v), jnp.asarray(alphas[away], v.dtype))
+    for values in found:
+        finite_at(cut, alphas[away], values, axis=1)
     curves = np.zeros((2, alphas.size))
     curves[:, away] = [np.asarray(values, float).swapaxes(1, 2)[text.counted].mean(axis=0) for values in found]
     return curves[0], curves[1]

@@ -25,7 +25,7 @@ from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split, end_states
 from sim.concepts import BEGINNINGS, CONCEPTS, OPENINGS, Concept
 from sim.experiments.curves import KINDS_OF_CURVE, bumps
-from sim.losses import TOGETHER, Text, loss_increases, loss_moments
+from sim.losses import Text, loss_increases, loss_moments
 from sim.output import settings
 from theory import arc
 from ufm._check import require
@@ -411,7 +411,7 @@ def _approach(cut: Split, out: Readout, v: Array, count: int) -> dict[str, Array
         )
         ones = jnp.ones(())
         leading = jax.jvp(lambda t: cut.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
-        return *jax.lax.map(at, sizes, batch_size=TOGETHER), jnp.max(jnp.abs(leading))
+        return *jax.lax.map(at, sizes, batch_size=cut.together), jnp.max(jnp.abs(leading))
 
     both = [of(sign, out.limit(v, sign)) for sign in (-1, 1)]
     distance, beyond, bound, leading = (jnp.stack(parts) for parts in zip(*both, strict=True))

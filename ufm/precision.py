@@ -58,8 +58,8 @@ def of_products(dtype: DTypeLike, *, fast: bool = False) -> lax.Precision:
 
     Half types have nothing to lose, and are left at what is fastest.
     """
-    short = jnp.finfo(dtype).bits < 32
-    return lax.Precision.DEFAULT if fast or short else lax.Precision.HIGHEST
+    half = jnp.dtype(dtype).itemsize < 4
+    return lax.Precision.DEFAULT if fast or half else lax.Precision.HIGHEST
 
 
 def wide(x: Any) -> Float[Array, "..."]:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.architecture import Architecture
 from ufm.normalised import norm
+from ufm.precision import of_products, wide
 
 Index = Int[Array, ""] | int
 
@@ -99,7 +100,8 @@ class Decoder(nnx.Module):
 
     Attributes:
         architecture: what it is made of.
-        dtype: of the computation.
+        dtype: of the computation; norms, softmax and logits are in float32 at least.
+        fast: whether products of float32 may be as short as the device likes (`ufm.precision`).
         embedding, positions, unembedding, norm, norm_bias: parameters; those that the architecture has.
         blocks: those of all blocks.
     """
@@ -110,9 +112,11 @@ class Decoder(nnx.Module):
     norm: nnx.Param
     norm_bias: nnx.Param
 
-    def __init__(self, architecture: Architecture, parameters: dict[str, Any], *, dtype: DTypeLike = jnp.float32) -> None:
+    def __init__(
+        self, architecture: Architecture, parameters: dict[str, Any], *, dtype: DTypeLike = jnp.float32, fast: bool = False
+    ) -> None:
         """From parameters by path, as `shapes` lists them."""
-        self.architecture, self.dtype = architecture, jnp.dtype(dtype)
+        self.architecture, self.dtype, self.fast = architecture, jnp.dtype(dtype), fast
         for name, value in parameters.items():
             if "." not in name:
                 setattr(self, name, nnx.Param(value))
@@ -192,7 +196,8 @@ class Decoder(nnx.Module):
         a = self.architecture
         x = self.normalise(x, self, "norm")
         matrix = (self.embedding if a.tied else self.unembedding)[...].astype(self.dtype)
-        out = jnp.einsum("...d,vd->...v", x, matrix)
+        kind = jnp.promote_types(self.dtype, jnp.float32)
+        out = jnp.einsum("...d,vd->...v", x, matrix, precision=self._precision, preferred_element_type=kind)
         return softcapped(_scaled(out, a.logit_scale), a.final_softcap)
 
     # --- a block -----------------------------------------------------------------------------------------------------
@@ -253,12 +258,12 @@ class Decoder(nnx.Module):
         query = self._turned(self._heads(h, one, "query", a.heads), i, turns)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
-        scores = _scores(grouped, key)
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) * a.query_scale
+        scores = _scores(grouped, key, self._precision)
+        scores = wide(scores) * a.query_scale
         scores = softcapped(scores, a.attention_softcap)
         mask = keys.visible(positions, self._window(i))
         shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, UNSEEN), axis=-1).astype(self.dtype)
-        mixed = _mixed(shares, value).reshape(n, t, a.heads * a.head_dim)
+        mixed = _mixed(shares, value, self._precision).reshape(n, t, a.heads * a.head_dim)
         return self.after(self._project(mixed, one, "out"), one, "after_attention_norm")
 
     def _heads(self, h, one, name, count):
@@ -281,10 +286,10 @@ class Decoder(nnx.Module):
         """
         a = self.architecture
         h = self.before(read if a.parallel else x, one, "mlp_norm")
-        wide = self._project(h, one, "up")
-        wide = _act(self._project(h, one, "gate"), a.activation) * wide if a.gated else _act(wide, a.activation)
-        added = self._project(wide, one, "down")
-        return x + self.after(added if change is None else change(wide, added), one, "after_mlp_norm")
+        inner = self._project(h, one, "up")
+        inner = _act(self._project(h, one, "gate"), a.activation) * inner if a.gated else _act(inner, a.activation)
+        added = self._project(inner, one, "down")
+        return x + self.after(added if change is None else change(inner, added), one, "after_mlp_norm")
 
     def before(self, x, one, name):
         """What attention or MLP read: the stream, through the norm of that name if there is one."""
@@ -298,10 +303,10 @@ class Decoder(nnx.Module):
     def normalise(self, x: Float[Array, "*n d"], holder: Any, name: str) -> Float[Array, "*n d"]:
         """The norm of that name, computed in float32 at least."""
         a = self.architecture
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        gamma = getattr(holder, name)[...].astype(wide.dtype)
-        bias = getattr(holder, f"{name}_bias")[...].astype(wide.dtype) if a.norm == "layer" else None
-        return norm(wide, gamma, bias, kind=a.norm, eps=a.eps).astype(self.dtype)
+        x = wide(x)
+        gamma = getattr(holder, name)[...].astype(x.dtype)
+        bias = getattr(holder, f"{name}_bias")[...].astype(x.dtype) if a.norm == "layer" else None
+        return norm(x, gamma, bias, kind=a.norm, eps=a.eps).astype(self.dtype)
 
     def rotations(self, positions: Int[Array, "n T"]) -> Any:
         """Cosines and sines of every kind of rotary positions, ``[kinds, n, T, pairs]``; None without.
@@ -343,8 +348,13 @@ class Decoder(nnx.Module):
             return None
         return jnp.asarray([window or jnp.iinfo(jnp.int32).max for window in windows])[i]
 
+    @property
+    def _precision(self) -> lax.Precision:
+        """Of products."""
+        return of_products(self.dtype, fast=self.fast)
+
     def _project(self, x: Array, one: Blocks, name: str) -> Array:
-        out = x @ getattr(one, name)[...].astype(self.dtype)
+        out = jnp.matmul(x, getattr(one, name)[...].astype(self.dtype), precision=self._precision)
         bias = getattr(one, f"{name}_bias", None)
         return out if bias is None else out + bias[...].astype(self.dtype)
 
@@ -370,15 +380,19 @@ def heads_first(x: Float[Array, "n T k h"]) -> Float[Array, "n k T h"]:
 # Of one query, products of tiny matrices are several times slower than a sum that the compiler fuses.
 
 
-def _scores(query: Float[Array, "n t k g h"], key: Float[Array, "n k s h"]) -> Float[Array, "n k g t s"]:
+def _scores(
+    query: Float[Array, "n t k g h"], key: Float[Array, "n k s h"], precision: lax.Precision
+) -> Float[Array, "n k g t s"]:
     if query.shape[1] > 1:
-        return jnp.einsum("ntkgh,nksh->nkgts", query, key)
+        return jnp.einsum("ntkgh,nksh->nkgts", query, key, precision=precision)
     return jnp.sum(query[:, 0, :, :, None, :] * key[:, :, None], axis=-1)[:, :, :, None]
 
 
-def _mixed(shares: Float[Array, "n k g t s"], value: Float[Array, "n k s h"]) -> Float[Array, "n t k g h"]:
+def _mixed(
+    shares: Float[Array, "n k g t s"], value: Float[Array, "n k s h"], precision: lax.Precision
+) -> Float[Array, "n t k g h"]:
     if shares.shape[3] > 1:
-        return jnp.einsum("nkgts,nksh->ntkgh", shares, value)
+        return jnp.einsum("nkgts,nksh->ntkgh", shares, value, precision=precision)
     return jnp.sum(shares[:, :, :, 0, :, None] * value[:, :, None], axis=-2)[:, None]
 
 
@@ -391,7 +405,8 @@ def only_at(values: Array, at: Int[Array, " n"]) -> Array:
     """One position of every sequence, ``[n, T, ...]`` to ``[n, 1, ...]``."""
     # A product and not a gather, and below primitives and not NumPy's functions: Taylor mode goes through these only.
     chosen = lax.broadcasted_iota(at.dtype, values.shape[:2], 1) == lax.broadcast_in_dim(at, values.shape[:2], (0,))
-    return jnp.einsum("nt,nt...->n...", chosen.astype(values.dtype), values)[:, None]
+    exact = of_products(values.dtype)
+    return jnp.einsum("nt,nt...->n...", chosen.astype(values.dtype), values, precision=exact)[:, None]
 
 
 def positions_of(seen: Bool[Array, "n T"]) -> Int[Array, "n T"]:

@@ -14,6 +14,7 @@ from sim.bridge.decoder import Decoder, Keys, only_at, positions_of
 from sim.bridge.split import last_seen
 from sim.bridge.values import shown, whole
 from ufm._check import require
+from ufm.precision import wide
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def generate(
     sampled: bool,
     sort: int | None = None,
     each: int = 1,
-) -> tuple[Int[Array, "m new"], Int[Array, " m"]]:
+) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""]]:
     """New tokens after prompts that are padded on the left.
 
     Args:
@@ -112,7 +113,8 @@ def generate(
         each: continuations of every prompt, which is computed once for all of them: m = n each, in this order.
 
     Returns:
-        The tokens, and how many of each sequence are its own (its end included).
+        The tokens, how many of each sequence are its own (its end included), and whether all logits were finite on the way;
+        where they were not, it stopped.
     """
     a = decoder.architecture
     n, t = tokens.shape
@@ -149,7 +151,8 @@ def generate(
 
             x = decoder.through(one, i, x, at, turns, keys, written)
             if steering is not None:
-                x = x + steering[:, i][:, None, :].astype(x.dtype)
+                # Rounded to the type of the stream once, after the sum.
+                x = (wide(x) + steering[:, i][:, None, :]).astype(x.dtype)
             return x, all_keys, all_values
 
         x, *cache = lax.fori_loop(0, a.layers, step, (decoder.embed(ids, at), *cache))
@@ -161,18 +164,20 @@ def generate(
     keys, n = Keys(repeated(places), repeated(there)), n * each
 
     def pick(k, x):
+        """The next tokens, and of which sequences all logits are finite."""
         logits = decoder.logits(x)
-        return choose(jax.random.fold_in(key, k), logits, *settings, sort=sort) if sampled else greedy(logits)
+        chosen = choose(jax.random.fold_in(key, k), logits, *settings, sort=sort) if sampled else greedy(logits)
+        return chosen, jnp.isfinite(logits).all(axis=-1)
 
     def greedy(logits):
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def unfinished(carry):
-        k, _, _, _, _, over = carry
-        return (k < new) & ~jnp.all(over)
+        k, _, (_, good), _, _, over = carry
+        return (k < new) & ~jnp.all(over) & jnp.all(good | over)
 
     def advance(carry):
-        k, out, chosen, cache, lengths, over = carry
+        k, out, (chosen, _), cache, lengths, over = carry
         out = lax.dynamic_update_index_in_dim(out, jnp.where(over, ends[0], chosen), k, 1)
         lengths = lengths + ~over
         over = over | jnp.any(chosen[:, None] == ends, axis=1)
@@ -182,8 +187,9 @@ def generate(
     out = jnp.full((n, new), ends[0], jnp.int32)
     nothing = jnp.zeros(n, jnp.int32)
     start = (jnp.asarray(0), out, pick(0, last), cache, nothing, jnp.zeros(n, bool))
-    _, out, _, _, lengths, _ = lax.while_loop(unfinished, advance, start)
-    return out, lengths
+    k, out, (_, good), _, lengths, over = lax.while_loop(unfinished, advance, start)
+    # What comes after the last token is not asked for.
+    return out, lengths, (k >= new) | jnp.all(good | over)
 
 
 compiled = nnx.jit(generate, static_argnames=("new", "sampled", "sort", "each"))

@@ -6,6 +6,7 @@ logits = ufm.steer(split, [0], split.everywhere(v), 4.0)
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge import fetch, generation, split, tokenizer, trained
+from sim.bridge import devices, fetch, generation, split, tokenizer, trained
 from sim.bridge.architecture import Architecture
 from sim.bridge.checkpoint import PICKLES, Tensors, fill, open_folder, read_json, reading, refuse_pointers
-from sim.bridge.decoder import Decoder, init_parameters, shapes
+from sim.bridge.decoder import Decoder, init_parameters, is_gain, shapes
 from sim.bridge.generation import Sampling
 from sim.bridge.gguf_file import Gguf
 from sim.bridge.split import Split
@@ -58,12 +59,19 @@ class LanguageModel:
         tokenizer: None for a model that has none.
         name: what it was loaded as.
         fingerprint: a hash of names, shapes and a sample of the weights, to tell results of different checkpoints apart.
+        budget: numbers that sweeps of it hold at once; what suits the device (`sim.bridge.devices`) if left out.
     """
 
     decoder: Decoder
     tokenizer: Tokenizer | None = None
     name: str = ""
     fingerprint: str = ""
+    budget: int | None = None
+
+    @property
+    def device(self) -> jax.Device:
+        """Where its parameters are; the first device, if they are spread."""
+        return devices.device_of(self.decoder.embedding[...])
 
     @property
     def architecture(self) -> Architecture:
@@ -152,10 +160,25 @@ class LanguageModel:
         return ids
 
     def logits(self, prompts: Prompts, *, chat: bool = False) -> list[Float[np.ndarray, "T V"]]:
-        """The logits at every position of every prompt."""
+        """The logits at every position of every prompt, in float32 at least.
+
+        Raises:
+            ValueError: as `contexts`; logits that are not finite.
+        """
         ids, seen = self.contexts(prompts, chat=chat)
+        numbers = ids.size * self.architecture.vocabulary
+        devices.require_room("prompts", numbers * max(4, self.decoder.dtype.itemsize), self.device)
         values = np.asarray(split.all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(seen)))
+        self._require_finite(np.isfinite(values[seen]).all(), ids, seen)
         return [row[mask] for row, mask in zip(values, seen, strict=True)]
+
+    def _require_finite(self, good: bool | np.bool_, ids: np.ndarray, seen: np.ndarray) -> None:
+        """Refuse logits that are not finite, unsteered, and say after which block the stream is not for the first time."""
+        if not good:
+            states = split.all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen))
+            bad = ~np.asarray(jnp.where(jnp.asarray(seen)[None, ..., None], jnp.isfinite(states), True).all(axis=(1, 2, 3)))
+            place = f"after block {np.argmax(bad)}" if bad.any() else "in the last norm or the logits"
+            require(False, "logits", "finite numbers", f"others, first {place}, in {self.decoder.dtype.name}")
 
     def states(
         self, prompts: Prompts, *, length: int | None = None, chat: bool = False
@@ -180,7 +203,7 @@ class LanguageModel:
         Raises:
             ValueError: as `contexts`.
         """
-        most = split.BUDGET if budget is None else whole("budget", budget, 1)
+        most = self.budget or devices.portion(self.device).budget if budget is None else whole("budget", budget, 1)
         sides = [self.contexts(texts, chat=chat) for texts in (positive, negative)]
         length, means = max(ids.shape[1] for ids, _ in sides), []
         together = max(1, most // split.held_by_blocks(self.architecture, length))
@@ -193,6 +216,7 @@ class LanguageModel:
                 found = split.all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(there[part]))
                 total += np.asarray(found, float).sum(axis=1)
             means.append(total / len(ids))
+            self._require_finite(np.isfinite(means[-1]).all(), tokens, there)
         # A mean of numbers in half precision is worth more than they are.
         return (means[0] - means[1]).astype(jnp.promote_types(found.dtype, jnp.float32))
 
@@ -224,7 +248,11 @@ class LanguageModel:
         graph, state = nnx.split(self.decoder)
         known = ("state", "down")
         require(site in known, "site", f"one of {', '.join(known)}", repr(site))
-        return Split(state, jnp.asarray(ids), jnp.asarray(seen), jnp.asarray(layer), graph, last_only, site=site)
+        portion = devices.portion(self.device)
+        together: dict[str, Any] = {"budget": self.budget or portion.budget, "together": portion.together}
+        cut = Split(state, jnp.asarray(ids), jnp.asarray(seen), jnp.asarray(layer), graph, last_only, **together, site=site)
+        devices.require_room("prompts", 4 * cut.held, self.device)
+        return cut
 
     def steering(self, vectors: Any) -> Float[np.ndarray, "L d"]:
         """What `generate` and `Split.and_later` add: a vector for each of some layers, and nothing after the others.
@@ -280,7 +308,7 @@ class LanguageModel:
             chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.
 
         Raises:
-            ValueError: as `contexts`; a steering of another shape.
+            ValueError: as `contexts`; a steering of another shape; logits that are not finite.
         """
         new, each, seed = whole("new", new, 1), whole("each", each, 1), whole("seed", seed)
         require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
@@ -295,7 +323,9 @@ class LanguageModel:
         ends = self.tokenizer.ends if stop and self.tokenizer is not None and self.tokenizer.ends else (-1,)
         top_k = a.vocabulary if chosen.top_k is None else chosen.top_k
         settings = (jnp.asarray(chosen.temperature), jnp.asarray(top_k), jnp.asarray(chosen.top_p))
-        out, lengths = generation.compiled(
+        caches = 2 * len(prompts) * each * a.layers * a.kv_heads * a.head_dim * (ids.shape[1] + new)
+        devices.require_room("prompts", caches * self.decoder.dtype.itemsize, self.device)
+        out, lengths, good = generation.compiled(
             self.decoder,
             jnp.asarray(ids),
             jnp.asarray(seen),
@@ -308,38 +338,49 @@ class LanguageModel:
             sort=chosen.sort,
             each=each,
         )
+        if not bool(good):
+            self.logits(prompts)
+            self._refuse_steering(steering)
         rows = [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)]
         ended = [bool(row) and row[-1] in ends for row in rows]
         own = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
         texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in own)
         return Generated(own, texts, tuple(ended))
 
+    def _refuse_steering(self, steering: Any) -> None:
+        """Say that generation met logits that are not finite, and how the model was steered."""
+        kind = self.decoder.dtype.name
+        require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
+        sizes = np.abs(np.asarray(steering, float)).max(axis=-1).reshape(-1, self.architecture.layers).max(axis=0)
+        layer = int(sizes.argmax())
+        require(
+            False,
+            "steering",
+            f"one at which logits are finite in {kind}",
+            f"entries up to {sizes[layer]:.3g} after block {layer}",
+        )
+
     def save(self, folder: str | Path) -> Path:
         """Write the model into a new folder, as an Orbax checkpoint that `load` reads (`sim.bridge.trained`)."""
         return trained.save(folder, self.architecture, self.parameters, self.tokenizer)
 
-    def with_dtype(self, dtype: DTypeLike) -> "LanguageModel":
-        """A model of these weights that computes in another type."""
+    def with_dtype(self, dtype: DTypeLike, *, precision: str | None = None) -> "LanguageModel":
+        """The same weights, computed with in another type; `precision` as in `load`, as it is if left out."""
         graph, state = nnx.split(self.decoder)
         decoder = nnx.merge(graph, state)
-        decoder.dtype = _floating("dtype", dtype)
+        decoder.dtype = devices.known_type("dtype", dtype)
+        decoder.fast = decoder.fast if precision is None else _is_fast(precision)
         return replace(self, decoder=decoder)
-
-
-def _floating(argument: str, dtype: Any) -> Any:
-    """A type of floating-point numbers, by its name or as one of NumPy, JAX or torch."""
-    try:
-        found = jnp.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype)
-    except TypeError:
-        found = None
-    fits = found is not None and jnp.issubdtype(found, jnp.floating)
-    require(fits, argument, "a type of floating-point numbers", shown(dtype) if found is None else str(found))
-    return found
 
 
 def _is_list(value: Any) -> bool:
     """Whether it has members, and is neither text nor bytes nor a mapping."""
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) and getattr(value, "ndim", 1) > 0
+
+
+def _is_fast(precision: str) -> bool:
+    require(precision in devices.PRECISIONS, "precision", f"one of {', '.join(devices.PRECISIONS)}", repr(precision))
+    return precision == "fast"
 
 
 def _leaf(decoder: Decoder, path: str) -> Any:
@@ -352,6 +393,7 @@ def load(
     *,
     dtype: Any = jnp.float32,
     compute: Any = None,
+    precision: str = "full",
     put: Callable[[str, np.ndarray], jax.Array] | None = None,
     progress: bool | None = None,
 ) -> LanguageModel:
@@ -360,21 +402,22 @@ def load(
     Args:
         source: a Hugging Face folder; a GGUF file; "smollm2-135m-instruct", which is fetched if it is not there; or
             "owner/name", which needs a network.
-        dtype: of the weights.
+        dtype: of the weights, one of `sim.bridge.devices.TYPES`.
         compute: of the computation; as the weights if left out.
+        precision: "full", and products of float32 are float32 on every device; or "fast", and they are what the device does
+            fastest: TF32 on NVIDIA cards, with a relative error of 3e-4. Half types do not know the difference.
         put: where a parameter goes, by its path (`sim.bridge.sharding`); to the default device if left out.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: nothing of that name, or a checkpoint that is not whole; the message says what is wrong.
+        ValueError: nothing of that name, or a checkpoint that is not whole; an unknown type or precision; a device that the
+            parameters do not fit on. The message says what is wrong.
     """
-    require(
-        isinstance(source, str | Path) and bool(str(source)),
-        "model",
-        "a name or a path",
-        shown(source) if source else "none",
-    )
-    dtype, compute = _floating("dtype", dtype), None if compute is None else _floating("compute", compute)
+    named = isinstance(source, str | Path) and bool(str(source))
+    require(named, "model", "a name or a path", shown(source) if source else "none")
+    kind, fast = devices.known_type("dtype", dtype), _is_fast(precision)
+    computing = kind if compute is None else devices.known_type("compute", compute)
+    device = devices.default_device()
     path = Path(source)
     if str(source) == fetch.NAME:
         path = fetch.fetch()
@@ -385,12 +428,20 @@ def load(
     refuse_pointers(path)
     digest = hashlib.sha256()
     if path.is_dir() and trained.is_one(path):
-        architecture, parameters, words = trained.read(path, dtype=dtype, put=put, digest=digest)
+        architecture, parameters, words = trained.read(path, dtype=kind, put=put, digest=digest)
     else:
         architecture, tensors, words = _open(path)
-        parameters = fill(architecture, tensors, dtype=dtype, put=put, progress=progress, digest=digest)
-    decoder = Decoder(architecture, parameters, dtype=dtype if compute is None else compute)
+        if put is None:
+            devices.require_room("model", parameter_bytes(architecture, kind), device)
+        parameters = fill(architecture, tensors, dtype=kind, put=put, progress=progress, digest=digest)
+    decoder = Decoder(architecture, parameters, dtype=computing, fast=fast)
     return LanguageModel(decoder, words, str(source), digest.hexdigest()[:16])
+
+
+def parameter_bytes(a: Architecture, dtype: DTypeLike) -> int:
+    """What the parameters of a model take on a device."""
+    sizes = {name: math.prod(shape) for name, shape in shapes(a).items()}
+    return sum(size * (4 if is_gain(name) else jnp.dtype(dtype).itemsize) for name, size in sizes.items())
 
 
 def _open(path: Path) -> tuple[Architecture, Tensors, Tokenizer | None]:
@@ -445,6 +496,8 @@ def _require_gguf(path: Path) -> None:
 
 def random_model(architecture: Architecture, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:
     """A model of random weights, without a tokenizer."""
+    dtype = devices.known_type("dtype", dtype)
+    devices.require_room("architecture", parameter_bytes(architecture, dtype), devices.default_device())
     parameters = init_parameters(key, architecture, dtype=dtype)
     drawn = hashlib.sha256(f"{architecture}{jax.random.key_data(key).tolist()}{jnp.dtype(dtype)}".encode())
     return LanguageModel(Decoder(architecture, parameters, dtype=dtype), None, "random", drawn.hexdigest()[:16])

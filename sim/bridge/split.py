@@ -17,21 +17,20 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from sim.bridge import devices
 from sim.bridge.architecture import Architecture
 from sim.bridge.decoder import Decoder, Index, Keys, only_at, positions_of
 from sim.bridge.values import as_numpy, numbers
 from ufm._check import require
 from ufm._pytree import Leaf
+from ufm.precision import of_products, wide
 from ufm.steerable import Change
-
-BUDGET = 2**26
-"""Numbers that a sweep holds at once, unless told otherwise: 256 MiB of float32."""
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["state", "tokens", "seen", "layer", "later"],
-    meta_fields=["graph", "last_only", "budget", "unrolled", "site"],
+    meta_fields=["graph", "last_only", "budget", "together", "unrolled", "site"],
 )
 @dataclass(frozen=True)
 class Split:
@@ -46,6 +45,7 @@ class Split:
         last_only: whether `decode` gives the logits of the last position that is seen, or of all.
         later: what is added after each block beyond `layer`, for each unit of strength, ``[L, d]``; None for nothing.
         budget: numbers that a sweep holds at once, unless told otherwise.
+        together: strengths decoded together, at most, where all logits of a text are held.
         unrolled: see `statically`.
         site: where updates act (`ufm.updates`): "state", the stream after block `layer`; or "down", the down-projection of
             that block's MLP, and then the cut is before this MLP (before the block, where MLP and attention are parallel).
@@ -58,7 +58,8 @@ class Split:
     graph: Any
     last_only: bool = True
     later: Float[Array, "L d"] | Leaf = None
-    budget: int = BUDGET
+    budget: int = devices.ON_CPU.budget
+    together: int = devices.ON_CPU.together
     unrolled: bool = False
     site: str = "state"
 
@@ -72,6 +73,11 @@ class Split:
         return f"Split(after block {self.layer}, {m} contexts of {t} tokens)"
 
     @property
+    def described(self) -> str:
+        """The type and the place, for messages."""
+        return f"{self.decoder.dtype.name}, steered after block {self.layer}"
+
+    @property
     def n_contexts(self) -> int:
         """m, the number of contexts."""
         return self.tokens.shape[0]
@@ -83,7 +89,7 @@ class Split:
         return (1 if self.last_only else t) * a.vocabulary + held_by_blocks(a, t)
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n s"]:
-        """The stream of contexts (by index) at the cut, with marks: ``[*n, T (d + 1)]``."""
+        """The stream of contexts (by index) at the cut, with marks: ``[*n, T (d + 1)]``, in float32 at least."""
         shape, flat = jnp.shape(contexts), jnp.ravel(contexts)
         decoder, tokens, seen = self.decoder, self.tokens[flat], self.seen[flat]
         positions = positions_of(seen)
@@ -230,7 +236,8 @@ class Split:
         return replace(self, layer=int(self.layer), unrolled=unrolled)
 
     def joined(self, x: Float[Array, "*n d"], seen: Bool[Array, "*n"]) -> Float[Array, "*m s"]:
-        """A stream and its marks as one axis; nothing is steered yet."""
+        """A stream and its marks as one axis, in float32 at least; nothing is steered yet."""
+        x = wide(x)
         marks = [seen.astype(x.dtype)] + ([] if self.later is None else [jnp.zeros(seen.shape, x.dtype)])
         whole = jnp.concatenate([x, jnp.stack(marks, axis=-1)], axis=-1)
         return whole.reshape(*whole.shape[:-2], -1)
@@ -289,7 +296,12 @@ def all_states(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n
 def all_means(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
     """The states of every block as their mean over the positions that are seen."""
     shares = seen / jnp.maximum(seen.sum(axis=1, keepdims=True), 1)
-    return _after_every_block(decoder, tokens, seen, lambda x: jnp.einsum("ntd,nt->nd", x, shares.astype(x.dtype)))
+
+    def mean(x: Array) -> Array:
+        x = wide(x)
+        return jnp.einsum("ntd,nt->nd", x, shares.astype(x.dtype), precision=of_products(x.dtype))
+
+    return _after_every_block(decoder, tokens, seen, mean)
 
 
 def _after_every_block(decoder: Decoder, tokens: Array, seen: Array, keep: Callable[[Array], Array]) -> Array:

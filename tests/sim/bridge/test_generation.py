@@ -46,7 +46,7 @@ def test_a_sequence_stops_at_its_end(small):
     free = model.generate(PROMPTS[:1], new=10).tokens[0]
     ids, seen = model.contexts(PROMPTS[:1])
     end = jnp.asarray([free[4], 60])
-    out, lengths = generation.compiled(
+    out, lengths, _ = generation.compiled(
         model.decoder, ids, seen, jax.random.key(0), (1.0, 61, 1.0), end, None, new=10, sampled=False
     )
     stop = free.index(free[4]) + 1

@@ -1,0 +1,126 @@
+"""What suits a device: how much a sweep holds at once there, and whether a model fits; sizes are in numbers or bytes.
+
+A CPU is served best by what its caches hold; an accelerator by as much as its memory takes, so that weights are read for
+many strengths at once. A user's own `budget` (`LanguageModel.budget`, or that of a function) goes before all of this.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ufm._check import require
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+"""The kinds of devices that the project is written for; tested are CPUs and NVIDIA cards."""
+
+TYPES = ("float32", "bfloat16", "float16", "float64")
+"""The types of weights and of computation; float64 inside ``jax.enable_x64(True)``."""
+
+PRECISIONS = ("full", "fast")
+"""Of products of float32: all digits on every device, or what the device does fastest (TF32 on NVIDIA cards)."""
+
+
+class Portion(NamedTuple):
+    """How much is done together.
+
+    Attributes:
+        budget: numbers that a sweep holds at once.
+        together: strengths decoded together, at most, where all logits of a text are held.
+    """
+
+    budget: int
+    together: int
+
+
+ON_CPU = Portion(2**26, 4)
+"""256 MiB of float32; a few strengths, so that weights are not read for one."""
+
+ON_ACCELERATOR = Portion(2**30, 32)
+"""At most. On an 80 GB card it made cross-entropy 2.5 to 4 times faster than `ON_CPU`; more is untried."""
+
+SHARE = 12
+"""The part of an accelerator's memory, one in so many, that a sweep's numbers may take: intermediate results need as much
+again several times, and the parameters are there too."""
+
+
+def portion(device: jax.Device) -> Portion:
+    """What suits a device, from its kind and memory; `ON_CPU` for a kind whose memory is not known."""
+    memory = capacity(device)
+    if device.platform == "cpu" or memory is None:
+        return ON_CPU
+    numbers = max(1, memory // (4 * SHARE))
+    # A power of two, so that devices that differ a little run the same programs.
+    return Portion(min(ON_ACCELERATOR.budget, 1 << (numbers.bit_length() - 1)), ON_ACCELERATOR.together)
+
+
+def capacity(device: jax.Device) -> int | None:
+    """The bytes that JAX may use on a device; None where it does not say."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def free(device: jax.Device) -> int | None:
+    """The bytes that are left of them."""
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+
+
+def require_room(what: str, needed: int, device: jax.Device) -> None:
+    """Refuse work that cannot fit, before it begins.
+
+    Args:
+        what: for the message: the argument that asks for it.
+        needed: bytes, at least.
+        device: where it would run.
+
+    Raises:
+        ValueError: less is left on the device; the message says how much is needed, and how much there is.
+    """
+    left = free(device)
+    fits = left is None or needed <= left
+    wanted = f"a device with at least {in_words(needed)} free"
+    require(fits, what, wanted, f"{in_words(left or 0)} on {device.device_kind}")
+
+
+def in_words(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def default_device() -> jax.Device:
+    """The device that work runs on, unless told otherwise.
+
+    Raises:
+        ValueError: ``JAX_PLATFORMS`` names something that JAX does not find, or a kind that is not supported.
+    """
+    try:
+        (device,) = jnp.zeros(()).devices()
+    except RuntimeError as error:
+        known = "cpu, or an accelerator whose JAX plugin is installed (cuda, tpu)"
+        raise ValueError(f"JAX_PLATFORMS: expected {known}, got {str(error).splitlines()[0]}") from error
+    require(device.platform in PLATFORMS, "device", f"one of {', '.join(PLATFORMS)}", device.platform)
+    return device
+
+
+def known_type(argument: str, dtype: Any) -> jnp.dtype:
+    """A type that models run in, by its name or as one of NumPy, JAX or torch.
+
+    Raises:
+        ValueError: another one, or float64 where JAX would make float32 of it.
+    """
+    try:
+        found = jnp.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype)
+    except TypeError:
+        found = None
+    require(found is not None and found.name in TYPES, argument, f"one of {', '.join(TYPES)}", getattr(found, "name", dtype))
+    assert found is not None
+    kept = found.name != "float64" or jnp.zeros(()).dtype == found
+    require(kept, argument, "float64 inside jax.enable_x64(True) only", "float64 outside")
+    return found
+
+
+def device_of(arrays: Any) -> jax.Device:
+    """The device that arrays are on: the first, where they are spread."""
+    leaf = next((one for one in jax.tree.leaves(arrays) if isinstance(one, jax.Array)), None)
+    on = None if leaf is None or isinstance(leaf, jax.core.Tracer) else leaf.devices()
+    return default_device() if on is None else min(on, key=lambda one: one.id)
