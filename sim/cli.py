@@ -440,6 +440,12 @@ def main() -> None:
     except ValueError as error:
         print(f"ufm: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        # JAX's words for a device whose memory is full, and for one that is not there.
+        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Unable to initialize backend")):
+            raise
+        print(f"ufm: the device: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise

@@ -26,7 +26,8 @@ for setting, value in JAX_SETTINGS.items():
 
 @pytest.fixture(autouse=True)
 def float64():
-    with jax.enable_x64(True):
+    # On the CPU device, wherever the tests run: exact bits are compared.
+    with ufm.in_float64():
         yield
 
 

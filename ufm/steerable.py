@@ -101,7 +101,7 @@ def finite_at(model: Any, alphas: Any, values: Any, axis: int = 0) -> Any:
     if strength.size > 1:
         strength = strength[bad.any(axis=tuple(k for k in range(bad.ndim) if k != axis))]
     least = strength[np.argmin(np.abs(strength))]
-    require(False, "alphas", f"strengths at which logits are finite ({description(model)})", least)
+    require(False, "alphas", f"strengths at which logits are finite ({description(model)})", f"{least:.6g}")
 
 
 def description(model: Any) -> str:
@@ -235,10 +235,12 @@ def strengths(alphas: Any) -> Float[Array, " K"]:
     """`alphas` as a one-dimensional array of finite strengths (a boundary check, outside `jax.jit`).
 
     Raises:
-        ValueError: an empty list, or a strength that is not finite.
+        ValueError: an empty list, or a strength that is not finite, as it is or in the precision of the scope.
     """
     if isinstance(alphas, jax.core.Tracer):
         return jnp.atleast_1d(alphas)
-    array = np.atleast_1d(finite("alphas", alphas))
+    array, kind = np.atleast_1d(finite("alphas", alphas)), jnp.zeros(()).dtype
     require(array.ndim == 1 and array.size > 0, "alphas", "a list of strengths", f"shape {array.shape}")
+    most = float(jnp.finfo(kind).max)
+    require(bool((np.abs(array) <= most).all()), "alphas", f"strengths up to {most:.3g}, in {kind}", np.abs(array).max())
     return jnp.asarray(array)

@@ -4,7 +4,7 @@ A CPU is served best by what its caches hold; an accelerator by as much as its m
 many strengths at once. A user's own `budget` (`LanguageModel.budget`, or that of a function) goes before all of this.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,18 @@ TYPES = ("float32", "bfloat16", "float16", "float64")
 
 PRECISIONS = ("full", "fast")
 """Of products of float32: all digits on every device, or what the device does fastest (TF32 on NVIDIA cards)."""
+
+
+@runtime_checkable
+class Device(Protocol):
+    """What is asked of a `jax.Device`."""
+
+    platform: str
+    device_kind: str
+
+    def memory_stats(self) -> dict[str, int] | None:
+        """Bytes by name, where the device tells."""
+        ...
 
 
 class Portion(NamedTuple):
@@ -44,7 +56,7 @@ SHARE = 12
 again several times, and the parameters are there too."""
 
 
-def portion(device: jax.Device) -> Portion:
+def portion(device: Device) -> Portion:
     """What suits a device, from its kind and memory; `ON_CPU` for a kind whose memory is not known."""
     memory = capacity(device)
     if device.platform == "cpu" or memory is None:
@@ -54,18 +66,18 @@ def portion(device: jax.Device) -> Portion:
     return Portion(min(ON_ACCELERATOR.budget, 1 << (numbers.bit_length() - 1)), ON_ACCELERATOR.together)
 
 
-def capacity(device: jax.Device) -> int | None:
+def capacity(device: Device) -> int | None:
     """The bytes that JAX may use on a device; None where it does not say."""
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def free(device: jax.Device) -> int | None:
+def free(device: Device) -> int | None:
     """The bytes that are left of them."""
     stats = device.memory_stats() or {}
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
-def require_room(what: str, needed: int, device: jax.Device) -> None:
+def require_room(what: str, needed: int, device: Device) -> None:
     """Refuse work that cannot fit, before it begins.
 
     Args:

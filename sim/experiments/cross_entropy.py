@@ -19,6 +19,7 @@ from sim.bridge.readout import readout
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from ufm._check import require
+from ufm.steerable import finite_at
 
 KINDS = ("foreign", "own")
 """Text that the model has not written, and text that it has."""
@@ -124,6 +125,8 @@ def cross_entropy(e: Experiment) -> None:
         v = jnp.asarray(e.vector(name, layer))
         curves = np.zeros((2, len(rows), alphas.size))
         found = losses.increases(cut, v, jnp.asarray(alphas[away], jnp.float32))
+        for values in found:
+            finite_at(cut, alphas[away], values, axis=1)
         curves[:, :, away] = [np.asarray(values, float).mean(axis=-1) for values in found]
         curvature, slope = (np.asarray(values, float).mean(axis=-1) for values in losses.moments(cut, v))
         first = np.asarray(losses.first_losses(cut), float)

@@ -16,6 +16,7 @@ from sim.bridge.language_model import LanguageModel
 from sim.bridge.split import all_logits
 from sim.experiments.letters import CASES, LOWER, NONE, case_of_tokens, case_so_far
 from ufm._check import require
+from ufm.precision import full
 
 TOGETHER = 16
 """Rows of text that the model is asked about at once."""
@@ -117,6 +118,7 @@ def fidelity(model: LanguageModel, tokens: Int[np.ndarray, " N"], length: int, *
 
 
 @jax.jit
+@full
 def _add(
     total: Array, logits: Array, rows: Array, counts: Array, masks: Array, keys: Array
 ) -> tuple[Array, Array, Array, Array]:

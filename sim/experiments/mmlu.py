@@ -14,6 +14,7 @@ from sim.experiments.experiment import Experiment
 from sim.experiments.inputs import LETTERS, Question
 from sim.experiments.store import Cell, Layout
 from ufm._check import require
+from ufm.steerable import finite_at
 
 
 def mmlu(e: Experiment) -> None:
@@ -53,6 +54,7 @@ def mmlu(e: Experiment) -> None:
         cut = e.lm.at(layer, [*part, *part[:1] * (settings.part - len(part))], length=length)
         v = jnp.asarray(e.vector(name, layer))
         found = _letters(cut, v, jnp.asarray(settings.alphas, jnp.float32), jnp.asarray(letters))
+        finite_at(cut, settings.alphas, found, axis=1)
         return {"log_p": np.swapaxes(np.asarray(found)[: len(part)], 0, 1)}
 
     e.store.fill("mmlu", layout, compute, progress=e.progress)

@@ -19,7 +19,7 @@ from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from ufm._check import require
 from ufm.measures import kl
-from ufm.steerable import sweep_states
+from ufm.steerable import finite_at, sweep_states
 
 
 def next_token(e: Experiment) -> None:
@@ -86,6 +86,7 @@ def next_token(e: Experiment) -> None:
         odds = jnp.asarray(e.log_odds(name, variant))
         alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
         found = swept(cut, push, alphas, odds, limits, kept=settings.kept)
+        finite_at(cut, alphas, found["log_p"])
         return {name: np.asarray(value) for name, value in found.items()} | {
             "scale": np.asarray(jnp.linalg.norm(end_states(cut)) / jnp.linalg.norm(v))
         }

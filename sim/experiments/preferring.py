@@ -24,6 +24,7 @@ from sim.experiments.store import Cell, Layout
 from sim.experiments.updates import Task, likelihoods, states, tasks, trained
 from theory import arc
 from ufm._check import require
+from ufm.steerable import finite_at
 from ufm.updates import Update
 
 PAIRS_TOGETHER = 8
@@ -77,6 +78,8 @@ def preference_utility(e: Experiment) -> None:
 
 def _losses(layer: int, asked: Asked, h: Array, update: Update, strengths: np.ndarray) -> Float[np.ndarray, "K n 2"]:
     found = likelihoods(layer, asked, h, update, jnp.asarray(strengths, h.dtype), PAIRS_TOGETHER)
+    for loss in (found.loss_positive, found.loss_negative):
+        finite_at(asked.cut, strengths, loss)
     return np.stack([np.asarray(found.loss_positive, float).T, np.asarray(found.loss_negative, float).T], axis=-1)
 
 

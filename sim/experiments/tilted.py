@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 from theory import tilting
 from ufm._check import finite, require
 from ufm.measures import kl
+from ufm.precision import full
 from ufm.steerable import Steerable, at_once, fitting, known, strengths
 
 TILTS = ("none", "theory", "scaled", "closest", "normed")
@@ -148,22 +149,22 @@ def distances(
 
 
 @partial(jax.jit, static_argnames="budget")
+@full
 def _distances(model, contexts, v, m, alphas, shrinkage, scale, budget):
     h = model.embed(contexts)
     v, base, alphas = fitting(v, h), jax.nn.log_softmax(model.decode(h)), alphas.astype(h.dtype)
     n, k = shrinkage.shape
     edge = EDGE * jnp.ptp(m)
 
-    def one(at: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        i, alpha, d = at
+    def one(at: Array) -> tuple[Array, Array]:
+        i, alpha, d = at // k, alphas[at % k], shrinkage[at // k, at % k].astype(h.dtype)
         logits, p = model.decode(h[i] + alpha * v), base[i]
         mean = jnp.clip(jnp.dot(jax.nn.softmax(logits), m), jnp.min(m) + edge, jnp.max(m) - edge)
         closest, same = tilting.strength_of_mean(p, m, mean), jnp.ones_like(d)
         t, d = jnp.stack([0 * alpha, alpha, scale * alpha, closest, alpha]), jnp.stack([same, same, same, same, d])
         return jax.vmap(lambda t, d: kl(logits, d * (p + tilting.tilt(m, t))))(t, d), closest
 
-    everywhere = (jnp.repeat(jnp.arange(n), k), jnp.tile(alphas, n), shrinkage.astype(h.dtype).ravel())
-    found, closest = lax.map(one, everywhere, batch_size=min(at_once(model, h, budget), n * k))
+    found, closest = lax.map(one, jnp.arange(n * k), batch_size=min(at_once(model, h, budget), n * k))
     return found.T.reshape(len(TILTS), n, k), closest.reshape(n, k)
 
 

@@ -1,0 +1,291 @@
+"""What an accelerator does: its rate of matrix products, and the share of it that the work on language models reaches.
+
+Weights are random, in the shapes of Gemma 3 1B and Qwen 3 8B, in bfloat16. Operations are counted as two for each weight of
+a product that the work needs by the split; attention scores, norms and softmax are left out. Beside ours stand, where torch
+and transformers are installed, the loop of the steering-strength paper's code (a full pass for each strength), the same with
+strengths in batches and the last logits only, and `generate` of transformers.
+"""
+
+import importlib.util
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from sim import losses
+from sim.bridge.architecture import Architecture, from_config
+from sim.bridge.decoder import shapes
+from sim.bridge.generation import Sampling
+from sim.bridge.language_model import LanguageModel, random_model
+from sim.experiments import next_token, vectors
+from ufm.precision import of_products
+
+Figures = dict[str, float]
+
+MODELS: dict[str, dict[str, Any]] = {
+    "1B": {
+        "model_type": "gemma3_text",
+        "vocab_size": 262_144,
+        "hidden_size": 1_152,
+        "intermediate_size": 6_912,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 512,
+        "max_position_embeddings": 32_768,
+    },
+    "8B": {
+        "model_type": "qwen3",
+        "vocab_size": 151_936,
+        "hidden_size": 4_096,
+        "intermediate_size": 12_288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 40_960,
+    },
+}
+"""The shapes of Gemma 3 1B and Qwen 3 8B, in the terms of transformers."""
+
+
+class Sizes(NamedTuple):
+    """How much work is timed.
+
+    Attributes:
+        matrix: rows and columns of the matrices that are multiplied.
+        prompt, strengths: tokens and strengths of next-token curves.
+        blocks, block, costs: blocks of text, their tokens, and strengths of cross-entropy.
+        texts, text: texts that vectors are made from, and their tokens.
+        together, new: sequences generated together, and tokens of each.
+        batch: strengths in one pass of the loop's batched form.
+        kept: tokens that next-token curves keep.
+    """
+
+    matrix: int = 8_192
+    prompt: int = 100
+    strengths: int = 256
+    blocks: int = 4
+    block: int = 128
+    costs: int = 64
+    texts: int = 64
+    text: int = 300
+    together: int = 32
+    new: int = 100
+    batch: int = 32
+    kept: int = 100
+
+
+def gpu(seed: int = 0) -> Figures:
+    """Rates of products on an accelerator, and the share of them that sweeps, vectors and generation reach; seconds.
+
+    Nothing where JAX finds no accelerator.
+    """
+    # In processes that end: JAX and torch would not leave each other enough memory.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        if pool.submit(platform).result() == "cpu":
+            return {}
+        installed = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
+        theirs = {name: pool.submit(official, one).result() for name, one in MODELS.items()} if installed else {}
+    return measured(MODELS, Sizes(), theirs, seed)
+
+
+def platform() -> str:
+    """The kind of the default device."""
+    return jax.default_backend()
+
+
+def measured(
+    models: Mapping[str, dict[str, Any]], sizes: Sizes, theirs: Mapping[str, Mapping[str, float]], seed: int = 0
+) -> Figures:
+    """The figures of `gpu` on the default device, whatever it is.
+
+    Args:
+        models: configurations by name.
+        sizes: of the work.
+        theirs: what `official` gave, by model and kind of work.
+        seed: of weights and tokens.
+    """
+    figures = rates(sizes.matrix)
+    rate = figures["bfloat16, TFLOP/s"] * 1e12
+    for name, config in models.items():
+        lm = random_model(from_config(config), jax.random.key(seed), dtype=jnp.bfloat16)
+        for what, (work, operations) in tqdm(works(lm, sizes, seed).items(), desc=name, unit="work", disable=None):
+            seconds, label = median_seconds(work), f"{name}, {what}"
+            figures |= {label: seconds, f"{label}, share": operations / seconds / rate}
+            if what in GENERATED:
+                figures[f"{label}, tokens/s"] = (1 if what == GENERATED[0] else sizes.together) * sizes.new / seconds
+            other = theirs.get(name, {})
+            figures |= {
+                f"{label}, {kind.removeprefix(what).strip(', ')}": found
+                for kind, found in other.items()
+                if kind.startswith(f"{what}, ")
+            }
+        del lm
+    return figures
+
+
+def rates(n: int) -> Figures:
+    """How many operations the device does in a second on products of large matrices, by type, 1e12 each."""
+
+    def rate(dtype: Any, fast: bool) -> float:
+        a = jax.random.normal(jax.random.key(0), (n, n), dtype)
+        precision = of_products(dtype, fast=fast)
+        product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+        return 2 * n**3 / median_seconds(lambda: product(a, a), runs=5) / 1e12
+
+    return {
+        "bfloat16, TFLOP/s": rate(jnp.bfloat16, True),
+        "float32, TFLOP/s": rate(jnp.float32, False),
+        "float32 fast, TFLOP/s": rate(jnp.float32, True),
+    }
+
+
+GENERATED = ("generation of one", "generation together")
+"""The two works whose tokens are counted."""
+
+
+def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callable[[], Any], float]]:
+    """What is timed, by name: a function, and how many operations it takes at least."""
+    a, rng = lm.architecture, np.random.default_rng(seed)
+    v, last = jnp.asarray(rng.normal(size=a.width), jnp.float32), a.layers - 1
+    prompt, rows = _rows(a, 1, sizes.prompt), _rows(a, sizes.blocks, sizes.block)
+    texts, few = _rows(a, sizes.texts, sizes.text), _rows(a, sizes.together, sizes.prompt)
+    alphas, costs = jnp.linspace(-200.0, 200.0, sizes.strengths), jnp.linspace(-100.0, 100.0, sizes.costs)
+    odds, limits = jnp.zeros(a.vocabulary), jnp.zeros((2, a.vocabulary))
+    block, unembedding = operations(a)
+
+    def curves(layer: int) -> Callable[[], Any]:
+        cut = lm.at(layer, prompt)
+        return lambda: next_token.swept(cut, cut.everywhere(v), alphas, odds, limits, kept=min(sizes.kept, a.vocabulary))
+
+    def of_curves(layer: int) -> float:
+        return sizes.strengths * (sizes.prompt * block * (last - layer) + unembedding)
+
+    def generated(prompts: list[list[int]]) -> Callable[[], Any]:
+        sampling = Sampling(0.9, 50, 0.95)
+        return lambda: lm.generate(prompts, new=sizes.new, sampling=sampling, stop=False).tokens
+
+    def of_generated(count: int) -> float:
+        return count * ((sizes.prompt + sizes.new) * block * a.layers + sizes.new * unembedding)
+
+    middle = a.layers // 2
+    whole = lm.at(middle, rows, last_only=False)
+    tokens = sizes.blocks * sizes.costs * sizes.block
+    return {
+        "next-token, first layer": (curves(0), of_curves(0)),
+        "next-token, middle layer": (curves(middle), of_curves(middle)),
+        "next-token, last block": (curves(last), of_curves(last)),
+        "cross-entropy": (
+            lambda: losses.increases(whole, v, costs),
+            tokens * (block * (last - middle) + unembedding),
+        ),
+        "vectors": (
+            lambda: vectors.text_means(lm, texts, sizes.text),
+            sizes.texts * sizes.text * block * a.layers,
+        ),
+        GENERATED[0]: (generated(prompt), of_generated(1)),
+        GENERATED[1]: (generated(few), of_generated(sizes.together)),
+    }
+
+
+def operations(a: Architecture) -> tuple[float, float]:
+    """Operations of one token in the products of a block, and in the unembedding."""
+    matrices = [shape for name, shape in shapes(a).items() if name.startswith("blocks.") and len(shape) == 3]
+    return 2.0 * sum(rows * columns for _, rows, columns in matrices), 2.0 * a.width * a.vocabulary
+
+
+def _rows(a: Architecture, count: int, length: int) -> list[list[int]]:
+    return np.random.default_rng(0).integers(0, a.vocabulary, (count, length)).tolist()
+
+
+def median_seconds(work: Callable[[], Any], runs: int = 3) -> float:
+    """The median time of some runs, after one that compiles."""
+    jax.block_until_ready(work())
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        jax.block_until_ready(work())
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, float]:
+    """The same works through transformers, on torch's CUDA device where it has one: seconds by work and way.
+
+    A strength takes the same time as any other: eight full passes are timed, and three batches, and scaled up.
+    """
+    import torch
+    import transformers
+
+    sizes, device = sizes or Sizes(), "cuda" if torch.cuda.is_available() else "cpu"
+    kind = {key: value for key, value in config.items() if key != "model_type"}
+    settings = transformers.AutoConfig.for_model(config["model_type"], **kind)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16).eval()
+    a = from_config(config)
+    push, alphas = torch.randn(a.width, device=device, dtype=torch.bfloat16), [torch.zeros(1, 1, 1, device=device)]
+
+    def steered(module: Any, given: Any, out: Any) -> Any:
+        del module, given
+        more = alphas[0].to(push.dtype) * push
+        return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
+
+    def seconds(work: Callable[[], Any], runs: int) -> float:
+        times = []
+        for _ in range(runs + 1):
+            start = time.perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return float(np.median(times[1:]))
+
+    lengths = ((1, sizes.prompt), (sizes.blocks, sizes.block), (sizes.texts, sizes.text), (sizes.together, sizes.prompt))
+    prompt, rows, texts, few = (torch.tensor(_rows(a, *one), device=device) for one in lengths)
+    many, targets = prompt.expand(sizes.batch, -1), rows[:, 1:].reshape(-1)
+
+    def full_pass() -> None:
+        model(prompt).logits[0, -1].float().log_softmax(-1)
+
+    def batched_pass() -> None:
+        model(many, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+
+    def loss() -> None:
+        logits = model(rows).logits[:, :-1].flatten(0, 1).float()
+        torch.nn.functional.cross_entropy(logits, targets)
+
+    def states() -> None:
+        states = model.model(texts, output_hidden_states=True).hidden_states
+        torch.stack([one.float().mean(dim=1) for one in states[1:]])
+
+    def generated(ids: Any) -> Callable[[], Any]:
+        how = {"do_sample": True, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "pad_token_id": 0}
+        length = {"max_new_tokens": sizes.new, "min_new_tokens": sizes.new}
+        return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **how, **length)
+
+    one, several = torch.full((1, 1, 1), 2.0, device=device), torch.linspace(-200, 200, sizes.batch, device=device)
+    found: dict[str, float] = {}
+    with torch.no_grad():
+        for what, layer in (("first layer", 0), ("middle layer", a.layers // 2), ("last block", a.layers - 1)):
+            hook = model.model.layers[layer].register_forward_hook(steered)
+            alphas[0] = one
+            found[f"next-token, {what}, full passes"] = sizes.strengths * seconds(full_pass, 8)
+            if layer == a.layers // 2:
+                found["cross-entropy, full passes"] = sizes.costs * seconds(loss, 8)
+            alphas[0] = several[:, None, None]
+            found[f"next-token, {what}, batched passes"] = sizes.strengths / sizes.batch * seconds(batched_pass, 3)
+            hook.remove()
+        found["vectors, full passes"] = seconds(states, 3)
+        for what, ids in zip(GENERATED, (prompt, few), strict=True):
+            found[f"{what}, generate"] = seconds(generated(ids), 3)
+    return found

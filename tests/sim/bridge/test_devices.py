@@ -1,0 +1,253 @@
+"""Precision, types and devices of language models: what their programs ask for, and what is refused."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import softmax
+from programs import asks_for_less, products
+
+import ufm
+from sim import losses
+from sim.bridge import devices, generation, split
+from sim.bridge.architecture import from_config
+from sim.bridge.devices import ON_ACCELERATOR, ON_CPU, portion
+from sim.bridge.language_model import load, parameter_bytes, random_model
+from sim.bridge.readout import readout
+from sim.experiments import mmlu, next_token, training, vectors
+
+from . import references
+
+PROMPTS = [[3, 4, 5, 6], [7, 8, 1]]
+ALPHAS = np.array([0.0, 0.01, 0.05, 4.0])
+V = np.random.default_rng(0).normal(size=32).astype(np.float32)
+NAMES = ["gpt2", "gemma3", "qwen3"]
+
+
+def model(name="gemma3", dtype="float32"):
+    with jax.enable_x64(False):
+        return random_model(from_config(references.CONFIGS[name]), jax.random.key(0), dtype=dtype)
+
+
+def programs(lm):
+    """The programs of public functions, and their arguments."""
+    cut, whole = lm.at(0, PROMPTS), lm.at(1, PROMPTS, last_only=False)
+    push, far = cut.everywhere(V), jnp.asarray(ALPHAS, jnp.float32)
+    ids, seen = map(jnp.asarray, lm.contexts(PROMPTS))
+    limits, v = jnp.zeros((2, lm.architecture.vocabulary)), jnp.asarray(V)
+    settings = tuple(map(jnp.asarray, (1.0, 5, 0.9)))
+    added = jnp.broadcast_to(jnp.asarray(lm.steering({1: V})), (2, *lm.steering({}).shape))
+    return {
+        "logits": (split.all_logits, lm.decoder, ids, seen),
+        "states": (split.all_states, lm.decoder, ids, seen),
+        "means": (split.all_means, lm.decoder, ids, seen),
+        "divergence": (lambda cut: ufm.divergence(cut, jnp.arange(2), push, ALPHAS), cut),
+        "curvature": (lambda cut: ufm.curvature(cut, jnp.arange(2), push), cut),
+        "gradient": (
+            lambda v: jax.grad(lambda v: whole.statically().decode(whole.embed(jnp.asarray(0)) + v).sum())(v),
+            whole.everywhere(V),
+        ),
+        "moments": (losses.moments, whole, v),
+        "increases": (losses.increases, whole, v, far),
+        "curves": (lambda cut: next_token.swept(cut, push, far, limits[0], limits, kept=3), lm.at(0, PROMPTS[:1], length=4)),
+        "letters": (mmlu._letters, cut, v, far, jnp.arange(4)),
+        "log-odds": (vectors.last_log_p, cut),
+        "limit": (lambda v: readout(lm).limit(v, 1), v),
+        "generation": (
+            lambda decoder: generation.generate(
+                decoder, ids, seen, jax.random.key(0), settings, jnp.asarray([-1]), added, new=2, sampled=True, sort=8
+            ),
+            lm.decoder,
+        ),
+        "training": (
+            lambda one: jax.grad(lambda one: training.loss(lm.architecture, one, jnp.tile(ids, (1, 2))))(one),
+            lm.parameters,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_products_keep_float32(name):
+    for what, (function, *arguments) in programs(model(name)).items():
+        assert asks_for_less(function, *arguments) == [], what
+
+
+def test_products_of_half_types_are_left_to_the_device():
+    lm = model(dtype="bfloat16")
+    found = products(*programs(lm)["logits"])
+    assert {kind for kind, _ in found} == {"bfloat16"}
+    assert {precision for _, precision in found} == {jax.lax.Precision.DEFAULT}
+
+
+def test_products_are_fast_where_that_is_asked_for(checkpoint):
+    fast = load(checkpoint("gpt2"), precision="fast", progress=False)
+    assert asks_for_less(*programs(fast)["logits"]) == products(*programs(fast)["logits"])
+    assert asks_for_less(*programs(fast.with_dtype("float32", precision="full"))["logits"]) == []
+    with pytest.raises(ValueError, match=r"^precision: .*full, fast"):
+        load(checkpoint("gpt2"), precision="tf32")
+
+
+# --- half types ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_measures_of_half_types_are_right_to_float32(dtype):
+    lm = model(dtype=dtype)
+    cut = lm.at(1, PROMPTS)
+    push, contexts = cut.everywhere(V), jnp.arange(2)
+    logits = np.asarray(ufm.sweep(cut, contexts, push, jnp.asarray(ALPHAS), lambda row, _: row), float)
+    p = softmax(logits)
+    kl = np.sum(p[:, :1] * (np.log(p[:, :1]) - np.log(p)), axis=-1)
+    got = ufm.divergence(cut, contexts, push, ALPHAS)
+    # The unsteered pass and the sweep are two programs, which round half types differently: 1e-3 of a logit, squared.
+    np.testing.assert_allclose(got, kl, rtol=0.02, atol=3e-6)
+    assert np.abs(got[:, 0]).max() < 1e-6
+    rise = ufm.probability_increase(cut, contexts, push, ALPHAS)
+    np.testing.assert_allclose(rise, p - p[:, :1], atol=3e-7)
+    # Small strengths are not swallowed: the same as in float32, but for the rounding of the products.
+    exact = ufm.divergence(model().at(1, PROMPTS), contexts, push, ALPHAS)
+    np.testing.assert_allclose(got[:, 2:], exact[:, 2:], rtol=0.3 if dtype == "bfloat16" else 0.03)
+    increase, divergence = losses.increases(lm.at(1, PROMPTS, last_only=False), jnp.asarray(V), jnp.asarray([0.0, 4.0]))
+    assert increase.dtype == divergence.dtype == jnp.float32
+    assert np.abs(np.asarray(divergence)[:, 0]).max() < 1e-6
+    assert lm.logits(PROMPTS)[0].dtype == np.float32
+    assert vectors.last_log_p(cut).dtype == jnp.float32
+
+
+def test_far_out_steering_gives_the_limit_of_proposition_4_1():
+    lm = model()
+    for layer in range(lm.architecture.layers):
+        cut = lm.at(layer, PROMPTS)
+        for sign in (1, -1):
+            limit = readout(lm).limit(jnp.asarray(V), sign)
+            for alpha in (1e10, 1e17, 1e20, 1e30):
+                got = ufm.steer(cut, [0, 1], cut.everywhere(V), sign * alpha)
+                np.testing.assert_allclose(got, jnp.broadcast_to(limit, got.shape), atol=2e-5)
+
+
+def huge(dtype):
+    """A model whose MLPs give numbers beyond float16."""
+    lm = model("gpt2", dtype)
+    large = {name: value * {"blocks.up": 100, "blocks.down": 3e4}.get(name, 1) for name, value in lm.parameters.items()}
+    return replace(lm, decoder=type(lm.decoder)(lm.architecture, large, dtype=dtype))
+
+
+def test_what_overflows_is_an_error_that_names_type_and_layer():
+    lm = huge("float16")
+    for function in (
+        lambda: lm.logits(PROMPTS),
+        lambda: lm.generate(PROMPTS, new=3),
+        lambda: lm.difference_of_means([[1]], [[2]]),
+    ):
+        with pytest.raises(ValueError, match=r"^logits: .*after block [01].*float16"):
+            function()
+    cut = lm.at(1, PROMPTS)
+    with pytest.raises(ValueError, match=r"^alphas: .*float16, steered after block 1"):
+        ufm.divergence(cut, [0], cut.everywhere(V), [1.0])
+    assert np.isfinite(huge("float32").logits(PROMPTS)[0]).all()
+
+
+def test_steering_that_overflows_is_an_error_that_names_it():
+    lm = model(dtype="float16")
+    assert lm.generate(PROMPTS, new=3, steering=lm.steering({1: V})).tokens
+    with pytest.raises(ValueError, match=r"^steering: .*float16.*after block 1"):
+        lm.generate(PROMPTS, new=3, steering=lm.steering({1: 1e6 * V}))
+    cut = lm.at(2, PROMPTS)
+    with pytest.raises(ValueError, match=r"^alphas: .*float16, steered after block 2.*1e\+38"):
+        ufm.probability_increase(cut, [0], cut.everywhere(8 * V), [0.0, 1.0, 1e38])
+    with pytest.raises(ValueError, match=r"^alphas: .*after block 2"):
+        losses.loss_increases(lm, losses.Text(PROMPTS[:1], np.ones((1, 3), bool)), 8 * V, 2, np.array([0.0, 1e38]))
+
+
+# --- devices -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Card:
+    """A device as far as it is asked."""
+
+    bytes_limit: int | None
+    bytes_in_use: int = 0
+    platform: str = "gpu"
+    device_kind: str = "a card"
+
+    def memory_stats(self):
+        if self.bytes_limit is None:
+            return None
+        return {"bytes_limit": self.bytes_limit, "bytes_in_use": self.bytes_in_use}
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "budget"), [(59.5, 2**30), (105, 2**30), (18, 2**28), (6, 2**27), (3, 2**26), (1, 2**24)]
+)
+def test_budgets_know_the_device(gibibytes, budget):
+    # JAX takes three quarters of a card's memory: 59.5 GiB of one with 80 GB.
+    assert portion(Card(int(gibibytes * 2**30))) == (budget, ON_ACCELERATOR.together)
+
+
+def test_budgets_of_cpus_and_of_devices_that_say_nothing():
+    assert portion(jax.devices()[0]) == portion(Card(None)) == ON_CPU
+    assert portion(Card(2**36, platform="cpu")) == ON_CPU
+    with pytest.raises(AttributeError):
+        ON_CPU.budget = 1
+
+
+def test_a_user_sets_the_budget(monkeypatch):
+    lm = model()
+    assert (lm.at(0, PROMPTS).budget, lm.at(0, PROMPTS).together) == ON_CPU
+    monkeypatch.setattr(devices, "portion", lambda device: devices.Portion(2**28, 32))
+    assert (lm.at(0, PROMPTS).budget, lm.at(0, PROMPTS).together) == (2**28, 32)
+    assert replace(lm, budget=1000).at(0, PROMPTS).budget == 1000
+
+
+def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, checkpoint):
+    lm, real = model(), devices.free
+    for size, refused in (
+        (1000, lambda: load(checkpoint("gpt2"), progress=False)),
+        (1000, lambda: random_model(lm.architecture, jax.random.key(0))),
+        (1000, lambda: lm.at(0, PROMPTS)),
+        (100, lambda: lm.logits(PROMPTS)),
+        (1000, lambda: lm.generate(PROMPTS, new=50)),
+    ):
+        monkeypatch.setattr(devices, "free", lambda device, size=size: size)
+        with pytest.raises(
+            ValueError, match=r"^(model|architecture|prompts): expected a device with at least \d+\.\d MiB free"
+        ):
+            refused()
+        monkeypatch.setattr(devices, "free", real)
+    assert parameter_bytes(lm.architecture, "float32") == sum(value.nbytes for value in lm.parameters.values())
+    half = model(dtype="bfloat16")
+    assert parameter_bytes(lm.architecture, "bfloat16") == sum(value.nbytes for value in half.parameters.values())
+
+
+def test_what_is_left_of_a_card():
+    assert devices.free(Card(100, 30)) == 70
+    assert devices.free(Card(None)) is None
+    with pytest.raises(ValueError, match=r"^model: .*2\.0 GiB free, got 1\.0 GiB on a card"):
+        devices.require_room("model", 2**31, Card(2**30))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn", "complex64", "half a float", "float64"])
+def test_other_types_are_refused(dtype, checkpoint):
+    for refused in (
+        lambda: load(checkpoint("gpt2"), dtype=dtype),
+        lambda: random_model(model().architecture, jax.random.key(0), dtype=dtype),
+        lambda: model().with_dtype(dtype),
+    ):
+        with pytest.raises(ValueError, match=r"^dtype: expected (one of float32, bfloat16, float16|.*float64)"):
+            refused()
+    with pytest.raises(ValueError, match=r"^compute: expected"):
+        load(checkpoint("gpt2"), compute=dtype)
+
+
+def test_an_unknown_device_is_named():
+    code = "from sim.bridge import devices\ntry: devices.default_device()\nexcept ValueError as error: print(error)"
+    environment = os.environ | {"JAX_PLATFORMS": "abacus"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("JAX_PLATFORMS: expected cpu")
+    assert "abacus" in done.stdout
