@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from sim import losses
-from sim.bridge.architecture import Architecture, from_config
+from sim.bridge.architecture import Architecture
+from sim.bridge.config import from_config
 from sim.bridge.decoder import shapes
 from sim.bridge.generation import Sampling
 from sim.bridge.language_model import LanguageModel, random_model
@@ -220,7 +221,7 @@ def median_seconds(work: Callable[[], Any], runs: int = 3) -> float:
 
 
 def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, float]:
-    """The same works through transformers, on torch's CUDA device where it has one: seconds by work and way.
+    """What the works take through transformers, on torch's CUDA device where it has one: seconds by work and way.
 
     A strength takes the same time as any other: eight full passes are timed, and three batches, and scaled up.
     """

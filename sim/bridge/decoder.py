@@ -350,7 +350,7 @@ class Decoder(nnx.Module):
 
     @property
     def _precision(self) -> lax.Precision:
-        """Of products."""
+        """The precision that products are asked for."""
         return of_products(self.dtype, fast=self.fast)
 
     def _project(self, x: Array, one: Blocks, name: str) -> Array:

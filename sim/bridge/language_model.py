@@ -365,7 +365,7 @@ class LanguageModel:
         return trained.save(folder, self.architecture, self.parameters, self.tokenizer)
 
     def with_dtype(self, dtype: DTypeLike, *, precision: str | None = None) -> "LanguageModel":
-        """The same weights, computed with in another type; `precision` as in `load`, as it is if left out."""
+        """A model of these weights that computes in another type; `precision` as in `load`, as it is if left out."""
         graph, state = nnx.split(self.decoder)
         decoder = nnx.merge(graph, state)
         decoder.dtype = devices.known_type("dtype", dtype)
