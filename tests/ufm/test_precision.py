@@ -236,17 +236,17 @@ def test_far_out_steering_gives_the_limit(alpha):
 def test_vectors_and_strengths_that_are_not_finite_are_refused(bad):
     one, v = MODELS["ufm"], jnp.ones(6)
     for measure in (divergence, probability_increase):
-        with pytest.raises(ValueError, match=r"^v: expected finite"):
+        with pytest.raises(ValueError, match=r"^v: .*(?i:nan|inf)"):
             measure(one, [0], v * bad, [1.0])
-        with pytest.raises(ValueError, match=r"^alphas: expected finite"):
+        with pytest.raises(ValueError, match=r"^alphas: .*(?i:nan|inf)"):
             measure(one, [0], v, [1.0, bad])
-    with pytest.raises(ValueError, match=r"^v: expected finite"):
+    with pytest.raises(ValueError, match=r"^v: .*(?i:nan|inf)"):
         steer(one, [0], v * bad, 1.0)
-    with pytest.raises(ValueError, match=r"^alpha: expected finite"):
+    with pytest.raises(ValueError, match=r"^alpha: .*(?i:nan|inf)"):
         steer(one, [0], v, bad)
-    with pytest.raises(ValueError, match=r"^v: expected finite"):
+    with pytest.raises(ValueError, match=r"^v: .*(?i:nan|inf)"):
         cross_entropy_increase(one, CORPUS, v * bad, [1.0])
-    with pytest.raises(ValueError, match=r"^v: expected finite"):
+    with pytest.raises(ValueError, match=r"^v: .*(?i:nan|inf)"):
         curvature(one, [0], v * bad)
 
 

@@ -15,7 +15,8 @@ from programs import asks_for_less, products
 import ufm
 from sim import losses
 from sim.bridge import devices, generation, split
-from sim.bridge.architecture import from_config
+from sim.bridge.config import from_config
+from sim.bridge.decoder import Decoder, shapes
 from sim.bridge.devices import ON_ACCELERATOR, ON_CPU, portion
 from sim.bridge.language_model import load, parameter_bytes, random_model
 from sim.bridge.readout import readout
@@ -75,6 +76,13 @@ def programs(lm):
 def test_products_keep_float32(name):
     for what, (function, *arguments) in programs(model(name)).items():
         assert asks_for_less(function, *arguments) == [], what
+
+
+@pytest.mark.parametrize("name", references.CONFIGS)
+def test_products_of_every_family_keep_float32(name):
+    a, ids = from_config(references.CONFIGS[name]), jnp.ones((2, 3), int)
+    parameters = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes(a).items()}
+    assert asks_for_less(lambda parameters: Decoder(a, parameters)(ids, ids > 0), parameters) == []
 
 
 def test_products_of_half_types_are_left_to_the_device():

@@ -209,7 +209,7 @@ def test_bad_strengths(stage, name, value, message):
         (lambda: Settings(prompts=Prompts(batch=-1)), "prompts.batch: .*at least 1.*, got -1"),
         (lambda: Settings(prompts=Prompts(top_k=0)), "prompts.top_k: .*at least 1.*, got 0"),
         (lambda: Settings(prompts=Prompts(top_p=0.0)), "top_p: expected a probability above 0, got 0.0"),
-        (lambda: Settings(prompts=Prompts(temperature=-1.0)), "temperature: .*a number of at least 0.*, got -1.0"),
+        (lambda: Settings(prompts=Prompts(temperature=-1.0)), "temperature: .*number of at least 0.*, got -1.0"),
         (lambda: Settings(vectors=Vectors(resamples=-1)), "vectors.resamples: expected a number from 0 to 99, got -1"),
         (lambda: Settings(vectors=Vectors(batch=0)), "vectors.batch: .*at least 1.*, got 0"),
         (lambda: Settings(next_token=NextToken(kept=0)), "next_token.kept: .*at least 1.*, got 0"),
