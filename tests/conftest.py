@@ -17,7 +17,7 @@ from theory.statement import TABLES
 JAX_SETTINGS: dict[str, bool | float | str] = {
     "jax_disable_most_optimizations": True,
     "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"),
-    "jax_persistent_cache_min_compile_time_secs": 0.05,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
 }
 for setting, value in JAX_SETTINGS.items():
     os.environ[setting.upper()] = str(value)
