@@ -14,8 +14,12 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadscope
 
 # Between two edits: the core of ufm and theory, and one language model.
+FAST := tests/test_imports.py tests/sim/bridge/test_split.py \
+  $(addprefix tests/ufm/test_,concepts.py corpus.py directions.py measures.py model.py steerable.py training.py) \
+  $(addprefix tests/theory/test_,instance.py population.py predicted.py routes.py)
+
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n auto -m fast
+	$(BIN)/python -m pytest -n auto -q $(FAST)
 
 # On another interpreter (PYTHON and VENV name it): a statement by every route, the core, a sweep of a language model.
 test-core: $(READY)
@@ -31,7 +35,7 @@ test-oldest:
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --resolution lowest-direct --editable '.[test]'
 	$(VENV)/bin/ufm verify theorem-3.6.target
-	$(VENV)/bin/python -m pytest -n auto -q -m fast
+	$(VENV)/bin/python -m pytest -n auto -q $(FAST)
 
 setup: $(READY)
 

@@ -62,7 +62,8 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
     matching, other = (loss.sel(side=side).transpose(*_DIMS, "pair").values.astype(float) for side in SIDES)
     there = (np.isfinite(matching) & np.isfinite(other)).all(axis=2, keepdims=True)
     with in_float64():
-        both = jnp.asarray(matching), jnp.asarray(other)
+        # What is not computed is masked again below: losses are numbers.
+        both = tuple(jnp.asarray(np.where(there, side, 1.0)) for side in (matching, other))
         preference, utility = (np.where(there, odds(*both), np.nan) for odds in (ufm.preference_odds, ufm.utility_odds))
     undefined = there & np.isnan(utility)
     used = there & ~undefined.any(axis=2, keepdims=True)

@@ -106,7 +106,7 @@ def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, ar
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "nowhere.gguf"], "ufm: model: expected a folder, a .gguf file"),
+        (["--model", "nowhere.gguf"], "ufm: model: expected a folder, a GGUF file"),
         (["N5", "--model", "nowhere.gguf"], "ufm: statement: expected one that language models are checked on (N7"),
     ],
 )

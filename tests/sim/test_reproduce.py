@@ -155,7 +155,7 @@ def test_a_model_that_cannot_be_loaded_is_missed_on_the_page(reproduction):
     result, folder = reproduction
     assert result.holds
     assert result.on_model is None
-    assert result.missing.startswith("model: expected a folder, a .gguf file, smollm2-135m-instruct or a repository id")
+    assert result.missing.startswith("model: expected a folder, a GGUF file, smollm2-135m-instruct or a repository id")
     html = result.page.read_text()
     assert "The language model could not be loaded" in html
     assert "nowhere.gguf" in html
