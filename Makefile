@@ -15,8 +15,8 @@ test: $(READY)
 
 # Between two edits: the core of ufm and theory, and one language model.
 FAST := tests/test_imports.py tests/sim/bridge/test_split.py \
-  $(addprefix tests/ufm/test_,concepts.py corpus.py directions.py measures.py model.py steerable.py training.py) \
-  $(addprefix tests/theory/test_,instance.py population.py predicted.py routes.py)
+  $(addprefix tests/ufm/test_,concepts.py corpus.py directions.py measures.py model.py steerable.py) \
+  $(addprefix tests/theory/test_,predicted.py routes.py)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n auto -q $(FAST)
