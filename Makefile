@@ -16,7 +16,7 @@ test: $(READY)
 # Between two edits: the core of ufm and theory, and one language model.
 FAST := tests/test_imports.py tests/sim/bridge/test_split.py \
   $(addprefix tests/ufm/test_,concepts.py corpus.py directions.py measures.py model.py steerable.py) \
-  $(addprefix tests/theory/test_,predicted.py routes.py)
+  $(addprefix tests/theory/test_,jaxprs.py predicted.py routes.py)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n auto -q $(FAST)
@@ -35,7 +35,7 @@ test-oldest:
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --resolution lowest-direct --editable '.[test]'
 	$(VENV)/bin/ufm verify theorem-3.6.target
-	$(VENV)/bin/python -m pytest -n auto -q $(FAST)
+	$(VENV)/bin/python -m pytest -n auto -q -W ignore::DeprecationWarning $(FAST)
 
 setup: $(READY)
 
