@@ -263,7 +263,7 @@ def _compile(closed: core.ClosedJaxpr) -> _Program:
                 key = (eqn.primitive, reads, *(_name(x) for x in eqn.params.items()))
                 if key not in known:
                     known[key] = [new() for _ in eqn.outvars]
-                    equations.append((eqn, reads, tuple(known[key])))
+                    equations.append(((eqn, called), reads, tuple(known[key])))
                 writes = known[key]
             where.update(zip(eqn.outvars, writes, strict=True))
         return [read(x) for x in jaxpr.outvars]
@@ -271,10 +271,10 @@ def _compile(closed: core.ClosedJaxpr) -> _Program:
     inputs = [new() for _ in closed.jaxpr.invars]
     outputs = inline(closed.jaxpr, closed.consts, inputs)
     needed, steps = set(outputs), []
-    for eqn, reads, writes in reversed(equations):
+    for equation, reads, writes in reversed(equations):
         if not needed.isdisjoint(writes):
             needed.update(reads)
-            steps.append((_rule(eqn), reads, writes))
+            steps.append((_rule(*equation), reads, writes))
     return _Program(slots, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in closed.out_avals], inputs, outputs, steps[::-1])
 
 
@@ -291,9 +291,9 @@ def _is_float(atom: Any) -> bool:
     return jnp.issubdtype(atom.aval.dtype, jnp.floating)
 
 
-def _rule(eqn: Any) -> Callable:
-    """What carries out an equation."""
-    name, repeated = eqn.primitive.name, control(eqn)
+def _rule(eqn: Any, repeated: Any) -> Callable:
+    """What carries out an equation, given what `control` says of it."""
+    name = eqn.primitive.name
     if isinstance(repeated, Branches):
         return _cond(eqn, repeated)
     if isinstance(repeated, Scan):

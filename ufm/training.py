@@ -113,12 +113,14 @@ def fit(
 
 def _warn_of_gap(found: Fit, corpus: Corpus, tolerance: float) -> None:
     """Say that the gap is not what was asked for, or cannot be: logits of rank d do not reach a table of a higher one."""
+    if found.converged:
+        return
     table = np.asarray(corpus.log_rows, float)
     rank = _rank(table) if np.isfinite(table).all() else 0
-    narrow = isinstance(found.model, UFM) and found.model.W.shape[1] < rank
-    if found.converged or not (narrow or tolerance > 0):
+    d = found.model.W.shape[1] if isinstance(found.model, UFM) else rank
+    narrow = d < rank
+    if not (narrow or tolerance > 0):
         return
-    d = found.model.W.shape[1]
     why = f"d = {d} is below the rank of the corpus, {rank}" if narrow else f"tolerance {tolerance:g} was asked for"
     warnings.warn(f"fit: the gap is {found.gap:.2g} nats after {found.steps} steps; {why}", stacklevel=4)
 

@@ -140,6 +140,11 @@ def _phi3(prefix: str) -> Table:
     return found
 
 
+def _with_bias(ours: str, theirs: str, weight: str, change: Change, of_bias: Change = _same) -> Table:
+    """A weight of the blocks and its bias, which stand beside each other under one name."""
+    return {f"blocks.{ours}": Entry(f"{theirs}.{weight}", change), f"blocks.{ours}_bias": Entry(f"{theirs}.bias", of_bias)}
+
+
 def _gpt_neox(prefix: str) -> Table:
     layer = f"{prefix}layers.{{}}."
     found = {
@@ -148,14 +153,11 @@ def _gpt_neox(prefix: str) -> Table:
         "norm_bias": Entry(f"{prefix}final_layer_norm.bias", _same),
     }
     for ours, theirs in (("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")):
-        found[f"blocks.{ours}"] = Entry(f"{layer}{theirs}.weight", _same)
-        found[f"blocks.{ours}_bias"] = Entry(f"{layer}{theirs}.bias", _same)
+        found |= _with_bias(ours, f"{layer}{theirs}", "weight", _same)
     for k, ours in enumerate(("query", "key", "value")):
-        found[f"blocks.{ours}"] = Entry(f"{layer}attention.query_key_value.weight", _of_heads(k))
-        found[f"blocks.{ours}_bias"] = Entry(f"{layer}attention.query_key_value.bias", _of_heads(k))
+        found |= _with_bias(ours, f"{layer}attention.query_key_value", "weight", _of_heads(k), _of_heads(k))
     for ours, theirs in (("out", "attention.dense"), ("up", "mlp.dense_h_to_4h"), ("down", "mlp.dense_4h_to_h")):
-        found[f"blocks.{ours}"] = Entry(f"{layer}{theirs}.weight", _transposed)
-        found[f"blocks.{ours}_bias"] = Entry(f"{layer}{theirs}.bias", _same)
+        found |= _with_bias(ours, f"{layer}{theirs}", "weight", _transposed)
     return found
 
 
@@ -174,14 +176,11 @@ def _gpt2(prefix: str, weight: str = "weight") -> Table:
         "norm_bias": Entry(f"{prefix}ln_f.bias", _same),
     }
     for ours, theirs in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
-        found[f"blocks.{ours}"] = Entry(f"{layer}{theirs}.{gain}", _same)
-        found[f"blocks.{ours}_bias"] = Entry(f"{layer}{theirs}.bias", _same)
+        found |= _with_bias(ours, f"{layer}{theirs}", gain, _same)
     for k, ours in enumerate(("query", "key", "value")):
-        found[f"blocks.{ours}"] = Entry(f"{layer}attn.c_attn.{weight}", _third(k, transposed=flax))
-        found[f"blocks.{ours}_bias"] = Entry(f"{layer}attn.c_attn.bias", _third(k))
+        found |= _with_bias(ours, f"{layer}attn.c_attn", weight, _third(k, transposed=flax), _third(k))
     for ours, theirs in (("out", "attn.c_proj"), ("up", "mlp.c_fc"), ("down", "mlp.c_proj")):
-        found[f"blocks.{ours}"] = Entry(f"{layer}{theirs}.{weight}", matrix)
-        found[f"blocks.{ours}_bias"] = Entry(f"{layer}{theirs}.bias", _same)
+        found |= _with_bias(ours, f"{layer}{theirs}", weight, matrix)
     return found
 
 
