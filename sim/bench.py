@@ -26,11 +26,12 @@ import optax
 from tqdm import tqdm
 
 import ufm
-from sim import bench_gpu, losses
+from sim import bench_gpu
 from sim.bridge import fetch
 from sim.bridge.generation import Sampling
-from sim.bridge.language_model import load
-from sim.experiments import next_token, vectors
+from sim.bridge.model import load
+from sim.experiments.strength import next_token, vectors
+from sim.measure import losses
 from sim.output import settings
 from theory import predicted, routes, tilting
 from theory.instance import Instance
@@ -145,7 +146,7 @@ def loading(seed: int = 0) -> Figures:
 _LOADING = """
 import resource, sys, jax
 from flax import nnx
-from sim.bridge.language_model import load
+from sim.bridge.model import load
 from sim.bench import _peak_mib
 jax.block_until_ready(jax.numpy.ones(3))
 before = _peak_mib()

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sim import losses
-from sim.bridge.architecture import Architecture
-from sim.bridge.config import from_config
-from sim.bridge.decoder import shapes
+from sim.bridge.config import Architecture
+from sim.bridge.families import from_config
 from sim.bridge.generation import Sampling
-from sim.bridge.language_model import LanguageModel, random_model
-from sim.experiments import next_token, vectors
+from sim.bridge.model import LanguageModel, random_model
+from sim.bridge.parameters import shapes
+from sim.experiments.strength import next_token, vectors
+from sim.measure import losses
 from ufm.precision import of_products
 
 Figures = dict[str, float]

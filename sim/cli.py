@@ -47,8 +47,8 @@ def reproduce(
     out: Out = Path("out"), seed: Seed = 0, instances: Instances = 1_000, model: Model = "smollm2-135m-instruct"
 ) -> None:
     """Train, verify, draw, check the theory on a language model ("none" leaves that out); one page shows everything."""
+    from sim.checks.verify import as_table
     from sim.reproduce import reproduce as run
-    from sim.verify import as_table
 
     result = run(out, seed=seed, instances=instances, model=None if model == "none" else model)
     typer.echo(as_table(result.verdicts))
@@ -86,9 +86,9 @@ def verify(
 
     if model is not None:
         raise typer.Exit(_verify_on_model(model, statements, json, out, seed))
+    from sim.checks.verify import as_json, as_table
+    from sim.checks.verify import verify as run
     from sim.output import write_json
-    from sim.verify import as_json, as_table
-    from sim.verify import verify as run
 
     targets = [output.prepare_file(json, "json")] if json else []
     targets += [output.prepare_folder(out) / "verdicts.json"] if out else []
@@ -103,9 +103,9 @@ def verify(
 def _verify_on_model(model: str, statements: list[str] | None, json: Path | None, out: Path | None, seed: int) -> int:
     """Check statements on a language model, print the findings, write them; the exit code."""
     from sim import output
-    from sim.bridge.language_model import load
+    from sim.bridge.model import load
+    from sim.checks.validation import as_table, chosen, validate
     from sim.reproduce import write_validation
-    from sim.validation import as_table, chosen, validate
 
     names = chosen(statements)
     target = output.prepare_file(json, "json") if json else None
@@ -143,7 +143,7 @@ def refute(
     out: Out = Path("out/refute"),
 ) -> None:
     """Look for a counterexample to a conjecture; exit with 1 if there is one, confirmed in exact arithmetic."""
-    from sim.refute import refute as run
+    from sim.checks.refute import refute as run
 
     result = run(target, needs=_names(needs), families=_names(families), twin=twin, seed=seed, out=out)
     typer.echo(result.answer)
@@ -153,7 +153,7 @@ def refute(
 @app.command()
 def replay(file: Annotated[Path, typer.Argument(help="An instance that refute or verify has kept.")]) -> None:
     """Evaluate a kept instance again, in exact arithmetic and in floats; exit with 0 if what the file says is so."""
-    from sim.refute import replay as run
+    from sim.checks.refute import replay as run
 
     result = run(file)
     typer.echo(result.answer)
@@ -176,8 +176,8 @@ def taylor(
 def figures(out: Out = Path("out/figures"), seed: Seed = 0) -> None:
     """Train the toy models and draw the toy figures as SVG, PDF and PNG."""
     from sim import output
+    from sim.checks.verify import train_gallery
     from sim.reproduce import draw
-    from sim.verify import train_gallery
 
     folder = output.prepare_folder(out)
     trained = train_gallery(seed, ["default", "toy"])
@@ -220,7 +220,7 @@ def assumption(
 ) -> None:
     """Leave assumption 1 on purpose: which statements survive, and confirmed counterexamples to the others."""
     from sim import output
-    from sim.assumption import as_table, leave, write
+    from sim.checks.assumption_1 import as_table, leave, write
 
     file = output.prepare_file(out, "out")
     found = leave(_names(statements), _names(departures), seed=seed)
@@ -262,14 +262,14 @@ def train(
 ) -> None:
     """Train a small GPT from scratch, by default one layer on Python's own manual in both cases."""
     from sim.experiments import corpora
-    from sim.experiments.training import Settings
-    from sim.experiments.training import train as run
+    from sim.experiments.gpt.training import Settings
+    from sim.experiments.gpt.training import train as run
 
     documents = corpora.manual() if text is None else corpora.read_documents(text)
     settings = Settings(layers=layers, width=width, steps=steps, warm_up=min(100, steps // 10), seed=seed)
     result = run(out, corpora.in_both_cases(documents) if both_cases else documents, settings)
     typer.echo(f"loss {result.losses[-20:].mean():.3f} nats per token at the end, {result.held_out:.3f} on text held out")
-    typer.echo(f"the model is in {out / 'model'}, for sim.bridge.language_model.load")
+    typer.echo(f"the model is in {out / 'model'}, for sim.bridge.model.load")
 
 
 _STAGES = {
@@ -316,8 +316,8 @@ def _stage(name: str) -> None:
             typer.Option(help='JSON lines of {"question": ..., "matching": ..., "not_matching": ...}, or a folder of such.'),
         ] = None,
     ) -> None:
-        from sim.experiments.page import summary, write
         from sim.experiments.run import as_table, prepare, run
+        from sim.experiments.strength.page import summary, write
 
         changes: dict[str, object] = {} if seed is None else {"seed": seed}
         lists = {"concepts": concepts, "layers": layers, "variants": variants}
@@ -336,9 +336,9 @@ def _stage(name: str) -> None:
             typer.echo(summary(write(e)))
             typer.echo(f"open {out / 'index.html'}")
         if name == "preference-utility":
-            from sim.experiments import why
+            from sim.experiments.preference import page
 
-            found = why.write(e)
+            found = page.write(e)
             typer.echo(found.text)
             typer.echo(f"open {found.page}")
 
@@ -353,10 +353,10 @@ for _name in _STAGES:
 @lm.command()
 def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/lm")) -> None:
     """Test the claims, draw the figures and write the pages of a run, with what there is of it."""
-    from sim.experiments import why
-    from sim.experiments.page import summary, write
+    from sim.experiments.preference import page
     from sim.experiments.run import prepare
     from sim.experiments.store import read_store
+    from sim.experiments.strength.page import summary, write
     from ufm._check import require
 
     groups = read_store(out).groups
@@ -368,7 +368,7 @@ def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("o
         typer.echo(summary(write(e)))
         typer.echo(f"open {out / 'index.html'}")
     if measured:
-        found = why.write(e)
+        found = page.write(e)
         typer.echo(found.text)
         typer.echo(f"open {found.page}")
 
@@ -412,10 +412,11 @@ def case(
     """Steer the 1-layer GPT from lower to upper case, and lay the theory of the toy model beside it."""
     from sim import output
     from sim.experiments import corpora
-    from sim.experiments.case import analyse, as_table
-    from sim.experiments.training import finished
+    from sim.experiments.gpt.training import finished
+    from sim.experiments.gpt.uppercase import analyse, as_table
     from sim.figures import CASE_FIGURES
-    from sim.reproduce import draw_all, write_data
+    from sim.output import write_data
+    from sim.reproduce import draw_all
 
     folder = output.prepare_folder(out)
     documents = corpora.manual() if text is None else corpora.read_documents(text)

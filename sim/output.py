@@ -6,11 +6,15 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from ufm._check import require
+
+if TYPE_CHECKING:
+    import xarray as xr  # importing it takes half a second
 
 
 def prepare_folder(out: str | Path) -> Path:
@@ -80,3 +84,10 @@ def settings(seed: int, **others: object) -> dict[str, object]:
         "device": str(jax.devices()[0]),
         **others,
     }
+
+
+def write_data(path: Path, data: "xr.DataTree", settings: dict[str, Any]) -> Path:
+    """Write labelled data as netCDF, whole, with the settings that produced it as attributes."""
+    labelled = data.copy()
+    labelled.attrs.update({key: str(value) for key, value in settings.items()})
+    return write_whole(path, lambda temporary: labelled.to_netcdf(temporary, engine="h5netcdf"))

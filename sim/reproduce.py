@@ -9,13 +9,16 @@ from typing import Any
 
 import xarray as xr
 
-from sim import arc, output, report, toy
-from sim.bridge.language_model import LanguageModel, load
+from sim import output
+from sim.bridge.model import LanguageModel, load
+from sim.checks import report
+from sim.checks.refute import Kept, write_instance
+from sim.checks.validation import Validation, validate
+from sim.checks.verify import INSTANCES, Verdict, as_json, train_gallery, verify
 from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing, save
-from sim.output import write_json
-from sim.refute import Kept, write_instance
-from sim.validation import Validation, validate
-from sim.verify import INSTANCES, Verdict, as_json, train_gallery, verify
+from sim.output import write_data, write_json
+from sim.toy import arc
+from sim.toy import curves as toy
 from theory import norms
 from ufm.precision import in_float64
 
@@ -61,18 +64,18 @@ def reproduce(
     """Train the toy models, verify the statements, draw the figures, check the theory on a language model; write it all.
 
     The folder gets ``index.html``, ``statements/`` with a page for each, ``instances/`` with the worst instances that routes
-    found (`sim.refute.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure), ``verdicts.json`` and
-    ``numbers.json``; for a language model, also what `write_validation` writes. Files of an earlier run are replaced one by
-    one, each as a whole.
+    found (`sim.checks.refute.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure),
+    ``verdicts.json`` and ``numbers.json``; for a language model, also what `write_validation` writes. Files of an earlier
+    run are replaced one by one, each as a whole.
 
     Args:
         out: the folder, made if need be.
         seed: of initial parameters and random instances.
         instances: random instances per statement.
         statements: ids of those to verify; all if left out.
-        model: a language model, or what `sim.bridge.language_model.load` takes; none if left out. If it cannot be loaded,
+        model: a language model, or what `sim.bridge.model.load` takes; none if left out. If it cannot be loaded,
             the page says so, and the rest is made all the same.
-        check_model: what to do with it; `sim.validation.validate` with the seed if left out.
+        check_model: what to do with it; `sim.checks.validation.validate` with the seed if left out.
 
     Raises:
         ValueError: a folder that cannot be written, before anything is computed.
@@ -159,10 +162,3 @@ def keep(folder: Path, verdicts: list[Verdict], seed: int) -> dict[tuple[str, st
                 kept = Kept(one.worst, name, one.worst_margin, twin=twin, route=one.route, seed=seed)
                 files[name, one.route, twin] = write_instance(path, kept)
     return files
-
-
-def write_data(path: Path, data: xr.DataTree, settings: dict[str, Any]) -> Path:
-    """Write labelled data as netCDF, whole, with the settings that produced it as attributes."""
-    labelled = data.copy()
-    labelled.attrs.update({key: str(value) for key, value in settings.items()})
-    return output.write_whole(path, lambda temporary: labelled.to_netcdf(temporary, engine="h5netcdf"))

@@ -28,6 +28,76 @@ def test_imports_point_one_way(package, forbidden):
     assert wrong == []
 
 
+ROOMS = {
+    "bridge": set(),
+    "measure": set(),
+    "figures": {"measure"},
+    "toy": {"measure"},
+    "checks": {"bridge", "figures", "measure", "toy"},
+    "experiments": {"bridge", "checks", "figures", "measure", "toy"},
+}
+"""Which rooms of `sim` each of them may import; beside them lie the files that any may, and those that may import all."""
+FOR_ALL = {"output", "pages", "tex"}
+FOR_NONE = {"bench", "bench_gpu", "cli", "reproduce"}
+WITHIN_EXPERIMENTS = {"gpt", "preference", "strength"}
+
+
+def imported_modules(path):
+    """The dotted name of every module that a file imports, and of what it takes from it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, path
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_rooms_of_sim_are_known():
+    found = {path.name for path in (ROOT / "sim").iterdir() if path.is_dir() and path.name not in ("data", "templates")}
+    files = {path.stem for path in (ROOT / "sim").glob("*.py")} - {"__init__"}
+    assert found - {"__pycache__"} == set(ROOMS)
+    assert files == FOR_ALL | FOR_NONE
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_rooms_import_what_lies_below_them(room):
+    allowed = ROOMS[room] | {room} | (set() if room in ("bridge", "measure") else FOR_ALL)
+    files = sorted((ROOT / "sim" / room).rglob("*.py"))
+    found = {(path, name) for path in files for name in imported_modules(path) if name.startswith("sim.")}
+    assert files
+    assert [(str(path), name) for path, name in sorted(found) if name.split(".")[1] not in allowed] == []
+
+
+@pytest.mark.parametrize("room", sorted(WITHIN_EXPERIMENTS))
+def test_the_papers_are_apart(room):
+    files = sorted((ROOT / "sim" / "experiments" / room).rglob("*.py"))
+    taken = {name.split(".")[2] for path in files for name in imported_modules(path) if name.startswith("sim.experiments.")}
+    assert files
+    assert taken & WITHIN_EXPERIMENTS <= {room}
+
+
+def test_no_circles():
+    """Of the modules of each package, none imports itself by way of others, wherever in a file the import stands."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in ("ufm", "theory", "sim")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    taken = {
+        name: {
+            other if other in modules else other.rpartition(".")[0]
+            for other in imported_modules(path)
+            if other in modules or other.rpartition(".")[0] in modules
+        }
+        for name, path in modules.items()
+    }
+    while taken:
+        free = [name for name, others in taken.items() if not (others - {name}) & taken.keys()]
+        assert free, f"a circle among {sorted(taken)}"
+        for name in free:
+            del taken[name]
+
+
 @pytest.mark.parametrize("package", ["ufm", "theory"])
 def test_no_plots_files_or_terminal_below_sim(package):
     forbidden = {"matplotlib", "xarray", "h5netcdf", "typer", "tqdm", "jinja2", "flax"}

@@ -8,7 +8,6 @@ grow with depth, and the first l blocks and the others are the same program with
 blocks hand on; a model is steered by adding to it between two of them (`Decoder.run`).
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.architecture import Architecture
+from sim.bridge.config import Architecture
 from ufm.normalised import norm
 from ufm.precision import of_products, wide
 
@@ -27,64 +26,6 @@ Index = Int[Array, ""] | int
 
 UNSEEN = -1e30
 """The attention logit of what a position does not see: finite, so that a position that sees nothing gives no NaN."""
-
-
-def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter, by its path in `Decoder`; matrices are ``[in, out]``.
-
-    Names of the axes: `axes`.
-    """
-    sizes = _sizes(a)
-    return {name: tuple(sizes[axis] for axis in found) for name, found in axes(a).items()}
-
-
-def axes(a: Architecture) -> dict[str, tuple[str, ...]]:
-    """The logical axes of every parameter, by its path: what sharding rules speak of."""
-    found: dict[str, tuple[str, ...]] = {"embedding": ("vocabulary", "width")}
-    if a.learned_positions:
-        found["positions"] = ("context", "width")
-    if not a.tied:
-        found["unembedding"] = ("vocabulary", "width")
-    blocks: dict[str, tuple[str, ...]] = {
-        "query": ("width", "heads"),
-        "key": ("width", "kv_heads"),
-        "value": ("width", "kv_heads"),
-        "out": ("heads", "width"),
-    }
-    blocks |= {"gate": ("width", "hidden")} if a.gated else {}
-    blocks |= {"up": ("width", "hidden"), "down": ("hidden", "width")}
-    biased = [*(["query", "key", "value"] if a.qkv_bias else []), *(["out"] if a.out_bias else [])]
-    biased += [name for name in ("gate", "up", "down") if a.mlp_bias and name in blocks]
-    blocks |= {f"{name}_bias": blocks[name][1:] for name in biased}
-    norms = ["attention_norm", "mlp_norm"] if a.pre_norm else []
-    norms += ["after_attention_norm", "after_mlp_norm"] if a.sandwich else []
-    blocks |= dict.fromkeys(norms, ("width",))
-    if a.qk_norm:
-        whole = a.whole_qk_norm
-        blocks |= {"query_norm": ("heads" if whole else "head_dim",), "key_norm": ("kv_heads" if whole else "head_dim",)}
-    last: dict[str, tuple[str, ...]] = {"norm": ("width",)}
-    if a.norm == "layer":
-        blocks |= {f"{name}_bias": ("width",) for name in norms}
-        last["norm_bias"] = ("width",)
-    return found | {f"blocks.{name}": ("layer", *axis) for name, axis in blocks.items()} | last
-
-
-def _sizes(a: Architecture) -> dict[str, int]:
-    return {
-        "vocabulary": a.vocabulary,
-        "width": a.width,
-        "context": a.context,
-        "layer": a.layers,
-        "heads": a.heads * a.head_dim,
-        "kv_heads": a.kv_heads * a.head_dim,
-        "head_dim": a.head_dim,
-        "hidden": a.hidden,
-    }
-
-
-def is_gain(name: str) -> bool:
-    """Whether a parameter belongs to a norm; these are kept in float32, whatever the type of the others."""
-    return "norm" in name
 
 
 class Blocks(nnx.Module):
@@ -425,21 +366,3 @@ def _scaled(x: Array, by: float) -> Array:
     # In float32 at least: rounded to bfloat16, a factor of 0.22 would be off by a thousandth.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return x if by == 1 else (x.astype(wide) * jnp.asarray(by, wide)).astype(x.dtype)
-
-
-def init_parameters(key: jax.Array, a: Architecture, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:
-    """Random parameters that keep the size of the stream: normal entries of deviation ``1 / sqrt(in)``, gains of 1.
-
-    What blocks add is smaller by the square root of their number, as in GPT-2.
-    """
-    found = {}
-    for k, (name, shape) in zip(jax.random.split(key, len(shapes(a))), shapes(a).items(), strict=True):
-        if is_gain(name):
-            found[name] = (jnp.zeros if name.endswith("_bias") else jnp.ones)(shape, jnp.float32)
-        elif name.endswith("_bias"):
-            found[name] = jnp.zeros(shape, dtype)
-        else:
-            fan_in = a.width if name in ("embedding", "unembedding", "positions") else shape[-2]
-            size = fan_in**-0.5 / (math.sqrt(2 * a.layers) if name in ("blocks.out", "blocks.down") else 1)
-            found[name] = (size * jax.random.normal(k, shape)).astype(dtype)
-    return found

@@ -16,7 +16,7 @@ from pathlib import Path
 import platformdirs
 from tqdm import tqdm
 
-from sim.bridge.checkpoint import reading
+from sim.bridge.files import reading
 from ufm._check import require
 
 NAME = "smollm2-135m-instruct"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sim.bridge.settings import Settings
+from sim.bridge.config_file import Settings
 from ufm._check import require
 
 Scaling = Literal["default", "linear", "llama3", "yarn", "longrope"]

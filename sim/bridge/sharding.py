@@ -1,7 +1,7 @@
 """Models and contexts over many devices: logical axes of parameters, and a table of rules that says where each axis goes.
 
 A mesh has an axis "data", over which contexts and strengths are spread, and an axis "model", over which parameters are. The
-names of the parameters' axes are those of `sim.bridge.decoder.axes`; XLA puts in the communication. The same code runs on
+names of the parameters' axes are those of `sim.bridge.parameters.axes`; XLA puts in the communication. The same code runs on
 one device, on several, and in several processes that `jax.distributed` has joined.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from sim.bridge.architecture import Architecture
-from sim.bridge.decoder import axes
+from sim.bridge.config import Architecture
+from sim.bridge.parameters import axes
 from ufm._check import require
 
 RULES: dict[str, str] = {"vocabulary": "model", "heads": "model", "kv_heads": "model", "hidden": "model"}
@@ -57,7 +57,7 @@ def spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[
 
 
 def place(a: Architecture, mesh: Mesh, rules: Mapping[str, str] = RULES) -> Callable[[str, np.ndarray], Array]:
-    """What `sim.bridge.language_model.load` takes as `put`: brings every parameter to its devices.
+    """What `sim.bridge.model.load` takes as `put`: brings every parameter to its devices.
 
     A device gets its own part only; in several processes each reads the checkpoint and keeps what is its own.
     """

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge import devices
-from sim.bridge.architecture import Architecture
+from sim.bridge.config import Architecture
 from sim.bridge.decoder import Decoder, Index, Keys, only_at, positions_of
 from sim.bridge.values import as_numpy, numbers
 from ufm._check import require
@@ -323,3 +323,9 @@ def _after_every_block(decoder: Decoder, tokens: Array, seen: Array, keep: Calla
 def end_states(cut: Split) -> Float[Array, "n d"]:
     """The residual stream at the cut, at the last position of all contexts, which are padded on the left."""
     return cut.parted(cut.embed(jnp.arange(cut.n_contexts)))[0][:, -1]
+
+
+@jax.jit
+def last_log_p(cut: Split) -> Float[Array, "n V"]:
+    """Log-probabilities of the token after every context of a split."""
+    return jax.nn.log_softmax(cut.decode(cut.embed(jnp.arange(cut.tokens.shape[0]))))

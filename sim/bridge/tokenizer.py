@@ -1,7 +1,7 @@
 """Text to tokens and back, from the files of a Hugging Face folder or from the metadata of a GGUF file.
 
-The package `tokenizers` does the work (`sim.bridge.cores` where a checkpoint brings no `tokenizer.json`), and chats have
-templates (`sim.bridge.chats`).
+The package `tokenizers` does the work (`sim.bridge.tokenizer_cores` where a checkpoint brings no `tokenizer.json`). Chats
+have templates (`sim.bridge.chat_template`).
 """
 
 import warnings
@@ -16,12 +16,12 @@ import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import AddedToken, models
 
-from sim.bridge import chats, cores, piece_file
-from sim.bridge.checkpoint import read_json, read_text, reading
-from sim.bridge.cores import CONTROL, DEFAULT, NORMAL, SPLITTINGS, USER_DEFINED
-from sim.bridge.gguf_file import Gguf
+from sim.bridge import chat_template, sentencepiece_file, tokenizer_cores
+from sim.bridge.files import read_json, read_text, reading
+from sim.bridge.tokenizer_cores import CONTROL, DEFAULT, NORMAL, SPLITTINGS, USER_DEFINED
 from sim.bridge.values import as_numpy, whole
 from sim.bridge.values import text as checked
+from sim.bridge.weights.gguf_file import Gguf
 from ufm._check import require
 
 
@@ -152,7 +152,7 @@ class Tokenizer:
         ids = {"bos_token": self.bos, "eos_token": self.eos}
         own = {name: self.core.id_to_token(i) for name, i in ids.items() if i is not None}
         given = {**own, **self.named, "add_generation_prompt": bool(reply), **values}
-        return chats.render(self._template(template, values.get("tools")), messages, given)
+        return chat_template.render(self._template(template, values.get("tools")), messages, given)
 
     def _template(self, name: str | None, tools: Any) -> str:
         require(bool(self.template), "template", "a model with a chat template", "none")
@@ -319,23 +319,25 @@ def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeni
     assert family is not None
     with reading(folder / "vocab.json", "a vocabulary with the merges beside it"):
         vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-        core = cores.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
+        core = tokenizer_cores.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
     said = {"bos_token": end} if family == "gpt2" else {"bos_token": None, "pad_token": end}
     return core, {**said, "eos_token": end, "unk_token": end, **settings}
 
 
 def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """From a `tokenizer.model`; and settings with what it says of special tokens, where they say nothing."""
-    model = piece_file.read(path)
+    model = sentencepiece_file.read(path)
     types, prefix = [one.type for one in model.pieces], model.normalizer_spec.add_dummy_prefix
     # In text, what users defined has spaces.
-    tokens = [one.piece.replace(cores.SPACE, " ") if one.type == USER_DEFINED else one.piece for one in model.pieces]
+    tokens = [
+        one.piece.replace(tokenizer_cores.SPACE, " ") if one.type == USER_DEFINED else one.piece for one in model.pieces
+    ]
     spec, legacy = model.trainer_spec, bool(settings.get("legacy", False))
     with reading(path, "a vocabulary of SentencePiece"):
-        core = cores.sentence_piece(
+        core = tokenizer_cores.sentence_piece(
             tokens, [one.score for one in model.pieces], types, unknown=spec.unk_id, prefix=prefix, first=not legacy
         )
-        cores.mark(core, tokens, types)
+        tokenizer_cores.mark(core, tokens, types)
     ids = {"bos_token": spec.bos_id, "eos_token": spec.eos_id, "unk_token": spec.unk_id}
     said = {name: tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
     return core, {"add_bos_token": True, **said, **settings}
@@ -392,7 +394,7 @@ def from_gguf(file: Gguf) -> Tokenizer | None:
     ends = _known_ends(places)
     types = [CONTROL if i in ends else kind for i, kind in enumerate(types)]
     core, adds = _byte_level(file, places) if kind == "gpt2" else (_sentence_piece(file, tokens, types), True)
-    cores.mark(core, tokens, types)
+    tokenizer_cores.mark(core, tokens, types)
     defaults = {"bos": 1, "eos": 2, "unknown": 0} if kind == "llama" else {}
     ids = {
         name: _id(file, name, len(tokens), defaults.get(name))
@@ -448,7 +450,7 @@ def _byte_level(file: Gguf, places: dict[str, int]) -> tuple[tokenizers.Tokenize
     prefix = bool(file.metadata("tokenizer.ggml.add_space_prefix", False))
     with reading(file.path, "a tokenizer"):
         pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-        return cores.byte_level(places, pairs, known[name], prefix=prefix), known[name].adds_bos
+        return tokenizer_cores.byte_level(places, pairs, known[name], prefix=prefix), known[name].adds_bos
 
 
 def _sentence_piece(file: Gguf, tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
@@ -459,4 +461,4 @@ def _sentence_piece(file: Gguf, tokens: list[str], types: list[int]) -> tokenize
     unknown = _id(file, "unknown", len(tokens), 0) or 0
     prefix = bool(file.metadata("tokenizer.ggml.add_space_prefix", True))
     with reading(file.path, "a tokenizer"):
-        return cores.sentence_piece(tokens, scores, types, unknown=unknown, prefix=prefix)
+        return tokenizer_cores.sentence_piece(tokens, scores, types, unknown=unknown, prefix=prefix)

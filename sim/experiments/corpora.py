@@ -8,7 +8,7 @@ import tokenizers
 from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from sim.bridge.checkpoint import reading, require_file
+from sim.bridge.files import reading, require_file
 from sim.bridge.tokenizer import Tokenizer
 from ufm._check import require
 

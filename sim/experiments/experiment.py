@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from sim import output
-from sim.bridge.language_model import LanguageModel
+from sim.bridge.model import LanguageModel
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments.inputs import Inputs
 from sim.experiments.settings import Settings, Variant

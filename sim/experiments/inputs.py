@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.bridge.checkpoint import reading, require_file
-from sim.concepts import OPENINGS
+from sim.bridge.files import reading, require_file
+from sim.checks.concept_texts import OPENINGS
 from sim.experiments import corpora
-from sim.experiments.material import CONTEXTS, STARTS
+from sim.experiments.prompt_texts import CONTEXTS, STARTS
 from ufm._check import require
 
 LETTERS = "ABCD"

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from sim.bridge import fetch
-from sim.bridge.language_model import load
-from sim.experiments.concept import concept
-from sim.experiments.cross_entropy import blocks, cross_entropy, enough
+from sim.bridge.model import load
+from sim.experiments import strength
 from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import read_inputs
-from sim.experiments.mmlu import mmlu, rows_of
-from sim.experiments.next_token import next_token
-from sim.experiments.preferring import preference_utility
-from sim.experiments.prompts import known, prompts
+from sim.experiments.preference.measure import preference_utility
+from sim.experiments.preference.updates import tasks, train_updates
 from sim.experiments.settings import PRESETS, from_json
 from sim.experiments.store import DATA, Store, read_store
-from sim.experiments.updates import tasks, train_updates
-from sim.experiments.vectors import log_odds, vectors
+from sim.experiments.strength.concept import concept
+from sim.experiments.strength.cross_entropy import blocks, cross_entropy, enough
+from sim.experiments.strength.mmlu import mmlu, rows_of
+from sim.experiments.strength.next_token import next_token
+from sim.experiments.strength.prompts import known, prompts
+from sim.experiments.strength.vectors import log_odds, vectors
 from ufm._check import require
 
 STAGES: dict[str, tuple[Callable[[Experiment], None], tuple[str, ...]]] = {
@@ -42,22 +43,19 @@ CHECKS: dict[str, Callable[[Experiment], object]] = {
 }
 """What refuses the inputs of a stage, before any stage computes something."""
 
-OF_S = [name for name in STAGES if name not in ("train-update", "preference-utility")]
-"""The stages of S (arXiv:2602.02712); the others are W's (arXiv:2602.02343)."""
-
 
 def run(e: Experiment, stages: Sequence[str] | None = None, *, told: Callable[[str], object] = lambda name: None) -> None:
     """Do stages, and before them those that they need; what is done already is not done again.
 
     Args:
         e: the run.
-        stages: names; `OF_S` if left out.
+        stages: names; those of S, `strength.STAGES`, if left out.
         told: called with the name of every stage when it begins.
 
     Raises:
         ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed.
     """
-    chosen = OF_S if stages is None else list(stages)
+    chosen = list(strength.STAGES) if stages is None else list(stages)
     unknown = [name for name in chosen if name not in STAGES]
     require(not unknown, "stage", f"one of {', '.join(STAGES)}", ", ".join(unknown))
     order: dict[str, None] = {}

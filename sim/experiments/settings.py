@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 from jaxtyping import Float
 
-from sim.bridge.architecture import Architecture
+from sim.bridge.config import Architecture
 from sim.bridge.generation import Sampling
 from ufm._check import require
 from ufm.updates import FORMS

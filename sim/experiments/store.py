@@ -24,7 +24,7 @@ import zarr
 from tqdm import tqdm
 
 from sim import output
-from sim.bridge.checkpoint import reading
+from sim.bridge.files import reading
 from sim.experiments.settings import differences
 from ufm._check import require
 

@@ -1,7 +1,6 @@
 """Figures as functions of labelled data: each takes a dataset of `sim` and returns a matplotlib `Figure`."""
 
 from sim.figures.arc import arc
-from sim.figures.case import CASE_FIGURES
 from sim.figures.counterexample import counterexample
 from sim.figures.language import LANGUAGE_FIGURES
 from sim.figures.preference import PREFERENCE_FIGURES
@@ -14,6 +13,7 @@ from sim.figures.toy import (
     next_token_table,
     training,
 )
+from sim.figures.uppercase import CASE_FIGURES
 
 FIGURES: dict[str, Drawing] = {
     **TOY_FIGURES,

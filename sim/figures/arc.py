@@ -1,4 +1,4 @@
-"""The arc that a sweep traces behind a norm (N7, N8), drawn from the dataset of `sim.arc`."""
+"""The arc that a sweep traces behind a norm (N7, N8), drawn from the dataset of `sim.toy.arc`."""
 
 import numpy as np
 import xarray as xr

@@ -19,7 +19,7 @@ def counterexample(data: xr.Dataset) -> Figure:
     """Left, next-token probabilities along the strength in the contexts that matter; right, the table.
 
     Args:
-        data: from `sim.refute.curves`.
+        data: from `sim.checks.refute.curves`.
     """
     shown = data.isel(context=np.flatnonzero(data["shown"]))
     count = shown.sizes["context"]

@@ -1,4 +1,4 @@
-"""Figures of the theory on a real language model, drawn from the datasets of `sim.validation`."""
+"""Figures of the theory on a real language model, drawn from the datasets of `sim.checks.validation`."""
 
 import numpy as np
 import xarray as xr

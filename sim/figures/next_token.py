@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import stats
 
-from sim.experiments.curves import bumps
 from sim.figures.panels import (
     Panel,
     labels,
@@ -29,6 +28,7 @@ from sim.figures.panels import (
     wrapped,
 )
 from sim.figures.style import DOTS, INK, KINDS, SPREAD, TARGET, style, word_labels
+from sim.measure.curves import bumps
 
 SHOWN = len(SPREAD)
 """Tokens in a panel."""

@@ -38,7 +38,8 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
     """S, figures 7 (top), A.11 and A.12: three measures of concept probability against strength, a colour for each layer.
 
     Args:
-        data: `shown` over measure, concept, layer, strength, prompt and completion (`sim.experiments.claims.presence`).
+        data: `shown` over measure, concept, layer, strength, prompt and completion, as
+            `sim.experiments.strength.claims.presence` has it.
         fits: `level`, `height`, `rate` and `centre` over concept, layer and measure (`MEASURES`), of which
             ``level + height tanh(rate (alpha - centre))`` is drawn; if left out, they may be in `data`.
     """
@@ -72,7 +73,7 @@ def measured(one: xr.Dataset, measure: str) -> Estimate:
     """The share of completions that show the concept, at every strength.
 
     Args:
-        one: `shown` of one concept and layer (`sim.experiments.claims.presence`).
+        one: `shown` of one concept and layer (`sim.experiments.strength.claims.presence`).
         measure: by which of `MEASURES`.
     """
     flat = one["shown"].sel(measure=measure).stack(text_of=("prompt", "completion"), create_index=False)

@@ -41,7 +41,7 @@ _DOTTED = {key: value for key, value in DOTS.items() if key != "linestyle"}
 def tradeoff(data: xr.Dataset) -> Figure:
     """Preference against utility, a path for each update; strengths below 0 are thin.
 
-    `data` is what `sim.experiments.tradeoff.with_fits` gives; a square is where the area of the frontier stops.
+    `data` is what `sim.measure.tradeoff.with_fits` gives; a square is where the area of the frontier stops.
     """
     updates = labels(data, "update")
     looks = _looks(updates)
@@ -89,7 +89,7 @@ def _lost(data: xr.Dataset) -> str:
 def curves(data: xr.Dataset) -> Figure:
     """Preference and utility against strength, with fitted curves; rows are concepts, columns forms.
 
-    `data` is what `sim.experiments.tradeoff.with_fits` gives. Over a panel are R², in the colours of the methods.
+    `data` is what `sim.measure.tradeoff.with_fits` gives. Over a panel are R², in the colours of the methods.
     """
     updates = labels(data, "update")
     looks = _looks(updates)

@@ -1,4 +1,4 @@
-"""The toy figures of the steering-strength paper, drawn from the datasets of `sim.toy`.
+"""The toy figures of the steering-strength paper, drawn from the datasets of `sim.toy.curves`.
 
 Lines are the theory's prediction; circles, where there are any, are what the trained model did at the same strengths.
 """

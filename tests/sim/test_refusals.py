@@ -2,7 +2,8 @@
 
 import pytest
 
-from sim import refute, toy, verify
+from sim.checks import refute, verify
+from sim.toy import curves as toy
 
 TARGET = "theorem-3.6.target"
 WRONG = [

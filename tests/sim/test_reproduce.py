@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sim import report
+from sim.checks import report
+from sim.checks.refute import replay
+from sim.checks.validation import Finding, Validation
+from sim.checks.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json, verify
 from sim.figures import FIGURES
-from sim.refute import replay
 from sim.reproduce import reproduce
-from sim.validation import Finding, Validation
-from sim.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json, verify
 from theory import REGISTRY
 from theory.routes import applies
 
@@ -180,8 +180,8 @@ def test_nothing_temporary_is_left(reproduction):
 
 
 def test_same_seed_same_data(reproduction):
-    from sim import toy
-    from sim.verify import train_gallery
+    from sim.checks.verify import train_gallery
+    from sim.toy import curves as toy
 
     trained = train_gallery(1, ["default", "toy"])
     again = toy.run(trained["default"], trained["toy"], seed=1)

@@ -6,8 +6,8 @@ import mpmath
 import numpy as np
 import pytest
 from mpmath import mp, mpf
-from oracles import close, softmax
 
+from tests.oracles import close, softmax
 from theory import arc
 from theory.arc import Arc
 from ufm import norm

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
-import oracles
 import pytest
 from flint import arb
 from jax import lax
 
+from tests import oracles
 from theory import balls, tilting
 
 RNG = np.random.default_rng(11)

@@ -1,8 +1,8 @@
 import jax
 import numpy as np
-import oracles
 import pytest
 
+from tests import oracles
 from theory import REGISTRY, gallery, predicted, rationals, routes
 from theory.statement import TABLES
 from ufm import cross_entropy_increase, entropy, gap, logits

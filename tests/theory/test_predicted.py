@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
-import oracles
 import pytest
 
+from tests import oracles
 from theory import predicted
 from ufm import (
     Concepts,

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 
+from tests import oracles
 from theory import balls, rationals, tilting
 from theory.instance import Instance
 

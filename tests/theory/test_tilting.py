@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
-import oracles
 import pytest
 
+from tests import oracles
 from theory import tilting
 from ufm import exact, from_table, steer
 

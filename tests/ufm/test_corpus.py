@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import entropy as exact_entropy
 
+from tests.oracles import entropy as exact_entropy
 from ufm import Concepts, assumption_1, entropy, from_table, uniform
 
 P = np.array([[0.5, 0.25, 0.25], [0.125, 0.375, 0.5]])

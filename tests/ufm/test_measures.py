@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import softmax
 
+from tests.oracles import softmax
 from ufm import (
     Concepts,
     concept_increase,

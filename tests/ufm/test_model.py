@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from oracles import close, divergence, softmax
 
 import ufm
+from tests.oracles import close, divergence, softmax
 from ufm import UFM, cross_entropy, exact, from_table, gap, init, logits
 from ufm._numerics import exp_minus_tangent
 

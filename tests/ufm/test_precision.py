@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax import lax
-from oracles import softmax
-from programs import asks_for_less, products
 
 import ufm
+from tests.oracles import softmax
+from tests.programs import asks_for_less, products
 from theory import arc, predicted, tilting
 from theory.instance import make_instance
 from ufm import (
@@ -151,7 +151,7 @@ with ufm.in_float64():
     thread = threading.Thread(target=lambda: print(where(jnp.ones(1))))
     thread.start(), thread.join()
 print(where(jnp.ones(1)))
-from sim.verify import train_gallery
+from sim.checks.verify import train_gallery
 print(where(train_gallery(names=["default"])["default"].fit.model.W))
 """
 

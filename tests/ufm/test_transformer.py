@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import softmax
 
+from tests.oracles import softmax
 from theory import arc
 from theory._compilation import compiled_quickly
 from ufm import Steerable, norm, probability_increase, steer

@@ -15,9 +15,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import ufm
 from sim.bridge import split
-from sim.bridge.checkpoint import open_folder
-from sim.bridge.language_model import load
+from sim.bridge.model import load
 from sim.bridge.sharding import make_mesh, place, spread
+from sim.bridge.weights.hf import open_folder
 
 PROMPTS = [[3, 1, 4, 1], [5, 9], [2, 6, 5], [3, 5, 8, 9]]
 

@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import softmax
-from programs import asks_for_less, products
 
 import ufm
-from sim import losses
 from sim.bridge import devices, generation, split
-from sim.bridge.config import from_config
-from sim.bridge.decoder import Decoder, shapes
+from sim.bridge.decoder import Decoder
 from sim.bridge.devices import ON_ACCELERATOR, ON_CPU, portion
-from sim.bridge.language_model import load, parameter_bytes, random_model
-from sim.bridge.readout import readout
-from sim.experiments import mmlu, next_token, training, vectors
-
-from . import references
+from sim.bridge.families import from_config
+from sim.bridge.model import load, parameter_bytes, random_model
+from sim.bridge.parameters import shapes
+from sim.bridge.unembedding import readout
+from sim.experiments.gpt import training
+from sim.experiments.strength import mmlu, next_token, vectors
+from sim.measure import losses
+from tests.oracles import softmax
+from tests.programs import asks_for_less, products
+from tests.sim.bridge import references
 
 PROMPTS = [[3, 4, 5, 6], [7, 8, 1]]
 ALPHAS = np.array([0.0, 0.01, 0.05, 4.0])

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sim.bridge import readout
-from sim.bridge.checkpoint import fill, open_folder
-from sim.bridge.config import DEFAULTS, FAMILIES, from_config
-from sim.bridge.gguf_file import Gguf
-from sim.bridge.language_model import load, random_model
+from sim.bridge import unembedding
+from sim.bridge.families import DEFAULTS, FAMILIES, from_config
+from sim.bridge.model import load, random_model
 from sim.bridge.rope import Rope
-
-from . import references
+from sim.bridge.weights.gguf_file import Gguf
+from sim.bridge.weights.hf import fill, open_folder
+from tests.sim.bridge import references
 
 # --- settings that are absent -----------------------------------------------------------------------------------------
 
@@ -315,7 +314,7 @@ def test_a_change_of_the_down_projection_is_that_of_its_weights(small, name):
 
 def test_the_read_out_has_the_scale_of_logits(small):
     model = small("granite")
-    out, x = readout.readout(model), np.random.default_rng(0).normal(size=32).astype(np.float32)
+    out, x = unembedding.readout(model), np.random.default_rng(0).normal(size=32).astype(np.float32)
     normed = out.gamma * x / np.sqrt(np.mean(x**2) + out.eps)
     np.testing.assert_allclose(out.W @ normed, model.decoder.logits(jnp.asarray(x)), rtol=1e-4, atol=1e-5)
 

@@ -7,8 +7,7 @@ import pytest
 
 from sim.bridge import generation
 from sim.bridge.generation import Sampling, choose
-
-from .test_split import NAMES, PROMPTS, direction, whole
+from tests.sim.bridge.test_split import NAMES, PROMPTS, direction, whole
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from sim.bridge import fetch
-from sim.bridge.language_model import load
-
-from . import references
-from .references import CONFIGS, KEPT, LENGTHS
+from sim.bridge.model import load
+from tests.sim.bridge import references
+from tests.sim.bridge.references import CONFIGS, KEPT, LENGTHS
 
 TOLERANCE = 1e-4
 """Of logits up to 20, absolute, in float32; of larger ones in proportion, as rounding is."""

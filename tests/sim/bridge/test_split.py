@@ -11,9 +11,9 @@ from flax import nnx
 from jax.experimental.jet import jet
 
 import ufm
-from sim.bridge.config import from_config
 from sim.bridge.decoder import positions_of
-from sim.bridge.language_model import random_model
+from sim.bridge.families import from_config
+from sim.bridge.model import random_model
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]]
 NAMES = ["gpt2", "llama, grouped, tied", "qwen3, windows, biases", "gemma3, scaled"]

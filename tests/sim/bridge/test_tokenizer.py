@@ -11,8 +11,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
-from sim.bridge import piece_file, tokenizer
-from sim.bridge.gguf_file import Gguf
+from sim.bridge import sentencepiece_file, tokenizer
+from sim.bridge.weights.gguf_file import Gguf
 
 TEXT = "In 1984 the quick brown fox can't jump\n\tover   the lazy dog; naïve café 12345!"
 TEMPLATE = (
@@ -421,7 +421,7 @@ def test_sentence_piece(tmp_path, legacy):
 
 def test_other_files_of_that_name(tmp_path):
     for change in ({"model_type": 1}, {"remove_extra_whitespaces": True}, {"precompiled_charsmap": b"x"}):
-        model = piece_file.read(PIECES)
+        model = sentencepiece_file.read(PIECES)
         for name, value in change.items():
             setattr(model.trainer_spec if name == "model_type" else model.normalizer_spec, name, value)
         (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())

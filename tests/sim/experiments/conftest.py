@@ -7,20 +7,12 @@ import jax
 import pytest
 
 from sim.experiments import corpora
-from sim.experiments.training import Settings, train
-
-from . import tiny
+from sim.experiments.gpt.training import Settings, train
+from tests.sim.experiments import tiny
 
 SENTENCES = [f"the {animal} sat on the {place}. " for animal in ("cat", "dog", "fox") for place in ("mat", "hill", "log")]
 DOCUMENTS = corpora.in_both_cases([6 * sentence for sentence in SENTENCES])
 TINY = Settings(width=16, heads=2, vocabulary=300, length=12, batch=4, steps=8, warm_up=1, rate=1e-2, every=3, held_out=0.2)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    """Language models run in float32, as users run them."""
-    with jax.enable_x64(False):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sim.concepts import OPENINGS
+from sim.checks.concept_texts import OPENINGS
 from sim.experiments import corpora
 from sim.experiments.inputs import (
     Pair,
@@ -17,7 +17,7 @@ from sim.experiments.inputs import (
     read_prompts,
     read_questions,
 )
-from sim.experiments.material import CONTEXTS, STARTS
+from sim.experiments.prompt_texts import CONTEXTS, STARTS
 
 QUESTIONS = [
     Question("What is 1 + 1?", ("1", "2", "3", '"four", he said'), 1),

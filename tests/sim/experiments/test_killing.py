@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sim.experiments.store import read_store
-
-from . import tiny
+from tests.sim.experiments import tiny
 
 
 def noted(folder):

@@ -6,21 +6,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sim.bridge.split import last_log_p
 from sim.bridge.tokenizer import Tokenizer
-from sim.experiments import cross_entropy as stage
-from sim.experiments import vectors
-from sim.experiments.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios, whole_words
+from sim.experiments import strength
 from sim.experiments.corpora import train_tokenizer
 from sim.experiments.experiment import against, begin, opposite
 from sim.experiments.inputs import LETTERS, Inputs
-from sim.experiments.material import DEFINITIONS, judge_request, plain_request, request
-from sim.experiments.mmlu import as_text
-from sim.experiments.prompts import opening
-from sim.experiments.run import OF_S, STAGES, run
+from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request, request
+from sim.experiments.run import STAGES, run
 from sim.experiments.settings import VARIANTS, ConceptProbability
 from sim.experiments.store import Store
-
-from . import plain, tiny
+from sim.experiments.strength import cross_entropy as stage
+from sim.experiments.strength import vectors
+from sim.experiments.strength.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios, whole_words
+from sim.experiments.strength.mmlu import as_text
+from sim.experiments.strength.prompts import opening
+from tests.sim.experiments import plain, tiny
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 """float32 against float64."""
@@ -531,7 +532,7 @@ def test_a_stage_does_those_before_it(done, monkeypatch):
     assert asked == ["prompts", "vectors", "blocks", "cross-entropy", "log-odds"]
     asked.clear()
     run(done)
-    assert asked == OF_S
+    assert asked == list(strength.STAGES)
 
 
 def test_what_is_done_is_not_done_again(done, monkeypatch):
@@ -566,7 +567,7 @@ def test_inputs_tell_apart_what_differs():
 def test_a_readout_of_the_last_position_has_no_padding(done):
     """Contexts of two lengths are padded to one, which changes nothing: the shorter one alone gives the same."""
     tokens = done.words.encode(tiny.INPUTS.contexts[0])
-    alone = np.asarray(vectors.last_log_p(done.lm.at(2, [tokens])))
-    padded = np.asarray(vectors.last_log_p(done.lm.at(2, [tokens], length=12)))
+    alone = np.asarray(last_log_p(done.lm.at(2, [tokens])))
+    padded = np.asarray(last_log_p(done.lm.at(2, [tokens], length=12)))
     np.testing.assert_allclose(alone, padded, atol=1e-5)
     np.testing.assert_allclose(jnp.asarray(alone[0]), plain.log_p(done.lm, tokens)[-1], atol=1e-5)

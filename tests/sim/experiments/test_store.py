@@ -17,9 +17,8 @@ import xarray as xr
 import zarr.storage
 
 from sim.experiments.store import DATA, Layout, open_store, read_store
-
-from . import filling
-from .filling import ABOUT, LAYOUT, compute, counting, fill, lines
+from tests.sim.experiments import filling
+from tests.sim.experiments.filling import ABOUT, LAYOUT, compute, counting, fill, lines
 
 CELLS = ["0-0", "0-1", "1-0", "1-1"]
 

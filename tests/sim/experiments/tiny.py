@@ -14,10 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sim.bridge.config import from_config
-from sim.bridge.decoder import Decoder, init_parameters
-from sim.bridge.language_model import LanguageModel
-from sim.experiments import corpora, material
+from sim.bridge.decoder import Decoder
+from sim.bridge.families import from_config
+from sim.bridge.model import LanguageModel
+from sim.bridge.parameters import init_parameters
+from sim.experiments import corpora, prompt_texts
 from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import Inputs, Pair, Question
 from sim.experiments.run import run
@@ -86,8 +87,8 @@ def settings() -> Settings:
 @cache
 def words():
     """A tokenizer made for the texts of the experiments."""
-    texts = [material.request(one.means) for one in material.DEFINITIONS.values()]
-    return corpora.train_tokenizer([*texts, *material.CONTEXTS, *INPUTS.documents], 400)
+    texts = [prompt_texts.request(one.means) for one in prompt_texts.DEFINITIONS.values()]
+    return corpora.train_tokenizer([*texts, *prompt_texts.CONTEXTS, *INPUTS.documents], 400)
 
 
 def model(seed: int, *, digits: float = 1.0) -> LanguageModel:

@@ -1,0 +1,423 @@
+"""The architecture of a model from its Hugging Face `config.json`.
+
+A setting that is absent is what transformers takes for the family (`DEFAULTS`). A value that the decoder
+(`sim.bridge.decoder`) does not implement is refused rather than ignored.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sim.bridge import rope
+from sim.bridge.config import Architecture
+from sim.bridge.config_file import Settings
+from ufm._check import require
+
+
+def from_config(config: Mapping[str, Any]) -> Architecture:
+    """The architecture of a Hugging Face `config.json`.
+
+    Raises:
+        ValueError: an unknown architecture (the message lists the known ones), a mixture of experts, a quantised model, a
+            setting that is malformed or not implemented.
+    """
+    outer = Settings(config)
+    family = outer.get("model_type")
+    mixed = is_mixture(str(family), config)
+    require(not mixed, "model_type", "a dense model", f"{family!r}, a mixture of experts, which is not implemented")
+    require(
+        isinstance(family, str) and family in FAMILIES, "model_type", f"one of {', '.join(sorted(FAMILIES))}", repr(family)
+    )
+    given = config
+    if family == "gemma3" and outer.has("text_config"):
+        # Whether the unembedding is the embedding is a setting of the whole, and the family's default where it says nothing.
+        given = {**Settings(config["text_config"], name="text_config").raw, "tie_word_embeddings": True}
+        given |= {key: config[key] for key in ("tie_word_embeddings",) if key in config}
+    for holder in (config, given):
+        _refuse_quantised(holder)
+    architecture = FAMILIES[family](Settings(given, DEFAULTS["gemma3_text" if family == "gemma3" else family]))
+    _check(architecture)
+    return architecture
+
+
+def is_mixture(kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model is a mixture of experts, by its type or by how many experts it says that it has."""
+    counts = (config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"))
+    named = "moe" in kind or kind in ("mixtral", "dbrx", "gpt_oss", "deepseek_v2", "deepseek_v3", "llama4", "jamba")
+    return named or any(isinstance(count, int) and count > 0 for count in counts)
+
+
+def _refuse_quantised(config: Mapping[str, Any]) -> None:
+    about = config.get("quantization_config") or config.get("compression_config")
+    if about is None:
+        return
+    method = about.get("quant_method") if isinstance(about, Mapping) else None
+    if method is None:
+        loads = isinstance(about, Mapping) and any(key in about for key in ("load_in_4bit", "load_in_8bit"))
+        method = "bitsandbytes" if loads else "an unknown method"
+    refuse_quantised("quantization_config", str(method))
+
+
+def refuse_quantised(name: str, method: str) -> None:
+    """Refuse a quantised checkpoint, and say what to do."""
+    raise ValueError(f"{name}: quantised with {method}; load an unquantised or GGUF file")
+
+
+# --- what transformers takes where a setting is absent ----------------------------------------------------------------
+
+
+def _sizes(vocabulary: int, width: int, hidden: int, layers: int, heads: int, kv_heads: int | None, context: int) -> dict:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": context,
+    }
+
+
+_LLAMA = {
+    "head_dim": None,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "rope_theta": 1e4,
+    "sliding_window": None,
+}
+_QWEN = {
+    **_LLAMA,
+    **_sizes(151_936, 4096, 22_016, 32, 32, 32, 32_768),
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
+_GEMMA = {**_LLAMA, "head_dim": 256, "tie_word_embeddings": True, "use_bidirectional_attention": None}
+_GEMMA_2 = {
+    **_GEMMA,
+    **_sizes(256_000, 2304, 9216, 26, 8, 4, 8192),
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "vocab_size": 50_257,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_inner": None,
+        "n_positions": 1024,
+        "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "tie_word_embeddings": True,
+    },
+    "llama": {**_LLAMA, **_sizes(32_000, 4096, 11_008, 32, 32, None, 2048)},
+    "mistral": {**_LLAMA, **_sizes(32_000, 4096, 14_336, 32, 32, 8, 131_072), "sliding_window": 4096},
+    "qwen2": _QWEN,
+    "qwen3": {**_QWEN, "head_dim": 128},
+    "gemma": {**_GEMMA, **_sizes(256_000, 3072, 24_576, 28, 16, 16, 8192), "hidden_act": "gelu_pytorch_tanh"},
+    "gemma2": _GEMMA_2,
+    "gemma3_text": {
+        **_GEMMA_2,
+        "vocab_size": 262_208,
+        "use_bidirectional_attention": False,
+        "max_position_embeddings": 131_072,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "sliding_window_pattern": 6,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    },
+    "olmo2": {**_LLAMA, **_sizes(50_304, 4096, 11_008, 32, 32, None, 2048), "rms_norm_eps": 1e-5},
+    "smollm3": {
+        **_LLAMA,
+        **_sizes(128_256, 2048, 11_008, 36, 16, 4, 32_768),
+        "tie_word_embeddings": True,
+        "rope_theta": 2e6,
+        "use_sliding_window": False,
+        "no_rope_layer_interval": 4,
+    },
+    "phi3": {
+        **_LLAMA,
+        **_sizes(32_064, 3072, 8192, 32, 32, None, 4096),
+        "rms_norm_eps": 1e-5,
+        "partial_rotary_factor": 1.0,
+        "original_max_position_embeddings": 4096,
+    },
+    "granite": {
+        **_LLAMA,
+        **_sizes(32_000, 4096, 11_008, 32, 32, None, 2048),
+        "embedding_multiplier": 1.0,
+        "attention_multiplier": 1.0,
+        "residual_multiplier": 1.0,
+        "logits_scaling": 1.0,
+    },
+    "gpt_neox": {
+        "vocab_size": 50_432,
+        "hidden_size": 6144,
+        "intermediate_size": 24_576,
+        "num_hidden_layers": 44,
+        "num_attention_heads": 64,
+        "max_position_embeddings": 2048,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "attention_bias": True,
+        "use_parallel_residual": True,
+        "tie_word_embeddings": False,
+        "rotary_pct": 0.25,
+        "rotary_emb_base": 1e4,
+    },
+}
+"""What the configuration classes of transformers 5 have, by family; None where the value follows from others."""
+
+
+# --- the families -----------------------------------------------------------------------------------------------------
+
+
+def _gpt2(s: Settings) -> Architecture:
+    # The names that most families have stand for those of this one.
+    other = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    other |= {"max_position_embeddings": "n_positions"}
+    s = Settings({**s.raw, **{ours: s.raw[theirs] for theirs, ours in other.items() if theirs in s.raw}})
+    width, heads, layers = s.whole("n_embd"), s.whole("n_head"), s.whole("n_layer")
+    for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
+        s.refuse(key, False)
+    require(width % heads == 0, "n_embd", f"a multiple of the {heads} heads", width)
+    return Architecture(
+        family="gpt2",
+        vocabulary=s.whole("vocab_size"),
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        hidden=s.maybe_whole("n_inner") or 4 * width,
+        context=s.whole("n_positions"),
+        norm="layer",
+        eps=s.number("layer_norm_epsilon"),
+        activation=s.activation("activation_function"),
+        gated=False,
+        learned_positions=True,
+        windows=(None,) * layers,
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        query_scale=(width // heads) ** -0.5 if s.flag("scale_attn_weights") else 1.0,
+        tied=s.flag("tie_word_embeddings"),
+    )
+
+
+def _llama_like(s: Settings, family: str, **other: Any) -> Architecture:
+    """What Llama and its descendants share."""
+    width, heads = s.whole("hidden_size"), s.whole("num_attention_heads")
+    head_dim = other.pop("head_dim", None) or s.maybe_whole("head_dim") or max(1, width // heads)
+    layers = s.whole("num_hidden_layers")
+    return Architecture(
+        **{
+            "family": family,
+            "vocabulary": s.whole("vocab_size"),
+            "width": width,
+            "layers": layers,
+            "heads": heads,
+            "kv_heads": s.maybe_whole("num_key_value_heads") or heads,
+            "head_dim": head_dim,
+            "hidden": s.whole("intermediate_size"),
+            "context": s.whole("max_position_embeddings"),
+            "eps": s.number("rms_norm_eps"),
+            "activation": other.get("activation") or s.activation("hidden_act"),
+            "rope": other.get("rope") or rope.read(s),
+            "windows": (None,) * layers,
+            "query_scale": head_dim**-0.5,
+            "tied": s.flag("tie_word_embeddings"),
+            **other,
+        }
+    )
+
+
+def _biases(s: Settings, *, mlp: bool = False) -> dict[str, bool]:
+    bias = s.flag("attention_bias")
+    return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": mlp and s.flag("mlp_bias")}
+
+
+def _llama(s: Settings) -> Architecture:
+    return _llama_like(s, "llama", **_biases(s, mlp=True))
+
+
+def _everywhere(s: Settings) -> tuple[int | None, ...]:
+    """Read the window that all layers share; None for each layer where there is none."""
+    windows = (s.maybe_whole("sliding_window"),) * s.whole("num_hidden_layers")
+    if s.has("layer_types"):
+        said = s.windows(len(windows), windows[0], ())
+        expected = f"the same for all layers, and a sliding_window of {windows[0]}"
+        require(said == windows, "layer_types", expected, s.get("layer_types"))
+    return windows
+
+
+def _mistral(s: Settings) -> Architecture:
+    return _llama_like(s, "mistral", windows=_everywhere(s))
+
+
+def _qwen(s: Settings, family: str, **other: Any) -> Architecture:
+    layers, first = s.whole("num_hidden_layers"), s.whole("max_window_layers", least=0)
+    window = s.maybe_whole("sliding_window") if s.flag("use_sliding_window") else None
+    windows = s.windows(layers, window, [window is not None and i >= first for i in range(layers)])
+    return _llama_like(s, family, windows=windows, **other)
+
+
+def _qwen2(s: Settings) -> Architecture:
+    return _qwen(s, "qwen2", qkv_bias=True)
+
+
+def _qwen3(s: Settings) -> Architecture:
+    return _qwen(s, "qwen3", head_dim=s.whole("head_dim"), qk_norm=True, **_biases(s))
+
+
+def _gemma_like(s: Settings, family: str, **other: Any) -> Architecture:
+    """What all Gemma share."""
+    s.refuse("use_bidirectional_attention", False)
+    more = {"head_dim": s.whole("head_dim"), "embedding_scale": s.whole("hidden_size") ** 0.5, **_biases(s)}
+    return _llama_like(s, family, **more, **other)
+
+
+def _gemma(s: Settings) -> Architecture:
+    # The first files say gelu where its approximation is meant.
+    activation = "gelu_tanh" if s.get("hidden_act") == "gelu" else s.activation("hidden_act")
+    return _gemma_like(s, "gemma", activation=activation)
+
+
+def _gemma_with_windows(s: Settings, family: str, every: int, **other: Any) -> Architecture:
+    """What the second and third Gemma share.
+
+    Args:
+        s: the settings.
+        family: which.
+        every: unless `layer_types` is given, one layer in so many has no window.
+        other: what is the family's own.
+    """
+    layers, window = s.whole("num_hidden_layers"), s.maybe_whole("sliding_window")
+    return _gemma_like(
+        s,
+        family,
+        activation=s.activation("hidden_activation"),
+        windows=s.windows(layers, window, [(i + 1) % every != 0 for i in range(layers)]),
+        sandwich=True,
+        query_scale=s.number("query_pre_attn_scalar") ** -0.5,
+        attention_softcap=s.maybe("attn_logit_softcapping"),
+        final_softcap=s.maybe("final_logit_softcapping"),
+        **other,
+    )
+
+
+def _gemma2(s: Settings) -> Architecture:
+    return _gemma_with_windows(s, "gemma2", 2)
+
+
+def _gemma3(s: Settings) -> Architecture:
+    return _gemma_with_windows(
+        s,
+        "gemma3",
+        s.whole("sliding_window_pattern"),
+        rope=rope.read(s, layer_type="full_attention"),
+        local_rope=rope.read(s, theta="rope_local_base_freq", layer_type="sliding_attention"),
+        qk_norm=True,
+    )
+
+
+def _olmo2(s: Settings) -> Architecture:
+    return _llama_like(s, "olmo2", pre_norm=False, sandwich=True, qk_norm=True, whole_qk_norm=True, **_biases(s))
+
+
+def _smollm3(s: Settings) -> Architecture:
+    layers, every = s.whole("num_hidden_layers"), s.whole("no_rope_layer_interval")
+    turned = s.get("no_rope_layers")
+    if turned is None:
+        turned = [int((i + 1) % every != 0) for i in range(layers)]
+    ok = isinstance(turned, list) and all(x in (0, 1) for x in turned) and len(turned) >= layers
+    require(ok, "no_rope_layers", f"0 or 1 for each of {layers} layers", turned)
+    unturned = tuple(i for i in range(layers) if not turned[i])
+    window, slides = s.maybe_whole("sliding_window"), s.flag("use_sliding_window")
+    windows = s.windows(layers, window, [slides and window is not None and i in unturned for i in range(layers)])
+    return _llama_like(s, "smollm3", windows=windows, unturned=unturned, **_biases(s, mlp=True))
+
+
+def _phi3(s: Settings) -> Architecture:
+    turns = rope.read(s, fraction="partial_rotary_factor", renamed={"su": "longrope", "yarn": "longrope"})
+    require(turns.scaling in ("default", "longrope"), "rope_type", "default or longrope, in this family", turns.scaling)
+    return _llama_like(s, "phi3", windows=_everywhere(s), rope=turns)
+
+
+def _granite(s: Settings) -> Architecture:
+    return _llama_like(
+        s,
+        "granite",
+        query_scale=s.number("attention_multiplier"),
+        embedding_scale=s.number("embedding_multiplier"),
+        residual_scale=s.number("residual_multiplier"),
+        logit_scale=1 / s.number("logits_scaling"),
+        **_biases(s, mlp=True),
+    )
+
+
+def _gpt_neox(s: Settings) -> Architecture:
+    width, heads, layers = s.whole("hidden_size"), s.whole("num_attention_heads"), s.whole("num_hidden_layers")
+    require(width % heads == 0, "hidden_size", f"a multiple of the {heads} heads", width)
+    bias = s.flag("attention_bias")
+    return Architecture(
+        family="gpt_neox",
+        vocabulary=s.whole("vocab_size"),
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        hidden=s.whole("intermediate_size"),
+        context=s.whole("max_position_embeddings"),
+        norm="layer",
+        eps=s.number("layer_norm_eps"),
+        activation=s.activation("hidden_act"),
+        gated=False,
+        rope=rope.read(s, theta="rotary_emb_base", fraction="rotary_pct"),
+        windows=(None,) * layers,
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=True,
+        parallel=s.flag("use_parallel_residual"),
+        query_scale=(width // heads) ** -0.5,
+        tied=s.flag("tie_word_embeddings"),
+    )
+
+
+FAMILIES: dict[str, Callable[[Settings], Architecture]] = {
+    "gpt2": _gpt2,
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+    "gemma3_text": _gemma3,
+    "olmo2": _olmo2,
+    "smollm3": _smollm3,
+    "phi3": _phi3,
+    "granite": _granite,
+    "gpt_neox": _gpt_neox,
+}
+"""The known families by the `model_type` of their configuration."""
+
+
+def _check(a: Architecture) -> None:
+    require(a.heads % a.kv_heads == 0, "num_key_value_heads", f"a divisor of the {a.heads} heads", a.kv_heads)
+    for turns in a.ropes:
+        pairs = turns.pairs(a.head_dim)
+        fits = 0 < 2 * pairs <= a.head_dim and (turns.fraction < 1 or a.head_dim % 2 == 0)
+        require(fits, "head_dim", "an even number of coordinates to turn, for rotary positions", a.head_dim)
+        for key, listed in (("short_factor", turns.divisors), ("long_factor", turns.long)):
+            require(len(listed) in (0, pairs), key, f"{pairs} numbers, one for each pair of coordinates", len(listed))

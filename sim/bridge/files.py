@@ -1,0 +1,85 @@
+"""Files that users bring: read, or refused with a sentence that names the argument and the file."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ufm._check import require
+
+
+@contextmanager
+def reading(path: Path, what: str, *, argument: str = "checkpoint") -> Iterator[None]:
+    """Turn what a library says of a malformed file into a ``ValueError`` that names the argument and the file."""
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        words = str(error).splitlines()
+        detail = f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
+        raise ValueError(f"{argument}: expected {what}, got {str(path)!r} ({detail})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, in any encoding of Unicode, with a byte-order mark or without.
+
+    Raises:
+        ValueError: it cannot be read or is none.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path.name}: expected a file that can be read, got {str(path)!r} ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: expected JSON, got {str(path)!r} ({error})") from error
+    require(isinstance(data, dict), path.name, "a JSON object", type(data).__name__)
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with a byte-order mark or without.
+
+    Raises:
+        ValueError: it cannot be read or is not in UTF-8.
+    """
+    with reading(path, "a text file in UTF-8", argument=path.name):
+        return path.read_text(encoding="utf-8-sig")
+
+
+def require_file(argument: str, path: Path, what: str) -> None:
+    """Refuse what is no file, and say whether there is anything.
+
+    Raises:
+        ValueError: nothing there, or a folder.
+    """
+    there = "which is a folder" if path.is_dir() else "which does not exist"
+    require(path.is_file(), argument, what, f"{str(path)!r}, {there}")
+
+
+def refuse_pointers(path: Path) -> None:
+    """Refuse a checkpoint of which there are only notes that say where its files are: a clone without Git LFS.
+
+    Args:
+        path: a folder or a file.
+
+    Raises:
+        ValueError: files that are pointers of Git LFS; the message names them.
+    """
+    files = [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file())
+    pointers = [one.name for one in files if one.stat().st_size < 1024 and one.read_bytes().startswith(_POINTER)]
+    require(
+        not pointers,
+        "checkpoint",
+        "the files themselves",
+        f"pointers of Git LFS in place of {some_of(pointers)}: bring them with `git lfs pull`",
+    )
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def some_of(listed: list[str]) -> str:
+    """The first of a list of names, and how many more there are."""
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -1,0 +1,525 @@
+"""A language model, loaded: logits, residual streams, the split at a layer, generation, and its tokenizer.
+
+lm = load("smollm2-135m-instruct")
+split = lm.at(20, ["The weather today is"])         # a `ufm.Steerable`, as the UFM is one
+logits = ufm.steer(split, [0], split.everywhere(v), 4.0)
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from sim.bridge import devices, fetch, generation, split, tokenizer
+from sim.bridge.config import Architecture
+from sim.bridge.decoder import Decoder
+from sim.bridge.files import read_json, reading, refuse_pointers
+from sim.bridge.generation import Sampling
+from sim.bridge.parameters import init_parameters, is_gain, shapes
+from sim.bridge.split import Split
+from sim.bridge.tokenizer import Tokenizer
+from sim.bridge.values import as_numpy, numbers, shown, whole
+from sim.bridge.weights import orbax_checkpoint
+from sim.bridge.weights.gguf_file import Gguf
+from sim.bridge.weights.hf import PICKLES, Tensors, fill, open_folder
+from ufm._check import require
+
+Prompts = Any
+"""A list of prompts, each a text, token ids (a list, or an array of any library), or the messages of a chat. What people
+pass in is checked where it is used (`LanguageModel.contexts`)."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was generated.
+
+    Attributes:
+        tokens: of every prompt, its end not included.
+        texts: the same as text, if there is a tokenizer.
+        ended: whether each ended by itself.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
+    ended: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A decoder with its tokenizer.
+
+    Attributes:
+        decoder: the parameters and what is computed with them.
+        tokenizer: None for a model that has none.
+        name: what it was loaded as.
+        fingerprint: a hash of names, shapes and a sample of the weights, to tell results of different checkpoints apart.
+        budget: numbers that sweeps of it hold at once; what suits the device (`sim.bridge.devices`) if left out.
+    """
+
+    decoder: Decoder
+    tokenizer: Tokenizer | None = None
+    name: str = ""
+    fingerprint: str = ""
+    budget: int | None = None
+
+    @property
+    def device(self) -> jax.Device:
+        """Where its parameters are; the first device, if they are spread."""
+        return devices.device_of(self.decoder.embedding[...])
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the decoder is made of."""
+        return self.decoder.architecture
+
+    @property
+    def parameters(self) -> dict[str, jax.Array]:
+        """The parameters by path, as `sim.bridge.parameters.shapes` lists them."""
+        return {name: _leaf(self.decoder, name)[...] for name in shapes(self.architecture)}
+
+    @property
+    def config(self) -> Architecture:
+        """The architecture under the name that other libraries have for it."""
+        return self.architecture
+
+    def __repr__(self) -> str:
+        a, decoder = self.architecture, self.decoder
+        where = ", ".join(sorted({str(device) for device in decoder.embedding[...].devices()}))
+        words = "no tokenizer" if self.tokenizer is None else f"{self.tokenizer.size} tokens"
+        return (
+            f"LanguageModel({self.name!r}: {a.family}, {a.layers} layers of width {a.width}, {words}, "
+            f"{jnp.dtype(decoder.dtype).name} on {where})"
+        )
+
+    def contexts(
+        self, prompts: Prompts, *, length: int | None = None, side: str = "left", room: int = 0, chat: bool = False
+    ) -> tuple[Int[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
+        """Prompts as one array of tokens, and which of it is not padding.
+
+        Args:
+            prompts: texts, or sequences of token ids.
+            length: to pad to, so that programs are compiled for few lengths; the longest prompt if left out.
+            side: of the padding.
+            room: tokens that are to follow.
+            chat: whether each prompt is what a user says (or a list of messages), and is put into the form of a chat, up to
+                the opening of the answer.
+
+        Raises:
+            ValueError: no prompt, an empty one, one that is too long for the model, token ids that it has not.
+        """
+        alone = f"the one string {shown(prompts)}" if isinstance(prompts, str) else shown(prompts)
+        require(_is_list(prompts), "prompts", "a list of prompts", alone)
+        prompts = list(prompts)
+        require(len(prompts) > 0, "prompts", "at least one", "none")
+        rows = [self._tokens(prompt, k, chat) for k, prompt in enumerate(prompts)]
+        ids, seen = tokenizer.pad(rows, side=side, length=length)
+        longest, context = int(seen.sum(axis=1).max()) + room, self.architecture.context
+        require(
+            longest <= context, "prompt", f"at most {context} tokens{f' with {room} to follow' if room else ''}", longest
+        )
+        switch, lengths = self.architecture.switch, seen.sum(axis=1)
+        if switch is not None and room:
+            # Keys that are kept would have been turned by the frequencies of shorter sequences.
+            crosses = (lengths <= switch) & (lengths + room - 1 > switch)
+            beyond = f"beyond {switch} tokens the model has other rotary frequencies"
+            expected = f"longer prompts, or prompts of at most {switch + 1} tokens with the new ones ({beyond})"
+            require(not crosses.any(), "new", expected, room)
+        return ids, seen
+
+    def _tokens(self, prompt: Any, k: int, chat: bool) -> list[int]:
+        words = self.tokenizer
+        if chat or isinstance(prompt, str):
+            require(words is not None, "prompt", "token ids, for a model without a tokenizer", shown(prompt))
+            assert words is not None
+            if not chat:
+                return self._known(words.encode(prompt))
+            said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            return self._known(words.encode(words.chat(said), special=False))
+        what = "a text or token ids"
+        require(_is_list(prompt) and getattr(prompt, "ndim", 1) == 1, "prompt", what, f"{shown(prompt)} in place {k}")
+        messages = isinstance(prompt, list | tuple) and any(isinstance(one, Mapping) for one in prompt)
+        require(not messages, "prompt", what, f"messages in place {k}: give chat=True")
+        ids = prompt if isinstance(prompt, list | tuple) else as_numpy(f"prompt {k}", prompt).tolist()
+        return self._known([whole(f"prompt {k}", i) for i in ids])
+
+    def _known(self, ids: list[int]) -> list[int]:
+        """Token ids, if the model has them all: a tokenizer may have more."""
+        last = self.architecture.vocabulary - 1
+        outside = next((i for i in ids if not 0 <= i <= last), None)
+        if outside is not None:
+            known = self.tokenizer is not None and 0 <= outside < self.tokenizer.size
+            text = self.tokenizer.core.id_to_token(outside) if self.tokenizer is not None and known else None
+            of = "" if text is None else f" ({text!r}, of the tokenizer only)"
+            require(False, "tokens", f"ids from 0 to {last}", f"[{outside}]{of}")
+        return ids
+
+    def logits(self, prompts: Prompts, *, chat: bool = False) -> list[Float[np.ndarray, "T V"]]:
+        """The logits at every position of every prompt, in float32 at least.
+
+        Raises:
+            ValueError: as `contexts`; logits that are not finite.
+        """
+        ids, seen = self.contexts(prompts, chat=chat)
+        numbers = ids.size * self.architecture.vocabulary
+        devices.require_room("prompts", numbers * max(4, self.decoder.dtype.itemsize), self.device)
+        values = np.asarray(split.all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(seen)))
+        self._require_finite(np.isfinite(values[seen]).all(), ids, seen)
+        return [row[mask] for row, mask in zip(values, seen, strict=True)]
+
+    def _require_finite(self, good: bool | np.bool_, ids: np.ndarray, seen: np.ndarray) -> None:
+        """Refuse logits that are not finite, unsteered, and say after which block the stream is not for the first time."""
+        if not good:
+            states = split.all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen))
+            bad = ~np.asarray(jnp.where(jnp.asarray(seen)[None, ..., None], jnp.isfinite(states), True).all(axis=(1, 2, 3)))
+            place = f"after block {np.argmax(bad)}" if bad.any() else "in the last norm or the logits"
+            require(False, "logits", "finite numbers", f"others, first {place}, in {self.decoder.dtype.name}")
+
+    def states(
+        self, prompts: Prompts, *, length: int | None = None, chat: bool = False
+    ) -> tuple[Float[Array, "L n T d"], Bool[np.ndarray, "n T"]]:
+        """The residual stream after every block, in one pass, and which positions are not padding."""
+        ids, seen = self.contexts(prompts, length=length, chat=chat)
+        return split.all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen)), seen
+
+    def difference_of_means(
+        self, positive: Prompts, negative: Prompts, *, chat: bool = False, budget: int | None = None
+    ) -> Float[np.ndarray, "L d"]:
+        """The steering vector of every layer, from one pass over each of the two sets (S, equation 3 and section 5).
+
+        The state of a text is the mean over its tokens, padding left out; that of a set is the mean over its texts.
+
+        Args:
+            positive, negative: the two sets.
+            chat: as in `contexts`.
+            budget: numbers that are held at once: texts are taken in batches as large as it allows; that of a split if left
+                out.
+
+        Raises:
+            ValueError: as `contexts`.
+        """
+        most = self.budget or devices.portion(self.device).budget if budget is None else whole("budget", budget, 1)
+        sides = [self.contexts(texts, chat=chat) for texts in (positive, negative)]
+        length, means = max(ids.shape[1] for ids, _ in sides), []
+        together = max(1, most // split.held_by_blocks(self.architecture, length))
+        for ids, seen in sides:
+            more = ((0, 0), (length - ids.shape[1], 0))
+            tokens, there = np.pad(ids, more), np.pad(seen, more)
+            total = np.zeros((self.architecture.layers, self.architecture.width))
+            for k in range(0, len(ids), together):
+                part = slice(k, k + together)
+                found = split.all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(there[part]))
+                total += np.asarray(found, float).sum(axis=1)
+            means.append(total / len(ids))
+            self._require_finite(np.isfinite(means[-1]).all(), tokens, there)
+        # A mean of numbers in half precision is worth more than they are.
+        return (means[0] - means[1]).astype(jnp.promote_types(found.dtype, jnp.float32))
+
+    def at(
+        self,
+        layer: Any,
+        prompts: Prompts,
+        *,
+        length: int | None = None,
+        last_only: bool = True,
+        site: str = "state",
+        chat: bool = False,
+    ) -> Split:
+        """The model cut after block `layer`, asked about these prompts (`sim.bridge.split`).
+
+        Args:
+            layer: 0 to L - 1.
+            prompts: the contexts, which are then known by their index.
+            length: to pad to, on the left.
+            last_only: whether `decode` gives the logits of the last position only, which is most of the cost of logits.
+            site: where updates act: "state", the stream after the block, or "down", its MLP's down-projection.
+            chat: as in `contexts`.
+
+        Raises:
+            ValueError: a layer outside the model, an unknown site; as `contexts`.
+        """
+        layer = self._layer(layer)
+        ids, seen = self.contexts(prompts, length=length, chat=chat)
+        graph, state = nnx.split(self.decoder)
+        known = ("state", "down")
+        require(site in known, "site", f"one of {', '.join(known)}", repr(site))
+        portion = devices.portion(self.device)
+        together: dict[str, Any] = {"budget": self.budget or portion.budget, "together": portion.together}
+        cut = Split(state, jnp.asarray(ids), jnp.asarray(seen), jnp.asarray(layer), graph, last_only, **together, site=site)
+        devices.require_room("prompts", 4 * cut.held, self.device)
+        return cut
+
+    def steering(self, vectors: Any) -> Float[np.ndarray, "L d"]:
+        """What `generate` and `Split.and_later` add: a vector for each of some layers, and nothing after the others.
+
+        Args:
+            vectors: by layer, ``[d]`` each, of any library: ``{20: 2 * v}``.
+
+        Raises:
+            ValueError: a layer outside the model; a vector of another width.
+        """
+        require(isinstance(vectors, Mapping), "vectors", "vectors by layer, {20: 2 * v}", shown(vectors))
+        a = self.architecture
+        rows = np.zeros((a.layers, a.width), np.float32)
+        for layer, v in vectors.items():
+            row = numbers("v", v)
+            require(row.shape == (a.width,), "v", f"shape ({a.width},), the width of the stream", row.shape)
+            rows[self._layer(layer)] = row
+        return rows
+
+    def _layer(self, layer: Any) -> int:
+        last = self.architecture.layers - 1
+        what = f"a block from 0 to {last}"
+        require(not isinstance(layer, str), "layer", what, shown(layer))
+        found = whole("layer", layer)
+        require(0 <= found <= last, "layer", what, found)
+        return found
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        new: int = 50,
+        each: int = 1,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        steering: Any = None,
+        length: int | None = None,
+        stop: bool = True,
+        chat: bool = False,
+    ) -> Generated:
+        """Continuations of prompts, with a key-value cache.
+
+        Args:
+            prompts: texts or token ids.
+            new: tokens at most.
+            each: continuations of every prompt, one after the other in what comes back.
+            sampling: greedy if left out.
+            seed: of the randomness.
+            steering: what is added to the stream after each block, at every position, ``[L, d]``: ``alpha v`` in the row of
+                a layer, zeros in the others; or one such array for each prompt, ``[n, L, d]``.
+            length: to pad prompts to.
+            stop: whether a token that ends a text ends a sequence.
+            chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.
+
+        Raises:
+            ValueError: as `contexts`; a steering of another shape; logits that are not finite.
+        """
+        new, each, seed = whole("new", new, 1), whole("each", each, 1), whole("seed", seed)
+        require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
+        ids, seen = self.contexts(prompts, length=length, room=new, chat=chat)
+        a, chosen = self.architecture, sampling or Sampling()
+        added = None
+        if steering is not None:
+            array = numbers("steering", steering)
+            fits = array.shape in ((a.layers, a.width), (len(ids), a.layers, a.width))
+            require(fits, "steering", f"shape ({a.layers}, {a.width}), or one such for each prompt", array.shape)
+            added = jnp.broadcast_to(jnp.asarray(array), (len(ids), a.layers, a.width))
+        ends = self.tokenizer.ends if stop and self.tokenizer is not None and self.tokenizer.ends else (-1,)
+        top_k = a.vocabulary if chosen.top_k is None else chosen.top_k
+        settings = (jnp.asarray(chosen.temperature), jnp.asarray(top_k), jnp.asarray(chosen.top_p))
+        caches = 2 * len(prompts) * each * a.layers * a.kv_heads * a.head_dim * (ids.shape[1] + new)
+        devices.require_room("prompts", caches * self.decoder.dtype.itemsize, self.device)
+        out, lengths, good = generation.compiled(
+            self.decoder,
+            jnp.asarray(ids),
+            jnp.asarray(seen),
+            jax.random.key(seed),
+            settings,
+            jnp.asarray(ends, jnp.int32),
+            added,
+            new=new,
+            sampled=chosen.temperature > 0,
+            sort=chosen.sort,
+            each=each,
+        )
+        if not bool(good):
+            self.logits(prompts)
+            self._refuse_steering(steering)
+        rows = [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)]
+        ended = [bool(row) and row[-1] in ends for row in rows]
+        own = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
+        texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in own)
+        return Generated(own, texts, tuple(ended))
+
+    def _refuse_steering(self, steering: Any) -> None:
+        """Say that generation met logits that are not finite, and how the model was steered."""
+        kind = self.decoder.dtype.name
+        require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
+        sizes = np.abs(np.asarray(steering, float)).max(axis=-1).reshape(-1, self.architecture.layers).max(axis=0)
+        layer = int(sizes.argmax())
+        require(
+            False,
+            "steering",
+            f"one at which logits are finite in {kind}",
+            f"entries up to {sizes[layer]:.3g} after block {layer}",
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model into a new folder, as an Orbax checkpoint that `load` reads (`sim.bridge.weights`)."""
+        return orbax_checkpoint.save(folder, self.architecture, self.parameters, self.tokenizer)
+
+    def with_dtype(self, dtype: DTypeLike, *, precision: str | None = None) -> "LanguageModel":
+        """A model of these weights that computes in another type; `precision` as in `load`, as it is if left out."""
+        graph, state = nnx.split(self.decoder)
+        decoder = nnx.merge(graph, state)
+        decoder.dtype = devices.known_type("dtype", dtype)
+        decoder.fast = decoder.fast if precision is None else _is_fast(precision)
+        return replace(self, decoder=decoder)
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it has members, and is neither text nor bytes nor a mapping."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) and getattr(value, "ndim", 1) > 0
+
+
+def _is_fast(precision: str) -> bool:
+    require(precision in devices.PRECISIONS, "precision", f"one of {', '.join(devices.PRECISIONS)}", repr(precision))
+    return precision == "fast"
+
+
+def _leaf(decoder: Decoder, path: str) -> Any:
+    holder, _, name = path.rpartition(".")
+    return getattr(decoder.blocks if holder else decoder, name)
+
+
+def load(
+    source: Any,
+    *,
+    dtype: Any = jnp.float32,
+    compute: Any = None,
+    precision: str = "full",
+    put: Callable[[str, np.ndarray], jax.Array] | None = None,
+    progress: bool | None = None,
+) -> LanguageModel:
+    """A language model from a folder, a GGUF file, the default model's name, or a repository id.
+
+    Args:
+        source: a Hugging Face folder; a GGUF file; "smollm2-135m-instruct", which is fetched if it is not there; or
+            "owner/name", which needs a network.
+        dtype: of the weights, one of `sim.bridge.devices.TYPES`.
+        compute: of the computation; as the weights if left out.
+        precision: "full", and products of float32 are float32 on every device; or "fast", and they are what the device does
+            fastest: TF32 on NVIDIA cards, with a relative error of 3e-4. Half types do not know the difference.
+        put: where a parameter goes, by its path (`sim.bridge.sharding`); to the default device if left out.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: nothing of that name, or a checkpoint that is not whole; an unknown type or precision; a device that the
+            parameters do not fit on. The message says what is wrong.
+    """
+    named = isinstance(source, str | Path) and bool(str(source))
+    require(named, "model", "a name or a path", shown(source) if source else "none")
+    kind, fast = devices.known_type("dtype", dtype), _is_fast(precision)
+    computing = kind if compute is None else devices.known_type("compute", compute)
+    device = devices.default_device()
+    path = Path(source)
+    if str(source) == fetch.NAME:
+        path = fetch.fetch()
+    elif not path.exists() and _is_repository(str(source)):
+        path = _from_hub(str(source))
+    known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
+    require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
+    refuse_pointers(path)
+    digest = hashlib.sha256()
+    if path.is_dir() and orbax_checkpoint.is_one(path):
+        architecture, parameters, words = orbax_checkpoint.read(path, dtype=kind, put=put, digest=digest)
+    else:
+        architecture, tensors, words = _open(path)
+        if put is None:
+            devices.require_room("model", parameter_bytes(architecture, kind), device)
+        parameters = fill(architecture, tensors, dtype=kind, put=put, progress=progress, digest=digest)
+    decoder = Decoder(architecture, parameters, dtype=computing, fast=fast)
+    return LanguageModel(decoder, words, str(source), digest.hexdigest()[:16])
+
+
+def parameter_bytes(a: Architecture, dtype: DTypeLike) -> int:
+    """What the parameters of a model take on a device."""
+    sizes = {name: math.prod(shape) for name, shape in shapes(a).items()}
+    return sum(size * (4 if is_gain(name) else jnp.dtype(dtype).itemsize) for name, size in sizes.items())
+
+
+def _open(path: Path) -> tuple[Architecture, Tensors, Tokenizer | None]:
+    """The architecture, the tensors and the tokenizer of a folder or a GGUF file."""
+    if path.is_dir():
+        _require_model(path)
+        return *open_folder(path), tokenizer.from_folder(path)
+    _require_gguf(path)
+    file = Gguf(path)
+    architecture, words = file.architecture, tokenizer.from_gguf(file)
+    file.forget_metadata()
+    return architecture, file, words
+
+
+def _require_model(folder: Path) -> None:
+    """Refuse a folder that holds something else than a model, and say what to do with it."""
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        require(
+            False,
+            "model",
+            "a whole model",
+            f"{str(folder)!r}, a PEFT adapter for {base!r}: put the two together with PEFT (merge_and_unload, then "
+            "save_pretrained into a new folder), and load that",
+        )
+    there = sorted(one.name for one in folder.glob("*.gguf"))
+    bare = not (folder / "config.json").is_file()
+    require(
+        not (there and bare),
+        "model",
+        "a folder of a model, or a GGUF file",
+        f"a folder that holds {', '.join(there)}: name one",
+    )
+
+
+def _require_gguf(path: Path) -> None:
+    """Refuse a file that does not begin as GGUF files do, whatever it is called, and say what it is."""
+    with reading(path, "a file that can be read", argument="model"), path.open("rb") as file:
+        start = file.read(8)
+    if start[:4] == b"GGUF":
+        return
+    kinds = {
+        "a pickle (a pickle can run code; convert it to safetensors)": start[:4] == b"PK\x03\x04" or start[:1] == b"\x80",
+        "a file of GGML from before GGUF: convert it anew": start[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg"),
+        "an empty file": not start,
+        "one file of a model: give its folder": path.suffix in (".safetensors", ".json", ".msgpack", ".model"),
+        "a pickle by its name (a pickle can run code; convert it to safetensors)": path.suffix in PICKLES,
+    }
+    found = next((what for what, fits in kinds.items() if fits), "a file that does not begin as GGUF does")
+    require(False, "model", "a folder or a GGUF file", f"{str(path)!r}, {found}")
+
+
+def random_model(architecture: Architecture, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:
+    """A model of random weights, without a tokenizer."""
+    dtype = devices.known_type("dtype", dtype)
+    devices.require_room("architecture", parameter_bytes(architecture, dtype), devices.default_device())
+    parameters = init_parameters(key, architecture, dtype=dtype)
+    drawn = hashlib.sha256(f"{architecture}{jax.random.key_data(key).tolist()}{jnp.dtype(dtype)}".encode())
+    return LanguageModel(Decoder(architecture, parameters, dtype=dtype), None, "random", drawn.hexdigest()[:16])
+
+
+def _is_repository(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith("/")
+
+
+def _from_hub(source: str) -> Path:
+    """The folder of a repository, in the hub's own cache; pickles are not brought."""
+    import huggingface_hub
+
+    kinds = ["*.json", "*.safetensors", "flax_model.msgpack", "tokenizer.model", "merges.txt", "*.jinja"]
+    try:
+        return Path(huggingface_hub.snapshot_download(source, allow_patterns=kinds))
+    except Exception as error:
+        words = str(error).strip().splitlines()
+        cause = f"{type(error).__name__}{f': {words[0]}' if words else ''}"
+        raise ValueError(
+            f"model: expected a folder, or a repository that can be reached, got {source!r} ({cause})"
+        ) from error

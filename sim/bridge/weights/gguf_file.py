@@ -1,0 +1,291 @@
+"""GGUF files: their tensors, dequantised one at a time, their architecture and their tokenizer, from their metadata.
+
+The package `gguf` reads the format; what is here puts its keys into the terms of `sim.bridge.config`.
+"""
+
+import math
+import mmap
+import warnings
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from sim.bridge.config import Architecture
+from sim.bridge.families import from_config, is_mixture
+from sim.bridge.files import reading
+from sim.bridge.rope import Rope, mscale
+from ufm._check import require
+
+_FAMILIES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "gpt2": "gpt2",
+    "olmo2": "olmo2",
+    "smollm3": "smollm3",
+    "phi3": "phi3",
+    "granite": "granite",
+    "gptneox": "gpt_neox",
+}
+
+
+class _Reader(gguf.GGUFReader):
+    """A reader whose data are a plain array: metadata are read in 250,000 views, which are dear of a memmap."""
+
+    @property  # type: ignore[override]
+    def data(self) -> np.ndarray:
+        """The whole file."""
+        return self._plain
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self._plain, self._mapped = np.asarray(value), value._mmap
+
+    def let_go(self) -> None:
+        """Give back the memory of what has been read, where the system can; reading again maps it again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class Gguf:
+    """A GGUF file."""
+
+    kind = "gguf"
+
+    def __init__(self, path: Path) -> None:
+        """Reads the metadata only.
+
+        Raises:
+            ValueError: the file cannot be read, is cut off or is malformed; the message names it.
+        """
+        self.path = path
+        with reading(path, "a whole GGUF file (one that is cut off or damaged cannot be read)"):
+            self._reader = _Reader(path)
+            self._tensors = {one.name: one for one in self._reader.tensors}
+        part, parts = self.metadata("split.no", 0), self.metadata("split.count", 1)
+        got = f"part {part + 1} of {parts} in {path.name}: join them with llama-gguf-split --merge"
+        require(parts in (0, 1), "model", "a GGUF file that is not split", got)
+
+    def metadata(self, key: str, default: Any = None) -> Any:
+        """A value of the metadata, in Python types."""
+        field = self._reader.get_field(key)
+        if field is None:
+            return default
+        with reading(self.path, f"a readable {key}"):
+            return field.contents()
+
+    def forget_metadata(self) -> None:
+        """Free what they take, a quarter of a million Python objects; tensors can still be read."""
+        self._reader.fields.clear()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor by its name, ``[out, in]`` for matrices."""
+        return {name: _shape(one) for name, one in self._tensors.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in float32.
+
+        Raises:
+            ValueError: a type that is not read, a file that is not whole.
+        """
+        one = self._tensors[name]
+        if one.tensor_type == gguf.GGMLQuantizationType.F64:
+            return np.asarray(one.data, np.float32).reshape(_shape(one))
+        # What the scale of a damaged block gives is found by the check for finite weights.
+        with reading(self.path, "a whole GGUF file"), np.errstate(all="ignore"):
+            try:
+                values = gguf.dequantize(one.data, one.tensor_type).reshape(_shape(one))
+            except NotImplementedError:
+                values = None
+        require(values is not None, name, "a type that the package gguf dequantises", one.tensor_type.name)
+        self._reader.let_go()
+        assert values is not None
+        return values
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What the metadata says.
+
+        Raises:
+            ValueError: an unknown architecture, or a key that is missing.
+        """
+        kind, there = self.metadata("general.architecture"), self.shapes()
+        mixed = is_mixture(str(kind), {"num_experts": self.metadata(f"{kind}.expert_count")})
+        require(not mixed, "general.architecture", "a dense model", f"{kind!r} with experts, which is not implemented")
+        require(kind in _FAMILIES, "general.architecture", f"one of {', '.join(_FAMILIES)}", repr(kind))
+        about = _About(self, kind)
+        sizes = about.sizes()
+        config = sizes | about.family(sizes) | {"tie_word_embeddings": "output.weight" not in there}
+        config |= {"vocab_size": there.get("token_embd.weight", (0,))[0]}
+        a = from_config({"model_type": _FAMILIES[kind], **config})
+        if a.rope is not None:
+            a = replace(a, rope=about.scaled(a.rope, a))
+        return replace(
+            a,
+            qkv_bias=any(f"blk.0.attn_{part}.bias" in there for part in ("q", "qkv")),
+            out_bias="blk.0.attn_output.bias" in there,
+            mlp_bias="blk.0.ffn_up.bias" in there,
+        )
+
+
+class _About:
+    """What the metadata of a file say, in the terms of `config.json`.
+
+    llama.cpp takes another value than transformers for some keys that are absent: what it takes is written out.
+    """
+
+    def __init__(self, file: Gguf, kind: str) -> None:
+        self.file, self.kind = file, kind
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value of the architecture."""
+        return self.file.metadata(f"{self.kind}.{key}", default)
+
+    def needed(self, key: str) -> Any:
+        """One that no reader has a default for."""
+        value = self.get(key)
+        require(value is not None, f"{self.kind}.{key}", "a value", "none")
+        return value
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        value = self.needed(key) if default is None else self.get(key, default)
+        require(isinstance(value, int) and value > 0, f"{self.kind}.{key}", "a positive whole number", value)
+        return int(value)
+
+    def sizes(self) -> dict[str, Any]:
+        """What all families have."""
+        width, heads = self.whole("embedding_length"), self.whole("attention.head_count")
+        head_dim = self.whole("attention.key_length", width // heads)
+        value_length = self.whole("attention.value_length", head_dim)
+        expected = f"{head_dim}, the length of a key"
+        require(value_length == head_dim, f"{self.kind}.attention.value_length", expected, value_length)
+        eps = "layer_norm_epsilon" if self.kind in ("gpt2", "gptneox") else "layer_norm_rms_epsilon"
+        turned = self.whole("rope.dimension_count", head_dim)
+        partly = self.kind in ("phi3", "gptneox")
+        require(turned == head_dim or partly, f"{self.kind}.rope.dimension_count", f"{head_dim}, a whole head", turned)
+        found = {
+            "hidden_size": width,
+            "num_hidden_layers": self.needed("block_count"),
+            "intermediate_size": self.needed("feed_forward_length"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": self.get("attention.head_count_kv", heads),
+            "head_dim": head_dim,
+            "max_position_embeddings": self.needed("context_length"),
+            "rope_parameters": {
+                "rope_theta": self.get("rope.freq_base", 10_000.0),
+                "partial_rotary_factor": _share(turned, head_dim),
+            },
+        }
+        return found | {"rms_norm_eps" if "rms" in eps else "layer_norm_eps": self.needed(f"attention.{eps}")}
+
+    def family(self, sizes: dict[str, Any]) -> dict[str, Any]:
+        """What is the family's own."""
+        window = self.get("attention.sliding_window")
+        own = {"gpt2": self._gpt2, "gptneox": self._gpt_neox, "phi3": self._phi3, "granite": self._granite}
+        own |= {"gemma2": self._gemma2, "gemma3": self._gemma3}
+        if window and self.kind not in ("gemma2", "gemma3", "phi3"):
+            warnings.warn(f"{self.kind}.attention.sliding_window: {window} is not used, as in llama.cpp", stacklevel=2)
+        return own[self.kind](sizes) if self.kind in own else {}
+
+    def _gpt2(self, sizes: dict[str, Any]) -> dict[str, Any]:
+        return {"n_inner": sizes["intermediate_size"], "layer_norm_epsilon": sizes["layer_norm_eps"]}
+
+    def _gpt_neox(self, sizes: dict[str, Any]) -> dict[str, Any]:
+        return {"use_parallel_residual": self.get("use_parallel_residual", True)}
+
+    def _phi3(self, sizes: dict[str, Any]) -> dict[str, Any]:
+        return {"sliding_window": self.get("attention.sliding_window") or None}
+
+    def _granite(self, sizes: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "attention_multiplier": self.get("attention.scale") or sizes["head_dim"] ** -0.5,
+            "embedding_multiplier": self.get("embedding_scale") or 1.0,
+            "residual_multiplier": self.get("residual_scale") or 1.0,
+            "logits_scaling": self.get("logit_scale") or 1.0,
+        }
+
+    def _gemma2(self, sizes: dict[str, Any]) -> dict[str, Any]:
+        return _query_scale(sizes, 46) | {
+            "sliding_window": self.get("attention.sliding_window", 4096),
+            "attn_logit_softcapping": self.get("attn_logit_softcapping", 50.0),
+            "final_logit_softcapping": self.get("final_logit_softcapping", 30.0),
+        }
+
+    def _gemma3(self, sizes: dict[str, Any]) -> dict[str, Any]:
+        pattern = self.get("attention.sliding_window_pattern", 6)
+        require(isinstance(pattern, int), "gemma3.attention.sliding_window_pattern", "one number for all layers", pattern)
+        return _query_scale(sizes, 62) | {
+            "sliding_window": self.needed("attention.sliding_window"),
+            "sliding_window_pattern": pattern,
+            "rope_parameters": {
+                "full_attention": {"rope_theta": self.needed("rope.freq_base")},
+                "sliding_attention": {"rope_theta": self.get("rope.freq_base_swa", 10_000.0)},
+            },
+            "final_logit_softcapping": self.get("final_logit_softcapping") or None,
+        }
+
+    def scaled(self, rope: Rope, a: Architecture) -> Rope:
+        """Rotary positions with the scaling that the file has: factors, and divisors of single frequencies."""
+        factor = self.get("rope.scaling.factor", self.get("rope.scale_linear")) or 1.0
+        kind = self.get("rope.scaling.type", "linear")
+        size = self.get("rope.scaling.attn_factor", 1.0)
+        original = self.get("rope.scaling.original_context_length", a.context)
+        known = ("none", "linear", "yarn", "longrope")
+        require(kind in known, f"{self.kind}.rope.scaling.type", f"one of {', '.join(known)}", repr(kind))
+        for key, allowed in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("alpha", 0)):
+            value = self.get(f"rope.scaling.{key}", allowed)
+            require(value in (allowed, -1), f"{self.kind}.rope.scaling.{key}", f"{allowed} (else not implemented)", value)
+        if kind == "linear" and factor != 1:
+            rope = replace(rope, scaling="linear", factor=float(factor))
+        if kind == "yarn":
+            fast, slow = self.get("rope.scaling.yarn_beta_fast", 32.0), self.get("rope.scaling.yarn_beta_slow", 1.0)
+            own = self.get("rope.scaling.yarn_attn_factor", 1.0)
+            rope = replace(rope, scaling="yarn", factor=float(factor), low=slow, high=fast, original=original)
+            size *= own * mscale(factor)
+        rope = replace(rope, size=float(size))
+        divisors = self._divisors("rope_freqs.weight")
+        short, long = self._divisors("rope_factors_short.weight"), self._divisors("rope_factors_long.weight")
+        require(bool(short) == bool(long), "rope_factors_short.weight", "both short and long factors, or none", "one")
+        require(kind != "longrope" or bool(short), "rope_factors_short.weight", "factors, for longrope", "none")
+        if short:
+            plain = not divisors and rope.scaling == "default"
+            require(plain, "rope_factors_short.weight", "no other scaling beside it", rope.scaling)
+            rope = replace(rope, scaling="longrope", original=original, divisors=short, long=long)
+        elif divisors:
+            rope = replace(rope, divisors=divisors)
+        for listed in (rope.divisors, rope.long):
+            pairs = rope.pairs(a.head_dim)
+            require(len(listed) in (0, pairs), "rope_freqs.weight", f"{pairs} numbers, one for each pair", len(listed))
+        return rope
+
+    def _divisors(self, name: str) -> tuple[float, ...]:
+        if name not in self.file.shapes():
+            return ()
+        values = self.file.read(name).ravel()
+        require(bool((np.isfinite(values) & (values > 0)).all()), name, "positive numbers", values.tolist())
+        return () if bool((values == 1).all()) else tuple(float(x) for x in values)
+
+
+def _shape(one: gguf.ReaderTensor) -> tuple[int, ...]:
+    """The file has the innermost axis first."""
+    return tuple(int(n) for n in reversed(one.shape))
+
+
+def _query_scale(sizes: dict[str, Any], layers_of_27b: int) -> dict[str, Any]:
+    # The 27B models scale queries by the width over the heads; the file does not say so.
+    largest = sizes["num_hidden_layers"] == layers_of_27b
+    return {"query_pre_attn_scalar": sizes["hidden_size"] // sizes["num_attention_heads"] if largest else sizes["head_dim"]}
+
+
+def _share(turned: int, head_dim: int) -> float:
+    """A fraction of a head that is so many coordinates when it is rounded down."""
+    share = turned / head_dim
+    return share if int(head_dim * share) == turned else math.nextafter(share, 2)

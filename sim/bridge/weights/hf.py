@@ -1,0 +1,339 @@
+"""Weights from files: tensors that are read one at a time, and the parameters of a decoder filled from them.
+
+Formats: safetensors (one file, or shards with an index), `flax_model.msgpack`, GGUF. A pickle is refused: it can run code.
+Nothing of a model is returned unless all of it is there, in the right shapes, and finite.
+"""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import msgpack
+import numpy as np
+import safetensors
+from jax.typing import DTypeLike
+from tqdm import tqdm
+
+from sim.bridge.config import Architecture
+from sim.bridge.families import from_config, refuse_quantised
+from sim.bridge.files import read_json, reading, some_of
+from sim.bridge.parameters import is_gain, shapes
+from sim.bridge.weights import weight_map
+from ufm._check import require
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@runtime_checkable
+class Tensors(Protocol):
+    """The named tensors of a checkpoint."""
+
+    kind: str
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor by its name, without reading it."""
+        ...
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in the type that it is stored in (dequantised if it is quantised)."""
+        ...
+
+
+class Safetensors:
+    """One or several safetensors files."""
+
+    kind = "safetensors"
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """From the file of every tensor; names must be those in the files."""
+        self._files = dict(files)
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Safetensors":
+        """All tensors of a file."""
+        with reading(path, "a whole safetensors file"), safetensors.safe_open(path, "np") as file:
+            return cls(dict.fromkeys(file.keys(), path))
+
+    @classmethod
+    def of_index(cls, path: Path) -> "Safetensors":
+        """The tensors that a `model.safetensors.index.json` lists, in the shards beside it.
+
+        Raises:
+            ValueError: an index of another form, a shard that is missing or does not hold what the index says.
+        """
+        index = read_json(path)
+        listed = index.get("weight_map")
+        ok = isinstance(listed, dict) and all(isinstance(x, str) for x in listed.values()) and bool(listed)
+        require(ok, "weight_map", f"the shard of every tensor, in {path.name}", type(listed).__name__)
+        assert isinstance(listed, dict)
+        plain = [shard for shard in set(listed.values()) if Path(shard).name != shard]
+        require(not plain, "weight_map", "names of files beside the index", plain)
+        missing = sorted(shard for shard in set(listed.values()) if not (path.parent / shard).is_file())
+        require(not missing, "checkpoint", f"all shards that {path.name} names", f"no {', '.join(missing)}")
+        for shard in sorted(set(listed.values())):
+            held = set(cls.of_file(path.parent / shard)._files)
+            absent = sorted(name for name, where in listed.items() if where == shard and name not in held)
+            require(not absent, "checkpoint", f"in {shard} what {path.name} says", f"no {', '.join(absent[:3])}")
+        return cls({name: path.parent / shard for name, shard in listed.items()})
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor by its name."""
+        found: dict[str, tuple[int, ...]] = {}
+        for path in sorted(set(self._files.values())):
+            with reading(path, "a whole safetensors file"), safetensors.safe_open(path, "np") as file:
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name, at in self._files.items() if at == path}
+        return found
+
+    def read(self, name: str) -> np.ndarray:
+        """Read one tensor of the file.
+
+        Raises:
+            ValueError: the file is damaged; the tensor is of a type of quantised weights.
+        """
+        path = self._files[name]
+        with reading(path, "a whole safetensors file"), safetensors.safe_open(path, "np") as file:
+            kind = file.get_slice(name).get_dtype()
+            if kind in _FLOATS:
+                return file.get_tensor(name)
+        refuse_quantised(name, "float8" if kind.startswith("F8") else f"weights of type {kind}")
+        raise AssertionError
+
+
+class Msgpack:
+    """A `flax_model.msgpack`: nested maps with arrays in Flax's extension type. Only where arrays are is kept in memory."""
+
+    kind = "msgpack"
+
+    def __init__(self, path: Path) -> None:
+        self._places: dict[str, tuple[tuple[int, ...], np.dtype, int, int]] = {}
+        self._data = np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
+        with reading(path, "a whole file of Flax parameters"):
+            end = self._map(0, ())
+            require(end == self._data.size, "end", f"at byte {self._data.size}", end)
+
+    def _map(self, at: int, path: tuple[str, ...]) -> int:
+        """Note the arrays of a map that starts at a byte; where it ends."""
+        require(len(path) < 16, "depth", "maps nested at most 16 deep", "more")
+        count, at = self._header(at)
+        for _ in range(count):
+            key, at = self._text(at)
+            inner = (*path, key)
+            at = self._map(at, inner) if self._is_map(at) else self._array(at, ".".join(inner))
+        return at
+
+    def _is_map(self, at: int) -> bool:
+        kind = int(self._data[at])
+        return kind >> 4 == 0x8 or kind in (0xDE, 0xDF)
+
+    def _header(self, at: int) -> tuple[int, int]:
+        kind = int(self._data[at])
+        if kind >> 4 == 0x8:
+            return kind & 0xF, at + 1
+        require(kind in (0xDE, 0xDF), "type", "a map", hex(kind))
+        width = 2 if kind == 0xDE else 4
+        return self._number(at + 1, width), at + 1 + width
+
+    def _text(self, at: int) -> tuple[str, int]:
+        kind = int(self._data[at])
+        if kind >> 5 == 0b101:
+            size, start = kind & 0x1F, at + 1
+        else:
+            require(kind in (0xD9, 0xDA), "type", "a key", hex(kind))
+            width = 1 if kind == 0xD9 else 2
+            size, start = self._number(at + 1, width), at + 1 + width
+        return bytes(self._slice(start, size)).decode("utf-8"), start + size
+
+    def _array(self, at: int, name: str) -> int:
+        kind = int(self._data[at])
+        require(kind in (0xC7, 0xC8, 0xC9), name, "an array", hex(kind))
+        width = {0xC7: 1, 0xC8: 2, 0xC9: 4}[kind]
+        size, start = self._number(at + 1, width), at + 2 + width
+        require(int(self._data[at + 1 + width]) == 1, name, "an array of Flax", "another extension")
+        # Inside: an array of the shape, the name of the type and the bytes. The bytes come last.
+        unpacker = msgpack.Unpacker(max_buffer_size=2**31 - 1)
+        unpacker.feed(bytes(self._slice(start, min(size, 256))))
+        require(unpacker.read_array_header() == 3, name, "shape, type and bytes", "another count")
+        shape, kind_of = tuple(unpacker.unpack()), unpacker.unpack()
+        whole = all(isinstance(n, int) and n >= 0 for n in shape) and isinstance(kind_of, str)
+        require(whole, name, "a shape and a type", (shape, kind_of))
+        dtype = np.dtype(ml_dtypes.bfloat16) if kind_of == "bfloat16" else np.dtype(kind_of)
+        length = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        require(dtype.kind in "fV" and length <= size, name, "floats that fill the shape", (shape, kind_of, size))
+        self._slice(start, size)
+        self._places[name] = (shape, dtype, start + size - length, length)
+        return start + size
+
+    def _number(self, at: int, width: int) -> int:
+        return int.from_bytes(bytes(self._slice(at, width)), "big")
+
+    def _slice(self, at: int, size: int) -> np.ndarray:
+        require(at + size <= self._data.size, "length", f"{at + size} bytes", f"{self._data.size}: the file is cut off")
+        return self._data[at : at + size]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor by its name, maps joined by dots."""
+        return {name: place[0] for name, place in self._places.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """Read one tensor of the file."""
+        shape, dtype, start, length = self._places[name]
+        return np.frombuffer(bytes(self._data[start : start + length]), dtype).reshape(shape)
+
+
+def open_folder(folder: Path) -> tuple[Architecture, Tensors]:
+    """The architecture and the tensors of a Hugging Face folder.
+
+    Raises:
+        ValueError: no `config.json`, no weights, weights that are pickled only, anything malformed.
+    """
+    architecture = from_config(read_json(folder / "config.json"))
+    tensors = _open_tensors(folder, architecture)
+    _refuse_quantised(tensors.shapes())
+    return tied_as_saved(architecture, tensors), tensors
+
+
+def _open_tensors(folder: Path, architecture: Architecture) -> Tensors:
+    if (folder / "model.safetensors").is_file():
+        return Safetensors.of_file(folder / "model.safetensors")
+    if (folder / "model.safetensors.index.json").is_file():
+        return Safetensors.of_index(folder / "model.safetensors.index.json")
+    if (folder / "flax_model.msgpack").is_file():
+        require(
+            architecture.family == "gpt2",
+            "flax_model.msgpack",
+            "a GPT-2, the family known in this format",
+            architecture.family,
+        )
+        return Msgpack(folder / "flax_model.msgpack")
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    require(
+        not pickled, "checkpoint", "safetensors (a pickle can run code; convert it with safetensors)", ", ".join(pickled)
+    )
+    raise ValueError(f"checkpoint: expected model.safetensors, its index or flax_model.msgpack, got none in {str(folder)!r}")
+
+
+_QUANTISED_PARTS = {
+    ".qweight": "GPTQ or AWQ",
+    ".qzeros": "GPTQ or AWQ",
+    ".absmax": "bitsandbytes",
+    ".quant_map": "bitsandbytes",
+    ".SCB": "bitsandbytes",
+    ".weight_packed": "compressed-tensors",
+    ".weight_scale": "float8 or integers",
+    ".weight_scale_inv": "float8",
+    "_blocks": "MXFP4",
+}
+"""How names end that only quantised checkpoints have."""
+
+
+def _refuse_quantised(there: Mapping[str, Any]) -> None:
+    for name in there:
+        method = next((method for end, method in _QUANTISED_PARTS.items() if name.endswith(end)), None)
+        if method is not None:
+            refuse_quantised(name, method)
+
+
+def tied_as_saved(a: Architecture, tensors: Tensors) -> Architecture:
+    """The architecture, with an unembedding of its own if the checkpoint has one that is not its embedding.
+
+    So does transformers, whatever the configuration says of it.
+    """
+    there = tensors.shapes()
+    entries = weight_map.table(replace(a, tied=False), tensors.kind, there)
+    pair = [entries["embedding"], entries["unembedding"]]
+    if not a.tied or not all(entry.template in there for entry in pair):
+        return a
+    embedding, head = (_changed(tensors.read(entry.template), entry, a, entry.template) for entry in pair)
+    if np.array_equal(embedding, head):
+        return a
+    said = f"tie_word_embeddings is true, but {pair[1].template} is not {pair[0].template}: each is used as it is saved"
+    warnings.warn(said, stacklevel=3)
+    return replace(a, tied=False)
+
+
+def fill(
+    a: Architecture,
+    tensors: Tensors,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    put: Callable[[str, np.ndarray], jax.Array] | None = None,
+    progress: bool | None = None,
+    digest: "hashlib._Hash | None" = None,
+) -> dict[str, jax.Array]:
+    """The parameters of a decoder by path, filled tensor by tensor: at most one of ours is in host memory at a time.
+
+    Args:
+        a: the architecture.
+        tensors: the checkpoint.
+        dtype: of all parameters but those of norms, which are float32.
+        put: brings a parameter to where it is used; the default device if left out.
+        progress: whether to show a bar; as the terminal is, if left out.
+        digest: updated with the name, the shape and a sample of every parameter, if given.
+
+    Raises:
+        ValueError: tensors that are missing, too many, of a wrong shape, or not finite; the message names them.
+    """
+    there, expected, samples = tensors.shapes(), shapes(a), {}
+    entries = weight_map.table(a, tensors.kind, there)
+    _check_names(a, there, entries)
+    found = {}
+    # The largest first: what is needed beside the parameters that are there gets smaller as these add up.
+    order = sorted(expected, key=lambda name: -math.prod(expected[name]))
+    for name in tqdm(order, desc="load", unit="tensor", disable=progress is False or None):
+        kind = np.dtype(np.float32) if is_gain(name) else np.dtype(dtype)
+        whole = np.empty(expected[name], kind)
+        entry, stacked = entries[name], name.startswith("blocks.")
+        for i in range(a.layers if stacked else 1):
+            theirs = entry.template.format(i)
+            tensor = _changed(tensors.read(theirs), entry, a, theirs)
+            part = whole[i] if stacked else whole
+            require(tensor.shape == part.shape, theirs, f"shape {part.shape} for {name}", there[theirs])
+            part[...] = tensor
+            require(
+                bool(np.isfinite(part.astype(np.float32) if kind.itemsize < 4 else part).all()),
+                theirs,
+                "finite weights",
+                "NaN or infinity",
+            )
+        if digest is not None:
+            samples[name] = sampled(name, whole)
+        # Waited for, so that no more than one is in two places at a time.
+        found[name] = jax.block_until_ready(jax.device_put(whole) if put is None else put(name, whole))
+        del whole, part, tensor
+    if digest is not None:
+        digest.update(b"".join(samples[name] for name in expected))
+    return {name: found[name] for name in expected}
+
+
+def sampled(name: str, whole: np.ndarray) -> bytes:
+    """A name, a shape, a type and a few numbers: what tells parameters apart."""
+    few = whole.reshape(-1)[:: max(1, whole.size // 64)].astype(np.float32)
+    return f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes()
+
+
+def _changed(tensor: np.ndarray, entry: weight_map.Entry, a: Architecture, name: str) -> np.ndarray:
+    try:
+        return entry.change(tensor, a)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected a shape that fits the architecture, got {tensor.shape} ({error})") from error
+
+
+def _check_names(a: Architecture, there: Mapping[str, Any], entries: Mapping[str, weight_map.Entry]) -> None:
+    wanted = {
+        entry.template.format(i)
+        for name, entry in entries.items()
+        for i in range(a.layers if name.startswith("blocks.") else 1)
+    }
+    missing = sorted(wanted - set(there))
+    require(not missing, "checkpoint", "all tensors of the architecture", f"no {some_of(missing)}")
+    extra = sorted(name for name in set(there) - wanted if not weight_map.ignored(name, a))
+    require(not extra, "checkpoint", "tensors of the architecture only", f"also {some_of(extra)}")

@@ -1,0 +1,119 @@
+"""Models that the project trains, kept as Orbax checkpoints: parameters, architecture and tokenizer in one folder.
+
+A folder appears whole or not at all. `sim.bridge.model.load` reads it like any other.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tokenizers
+from jax.typing import DTypeLike
+
+from sim.bridge.config import Architecture
+from sim.bridge.files import reading
+from sim.bridge.parameters import is_gain, shapes
+from sim.bridge.rope import Rope
+from sim.bridge.tokenizer import Tokenizer
+from sim.bridge.weights.hf import sampled
+from ufm._check import require
+
+_PARTS = ("parameters", "about")
+
+
+def is_one(folder: Path) -> bool:
+    """Whether a folder looks like one of these."""
+    return all((folder / part).is_dir() for part in _PARTS)
+
+
+def save(folder: str | Path, architecture: Architecture, parameters: Mapping[str, Any], words: Tokenizer | None) -> Path:
+    """Write a model as an Orbax checkpoint.
+
+    Args:
+        folder: must not exist, or be empty.
+        architecture: of the decoder.
+        parameters: by path, as `sim.bridge.parameters.shapes` lists them.
+        words: its tokenizer, if it has one.
+
+    Raises:
+        ValueError: a folder that holds something; parameters that are not those of the architecture.
+    """
+    import orbax.checkpoint as ocp
+
+    path = Path(folder).absolute()
+    require(not path.exists() or not any(path.iterdir()), "folder", "one that is not there, or empty", f"{str(folder)!r}")
+    found, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(architecture)
+    require(found == wanted, "parameters", "those of the architecture", _difference(found, wanted))
+    about = {"architecture": asdict(architecture), "tokenizer": None if words is None else _as_json(words)}
+    if path.exists():
+        path.rmdir()
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        args = {"parameters": ocp.args.StandardSave(dict(parameters)), "about": ocp.args.JsonSave(about)}
+        checkpointer.save(path, args=ocp.args.Composite(**args))
+    return path
+
+
+def read(
+    folder: Path,
+    *,
+    dtype: DTypeLike,
+    put: Callable[[str, np.ndarray], jax.Array] | None = None,
+    digest: "hashlib._Hash | None" = None,
+) -> tuple[Architecture, dict[str, jax.Array], Tokenizer | None]:
+    """A model again; arguments are those of `sim.bridge.weights.hf.fill`.
+
+    Raises:
+        ValueError: a folder that is damaged, parameters that are not finite; the message names it.
+    """
+    import orbax.checkpoint as ocp
+
+    path, what = folder.absolute(), "a whole Orbax checkpoint of this project"
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer, reading(path, what):
+        about = checkpointer.restore(path, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        architecture = _architecture(about["architecture"])
+        words = None if about["tokenizer"] is None else _of_json(about["tokenizer"])
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = {
+            name: jax.ShapeDtypeStruct(shape, np.float32 if is_gain(name) else np.dtype(dtype), sharding=device)
+            for name, shape in shapes(architecture).items()
+        }
+        wanted = ocp.args.Composite(parameters=ocp.args.StandardRestore(abstract))
+        restored = checkpointer.restore(path, args=wanted)["parameters"]
+    for name, value in restored.items():
+        require(bool(jax.numpy.isfinite(value).all()), name, "finite weights", "NaN or infinity")
+    if digest is not None:
+        digest.update(b"".join(sampled(name, np.asarray(restored[name])) for name in shapes(architecture)))
+    if put is not None:
+        restored = {name: put(name, np.asarray(value)) for name, value in restored.items()}
+    return architecture, restored, words
+
+
+def _architecture(kept: dict[str, Any]) -> Architecture:
+    def listed(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    ropes = {name: None if kept[name] is None else Rope(**listed(kept[name])) for name in ("rope", "local_rope")}
+    return Architecture(**{**listed(kept), **ropes})
+
+
+def _as_json(words: Tokenizer) -> dict[str, Any]:
+    rest = {"bos": words.bos, "eos": words.eos, "ends": list(words.ends), "adds_bos": words.adds_bos}
+    template = words.template if isinstance(words.template, str | None) else dict(words.template)
+    return {"core": json.loads(words.core.to_str()), "template": template, "named": dict(words.named), **rest}
+
+
+def _of_json(kept: dict[str, Any]) -> Tokenizer:
+    core = tokenizers.Tokenizer.from_str(json.dumps(kept["core"]))
+    # Folders that were written before special tokens had names are read too.
+    named = kept.get("named", {})
+    return Tokenizer(core, kept["bos"], kept["eos"], tuple(kept["ends"]), kept["adds_bos"], kept["template"], named)
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    off = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    return ", ".join(f"{name} {found.get(name)} for {wanted.get(name)}" for name in off[:3])

@@ -1,0 +1,1 @@
+"""Statements checked, attacked and validated on language models, and their report."""

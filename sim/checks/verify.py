@@ -1,0 +1,213 @@
+"""The verification run: statements by routes, with a verdict for each, as data and as JSON."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from sim.output import package_version
+from sim.toy.curves import Trained
+from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, find, gallery, routes
+from theory.statement import TABLES
+from ufm._check import require, typed
+from ufm.precision import in_float64
+
+INSTANCES = 1_000
+"""Random instances per statement, unless told otherwise."""
+
+DEFAULT_ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate")
+"""The routes taken unless told otherwise; "refutation" takes longer than all of them."""
+
+ORDER = ("instances", "autodiff", "certificate", "symbolic", "refutation", "sweep")
+"""In which the routes are queued: sweeps wait for the training."""
+
+TWIN_ROUTES = ("instances", "symbolic", "certificate")
+"""The routes that false twins are put to, if they are."""
+
+AUTODIFF_SHARE = 20
+"""The autodiff route takes one in so many of them, and at least so many: it checks formulas, not corner cases."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A statement, what each route found, and what some of them found about its false twin.
+
+    Attributes:
+        statement: what was checked.
+        evidence: what each route found.
+        twin: what some routes found about the false twin, if it was put to them.
+    """
+
+    statement: Statement
+    evidence: tuple[Evidence, ...]
+    twin: tuple[Evidence, ...] = field(default=())
+
+    @property
+    def holds(self) -> bool:
+        """Whether every route checked something and found it to hold, and no route took the false twin for true."""
+        held = len(self.evidence) > 0 and all(one.holds for one in self.evidence)
+        return held and not any(one.holds or one.checked == 0 for one in self.twin)
+
+
+@typed
+def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str, Trained]:
+    """The cases of `theory.gallery` (or those named) with trained models, in float64.
+
+    Raises:
+        ValueError: a case that there is not.
+    """
+    with in_float64():
+        cases = gallery.gallery()
+        unknown = [name for name in names or () if name not in cases]
+        require(not unknown, "names", f"some of {'; '.join(cases)}", unknown)
+        chosen = {name: cases[name] for name in (names or cases)}
+        fits = tqdm(
+            gallery.train(chosen, jax.random.key(seed)), total=len(chosen), desc="train", unit="corpus", disable=None
+        )
+        return {name: Trained(chosen[name], fit) for name, fit in fits}
+
+
+@typed
+def verify(
+    ids: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    instances: int = INSTANCES,
+    names: Sequence[str] = DEFAULT_ROUTES,
+    twins: bool = False,
+    trained: Callable[[], dict[str, Trained]] | None = None,
+    workers: int = 2,
+) -> list[Verdict]:
+    """Check statements by every route that applies to them, in float64.
+
+    Args:
+        ids: statements to check; all if left out.
+        seed: of the random instances and of the initial parameters of trained models.
+        instances: random instances per statement.
+        names: routes to take.
+        twins: whether to put the false twins to those of `TWIN_ROUTES` among them.
+        trained: gives the models of the sweep route on tables, if they are wanted elsewhere too; called in a worker. By
+            default `train_gallery` with the seed.
+        workers: routes checked at the same time. Most of the time goes into compilation, which runs in parallel.
+
+    Raises:
+        ValueError: an unknown id or route, fewer than one instance.
+    """
+    chosen = [find(name, REGISTRY) for name in ids] if ids else list(REGISTRY.values())
+    unknown = [name for name in names if name not in routes.ROUTES]
+    require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
+    require(workers >= 1, "workers", "at least one", workers)
+    require(instances >= 1, "instances", "at least one", instances)
+    wanted = [
+        (route, one, claim)
+        for route in ORDER
+        for one in chosen
+        for claim in ((one.claim, one.twin) if twins and route in TWIN_ROUTES else (one.claim,))
+        if route in names and routes.applies(claim, route)
+    ]
+    key = jax.random.key(seed)
+    with in_float64(), ThreadPoolExecutor(workers) as pool:
+        domains = {one.domain.name: one.domain for one in chosen}
+        swept = {}
+        if "sweep" in names:
+            train = trained or partial(train_gallery, seed)
+            swept = {
+                name: pool.submit(_sweep_gallery, train) if name == TABLES.name else pool.submit(_measured, domain, seed)
+                for name, domain in domains.items()
+            }
+        random = {"instances", "autodiff"} & set(names)
+        populations = {name: routes.populate(key, instances, domain) for name, domain in domains.items() if random}
+        exacts = list(gallery.exact_instances().values()) if "certificate" in names else []
+
+        def check(route: str, statement: Statement, claim: Claim) -> Evidence:
+            population = populations.get(statement.domain.name)
+            # The setting belongs to a thread, so each worker enters it.
+            with in_float64():
+                if route == "instances":
+                    return routes.instances(statement, population, claim=claim)
+                if route == "autodiff":
+                    few = routes.some(population, max(min(instances, AUTODIFF_SHARE), instances // AUTODIFF_SHARE))
+                    return routes.autodiff(statement, few, claim=claim)
+                if route == "sweep":
+                    return routes.sweep(statement, swept[statement.domain.name].result(), claim=claim)
+                if route == "certificate":
+                    return routes.certificate(statement, exacts, claim=claim)
+                if route == "symbolic":
+                    return routes.symbolic(statement, claim=claim)
+                return routes.refutation(statement, key, claim=claim)
+
+        futures = {(claim, route): pool.submit(check, route, one, claim) for route, one, claim in wanted}
+        with tqdm(total=len(futures), desc="verify", unit="route", disable=None) as bar:
+            for future in futures.values():
+                future.add_done_callback(lambda _: bar.update())
+
+            def found(claim: Claim) -> tuple[Evidence, ...]:
+                return tuple(futures[claim, route].result() for route in routes.ROUTES if (claim, route) in futures)
+
+            return [Verdict(one, found(one.claim), found(one.twin)) for one in chosen]
+
+
+def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
+    with in_float64():
+        return [gallery.measure(one.case, one.model) for one in trained().values()]
+
+
+def _measured(domain: Domain, seed: int) -> Sequence[object]:
+    with in_float64():
+        return domain.measured(seed)
+
+
+@typed
+def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
+    """The verdicts as JSON-ready data; a margin that is not a number, or of nothing, is null."""
+    return {
+        "version": package_version(),
+        "seed": seed,
+        "holds": bool(verdicts) and all(verdict.holds for verdict in verdicts),
+        "statements": [
+            {
+                "id": verdict.statement.id,
+                "source": verdict.statement.source,
+                "holds": verdict.holds,
+                "routes": [_plain(one) for one in verdict.evidence],
+                "twin": [_plain(one) for one in verdict.twin],
+            }
+            for verdict in verdicts
+        ],
+    }
+
+
+def _plain(one: Evidence) -> dict[str, object]:
+    return {
+        "route": one.route,
+        "holds": one.holds,
+        "instances": one.checked,
+        "worst_margin": one.worst_margin if np.isfinite(one.worst_margin) else None,
+        "seconds": round(one.seconds, 3),
+        "note": one.note,
+    }
+
+
+@typed
+def as_table(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts as a table for the terminal: instances checked and the worst margin, route by route."""
+    shown = [route for route in routes.ROUTES if any(one.route == route for verdict in verdicts for one in verdict.evidence)]
+    lines = [f"{'statement':<24}" + "".join(f"{route:^27}" for route in shown).rstrip()]
+    for verdict in verdicts:
+        found = {one.route: one for one in verdict.evidence}
+        lines.append((f"{verdict.statement.id:<24}" + " ".join(_cell(found.get(route)) for route in shown)).rstrip())
+    lines.append("cells: verdict, how many were checked, worst margin (positive where the statement holds)")
+    counted = {"symbolic": "identities", "certificate": "inequalities, each on a whole interval"}
+    lines += [f"{route}: {what}" for route, what in counted.items() if route in shown]
+    return "\n".join(lines)
+
+
+def _cell(one: Evidence | None) -> str:
+    if one is None:
+        return f"{'-':^26}"
+    margin = f"{one.worst_margin:>+11.2e}" if np.isfinite(one.worst_margin) else " " * 11
+    return f"{'holds' if one.holds else 'FAILS':>6} {one.checked:>6} {margin} "

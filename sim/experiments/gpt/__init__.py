@@ -1,0 +1,1 @@
+"""The one-layer GPT of S: its training and its concept of uppercase."""

@@ -1,0 +1,107 @@
+"""What steering costs on text: the increase of the cross-entropy, what is known of it without a sweep (S, theorem 3.8)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float, Int
+
+from sim.bridge.generation import Sampling
+from sim.bridge.model import LanguageModel
+from sim.measure.losses import Text, loss_increases, loss_moments
+from ufm._check import require
+from ufm.measures import variance
+
+TEXTS = ("written", "held out", "training")
+"""Text that the model wrote, that it has not seen, that it was trained on."""
+
+
+def texts(
+    lm: LanguageModel,
+    held_out: Int[np.ndarray, " n"],
+    training: Int[np.ndarray, " N"],
+    rows: int,
+    length: int,
+    seed: int = 0,
+) -> dict[str, Text]:
+    """Sequences of ``2 length`` tokens, of which the second half counts; the model goes on from the first half of others.
+
+    Args:
+        lm: the model.
+        held_out, training: text.
+        rows: sequences of each text.
+        length: half of a sequence.
+        seed: of the choice of places, and of what the model writes.
+
+    Raises:
+        ValueError: too little text.
+    """
+    rng = np.random.default_rng((seed, 1))
+
+    def some(tokens: np.ndarray, where: str) -> list[list[int]]:
+        count = tokens.size // (2 * length)
+        require(count >= rows, "text", f"at least {rows} pieces of {2 * length} tokens {where}", count)
+        return [tokens[2 * length * k :][: 2 * length].tolist() for k in rng.permutation(count)[:rows]]
+
+    unseen, seen = some(held_out, "held out"), some(training, "to train on")
+    beginnings = [row[:length] for row in unseen]
+    written = lm.generate(beginnings, new=length, sampling=Sampling(temperature=1.0), seed=seed, stop=False)
+    own = [[*start, *more] for start, more in zip(beginnings, written.tokens, strict=True)]
+    # Position t predicts token t + 1.
+    counted = np.broadcast_to(np.arange(1, 2 * length) >= length, (rows, 2 * length - 1))
+    return {name: Text(some, counted) for name, some in zip(TEXTS, (own, unseen, seen), strict=True)}
+
+
+def cross_entropy(
+    lm: LanguageModel,
+    given: Mapping[str, Text],
+    m: Float[np.ndarray, " V"],
+    v: Float[np.ndarray, " d"],
+    layer: int,
+    steps: int,
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Theorem 3.8: Delta CE on texts by strength, its curvature by one JVP (N9), and half the variance of the log-odds.
+
+    Args:
+        lm: the model.
+        given: texts by name, "written" among them.
+        m: log-odds, ``[V]`` nats.
+        v: steering vector, ``[d]``.
+        layer: after which v is added.
+        steps: strengths on each side of 0, up to where the parabola of what is written is at half a nat.
+
+    Returns:
+        Data by text and strength, and the numbers that need no sweep, by text.
+    """
+    moments = {name: loss_moments(lm, text, v, layer) for name, text in given.items()}
+    alphas = np.sqrt(0.5 / moments["written"].curvature) * np.linspace(-1, 1, 2 * steps + 1)
+    increases = {name: loss_increases(lm, text, v, layer, alphas) for name, text in given.items()}
+    data = xr.Dataset(
+        {
+            "cross_entropy": (("text", "strength"), np.asarray([one for one, _ in increases.values()])),
+            "divergence": (("text", "strength"), np.asarray([one for _, one in increases.values()])),
+            "curvature": ("text", [one.curvature for one in moments.values()]),
+            "slope": ("text", [one.slope for one in moments.values()]),
+            "slope_error": ("text", [one.error for one in moments.values()]),
+            "half_variance": ("text", [half_variance(lm, text, m) for text in given.values()]),
+            "alpha": ("strength", alphas),
+        },
+        coords={"text": list(given)},
+    )
+    known = ("curvature", "half_variance", "slope", "slope_error")
+    numbers = {name: {key: float(data[key].sel(text=name)) for key in known} for name in given}
+    return data, {"cross_entropy": numbers}
+
+
+def half_variance(lm: LanguageModel, text: Text, m: Float[np.ndarray, " V"]) -> float:
+    """Half the variance of the log-odds under the unsteered model, averaged over a text: the coefficient of theorem 3.8."""
+    logits = jnp.asarray(np.stack(lm.logits(text.rows))[:, :-1])
+    return float(np.mean(np.asarray(_variances(logits, jnp.asarray(m)), float)[text.counted])) / 2
+
+
+@jax.jit
+def _variances(logits: Array, m: Array) -> Array:
+    return variance(logits, jnp.broadcast_to(m, logits.shape))

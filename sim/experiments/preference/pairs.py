@@ -1,0 +1,137 @@
+"""Paired answers as tokens, and how likely a model with an update finds them (W, arXiv:2602.02343)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sim.bridge.model import LanguageModel
+from sim.bridge.split import Split
+from sim.experiments.inputs import Pair
+from sim.measure.tradeoff import SIDES
+from ufm import Answers
+from ufm._check import require
+from ufm.steerable import Change
+
+
+class Encoded(NamedTuple):
+    """Pairs as tokens; the answers of pair k are rows 2k (matching) and 2k + 1.
+
+    Attributes:
+        rows: question and answer.
+        counts: how many tokens at the end of a row are its answer.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    counts: tuple[int, ...]
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are."""
+        return len(self.rows) // 2
+
+    def some(self, numbers: Sequence[int] | np.ndarray) -> "Encoded":
+        """Those pairs alone."""
+        which = [2 * int(k) + side for k in numbers for side in (0, 1)]
+        return Encoded(tuple(self.rows[k] for k in which), tuple(self.counts[k] for k in which))
+
+    @property
+    def questions(self) -> tuple[tuple[int, ...], ...]:
+        """The questions alone, up to where an answer begins."""
+        return tuple(row[:-count] for row, count in zip(self.rows[::2], self.counts[::2], strict=True))
+
+    @property
+    def first(self) -> Int[np.ndarray, "n 2"]:
+        """The first token of each answer."""
+        every = [row[-count] for row, count in zip(self.rows, self.counts, strict=True)]
+        return np.asarray(every, np.int32).reshape(-1, 2)
+
+
+def encode(lm: LanguageModel, pairs: Sequence[Pair], *, chat: bool = False) -> Encoded:
+    """Pairs as the model reads them.
+
+    Args:
+        lm: gives the tokenizer.
+        pairs: at least one.
+        chat: whether questions are put into its chat template, if it has one; they are named "Question" and "Answer" if not.
+
+    Raises:
+        ValueError: no pairs, an answer of no tokens or whose first is part of the question's last, a pair that is too long
+            for the model.
+    """
+    require(len(pairs) > 0, "pairs", "at least one", "none")
+    words, longest = lm.tokenizer, lm.architecture.context
+    require(words is not None, "model", "one with a tokenizer", repr(lm.name))
+    assert words is not None
+    rows, counts = [], []
+    for k, pair in enumerate(pairs):
+        for side in SIDES:
+            text = getattr(pair, side).strip()
+            if chat and words.template is not None:
+                opening = words.encode(words.chat([{"role": "user", "content": pair.question}]), special=False)
+                row = [*opening, *words.encode(text, special=False)]
+            else:
+                # At once, since some tokenizers put a space before whatever they are given.
+                asked = f"Question: {pair.question}\nAnswer:"
+                opening, row = words.encode(asked), words.encode(f"{asked} {text}".rstrip())
+            apart = row[: len(opening)] == opening
+            require(apart, "pairs", "answers that begin with a token of their own", f"none in {side} of pair {k}")
+            count = len(row) - len(opening)
+            require(count > 0, "pairs", "answers of at least one token", f"none in {side} of pair {k}")
+            require(len(row) <= longest, "pairs", f"at most {longest} tokens", f"{len(row)} in {side} of pair {k}")
+            rows.append(tuple(row))
+            counts.append(count)
+    return Encoded(tuple(rows), tuple(counts))
+
+
+class Asked(NamedTuple):
+    """Pairs before a model that is cut: a pytree.
+
+    Attributes:
+        cut: whose contexts are the rows, padded on the left.
+        targets: the last tokens of every row, ``[2n, A]``.
+        counted: which of these belong to the answer, ``[2n, A]``.
+    """
+
+    cut: Split
+    targets: Int[Array, "rows A"]
+    counted: Bool[Array, "rows A"]
+
+
+def ask(lm: LanguageModel, encoded: Encoded, layer: int, *, site: str, length: int, answer: int) -> Asked:
+    """The rows before a model cut at a layer, for updates at a site.
+
+    Args:
+        lm: the model.
+        encoded: the pairs.
+        layer: the block.
+        site: "state" or "down".
+        length, answer: tokens of a row and of an answer, at most: one program serves all pairs padded to them.
+    """
+    cut = lm.at(layer, encoded.rows, length=length, last_only=False, site=site).statically()
+    counted = np.arange(answer) >= answer - np.asarray(encoded.counts)[:, None]
+    return Asked(cut, cut.tokens[:, -answer:], jnp.asarray(counted))
+
+
+def answers(
+    asked: Asked, h: Float[Array, "rows s"], change: Change, m: Float[Array, " rows"], which: Int[Array, " rows"]
+) -> Answers:
+    """How likely the answers of some pairs are, with the site of the cut changed.
+
+    Args:
+        asked: the pairs.
+        h: hidden states of the rows `which`, those of a pair one after the other.
+        change: at the site.
+        m: the strength of each.
+        which: rows of `asked`.
+    """
+    targets, counted = asked.targets[which], asked.counted[which]
+    x = asked.cut.before_norm(h, change, m)[:, -targets.shape[1] - 1 : -1]
+    logits = asked.cut.decoder.logits(x)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
+    total = jnp.sum(jnp.where(counted, chosen, 0), axis=1).reshape(-1, 2)
+    tokens = jnp.sum(counted, axis=1).astype(total.dtype).reshape(-1, 2)
+    return Answers(total[:, 0], total[:, 1], tokens[:, 0], tokens[:, 1])

@@ -1,0 +1,340 @@
+"""Updates trained on paired answers of a frozen model (W, arXiv:2602.02343); only what is behind the site is computed.
+
+The states of all pairs at the cut are computed once. A step takes some pairs, draws a strength for each, and differentiates
+the objective through the blocks behind the cut with respect to the update alone.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+import ufm
+from sim.experiments.experiment import Experiment
+from sim.experiments.preference import pairs
+from sim.experiments.preference.pairs import Asked, Encoded
+from sim.experiments.settings import Recipe, Updates
+from sim.experiments.steps import Steps, run_steps
+from sim.experiments.store import Cell, Layout
+from ufm import Answers, preference
+from ufm._check import require
+from ufm.updates import LoRA, Update, Vector, Weight, add, init_update, null_out
+
+SITES = {"vector": "state", "lora": "down", "weight": "down"}
+"""Where updates of each form act: the stream after a block, or the down-projection of its MLP (W)."""
+
+TOGETHER = 16
+"""Rows whose states are computed in one pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The pairs of a concept before a run's model.
+
+    Attributes:
+        e: the run.
+        concept: its name.
+        training, held_out: pairs that updates are trained on, and that they are measured on.
+        numbers: of the pairs held out, in the order of the file.
+        length, answer: tokens of a row and of an answer that all are padded to.
+    """
+
+    e: Experiment
+    concept: str
+    training: Encoded
+    held_out: Encoded
+    numbers: Int[np.ndarray, " n"]
+    length: int
+    answer: int
+
+    def asked(self, encoded: Encoded, form: str) -> Asked:
+        """Pairs before the model cut where updates of a form act."""
+        layer = int(self.e.settings.updates.layer)
+        return pairs.ask(self.e.lm, encoded, layer, site=SITES[form], length=self.length, answer=self.answer)
+
+    @cached_property
+    def difference(self) -> Vector:
+        """The difference of means at the layer of the run, as long as to make strengths comparable (W's untrained baseline).
+
+        At the largest strength that vectors are trained at it is as long as the states are, in the median.
+        """
+        v, size = self._means(int(self.e.settings.updates.layer))
+        return Vector(jnp.asarray(v * size / (np.linalg.norm(v) * self.e.settings.updates.vector.reach), jnp.float32))
+
+    def difference_at(self, layer: int) -> Float[np.ndarray, " d"]:
+        """The difference of the means of the states at the tokens of the answers, after a layer."""
+        return self._means(layer)[0]
+
+    def _means(self, layer: int) -> tuple[Float[np.ndarray, " d"], float]:
+        """The difference of means of a layer, and the median of the lengths of the states."""
+        asked = pairs.ask(self.e.lm, self.training, layer, site="state", length=self.length, answer=self.answer)
+        streams, _ = asked.cut.parted(states(asked))
+        x, counted = np.asarray(streams[:, -self.answer :], float), np.asarray(asked.counted)
+        means = (x * counted[..., None]).sum(axis=1) / counted.sum(axis=1)[:, None]
+        v = means[::2].mean(axis=0) - means[1::2].mean(axis=0)
+        return v, float(np.median(np.linalg.norm(x[counted], axis=-1)))
+
+
+def tasks(e: Experiment) -> dict[str, Task]:
+    """The tasks of a run by concept.
+
+    Raises:
+        ValueError: a concept without pairs, or with too few.
+    """
+    settings, there = e.settings.updates, e.inputs.pairs
+    missing = [name for name in settings.concepts if name not in there]
+    require(not missing, "updates.concepts", f"some of {', '.join(there)}, which have pairs", ", ".join(missing))
+    every = {name: pairs.encode(e.lm, there[name], chat=settings.chat) for name in settings.concepts}
+    length = max(len(row) for one in every.values() for row in one.rows)
+    answer = max(count for one in every.values() for count in one.counts)
+    found = {}
+    for name, one in every.items():
+        require(
+            one.pairs > settings.trained, "pairs", f"more than {settings.trained} (updates.trained) of {name}", one.pairs
+        )
+        order = np.random.default_rng(e.seed("pairs", name)).permutation(one.pairs)
+        held_out = order[settings.trained :][: settings.held_out]
+        training = one.some(order[: settings.trained])
+        found[name] = Task(e, name, training, one.some(held_out), held_out, length, answer)
+    return found
+
+
+def states(asked: Asked) -> Float[Array, "rows s"]:
+    """The hidden states of all rows at the cut, some at a time."""
+    n = asked.cut.n_contexts
+    # The last pass repeats rows, so that one program serves all.
+    places = [np.minimum(np.arange(k, k + TOGETHER), n - 1) for k in range(0, n, TOGETHER)]
+    cut = asked.cut.after(jnp.asarray(asked.cut.layer))
+    return jnp.concatenate([_embedded(cut, jnp.asarray(some)) for some in places])[:n]
+
+
+@jax.jit
+def _embedded(cut: Any, contexts: Array) -> Array:
+    return cut.embed(contexts)
+
+
+def objective(
+    method: str,
+    settings: Updates,
+    recipe: Recipe,
+    asked: Asked,
+    h: Float[Array, "rows s"],
+    reference: Answers,
+    update: Update,
+    m: Float[Array, " n"],
+    which: Int[Array, " n"],
+) -> Float[Array, ""]:
+    """The mean objective of some pairs.
+
+    Args:
+        method: "sft", "reps" or "split".
+        settings, recipe: its numbers.
+        asked: the pairs.
+        h: states of all their rows.
+        reference: of all pairs, unsteered; used by "reps".
+        update: that is trained.
+        m: strength of each.
+        which: numbers of pairs.
+    """
+    rows = (2 * which[:, None] + jnp.arange(2)).ravel()
+    strengths = jnp.repeat(m, 2).astype(h.dtype)
+
+    def under(change: Any) -> Answers:
+        return pairs.answers(asked, h[rows], change, strengths, rows)
+
+    found = under(add(update))
+    if method == "sft":
+        return jnp.mean(preference.sft(found))
+    if method == "split":
+        given = {"weight_positive": settings.weight_positive, "weight_negative": settings.weight_negative}
+        return jnp.mean(preference.split(found, **given, gamma=recipe.gamma, theta=recipe.theta))
+    unsteered = Answers(*(one[which] for one in reference))
+    # With the concept taken out, the other answer is the one to prefer.
+    without = preference.reps(under(null_out(update)).swapped, unsteered.swapped, scale=settings.scale)
+    return jnp.mean(preference.reps(found, unsteered, scale=settings.scale) + without)
+
+
+@partial(jax.jit, static_argnames=("method", "settings", "recipe", "layer", "total"))
+def _step(method, settings, recipe, layer, total, asked, h, reference, update, inner, m, which):
+    asked = asked._replace(cut=asked.cut.after(layer))  # a constant of the program, as reverse mode needs it
+    loss, gradient = jax.value_and_grad(lambda one: objective(method, settings, recipe, asked, h, reference, one, m, which))(
+        update
+    )
+    more, inner = _optimizer(settings, recipe, total).update(gradient, inner, update)
+    return optax.apply_updates(update, more), inner, loss
+
+
+def _optimizer(settings: Updates, recipe: Recipe, total: int) -> optax.GradientTransformation:
+    """AdamW without decay of the weights, clipped gradients, a rate that falls linearly to 0 (W)."""
+    rate = optax.linear_schedule(recipe.rate, 0.0, total)
+    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.adamw(rate, weight_decay=0.0))
+
+
+class Batch(NamedTuple):
+    """The pairs of a step, and the strength of each."""
+
+    which: Int[np.ndarray, " n"]
+    m: Float[np.ndarray, " n"]
+
+
+def batch(settings: Updates, recipe: Recipe, count: int, step: int, seed: int) -> Batch:
+    """What a step sees: every pair once in each epoch, in an order and with strengths of its own.
+
+    Where the pairs do not fill the last batch of an epoch, its first ones are in it again.
+
+    Args:
+        settings: those of updates.
+        recipe: of the form.
+        count: how many pairs are trained on.
+        step: from 0 on.
+        seed: of the training.
+    """
+    size = min(settings.batch, count)
+    each = -(-count // size)
+    order = np.random.default_rng((seed, step // each)).permutation(count)
+    which = np.resize(order, each * size)[step % each * size :][:size]
+    return Batch(which, np.random.default_rng((seed, step, 1)).choice(recipe.strengths, size))
+
+
+def steps_of(settings: Updates) -> int:
+    """How many steps a training has."""
+    return settings.epochs * -(-settings.trained // min(settings.batch, settings.trained))
+
+
+def train(
+    task: Task, form: str, method: str, folder: str | Path, *, seed: int, progress: bool | None = None
+) -> tuple[Update, Steps]:
+    """Train an update, or go on with a training that was interrupted.
+
+    Args:
+        task: the pairs.
+        form: one of `ufm.updates.FORMS`.
+        method: "sft", "reps" or "split".
+        folder: for checkpoints.
+        seed: of pairs, strengths and the first update.
+        progress: whether to show a bar.
+    """
+    settings = task.e.settings.updates
+    recipe, asked, total = settings.recipe(form), task.asked(task.training, form), steps_of(settings)
+    h, layer = states(asked), int(settings.layer)
+    first = init_update(jax.random.key(seed), form, *next(iter(asked.cut.sites.values())), rank=settings.rank, dtype=h.dtype)
+    count = task.training.pairs
+    reference = unsteered(asked, h, layer) if method == "reps" else Answers(*[jnp.zeros(count, h.dtype)] * 4)
+
+    def step(k: int, state: Any) -> tuple[Any, Any]:
+        one = batch(settings, recipe, count, k, seed)
+        given = (asked, h, reference, *state, jnp.asarray(one.m), jnp.asarray(one.which))
+        update, inner, loss = _step(method, settings, recipe, layer, total, *given)
+        return (update, inner), loss
+
+    inner = _optimizer(settings, recipe, total).init(first)
+    name = f"{task.concept}, {method} {form}"
+    done = run_steps(folder, (first, inner), step, total, every=settings.every, name=name, progress=progress)
+    return done.state[0], done
+
+
+def unsteered(asked: Asked, h: Float[Array, "rows s"], layer: int) -> Answers:
+    """How likely the answers of all pairs are without an update."""
+    nothing = Vector(jnp.zeros(next(iter(asked.cut.sites.values()))[1], h.dtype))
+    found = likelihoods(layer, asked, h, nothing, jnp.zeros(1, h.dtype), 8)
+    return Answers(*(one[:, 0] for one in found))
+
+
+@partial(jax.jit, static_argnames=("layer", "together"))
+def likelihoods(
+    layer: int, asked: Asked, h: Float[Array, "rows s"], update: Update, alphas: Float[Array, " K"], together: int
+) -> Answers:
+    """How likely the answers of all pairs are under an update, ``[n, K]``, some pairs at a time.
+
+    Args:
+        layer: where the update is.
+        asked: the pairs.
+        h: hidden states of their answers, two rows for each pair.
+        update: of the model.
+        alphas: its strengths, ``[K]``.
+        together: pairs at a time.
+    """
+    asked = asked._replace(cut=asked.cut.after(layer))
+
+    def one(k: Array, alpha: Array) -> Answers:
+        rows = 2 * k + jnp.arange(2)
+        found = pairs.answers(asked, h[rows], add(update), jnp.full(2, alpha), rows)
+        return Answers(*(value[0] for value in found))
+
+    return ufm.steerable.pairs(one, h.shape[0] // 2, alphas, together)
+
+
+def train_updates(e: Experiment) -> None:
+    """Fill the groups "update-vector", "update-lora" and "update-weight": updates by concept and method.
+
+    Beside their arrays: `loss` of every step, and `stopped`, the step at which a training diverged and was stopped, or -1;
+    the update is then the last whose loss was a number.
+
+    Raises:
+        ValueError: a concept without pairs, or with too few.
+    """
+    settings = e.settings.updates
+    every = tasks(e)
+    for form in settings.forms:
+        layout = _layout(e, form)
+
+        def compute(cell: Cell, form: str = form, layout: Layout = layout) -> Mapping[str, Any]:
+            (name,), (method,) = layout.labels(cell).values()
+            if method == "difference":
+                return {"b": every[name].difference.b, "loss": np.full(steps_of(settings), np.nan), "stopped": -1}
+            folder = e.store.path / ".training" / f"{form}-{name}-{method}"
+            seed = e.seed("update", form, name, method)
+            update, done = train(every[name], form, method, folder, seed=seed, progress=e.progress)
+            stopped = -1 if done.stopped is None else done.stopped
+            if stopped >= 0:
+                kept = "the last update whose loss was a number is kept"
+                warnings.warn(f"{method} {form} of {name}: diverged at step {stopped}; {kept}", stacklevel=2)
+            return {**vars(update), "loss": done.losses, "stopped": stopped}
+
+        methods = settings.methods_of(form)
+        wanted = [cell for cell in layout.all_cells if layout.labels(cell)["objective"][0] in methods]
+        if wanted:
+            e.store.fill(f"update-{form}", layout, compute, wanted=wanted, progress=e.progress)
+
+
+def _layout(e: Experiment, form: str) -> Layout:
+    a, settings = e.lm.architecture, e.settings.updates
+    dims = ("concept", "objective")
+    parts: dict[str, dict[str, tuple[str, ...]]] = {
+        "vector": {"b": ("width",)},
+        "lora": {"down": ("rank", "hidden"), "up": ("width", "rank")},
+        "weight": {"A": ("width", "hidden"), "b": ("width",)},
+    }
+    arrays = parts[form]
+    sizes = {"width": a.width, "hidden": a.hidden, "rank": settings.rank}
+    used = {name: np.arange(sizes[name]) for name in dict.fromkeys(dim for some in arrays.values() for dim in some)}
+    coords: dict[str, Any] = {"concept": list(settings.concepts), "objective": list(settings.methods)}
+    return Layout(
+        coords | used | {"step": np.arange(steps_of(settings))},
+        {name: ((*dims, *some), "float32") for name, some in arrays.items()}
+        | {"loss": ((*dims, "step"), "float32"), "stopped": (dims, "int32")},
+        {"concept": 1, "objective": 1},
+    )
+
+
+def trained(e: Experiment, form: str, concept: str, method: str) -> Update:
+    """An update of a run.
+
+    Raises:
+        ValueError: one that has not been trained.
+    """
+    found = e.store.data(f"update-{form}").sel(concept=concept, objective=method)
+    names = {"vector": ("b",), "lora": ("down", "up"), "weight": ("A", "b")}[form]
+    arrays = [jnp.asarray(found[name].values) for name in names]
+    kinds: dict[str, Any] = {"vector": Vector, "lora": LoRA, "weight": Weight}
+    whole = all(bool(jnp.isfinite(one).all()) for one in arrays)
+    require(whole, "update", f"a trained one ({method} {form}, {concept})", "none")
+    return kinds[form](*arrays)

@@ -1,0 +1,536 @@
+"""What S says of real models, each claim as a number with an uncertainty and a verdict on the run at hand.
+
+A claim is tested as it is said: "most tokens exhibit a bump" wants a share above one half. It holds or fails if two
+standard errors lie on one side of what is wanted, and is open otherwise. A claim that fails is reported as one that fails.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from scipy import stats
+from scipy.optimize import least_squares
+
+from sim.experiments.experiment import Experiment
+from sim.experiments.strength.concept import MISSING, NO_ANSWER, SHOWN
+from sim.measure.curves import KINDS_OF_CURVE, bumps
+
+MEASURES = ("answer", "lexicon", "ratio")
+"""Whether a text shows a concept: the judge says so; a word of the lexicon is in it; it is likelier once announced."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, tested.
+
+    Attributes:
+        source: where it is made.
+        says: what is claimed.
+        about: of what.
+        what: the number.
+        value, error: it and its standard error; NaN where there is none.
+        least, most: between which it has to be; None for no limit. Without both it is only reported.
+        group: the data that it rests on.
+        blind: whether what the number was found with is not known to tell the one from the other; then it is open.
+    """
+
+    source: str
+    says: str
+    about: str
+    what: str
+    value: float
+    error: float = float("nan")
+    least: float | None = None
+    most: float | None = None
+    group: str = ""
+    blind: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("value", "error"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+    @property
+    def verdict(self) -> str:
+        """ "holds", "fails", "open" or "reported"."""
+        if self.least is None and self.most is None:
+            return "reported"
+        if self.blind or not (np.isfinite(self.value) and np.isfinite(self.error)):
+            return "open"
+        low, high = self.value - 2 * self.error, self.value + 2 * self.error
+        above, below = self.least is None or low >= self.least, self.most is None or high <= self.most
+        out = (self.least is not None and high < self.least) or (self.most is not None and low > self.most)
+        return "fails" if out else "holds" if above and below else "open"
+
+    @property
+    def wanted(self) -> str:
+        """What the value has to be, in words."""
+        ends = [f"at least {self.least:g}"] if self.least is not None else []
+        ends += [f"at most {self.most:g}"] if self.most is not None else []
+        return ", ".join(ends)
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain data; None for NaN."""
+        data = asdict(self) | {"verdict": self.verdict}
+        return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in data.items()}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The claims of a run, and what they rest on.
+
+    Attributes:
+        claims: one by one.
+        data: labelled data of what is derived from the measurements, for figures.
+    """
+
+    claims: tuple[Claim, ...]
+    data: dict[str, xr.Dataset]
+
+
+def claims(e: Experiment) -> Found:
+    """Test the claims that the data of a run allow."""
+    made: list[Claim] = []
+    data: dict[str, xr.Dataset] = {}
+    for group, test in TESTS.items():
+        if e.store.finished(group):
+            for one in test(e, data):
+                made.append(replace(one, group=group))
+    return Found(tuple(made), data)
+
+
+# --- next-token curves ------------------------------------------------------------------------------------------------
+
+
+def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
+    curves = e.store.data("next-token")
+    data["shapes"] = shapes(curves)
+    data["dominating"] = dominating(e, curves)
+    main = str(curves["variant"].values[0])
+    for variant in curves["variant"].values:
+        if str(variant).startswith("resampled"):
+            continue
+        for concept, layer in _pairs(curves):
+            share = data["shapes"]["share"].sel(variant=variant, concept=concept, layer=layer, kind=KINDS_OF_CURVE[0])
+            if np.isnan(share).all():
+                continue
+            about = f"{_about(concept, layer)}{'' if variant == main else f', {variant}'}"
+            value, error = _mean(share.values)
+            yield Claim(
+                "S, theorem 3.3",
+                "most tokens show one bump",
+                about,
+                "share of the likeliest tokens",
+                value,
+                error,
+                least=0.5,
+            )
+    for concept, layer in _pairs(curves):
+        about, one = _about(concept, layer), {"concept": concept, "layer": layer}
+        tau, tau_error = order(data["shapes"], main, concept, layer)
+        yield Claim(
+            "S, theorem 3.3",
+            "bumps come in the order of the log-odds",
+            about,
+            "Kendall's tau of single bumps and log-odds",
+            tau,
+            tau_error,
+            least=0.0,
+        )
+        value, error = _mean(data["dominating"]["percentile"].sel(one).values.ravel())
+        last = layer == e.lm.architecture.layers - 1
+        says = (
+            "tokens that dominate have extreme log-odds" if last else "tokens that dominate need not have extreme log-odds"
+        )
+        yield Claim(
+            "S, section 5",
+            says,
+            about,
+            "mean percentile of their log-odds",
+            value,
+            error,
+            least=0.99 if last else None,
+            most=None if last else 0.99,
+        )
+        first = curves.sel(one).isel(variant=0)
+        value, error = _mean(first["agreement"].values.ravel())
+        yield Claim(
+            "S, lemma B.4",
+            "logits begin to move along the log-odds",
+            about,
+            "correlation of their slopes at 0 with the log-odds",
+            value,
+            error,
+        )
+        for k, side in enumerate(("low", "high")):
+            value, error = _mean(first["apart"].isel(side=k).values.ravel())
+            yield Claim(
+                "S, proposition 4.1",
+                "strong steering forgets the prompt",
+                f"{about}, {side} end",
+                "total variation to the limit",
+                value,
+                error,
+                most=0.1,
+            )
+    yield from _of_resamples(e, curves)
+
+
+def shapes(curves: xr.Dataset) -> xr.Dataset:
+    """Of the likeliest tokens at either end, the shares with one bump, none or several; and where single bumps are.
+
+    `share` by variant, concept, layer, context and kind; `peak`, the strength of the single bump of the token in a slot, in
+    lengths of the hidden state, and its `log_odds`; NaN where there is no single bump or another slot has the same token.
+    """
+    dims = ("variant", "concept", "layer", "context")
+    size = [curves.sizes[dim] for dim in dims]
+    share = np.full((*size, 3), np.nan)
+    peak = np.full((*size, curves.sizes["slot"]), np.nan)
+    for place in np.ndindex(*size):
+        one = curves.isel(dict(zip(dims, place, strict=True)))
+        if one["token"].values[0] < 0:
+            continue
+        p, alphas, counts = np.exp(one["log_p"].values.astype(float)), one["alpha"].values, np.zeros(3)
+        _, firsts = np.unique(one["token"].values, return_index=True)
+        for slot in firsts:
+            found = bumps(p[:, slot])
+            counts[(1, 0, 2)[min(found.size, 2)]] += 1
+            if found.size == 1:
+                peak[(*place, slot)] = alphas[found[0]] / float(one["scale"])
+        share[place] = counts / counts.sum()
+    coords = {dim: curves[dim].values for dim in dims} | {"kind": list(KINDS_OF_CURVE)}
+    return xr.Dataset(
+        {
+            "share": ((*dims, "kind"), share),
+            "peak": ((*dims, "slot"), peak),
+            "log_odds": ((*dims, "slot"), np.where(np.isnan(peak), np.nan, curves["log_odds"].values)),
+        },
+        coords,
+    )
+
+
+def order(found: xr.Dataset, variant: str, concept: str, layer: int) -> tuple[float, float]:
+    """Kendall's tau of the places of single bumps and log-odds, and its standard error were there no order."""
+    one = found.sel(variant=variant, concept=concept, layer=layer)
+    peak, odds = one["peak"].values.ravel(), one["log_odds"].values.ravel()
+    there = np.isfinite(peak)
+    n = int(there.sum())
+    if n < 3:
+        return float("nan"), float("nan")
+    tau = float(stats.kendalltau(peak[there], odds[there]).statistic)
+    return tau, float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
+
+
+def dominating(e: Experiment, curves: xr.Dataset, count: int = 8) -> xr.Dataset:
+    """The likeliest tokens at the largest strength: at which percentile their log-odds are among all tokens'."""
+    half = curves.sizes["slot"] // 2
+    count = min(count, half)
+    one = curves.isel(variant=0, slot=slice(half, half + count))
+    dims = ("concept", "layer", "context", "slot")
+    ranks = []
+    for concept in one["concept"].values:
+        below = stats.rankdata(e.log_odds(str(concept))) / e.lm.architecture.vocabulary
+        ranks.append(below[np.maximum(one["token"].sel(concept=concept).values, 0)])
+    percentile = np.where(one["token"].transpose(*dims).values >= 0, np.stack(ranks), np.nan)
+    coords = {dim: one[dim].values for dim in dims[:3]} | {"rank": np.arange(count)}
+    return xr.Dataset({"percentile": ((*dims[:3], "rank"), percentile)}, coords)
+
+
+def _of_resamples(e: Experiment, curves: xr.Dataset) -> Iterator[Claim]:
+    names = [str(name) for name in curves["variant"].values if str(name).startswith("resampled")]
+    if len(names) < 2:
+        return
+    half = curves.sizes["slot"] // 2
+    for concept in curves["concept"].values:
+        some = curves.sel(variant=names, concept=concept, layer=e.settings.middle).isel(context=0)
+        rises = []
+        for token in (
+            curves["token"].sel(concept=concept, layer=e.settings.middle).isel(variant=0, context=0).values[half:][:8]
+        ):
+            found = []
+            for k in range(len(names)):
+                slots = np.flatnonzero(some["token"].values[k] == token)
+                if slots.size:
+                    log_p, start = some["log_p"].values[k, :, slots[-1]], some["start"].values[k, slots[-1]]
+                    found.append(np.exp(log_p.astype(float)) - np.exp(float(start)))
+            if len(found) > 1:
+                rises.append(np.std(found, axis=0, ddof=1).max() / max(np.abs(np.mean(found, axis=0)).max(), 1e-12))
+        value, error = _mean(np.asarray(rises))
+        yield Claim(
+            "S, figure A.3",
+            "other texts of the same kind give much the same curves",
+            _about(str(concept), e.settings.middle),
+            "largest deviation over largest rise, mean of tokens",
+            value,
+            error,
+            most=0.5,
+        )
+
+
+# --- concept probability ----------------------------------------------------------------------------------------------
+
+
+def _of_concept(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
+    shown = e.store.data("concept")
+    data["presence"], sides = presence(shown), e.store.data("judge")
+    data["fits"] = sigmoids(data["presence"], e.seed("fits"))
+    blind = set()
+    for concept in shown["concept"].values:
+        texts, name = sides.sel(concept=concept), str(concept)
+        answers = shown["answer"].sel(concept=concept).values
+        rate = (answers == NO_ANSWER).mean()
+        yield Claim("judge", "the judge answers", name, "share of completions without an answer of 0 or 1", rate)
+        for measure, variable in (("score", "score"), ("lexicon", "in_lexicon"), ("ratio", "ratio")):
+            there = texts[variable].where(texts["answer"] != MISSING)
+            positive, negative = (_finite(there.sel(side=side).values) for side in ("positive", "negative"))
+            value, error = auc(positive, negative)
+            says = f"the {measure} tells the concept's texts from the others"
+            told = Claim("judge", says, name, "AUC", value, error, least=0.7)
+            yield told
+            if told.verdict != "holds":
+                blind.add(("answer" if measure == "score" else measure, name))
+    for measure in MEASURES:
+        for concept, layer in _pairs(shown):
+            one = data["fits"].sel(concept=concept, layer=layer, measure=measure)
+            yield Claim(
+                "S, theorem 3.6",
+                f"concept probability is a sigmoid ({measure})",
+                _about(concept, layer),
+                "R² of a fitted tanh",
+                float(one["r_squared"]),
+                float(one["error"]),
+                least=0.8,
+                blind=(measure, str(concept)) in blind,
+            )
+            yield Claim(
+                "S, theorem 3.6",
+                f"steering raises it ({measure})",
+                _about(concept, layer),
+                "probability at the largest strength less that at the lowest",
+                float(one["rise"]),
+                float(one["rise_error"]),
+                least=0.05,
+                blind=(measure, str(concept)) in blind,
+            )
+
+
+def presence(shown: xr.Dataset) -> xr.Dataset:
+    """Which completions show the concept by each measure: 1, 0, or NaN where it says nothing; and the strengths."""
+    answer = shown["answer"].where((shown["answer"] == SHOWN) | (shown["answer"] == 0))
+    words = (shown["in_lexicon"] > 0).where(shown["in_lexicon"] >= 0).astype(float)
+    likelier = (shown["ratio"] > 0).where(np.isfinite(shown["ratio"])).astype(float)
+    both = xr.concat([answer.astype(float), words, likelier], dim="measure").assign_coords(measure=list(MEASURES))
+    return both.rename("shown").to_dataset().assign(alpha=shown["alpha"])
+
+
+def sigmoids(found: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
+    """A tanh fitted to the concept probability of every concept, layer and measure; errors by bootstrap over completions."""
+    dims = ("measure", "concept", "layer")
+    alphas, size = found["alpha"].values, [found.sizes[dim] for dim in dims]
+    names = ("level", "height", "rate", "centre", "r_squared", "error", "rise", "rise_error")
+    values = {name: np.full(size, np.nan) for name in names}
+    rng = np.random.default_rng(seed)
+    texts = found["shown"].transpose(*dims, "strength", "prompt", "completion").values
+    texts = texts.reshape(*size, alphas.size, -1)
+    for place in np.ndindex(*size):
+        if np.isnan(texts[place]).all(axis=-1).any():
+            continue
+        curve = np.nanmean(texts[place], axis=-1)
+        fit, quality = fit_tanh(alphas, curve)
+        again, rises = [], []
+        for _ in range(samples):
+            sample = texts[place][:, rng.integers(0, texts.shape[-1], texts.shape[-1])]
+            if not np.isnan(sample).all(axis=-1).any():
+                drawn = np.nanmean(sample, axis=-1)
+                again.append(fit_tanh(alphas, drawn, fit if np.isfinite(quality) else None)[1])
+                rises.append(drawn[-1] - drawn[0])
+        new = (*fit, quality, _deviation(again), curve[-1] - curve[0], _deviation(rises))
+        for name, value in zip(names, new, strict=True):
+            values[name][place] = value
+    return xr.Dataset({name: (dims, value) for name, value in values.items()}, {dim: found[dim].values for dim in dims})
+
+
+def fit_tanh(
+    alphas: Float[np.ndarray, " K"], curve: Float[np.ndarray, " K"], start: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """``level + height tanh(rate (alpha - centre))`` of least squares from one start, or from several, and R².
+
+    NaN for a curve that does not vary: there is nothing to explain.
+    """
+    spread = float(np.sum((curve - curve.mean()) ** 2))
+    if spread < 1e-12:
+        return np.full(4, np.nan), float("nan")
+
+    def off(law):
+        level, height, rate, centre = law
+        return level + height * np.tanh(rate * (alphas - centre)) - curve
+
+    best, least = np.full(4, np.nan), np.inf
+    reach = np.abs(alphas).max()
+    low = [-1.0, -2.0, 1e-3 / reach, -reach]
+    high = [2.0, 2.0, 1e3 / reach, reach]
+    starts = [np.asarray([0.5, height, rate / reach, 0.0]) for rate in (2, 20, 100) for height in (0.4, -0.4)]
+    for one in starts if start is None else [start]:
+        scale = (1, 1, 1 / reach, reach)
+        fit = least_squares(off, np.clip(one, low, high), bounds=(low, high), x_scale=scale, max_nfev=200)
+        if 2 * fit.cost < least:
+            best, least = fit.x, 2 * float(fit.cost)
+    return best, 1 - least / spread
+
+
+def auc(positive: Float[np.ndarray, " n"], negative: Float[np.ndarray, " m"]) -> tuple[float, float]:
+    """The chance that a text of the first kind has the larger value, and its standard error (Hanley and McNeil)."""
+    n, m = positive.size, negative.size
+    if min(n, m) == 0:
+        return float("nan"), float("nan")
+    less = np.subtract.outer(positive, negative)
+    a = float((less > 0).mean() + (less == 0).mean() / 2)
+    q, r = a / (2 - a), 2 * a * a / (1 + a)
+    return a, float(np.sqrt(max(a * (1 - a) + (n - 1) * (q - a * a) + (m - 1) * (r - a * a), 0) / (n * m)))
+
+
+# --- cross-entropy and questions --------------------------------------------------------------------------------------
+
+
+def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
+    del data
+    found = e.store.data("cross-entropy")
+    alphas, tokens = found["alpha"].values, e.settings.cross_entropy.tokens - 1
+    near = np.flatnonzero(alphas > 0)[0]
+    far = {"low": 0, "high": alphas.size - 1}
+    for concept, layer in _pairs(found):
+        about = _about(concept, layer)
+        both = {kind: found.sel(concept=concept, layer=layer, text=kind) for kind in ("foreign", "own")}
+        foreign, own = both["foreign"], both["own"]
+        value, error = _mean(foreign["slope"].values)
+        yield Claim(
+            "S, theorem 3.8",
+            "no linear term on text of others",
+            f"{about}, foreign text",
+            "|slope| in standard errors",
+            abs(value / error),
+            0.0,
+            most=3.0,
+        )
+        slope, kappa = float(own["slope"].mean()), float(own["curvature"].mean())
+        deviation = np.sqrt(2 * kappa / (tokens * own.sizes["block"]))
+        yield Claim(
+            "S, theorem 3.8; N9",
+            "no linear term on its own text",
+            f"{about}, own text",
+            "|slope| in standard errors",
+            abs(slope / deviation),
+            0.0,
+            most=3.0,
+        )
+        a = float(alphas[near])
+        pair = own["divergence"].isel(strength=[near, alphas.size - 1 - near]).mean("strength").values / a**2
+        value, error = _ratio(pair, own["curvature"].values)
+        yield Claim(
+            "S, theorem 3.8; N9",
+            "the quadratic term is N9's",
+            f"{about}, own text",
+            f"KL / alpha² at ±{a:.2g} over the curvature",
+            value,
+            error,
+            least=0.8,
+            most=1.25,
+        )
+        for kind, one in both.items():
+            means = one["increase"].mean("block").values
+            worst = int(np.argmin(np.where(alphas == 0, np.inf, means)))
+            value, error = _mean(one["increase"].isel(strength=worst).values)
+            yield Claim(
+                "S, section 5",
+                "steering always costs",
+                f"{about}, {kind} text",
+                f"smallest increase of cross-entropy, at {alphas[worst]:.2g}, nats",
+                value,
+                error,
+                least=0.0,
+            )
+            for k, (side, end) in enumerate(far.items()):
+                value, error = _ratio(one["increase"].isel(strength=end).values, one["plateau"].isel(side=k).values)
+                yield Claim(
+                    "S, proposition 4.1",
+                    "cross-entropy has a plateau, that of the limit",
+                    f"{about}, {kind} text, {side} end",
+                    "increase at the end over that of the limit",
+                    value,
+                    error,
+                    least=0.9,
+                    most=1.1,
+                )
+
+
+def _of_questions(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
+    found = e.store.data("mmlu")
+    right = (found["log_p"].argmax("letter") == found["answer"]).astype(float)
+    data["accuracy"] = right.rename("right").to_dataset().assign(alpha=found["alpha"])
+    middle = found.sizes["strength"] // 2
+    for concept, layer in _pairs(found):
+        one = right.sel(concept=concept, layer=layer).transpose("strength", "question").values
+        value, error = _mean(one[middle])
+        yield Claim(
+            "S, figure A.6",
+            "the model answers better than by chance",
+            _about(concept, layer),
+            "accuracy at 0",
+            value,
+            error,
+            least=0.25,
+        )
+        value, error = _mean((one[0] + one[-1]) / 2 - one[middle])
+        yield Claim(
+            "S, figure A.6",
+            "strong steering makes answers worse",
+            _about(concept, layer),
+            "accuracy at the ends less that at 0",
+            value,
+            error,
+            most=0.0,
+        )
+
+
+TESTS: dict[str, Callable[[Experiment, dict[str, xr.Dataset]], Iterator[Claim]]] = {
+    "next-token": _of_next_token,
+    "concept": _of_concept,
+    "cross-entropy": _of_cross_entropy,
+    "mmlu": _of_questions,
+}
+"""What is tested once a group of data is finished."""
+
+
+def _pairs(data: xr.Dataset) -> Iterator[tuple[str, int]]:
+    return ((str(concept), int(layer)) for concept in data["concept"].values for layer in data["layer"].values)
+
+
+def _about(concept: str, layer: int) -> str:
+    return f"{concept}, block {layer}"
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error; NaN for what cannot be said."""
+    some = _finite(values)
+    if some.size == 0:
+        return float("nan"), float("nan")
+    return float(some.mean()), float(some.std(ddof=1) / np.sqrt(some.size)) if some.size > 1 else float("nan")
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> Float[np.ndarray, " n"]:
+    some = np.asarray(values, float).ravel()
+    return some[np.isfinite(some)]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    some = _finite(values)
+    return float(some.std()) if some.size > 1 else float("nan")
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
+    """The ratio of two means of paired values, and its standard error."""
+    above, below = np.asarray(above, float), np.asarray(below, float)
+    value = above.mean() / below.mean()
+    return float(value), _mean(above - value * below)[1] / abs(below.mean())

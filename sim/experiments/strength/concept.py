@@ -1,0 +1,232 @@
+"""Concept probability: completions of a steered model, and the share that shows the concept (S, figures 7, A.11, A.12).
+
+A language model judges every completion, as in S. There are two more opinions: whether a word of the lexicon is in it, the
+words of the highest log-odds; and by how much the completion is likelier after an opening that announces the concept than
+after one that announces its opposite, which also small models can tell. How far each can be trusted is measured: they are
+given the texts that show the concept and those that do not.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import logsumexp
+
+from sim.bridge.model import LanguageModel
+from sim.bridge.split import last_log_p
+from sim.experiments.experiment import Experiment, against
+from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request
+from sim.experiments.settings import ConceptProbability
+from sim.experiments.store import Cell, Layout
+from sim.experiments.strength.vectors import batched
+from sim.measure import losses
+from ufm._check import require
+
+SHOWN, NOT_SHOWN, NO_ANSWER, MISSING = 1, 0, 2, -1
+"""Answers of a judge."""
+
+
+def concept(e: Experiment) -> None:
+    """Fill the groups "judge" and "concept".
+
+    "concept": for every concept, layer, strength, prompt and completion the `tokens`, the judge's `answer` (1 shown, 0 not,
+    2 neither 0 nor 1) and `score`, the log-odds of "1" against "0"; how many tokens are `in_lexicon`; and `ratio`, how much
+    likelier each token is, in nats, after an opening that announces the concept than after one that announces its opposite.
+    "judge": the same of the texts of its two sets, by concept, side ("positive", "negative") and text. "lexicon": the words.
+    """
+    _lexicon(e)
+    _calibrate(e)
+    settings = e.settings.concept
+    alphas, prompts = settings.alphas, [e.words.encode(text) for text in e.inputs.starts[: settings.prompts]]
+    each = len(prompts) * settings.completions
+    coords: dict[str, Any] = {
+        "concept": list(e.settings.concepts),
+        "layer": [int(layer) for layer in e.settings.layers],
+        "strength": np.arange(alphas.size),
+        "prompt": np.arange(len(prompts)),
+        "completion": np.arange(settings.completions),
+        "position": np.arange(settings.new),
+    }
+    dims = ("concept", "layer", "strength", "prompt", "completion")
+    together = max(1, settings.batch // each)
+    layout = Layout(
+        coords,
+        {
+            "tokens": ((*dims, "position"), "int32"),
+            "answer": (dims, "int8"),
+            "score": (dims, "float32"),
+            "in_lexicon": (dims, "int16"),
+            "ratio": (dims, "float32"),
+        },
+        {"concept": 1, "layer": 1, "strength": together},
+        fixed={"alpha": (("strength",), alphas), "text": (("prompt",), [e.words.decode(row) for row in prompts])},
+    )
+
+    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
+        labels = layout.labels(cell)
+        (name,), (layer,), numbers = labels.values()
+        # Every cell has the same shape, so that one program serves all: the last is filled up with strengths of 0.
+        strengths = np.zeros(together)
+        strengths[: len(numbers)] = alphas[numbers]
+        rows = [prompt for _ in strengths for prompt in prompts]
+        v = e.lm.steering({layer: e.vector(name, layer)})
+        made = e.lm.generate(
+            rows,
+            new=settings.new,
+            sampling=settings.sampling,
+            seed=e.seed("concept", *cell),
+            each=settings.completions,
+            steering=np.repeat(strengths, len(prompts))[:, None, None] * v,
+            length=max(map(len, prompts)),
+        )
+        kept = [list(row) for row in made.tokens][: len(numbers) * each]
+        tokens = np.full((len(kept), settings.new), -1, np.int32)
+        for k, row in enumerate(kept):
+            tokens[k, : len(row)] = row
+        return {"tokens": tokens, **opinions(e, kept, name)}
+
+    e.store.fill("concept", layout, compute, progress=e.progress)
+
+
+def _lexicon(e: Experiment) -> None:
+    """Fill the group "lexicon": the tokens that count as a concept's, ``[concept, rank]``."""
+    settings = e.settings.concept
+    words = whole_words(e)
+    require(bool(words.any()), "tokenizer", "tokens that are whole words", "none")
+    count = min(settings.lexicon, int(words.sum()))
+    layout = Layout(
+        {"concept": list(e.settings.concepts), "rank": np.arange(count)},
+        {"token": (("concept", "rank"), "int32"), "word": (("concept", "rank"), "U")},
+        {"concept": 1},
+    )
+
+    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
+        (name,) = layout.labels(cell)["concept"]
+        likely = e.last_log_p.sel(set=name).values
+        # Of words that the model would never say, log-odds are large by chance.
+        floor = np.sort(likely[words])[-max(count, int(words.sum()) // 8)]
+        chosen = np.argsort(-np.where(words & (likely >= floor), e.log_odds(name), -np.inf))[:count]
+        return {"token": chosen, "word": e.words_of(chosen)}
+
+    e.store.fill("lexicon", layout, compute, progress=e.progress)
+
+
+def whole_words(e: Experiment) -> Bool[np.ndarray, " V"]:
+    """Which tokens are a space and at least three letters."""
+    v = e.lm.architecture.vocabulary
+    texts = [*e.words.spoken, *[""] * (v - e.words.size)][:v]
+    return np.asarray([len(text) > 3 and text[0] == " " and text[1:].isalpha() for text in texts])
+
+
+def _calibrate(e: Experiment) -> None:
+    """Fill the group "judge": what the judge says of the texts that steering vectors are made from."""
+    dims, settings = ("concept", "side", "text"), e.settings.concept
+    texts = e.settings.prompts.texts if e.inputs.prompts is None else len(e.store.data("prompts")["text"])
+    layout = Layout(
+        {"concept": list(e.settings.concepts), "side": ["positive", "negative"], "text": np.arange(texts)},
+        {
+            "answer": (dims, "int8"),
+            "score": (dims, "float32"),
+            "in_lexicon": (dims, "int16"),
+            "ratio": (dims, "float32"),
+        },
+        {"concept": 1, "side": 1},
+    )
+
+    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
+        (name,), (side,) = (layout.labels(cell)[key] for key in ("concept", "side"))
+        rows = e.rows(name if side == "positive" else against(name, e.settings.main))
+        found = opinions(e, [row[: settings.new] for row in rows], name)
+        more = texts - len(rows)
+        fills = {"answer": MISSING, "score": np.nan, "in_lexicon": MISSING, "ratio": np.nan}
+        return {key: np.pad(value, (0, more), constant_values=fills[key]) for key, value in found.items()}
+
+    e.store.fill("judge", layout, compute, progress=e.progress)
+
+
+def opinions(e: Experiment, rows: list[list[int]], name: str) -> dict[str, np.ndarray]:
+    """What is said of texts, given as tokens: `answer` and `score` of the judge, `in_lexicon`, and `ratio`."""
+    settings = e.settings.concept
+    texts = [e.words.decode(row) for row in rows]
+    answers, scores = judged(e.judge, texts, name, settings)
+    words = set(e.store.data("lexicon")["token"].sel(concept=name).values.tolist())
+    counted = np.asarray([sum(z in words for z in row) for row in rows], np.int16)
+    return {"answer": answers, "score": scores, "in_lexicon": counted, "ratio": ratios(e.judge, texts, name, settings)}
+
+
+def judged(
+    judge: LanguageModel, texts: Sequence[str], name: str, settings: ConceptProbability
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """What a judge says of texts: its likeliest answer, and its log-odds of "1" against "0".
+
+    Args:
+        judge: a model with a tokenizer.
+        texts: to judge.
+        name: of the concept.
+        settings: how it is asked, and how many tokens a text has, about: requests are padded to hold so many.
+    """
+    words, last = judge.tokenizer, judge.architecture.layers - 1
+    assert words is not None
+    chat = settings.chat and words.template is not None
+    # In many tokenizers " 1" is one token, in others a space and a digit: the space is then given with the request.
+    space = [] if chat else words.encode(" 1", special=False)[:-1]
+
+    def tokens(text: str) -> list[int]:
+        asked = judge_request(text.strip() or "(nothing)", name)
+        if chat:
+            return words.encode(words.chat([{"role": "user", "content": asked}]), special=False)
+        return [*words.encode(asked), *space]
+
+    known = words.spoken[: judge.architecture.vocabulary]
+    digits = [[z for z, text in enumerate(known) if text.strip() == digit] for digit in "10"]
+    yes, no = (np.asarray(some, int) for some in digits)
+    answers, scores = [], []
+    rows = [tokens(text) for text in texts]
+    length = _padded(rows, len(tokens("")) + settings.new)
+    for part, count in batched(rows, length, settings.judged_together):
+        log_p = np.asarray(last_log_p(judge.at(last, part, length=length)), float)[:count]
+        likeliest = log_p.argmax(axis=-1)
+        neither = np.where(np.isin(likeliest, no), NOT_SHOWN, NO_ANSWER)
+        answers.append(np.where(np.isin(likeliest, yes), SHOWN, neither))
+        scores.append(_total(log_p, yes) - _total(log_p, no))
+    return np.concatenate(answers).astype(np.int8), np.concatenate(scores)
+
+
+def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: ConceptProbability) -> Float[np.ndarray, " n"]:
+    """By how many nats a token of a text is likelier after the concept is announced than after its opposite.
+
+    NaN for empty texts, and for a concept that is not defined. Arguments are those of `judged`.
+    """
+    words = judge.tokenizer
+    assert words is not None
+    found = np.full(len(texts), np.nan)
+    if name not in DEFINITIONS:
+        return found
+    bodies = [words.encode(text.strip(), special=False) for text in texts]
+    there = [k for k, body in enumerate(bodies) if body]
+    openings = [words.encode(plain_request(means)) for means in (DEFINITIONS[name].means, DEFINITIONS[name].opposite)]
+    both = [[[*opening, *bodies[k]] for k in there] for opening in openings]
+    # One length for all, so that one program serves both sides.
+    length, sides = _padded([row for rows in both for row in rows], max(map(len, openings)) + settings.new), []
+    for rows in both:
+        found_losses = []
+        for part, count in batched(rows, length, settings.judged_together):
+            cut = judge.at(judge.architecture.layers - 1, part, length=length, last_only=False)
+            found_losses.append(np.asarray(losses.first_losses(cut), float)[:count])
+        # Texts are padded on the left: those of a row are its last tokens.
+        every = np.concatenate(found_losses) if there else np.zeros((0, 0))
+        sides.append(np.asarray([row[-len(bodies[k]) :].mean() for k, row in zip(there, every, strict=True)]))
+    found[there] = sides[1] - sides[0]
+    return found
+
+
+def _padded(rows: list[list[int]], least: int) -> int:
+    """A length that holds all rows; few different ones, so that few programs are compiled."""
+    longest = max(map(len, rows), default=least)
+    return least if longest <= least else -(-longest // 64) * 64
+
+
+def _total(log_p: Float[np.ndarray, "n V"], tokens: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
+    """The logarithm of the probability of several tokens; a large negative number if there are none."""
+    return logsumexp(log_p[:, tokens], axis=-1) if tokens.size else np.full(len(log_p), -1e3)

@@ -1,0 +1,143 @@
+"""What steering costs: cross-entropy on text of others and on the model's own (S, theorem 3.8; figures 7 and A.13).
+
+On text that the model draws itself it is its own data distribution, so that theorem 3.8 holds with the curvature of N9 and
+there is no linear term; on other text there may be one.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from sim.bridge.generation import Sampling
+from sim.bridge.unembedding import readout
+from sim.experiments.experiment import Experiment
+from sim.experiments.store import Cell, Layout
+from sim.measure import losses
+from ufm._check import require
+from ufm.steerable import finite_at
+
+KINDS = ("foreign", "own")
+"""Text that the model has not written, and text that it has."""
+
+
+def blocks(e: Experiment) -> None:
+    """Fill the group "blocks": the tokens of text of others and of the model's own, ``[text, block, position]``.
+
+    Raises:
+        ValueError: too little text.
+    """
+    settings = e.settings.cross_entropy
+    layout = Layout(
+        {"text": list(KINDS), "block": np.arange(settings.blocks), "position": np.arange(settings.tokens)},
+        {"tokens": (("text", "block", "position"), "int32")},
+        {"text": 1, "block": settings.part},
+    )
+
+    # All the text, once, if a cell of it is computed.
+    foreign = cache(lambda: _foreign(e))
+
+    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
+        labels = layout.labels(cell)
+        numbers = np.asarray(labels["block"])
+        return {"tokens": _own(e, cell[1], len(numbers)) if labels["text"] == ["own"] else foreign()[numbers]}
+
+    e.store.fill("blocks", layout, compute, progress=e.progress)
+
+
+def enough(e: Experiment) -> None:
+    """Refuse too little text of others.
+
+    Raises:
+        ValueError: fewer tokens than the blocks have.
+    """
+    there, wanted = 0, e.settings.cross_entropy.blocks * e.settings.cross_entropy.tokens
+    for document in e.inputs.documents:
+        there += len(e.words.encode(document, special=False))
+        if there >= wanted:
+            return
+    _foreign(e)
+
+
+def _own(e: Experiment, part: int, count: int) -> Int[np.ndarray, "n T"]:
+    """Text that the model draws from nothing, at temperature 1; its ends are tokens like others."""
+    length, first = e.settings.cross_entropy.tokens, e.start()
+    draw = Sampling(temperature=1.0)
+    made = e.lm.generate([first], each=count, new=length - 1, sampling=draw, seed=e.seed("own", part), stop=False)
+    return np.asarray([[*first, *row] for row in made.tokens], np.int32)
+
+
+def _foreign(e: Experiment) -> Int[np.ndarray, "n T"]:
+    """The documents one after the other, cut into blocks; of a longer text, blocks at even distances."""
+    settings = e.settings.cross_entropy
+    tokens: list[int] = []
+    for document in e.inputs.documents:
+        tokens += e.words.encode(document, special=False)
+    there = len(tokens) // settings.tokens
+    wanted = f"at least {settings.blocks} blocks (cross_entropy.blocks) of {settings.tokens} tokens (cross_entropy.tokens)"
+    require(there >= settings.blocks, "text", wanted, there)
+    chosen = np.linspace(0, there - 1, settings.blocks).round().astype(int)
+    return np.asarray(tokens[: there * settings.tokens], np.int32).reshape(there, -1)[chosen]
+
+
+def cross_entropy(e: Experiment) -> None:
+    """Fill the group "cross-entropy", means over the positions of a block, nats per token.
+
+    For every concept, layer, kind of text and block: `increase` of the loss and `divergence` from the unsteered model at
+    every strength; `slope` of the loss and `curvature` of the divergence at 0 (N9); `plateau`, the increase at infinite
+    strength of either sign (proposition 4.1); and `loss` unsteered.
+    """
+    settings = e.settings.cross_entropy
+    coords: dict[str, Any] = {
+        "concept": list(e.settings.concepts),
+        "layer": [int(layer) for layer in e.settings.layers],
+        "text": list(KINDS),
+        "block": np.arange(settings.blocks),
+        "strength": np.arange(settings.strengths),
+        "side": ["low", "high"],
+    }
+    dims = ("concept", "layer", "text", "block")
+    layout = Layout(
+        coords,
+        {
+            "increase": ((*dims, "strength"), "float32"),
+            "divergence": ((*dims, "strength"), "float32"),
+            "slope": (dims, "float32"),
+            "curvature": (dims, "float32"),
+            "plateau": ((*dims, "side"), "float32"),
+            "loss": (dims, "float32"),
+        },
+        {"concept": 1, "layer": 1, "text": 1, "block": settings.part},
+        fixed={"alpha": (("strength",), settings.alphas)},
+    )
+    out, alphas = readout(e.lm), settings.alphas
+    away = alphas != 0
+
+    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
+        labels = layout.labels(cell)
+        (name,), (layer,), (kind,), numbers = labels.values()
+        rows = e.store.data("blocks")["tokens"].sel(text=kind).values[numbers]
+        cut = e.lm.at(layer, list(rows), last_only=False)
+        v = jnp.asarray(e.vector(name, layer))
+        curves = np.zeros((2, len(rows), alphas.size))
+        found = losses.increases(cut, v, jnp.asarray(alphas[away], jnp.float32))
+        for values in found:
+            finite_at(cut, alphas[away], values, axis=1)
+        curves[:, :, away] = [np.asarray(values, float).mean(axis=-1) for values in found]
+        curvature, slope = (np.asarray(values, float).mean(axis=-1) for values in losses.moments(cut, v))
+        first = np.asarray(losses.first_losses(cut), float)
+        ends = np.asarray(jax.nn.log_softmax(jnp.stack([out.limit(v, -1), out.limit(v, 1)])), float)
+        return {
+            "increase": curves[0],
+            "divergence": curves[1],
+            "slope": slope,
+            "curvature": curvature,
+            "plateau": np.stack([(-end[rows[:, 1:]] - first).mean(axis=-1) for end in ends], axis=-1),
+            "loss": first.mean(axis=-1),
+        }
+
+    e.store.fill("cross-entropy", layout, compute, progress=e.progress)

@@ -1,0 +1,145 @@
+"""Next-token probabilities along a sweep of strengths (S, theorem 3.3; figures 6, A.1 to A.5 and A.7 to A.10).
+
+What is kept of every strength: the log-probabilities of the likeliest tokens at both ends, the likeliest token, and how far
+the whole distribution has moved. Nothing of the size of vocabulary and strengths is ever held.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sim.bridge.split import Split, end_states
+from sim.bridge.unembedding import readout
+from sim.experiments.experiment import Experiment
+from sim.experiments.store import Cell, Layout
+from ufm._check import require
+from ufm.measures import kl
+from ufm.steerable import finite_at, sweep_states
+
+
+def next_token(e: Experiment) -> None:
+    """Fill the group "next-token".
+
+    For every variant, concept, layer and context: `token`, the likeliest at the low end of the strengths and at the high
+    end (`slot`); `log_p` of them at every strength and `start` at 0; `log_odds` and `slope` of them, the slope of
+    `log_p` at 0; `agreement`, the correlation of slopes and log-odds of all tokens under the unsteered probabilities;
+    `likeliest` token and `divergence` from the unsteered model, in nats, at every strength; `limit`, log-probabilities at
+    infinite strength (proposition 4.1), and `apart`, the total variation between the ends and their limits; `scale`,
+    the length of the hidden state at the last position over that of v.
+
+    Raises:
+        ValueError: more tokens to keep than there are.
+    """
+    settings, steered, vocabulary = e.settings.next_token, e.settings.steered, e.lm.architecture.vocabulary
+    require(settings.kept <= vocabulary, "next_token.kept", f"at most {vocabulary} tokens", settings.kept)
+    contexts = [e.words.encode(text)[: settings.context] for text in e.inputs.contexts[: settings.contexts]]
+    length = max(map(len, contexts))
+    coords: dict[str, Any] = {
+        "variant": [one.name for one in steered],
+        "concept": list(e.settings.concepts),
+        "layer": [int(layer) for layer in e.settings.layers],
+        "context": np.arange(len(contexts)),
+        "strength": np.arange(settings.strengths),
+        "slot": np.arange(2 * settings.kept),
+        "side": ["low", "high"],
+    }
+    cut_dims = ("variant", "concept", "layer", "context")
+    of_slot, of_strength, of_side = ((*cut_dims, dim) for dim in ("slot", "strength", "side"))
+    layout = Layout(
+        coords,
+        {
+            "token": (of_slot, "int32"),
+            "log_p": ((*of_strength, "slot"), "float32"),
+            "start": (of_slot, "float32"),
+            "log_odds": (of_slot, "float32"),
+            "slope": (of_slot, "float32"),
+            "agreement": (cut_dims, "float32"),
+            "likeliest": (of_strength, "int32"),
+            "divergence": (of_strength, "float32"),
+            "limit": ((*of_side, "slot"), "float32"),
+            "apart": (of_side, "float32"),
+            "scale": (cut_dims, "float32"),
+        },
+        dict.fromkeys(cut_dims, 1),
+        fixed={
+            "alpha": (("variant", "strength"), np.stack([settings.alphas(one) for one in steered])),
+            "text": (("context",), [e.words.decode(row) for row in contexts]),
+        },
+    )
+    # The first variant at all layers, the others in the middle.
+    middle = coords["layer"].index(e.settings.middle)
+    wanted = [cell for cell in layout.all_cells if cell[0] == 0 or cell[2] == middle]
+    out = readout(e.lm)
+
+    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
+        number, concept, layer, k = cell
+        variant, name, at = steered[number], coords["concept"][concept], coords["layer"][layer]
+        cut = e.lm.at(at, [contexts[k]], length=length)
+        v = jnp.asarray(e.vector(name, at, variant))
+        push = cut.at_end(v) if variant.last_only else cut.everywhere(v)
+        limits = jnp.stack([out.limit(v, -1), out.limit(v, 1)])
+        odds = jnp.asarray(e.log_odds(name, variant))
+        alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
+        found = swept(cut, push, alphas, odds, limits, kept=settings.kept)
+        finite_at(cut, alphas, found["log_p"])
+        return {name: np.asarray(value) for name, value in found.items()} | {
+            "scale": np.asarray(jnp.linalg.norm(end_states(cut)) / jnp.linalg.norm(v))
+        }
+
+    e.store.fill("next-token", layout, compute, wanted=wanted, progress=e.progress)
+
+
+@partial(jax.jit, static_argnames="kept")
+def swept(
+    cut: Split,
+    push: Float[Array, " s"],
+    alphas: Float[Array, " K"],
+    log_odds: Float[Array, " V"],
+    limits: Float[Array, "2 V"],
+    *,
+    kept: int,
+) -> dict[str, Array]:
+    """A sweep of the only context of a split, as `next_token` describes it.
+
+    Args:
+        cut: of one context.
+        push: steering vector of the split.
+        alphas: strengths, from low to high.
+        log_odds: of all tokens.
+        limits: logits at infinite strength of both signs.
+        kept: tokens of each end.
+    """
+    h, one = cut.embed(jnp.arange(1)), jnp.ones((), push.dtype)
+    base, slope = jax.jvp(lambda a: cut.decode(h[0] + a * push), (0 * one,), (one,))
+    at_ends = jax.vmap(lambda alpha: cut.decode(h[0] + alpha * push))(alphas[jnp.array([0, -1])])
+    ends = jax.nn.log_softmax(at_ends)
+    tokens = jnp.concatenate([jax.lax.top_k(row, kept)[1] for row in ends])
+    start, last = jax.nn.log_softmax(base), jax.nn.log_softmax(limits)
+
+    def measure(logits: Float[Array, " V"], _: Int[Array, ""]) -> dict[str, Array]:
+        log_p = jax.nn.log_softmax(logits)
+        return {"log_p": log_p[tokens], "likeliest": jnp.argmax(logits), "divergence": kl(base, logits)}
+
+    inside = jax.tree.map(lambda leaf: leaf[0], sweep_states(cut, h, push, alphas[1:-1], measure))
+    low, high = (measure(logits, jnp.asarray(0)) for logits in at_ends)
+    curves = jax.tree.map(lambda a, b, c: jnp.concatenate([a[None], b, c[None]]), low, inside, high)
+    return curves | {
+        "token": tokens,
+        "start": start[tokens],
+        "log_odds": log_odds[tokens],
+        "slope": slope[tokens] - jnp.sum(jnp.exp(start) * slope),
+        "agreement": correlation(jnp.exp(start), slope, log_odds),
+        "limit": last[:, tokens],
+        "apart": jnp.sum(jnp.abs(jnp.exp(ends) - jnp.exp(last)), axis=-1) / 2,
+    }
+
+
+def correlation(p: Float[Array, " V"], x: Float[Array, " V"], y: Float[Array, " V"]) -> Float[Array, ""]:
+    """The correlation of two quantities of a token that is drawn with probabilities p."""
+    x, y = x - jnp.sum(p * x), y - jnp.sum(p * y)
+    return jnp.sum(p * x * y) / jnp.sqrt(jnp.sum(p * x * x) * jnp.sum(p * y * y))

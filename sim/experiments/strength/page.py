@@ -1,0 +1,208 @@
+"""The page of a run: theory laid over measurement, claim by claim, with the figures of S for the model at hand."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sim import output
+from sim.experiments.experiment import Experiment
+from sim.experiments.strength import STAGES
+from sim.experiments.strength.claims import Claim, Found, claims
+from sim.figures.panels import NothingToDrawError
+from sim.figures.paper import PAPER_FIGURES
+from sim.figures.style import Drawing, save
+from sim.output import write_data
+from sim.pages import pictures, write_page
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        title: its heading.
+        lead: what is measured, and what the theory says.
+        claims: those of the run that belong to it.
+        figures: by the name of their files.
+    """
+
+    title: str
+    lead: str
+    claims: tuple[Claim, ...]
+    figures: dict[str, Drawing]
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """Every claim once, with how often it holds and the range of its numbers."""
+        rows: dict[tuple[str, str, str], list[Claim]] = {}
+        for one in self.claims:
+            rows.setdefault((one.source, one.says, one.what.split(", at ")[0].split(" at ±")[0]), []).append(one)
+        found = []
+        for (source, says, what), some in rows.items():
+            values = [one.value for one in some if np.isfinite(one.value)]
+            found.append(
+                {
+                    "source": source,
+                    "says": says,
+                    "what": what,
+                    "low": min(values, default=np.nan),
+                    "high": max(values, default=np.nan),
+                    "wanted": some[0].wanted,
+                    **{verdict: sum(one.verdict == verdict for one in some) for verdict in VERDICTS},
+                    "count": len(some),
+                }
+            )
+        return found
+
+
+VERDICTS = ("holds", "fails", "open", "reported")
+
+LEADS = {
+    "next-token": (
+        "Next-token probabilities",
+        "Along a sweep of strengths, the probability of a token of the concept should rise to one peak and fall "
+        "again, the peak later the larger its log-odds; only the token of the largest log-odds rises throughout "
+        "(S, theorem 3.3). Strong steering should forget the prompt (S, proposition 4.1). Strengths are in units "
+        "of the steering vector.",
+    ),
+    "concept": (
+        "Concept probability",
+        "The model goes on from neutral beginnings while it is steered, and each completion is judged. In the "
+        "theory the probability of a concept is a sigmoid of the strength (S, theorem 3.6), fitted here by a "
+        "tanh. There are three opinions: the judge's answer, which S uses; whether a word of high log-odds is in "
+        "the text; and whether the text is likelier once the concept is announced than once its opposite is. How "
+        "well each tells the texts that show the concept from the others is measured first: a judge that cannot "
+        "do that says nothing about steering.",
+    ),
+    "cross-entropy": (
+        "Cross-entropy",
+        "What steering costs, in nats per token. Where the model's probabilities are the data's there is no "
+        "linear term, and the coefficient of the quadratic one is a variance (S, theorem 3.8), known from one "
+        "Jacobian-vector product (N9). Text that the model draws itself is such data; other text is not. For "
+        "large strengths the increase should reach the plateau of the limit, which the direction of v alone "
+        "decides (S, proposition 4.1).",
+    ),
+    "mmlu": (
+        "Questions",
+        "Questions with four answers after worked examples, scored by the log-probabilities of the letters: what "
+        "steering does to something of use (S, figure A.6). The dotted line is chance. The project's own "
+        "questions are easier than MMLU.",
+    ),
+}
+"""Title and lead of the section of every measurement."""
+
+
+def write(e: Experiment) -> Found:
+    """Test the claims, draw the figures, and write ``index.html``, ``claims.json``, ``derived.nc`` and ``figures``.
+
+    A run that is not finished gives a page of what there is.
+
+    Returns:
+        The claims, and what they rest on.
+    """
+    found, folder = claims(e), e.store.path
+    data = {group: e.store.data(group) for group in e.store.groups} | {f"derived-{k}": v for k, v in found.data.items()}
+    drawable = datasets(e, data)
+    files = {}
+    for name, one in PAPER_FIGURES.items():
+        if one.dataset in drawable:
+            with suppress(NothingToDrawError):
+                files[name] = save(one.draw(drawable[one.dataset]), output.prepare_folder(folder / "figures"), name)
+    output.write_json(
+        folder / "claims.json", {"settings": dict(e.store.about), "claims": [c.as_json() for c in found.claims]}
+    )
+    write_data(folder / "derived.nc", xr.DataTree.from_dict(dict(found.data)), dict(e.store.about))
+    sections = []
+    for group, (title, lead) in LEADS.items():
+        some = tuple(one for one in found.claims if one.group == group)
+        drawn = {name: one for name, one in PAPER_FIGURES.items() if OF_GROUP.get(one.dataset, one.dataset) == group}
+        drawn = {name: one for name, one in drawn.items() if name in files}
+        if some or drawn:
+            sections.append(Section(title, lead, some, drawn))
+    write_page(
+        folder / "index.html",
+        "experiments.html",
+        about=e.store.about,
+        settings=e.settings.as_json(),
+        sections=sections,
+        counts={verdict: sum(one.verdict == verdict for one in found.claims) for verdict in VERDICTS},
+        texts=samples(e),
+        words=_lexicon(e),
+        completions=completions(e),
+        unfinished=[name for name in STAGES if not e.store.finished(name)],
+        pictures=pictures(files),
+    )
+    return found
+
+
+OF_GROUP = {"bump-shares": "next-token", "dominant-log-odds": "next-token"}
+"""The section of datasets that are derived from others."""
+
+
+def datasets(e: Experiment, data: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """What the figures are drawn from."""
+    found = {}
+    if "next-token" in data:
+        tokens = data["next-token"]["token"]
+        spoken = np.asarray([*e.words.spoken, *[""] * (e.lm.architecture.vocabulary - e.words.size)])
+        words = xr.where(tokens >= 0, spoken[np.maximum(tokens.values, 0)], "")
+        found["next-token"] = data["next-token"].assign(word=words)
+    for name in ("concept", "cross-entropy", "mmlu"):
+        if name in data:
+            found[name] = data[name]
+    if "derived-presence" in data:
+        found["concept"] = xr.merge([data["derived-presence"], data["derived-fits"]])
+    if "derived-shapes" in data:
+        found["bump-shares"] = data["derived-shapes"][["share"]].mean("context")
+        found["dominant-log-odds"] = 100 * data["derived-dominating"].mean("context")
+    return found
+
+
+def samples(e: Experiment, count: int = 2, length: int = 240) -> dict[str, list[str]]:
+    """The beginnings of a few texts of every set."""
+    if not e.store.finished("prompts"):
+        return {}
+    return {name: [_cut(e.words.decode(row), length) for row in e.rows(name)[:count]] for name in e.sets}
+
+
+def completions(e: Experiment, length: int = 160) -> list[dict[str, Any]]:
+    """A completion of the first prompt at a few strengths, for every concept and layer."""
+    if not e.store.finished("concept"):
+        return []
+    found, rows = e.store.data("concept"), []
+    alphas = found["alpha"].values
+    middle = alphas.size // 2
+    chosen = sorted({0, middle // 2, middle, middle + (alphas.size - middle) // 2, alphas.size - 1})
+    for concept in found["concept"].values:
+        for layer in found["layer"].values:
+            one = found["tokens"].sel(concept=concept, layer=layer).isel(prompt=0, completion=0).values
+            texts = [(float(alphas[k]), _cut(e.words.decode(one[k][one[k] >= 0]), length)) for k in chosen]
+            rows.append({"concept": str(concept), "layer": int(layer), "texts": texts})
+    return rows
+
+
+def _lexicon(e: Experiment, count: int = 24) -> dict[str, list[str]]:
+    if not e.store.finished("lexicon"):
+        return {}
+    words = e.store.data("lexicon")["word"]
+    return {
+        str(name): [str(word).strip() for word in words.sel(concept=name).values[:count]] for name in words["concept"].values
+    }
+
+
+def _cut(text: str, length: int) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= length else f"{plain[:length].rstrip()} ..."
+
+
+def summary(found: Found) -> str:
+    """The claims as a table for the terminal."""
+    lines = [f"{'claim':<62}{'where':<34}{'value':>9}{'± 2 errors':>12}  verdict"]
+    for one in found.claims:
+        error = "" if not np.isfinite(one.error) else f"{2 * one.error:.2g}"
+        lines.append(f"{one.says[:60]:<62}{one.about[:32]:<34}{one.value:>9.3g}{error:>12}  {one.verdict}")
+    counts = {verdict: sum(one.verdict == verdict for one in found.claims) for verdict in VERDICTS[:3]}
+    return "\n".join([*lines, ", ".join(f"{count} {verdict}" for verdict, count in counts.items())])

@@ -1,0 +1,233 @@
+"""A model with its tokenizer: prompts of every kind, chats, directions in batches, and what is refused in a sentence."""
+
+import json
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from sim.bridge import split
+from sim.bridge.generation import Sampling
+from sim.bridge.model import load
+from sim.bridge.tokenizer import Tokenizer
+from tests.sim.bridge.test_values import Tensor
+
+LETTERS = [chr(i) for i in range(33, 91)]
+"""Of token 3 and so on; the small models have 61 tokens."""
+BOS, USER, END = 0, 1, 2
+TEMPLATE = "<s>{% for m in messages %}<user>{{ m.content }}<end>{% endfor %}{{ '!' if add_generation_prompt }}"
+
+
+def words(more=()):
+    """A tokenizer of letters that begins texts with <s>, as that of Llama 3 does."""
+    vocabulary = {text: i for i, text in enumerate(["<s>", "<user>", "<end>", *LETTERS, *more])}
+    core = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.add_special_tokens(["<s>", "<user>", "<end>", *more])
+    core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return Tokenizer(core, bos=BOS, eos=END, ends=(END,), template=TEMPLATE)
+
+
+@pytest.fixture
+def lm(small):
+    return replace(small("llama"), tokenizer=words())
+
+
+def ids(text):
+    return [3 + LETTERS.index(letter) for letter in text]
+
+
+def test_it_is_shown_in_a_line(lm):
+    device = next(iter(lm.decoder.embedding[...].devices()))
+    shown = repr(replace(lm, name="mine"))
+    assert shown == f"LanguageModel('mine': llama, 3 layers of width 32, 61 tokens, float32 on {device})"
+    assert "no tokenizer, bfloat16" in repr(replace(lm, tokenizer=None).with_dtype("bfloat16"))
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+ROW = [BOS, 35, 36]
+"""Of the text AB."""
+
+KINDS = {
+    "list": lambda: ["AB", ROW],
+    "tuple": lambda: ("AB", np.array(ROW, np.int16)),
+    "array": lambda: np.array([ROW] * 2),
+    "jax": lambda: jnp.asarray([ROW] * 2),
+    "tensor": lambda: Tensor([ROW] * 2, "torch.int64"),
+    "list of others": lambda: [Tensor(ROW, "torch.int64"), np.str_("AB")],
+    "generator": lambda: (text for text in ("AB", "<s>AB")),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_of_every_kind(lm, kind):
+    tokens, seen = lm.contexts(KINDS[kind]())
+    assert tokens.tolist() == [ROW] * 2 == [[BOS, *ids("AB")]] * 2
+    assert seen.all()
+
+
+CALLS = {
+    "logits": lambda lm, prompts: lm.logits(prompts),
+    "states": lambda lm, prompts: lm.states(prompts),
+    "difference_of_means": lambda lm, prompts: lm.difference_of_means(["A"], prompts),
+    "at": lambda lm, prompts: lm.at(1, prompts),
+    "generate": lambda lm, prompts: lm.generate(prompts, new=1),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("AB", "^prompts: .*the one string 'AB'"),
+        (5, "^prompts: .*5"),
+        (None, "^prompts: .*None"),
+        ({"A": 1}, "^prompts: .*a dict"),
+        ([], "^prompts: .*none"),
+        (["A", 5], "^prompt: .*5 in place 1"),
+        ([3.5], "^prompt: .*3.5 in place 0"),
+        ([None], "^prompt: .*None"),
+        ([b"AB"], "^prompt: .*b'AB'"),
+        ([["A", "B"]], "^prompt 0: expected a whole number, got 'A'"),
+        ([[1.0, 2.0]], "^prompt 0: expected a whole number, got 1.0"),
+        ([np.array([1.0])], "^prompt 0: expected a whole number, got 1.0"),
+        ([[True]], "^prompt 0: expected a whole number, got True"),
+        ([[[1]]], "^prompt 0: expected a whole number, got a list"),
+        (np.zeros((1, 1, 1), int), "^prompt: .*a ndarray in place 0"),
+        ([[]], "^prompt: .*none in prompt 0"),
+        (["A\ud83d"], "^text: .*lone surrogate"),
+        ([[{"role": "user", "content": "A"}]], "^prompt: .*chat=True"),
+        ([[61]], r"^tokens: .*from 0 to 60.*\[61\]"),
+        ([[2**40]], "^tokens: .*from 0 to 60"),
+        ([[-1]], r"^tokens: .*\[-1\]"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_things_that_are_no_prompts(lm, call, prompts, message):
+    with pytest.raises(ValueError, match=message):
+        CALLS[call](lm, prompts)
+
+
+def test_a_tokenizer_may_have_more_tokens_than_the_model(checkpoint, small, tmp_path):
+    """As those of Gemma 3 and CodeLlama: only tokens that are used have to exist."""
+    more = words(["<image>"])
+    (tmp_path / "config.json").write_bytes((checkpoint("llama") / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((checkpoint("llama") / "model.safetensors").read_bytes())
+    more.core.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>"}))
+    model = load(tmp_path, progress=False)
+    assert (model.tokenizer.size, model.architecture.vocabulary) == (62, 61)
+    np.testing.assert_array_equal(model.logits(["AB"])[0], small("llama").logits([[BOS, *ids("AB")]])[0])
+    for call in CALLS.values():
+        with pytest.raises(ValueError, match=r"^tokens: .*from 0 to 60, .*\[61\] \('<image>'"):
+            call(model, ["A<image>"])
+
+
+# --- chats ------------------------------------------------------------------------------------------------------------
+
+
+def test_chats_begin_once(lm):
+    """By `chat`, by the text of a chat, and by its tokens: the same."""
+    messages = [{"role": "user", "content": "AB"}]
+    expected = [BOS, USER, *ids("AB"), END, *ids("!")]
+    assert lm.tokenizer.encode(lm.tokenizer.chat(messages)) == expected
+    for prompts, chat in ((["AB"], True), ([messages], True), ([lm.tokenizer.chat(messages)], False), ([expected], False)):
+        assert lm.contexts(prompts, chat=chat)[0].tolist() == [expected]
+    same = [lm.generate(prompts, new=4, chat=True, stop=False).tokens for prompts in (["AB"], [messages])]
+    assert same[0] == same[1] == lm.generate([expected], new=4, stop=False).tokens
+    np.testing.assert_array_equal(lm.logits(["AB"], chat=True)[0], lm.logits([expected])[0])
+    np.testing.assert_array_equal(lm.states(["AB"], chat=True)[0], lm.states([expected])[0])
+    np.testing.assert_array_equal(
+        lm.difference_of_means(["AB"], ["C"], chat=True),
+        lm.difference_of_means([expected], [[BOS, USER, *ids("C"), END, *ids("!")]]),
+    )
+    assert lm.at(1, ["AB"], chat=True).tokens.tolist() == [expected]
+
+
+def test_chats_that_cannot_be(lm):
+    with pytest.raises(ValueError, match=r"^messages: "):
+        lm.generate([[3, 4]], chat=True)
+    with pytest.raises(ValueError, match=r"^template: .*none"):
+        replace(lm, tokenizer=replace(lm.tokenizer, template=None)).generate(["A"], chat=True)
+    with pytest.raises(ValueError, match=r"^prompt: .*without a tokenizer"):
+        replace(lm, tokenizer=None).generate(["A"], chat=True)
+
+
+# --- directions -------------------------------------------------------------------------------------------------------
+
+
+def test_means_are_taken_in_batches(lm, monkeypatch):
+    rng = np.random.default_rng(0)
+    positive, negative = ([rng.integers(3, 61, n).tolist() for n in lengths] for lengths in ([3, 9, 5, 7, 4], [2, 6]))
+    together = lm.difference_of_means(positive, negative)
+    sizes, real = [], split.all_means
+
+    def counted(decoder, tokens, seen):
+        sizes.append(tokens.shape)
+        return real(decoder, tokens, seen)
+
+    monkeypatch.setattr(split, "all_means", counted)
+    one = split.held_by_blocks(lm.architecture, 9)
+    for budget, expected in ((1, [1] * 7), (2 * one, [2, 2, 1, 2]), (3 * one - 1, [2, 2, 1, 2]), (None, [5, 2])):
+        sizes.clear()
+        np.testing.assert_allclose(lm.difference_of_means(positive, negative, budget=budget), together, atol=1e-6)
+        assert [n for n, _ in sizes] == expected
+    states = [[np.asarray(lm.states([row])[0], float)[:, 0].mean(axis=1) for row in side] for side in (positive, negative)]
+    expected = np.mean(states[0], axis=0) - np.mean(states[1], axis=0)
+    np.testing.assert_allclose(together, expected, atol=1e-5)
+    assert together.dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [list, Tensor, lambda v: Tensor(v, "torch.bfloat16", requires_grad=True), jnp.asarray])
+def test_vectors_of_every_library(lm, value):
+    v = np.arange(32, dtype=np.float32)
+    rows = lm.steering({np.int64(1): value(v)})
+    np.testing.assert_array_equal(rows, np.stack([0 * v, v, 0 * v]))
+    cut = lm.at(jnp.asarray(1), ["AB"])
+    np.testing.assert_array_equal(cut.everywhere(value(v)), cut.everywhere(v))
+    np.testing.assert_array_equal(cut.at_end(value(v)), cut.at_end(v))
+    assert lm.generate(["A"], new=2, steering=Tensor(rows, requires_grad=True)) == lm.generate(["A"], new=2, steering=rows)
+    np.testing.assert_array_equal(cut.and_later(Tensor(rows)).later, rows)
+
+
+@pytest.mark.parametrize("layer", ["1", 1.0, None, True, [1], -1, 3, np.array([1])], ids=repr)
+def test_things_that_are_no_layer(lm, layer):
+    with pytest.raises(ValueError, match=r"^layer: expected a (block from 0 to 2|whole number), got"):
+        lm.at(layer, ["A"])
+    if not isinstance(layer, list | np.ndarray):
+        with pytest.raises(ValueError, match=r"^layer: expected a (block from 0 to 2|whole number), got"):
+            lm.steering({layer: np.zeros(32)})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda lm: lm.steering([np.zeros(32)]), "^vectors: .*a list"),
+        (lambda lm: lm.steering({1: "v"}), "^v: expected an array of numbers, got 'v'"),
+        (lambda lm: lm.steering({1: [1.0, 2.0]}), r"^v: expected shape \(32,\)"),
+        (lambda lm: lm.steering({1: np.full(32, np.nan)}), "^v: expected finite numbers"),
+        (lambda lm: lm.at(1, ["A"]).everywhere("v"), "^v: expected an array of numbers"),
+        (lambda lm: lm.at(1, ["A"]).everywhere(None), "^v: expected an array of numbers"),
+        (lambda lm: lm.at(1, ["A"]).and_later([[1.0], [1.0, 2.0]]), "^rows: expected an array of numbers"),
+        (lambda lm: lm.generate(["A"], steering="v"), "^steering: expected an array of numbers"),
+        (lambda lm: lm.generate(["A"], steering=[1, 2]), r"^steering: expected shape \(3, 32\)"),
+        (lambda lm: lm.difference_of_means(["A"], ["B"], budget=0), "^budget: "),
+        (lambda lm: lm.with_dtype("float99"), "^dtype: .*float32.*, got float99"),
+        (lambda lm: load("x", dtype=int), "^dtype: .*float32.*, got int"),
+        (lambda lm: load("x", compute="int8"), "^compute: .*float32.*, got int8"),
+        (lambda lm: load(None), "^model: expected a name or a path"),
+        (lambda lm: load(5), "^model: expected a name or a path, got 5"),
+        (lambda lm: load(""), "^model: expected a name or a path"),
+        (lambda lm: Sampling(temperature=float("nan")), "^temperature: "),
+        (lambda lm: Sampling(temperature=float("inf")), "^temperature: "),
+    ],
+)
+def test_things_that_are_refused(lm, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(lm)

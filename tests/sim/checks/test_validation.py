@@ -1,0 +1,179 @@
+"""The theory on language models, tried on small random ones: what holds, and what is caught when something is wrong."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from sim.checks.concept_texts import CONCEPTS, Concept
+from sim.checks.validation import CHECKS, SMOKE, Material, as_table, validate
+from sim.figures import LANGUAGE_FIGURES
+from sim.measure import losses
+from sim.measure.curves import bumps
+from sim.reproduce import write_validation
+from theory import REGISTRY, arc
+
+
+def rows(seed, count, length):
+    """Contexts of two lengths."""
+    drawn = np.random.default_rng(seed).integers(0, 50, (count, length))
+    return tuple(row[: length - k % 2].tolist() for k, row in enumerate(drawn))
+
+
+TEXTS = Material(
+    concepts=(Concept("one", rows(1, 3, 5), rows(2, 4, 6)), Concept("other", rows(3, 3, 4), rows(4, 3, 6))),
+    openings=rows(5, 2, 4),
+    beginnings=rows(6, 3, 3),
+    foreign=np.random.default_rng(7).integers(0, 50, 200).tolist(),
+)
+
+
+def of(model, **options):
+    return validate(model, size=SMOKE, texts=TEXTS, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def found(small):
+    """LayerNorm, with biases."""
+    return of(small("gpt2"))
+
+
+def all_hold(got):
+    assert [finding for finding in got.findings if not finding.holds] == []
+    assert {finding.statement for finding in got.findings} == set(CHECKS)
+    assert all(np.isfinite(finding.value) for finding in got.findings)
+
+
+def test_every_comparison_holds(found):
+    all_hold(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma2", "llama, grouped, tied", "qwen3, windows, biases", "gemma3, scaled"])
+def test_every_comparison_holds_on_every_kind_of_norm(small, name):
+    all_hold(of(small(name)))
+
+
+@pytest.mark.slow
+def test_a_softcap_and_norms_after_blocks_change_nothing(small):
+    assert of(small("gemma2"), statements=["N7", "proposition-4.1"]).holds
+
+
+def test_all_concepts_and_layers_are_there(found):
+    layers = [0, 1, 2]
+    assert set(found.data.children) == {figure.dataset for figure in LANGUAGE_FIGURES.values()}
+    for name in ("plateaus", "curvatures", "next_tokens"):
+        assert found.data[name]["layer"].values.tolist() == layers
+        assert found.data[name]["concept"].values.tolist() == ["one", "other"]
+    shares = found.data["next_tokens"]["count"]
+    np.testing.assert_array_equal(shares.sum("kind") > 0, True)
+
+
+def test_every_checked_statement_is_one_of_the_theory():
+    assert set(CHECKS) <= set(REGISTRY)
+
+
+def wrong_width(*arguments, **options):
+    law = LAW(*arguments, **options)
+    return law._replace(width=1.001 * law.width)
+
+
+LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, losses.variance
+
+SLOW = (
+    "law of a wrong width",
+    "arc that starts at 0",
+    "plateau of one side",
+    "bound without what blocks add",
+    "second moment for the variance",
+)
+
+PLANTED = {
+    "law of a wrong width": ("N7", arc, "law", wrong_width),
+    "arc that starts at 0": ("N8.arc", arc, "arc_of", lambda *a, **o: ARC_OF(*a, **o)._replace(centre=jnp.zeros(()))),
+    "plateau of one side": ("N8.plateau", arc, "plateau", lambda bends, sign: bends.B + bends.c),
+    "limit of the wrong sign": ("proposition-4.1", arc, "limit", lambda *a, **o: LIMIT(*a[:-1], -a[-1], **o)),
+    "bound without what blocks add": ("proposition-4.1", arc, "limit_bound", lambda W, *a, **o: jnp.zeros(W.shape[0])),
+    "second moment for the variance": (
+        "N9",
+        losses,
+        "variance",
+        lambda logits, slopes: jnp.sum(jax.nn.softmax(logits) * slopes**2, axis=-1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PLANTED])
+def test_errors_in_the_theory_are_caught(small, monkeypatch, name):
+    statement, module, function, wrong = PLANTED[name]
+    monkeypatch.setattr(module, function, wrong)
+    jax.clear_caches()
+    try:
+        assert not of(small("gpt2"), statements=[statement]).holds
+    finally:
+        monkeypatch.undo()
+        jax.clear_caches()
+
+
+def test_moments_are_derivatives_of_the_losses(small):
+    """The slope of Delta CE and the curvature of KL at every position, by differences, for contexts of two lengths."""
+    with jax.enable_x64(True):
+        model = small("gpt2").with_dtype(jnp.float64)
+        cut = model.at(1, rows(8, 3, 7), last_only=False)
+        v = jnp.asarray(np.random.default_rng(9).normal(size=model.architecture.width))
+        curvature, slope = losses.moments(cut, v)
+        step = 1e-4
+        loss, divergence = losses.increases(cut, v, jnp.asarray([-step, step]))
+        np.testing.assert_allclose((loss[:, 1] - loss[:, 0]) / (2 * step), slope, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose((divergence[:, 0] + divergence[:, 1]) / (2 * step**2), curvature, rtol=1e-5, atol=1e-6)
+
+
+def test_vectors_are_differences_of_means_over_tokens_and_texts(small):
+    model, concept = small("llama"), TEXTS.concepts[0]
+
+    def mean(texts):
+        states = [np.asarray(model.states([text])[0])[:, 0].mean(axis=1) for text in texts]
+        return np.mean(states, axis=0)
+
+    expected = mean(concept.positive) - mean(concept.negative)
+    np.testing.assert_allclose(model.difference_of_means(concept.positive, concept.negative), expected, atol=2e-6)
+
+
+def test_bumps_are_maxima_inside_that_stand_out():
+    x = np.linspace(-4, 4, 401)
+    assert bumps(np.exp(-(x**2))).tolist() == [200]
+    assert bumps(1 / (1 + np.exp(-x))).tolist() == []
+    assert len(bumps(np.exp(-((x - 2) ** 2)) + np.exp(-((x + 2) ** 2)))) == 2
+    assert bumps(1 / (1 + np.exp(-x)) + 1e-5 * np.sin(40 * x)).tolist() == []
+
+
+def test_concepts_that_ship_are_two_sides_of_a_contrast():
+    assert len(CONCEPTS) >= 2
+    for concept in CONCEPTS:
+        assert len(set(concept.positive)) == len(concept.positive) >= 10
+        assert not set(concept.positive) & set(concept.negative)
+
+
+def test_an_unknown_statement_is_refused(small):
+    with pytest.raises(ValueError, match=r"statement: expected one that language models are checked on \(N7, .*got N5"):
+        of(small("gpt2"), statements=["N5"])
+
+
+def test_table_and_files(found, tmp_path):
+    files = write_validation(tmp_path, found, alone=True)
+    assert set(files) == set(LANGUAGE_FIGURES)
+    page = (tmp_path / "language-model.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == len(LANGUAGE_FIGURES)
+    for link in re.findall(r'href="([^"#]+)"', page):
+        assert (tmp_path / link).exists(), link
+    kept = json.loads((tmp_path / "language-model.json").read_text())
+    assert kept["holds"] is True
+    assert len(kept["findings"]) == len(found.findings)
+    with xr.open_datatree(tmp_path / "language-model.nc", engine="h5netcdf") as tree:
+        assert set(tree.children) == set(found.data.children)
+        assert tree.attrs["fingerprint"] == found.numbers["fingerprint"]
+    assert as_table(found).endswith("comparisons hold on " + found.model)

@@ -1,0 +1,382 @@
+"""Updates trained on paired answers, and preference and utility under them: against whole passes, row by row."""
+
+import json
+from dataclasses import replace
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+
+from sim.bridge.tokenizer import Tokenizer
+from sim.experiments import inputs
+from sim.experiments.inputs import Pair, read_pairs
+from sim.experiments.preference import page, pairs, updates
+from sim.experiments.run import run
+from sim.experiments.settings import Recipe
+from tests.sim.experiments import tiny
+from ufm import Answers, preference
+from ufm.updates import LoRA, Vector, Weight, add, init_update, null_out
+
+FORMS = ("vector", "lora", "weight")
+QUICK = (("reps", "vector"), ("split", "lora"), ("sft", "weight"))
+
+
+@pytest.fixture(scope="session")
+def e(lm, tmp_path_factory):
+    """A run in which updates are trained and measured."""
+    with jax.enable_x64(False):
+        found = tiny.start(tmp_path_factory.mktemp("updates") / "run", lm, lm)
+        run(found, ["preference-utility"])
+        return found
+
+
+@pytest.fixture(scope="session")
+def task(e):
+    with jax.enable_x64(False):
+        return updates.tasks(e)["optimistic"]
+
+
+def log_p(lm, row, count, steering=None):
+    """The log-probability of the last tokens of a row, from a whole pass."""
+    if steering is None:
+        logits = lm.logits([list(row)])[0]
+    else:
+        layer, b = steering
+        cut = lm.at(layer, [list(row)], last_only=False)
+        logits = np.asarray(last_logits(cut, b)).reshape(len(row), -1)
+    every = jax.nn.log_softmax(jnp.asarray(logits), axis=-1)
+    return sum(float(every[len(row) - count + k - 1, row[len(row) - count + k]]) for k in range(count))
+
+
+@jax.jit
+def last_logits(cut, v):
+    return cut.decode(cut.embed(jnp.arange(1)) + cut.everywhere(v))
+
+
+def some_update(cut, form, seed=0):
+    inputs, outputs = next(iter(cut.sites.values()))
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(0.1 * rng.normal(size=shape))
+
+    kinds = {
+        "vector": lambda: Vector(normal(outputs)),
+        "lora": lambda: LoRA(normal(2, inputs), normal(outputs, 2)),
+        "weight": lambda: Weight(normal(outputs, inputs), normal(outputs)),
+    }
+    return kinds[form]()
+
+
+# --- pairs -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_projects_own_pairs():
+    found = inputs.own_pairs()
+    assert set(found) == {"impolite", "optimistic"}
+    for some in found.values():
+        assert len(some) >= 40
+        assert len({pair.question for pair in some}) == len(some)
+        lengths = np.asarray([[len(pair.matching.split()), len(pair.not_matching.split())] for pair in some])
+        assert abs(lengths[:, 0].mean() - lengths[:, 1].mean()) < 0.5
+
+
+def test_pairs_as_tokens(lm):
+    some = tiny.INPUTS.pairs["optimistic"]
+    found = pairs.encode(lm, some)
+    assert found.pairs == len(some)
+    for k, pair in enumerate(some):
+        for side in (0, 1):
+            row, count = found.rows[2 * k + side], found.counts[2 * k + side]
+            assert lm.tokenizer.decode(list(row)) == f"Question: {pair.question}\nAnswer: {pair[1 + side]}"
+            assert lm.tokenizer.decode(list(row[-count:])).strip() == pair[1 + side]
+            assert found.first[k, side] == row[-count]
+        assert found.questions[k] == found.rows[2 * k][: -found.counts[2 * k]]
+    assert found.some([2, 0]).rows == (*found.rows[4:6], *found.rows[:2])
+
+
+def test_pairs_before_a_tokenizer_that_begins_every_text_with_a_space(lm):
+    """As Llama 2's does: an answer is preceded by one space, not by two."""
+    letters = ["▁", "\n", ":", "?", *"abcdefghijklmnopqrstuvwxyzAQ"]
+    core = tokenizers.Tokenizer(tokenizers.models.BPE({one: k for k, one in enumerate(letters)}, []))
+    before = [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    core.normalizer = tokenizers.normalizers.Sequence(before)
+    found = pairs.encode(replace(lm, tokenizer=Tokenizer(core)), [Pair("who?", "you", "not me ")])
+    spelt = ["".join(letters[z] for z in row) for row in found.rows]
+    assert spelt == ["▁Question:▁who?\nAnswer:▁you", "▁Question:▁who?\nAnswer:▁not▁me"]
+    assert found.counts == (4, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "at least one line, got none"),
+        ("{", "expected JSON, got .* in line 1 of kind.jsonl"),
+        ('{"question": "a", "matching": "b"}', '"not_matching" that is not empty'),
+        ('{"question": "a", "matching": " ", "not_matching": "c"}', '"matching" that is not empty'),
+        ("[1]", '"question" that is not empty'),
+    ],
+)
+def test_bad_files_of_pairs(tmp_path, text, message):
+    file = tmp_path / "kind.jsonl"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_pairs(file)
+
+
+def test_a_folder_of_pairs(tmp_path):
+    with pytest.raises(ValueError, match="pairs: expected a JSON-lines file, or a folder of such"):
+        read_pairs(tmp_path)
+    (tmp_path / "calm.jsonl").write_text(json.dumps({"question": "a", "matching": "b ", "not_matching": "c"}) + "\n\n")
+    assert read_pairs(tmp_path) == {"calm": (Pair("a", "b", "c"),)}
+
+
+def test_an_answer_of_no_tokens_is_refused(lm):
+    with pytest.raises(ValueError, match="answers of at least one token, got none in not_matching of pair 1"):
+        pairs.encode(lm, [Pair("a", "b", "c"), Pair("a", "b", " ")])
+    with pytest.raises(ValueError, match="at most 256 tokens"):
+        pairs.encode(lm, [Pair("a", "b " * 300, "c")])
+
+
+# --- how likely answers are --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_answers_without_an_update_are_those_of_the_model(lm, task, form):
+    asked = task.asked(task.training, form)
+    h = updates.states(asked)
+    found = updates.unsteered(asked, h, int(task.e.settings.updates.layer))
+    for k in range(task.training.pairs):
+        for side, values, tokens in ((0, found.positive, found.tokens_positive), (1, found.negative, found.tokens_negative)):
+            row, count = task.training.rows[2 * k + side], task.training.counts[2 * k + side]
+            assert float(values[k]) == pytest.approx(log_p(lm, row, count), abs=1e-4)
+            assert int(tokens[k]) == count
+
+
+def test_answers_under_a_vector_are_those_of_the_steered_model(lm, task):
+    layer = int(task.e.settings.updates.layer)
+    asked = task.asked(task.held_out, "vector")
+    b = jnp.asarray(task.difference.b)
+    found = updates.likelihoods(layer, asked, updates.states(asked), Vector(b), jnp.asarray([0.0, 3.0]), 2)
+    row, count = task.held_out.rows[1], task.held_out.counts[1]
+    assert float(found.negative[0, 1]) == pytest.approx(log_p(lm, row, count, (layer, 3 * b)), abs=1e-4)
+    assert abs(float(found.negative[0, 1] - found.negative[0, 0])) > 1e-2
+
+
+# --- objectives --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in product(("sft", "reps", "split"), FORMS)],
+)
+def test_gradients_of_objectives_against_finite_differences(task, form, method):
+    settings = task.e.settings.updates
+    recipe = Recipe(0.1, 2.0, 5.0, 0.4)
+    with jax.enable_x64(True):
+        wide = replace(task, e=replace(task.e, lm=task.e.lm.with_dtype(jnp.float64)))
+        asked = wide.asked(wide.training, form)
+        h = asked.cut.embed(jnp.arange(asked.cut.n_contexts))
+        update, which, m = some_update(asked.cut, form), jnp.asarray([2, 0]), jnp.asarray([0.4, 1.7])
+        nothing = jax.tree.map(jnp.zeros_like, update)
+        rows = jnp.arange(2 * wide.training.pairs)
+        reference = pairs.answers(asked, h, add(nothing), jnp.zeros(rows.size), rows)
+
+        @jax.jit
+        def loss(one):
+            return updates.objective(method, settings, recipe, asked, h, reference, one, m, which)
+
+        value, gradient = jax.jit(jax.value_and_grad(loss))(update)
+        direction = some_update(asked.cut, form, seed=5)
+        slope = sum(
+            float(jnp.sum(a * b)) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+        )
+        there, back = (float(loss(jax.tree.map(lambda a, b, s=s: a + s * b, update, direction))) for s in (1e-4, -1e-4))
+        assert slope == pytest.approx((there - back) / 2e-4, rel=1e-3, abs=1e-6)
+        assert abs(slope) > 1e-4
+        assert np.isfinite(float(value))
+
+
+def test_reps_has_both_branches(task):
+    settings, recipe = task.e.settings.updates, Recipe(0.1, 2.0, 5.0, 0.4)
+    asked = task.asked(task.training, "vector")
+    h, which, m = updates.states(asked), jnp.asarray([1, 3]), jnp.asarray([1.0, 2.0])
+    reference, update = updates.unsteered(asked, h, int(settings.layer)), Vector(task.difference.b)
+    rows = jnp.asarray([2, 3, 6, 7])
+    found = pairs.answers(asked, h[rows], add(update), jnp.asarray([1.0, 1.0, 2.0, 2.0]), rows)
+    nulled = pairs.answers(asked, h[rows], null_out(update), jnp.zeros(4), rows)
+    of = Answers(*(one[which] for one in reference))
+    plain = float(jnp.mean(preference.reps(found, of)))
+    both = plain + float(jnp.mean(preference.reps(nulled.swapped, of.swapped)))
+    value = float(updates.objective("reps", settings, recipe, asked, h, reference, update, m, which))
+    assert value == pytest.approx(both, rel=1e-5)
+    assert abs(value - plain) > 0.1
+    unnulled = pairs.answers(asked, h[rows], add(update), jnp.zeros(4), rows)
+    assert float(jnp.abs(nulled.positive - unnulled.positive).max()) > 1e-3
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_pair_once_in_each_epoch():
+    settings = tiny.settings().updates
+    recipe = Recipe(0.1, 2.0, 5.0, 0.4, levels=4)
+    steps = [updates.batch(settings, recipe, 6, k, seed=3) for k in range(4)]
+    for epoch in (steps[:2], steps[2:]):
+        assert sorted(np.concatenate([one.which for one in epoch])) == list(range(6))
+    assert (steps[0].which != steps[2].which).any()
+    every = np.concatenate([updates.batch(settings, recipe, 6, k, seed=3).m for k in range(200)])
+    assert sorted(set(every)) == [0.5, 1.0, 1.5, 2.0]
+    assert updates.steps_of(settings) == 4  # 4 pairs in batches of 3, twice
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", ["reps", "split"])
+def test_trained_updates_lower_their_objective(e, task, form, method):
+    settings = e.settings.updates
+    update = updates.trained(e, form, "optimistic", method)
+    asked = task.asked(task.training, form)
+    h = updates.states(asked)
+    reference = updates.unsteered(asked, h, int(settings.layer))
+    inputs, outputs = next(iter(asked.cut.sites.values()))
+    seed = e.seed("update", form, "optimistic", method)
+    first = init_update(jax.random.key(seed), form, inputs, outputs, rank=settings.rank)
+    which = jnp.arange(task.training.pairs)
+    m = jnp.full(which.size, settings.recipe(form).strengths[2])
+
+    @jax.jit
+    def loss(one):
+        return updates.objective(method, settings, settings.recipe(form), asked, h, reference, one, m, which)
+
+    assert float(loss(update)) < float(loss(first))
+    kept = e.store.data(f"update-{form}").sel(concept="optimistic", objective=method)
+    assert np.isfinite(kept["loss"].values).all()
+    assert int(kept["stopped"]) == -1
+
+
+def test_a_training_that_was_interrupted_gives_the_same_update(e, task, tmp_path, monkeypatch):
+    step, count = updates._step, 0
+
+    def interrupted(*arguments):
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(updates, "_step", interrupted)
+    seed = e.seed("update", "lora", "optimistic", "split")
+    with pytest.raises(KeyboardInterrupt):
+        updates.train(task, "lora", "split", tmp_path, seed=seed, progress=False)
+    found, _ = updates.train(task, "lora", "split", tmp_path, seed=seed, progress=False)
+    expected = updates.trained(e, "lora", "optimistic", "split")
+    np.testing.assert_array_equal(found.up, expected.up)
+    np.testing.assert_array_equal(found.down, expected.down)
+
+
+def test_a_training_that_diverges_says_so_and_keeps_the_last_good_update(lm, tmp_path, monkeypatch):
+    monkeypatch.setattr("sim.experiments.settings.LARGEST", np.inf)  # no rate that is accepted diverges in so few steps
+    of = tiny.settings().changed(
+        {"updates.forms": ["vector"], "updates.methods": ["sft"], "updates.vector.rate": 3e38, "updates.epochs": 4}
+    )
+    diverged = tiny.start(tmp_path / "run", lm, lm, of=of)
+    with pytest.warns(UserWarning, match="sft vector of optimistic: diverged at step"):
+        run(diverged, ["train-update"])
+    data = diverged.store.data("update-vector")
+    assert int(data["stopped"].squeeze()) > 0
+    assert np.isfinite(data["b"].values).all()
+
+
+# --- preference and utility ----------------------------------------------------------------------------------------------
+
+
+def test_losses_without_strength_are_those_of_the_model(e, lm, task):
+    for form in FORMS:
+        data = e.store.data(f"preference-{form}").sel(concept="optimistic")
+        middle = data["loss"].isel(strength=int(np.flatnonzero(data["alpha"].values == 0)[0]))
+        assert data["alpha"].values.max() == pytest.approx(2 * e.settings.updates.recipe(form).reach)
+        for method in data["objective"].values:
+            found = middle.sel(objective=method).values
+            if method == "difference" and form != "vector":
+                assert np.isnan(found).all()
+                continue
+            for k in range(task.held_out.pairs):
+                for side in (0, 1):
+                    row, count = task.held_out.rows[2 * k + side], task.held_out.counts[2 * k + side]
+                    assert found[k, side] == pytest.approx(-log_p(lm, row, count) / count, abs=1e-4)
+
+
+def test_losses_under_a_trained_vector(e, lm, task):
+    data = e.store.data("preference-vector").sel(concept="optimistic", objective="split")
+    update, layer = updates.trained(e, "vector", "optimistic", "split"), int(e.settings.updates.layer)
+    for k in (0, 5, 6):  # of both parts of the strengths
+        alpha = float(data["alpha"][k])
+        row, count = task.held_out.rows[2], task.held_out.counts[2]
+        expected = -log_p(lm, row, count, (layer, alpha * update.b)) / count
+        assert float(data["loss"][k, 1, 0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_preference_of_first_tokens_by_layer(e, lm, task):
+    data = e.store.data("preference-layers").sel(concept="optimistic")
+    last = lm.architecture.layers - 1
+    assert data["layer"].values.tolist() == [0, 1, 2]
+    error = data["law_error"]
+    assert float(error.sel(layer=last).max()) < 1e-6
+    assert np.isnan(error.sel(layer=0).values).all()
+    first = task.training.first
+    differ = np.flatnonzero(first[:, 0] != first[:, 1])[:3]
+    chosen = task.training.some(differ)
+    for layer in (1, last):
+        v = task.difference_at(layer)
+        alphas = data["alpha"].sel(layer=layer).values
+        for pair in range(len(differ)):
+            # Longer than any question: one program serves all.
+            cut = lm.at(layer, [chosen.questions[pair]], length=24)
+            for k in (0, len(alphas) // 2, len(alphas) - 1):
+                logits = np.asarray(last_logits(cut, jnp.asarray(alphas[k] * v, jnp.float32)))[0]
+                expected = logits[chosen.first[pair, 0]] - logits[chosen.first[pair, 1]]
+                assert float(data["preference"].sel(layer=layer)[pair, k]) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_page_of_preference_and_utility(e):
+    found = page.write(e)
+    html, about = found.page.read_text(), json.loads((e.store.path / "preference.json").read_text())
+    assert {row["update"] for row in about["table"]} == {
+        "difference vector",
+        *(f"{objective} {form}" for objective in ("reps", "split") for form in FORMS),
+    }
+    assert "reps weight" in found.text
+    assert "local weight, RePS" in html
+    assert html.count("<img") == len(list((e.store.path / "figures").glob("preference-*.svg"))) >= 2
+    assert [row["layer"] for row in about["layers"]] == [0, 1, 2]
+    # Behind the last block the law is exact, and the fit finds it.
+    assert about["layers"][-1]["law_error"] < 1e-6
+    assert about["layers"][-1]["exponent"] == pytest.approx(0.5, abs=0.02)
+    assert about["stopped"] == []
+    # W's two pieces, fitted to the toy, find the one law of N7.
+    assert about["toy"]["fitted_exponents"] == pytest.approx([0.5, 0.5], abs=1e-6)
+    for key in ("centre", "width"):
+        assert about["toy"][f"fitted_{key}s"] == pytest.approx(2 * [about["toy"][key]], rel=1e-6)
+    losses = page.measured(e)
+    assert losses["loss"].sel(update="reps lora", concept="optimistic").notnull().all()
+
+
+def test_a_concept_without_pairs_is_refused(lm, tmp_path):
+    of = tiny.settings().changed({"updates.concepts": ["calm"]})
+    with pytest.raises(ValueError, match=r"updates.concepts: expected some of optimistic, which have pairs, got calm"):
+        run(tiny.start(tmp_path / "run", lm, lm, of=of), ["train-update"])
+    many = tiny.settings().changed({"updates.trained": 6})
+    with pytest.raises(ValueError, match=r"more than 6 \(updates.trained\) of optimistic, got 6"):
+        run(tiny.start(tmp_path / "other", lm, lm, of=many), ["train-update"])
+    with pytest.raises(ValueError, match=r"updates.rank: expected at most 32"):
+        tiny.start(tmp_path / "rank", lm, lm, of=tiny.settings().changed({"updates.rank": 33}))
+    with pytest.raises(ValueError, match=r"updates.forms: expected some of vector, lora, weight, got matrix"):
+        tiny.settings().changed({"updates.forms": ["matrix"]})
+
+
+def test_an_update_that_was_not_trained(e):
+    with pytest.raises(ValueError, match="a trained one"):
+        updates.trained(e, "lora", "optimistic", "difference")

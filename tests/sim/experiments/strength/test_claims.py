@@ -1,0 +1,120 @@
+"""What claims rest on: fits, shapes, orders and verdicts, each against something independent or known beforehand."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import norm
+
+from sim.experiments.strength import claims
+from sim.experiments.strength.claims import Claim
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "least", "most", "verdict"),
+    [
+        (0.6, 0.04, 0.5, None, "holds"),
+        (0.6, 0.06, 0.5, None, "open"),
+        (0.4, 0.04, 0.5, None, "fails"),
+        (0.4, 0.06, 0.5, None, "open"),
+        (1.0, 0.04, 0.9, 1.1, "holds"),
+        (1.3, 0.04, 0.9, 1.1, "fails"),
+        (1.0, 0.2, 0.9, 1.1, "open"),
+        (0.6, float("nan"), 0.5, None, "open"),
+        (float("nan"), 0.1, 0.5, None, "open"),
+        (0.6, 0.1, None, None, "reported"),
+    ],
+)
+def test_verdicts_take_two_standard_errors(value, error, least, most, verdict):
+    one = Claim("S", "says", "about", "what", value, error, least, most)
+    assert one.verdict == verdict
+    assert one.as_json()["value"] == (value if np.isfinite(value) else None)
+    blind = Claim("S", "says", "about", "what", value, error, least, most, blind=True)
+    assert blind.verdict == ("reported" if verdict == "reported" else "open")
+
+
+@pytest.mark.parametrize("law", [(0.4, 0.3, 0.2, 1.5), (0.5, -0.4, 1.0, -2.0), (0.6, 0.1, 5.0, 0.3)])
+def test_a_tanh_is_found_again(law):
+    level, height, rate, centre = law
+    alphas = np.linspace(-20, 20, 41)
+    curve = level + height * np.tanh(rate * (alphas - centre))
+    fit, quality = claims.fit_tanh(alphas, curve)
+    assert quality == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(fit[0] + fit[1] * np.tanh(fit[2] * (alphas - fit[3])), curve, atol=1e-3)
+
+
+def test_a_bump_is_no_sigmoid_and_a_flat_curve_is_nothing():
+    alphas = np.linspace(-10, 10, 21)
+    assert claims.fit_tanh(alphas, np.exp(-(alphas**2) / 20))[1] < 0.6
+    fit, quality = claims.fit_tanh(alphas, np.full(21, 0.3))
+    assert np.isnan(quality)
+    assert np.isnan(fit).all()
+
+
+def test_auc_is_the_chance_of_the_right_order():
+    rng = np.random.default_rng(0)
+    positive, negative = rng.normal(1.0, 1.0, 400), rng.normal(0.0, 1.0, 300)
+    counted = np.mean([(p > q) + (p == q) / 2 for p in positive for q in negative])
+    value, error = claims.auc(positive, negative)
+    assert value == pytest.approx(counted)
+    assert abs(value - norm.cdf(1 / np.sqrt(2))) < 3 * error
+    draws = [claims.auc(rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 30))[0] for _ in range(400)]
+    assert claims.auc(rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 30))[1] == pytest.approx(np.std(draws), rel=0.5)
+
+
+def curves(places, odds, alphas):
+    """Probabilities of tokens along a sweep: a bump at each place, or rising throughout where it is infinite."""
+    log_p = np.stack([-((alphas - place) ** 2) / 50 if np.isfinite(place) else alphas / 40 for place in places], axis=-1) - 2
+    dims, n = ("variant", "concept", "layer", "context"), len(places)
+    return xr.Dataset(
+        {
+            "token": ((*dims, "slot"), np.arange(n).reshape(1, 1, 1, 1, n)),
+            "log_p": ((*dims, "strength", "slot"), log_p[None, None, None, None]),
+            "log_odds": ((*dims, "slot"), np.reshape(odds, (1, 1, 1, 1, n))),
+            "alpha": (("variant", "strength"), alphas[None]),
+            "scale": (dims, np.full((1, 1, 1, 1), 2.0)),
+        },
+        {"variant": ["random"], "concept": ["joy"], "layer": [3], "context": [0]},
+    )
+
+
+def test_shapes_count_bumps_and_know_their_order():
+    alphas = np.linspace(-20, 20, 401)
+    data = curves([-6.0, 2.0, 8.0, np.inf, 5.0], [-1.0, 0.5, 3.0, 9.0, 1.0], alphas)
+    found = claims.shapes(data)
+    np.testing.assert_allclose(found["share"].values.ravel(), [0.8, 0.2, 0.0])
+    np.testing.assert_allclose(found["peak"].values.ravel(), [-3.0, 1.0, 4.0, np.nan, 2.5], atol=0.06)
+    assert claims.order(found, "random", "joy", 3)[0] == pytest.approx(1.0)
+    swapped = claims.shapes(curves([8.0, 2.0, -6.0, np.inf], [-1.0, 0.5, 3.0, 9.0], alphas))
+    assert claims.order(swapped, "random", "joy", 3)[0] == pytest.approx(-1.0)
+
+
+def test_a_token_at_both_ends_counts_once():
+    data = curves([-6.0, 2.0, 2.0], [-1.0, 0.5, 0.5], np.linspace(-20, 20, 401))
+    data["token"][..., 2] = 1
+    assert np.isfinite(claims.shapes(data)["peak"]).sum() == 2
+
+
+def test_ratios_of_means_and_their_errors():
+    rng = np.random.default_rng(1)
+    below = rng.uniform(1, 3, 2000)
+    above = 1.5 * below + rng.normal(0, 0.2, 2000)
+    value, error = claims._ratio(above, below)
+    assert abs(value - 1.5) < 3 * error
+    assert error == pytest.approx(0.2 / np.sqrt(2000) / 2, rel=0.1)
+
+
+def test_presence_leaves_out_what_has_no_answer():
+    dims = ("concept", "layer", "strength", "prompt", "completion")
+    shape = (1, 1, 2, 1, 3)
+    shown = xr.Dataset(
+        {
+            "answer": (dims, np.reshape([1, 0, 2, 1, -1, 0], shape)),
+            "in_lexicon": (dims, np.reshape([0, 2, 1, -1, 0, 0], shape)),
+            "ratio": (dims, np.reshape([0.5, -0.5, np.nan, 0.0, 1.0, -1.0], shape)),
+            "alpha": ("strength", [-1.0, 1.0]),
+        }
+    )
+    found = claims.presence(shown)["shown"].values.reshape(3, 6)
+    np.testing.assert_array_equal(found[0], [1, 0, np.nan, 1, np.nan, 0])
+    np.testing.assert_array_equal(found[1], [0, 1, 1, np.nan, 0, 0])
+    np.testing.assert_array_equal(found[2], [1, 0, np.nan, 0, 1, 0])

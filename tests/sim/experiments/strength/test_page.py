@@ -1,0 +1,110 @@
+"""The page of a run, the list of runs, and the commands: what they leave, and what they refuse."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from sim.cli import app
+from sim.experiments.run import as_table, prepare, runs
+from sim.experiments.store import Layout, open_store
+from sim.experiments.strength.page import LEADS, summary, write
+
+
+@pytest.fixture(scope="module")
+def written(done):
+    """The tiny run with its page."""
+    return done, write(done)
+
+
+def test_a_page_has_every_part(written):
+    e, found = written
+    html = (e.store.path / "index.html").read_text(encoding="utf-8")
+    for title, _ in LEADS.values():
+        assert f"<h2>{title}</h2>" in html
+    for name in e.sets:
+        assert f"<dt>{name}</dt>" in html
+    assert "Not finished" not in html
+    assert len(list((e.store.path / "figures").glob("*.svg"))) >= 9
+    kept = json.loads((e.store.path / "claims.json").read_text())
+    assert len(kept["claims"]) == len(found.claims) > 40
+    assert {one["verdict"] for one in kept["claims"]} <= {"holds", "fails", "open", "reported"}
+    with xr.open_datatree(e.store.path / "derived.nc") as tree:
+        assert set(tree.children) == set(found.data)
+    assert summary(found).splitlines()[-1].count(",") == 2
+
+
+def test_claims_say_what_the_data_say(written):
+    e, found = written
+    data = e.store.data("cross-entropy").sel(concept="joy", layer=2, text="own")
+    one = next(
+        c for c in found.claims if c.says.startswith("cross-entropy has") and c.about == "joy, block 2, own text, high end"
+    )
+    wanted = data["increase"].isel(strength=-1).mean() / data["plateau"].sel(side="high").mean()
+    assert one.value == pytest.approx(float(wanted), rel=1e-6)
+    right = e.store.data("mmlu")
+    share = (right["log_p"].argmax("letter") == right["answer"]).sel(concept="joy").values.reshape(3, -1)[1].mean()
+    one = next(c for c in found.claims if c.what == "accuracy at 0" and c.about.startswith("joy"))
+    assert one.value == pytest.approx(share)
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_has_a_page_of_what_there_is(done, tmp_path):
+    shutil.copytree(done.store.path, tmp_path / "run")
+    for group in ("concept", "mmlu"):
+        shutil.rmtree(tmp_path / "run" / "data.zarr" / group)
+    from dataclasses import replace
+
+    part = replace(done, store=replace(done.store, path=tmp_path / "run"))
+    found = write(part)
+    assert {one.group for one in found.claims} == {"next-token", "cross-entropy"}
+    assert "Not finished: concept, mmlu." in (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+
+
+def test_runs_are_listed(done, tmp_path):
+    (found,) = runs(done.store.path)
+    table = as_table(found)
+    assert "tiny 0 (fingerprint 0 1.0), judged by tiny 2" in table
+    assert "not finished" not in table
+    store = open_store(tmp_path / "other", dict(done.store.about))
+    store.fill("blocks", Layout({"x": np.arange(3)}, {"y": (("x",), "float32")}, {"x": 1}), lambda cell: {"y": [1.0]})
+    assert "3 of 3 cells" in as_table(store)
+
+
+def refused(*arguments):
+    """What a command says of bad input."""
+    result = CliRunner().invoke(app, ["lm", *arguments])
+    assert isinstance(result.exception, ValueError), result.output
+    return str(result.exception)
+
+
+def test_commands_refuse(done, tmp_path):
+    assert "folder: expected one with runs in it" in refused("show", str(tmp_path))
+    assert "preset: expected one of laptop, paper, smoke" in refused(
+        "all", "--out", str(tmp_path / "a"), "--preset", "small"
+    )
+    assert "set: expected NAME=VALUE" in refused("vectors", "--out", str(tmp_path / "a"), "--set", "seed")
+    assert "set: expected one of" in refused("vectors", "--out", str(tmp_path / "a"), "--set", "next_token.stregths=3")
+    assert "model: expected" in refused("prompts", "--out", str(tmp_path / "a"), "--model", str(tmp_path / "nothing"))
+    assert "contexts: expected a text file" in refused("next-token", "--out", str(tmp_path / "a"), "--contexts", "none.txt")
+    assert "out: expected the folder of a run" in refused("page", "--out", str(tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+    empty = open_store(tmp_path / "empty", dict(done.store.about))
+    assert "out: expected a run with something measured" in refused("page", "--out", str(empty.path))
+
+
+def test_show_prints_a_run(done):
+    result = CliRunner().invoke(app, ["lm", "show", str(done.store.path)])
+    assert result.exit_code == 0
+    assert "cross-entropy" in result.output
+
+
+def test_a_run_is_gone_on_with_as_it_was(done, tmp_path):
+    with pytest.raises(ValueError, match="preset: expected one of"):
+        prepare(done.store.path, preset="none")
+    # Its model was made in a test and has no place; everything else is read from the store.
+    with pytest.raises(ValueError, match=r"model: expected .*'tiny 0'"):
+        prepare(done.store.path)
