@@ -3,7 +3,7 @@
 The logits of one text at a few strengths are all that is ever held, whatever the number of texts and strengths.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from ufm.measures import variance
 from ufm.steerable import Steerable, at_once, finite_at
 
 
+@runtime_checkable
 class Split(Steerable, Protocol):
     """A language model split where it is steered, with texts (`sim.bridge.split.Split`)."""
 
@@ -28,6 +29,7 @@ class Split(Steerable, Protocol):
         ...
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """A language model (`sim.bridge.model.LanguageModel`)."""
 
