@@ -321,9 +321,7 @@ def _stage(name: str) -> None:
 
         changes: dict[str, object] = {} if seed is None else {"seed": seed}
         lists = {"concepts": concepts, "layers": layers, "variants": variants}
-        changes |= {
-            key: [_number(part) for part in _names(value) or []] for key, value in lists.items() if value is not None
-        }
+        changes |= {key: value for key, value in lists.items() if value is not None}
         changes |= dict(_parted(one) for one in change or [])
         given = {"prompts": prompts, "contexts": contexts, "starts": starts, "text": text, "questions": questions}
         given |= {"pairs": pairs}
@@ -394,10 +392,6 @@ def _parted(text: str) -> tuple[str, str]:
     require("=" in text, "set", "NAME=VALUE", repr(text))
     name, _, value = text.partition("=")
     return name, value
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdigit() else text
 
 
 @lm.command()

@@ -3,13 +3,15 @@
 S, section 5 and appendix A, is the preset "paper"; "laptop" is less of the same, "smoke" a little of everything.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import TypeAdapter, ValidationError
 
 from sim.bridge.config import Architecture
 from sim.bridge.generation import Sampling
@@ -395,15 +397,23 @@ class Settings:
         return replace(self, layers=tuple(layers), updates=updates)
 
     def changed(self, changes: Mapping[str, Any]) -> "Settings":
-        """These settings with other values, by names such as "seed" or "next_token.strengths"; texts are read as JSON.
+        """These settings with other values, by names such as "seed" or "next_token.strengths".
+
+        A text is read as JSON if it is JSON; where a list is set, as the entries of one with commas between them.
 
         Raises:
             ValueError: a name that there is not, a value of another type.
         """
-        whole = self
-        for path, value in changes.items():
-            whole = _with(whole, path.split("."), value, path)
-        return whole
+        whole = self.as_json()
+        for name, value in changes.items():
+            part: Any = whole
+            for key in name.split("."):
+                require(isinstance(part, dict), "set", "the name of a setting", repr(name))
+                require(key in part, "set", f"one of {', '.join(part)}", repr(name))
+                group, part = part, part[key]
+            require(not isinstance(part, dict), "set", f"the name of one setting of {name}", repr(name))
+            group[key] = _value(value, isinstance(part, list))
+        return _read(whole, "set")
 
     def as_json(self) -> dict[str, Any]:
         """As plain data, which `from_json` reads."""
@@ -414,22 +424,49 @@ def from_json(data: Mapping[str, Any]) -> Settings:
     """Settings from what `Settings.as_json` gave.
 
     Raises:
-        ValueError: a setting that there is not, or is no longer.
+        ValueError: a setting that there is not, or is no longer; a value of another type.
     """
-    return _built(Settings, data, "")
+    return _read(data, "settings")
 
 
-def _built(kind: type, data: Mapping[str, Any], inside: str) -> Any:
-    hints: dict[str, Any] = get_type_hints(kind)
-    unknown = [f"{inside}{name}" for name in data if name not in hints]
-    require(not unknown, "settings", "those of this version", ", ".join(unknown))
+_schema = functools.cache(lambda: TypeAdapter(Settings))
 
-    def value(name: str, one: Any) -> Any:
-        if isinstance(one, Mapping):
-            return _built(hints[name], one, f"{inside}{name}.")
-        return tuple(one) if isinstance(one, list) else one
 
-    return kind(**{name: value(name, one) for name, one in data.items()})
+def _read(data: Mapping[str, Any], argument: str) -> Settings:
+    """Settings from plain data; what pydantic finds wrong with them is said as `require` says it."""
+    try:
+        return _schema().validate_json(json.dumps(data, default=repr), strict=True, extra="forbid")
+    except ValidationError as error:
+        problems = [(_name(problem["loc"]), problem) for problem in error.errors(include_url=False)]
+    versions = {"unexpected_keyword_argument": "", "missing": "no "}
+    others = [versions[problem["type"]] + name for name, problem in problems if problem["type"] in versions]
+    require(not others, argument, "those of this version", ", ".join(others))
+    name, first = problems[0]
+    if first["type"] == "value_error":
+        raise first["ctx"]["error"]
+    kinds = [_KINDS.get(problem["type"], problem["msg"]) for other, problem in problems if other == name]
+    wanted = " or ".join(dict.fromkeys(kinds)).removeprefix("Input should be ")
+    raise ValueError(f"{argument}: expected {wanted} for {name}, got {first['input']!r}")
+
+
+_KINDS = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "a name"}
+"""What a setting has to be, by what pydantic calls the error."""
+
+
+def _name(place: Sequence[str | int]) -> str:
+    """The name of a setting, from a place that may end in a number in a list and in one of the types it may have."""
+    return ".".join(key for key in place if isinstance(key, str) and key not in ("int", "str"))
+
+
+def _value(value: Any, listed: bool) -> Any:
+    """A text as JSON, or as names and numbers with commas between them; one entry as a list of it."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            parts = [part.strip() for part in value.split(",")] if listed else []
+            value = [int(part) if part.lstrip("-").isdigit() else part for part in parts] or value
+    return [value] if listed and not isinstance(value, list | tuple) else value
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -449,40 +486,6 @@ def grid(count: int, reach: float, spread: float) -> Float[np.ndarray, " K"]:
     half = count // 2
     even = np.arange(-half, half + 1) / max(half, 1)
     return reach * (even if spread == 0 else np.sinh(spread * even) / np.sinh(spread))
-
-
-_KINDS = {bool: "true or false", int: "a number", float: "a number"}
-
-
-def _with(whole: Any, path: Sequence[str], value: Any, name: str) -> Any:
-    known = [one.name for one in fields(whole)]
-    require(path[0] in known, "set", f"one of {', '.join(known)}", repr(name))
-    old = getattr(whole, path[0])
-    if len(path) > 1:
-        require(is_dataclass(old), "set", "the name of a setting", repr(name))
-        return replace(whole, **{path[0]: _with(old, path[1:], value, name)})
-    require(not is_dataclass(old), "set", f"the name of one setting of {path[0]}", repr(name))
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            require(isinstance(old, str | tuple), "set", f"{_KINDS.get(type(old))} for {name}", repr(value))
-            if isinstance(old, tuple):
-                value = [int(part) if part.strip().isdigit() else part.strip() for part in value.split(",")]
-    if isinstance(old, tuple):
-        value = tuple(value) if isinstance(value, list | tuple) else (value,)
-        for one in value:
-            number = name == "layers" and isinstance(one, int) and not isinstance(one, bool)
-            require(
-                number or isinstance(one, str),
-                "set",
-                f"names{' or numbers' if name == 'layers' else ''} for {name}",
-                repr(one),
-            )
-    wanted = {float: (int, float), int: (int,), bool: (bool,)}.get(type(old), (object,))
-    fits = isinstance(value, wanted) and (isinstance(old, bool) or not isinstance(value, bool))
-    require(fits, "set", f"{type(old).__name__} for {name}", repr(value))
-    return replace(whole, **{path[0]: float(value) if isinstance(old, float) else value})
 
 
 LARGEST = 1e6

@@ -123,6 +123,10 @@ def test_variants_and_bootstrap_samples():
         ("layers", "3", (3,)),
         ("layers", '[3, "last"]', (3, "last")),
         ("layers", "last", ("last",)),
+        ("layers", "-1,last", (-1, "last")),
+        ("updates.layer", "3", 3),
+        ("updates.layer", "last", "last"),
+        ("updates.chat", "true", True),
     ],
 )
 def test_one_setting_is_changed(path, value, expected):
@@ -144,22 +148,26 @@ def test_one_setting_is_changed(path, value, expected):
         ("next_token", 1, "set: expected the name of one setting of next_token, got 'next_token'"),
         ("seed.x", 1, "set: expected the name of a setting, got 'seed.x'"),
         ("", 1, "set: expected one of concepts, .*, got ''"),
-        ("seed", "many", "set: expected a number for seed, got 'many'"),
-        ("seed", 1.5, "set: expected int for seed, got 1.5"),
-        ("seed", True, "set: expected int for seed, got True"),
-        ("seed", "null", "set: expected int for seed, got None"),
-        ("seed", [1], r"set: expected int for seed, got \[1\]"),
+        ("updates.layer", 1.5, "set: expected a whole number or a name for updates.layer, got 1.5"),
+        ("seed", np.float64(1.5), "set: expected a whole number for seed, got 1.5"),
+        ("seed", np.int64(1), "set: expected a whole number for seed, got "),
+        ("prompts.texts", {"a": 1}, "set: expected a whole number for prompts.texts, got {'a': 1}"),
+        ("seed", "many", "set: expected a whole number for seed, got 'many'"),
+        ("seed", 1.5, "set: expected a whole number for seed, got 1.5"),
+        ("seed", True, "set: expected a whole number for seed, got True"),
+        ("seed", "null", "set: expected a whole number for seed, got None"),
+        ("seed", [1], r"set: expected a whole number for seed, got \[1\]"),
         ("seed", 2**32, r"seed: .*below 2\^32, got 4294967296"),
         ("next_token.reach", "1e30", r"next_token.reach: .*at most 1e\+06, got 1e\+30"),
         ("updates.vector.rate", 1e30, "rate: .*at most"),
         ("prompts.texts", 10**12, "prompts.texts: .*at most"),
         ("seed", -1, "seed: .*from 0 on.*, got -1"),
         ("updates.chat", "maybe", "set: expected true or false for updates.chat, got 'maybe'"),
-        ("next_token.reach", "true", "set: expected float for next_token.reach, got True"),
-        ("next_token.reach", "[1]", r"set: expected float for next_token.reach, got \[1\]"),
-        ("next_token.strengths", "7.0", "set: expected int for next_token.strengths, got 7.0"),
-        ("concepts", 3, "set: expected names for concepts, got 3"),
-        ("concepts", '["joy", ["evil"]]', r"set: expected names for concepts, got \['evil'\]"),
+        ("next_token.reach", "true", "set: expected a number for next_token.reach, got True"),
+        ("next_token.reach", "[1]", r"set: expected a number for next_token.reach, got \[1\]"),
+        ("next_token.strengths", "7.0", "set: expected a whole number for next_token.strengths, got 7.0"),
+        ("concepts", 3, "set: expected a name for concepts, got 3"),
+        ("concepts", '["joy", ["evil"]]', r"set: expected a name for concepts, got \['evil'\]"),
         ("concepts", "random", "concepts: expected names other than random, .*, got 'random'"),
         (
             "concepts",
@@ -167,12 +175,12 @@ def test_one_setting_is_changed(path, value, expected):
             "concepts: expected names other than random, and without \"not \" before them, got 'not joy'",
         ),
         ("concepts", "", "concepts: expected names other than random, .*, got ''"),
-        ("variants", 3, "set: expected names for variants, got 3"),
-        ("variants", "{}", r"set: expected names for variants, got \{\}"),
+        ("variants", 3, "set: expected a name for variants, got 3"),
+        ("variants", "{}", r"set: expected a name for variants, got \{\}"),
         ("variants", "odd", "variants: expected some of random, .*, resampled, got odd"),
-        ("layers", "[[1]]", r"set: expected names or numbers for layers, got \[1\]"),
-        ("layers", "true", "set: expected names or numbers for layers, got True"),
-        ("layers", "1.5", "set: expected names or numbers for layers, got 1.5"),
+        ("layers", "[[1]]", r"set: expected a whole number or a name for layers, got \[1\]"),
+        ("layers", "true", "set: expected a whole number or a name for layers, got True"),
+        ("layers", "1.5", "set: expected a whole number or a name for layers, got 1.5"),
     ],
 )
 def test_changes_that_are_refused(path, value, message):
@@ -257,6 +265,28 @@ def test_settings_of_another_version_are_refused():
     odd["mmlu"]["speed"] = 1
     with pytest.raises(ValueError, match=r"settings: expected those of this version, got mmlu\.speed"):
         from_json(odd)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "1"}, "a whole number for seed, got '1'"),
+        ({"seed": None}, "a whole number for seed, got None"),
+        ({"layers": [1, 2.5]}, "a whole number or a name for layers, got 2.5"),
+        ({"layers": 1}, "a.* for layers, got 1"),
+        ({"mmlu": 1}, "an.* for mmlu, got 1"),
+        ({"mmlu": {"shots": True}}, "a whole number for mmlu.shots, got True"),
+        ({"updates": {"vector": {"rate": 1.0}}}, "those of this version, got no updates.vector.reach, .*"),
+    ],
+)
+def test_stored_settings_of_another_type_are_named(change, message):
+    with pytest.raises(ValueError, match=f"^settings: expected {message}$"):
+        from_json(SMOKE.as_json() | change)
+
+
+def test_stored_settings_out_of_range_are_named():
+    with pytest.raises(ValueError, match=r"^mmlu.strengths: expected an odd number .*, got 2$"):
+        from_json(SMOKE.as_json() | {"mmlu": {"strengths": 2}})
 
 
 def test_differences_are_said_in_words():
