@@ -6,6 +6,9 @@ Under assumption 2 steering is exponential tilting of the next-token distributio
 
 so that A' = E_alpha[M] and A'' = Var_alpha[M]. Functions here take one distribution ``log_p [V]``, the log-odds ``m [V]``
 and one strength; `jax.vmap` does the rest. Sweeps at scale are in `theory.predicted`.
+
+The search for roots is our own: optimistix's Newton takes 0.4 to 0.8 of its time on the same function, but has no bracket,
+errs up to 4 times as much (4e-15 of the root) and brings three packages whose import adds 0.7 s to the 1.05 s of JAX.
 """
 
 from typing import NamedTuple

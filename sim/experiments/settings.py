@@ -437,7 +437,10 @@ def _read(data: Mapping[str, Any], argument: str) -> Settings:
     try:
         return _schema().validate_json(json.dumps(data, default=repr), strict=True, extra="forbid")
     except ValidationError as error:
-        problems = [(_name(problem["loc"]), problem) for problem in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+    # A place may end in a number in a list and in one of the types that a value may have.
+    places = [[key for key in problem["loc"] if isinstance(key, str) and key not in ("int", "str")] for problem in details]
+    problems = list(zip(map(".".join, places), details, strict=True))
     versions = {"unexpected_keyword_argument": "", "missing": "no "}
     others = [versions[problem["type"]] + name for name, problem in problems if problem["type"] in versions]
     require(not others, argument, "those of this version", ", ".join(others))
@@ -446,16 +449,11 @@ def _read(data: Mapping[str, Any], argument: str) -> Settings:
         raise first["ctx"]["error"]
     kinds = [_KINDS.get(problem["type"], problem["msg"]) for other, problem in problems if other == name]
     wanted = " or ".join(dict.fromkeys(kinds)).removeprefix("Input should be ")
-    raise ValueError(f"{argument}: expected {wanted} for {name}, got {first['input']!r}")
+    raise ValueError(f"{argument}: expected {wanted} for {name or 'the whole'}, got {first['input']!r}")
 
 
 _KINDS = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "a name"}
 """What a setting has to be, by what pydantic calls the error."""
-
-
-def _name(place: Sequence[str | int]) -> str:
-    """The name of a setting, from a place that may end in a number in a list and in one of the types it may have."""
-    return ".".join(key for key in place if isinstance(key, str) and key not in ("int", "str"))
 
 
 def _value(value: Any, listed: bool) -> Any:

