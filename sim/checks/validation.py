@@ -24,7 +24,7 @@ from sim.bridge.model import LanguageModel, Prompts
 from sim.bridge.split import Split, end_states
 from sim.bridge.unembedding import Readout, readout
 from sim.checks.concept_texts import BEGINNINGS, CONCEPTS, OPENINGS, Concept
-from sim.measure.curves import KINDS_OF_CURVE, bumps
+from sim.measure.curves import KINDS_OF_CURVE, counts_of_kinds, shapes
 from sim.measure.losses import Text, loss_increases, loss_moments
 from sim.output import settings
 from theory import arc
@@ -537,17 +537,14 @@ def next_tokens(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
 
 def _shapes(run: _Run, probabilities: Float[np.ndarray, "n K V"], alphas: np.ndarray, scale: float):
     """Counts of kinds of curves, where the single bumps are, and the curves of the likeliest tokens of one context."""
-    counts, places, unsettled, looked_at = np.zeros(3), [], 0, 0
+    counts, places, unsettled = np.zeros(3), [], 0
     for rows in probabilities:
         ends = [np.argsort(-rows[end])[: run.size.likeliest] for end in (0, -1)]
-        for z in np.union1d(*ends):
-            found = bumps(rows[:, z])
-            kind = min(found.size, 2)
-            counts[(1, 0, 2)[kind]] += 1
-            unsettled += bumps(rows[::2, z]).size != found.size
-            looked_at += 1
-            if kind == 1:
-                places.append(alphas[found[0]] / scale)
+        kept = rows[:, np.union1d(*ends)].T
+        found = shapes(kept)
+        counts += counts_of_kinds(found.bumps)
+        unsettled += int(np.sum(shapes(kept[:, ::2]).bumps != found.bumps))
+        places += (alphas[found.place[found.single]] / scale).tolist()
     first = probabilities[0]
     zero, top = int(np.argmin(np.abs(alphas))), np.argsort(-first[-1])[:8]
     shares = counts / counts.sum()
@@ -560,7 +557,7 @@ def _shapes(run: _Run, probabilities: Float[np.ndarray, "n K V"], alphas: np.nda
             "count": ("kind", counts),
             "peak": ("quartile", quartiles),
             "scale": scale,
-            "unsettled": unsettled / looked_at,
+            "unsettled": unsettled / counts.sum(),
         },
         coords={"kind": list(KINDS_OF_CURVE), "quartile": [0.25, 0.5, 0.75]},
     )

@@ -4,7 +4,6 @@ A dataset is the group "next-token" of a run's store with one more variable: `wo
 been computed is left out, and so are panels with nothing in them.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,6 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy import stats
 
 from sim.figures.panels import (
     Panel,
@@ -28,7 +26,7 @@ from sim.figures.panels import (
     wrapped,
 )
 from sim.figures.style import DOTS, INK, KINDS, SPREAD, TARGET, style, word_labels
-from sim.measure.curves import bumps
+from sim.measure.curves import mean_tau, shapes
 
 SHOWN = len(SPREAD)
 """Tokens in a panel."""
@@ -299,17 +297,11 @@ def single_bumps(one: xr.Dataset) -> list[Bumps]:
         if not np.isfinite(p).all():
             continue
         slots = np.unique(after["token"].values, return_index=True)[1]
-        peaks = {slot: places[0] for slot in slots if (places := bumps(p[:, slot])).size == 1}
-        if peaks:
-            odds = after["log_odds"].values.astype(float)[list(peaks)]
-            found.append(Bumps(odds, alphas[list(peaks.values())] / float(after["scale"])))
+        shaped = shapes(p[:, slots].T)
+        if shaped.single.any():
+            odds = after["log_odds"].values.astype(float)[slots[shaped.single]]
+            found.append(Bumps(odds, alphas[shaped.place[shaped.single]] / float(after["scale"])))
     return found
-
-
-def mean_tau(found: Sequence[Bumps]) -> float:
-    """Kendall's tau of log-odds and places, its mean over contexts; NaN if none has two tokens that differ."""
-    taus = [float(stats.kendalltau(odds, places).statistic) for odds, places in found if odds.size > 1]
-    return float(np.mean([tau for tau in taus if np.isfinite(tau)])) if np.isfinite(taus).any() else np.nan
 
 
 def dominant_log_odds(data: xr.Dataset) -> Figure:

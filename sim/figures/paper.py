@@ -27,6 +27,7 @@ from sim.figures.panels import (
     wrapped,
 )
 from sim.figures.style import DOTS, INK, OFF_TARGET, TARGET, Drawing, style
+from sim.measure.curves import Sigmoid
 
 MEASURES = {"answer": "as judged", "lexicon": "by its words", "ratio": "likelier once announced"}
 """Measures of concept probability, and their names."""
@@ -89,8 +90,7 @@ def _fitted(
     if not all(here):
         return np.full(alphas.size, np.nan)
     one = fits[["level", "height", "rate", "centre"]].sel(concept=name, layer=layer, measure=measure)
-    level, height, rate, centre = (float(value) for value in one.values())
-    return level + height * np.tanh(rate * (alphas - centre))
+    return Sigmoid(*(float(value) for value in one.values()))(alphas)
 
 
 def cross_entropy(data: xr.Dataset) -> Figure:

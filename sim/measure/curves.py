@@ -4,12 +4,12 @@ Of S these are theorems 3.3 and 3.6, for curves that are measured or predicted: 
 at K increasing strengths.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 from scipy.optimize import least_squares
 from scipy.signal import find_peaks
@@ -24,9 +24,33 @@ KINDS_OF_CURVE = ("one bump", "none", "several bumps")
 """What a probability can do along a sweep: rise to one peak and fall; rise or fall throughout; have several peaks."""
 
 
-def bumps(curve: Float[np.ndarray, " K"], noise: float = 1e-3) -> np.ndarray:
-    """Where a curve has its bumps: maxima inside that stand out by `noise` of the highest value on both sides."""
-    return find_peaks(curve, prominence=noise * curve.max())[0]
+class Shapes(NamedTuple):
+    """What several probabilities do along a sweep.
+
+    Attributes:
+        bumps: how many each has, ``[N]``.
+        place: the index of the only bump, or of the highest point if there is not one alone, ``[N]``.
+    """
+
+    bumps: Int[np.ndarray, " N"]
+    place: Int[np.ndarray, " N"]
+
+    @property
+    def single(self) -> Bool[np.ndarray, " N"]:
+        """Which have one bump."""
+        return self.bumps == 1
+
+
+def shapes(curves: Float[np.ndarray, "N K"], noise: float = 1e-3) -> Shapes:
+    """The bumps of probabilities: maxima inside that stand out by `noise` of the highest value on both sides."""
+    places = [find_peaks(curve, prominence=noise * curve.max())[0] for curve in curves]
+    highest = [bumps[0] if bumps.size == 1 else curve.argmax() for bumps, curve in zip(places, curves, strict=True)]
+    return Shapes(np.asarray([bumps.size for bumps in places], int), np.asarray(highest, int))
+
+
+def counts_of_kinds(bumps: Int[np.ndarray, " N"]) -> Int[np.ndarray, " 3"]:
+    """How many curves there are of each of `KINDS_OF_CURVE`, from how many bumps each curve has."""
+    return np.asarray([np.sum(bumps == 1), np.sum(bumps == 0), np.sum(bumps > 1)])
 
 
 class Peaks(NamedTuple):
@@ -62,20 +86,14 @@ def peaks(curves: Curves, alphas: Float[np.ndarray, " _"], likeliest: int) -> Pe
     chosen = [np.union1d(*both) for both in zip(*ends, strict=True)]
     context = np.repeat(np.arange(len(chosen)), [tokens.size for tokens in chosen])
     token = np.concatenate(chosen)
-    found = {kind: [_peak(np.exp(row, dtype=float)) for row in values[context, :, token]] for kind, values in curves.items()}
-    counts = {kind: np.asarray([count for count, _ in each]) for kind, each in found.items()}
-    return Peaks(context, token, counts, {kind: alphas[[place for _, place in each]] for kind, each in found.items()})
+    found = {kind: shapes(np.exp(values[context, :, token], dtype=float)) for kind, values in curves.items()}
+    bumps = {kind: np.minimum(each.bumps, 2) for kind, each in found.items()}
+    return Peaks(context, token, bumps, {kind: alphas[each.place] for kind, each in found.items()})
 
 
-def _peak(curve: Float[np.ndarray, " K"]) -> tuple[int, int]:
-    """How many bumps a curve has, 2 for several, and where the only one is, or the highest point."""
-    places = bumps(curve)
-    return min(places.size, 2), int(places[0] if places.size == 1 else curve.argmax())
-
-
-def shares(counts: Int[np.ndarray, " N"]) -> dict[str, float]:
+def shares(bumps: Int[np.ndarray, " N"]) -> dict[str, float]:
     """Which share of curves has one bump, none, several (`KINDS_OF_CURVE`)."""
-    return {kind: float(np.mean(counts == count)) for kind, count in zip(KINDS_OF_CURVE, (1, 0, 2), strict=True)}
+    return dict(zip(KINDS_OF_CURVE, (counts_of_kinds(bumps) / bumps.size).tolist(), strict=True))
 
 
 def order(found: Peaks, m: Float[np.ndarray, " V"], kind: str = "measured") -> float | None:
@@ -83,12 +101,17 @@ def order(found: Peaks, m: Float[np.ndarray, " V"], kind: str = "measured") -> f
 
     1 is the order of theorem 3.3, in full (N2). None if no context has two such tokens.
     """
-    single, values = found.bumps[kind] == 1, []
-    for context in np.unique(found.context):
-        some = single & (found.context == context)
-        if np.unique(found.place[kind][some]).size > 1:
-            values.append(stats.kendalltau(m[found.token[some]], found.place[kind][some]).statistic)
-    return float(np.mean(values)) if values else None
+    single = found.bumps[kind] == 1
+    groups = [single & (found.context == context) for context in np.unique(found.context)]
+    tau = mean_tau((m[found.token[group]], found.place[kind][group]) for group in groups)
+    return tau if np.isfinite(tau) else None
+
+
+def mean_tau(pairs: Iterable[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]]) -> float:
+    """Kendall's tau of log-odds and places, its mean over contexts; NaN if none has two tokens that differ in both."""
+    taus = [stats.kendalltau(odds, places).statistic for odds, places in pairs if odds.size > 1]
+    ordered = [tau for tau in taus if np.isfinite(tau)]
+    return float(np.mean(ordered)) if ordered else float("nan")
 
 
 def alike(found: Peaks, kind: str) -> dict[str, float | None]:
@@ -112,48 +135,57 @@ def of_concepts(
 
 
 class Sigmoid(NamedTuple):
-    """``low + (high - low) / (1 + exp(-(x - centre) / width))``, fitted: S's tanh with four numbers free.
+    """``level + height tanh(rate (x - centre))``, fitted: S's tanh with four numbers free.
 
     Attributes:
-        low, high, centre, width: the four.
+        level, height, rate, centre: the four.
         r_squared: how much of the variance along the sweep it explains.
     """
 
-    low: float
-    high: float
+    level: float
+    height: float
+    rate: float
     centre: float
-    width: float
-    r_squared: float
+    r_squared: float = float("nan")
 
     def __call__(self, x: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
         """The values of the curve."""
-        return _sigmoid(np.asarray([self.low, self.high, self.centre, self.width]), x)
+        return self.level + self.height * np.tanh(self.rate * (x - self.centre))
 
 
-def sigmoid(x: Float[np.ndarray, " K"], y: Float[np.ndarray, " K"]) -> Sigmoid:
-    """The sigmoid nearest to a curve in squares.
+def sigmoid(x: Float[np.ndarray, " K"], y: Float[np.ndarray, " K"], start: Sigmoid | None = None) -> Sigmoid:
+    """The sigmoid nearest to a curve of probabilities in squares.
+
+    Args:
+        x: strengths.
+        y: the curve.
+        start: the fit of a curve like it, to begin from; if left out, several beginnings are tried.
 
     Raises:
         ValueError: fewer than five points; a curve that does not change.
     """
     require(x.size >= 5 and x.size == y.size, "x", "at least 5 points, as many as in y", (x.size, y.size))
     require(np.ptp(y) > 0, "y", "a curve that changes", "one value")
-    middle = float(x[np.argmin(np.abs(y - (y[0] + y[-1]) / 2))])
-    start = np.asarray([y[0], y[-1], middle, np.ptp(x) / 10])
-    found = least_squares(lambda given: _sigmoid(given, x) - y, start, x_scale=np.asarray([1, 1, np.ptp(x), np.ptp(x)]))
-    low, high, centre, width = found.x.tolist()
-    return Sigmoid(low, high, centre, width, r_squared(y, _sigmoid(found.x, x)))
+    reach = np.abs(x).max()
+    low, high = [-1.0, -2.0, 1e-3 / reach, -reach], [2.0, 2.0, 1e3 / reach, reach]
+    starts = [[0.5, height, rate / reach, 0.0] for rate in (2, 20, 100) for height in (0.4, -0.4)]
+    fits = [
+        least_squares(
+            lambda law: Sigmoid(*law)(x) - y,
+            np.clip(law, low, high),
+            bounds=(low, high),
+            x_scale=(1, 1, 1 / reach, reach),
+            max_nfev=200,
+        )
+        for law in (starts if start is None else [start[:4]])
+    ]
+    best = Sigmoid(*min(fits, key=lambda fit: fit.cost).x.tolist())
+    return best._replace(r_squared=r_squared(y, best(x)))
 
 
 def r_squared(measured: np.ndarray, predicted: np.ndarray) -> float:
     """The share of the variance of what is measured that a prediction explains."""
     return float(1 - np.sum((measured - predicted) ** 2) / np.sum((measured - measured.mean()) ** 2))
-
-
-def _sigmoid(given: np.ndarray, x: np.ndarray) -> np.ndarray:
-    low, high, centre, width = given
-    # Half a tanh does not overflow.
-    return low + (high - low) * (1 + np.tanh((x - centre) / (2 * width))) / 2
 
 
 def as_dataset(found: Peaks, m: Float[np.ndarray, " V"]) -> xr.Dataset:

@@ -12,11 +12,11 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from scipy import stats
-from scipy.optimize import least_squares
 
 from sim.experiments.experiment import Experiment
 from sim.experiments.strength.concept import MISSING, NO_ANSWER, SHOWN
-from sim.measure.curves import KINDS_OF_CURVE, bumps
+from sim.measure.curves import KINDS_OF_CURVE, Sigmoid, counts_of_kinds, sigmoid
+from sim.measure.curves import shapes as shapes_of
 
 MEASURES = ("answer", "lexicon", "ratio")
 """Whether a text shows a concept: the judge says so; a word of the lexicon is in it; it is likelier once announced."""
@@ -192,14 +192,10 @@ def shapes(curves: xr.Dataset) -> xr.Dataset:
         one = curves.isel(dict(zip(dims, place, strict=True)))
         if one["token"].values[0] < 0:
             continue
-        p, alphas, counts = np.exp(one["log_p"].values.astype(float)), one["alpha"].values, np.zeros(3)
-        _, firsts = np.unique(one["token"].values, return_index=True)
-        for slot in firsts:
-            found = bumps(p[:, slot])
-            counts[(1, 0, 2)[min(found.size, 2)]] += 1
-            if found.size == 1:
-                peak[(*place, slot)] = alphas[found[0]] / float(one["scale"])
-        share[place] = counts / counts.sum()
+        _, slots = np.unique(one["token"].values, return_index=True)
+        found = shapes_of(np.exp(one["log_p"].values.astype(float))[:, slots].T)
+        peak[(*place, slots[found.single])] = one["alpha"].values[found.place[found.single]] / float(one["scale"])
+        share[place] = counts_of_kinds(found.bumps) / slots.size
     coords = {dim: curves[dim].values for dim in dims} | {"kind": list(KINDS_OF_CURVE)}
     return xr.Dataset(
         {
@@ -329,7 +325,7 @@ def sigmoids(found: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
     """A tanh fitted to the concept probability of every concept, layer and measure; errors by bootstrap over completions."""
     dims = ("measure", "concept", "layer")
     alphas, size = found["alpha"].values, [found.sizes[dim] for dim in dims]
-    names = ("level", "height", "rate", "centre", "r_squared", "error", "rise", "rise_error")
+    names = (*Sigmoid._fields, "error", "rise", "rise_error")
     values = {name: np.full(size, np.nan) for name in names}
     rng = np.random.default_rng(seed)
     texts = found["shown"].transpose(*dims, "strength", "prompt", "completion").values
@@ -338,46 +334,25 @@ def sigmoids(found: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
         if np.isnan(texts[place]).all(axis=-1).any():
             continue
         curve = np.nanmean(texts[place], axis=-1)
-        fit, quality = fit_tanh(alphas, curve)
+        fit = _fit(alphas, curve)
         again, rises = [], []
         for _ in range(samples):
             sample = texts[place][:, rng.integers(0, texts.shape[-1], texts.shape[-1])]
             if not np.isnan(sample).all(axis=-1).any():
                 drawn = np.nanmean(sample, axis=-1)
-                again.append(fit_tanh(alphas, drawn, fit if np.isfinite(quality) else None)[1])
+                again.append(_fit(alphas, drawn, fit if np.isfinite(fit.r_squared) else None).r_squared)
                 rises.append(drawn[-1] - drawn[0])
-        new = (*fit, quality, _deviation(again), curve[-1] - curve[0], _deviation(rises))
+        new = (*fit, _deviation(again), curve[-1] - curve[0], _deviation(rises))
         for name, value in zip(names, new, strict=True):
             values[name][place] = value
     return xr.Dataset({name: (dims, value) for name, value in values.items()}, {dim: found[dim].values for dim in dims})
 
 
-def fit_tanh(
-    alphas: Float[np.ndarray, " K"], curve: Float[np.ndarray, " K"], start: np.ndarray | None = None
-) -> tuple[np.ndarray, float]:
-    """``level + height tanh(rate (alpha - centre))`` of least squares from one start, or from several, and R².
-
-    NaN for a curve that does not vary: there is nothing to explain.
-    """
-    spread = float(np.sum((curve - curve.mean()) ** 2))
-    if spread < 1e-12:
-        return np.full(4, np.nan), float("nan")
-
-    def off(law):
-        level, height, rate, centre = law
-        return level + height * np.tanh(rate * (alphas - centre)) - curve
-
-    best, least = np.full(4, np.nan), np.inf
-    reach = np.abs(alphas).max()
-    low = [-1.0, -2.0, 1e-3 / reach, -reach]
-    high = [2.0, 2.0, 1e3 / reach, reach]
-    starts = [np.asarray([0.5, height, rate / reach, 0.0]) for rate in (2, 20, 100) for height in (0.4, -0.4)]
-    for one in starts if start is None else [start]:
-        scale = (1, 1, 1 / reach, reach)
-        fit = least_squares(off, np.clip(one, low, high), bounds=(low, high), x_scale=scale, max_nfev=200)
-        if 2 * fit.cost < least:
-            best, least = fit.x, 2 * float(fit.cost)
-    return best, 1 - least / spread
+def _fit(alphas: Float[np.ndarray, " K"], curve: Float[np.ndarray, " K"], start: Sigmoid | None = None) -> Sigmoid:
+    """The sigmoid of a curve; NaN if it does not change, or has so few points that there is nothing to explain."""
+    if alphas.size < 5 or np.ptp(curve) == 0:
+        return Sigmoid(*[float("nan")] * 4)
+    return sigmoid(alphas, curve, start)
 
 
 def auc(positive: Float[np.ndarray, " n"], negative: Float[np.ndarray, " m"]) -> tuple[float, float]:

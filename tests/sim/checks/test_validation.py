@@ -13,7 +13,6 @@ from sim.checks.concept_texts import CONCEPTS, Concept
 from sim.checks.validation import CHECKS, SMOKE, Material, as_table, validate
 from sim.figures import LANGUAGE_FIGURES
 from sim.measure import losses
-from sim.measure.curves import bumps
 from sim.reproduce import write_validation
 from theory import REGISTRY, arc
 
@@ -141,14 +140,6 @@ def test_vectors_are_differences_of_means_over_tokens_and_texts(small):
 
     expected = mean(concept.positive) - mean(concept.negative)
     np.testing.assert_allclose(model.difference_of_means(concept.positive, concept.negative), expected, atol=2e-6)
-
-
-def test_bumps_are_maxima_inside_that_stand_out():
-    x = np.linspace(-4, 4, 401)
-    assert bumps(np.exp(-(x**2))).tolist() == [200]
-    assert bumps(1 / (1 + np.exp(-x))).tolist() == []
-    assert len(bumps(np.exp(-((x - 2) ** 2)) + np.exp(-((x + 2) ** 2)))) == 2
-    assert bumps(1 / (1 + np.exp(-x)) + 1e-5 * np.sin(40 * x)).tolist() == []
 
 
 def test_concepts_that_ship_are_two_sides_of_a_contrast():

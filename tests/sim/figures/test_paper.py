@@ -9,10 +9,11 @@ from scipy.special import log_softmax
 
 from sim.experiments.settings import grid
 from sim.experiments.strength.claims import presence
-from sim.figures.next_token import Bumps, curves, mean_tau, over_resamples, single_bumps
+from sim.figures.next_token import curves, over_resamples, single_bumps
 from sim.figures.panels import NothingToDrawError, linear_width, mean, nice_ticks, share
 from sim.figures.paper import MEASURES, PAPER_FIGURES, accuracy, concept_probability, cross_entropy, cross_entropy_near_zero
 from sim.figures.style import word_label, word_labels
+from sim.measure.curves import mean_tau
 
 CONCEPTS, LAYERS, KEPT, VOCABULARY = ["joy", "evil"], [7, 15, 29], 24, 300
 VARIANTS = ["random", "contrastive", "normalised", "last-token", *(f"resampled {k}" for k in range(1, 6))]
@@ -420,8 +421,7 @@ def test_places_of_single_bumps_in_lengths_of_the_state():
     assert odds.tolist() == [-2.0, 0.1, 0.5, 0.4]
     assert places == pytest.approx(peaks / 2, rel=0.08)
     # Of six pairs one is the wrong way round.
-    assert mean_tau([Bumps(odds, places)]) == pytest.approx(4 / 6)
-    assert np.isnan(mean_tau([Bumps(odds[:1], places[:1])]))
+    assert mean_tau([(odds, places)]) == pytest.approx(4 / 6)
 
 
 def test_percentiles_are_drawn_by_layer(figures, run):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sim.measure import curves
-from sim.measure.curves import Peaks
+from sim.measure.curves import Peaks, Sigmoid
 
 X = np.linspace(-8, 8, 321)
 
@@ -13,6 +13,18 @@ def made(places):
     """Log-probabilities of one context, ``[1, K, V]``: a bump at each place, and a token that takes the rest."""
     bumps = np.stack([0.1 * np.exp(-((X - place) ** 2)) + 1e-4 for place in places], axis=-1)
     return np.log(np.concatenate([bumps, 1 - bumps.sum(axis=-1, keepdims=True)], axis=-1))[None]
+
+
+def test_bumps_are_maxima_inside_that_stand_out():
+    x = np.linspace(-4, 4, 401)
+    one, two = np.exp(-(x**2)), np.exp(-((x - 2) ** 2)) + np.exp(-((x + 2.0) ** 2))
+    rise = 1 / (1 + np.exp(-x))
+    found = curves.shapes(np.stack([one, rise, two, rise + 1e-5 * np.sin(40 * x)]))
+    assert found.bumps.tolist() == [1, 0, 2, 0]
+    assert found.place[:2].tolist() == [200, 400]
+    assert found.single.tolist() == [True, False, False, False]
+    assert curves.counts_of_kinds(found.bumps).tolist() == [1, 2, 1]
+    assert curves.counts_of_kinds(np.asarray([3, 1, 4])).tolist() == [1, 0, 2]
 
 
 def test_peaks_are_where_the_bumps_are():
@@ -70,12 +82,35 @@ def test_probabilities_of_concepts_are_sums_over_tokens():
 def test_a_sigmoid_is_found_again():
     y = 0.1 + 0.7 / (1 + np.exp(-(X - 1.5) / 0.4))
     found = curves.sigmoid(X, y)
-    np.testing.assert_allclose(found[:4], [0.1, 0.8, 1.5, 0.4], rtol=1e-5)
+    # A sigmoid is half a tanh, of twice the width.
+    np.testing.assert_allclose(found[:4], [0.45, 0.35, 1 / (2 * 0.4), 1.5], rtol=1e-5)
     assert found.r_squared == pytest.approx(1)
     np.testing.assert_allclose(found(X), y, atol=1e-6)
     noisy = y + 0.05 * np.sin(40 * X)
     left = np.sum((noisy - curves.sigmoid(X, noisy)(X)) ** 2)
     assert curves.sigmoid(X, noisy).r_squared == pytest.approx(1 - left / np.sum((noisy - noisy.mean()) ** 2))
+
+
+@pytest.mark.parametrize("law", [(0.4, 0.3, 0.2, 1.5), (0.5, -0.4, 1.0, -2.0), (0.6, 0.1, 5.0, 0.3)])
+def test_a_tanh_is_found_again(law):
+    alphas = np.linspace(-20, 20, 41)
+    curve = Sigmoid(*law)(alphas)
+    np.testing.assert_allclose(curve, law[0] + law[1] * np.tanh(law[2] * (alphas - law[3])))
+    for found in (curves.sigmoid(alphas, curve), curves.sigmoid(alphas, curve, Sigmoid(*law)._replace(centre=0.0))):
+        assert found.r_squared == pytest.approx(1, abs=1e-6)
+        np.testing.assert_allclose(found(alphas), curve, atol=1e-3)
+
+
+def test_a_bump_is_no_sigmoid():
+    alphas = np.linspace(-10, 10, 21)
+    assert curves.sigmoid(alphas, np.exp(-(alphas**2) / 20)).r_squared < 0.6
+
+
+def test_the_mean_order_leaves_out_contexts_without_one():
+    odds, places = np.asarray([1.0, 2.0, 3.0]), np.asarray([-1.0, 0.0, 4.0])
+    flat = np.ones(3)
+    assert curves.mean_tau([(odds, places), (odds, -places), (odds, places), (odds, flat)]) == pytest.approx(1 / 3)
+    assert np.isnan(curves.mean_tau([(odds[:1], places[:1]), (flat, places)]))
 
 
 def test_bad_input():

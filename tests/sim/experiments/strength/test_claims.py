@@ -32,24 +32,6 @@ def test_verdicts_take_two_standard_errors(value, error, least, most, verdict):
     assert blind.verdict == ("reported" if verdict == "reported" else "open")
 
 
-@pytest.mark.parametrize("law", [(0.4, 0.3, 0.2, 1.5), (0.5, -0.4, 1.0, -2.0), (0.6, 0.1, 5.0, 0.3)])
-def test_a_tanh_is_found_again(law):
-    level, height, rate, centre = law
-    alphas = np.linspace(-20, 20, 41)
-    curve = level + height * np.tanh(rate * (alphas - centre))
-    fit, quality = claims.fit_tanh(alphas, curve)
-    assert quality == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(fit[0] + fit[1] * np.tanh(fit[2] * (alphas - fit[3])), curve, atol=1e-3)
-
-
-def test_a_bump_is_no_sigmoid_and_a_flat_curve_is_nothing():
-    alphas = np.linspace(-10, 10, 21)
-    assert claims.fit_tanh(alphas, np.exp(-(alphas**2) / 20))[1] < 0.6
-    fit, quality = claims.fit_tanh(alphas, np.full(21, 0.3))
-    assert np.isnan(quality)
-    assert np.isnan(fit).all()
-
-
 def test_auc_is_the_chance_of_the_right_order():
     rng = np.random.default_rng(0)
     positive, negative = rng.normal(1.0, 1.0, 400), rng.normal(0.0, 1.0, 300)
@@ -92,6 +74,24 @@ def test_a_token_at_both_ends_counts_once():
     data = curves([-6.0, 2.0, 2.0], [-1.0, 0.5, 0.5], np.linspace(-20, 20, 401))
     data["token"][..., 2] = 1
     assert np.isfinite(claims.shapes(data)["peak"]).sum() == 2
+
+
+def test_fits_are_of_the_curve_and_nothing_is_fitted_to_a_flat_one():
+    dims, rng = ("measure", "concept", "layer", "strength", "prompt", "completion"), np.random.default_rng(3)
+    alphas = np.linspace(-20, 20, 41)
+    rising = (rng.random((1, 1, 1, 41, 1, 400)) < (0.4 + 0.3 * np.tanh(alphas / 5))[:, None, None]).astype(float)
+    shown = xr.Dataset(
+        {"shown": (dims, np.concatenate([rising, np.ones_like(rising)])), "alpha": ("strength", alphas)},
+        {"measure": ["answer", "ratio"], "concept": ["joy"], "layer": [3]},
+    )
+    fits = claims.sigmoids(shown, 0, samples=3).squeeze(["concept", "layer"], drop=True)
+    for name, value in {"level": 0.4, "height": 0.3, "rate": 0.2, "centre": 0.0}.items():
+        assert fits[name].values[0] == pytest.approx(value, abs=0.05 if name != "centre" else 1)
+        assert np.isnan(fits[name].values[1])
+    assert fits["r_squared"].values[0] > 0.98
+    assert 0 < fits["error"].values[0] < 0.01
+    assert np.isnan(fits["r_squared"].values[1])
+    assert fits["rise"].values[1] == 0
 
 
 def test_ratios_of_means_and_their_errors():
