@@ -1,13 +1,17 @@
-"""The parameters of a decoder: their paths, shapes and logical axes, how many there are, and random ones."""
+"""The parameters of a decoder: their paths, shapes and logical axes, random ones, and those of a file on a device."""
 
+import hashlib
 import math
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from sim.bridge.config import Architecture
+from ufm._check import require
 
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
@@ -84,6 +88,49 @@ def init_parameters(key: jax.Array, a: Architecture, *, dtype: DTypeLike = jnp.f
             size = fan_in**-0.5 / (math.sqrt(2 * a.layers) if name in ("blocks.out", "blocks.down") else 1)
             found[name] = (size * jax.random.normal(k, shape)).astype(dtype)
     return found
+
+
+def require_finite(argument: str, weights: np.ndarray) -> None:
+    """Refuse weights that are not all numbers.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    wide = weights.astype(np.float32) if weights.dtype.itemsize < 4 else weights
+    require(bool(np.isfinite(wide).all()), argument, "finite weights", "NaN or infinity")
+
+
+def placed(
+    a: Architecture,
+    parameters: Iterable[tuple[str, np.ndarray | jax.Array]],
+    put: Callable[[str, np.ndarray], jax.Array] | None = None,
+    digest: "hashlib._Hash | None" = None,
+) -> dict[str, Array]:
+    """The parameters of a decoder by path, where they are used: brought there one after the other.
+
+    Args:
+        a: the architecture.
+        parameters: paths and values, in any order.
+        put: brings a parameter to where it is used; the default device if left out.
+        digest: updated with the name, the shape and a sample of every parameter, if given.
+    """
+    arrays, samples = {}, {}
+    for name, whole in parameters:
+        if digest is not None:
+            samples[name] = _sample(name, np.asarray(whole))
+        # Waited for, so that no more than one is in two places at a time.
+        arrays[name] = jax.block_until_ready(jax.device_put(whole) if put is None else put(name, np.asarray(whole)))
+        # Let go of before the next one is read.
+        del whole
+    if digest is not None:
+        digest.update(b"".join(samples[name] for name in shapes(a)))
+    return {name: arrays[name] for name in shapes(a)}
+
+
+def _sample(name: str, whole: np.ndarray) -> bytes:
+    """A name, a shape, a type and a few numbers: what tells parameters apart."""
+    few = whole.reshape(-1)[:: max(1, whole.size // 64)].astype(np.float32)
+    return f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes()
 
 
 def count(a: Architecture) -> int:

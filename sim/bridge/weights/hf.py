@@ -7,7 +7,7 @@ Nothing of a model is returned unless all of it is there, in the right shapes, a
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from sim.bridge.config import Architecture
 from sim.bridge.families import from_config, refuse_quantised
 from sim.bridge.files import read_json, reading, some_of
-from sim.bridge.parameters import is_gain, shapes
+from sim.bridge.parameters import is_gain, placed, require_finite, shapes
 from sim.bridge.weights import weight_map
 from ufm._check import require
 
@@ -278,15 +278,18 @@ def fill(
     Raises:
         ValueError: tensors that are missing, too many, of a wrong shape, or not finite; the message names them.
     """
-    there, expected, samples = tensors.shapes(), shapes(a), {}
+    return placed(a, _read(a, tensors, np.dtype(dtype), progress), put, digest)
+
+
+def _read(a: Architecture, tensors: Tensors, dtype: np.dtype, progress: bool | None) -> Iterator[tuple[str, np.ndarray]]:
+    """The parameters one by one, the layers of the blocks put together, each checked against the architecture."""
+    there, expected = tensors.shapes(), shapes(a)
     entries = weight_map.table(a, tensors.kind, there)
     _check_names(a, there, entries)
-    found = {}
     # The largest first: what is needed beside the parameters that are there gets smaller as these add up.
     order = sorted(expected, key=lambda name: -math.prod(expected[name]))
     for name in tqdm(order, desc="load", unit="tensor", disable=progress is False or None):
-        kind = np.dtype(np.float32) if is_gain(name) else np.dtype(dtype)
-        whole = np.empty(expected[name], kind)
+        whole = np.empty(expected[name], np.float32 if is_gain(name) else dtype)
         entry, stacked = entries[name], name.startswith("blocks.")
         for i in range(a.layers if stacked else 1):
             theirs = entry.template.format(i)
@@ -294,26 +297,9 @@ def fill(
             part = whole[i] if stacked else whole
             require(tensor.shape == part.shape, theirs, f"shape {part.shape} for {name}", there[theirs])
             part[...] = tensor
-            require(
-                bool(np.isfinite(part.astype(np.float32) if kind.itemsize < 4 else part).all()),
-                theirs,
-                "finite weights",
-                "NaN or infinity",
-            )
-        if digest is not None:
-            samples[name] = sampled(name, whole)
-        # Waited for, so that no more than one is in two places at a time.
-        found[name] = jax.block_until_ready(jax.device_put(whole) if put is None else put(name, whole))
+            require_finite(theirs, part)
+        yield name, whole
         del whole, part, tensor
-    if digest is not None:
-        digest.update(b"".join(samples[name] for name in expected))
-    return {name: found[name] for name in expected}
-
-
-def sampled(name: str, whole: np.ndarray) -> bytes:
-    """A name, a shape, a type and a few numbers: what tells parameters apart."""
-    few = whole.reshape(-1)[:: max(1, whole.size // 64)].astype(np.float32)
-    return f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes()
 
 
 def _changed(tensor: np.ndarray, entry: weight_map.Entry, a: Architecture, name: str) -> np.ndarray:

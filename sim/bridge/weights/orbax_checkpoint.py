@@ -17,10 +17,9 @@ from jax.typing import DTypeLike
 
 from sim.bridge.config import Architecture
 from sim.bridge.files import reading
-from sim.bridge.parameters import is_gain, shapes
+from sim.bridge.parameters import is_gain, placed, require_finite, shapes
 from sim.bridge.rope import Rope
 from sim.bridge.tokenizer import Tokenizer
-from sim.bridge.weights.hf import sampled
 from ufm._check import require
 
 _PARTS = ("parameters", "about")
@@ -85,12 +84,8 @@ def read(
         wanted = ocp.args.Composite(parameters=ocp.args.StandardRestore(abstract))
         restored = checkpointer.restore(path, args=wanted)["parameters"]
     for name, value in restored.items():
-        require(bool(jax.numpy.isfinite(value).all()), name, "finite weights", "NaN or infinity")
-    if digest is not None:
-        digest.update(b"".join(sampled(name, np.asarray(restored[name])) for name in shapes(architecture)))
-    if put is not None:
-        restored = {name: put(name, np.asarray(value)) for name, value in restored.items()}
-    return architecture, restored, words
+        require_finite(name, np.asarray(value))
+    return architecture, placed(architecture, restored.items(), put, digest), words
 
 
 def _architecture(kept: dict[str, Any]) -> Architecture:
