@@ -19,6 +19,7 @@ from theory import tilting
 from ufm import Corpus, Steerable, contrast
 from ufm._check import require, typed
 from ufm._pytree import Leaf
+from ufm.directions import contrast_of_rows
 from ufm.precision import full
 
 
@@ -59,9 +60,7 @@ class Instance:
     @full
     def log_odds(self) -> Float[Array, " V"]:
         """M, nats (S, definition 3.2)."""
-        # Contexts outside P and N must not bring in 0 * inf.
-        used = jnp.where(self.contrast[:, None] != 0, self.log_p, 0)
-        return self.contrast @ used
+        return contrast_of_rows(self.log_p, self.contrast)
 
     @property
     def range(self) -> Float[Array, ""]:

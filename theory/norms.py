@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from theory import arc
 from theory.statement import Domain
-from ufm import NormalisedUFM, contrastive, difference_of_means, fit, init_normalised, norm, uniform
+from ufm import NormalisedUFM, contrast, contrastive, difference_of_means, fit, init_normalised, norm, uniform
 from ufm._pytree import Leaf
 from ufm.normalised import KINDS, as_seen
 from ufm.precision import full
@@ -128,14 +128,13 @@ def measured(seed: int = 0) -> list[MeasuredNorm]:
     """Sweeps of trained models with either norm, and of the decoder of `spread_out`."""
     corpus, alphas = uniform(), np.linspace(-20, 20, 401)
     positive, negative = contrastive(corpus, target=0, opposite=1)
-    weights = np.zeros(corpus.n_contexts)
-    weights[positive], weights[negative] = 1 / len(positive), -1 / len(negative)
+    weights = contrast(corpus.n_contexts, positive, negative)
     sweeps = []
     for kind in KINDS:
         start = init_normalised(jax.random.key(seed), corpus, 8, kind=kind, biased=kind == "layer")
         model: Any = fit(corpus, start=start, tolerance=1e-8, max_steps=2000).model
         assert isinstance(model, NormalisedUFM)
-        v = difference_of_means(model, jnp.arange(corpus.n_contexts), jnp.asarray(weights))
+        v = difference_of_means(model, jnp.arange(corpus.n_contexts), weights)
         bias = jnp.zeros_like(model.gamma) if model.bias is None else model.bias
         for context in (0, 80):
             one = Normed(model.W, model.gamma, bias, model.H[:, context], v, kind)

@@ -103,7 +103,7 @@ def log_odds(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
     """
     require(weights.shape == corpus.weights.shape, "weights", f"{corpus.n_contexts} weights", f"shape {weights.shape}")
     _check_weights(weights)
-    m = _contrast_of_rows(corpus, weights)
+    m = _log_odds(corpus, weights)
     if not isinstance(m, jax.core.Tracer):
         bad = np.flatnonzero(~np.isfinite(np.asarray(m)))
         require(
@@ -117,10 +117,14 @@ def log_odds(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
 
 @jax.jit
 @full
-def _contrast_of_rows(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
-    rows = jnp.zeros(corpus.log_rows.shape[0], weights.dtype).at[corpus.row].add(weights)
+def _log_odds(corpus: Corpus, weights: Float[Array, " m"]) -> Float[Array, " V"]:
+    return contrast_of_rows(corpus.log_rows, jnp.zeros(corpus.log_rows.shape[0], weights.dtype).at[corpus.row].add(weights))
+
+
+def contrast_of_rows(log_p: Float[Array, "m V"], weights: Float[Array, " m"]) -> Float[Array, " V"]:
+    """The log-odds M of a table of log-probabilities, nats, ``[V]``, nothing checked: what `log_odds` and margins share."""
     # Rows that P and N use equally, or not at all, must not bring in 0 * inf.
-    return rows @ jnp.where(rows[:, None] != 0, corpus.log_rows, 0)
+    return weights @ jnp.where(weights[:, None] != 0, log_p, 0)
 
 
 def _check_weights(weights: Float[Array, " m"]) -> None:
