@@ -9,6 +9,7 @@ import functools
 import inspect
 import numbers
 import operator
+import reprlib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -32,22 +33,44 @@ def shown(value: object) -> str:
     """A value in a message: short, strings in quotes, arrays by their shape."""
     if isinstance(value, np.ndarray | jax.Array) and value.ndim > 0:
         return f"an array of {value.dtype} of shape {value.shape}"
-    text = str(value) if isinstance(value, numbers.Number | np.ndarray | np.generic | jax.Array) else repr(value)
+    text = str(value) if isinstance(value, numbers.Number | np.ndarray | np.generic | jax.Array) else _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+_SHORT = reprlib.Repr()
+"""Reads no more of a long list than is shown: messages are often made before it is known whether they are needed."""
+for _kind in ("list", "tuple", "set", "frozenset", "dict", "deque", "array"):
+    setattr(_SHORT, f"max{_kind}", 20)
+for _kind in ("string", "long", "other"):
+    setattr(_SHORT, f"max{_kind}", 200)
+
+
 def real_numbers(argument: str, value: Any, expected: str = "real numbers") -> np.ndarray:
-    """`value` as a NumPy array of integers or floats; refuses text, truth values, None, complex numbers, ragged lists."""
+    """`value` as a NumPy array of integers or floats; refuses text, truth values, None, complex numbers, ragged lists.
+
+    Tensors of torch are numbers too, of any type, with a gradient or without, on any device; and so are lists of them.
+    """
     try:
+        value = _detached(value)
         array = np.asarray(value)
         if array.dtype == object and all(isinstance(x, numbers.Real) and not isinstance(x, bool) for x in array.flat):
             array = array.astype(float)  # fractions, integers of more than 64 bits
-    except (ValueError, TypeError, OverflowError, RuntimeError):  # ragged lists, keys, 10**400, tensors with gradients
+    except (ValueError, TypeError, OverflowError, RuntimeError):  # ragged lists, keys, 10**400
         array = np.asarray(None)
     # JAX knows of the types that NumPy does not, such as bfloat16.
     real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
     require(real and not _truth_among(value), argument, expected, shown(value))
     return array
+
+
+def _detached(value: Any) -> Any:
+    """A tensor of torch as something that NumPy takes: it takes none with a gradient, on another device or of bfloat16."""
+    if isinstance(value, list | tuple):
+        return [*map(_detached, value)] if any(hasattr(kind, "detach") for kind in set(map(type, value))) else value
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    return np.asarray(value.float() if "bfloat16" in str(value.dtype) else value)
 
 
 def finite(argument: str, value: Any) -> np.ndarray:
@@ -81,24 +104,23 @@ def finite_number(
     return number
 
 
-def whole_number(argument: str, value: Any, expected: str, least: float = -np.inf, most: float = np.inf) -> int:
-    """`value` as an integer from `least` to `most`; refuses floats, truth values, and what does not fit into 64 bits.
+def whole_number(argument: str, value: Any, least: int | None = None) -> int:
+    """`value` as an integer of at least `least`; refuses floats, truth values, and what does not fit into 64 bits.
 
     Args:
         argument: the name of the argument.
-        value: an integer of Python, NumPy or JAX.
-        expected: what it has to be, in words.
-        least, most: the ends of its range.
+        value: an integer of Python, NumPy, JAX or torch.
+        least: the smallest that will do, if there is one.
 
     Raises:
         ValueError: anything else.
     """
     try:
         number = operator.index(value)
-        fits = not isinstance(value, bool) and abs(number) < 2**63 and least <= number <= most
+        fits = not isinstance(value, bool) and abs(number) < 2**63 and (least is None or number >= least)
     except TypeError:
         number, fits = 0, False
-    require(fits, argument, expected, shown(value))
+    require(fits, argument, "a whole number" if least is None else f"a whole number of at least {least}", shown(value))
     return number
 
 
@@ -125,17 +147,39 @@ def random_key(argument: str, value: Any) -> jax.Array:
     return value
 
 
-def float_type(argument: str, value: Any) -> np.dtype:
-    """`value` as the type of floating-point numbers that it names.
+def text(argument: str, value: Any) -> str:
+    """`value` as text that can be encoded.
 
     Raises:
-        ValueError: a type of other numbers, or the name of no type.
+        ValueError: something else, or half of a character that UTF-16 has in two (a lone surrogate).
+    """
+    require(isinstance(value, str), argument, "text", shown(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"the lone surrogate {value[error.start]!a} in place {error.start}"
+        raise ValueError(f"{argument}: expected text that UTF-8 can hold, got {half}") from error
+    return str(value)
+
+
+def float_type(argument: str, value: Any, among: Sequence[str] = ()) -> np.dtype:
+    """`value` as the type of floating-point numbers that it names.
+
+    Args:
+        argument: the name of the argument.
+        value: a name, or a type of NumPy, JAX or torch.
+        among: the names of those that will do; all if left out.
+
+    Raises:
+        ValueError: a type of other numbers, another type, or the name of no type.
     """
     try:
-        dtype = jnp.dtype(value)
+        dtype = jnp.dtype(str(value).removeprefix("torch.") if str(value).startswith("torch.") else value)
+        got = dtype.name
     except (TypeError, ValueError):
-        dtype = np.dtype(object)
-    require(jnp.issubdtype(dtype, jnp.floating), argument, "a type of floating-point numbers", shown(value))
+        dtype, got = np.dtype(object), shown(value)
+    fits = jnp.issubdtype(dtype, jnp.floating) and (not among or dtype.name in among)
+    require(fits, argument, f"one of {', '.join(among)}" if among else "a type of floating-point numbers", got)
     return dtype
 
 
@@ -239,7 +283,7 @@ def _check_of(annotation: Any) -> Check | None:
 
 def _check_of_parts(parts: list[Any]) -> Check | None:
     if set(get_args(DTypeLike)) <= set(parts):
-        return _float_type
+        return float_type
     for part in parts:
         if inspect.isclass(part) and issubclass(part, AbstractArray):
             return functools.partial(_shaped, part, part.array_type is jax.Array and np.ndarray not in parts)
@@ -271,18 +315,13 @@ def _truth(name: str, value: Any) -> Any:
 
 def _whole(name: str, value: Any) -> Any:
     if not isinstance(value, jax.core.Tracer):
-        whole_number(name, value, "a whole number")
+        whole_number(name, value)
     return value
 
 
 def _number(name: str, value: Any) -> Any:
     if not isinstance(value, jax.core.Tracer):
         finite_number(name, value)
-    return value
-
-
-def _float_type(name: str, value: Any) -> Any:
-    float_type(name, value)
     return value
 
 
@@ -300,6 +339,7 @@ def _instance(kinds: tuple[type, ...], name: str, value: Any) -> Any:
 
 def _listed(origin: type, part: Any, classes: tuple[type, ...], name: str, value: Any) -> Any:
     """A sequence, an iterable or a mapping, or one of the classes that may stand for it."""
+    value = _detached(value)
     if isinstance(value, tuple(kind for kind in classes if kind is not np.ndarray)):
         return value
     if part in (int, float) and origin is Sequence:
@@ -362,5 +402,6 @@ def _truths(name: str, value: Any, wanted: str) -> np.ndarray:
 def _truth_among(value: Any) -> bool:
     """Whether a list of numbers has truth values in it, which NumPy would take for 0 and 1."""
     if isinstance(value, list | tuple):
-        return any(map(_truth_among, value))
+        kinds = set(map(type, value))
+        return bool(kinds & {bool, np.bool_}) or (bool(kinds & {list, tuple}) and any(map(_truth_among, value)))
     return isinstance(value, bool | np.bool_)

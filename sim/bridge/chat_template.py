@@ -19,8 +19,7 @@ import jinja2.parser
 import jinja2.sandbox
 import numpy as np
 
-from sim.bridge.values import text
-from ufm._check import require
+from ufm._check import require, text
 
 
 def render(template: str, messages: Any, values: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from ufm._check import require
+from ufm._check import float_type, require
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 """The kinds of devices that the project is written for; tested are CPUs and NVIDIA cards."""
@@ -120,12 +120,7 @@ def known_type(argument: str, dtype: Any) -> jnp.dtype:
     Raises:
         ValueError: another one, or float64 where JAX would make float32 of it.
     """
-    try:
-        found = jnp.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype)
-    except TypeError:
-        found = None
-    require(found is not None and found.name in TYPES, argument, f"one of {', '.join(TYPES)}", getattr(found, "name", dtype))
-    assert found is not None
+    found = float_type(argument, dtype, TYPES)
     kept = found.name != "float64" or jnp.zeros(()).dtype == found
     require(kept, argument, "float64 inside jax.enable_x64(True) only", "float64 outside")
     return found

@@ -19,10 +19,9 @@ from tokenizers import AddedToken, models
 from sim.bridge import chat_template, sentencepiece_file, tokenizer_cores
 from sim.bridge.files import read_json, read_text, reading
 from sim.bridge.tokenizer_cores import CONTROL, DEFAULT, NORMAL, SPLITTINGS, USER_DEFINED
-from sim.bridge.values import as_numpy, whole
-from sim.bridge.values import text as checked
 from sim.bridge.weights.gguf_file import Gguf
-from ufm._check import require
+from ufm._check import real_numbers, require, whole_number
+from ufm._check import text as checked
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,8 +112,8 @@ class Tokenizer:
         Raises:
             ValueError: ids that are no whole numbers from 0 on.
         """
-        ids = ids if isinstance(ids, list | tuple) else as_numpy("ids", ids).tolist()
-        known = [k for k in (whole("ids", i, 0) for i in ids) if k < 2**32]
+        ids = ids if isinstance(ids, list | tuple) else real_numbers("ids", ids).tolist()
+        known = [k for k in (whole_number("ids", i, 0) for i in ids) if k < 2**32]
         return self.core.decode(known, skip_special_tokens=not special)
 
     def batch(
@@ -175,7 +174,7 @@ def pad(
     empty = [k for k, row in enumerate(rows) if len(row) == 0]
     require(not empty, "prompt", "at least one token", f"none in prompt {', '.join(map(str, empty[:3]))}")
     longest = max(len(row) for row in rows)
-    width = longest if length is None else whole("length", length, 1)
+    width = longest if length is None else whole_number("length", length, 1)
     require(longest <= width, "prompt", f"at most {width} tokens", longest)
     ids, seen = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for k, row in enumerate(rows):

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from sim.bridge.values import as_numpy, numbers, text, whole
+from ufm._check import finite, float_type, real_numbers, shown, text, whole_number
 
 
 class Tensor:
@@ -64,7 +64,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_of_every_library(kind):
-    found = numbers("v", KINDS[kind]())
+    found = finite("v", KINDS[kind]())
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, V)
 
@@ -76,35 +76,35 @@ def test_tensors_of_torch():
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         plain = torch.tensor(V, dtype=dtype)
         for one in (plain, plain.clone().requires_grad_(), [plain[0], plain[1].clone().requires_grad_(), plain[2]]):
-            np.testing.assert_array_equal(numbers("v", one), V)
-        np.testing.assert_array_equal(numbers("v", [plain, plain]), [V, V])
-    assert whole("k", torch.tensor(3)) == 3
-    assert as_numpy("ids", torch.tensor([3, 4])).tolist() == [3, 4]
+            np.testing.assert_array_equal(finite("v", one), V)
+        np.testing.assert_array_equal(finite("v", [plain, plain]), [V, V])
+    assert whole_number("k", torch.tensor(3)) == 3
+    assert real_numbers("ids", torch.tensor([3, 4])).tolist() == [3, 4]
     with pytest.raises(ValueError, match=r"^k: expected a whole number"):
-        whole("k", torch.tensor(3.0))
+        whole_number("k", torch.tensor(3.0))
 
 
 @pytest.mark.parametrize("value", ["a", ["a"], None, [None], [[1, 2], [3]], {"a": 1}, [1j], object(), np.array(["a"]), {1}])
 def test_things_that_are_no_numbers(value):
-    with pytest.raises(ValueError, match=r"^v: expected an array of numbers"):
-        numbers("v", value)
+    with pytest.raises(ValueError, match=r"^v: expected real numbers"):
+        finite("v", value)
 
 
 @pytest.mark.parametrize("value", [[1.0, np.nan], Tensor([np.inf])])
 def test_numbers_that_are_not_finite(value):
     with pytest.raises(ValueError, match=r"^v: expected finite numbers"):
-        numbers("v", value)
+        finite("v", value)
 
 
 def test_whole_numbers():
     for value in (3, np.int8(3), np.array(3), jnp.asarray(3)):
-        found = whole("k", value)
+        found = whole_number("k", value)
         assert (type(found), found) == (int, 3)
     for value in (3.0, "3", None, True, np.bool_(True), [3], np.array([3]), np.float32(3), 2**0.5):
         with pytest.raises(ValueError, match=r"^k: expected a whole number"):
-            whole("k", value)
+            whole_number("k", value)
     with pytest.raises(ValueError, match=r"^k: expected a whole number of at least 1, got 0"):
-        whole("k", 0, 1)
+        whole_number("k", 0, 1)
 
 
 def test_texts():
@@ -114,3 +114,39 @@ def test_texts():
     for value in (b"a", 3, None, ["a"]):
         with pytest.raises(ValueError, match=r"^t: expected text, got"):
             text("t", value)
+
+
+@pytest.mark.parametrize("value", ["bfloat16", jnp.bfloat16, np.dtype(ml_dtypes.bfloat16), "torch.bfloat16"])
+def test_types_by_whatever_name(value):
+    assert float_type("dtype", value) == float_type("dtype", value, ["float32", "bfloat16"]) == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"^dtype: expected one of float32, float64, got bfloat16"):
+        float_type("dtype", value, ["float32", "float64"])
+
+
+@pytest.mark.parametrize(("value", "got"), [("float99", "'float99'"), (int, "int64"), ([3], r"\[3\]")])
+def test_things_that_are_no_type(value, got):
+    with pytest.raises(ValueError, match=f"^dtype: expected a type of floating-point numbers, got {got}"):
+        float_type("dtype", value)
+
+
+@pytest.mark.parametrize("value", [[1, True], [[1, 2], [np.bool_(False), 3]], True, [np.bool_(True)]])
+def test_truth_values_are_no_numbers(value):
+    with pytest.raises(ValueError, match=r"^v: expected real numbers"):
+        real_numbers("v", value)
+
+
+def test_values_are_shown_short_and_read_no_further():
+    assert shown("it's") == '"it\'s"'
+    assert shown(np.float32(0.5)) == "0.5"
+    assert shown(np.zeros((2, 3))) == "an array of float64 of shape (2, 3)"
+    assert shown([1, "a", None]) == "[1, 'a', None]"
+    assert shown(list(range(99))) == str(list(range(99)))[:57] + "..."
+    read = []
+
+    class Told:
+        def __repr__(self):
+            read.append(1)
+            return "x"
+
+    shown([Told() for _ in range(1000)])
+    assert len(read) < 100
