@@ -181,61 +181,76 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 # --- the families -----------------------------------------------------------------------------------------------------
 
 
+def _common(s: Settings, family: str, names: Mapping[str, str]) -> dict[str, Any]:
+    """What is read alike for every family; `names` are its own for settings that most families call by other names."""
+    sizes = {"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+    sizes |= {"vocabulary": "vocab_size", "context": "max_position_embeddings"}
+    read = {field: s.whole(names.get(name, name)) for field, name in sizes.items()}
+    return {"family": family, **read, "windows": (None,) * read["layers"], "tied": s.flag("tie_word_embeddings")}
+
+
+def _gpt_like(s: Settings, family: str, names: Mapping[str, str], **other: Any) -> Architecture:
+    """What GPT-2 and GPT-NeoX share: LayerNorm, no gate, keys for every head, biases in the MLP.
+
+    Args:
+        s: the settings.
+        family: which.
+        names: its own for settings that most families call by other names.
+        other: what is the family's own.
+    """
+    common = _common(s, family, names)
+    width, heads = common["width"], common["heads"]
+    require(width % heads == 0, names.get("hidden_size", "hidden_size"), f"a multiple of the {heads} heads", width)
+    return Architecture(
+        **{
+            **common,
+            "kv_heads": heads,
+            "head_dim": width // heads,
+            "norm": "layer",
+            "eps": s.number(names.get("layer_norm_eps", "layer_norm_eps")),
+            "activation": s.activation(names.get("hidden_act", "hidden_act")),
+            "gated": False,
+            "mlp_bias": True,
+            "query_scale": (width // heads) ** -0.5,
+            **other,
+        }
+    )
+
+
 def _gpt2(s: Settings) -> Architecture:
+    names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    names |= {"max_position_embeddings": "n_positions"}
     # The names that most families have stand for those of this one.
-    other = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
-    other |= {"max_position_embeddings": "n_positions"}
-    s = Settings({**s.raw, **{ours: s.raw[theirs] for theirs, ours in other.items() if theirs in s.raw}})
-    width, heads, layers = s.whole("n_embd"), s.whole("n_head"), s.whole("n_layer")
+    s = Settings({**s.raw, **{own: s.raw[usual] for usual, own in names.items() if usual in s.raw}})
+    names |= {"layer_norm_eps": "layer_norm_epsilon", "hidden_act": "activation_function"}
     for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         s.refuse(key, False)
-    require(width % heads == 0, "n_embd", f"a multiple of the {heads} heads", width)
-    return Architecture(
-        family="gpt2",
-        vocabulary=s.whole("vocab_size"),
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
-        hidden=s.maybe_whole("n_inner") or 4 * width,
-        context=s.whole("n_positions"),
-        norm="layer",
-        eps=s.number("layer_norm_epsilon"),
-        activation=s.activation("activation_function"),
-        gated=False,
+    return _gpt_like(
+        s,
+        "gpt2",
+        names,
+        hidden=s.maybe_whole("n_inner") or 4 * s.whole("n_embd"),
         learned_positions=True,
-        windows=(None,) * layers,
         qkv_bias=True,
         out_bias=True,
-        mlp_bias=True,
-        query_scale=(width // heads) ** -0.5 if s.flag("scale_attn_weights") else 1.0,
-        tied=s.flag("tie_word_embeddings"),
+        **({} if s.flag("scale_attn_weights") else {"query_scale": 1.0}),
     )
 
 
 def _llama_like(s: Settings, family: str, **other: Any) -> Architecture:
     """What Llama and its descendants share."""
-    width, heads = s.whole("hidden_size"), s.whole("num_attention_heads")
-    head_dim = other.pop("head_dim", None) or s.maybe_whole("head_dim") or max(1, width // heads)
-    layers = s.whole("num_hidden_layers")
+    common = _common(s, family, {})
+    head_dim = other.pop("head_dim", None) or s.maybe_whole("head_dim") or max(1, common["width"] // common["heads"])
     return Architecture(
         **{
-            "family": family,
-            "vocabulary": s.whole("vocab_size"),
-            "width": width,
-            "layers": layers,
-            "heads": heads,
-            "kv_heads": s.maybe_whole("num_key_value_heads") or heads,
+            **common,
+            "kv_heads": s.maybe_whole("num_key_value_heads") or common["heads"],
             "head_dim": head_dim,
             "hidden": s.whole("intermediate_size"),
-            "context": s.whole("max_position_embeddings"),
             "eps": s.number("rms_norm_eps"),
             "activation": other.get("activation") or s.activation("hidden_act"),
             "rope": other.get("rope") or rope.read(s),
-            "windows": (None,) * layers,
             "query_scale": head_dim**-0.5,
-            "tied": s.flag("tie_word_embeddings"),
             **other,
         }
     )
@@ -366,31 +381,14 @@ def _granite(s: Settings) -> Architecture:
 
 
 def _gpt_neox(s: Settings) -> Architecture:
-    width, heads, layers = s.whole("hidden_size"), s.whole("num_attention_heads"), s.whole("num_hidden_layers")
-    require(width % heads == 0, "hidden_size", f"a multiple of the {heads} heads", width)
-    bias = s.flag("attention_bias")
-    return Architecture(
-        family="gpt_neox",
-        vocabulary=s.whole("vocab_size"),
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
+    return _gpt_like(
+        s,
+        "gpt_neox",
+        {},
         hidden=s.whole("intermediate_size"),
-        context=s.whole("max_position_embeddings"),
-        norm="layer",
-        eps=s.number("layer_norm_eps"),
-        activation=s.activation("hidden_act"),
-        gated=False,
         rope=rope.read(s, theta="rotary_emb_base", fraction="rotary_pct"),
-        windows=(None,) * layers,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=True,
         parallel=s.flag("use_parallel_residual"),
-        query_scale=(width // heads) ** -0.5,
-        tied=s.flag("tie_word_embeddings"),
+        **_biases(s) | {"mlp_bias": True},
     )
 
 

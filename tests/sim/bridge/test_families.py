@@ -21,6 +21,7 @@ from sim.bridge.rope import Rope
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import fill, open_folder
 from tests.sim.bridge import references
+from tests.sim.bridge.gguf_files import written
 
 # --- settings that are absent -----------------------------------------------------------------------------------------
 
@@ -419,10 +420,7 @@ def write_gguf(folder, path, *, change=None, leave_out=(), apart=False):
         writer.add_tensor(theirs, np.ascontiguousarray(value))
     if change is not None:
         change(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    written(writer)
     return Gguf(path)
 
 

@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 from sim.bridge import sentencepiece_file, tokenizer
 from sim.bridge.weights.gguf_file import Gguf
+from tests.sim.bridge.gguf_files import written
 
 TEXT = "In 1984 the quick brown fox can't jump\n\tover   the lazy dog; naïve café 12345!"
 TEMPLATE = (
@@ -61,10 +62,7 @@ def in_gguf(path, core, pre="smollm", change=None, architecture="llama"):
     writer.add_chat_template(TEMPLATE)
     if change:
         change(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    written(writer)
     return Gguf(path)
 
 
@@ -95,10 +93,7 @@ def test_sentence_piece_metadata(tmp_path):
     writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * 7])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    written(writer)
     words = tokenizer.from_gguf(Gguf(tmp_path / "x.gguf"))
     assert [tokens[i] for i in words.encode("ab ba")] == ["<s>", "▁ab", "▁", "ba"]
     assert [tokens[i] for i in words.encode("é", special=False)] == ["▁", "<0xC3>", "<0xA9>"]
@@ -295,10 +290,7 @@ def test_several_templates_in_a_file(trained, tmp_path):
 def test_a_file_without_a_tokenizer(tmp_path):
     writer = gguf.GGUFWriter(str(tmp_path / "x.gguf"), "llama")
     writer.add_block_count(1)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    written(writer)
     assert tokenizer.from_gguf(Gguf(tmp_path / "x.gguf")) is None
 
 

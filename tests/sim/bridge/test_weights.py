@@ -20,6 +20,7 @@ from sim.bridge.tokenizer import Tokenizer
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import Msgpack, Safetensors, fill, open_folder
 from tests.sim.bridge import references
+from tests.sim.bridge.gguf_files import written
 
 
 def parameters(folder):
@@ -145,14 +146,6 @@ def test_gguf(checkpoint, tmp_path, kind, rtol):
     for name, value in fill(file.architecture, file, progress=False).items():
         largest = np.abs(expected[name]).max()
         np.testing.assert_allclose(value, expected[name], atol=float(rtol * largest), rtol=0, err_msg=name)
-
-
-def written(writer):
-    """Let a writer write what it was given."""
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def gguf_of(folder, raw, kind):
