@@ -69,25 +69,16 @@ def plateaus(data: xr.Dataset) -> Figure:
 def cross_entropy(data: xr.Dataset) -> Figure:
     """N9: the increase of cross-entropy on own and foreign text against the parabola of one JVP."""
     with style():
-        rows, columns = data.sizes["concept"], data.sizes["layer"]
-        figure = Figure(figsize=(3.2 * columns, 2.5 * rows))
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for row, name in zip(grid, data["concept"].values, strict=True):
-            for axes, layer in zip(row, data["layer"].values, strict=True):
-                one = data.sel(concept=name, layer=layer)
-                alphas, own, foreign = one["strengths"].values, one.sel(text="own"), one.sel(text="foreign")
-                fine = np.linspace(alphas[0], alphas[-1], 101)
-                axes.plot(fine, float(own["curvature"]) * fine**2, color=INK, linewidth=1.2)
-                slope = float(foreign["slope"])
-                axes.plot(fine, slope * fine, color=OFF_TARGET, linewidth=0.9, linestyle=(0, (2, 2)))
-                axes.plot(alphas, own["divergence"], color=INK, **DOTS)
-                axes.plot(alphas, own["cross_entropy"], color=TARGET, **(DOTS | {"marker": "s"}))
-                axes.plot(alphas, foreign["cross_entropy"], color=OFF_TARGET, **(DOTS | {"marker": "^", "markersize": 3.8}))
-                axes.set_title(f"{name}, block {layer}")
-        for axes in grid[:, 0]:
-            axes.set_ylabel("nats per token")
-        for axes in grid[-1]:
-            axes.set_xlabel("steering strength $\\alpha$")
+        figure, panels = _by_concept_and_layer(data, (3.2, 2.5), "nats per token")
+        for axes, _, one in panels:
+            alphas, own, foreign = one["strengths"].values, one.sel(text="own"), one.sel(text="foreign")
+            fine = np.linspace(alphas[0], alphas[-1], 101)
+            axes.plot(fine, float(own["curvature"]) * fine**2, color=INK, linewidth=1.2)
+            slope = float(foreign["slope"])
+            axes.plot(fine, slope * fine, color=OFF_TARGET, linewidth=0.9, linestyle=(0, (2, 2)))
+            axes.plot(alphas, own["divergence"], color=INK, **DOTS)
+            axes.plot(alphas, own["cross_entropy"], color=TARGET, **(DOTS | {"marker": "s"}))
+            axes.plot(alphas, foreign["cross_entropy"], color=OFF_TARGET, **(DOTS | {"marker": "^", "markersize": 3.8}))
         figure.legend(
             handles=[
                 Line2D([], [], color=INK, linewidth=1.2, label="parabola, one JVP"),
@@ -107,18 +98,28 @@ def cross_entropy(data: xr.Dataset) -> Figure:
 def next_tokens(data: xr.Dataset) -> Figure:
     """S, figure 6: the increase of the eight tokens that are likeliest under strong steering, by concept and layer."""
     with style():
-        rows, columns = data.sizes["concept"], data.sizes["layer"]
-        figure = Figure(figsize=(3.5 * columns, 3.2 * rows))
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for k, name in enumerate(data["concept"].values):
-            for axes, layer in zip(grid[k], data["layer"].values, strict=True):
-                _increases(axes, data.sel(concept=name, layer=layer), below=-0.22 if k == rows - 1 else -0.12)
-                axes.set_title(f"{name}, block {layer}")
-        for axes in grid[:, 0]:
-            axes.set_ylabel("$\\Delta p(z \\mid c, \\alpha)$")
-        for axes in grid[-1]:
-            axes.set_xlabel("steering strength $\\alpha$")
+        figure, panels = _by_concept_and_layer(data, (3.5, 3.2), "$\\Delta p(z \\mid c, \\alpha)$")
+        for axes, row, one in panels:
+            _increases(axes, one, below=-0.22 if row == data.sizes["concept"] - 1 else -0.12)
     return figure
+
+
+def _by_concept_and_layer(
+    data: xr.Dataset, size: tuple[float, float], y: str
+) -> tuple[Figure, list[tuple[Axes, int, xr.Dataset]]]:
+    """A panel for each concept (rows) and layer (columns): its axes, its row, and its data."""
+    concepts, layers = data["concept"].values, data["layer"].values
+    figure = Figure(figsize=(size[0] * len(layers), size[1] * len(concepts)))
+    grid, panels = figure.subplots(len(concepts), len(layers), squeeze=False), []
+    for (row, column), axes in np.ndenumerate(grid):
+        one = data.isel(concept=row, layer=column)
+        axes.set_title(f"{concepts[row]}, block {layers[column]}")
+        panels.append((axes, row, one))
+    for axes in grid[:, 0]:
+        axes.set_ylabel(y)
+    for axes in grid[-1]:
+        axes.set_xlabel("steering strength $\\alpha$")
+    return figure, panels
 
 
 def _increases(axes: Axes, one: xr.Dataset, *, below: float) -> None:
