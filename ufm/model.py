@@ -23,17 +23,9 @@ from ufm.precision import full, wide
 from ufm.steerable import Change
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["W", "H"], meta_fields=[])
-@dataclass(frozen=True)
-class UFM:
-    """Parameters (W, H) of an unconstrained features model.
+class Columns:
+    """Hidden states that are free: column j of H, ``[d, m]``, is that of context j."""
 
-    Attributes:
-        W: decoder, ``[V, d]``.
-        H: context embeddings, ``[d, m]``; column j is h_j.
-    """
-
-    W: Float[Array, "V d"] | Leaf
     H: Float[Array, "d m"] | Leaf
 
     @property
@@ -44,6 +36,20 @@ class UFM:
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
         """h_j for each context index."""
         return jnp.moveaxis(self.H, -1, 0)[contexts]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["W", "H"], meta_fields=[])
+@dataclass(frozen=True)
+class UFM(Columns):
+    """Parameters (W, H) of an unconstrained features model.
+
+    Attributes:
+        W: decoder, ``[V, d]``.
+        H: context embeddings, ``[d, m]``; column j is h_j.
+    """
+
+    W: Float[Array, "V d"] | Leaf
+    H: Float[Array, "d m"] | Leaf
 
     @full
     def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:

@@ -12,12 +12,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ufm._check import in_range, require, typed
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus
-from ufm.model import init, sites_of
+from ufm.model import Columns, init, sites_of
 from ufm.precision import full, wide
 from ufm.steerable import Change
 
@@ -78,7 +78,7 @@ def _scaled(h: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array,
 
 @partial(jax.tree_util.register_dataclass, data_fields=["W", "H", "gamma", "bias"], meta_fields=["kind", "eps"])
 @dataclass(frozen=True)
-class NormalisedUFM:
+class NormalisedUFM(Columns):
     """Parameters of a normalised unconstrained features model; `ufm.fit` trains all of them, given one as `start`.
 
     Attributes:
@@ -96,15 +96,6 @@ class NormalisedUFM:
     bias: Float[Array, " d"] | Leaf = None
     kind: str = field(default="rms")
     eps: float = field(default=0.0)
-
-    @property
-    def n_contexts(self) -> int:
-        """m, the number of contexts."""
-        return self.H.shape[1]
-
-    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """h_j for each context index, before the norm."""
-        return jnp.moveaxis(self.H, -1, 0)[contexts]
 
     @full
     def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
