@@ -1,1 +1,66 @@
-"""Experiments: labelled data, figures, the verification run, the report, benchmarks, and the command line."""
+"""Language models, experiments, checks and figures: the face of the project, beside `ufm` and `theory`.
+
+Names are imported when they are first used, so that `import sim` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sim.bridge.generation import Sampling
+    from sim.bridge.model import Generated, LanguageModel, load, random_model
+    from sim.bridge.sharding import make_mesh
+    from sim.bridge.split import Split
+    from sim.checks.refute import refute, replay
+    from sim.checks.validation import validate
+    from sim.checks.verify import verify
+    from sim.reproduction import reproduce
+    from ufm.interventions import Add, LoRA, Weight
+    from ufm.steering import After, All, Last, Steering, Where
+
+_HOMES = {
+    "sim.bridge.generation": ("Sampling",),
+    "sim.bridge.model": ("Generated", "LanguageModel", "load", "random_model"),
+    "sim.bridge.sharding": ("make_mesh",),
+    "sim.bridge.split": ("Split",),
+    "sim.checks.refute": ("refute", "replay"),
+    "sim.checks.validation": ("validate",),
+    "sim.checks.verify": ("verify",),
+    "sim.reproduction": ("reproduce",),
+    "ufm.interventions": ("Add", "LoRA", "Weight"),
+    "ufm.steering": ("After", "All", "Last", "Steering", "Where"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Add",
+    "After",
+    "All",
+    "Generated",
+    "LanguageModel",
+    "Last",
+    "LoRA",
+    "Sampling",
+    "Split",
+    "Steering",
+    "Weight",
+    "Where",
+    "load",
+    "make_mesh",
+    "random_model",
+    "refute",
+    "replay",
+    "reproduce",
+    "validate",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sim' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

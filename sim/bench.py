@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ from sim.output import settings
 from theory import predicted, routes, tilting
 from theory.instance import Instance
 from theory.statement import TABLES
-from ufm import Corpus
+from ufm import Add, Corpus, Last, Steering
 from ufm._check import require
+from ufm.steerable import one_of
 
 Figures = dict[str, float]
 
@@ -169,30 +171,30 @@ def language_model(seed: int = 0) -> Figures:
     lm = load(fetch.NAME, progress=False)
     layers = lm.architecture.layers
     alphas, v = jnp.linspace(-200.0, 200.0, SWEPT), jnp.asarray(v)
-    cut = lm.at(0, [prompt])
+    cut = lm.split([prompt], 0)
 
     @jax.jit
     def embedded(cut):
         return cut.embed_all(jnp.arange(1))
 
     @jax.jit
-    def swept(cut, h, alphas):
-        return ufm.sweep_states(cut, h, cut.everywhere(v), alphas, lambda row, _: jax.nn.log_softmax(row)[:TOKENS])
+    def swept(cut, states, alphas):
+        return ufm.sweep_states(cut, states, v, alphas, lambda row, _: jax.nn.log_softmax(row)[:TOKENS])
 
     figures: Figures = {}
     with _torch() as other:
         theirs = [other(_full_pass_seconds)]
         every = _median_seconds(embedded, cut)
         states = jax.block_until_ready(embedded(cut))
-        jax.block_until_ready(swept(cut, states[0], alphas))
+        jax.block_until_ready(swept(cut, one_of(states, 0), alphas))
         ours = np.empty(layers)
         for layer in tqdm(range(layers), desc="sweeps", unit="layer", disable=None):
-            ours[layer] = _once(swept, cut.after(layer), states[layer], alphas)
+            ours[layer] = _once(swept, cut.at(layer), one_of(states, layer), alphas)
             if layer == layers // 2:
                 theirs.append(other(_full_pass_seconds))
         theirs.append(other(_full_pass_seconds))
-    last = _median_seconds(swept, cut.after(layers - 1), states[-1], alphas)
-    alone = _median_seconds(jax.jit(lambda cut: cut.embed(jnp.arange(1))), cut.after(layers - 1))
+    last = _median_seconds(swept, cut.at(layers - 1), one_of(states, -1), alphas)
+    alone = _median_seconds(jax.jit(lambda cut: cut.embed(jnp.arange(1))), cut.at(layers - 1))
     middle = ours[layers // 2]
     figures |= {
         "all streams, one pass": every,
@@ -212,8 +214,31 @@ def language_model(seed: int = 0) -> Figures:
             "the same with its stream": full / (last + alone),
         }
     start = time.perf_counter()
-    jax.block_until_ready(swept(cut.after(layers // 2), states[layers // 2], jnp.linspace(-200.0, 200.0, SWEPT_LONG)))
+    many, middle_states = jnp.linspace(-200.0, 200.0, SWEPT_LONG), one_of(states, layers // 2)
+    jax.block_until_ready(swept(cut.at(layers // 2), middle_states, many))
     return figures | {f"{SWEPT_LONG} strengths, middle": time.perf_counter() - start, "peak MiB": _peak_mib()}
+
+
+def last_token(seed: int = 0) -> Figures:
+    """SmolLM2, 100 tokens of context, 128 strengths after the middle layer at the last token, next-token log-softmax.
+
+    Once with the keys and values of the tokens before it kept, and once with all tokens computed at every strength. Prefix
+    and sweep together, programs compiled before.
+    """
+    prompt, v = _swept_prompt(seed)
+    lm = load(fetch.NAME, progress=False)
+    steering = Steering({lm.architecture.layers // 2: Add(jnp.asarray(v))}, tokens=Last())
+    kept, parts = lm.split([prompt]).prepared(steering)
+    whole, alphas = replace(kept, start=0), jnp.linspace(-200.0, 200.0, SWEPT)
+
+    @jax.jit
+    def swept(split, alphas):
+        states = split.embed(jnp.arange(1))
+        return ufm.sweep_states(split, states, parts, alphas, lambda row, _: jax.nn.log_softmax(row)[:TOKENS])
+
+    figures = {name: _median_seconds(swept, split, alphas) for name, split in (("keys kept", kept), ("all tokens", whole))}
+    apart = float(jnp.max(jnp.abs(swept(kept, alphas) - swept(whole, alphas))))
+    return figures | {"ratio": figures["all tokens"] / figures["keys kept"], "largest difference": apart}
 
 
 def _swept_prompt(seed: int) -> tuple[list[int], Any]:
@@ -330,11 +355,11 @@ def experiments(seed: int = 0) -> Figures:
     sampling = Sampling(0.9, 50, 0.95)
 
     def curves(layer: int) -> Any:
-        cut = lm.at(layer, [prompt])
-        return next_token.swept(cut, cut.everywhere(push), many, odds, limits, kept=TOKENS)
+        cut, steering = lm.split([prompt]).prepared(Steering({layer: Add(push)}))
+        return next_token.swept(cut, steering, many, odds, limits, kept=TOKENS)
 
     def costs(layer: int) -> Any:
-        return losses.increases(lm.at(layer, rows, last_only=False), push, few)
+        return losses.increases(*lm.split(rows, last_only=False).prepared(Steering({layer: Add(push)})), few)
 
     layers, half = (a.layers // 4, a.layers // 2, a.layers - 1), a.layers // 2
     # As deep on average as all layers are.
@@ -373,6 +398,7 @@ CASES: dict[str, Callable[[int], Figures]] = {
     "many-small-corpora": many_small_corpora,
     "loading": loading,
     "language-model": language_model,
+    "last-token": last_token,
     "experiments": experiments,
     "gpu": bench_gpu.gpu,
 }

@@ -25,6 +25,7 @@ from sim.bridge.model import LanguageModel, random_model
 from sim.bridge.parameters import shapes
 from sim.experiments.strength import next_token, vectors
 from sim.measure import losses
+from ufm import Add, Steering
 from ufm.precision import of_products
 
 Figures = dict[str, float]
@@ -166,8 +167,8 @@ def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callabl
     block, unembedding = operations(a)
 
     def curves(layer: int) -> Callable[[], Any]:
-        cut = lm.at(layer, prompt)
-        return lambda: next_token.swept(cut, cut.everywhere(v), alphas, odds, limits, kept=min(sizes.kept, a.vocabulary))
+        cut, steering = lm.split(prompt).prepared(Steering({layer: Add(v)}))
+        return lambda: next_token.swept(cut, steering, alphas, odds, limits, kept=min(sizes.kept, a.vocabulary))
 
     def of_curves(layer: int) -> float:
         return sizes.strengths * (sizes.prompt * block * (last - layer) + unembedding)
@@ -180,14 +181,14 @@ def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callabl
         return count * ((sizes.prompt + sizes.new) * block * a.layers + sizes.new * unembedding)
 
     middle = a.layers // 2
-    whole = lm.at(middle, rows, last_only=False)
+    whole, steering = lm.split(rows, last_only=False).prepared(Steering({middle: Add(v)}))
     tokens = sizes.blocks * sizes.costs * sizes.block
     return {
         "next-token, first layer": (curves(0), of_curves(0)),
         "next-token, middle layer": (curves(middle), of_curves(middle)),
         "next-token, last block": (curves(last), of_curves(last)),
         "cross-entropy": (
-            lambda: losses.increases(whole, v, costs),
+            lambda: losses.increases(whole, steering, costs),
             tokens * (block * (last - middle) + unembedding),
         ),
         "vectors": (

@@ -48,7 +48,7 @@ def reproduce(
 ) -> None:
     """Train, verify, draw, check the theory on a language model ("none" leaves that out); one page shows everything."""
     from sim.checks.verify import as_table
-    from sim.reproduce import reproduce as run
+    from sim.reproduction import reproduce as run
 
     result = run(out, seed=seed, instances=instances, model=None if model == "none" else model)
     typer.echo(as_table(result.verdicts))
@@ -105,7 +105,7 @@ def _verify_on_model(model: str, statements: list[str] | None, json: Path | None
     from sim import output
     from sim.bridge.model import load
     from sim.checks.validation import as_table, chosen, validate
-    from sim.reproduce import write_validation
+    from sim.reproduction import write_validation
 
     names = chosen(statements)
     target = output.prepare_file(json, "json") if json else None
@@ -177,7 +177,7 @@ def figures(out: Out = Path("out/figures"), seed: Seed = 0) -> None:
     """Train the toy models and draw the toy figures as SVG, PDF and PNG."""
     from sim import output
     from sim.checks.verify import train_gallery
-    from sim.reproduce import draw
+    from sim.reproduction import draw
 
     folder = output.prepare_folder(out)
     trained = train_gallery(seed, ["default", "toy"])
@@ -410,7 +410,7 @@ def case(
     from sim.experiments.gpt.uppercase import analyse, as_table
     from sim.figures import CASE_FIGURES
     from sim.output import write_data
-    from sim.reproduce import draw_all
+    from sim.reproduction import draw_all
 
     folder = output.prepare_folder(out)
     documents = corpora.manual() if text is None else corpora.read_documents(text)

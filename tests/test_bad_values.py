@@ -38,7 +38,6 @@ def good():
     transformer = init_transformer(key, corpus.words, 4, 4)
     contexts, weights = np.arange(4), ufm.contrast(4, [0, 1], [2, 3])
     answers = ufm.Answers(*np.full((4, 2), -1.0))
-    update = ufm.Vector(v)
     one = theory.make_instance(corpus, [0, 1], [2, 3], 0)
     exact = rationals.rationalise(one)
     claimed = theory.REGISTRY["theorem-3.6.target"]
@@ -50,7 +49,7 @@ def good():
     members = np.array([True, True, False, False])
     law = arc.law(normed.W, normed.gamma, None, normed.H[:, 0], v)
     attacked = refute.Attack(1.0, one, 1, 0.0, claimed.claim.instances, ())
-    swept = {"v": v, "alphas": alphas, "budget": 10}
+    swept = {"steering": v, "alphas": alphas, "budget": 10}
     predictions = {"corpus": corpus, "m": m, "alphas": alphas, "budget": 10}
     return {
         ufm.Concepts: {"of_token": [0, 1]},
@@ -99,7 +98,7 @@ def good():
         ufm.probability_increase: {"model": model, "contexts": contexts, **swept, "tokens": [0]},
         ufm.concept_increase: {"model": model, "contexts": contexts, **swept, "concepts": concepts},
         ufm.cross_entropy_increase: {"model": model, "corpus": corpus, **swept},
-        ufm.curvature: {"model": model, "contexts": contexts, "v": v, "alpha": 1.0},
+        ufm.curvature: {"model": model, "contexts": contexts, "steering": v, "alpha": 1.0},
         ufm.divergence: {"model": model, "contexts": contexts, **swept},
         ufm.init: {"key": key, "corpus": corpus, "d": 2, "scale": 1.0, "dtype": np.float32},
         ufm.exact: {"corpus": corpus},
@@ -128,9 +127,9 @@ def good():
             "theta": 1.0,
         },
         ufm.preference.reps: {"answers": answers, "reference": answers, "scale": 1.0},
-        ufm.steer: {"model": model, "contexts": contexts, "v": v, "alpha": 1.0},
+        ufm.steer: {"model": model, "contexts": contexts, "steering": v, "alpha": 1.0},
         ufm.sweep: {"model": model, "contexts": contexts, **swept, "measure": lambda logits, i: logits},
-        ufm.sweep_states: {"model": model, "h": np.ones((2, 3)), **swept, "measure": lambda logits, i: logits},
+        ufm.sweep_states: {"model": model, "states": np.ones((2, 3)), **swept, "measure": lambda logits, i: logits},
         ufm.fit: {
             "corpus": corpus,
             "d": 3,
@@ -159,7 +158,6 @@ def good():
             "dtype": np.float32,
         },
         ufm.init_update: {"key": key, "form": "lora", "inputs": 3, "outputs": 3, "rank": 1, "dtype": np.float32},
-        ufm.updated: {"model": model, "update": update, "site": "state"},
         predicted.probability_increase: {**predictions, "contexts": contexts, "tokens": [0]},
         predicted.concept_increase: {**predictions, "contexts": contexts, "concepts": concepts},
         predicted.cross_entropy_increase: predictions,
@@ -290,8 +288,8 @@ RANGES = [
     (ufm.mixed, "mixture", [np.eye(3), np.eye(2) * 2, np.full((2, 2), N), [1, 0], np.zeros((0, 2))]),
     (ufm.mixed, "q", [np.full((2, 2), N), np.ones(2)]),
     (ufm.probability_increase, "contexts", [[4], [-1], [0.5], [[0]]]),
-    (ufm.probability_increase, "v", [np.ones(4), np.ones((1, 3)), np.full(3, N)]),
-    (ufm.probability_increase, "alphas", [[], [N], [np.inf], [[1.0]], ["1"]]),
+    (ufm.probability_increase, "steering", [np.ones(4), np.ones((1, 3)), np.full(3, N), "v", None]),
+    (ufm.probability_increase, "alphas", [[], [N], [np.inf], [[1.0, 2.0]], [[[1.0]]], ["1"]]),
     (ufm.probability_increase, "tokens", [[], [4], [-1], [0, 0], [0.5]]),
     (ufm.probability_increase, "budget", [0, -1, 1.5]),
     (ufm.concept_increase, "concepts", [ufm.Concepts([0, 1])]),
@@ -309,8 +307,8 @@ RANGES = [
     (ufm.preference.reps, "scale", [0.0, -1.0]),
     (ufm.steer, "alpha", [[1.0, 2.0], np.inf, N]),
     (ufm.steer, "contexts", [["a"], [4], [-1], [True]]),
-    (ufm.sweep_states, "h", [np.ones(3), np.full((2, 3), N)]),
-    (ufm.sweep_states, "v", [np.ones(4)]),
+    (ufm.sweep_states, "states", [np.ones(3), np.full((2, 3), N)]),
+    (ufm.sweep_states, "steering", [np.ones(4)]),
     (ufm.sweep_states, "alphas", [[], [N]]),
     (ufm.fit, "optimizer", ["x"]),
     (ufm.fit, "tolerance", [-1.0, N]),
@@ -331,8 +329,6 @@ RANGES = [
     (ufm.init_update, "rank", [0, 4]),
     (ufm.init_update, "inputs", [0, -1]),
     (ufm.init_update, "outputs", [0, -1]),
-    (ufm.updated, "site", ["x"]),
-    (ufm.updated, "update", [ufm.Vector(np.ones(2)), ufm.Vector(np.full(3, N)), ufm.Vector("a"), ufm.Vector(None)]),
     (predicted.probability_increase, "contexts", [[4], [-1], [0.5]]),
     (predicted.probability_increase, "m", [np.ones(3), [N] * 4, [np.inf] * 4]),
     (predicted.probability_increase, "alphas", [[], [N], [np.inf], [[1.0]]]),

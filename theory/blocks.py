@@ -34,7 +34,7 @@ class Pushed:
     v: Float[Array, " d"] | Leaf
 
     @property
-    def states(self) -> Float[Array, "m Td"]:
+    def states(self) -> Float[Array, "m T d"]:
         """The stream of every prompt at the cut, before steering."""
         return self.model.embed(jnp.arange(self.model.tokens.shape[0]))
 
@@ -46,7 +46,7 @@ class Pushed:
     @property
     def reach(self) -> Float[Array, ""]:
         """The most that the last norm is given beside alpha v: the state at the last position, and what blocks add."""
-        last = self.states.reshape(-1, *self.model.positions.shape)[:, -1]
+        last = self.states[:, -1]
         return jnp.max(jnp.linalg.norm(last, axis=-1)) + added(self.model)
 
     @property
@@ -56,7 +56,7 @@ class Pushed:
 
     def decode(self, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
         """Steered logits of every prompt."""
-        return self.model.decode(self.states + alpha * self.model.everywhere(self.v))
+        return self.model.decode(self.states + alpha * self.v)
 
     def limit(self, sign: int) -> Float[Array, " V"]:
         """The logits as alpha goes to +inf (`sign` 1) or -inf (-1), from v alone (`theory.arc.limit`)."""
@@ -117,8 +117,7 @@ def measured(seed: int = 0) -> list[MeasuredPush]:
     sweeps = []
     for kind, softcap in zip(KINDS, (1.5, None), strict=True):
         model = init_transformer(of_model, tokens, 11, blocks=3, heads=4, kind=kind, biased=True, softcap=softcap)
-        push = model.everywhere(v)
-        logits = sweep(model, jnp.arange(4), push, jnp.asarray(alphas), lambda logits, _: logits)
+        logits = sweep(model, jnp.arange(4), v, jnp.asarray(alphas), lambda logits, _: logits)
         sweeps.append(MeasuredPush(Pushed(model, v), alphas, np.asarray(logits)))
     return sweeps
 

@@ -14,30 +14,38 @@ from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_ta
 from ufm.counting import count_documents, sample_documents
 from ufm.directions import contrast, contrastive, difference_of_means, log_odds, random_negatives
 from ufm.families import mixed, per_context, uniform, weighted
+from ufm.interventions import Add, Intervention, LoRA, NullOut, Weight, init_update
 from ufm.measures import concept_increase, cross_entropy_increase, curvature, divergence, probability_increase
 from ufm.model import UFM, FreeFeatures, cross_entropy, exact, gap, init, logits
 from ufm.normalised import NormalisedUFM, init_normalised, norm
 from ufm.precision import in_float64
 from ufm.preference import Answers, preference_odds, utility_odds
 from ufm.steerable import Steerable, steer, sweep, sweep_states
+from ufm.steering import After, All, Last, State, Steering, Where
 from ufm.training import OPTIMIZERS, Fit, fit
-from ufm.updates import LoRA, Updated, Vector, Weight, init_update, updated
 
 __all__ = [
     "OPTIMIZERS",
     "UFM",
+    "Add",
+    "After",
+    "All",
     "Answers",
     "AssumptionMargins",
     "Concepts",
     "Corpus",
     "Fit",
     "FreeFeatures",
+    "Intervention",
+    "Last",
     "LoRA",
     "NormalisedUFM",
+    "NullOut",
+    "State",
     "Steerable",
-    "Updated",
-    "Vector",
+    "Steering",
     "Weight",
+    "Where",
     "assumption_1",
     "concept_increase",
     "concept_log_probabilities",
@@ -71,7 +79,6 @@ __all__ = [
     "sweep",
     "sweep_states",
     "uniform",
-    "updated",
     "utility_odds",
     "weighted",
 ]

@@ -7,7 +7,7 @@ trained model's distance from perfect is known to full relative precision, far b
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,22 @@ from ufm._numerics import exp_minus_tangent
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus, entropy
 from ufm.precision import full, wide
-from ufm.steerable import Change
+from ufm.steerable import Steerable
+from ufm.steering import RESIDUAL, Steering
+
+DECODER = "decoder"
+"""The site of these models behind their hidden state: the matrix W."""
 
 
-class Columns:
-    """Hidden states that are free: column j of H, ``[d, m]``, is that of context j."""
+class FreeFeatures(Steerable):
+    """A split model whose hidden states are free parameters, one for each context.
 
+    Attributes:
+        W: decoder, ``[V, d]``.
+        H: context embeddings, ``[d, m]``; column j is h_j.
+    """
+
+    W: Float[Array, "V d"] | Leaf
     H: Float[Array, "d m"] | Leaf
 
     @property
@@ -37,11 +47,31 @@ class Columns:
         """h_j for each context index."""
         return jnp.moveaxis(self.H, -1, 0)[contexts]
 
+    def read(self, h: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        """What the decoder is given: the hidden state as it is."""
+        return h
+
+    @full
+    def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
+        """Logits: W times what it is given."""
+        return self.read(h) @ self.W.T
+
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """The hidden state, and the decoder W."""
+        return {RESIDUAL: (self.W.shape[1], self.W.shape[1]), DECODER: (self.W.shape[1], self.W.shape[0])}
+
+    @full
+    def steered(self, state: Float[Array, "*n d"], steering: Steering, alpha: Any) -> Float[Array, "*n V"]:
+        """Logits from hidden states under a steering."""
+        x = self.read(steering.apply(RESIDUAL, state, state, alpha))
+        return steering.apply(DECODER, x, x @ self.W.T, alpha)
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["W", "H"], meta_fields=[])
 @dataclass(frozen=True)
-class UFM(Columns):
-    """Parameters (W, H) of an unconstrained features model.
+class UFM(FreeFeatures):
+    """Parameters (W, H) of an unconstrained features model: logits ``W h``.
 
     Attributes:
         W: decoder, ``[V, d]``.
@@ -50,51 +80,6 @@ class UFM(Columns):
 
     W: Float[Array, "V d"] | Leaf
     H: Float[Array, "d m"] | Leaf
-
-    @full
-    def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
-        """Logits ``W h``."""
-        return h @ self.W.T
-
-    @property
-    def sites(self) -> dict[str, tuple[int, int]]:
-        """The hidden state, and the decoder W (`ufm.updates`)."""
-        return sites_of(self.W)
-
-    def decode_through(
-        self, h: Float[Array, "*n d"], site: str, change: Change, m: Float[Array, "*n"]
-    ) -> Float[Array, "*n V"]:
-        """Logits with the output of a site changed."""
-        m = m[..., None]
-        return self.decode(change(h, h, m)) if site == "state" else change(h, self.decode(h), m)
-
-
-def sites_of(W: Float[Array, "V d"]) -> dict[str, tuple[int, int]]:
-    """The linear sites of a model that is a hidden state and a decoder: how many numbers each takes and gives."""
-    return {"state": (W.shape[1], W.shape[1]), "decoder": (W.shape[1], W.shape[0])}
-
-
-@runtime_checkable
-class FreeFeatures(Protocol):
-    """A split model whose hidden states are free parameters, one column of H for each context; a pytree."""
-
-    @property
-    def W(self) -> Any:
-        """Decoder, ``[V, d]``."""
-        ...
-
-    @property
-    def H(self) -> Any:
-        """Context embeddings, ``[d, m]``."""
-        ...
-
-    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """h_j for each context index."""
-        ...
-
-    def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
-        """Logits from hidden states."""
-        ...
 
 
 @typed

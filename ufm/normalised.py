@@ -17,9 +17,8 @@ from jaxtyping import Array, Float
 from ufm._check import in_range, require, typed
 from ufm._pytree import Leaf
 from ufm.corpus import Corpus
-from ufm.model import Columns, init, sites_of
-from ufm.precision import full, wide
-from ufm.steerable import Change
+from ufm.model import FreeFeatures, init
+from ufm.precision import wide
 
 KINDS = ("rms", "layer")
 """The norms known by name."""
@@ -78,7 +77,7 @@ def _scaled(h: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array,
 
 @partial(jax.tree_util.register_dataclass, data_fields=["W", "H", "gamma", "bias"], meta_fields=["kind", "eps"])
 @dataclass(frozen=True)
-class NormalisedUFM(Columns):
+class NormalisedUFM(FreeFeatures):
     """Parameters of a normalised unconstrained features model; `ufm.fit` trains all of them, given one as `start`.
 
     Attributes:
@@ -97,28 +96,8 @@ class NormalisedUFM(Columns):
     kind: str = field(default="rms")
     eps: float = field(default=0.0)
 
-    @full
-    def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
-        """Logits ``W (gamma * norm(h) + bias)``."""
-        return self._normed(h) @ self.W.T
-
-    @property
-    def sites(self) -> dict[str, tuple[int, int]]:
-        """The hidden state before the norm, and the decoder W behind it (`ufm.updates`)."""
-        return sites_of(self.W)
-
-    @full
-    def decode_through(
-        self, h: Float[Array, "*n d"], site: str, change: Change, m: Float[Array, "*n"]
-    ) -> Float[Array, "*n V"]:
-        """Logits with the output of a site changed."""
-        m = m[..., None]
-        if site == "state":
-            return self.decode(change(h, h, m))
-        x = self._normed(h)
-        return change(x, x @ self.W.T, m)
-
-    def _normed(self, h: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    def read(self, h: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        """What the decoder is given: ``gamma * norm(h) + bias``."""
         return norm(h, self.gamma, self.bias, kind=self.kind, eps=self.eps)
 
 

@@ -1,14 +1,14 @@
 """The split: a model cut where it is steered, and everything that follows from the cut alone.
 
-    embed(contexts) -> h          decode(h) -> logits          steered: decode(h + alpha v)
+    embed(contexts) -> state        decode(state) -> logits        steered: decode(intervene(state, alpha))
 
 The unconstrained features model is the smallest such split, a transformer cut after one of its blocks the largest.
 Sweeps over steering strengths are written here once for both: the prefix is computed once per context, only the suffix
 sees alpha, and memory is bounded by a budget of numbers, not by contexts x strengths x vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,57 +16,116 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ufm._check import finite, require, typed
+from ufm._check import MOST_READ, finite, require, typed
 from ufm.precision import wide
+from ufm.steering import RESIDUAL, Steering, as_steering, require_sites
 
 DEFAULT_BUDGET = 2**20
 """Numbers a sweep holds at once, unless told otherwise: 8 MiB of float64, about what a core's cache serves."""
 
 
-Change = Callable[[Float[Array, "*n i"], Float[Array, "*n o"], Float[Array, "*#n 1"]], Float[Array, "*n o"]]
-"""From the input, the output and the strength at a linear site of a model to its changed output (`ufm.updates`)."""
+class Steerable:
+    """A model split where it is steered. Derive from it, and register the class as a pytree, for `jax.jit`.
 
+    A model defines `embed` and `decode`; what else it can tell has defaults. A state is a pytree whose leaves lead with the
+    axes of the contexts: h alone, or a `ufm.steering.State`.
 
-@runtime_checkable
-class Steerable(Protocol):
-    """A model split where it is steered; a pytree, so that it passes through `jax.jit`."""
+    Attributes:
+        n_contexts: how many contexts it has, which are then known by their index; None if it does not say.
+        activation_size: numbers that it holds while it decodes one state; None for its logits alone.
+        budget: numbers that a sweep of it holds at once, unless told otherwise.
+    """
 
-    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
-        """Hidden states of contexts, at the place where they are steered."""
-        ...
+    n_contexts: Any = None
+    activation_size: Any = None
+    budget: Any = DEFAULT_BUDGET
 
-    def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
-        """Logits from hidden states."""
-        ...
+    def embed(self, contexts: Int[Array, "*n"]) -> Any:
+        """States of contexts, at the place where they are steered.
+
+        Raises:
+            NotImplementedError: in a class that does not define it.
+        """
+        raise NotImplementedError
+
+    def decode(self, state: Any) -> Float[Array, "*n V"]:
+        """Logits from states.
+
+        Raises:
+            NotImplementedError: in a class that does not define it.
+        """
+        raise NotImplementedError
+
+    @property
+    def sites(self) -> Mapping[str, tuple[int, int]]:
+        """How many numbers each site takes and gives; "residual" is the hidden state, which gives what it takes."""
+        width = jax.eval_shape(self.embed, jax.ShapeDtypeStruct((1,), jnp.int32)).shape[-1]
+        return {RESIDUAL: (width, width)}
+
+    def steered(self, state: Any, steering: Steering, alpha: Float[Array, "..."] | float) -> Float[Array, "*n V"]:
+        """Logits from states under a steering: `decode` of the steered hidden state, for a model with this site alone."""
+        return self.decode(steering.apply(RESIDUAL, state, state, alpha))
+
+    def prepared(self, steering: Steering) -> tuple["Steerable", Steering]:
+        """The model split where a steering first acts, and the steering as that model takes it.
+
+        Raises:
+            ValueError: a steering that is made for another model.
+        """
+        self.check(steering)
+        return self, steering
+
+    def check(self, steering: Steering) -> None:
+        """Refuse a steering that cannot act on the states of this model.
+
+        Raises:
+            ValueError: a site, a layer or tokens that it does not have; an intervention of other widths; outside
+                transformations, numbers that are not finite.
+        """
+        require_sites(steering, self.sites)
+
+    @property
+    def described(self) -> str:
+        """The type and the place, for messages."""
+        types = [leaf.dtype for leaf in jax.tree.leaves(self) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+        return f"{type(self).__name__}, {types[0] if types else 'no floats'}"
 
 
 @typed
 def steer(
     model: Steerable,
     contexts: Int[Array, "*n"] | np.ndarray | Sequence[int],
-    v: Float[Array, " d"],
-    alpha: Float[Array, ""] | float,
+    steering: Any,
+    alpha: Any,
 ) -> Float[Array, "*n V"]:
-    """Logits of the steered model, ``f_alpha(c_j) = decode(h_j + alpha v)`` (S, section 3.1).
+    """Logits of the steered model; of a vector v, ``f_alpha(c_j) = decode(h_j + alpha v)`` (S, section 3.1).
 
     Args:
         model: a split model.
-        contexts: what `model.embed` takes; for the UFM, indices.
-        v: steering vector, ``[d]``.
-        alpha: steering strength, in units of v.
+        contexts: indices.
+        steering: a `Steering`, or a vector ``[d]`` that is added where the model is split.
+        alpha: steering strength, a number; or one for each part of the steering, ``[k]``.
 
     Raises:
-        ValueError: a context that the model does not have, a v of another width than its hidden states; outside
-            transformations, a v or a strength that is not finite, and one at which logits are not.
+        ValueError: contexts that the model does not have, a steering that is made for another model; outside
+            transformations, numbers that are not finite, and a strength at which logits are not.
     """
-    contexts, v, alpha = known(model, contexts), number("v", v), number("alpha", alpha)
-    h = model.embed(contexts)
-    return finite_at(model, alpha, model.decode(moved(h, fitting(v, h), alpha)))
+    contexts, alpha = known(model, contexts), one_strength(steering, alpha)
+    at_place, parts = model.prepared(as_steering(steering))
+    return finite_at(at_place, alpha, at_place.steered(at_place.embed(contexts), parts, alpha))
 
 
-def moved(h: Float[Array, "*n d"], v: Float[Array, " d"], alpha: Float[Array, ""] | float) -> Float[Array, "*n d"]:
-    """``h + alpha v``, in float32 at least: hidden states of a half type would swallow small strengths, and round large."""
-    return wide(h) + alpha * wide(v)
+def one_strength(steering: Any, alpha: Any) -> Any:
+    """A strength, or one for each part of a steering, as it is (a boundary check).
+
+    Raises:
+        ValueError: another number of strengths; outside transformations, one that is not finite.
+    """
+    value = number("alpha", alpha)
+    parts = len(as_steering(steering).parts)
+    fits = np.ndim(value) == 0 or np.shape(value) == (parts,)
+    require(fits, "alpha", f"a number, or one for each of the {parts} interventions", f"shape {np.shape(value)}")
+    return value if np.ndim(value) == 0 else jnp.asarray(value)
 
 
 def number(name: str, value: Any) -> Any:
@@ -80,35 +139,29 @@ def number(name: str, value: Any) -> Any:
     return value
 
 
-def finite_at(model: Any, alphas: Any, values: Any, axis: int = 0) -> Any:
+def finite_at(model: Steerable, alphas: Any, values: Any, axis: int = 0) -> Any:
     """What was measured at strengths, as it is, if it is finite (a boundary check, outside transformations).
 
     Args:
         model: the model that was steered.
-        alphas: the strengths, ``[K]``, or one.
+        alphas: the strengths, ``[K]`` or ``[K, k]``, or one.
         values: an array, with the strengths along `axis` if there are several.
         axis: of the strengths.
 
     Raises:
         ValueError: a value that is not finite. The message names the strength, and the type and place as the model tells
-            them: its `described`, if it has one.
+            them.
     """
     tracing = isinstance(values, jax.core.Tracer) or isinstance(alphas, jax.core.Tracer)
     if tracing or not values.is_fully_addressable or bool(jnp.isfinite(values).all()):
         return values
     strength = np.atleast_1d(np.asarray(alphas, float))
     bad = ~np.isfinite(np.asarray(values))
-    if strength.size > 1:
+    if bad.ndim and bad.shape[axis] == len(strength) > 1:
         strength = strength[bad.any(axis=tuple(k for k in range(bad.ndim) if k != axis))]
-    least = strength[np.argmin(np.abs(strength))]
-    require(False, "alphas", f"strengths at which logits are finite ({description(model)})", f"{least:.6g}")
-
-
-def description(model: Any) -> str:
-    """The type and the place of a model that is steered, for messages."""
-    told = getattr(model, "described", None)
-    types = [leaf.dtype for leaf in jax.tree.leaves(model) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-    return told or f"{type(model).__name__}, {types[0] if types else 'no floats'}"
+    least = strength[np.argmin(np.abs(strength).reshape(len(strength), -1).max(axis=1))]
+    shown = ", ".join(f"{value:.6g}" for value in np.atleast_1d(least))
+    require(False, "alphas", f"strengths at which logits are finite ({model.described})", shown)
 
 
 def known(model: Steerable, contexts: Any) -> Int[Array, "*n"]:
@@ -117,7 +170,7 @@ def known(model: Steerable, contexts: Any) -> Int[Array, "*n"]:
     Raises:
         ValueError: a context that the model does not have; it would be taken for another.
     """
-    array, count = jnp.asarray(contexts), getattr(model, "n_contexts", None)
+    array, count = jnp.asarray(contexts), model.n_contexts
     if count is not None and not isinstance(array, jax.core.Tracer):
         indices = np.asarray(array)
         outside = indices[(indices < 0) | (indices >= count)]
@@ -125,23 +178,12 @@ def known(model: Steerable, contexts: Any) -> Int[Array, "*n"]:
     return array
 
 
-def fitting(v: Float[Array, "..."], h: Float[Array, "*n d"]) -> Float[Array, " d"]:
-    """A steering vector that is as wide as hidden states.
-
-    Raises:
-        ValueError: another shape.
-    """
-    wanted = f"shape ({h.shape[-1]},), that of one hidden state (for a language model: split.everywhere(v))"
-    require(jnp.shape(v) == h.shape[-1:], "v", wanted, jnp.shape(v))
-    return v
-
-
 @typed
 def sweep(
     model: Steerable,
     contexts: Int[Array, " n"],
-    v: Float[Array, " d"],
-    alphas: Float[Array, " K"],
+    steering: Any,
+    alphas: Float[Array, "K *k"],
     measure: Callable[[Float[Array, " V"], Int[Array, ""]], Any],
     *,
     budget: int | None = None,
@@ -151,8 +193,8 @@ def sweep(
     Args:
         model: a split model.
         contexts: ``[n]``.
-        v: steering vector, ``[d]``.
-        alphas: steering strengths, ``[K]``, finite.
+        steering: a `Steering`, or a vector ``[d]`` that is added where the model is split.
+        alphas: steering strengths, ``[K]``, finite; or one for each part of the steering, ``[K, k]``.
         measure: from the logits ``[V]`` of one context at one strength, in float32 at least, and the position of that
             context in `contexts`, to a pytree of arrays. It is vectorised; what it returns is all that is kept.
         budget: numbers held at once, which bounds memory whatever n and K are (`at_once`).
@@ -161,78 +203,150 @@ def sweep(
         The pytree of `measure`, each leaf with leading axes ``[n, K]``.
 
     Raises:
-        ValueError: a v of another width than the hidden states; outside transformations, a strength at which logits are not
+        ValueError: a steering that is made for another model; outside transformations, a strength at which logits are not
             finite. Inside, `measure` is given NaN there for all of them.
     """
-    return sweep_states(model, model.embed(contexts), v, alphas, measure, budget=budget)
+    model, steering = model.prepared(as_steering(steering))
+    return _sweep(model, contexts.shape[0], lambda i: model.embed(contexts[i]), steering, alphas, measure, budget)
 
 
 @typed
 def sweep_states(
     model: Steerable,
-    h: Float[Array, "n d"],
-    v: Float[Array, " _"],
-    alphas: Float[Array, " K"],
+    states: Any,
+    steering: Any,
+    alphas: Float[Array, "K *k"],
     measure: Callable[[Float[Array, " V"], Int[Array, ""]], Any],
     *,
     budget: int | None = None,
 ) -> Any:
-    """`sweep` from hidden states that are known already: those of a pass that several sweeps share.
+    """`sweep` from states that are known already: those of a pass that several sweeps share.
 
     Args:
-        model: a split model.
-        h: hidden states, ``[n, d]``.
-        v, alphas, measure, budget: as for `sweep`.
+        model: a split model, split where the steering first acts (`Steerable.prepared`).
+        states: of n contexts: leaves lead with ``[n]``.
+        steering, alphas, measure, budget: as for `sweep`.
 
     Returns:
         The pytree of `measure`, each leaf with leading axes ``[n, K]``.
     """
-    v = fitting(v, h)
+    steering = as_steering(steering)
+    model.check(steering)
+    states, count = _known_states(model, states)
+    return _sweep(model, count, lambda i: one_of(states, i), steering, alphas, measure, budget)
 
-    def one(position, alpha):
-        logits = wide(model.decode(moved(h[position], v, alpha)))
+
+def _known_states(model: Steerable, states: Any) -> tuple[Any, int]:
+    """States as arrays, and how many there are.
+
+    Raises:
+        ValueError: what `embed` of the model does not give; outside transformations, NaN.
+    """
+    leaves = [np.asarray(leaf) if isinstance(leaf, list) else leaf for leaf in jax.tree.leaves(states)]
+    count = next((np.shape(leaf)[0] for leaf in leaves if np.ndim(leaf)), 0)
+    expected = jax.eval_shape(model.embed, jax.ShapeDtypeStruct((count,), jnp.int32))
+    shapes, found = ([np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (expected, states))
+    require(shapes == found, "states", f"those that embed gives, of shapes {shapes}", found)
+    for leaf in leaves:
+        if not isinstance(leaf, jax.core.Tracer) and np.size(leaf) <= MOST_READ and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            require(not bool(jnp.isnan(leaf).any()), "states", "numbers", "NaN")
+    return jax.tree.map(jnp.asarray, states), count
+
+
+def one_of(states: Any, i: Any) -> Any:
+    """The state of one context, from those of several."""
+    return jax.tree.map(lambda leaf: leaf[i], states)
+
+
+def _sweep(
+    model: Steerable,
+    n: int,
+    state_of: Callable[[Int[Array, ""]], Any],
+    steering: Steering,
+    alphas: Float[Array, "K *k"],
+    measure: Callable[[Float[Array, " V"], Int[Array, ""]], Any],
+    budget: int | None,
+) -> Any:
+    parts = len(steering.parts)
+    fits = alphas.ndim == 1 or alphas.shape[1:] == (parts,)
+    require(fits, "alphas", f"strengths [K], or one for each of the {parts} interventions, [K, {parts}]", alphas.shape)
+
+    def at(given, alpha):
+        i, state = given
+        logits = wide(model.steered(state, steering, alpha))
         good = jnp.isfinite(logits).all()
         # One logit that is not a number makes no distribution: nothing that is made of the others may pass for one.
-        return measure(jnp.where(good, logits, jnp.nan), position), jnp.where(good, 0.0, jnp.nan)
+        return measure(jnp.where(good, logits, jnp.nan), i), jnp.where(good, 0.0, jnp.nan)
 
-    values, marks = pairs(one, h.shape[0], alphas, at_once(model, h, budget))
+    chunk = at_once(model, jax.eval_shape(state_of, jax.ShapeDtypeStruct((), jnp.int32)), budget)
+    values, marks = pairs(at, n, alphas, chunk, lambda i: (i, state_of(i)))
     finite_at(model, alphas, marks, axis=1)
     return values
 
 
-def at_once(model: Steerable, h: Float[Array, "*n d"], budget: int | None = None) -> int:
-    """How many hidden states like `h` a sweep decodes at a time within a budget of numbers: at least one.
+def at_once(model: Steerable, state: Any, budget: int | None = None) -> int:
+    """How many states a sweep decodes at a time within a budget of numbers: at least one.
 
-    A model may say how many numbers it `held` for one of them while it decodes, and which `budget` suits it; otherwise
-    these are the V logits, and `DEFAULT_BUDGET`.
+    Args:
+        model: tells how many numbers it holds for one of them (`activation_size`), and which budget suits it.
+        state: one of them, or its shapes.
+        budget: that of the model if left out.
 
     Raises:
         ValueError: a budget below 1.
     """
     require(budget is None or budget >= 1, "budget", "at least one number at a time", budget)
-    held = getattr(model, "held", None) or jax.eval_shape(model.decode, h).shape[-1]
-    return max(1, (budget or getattr(model, "budget", DEFAULT_BUDGET)) // held)
+    size = model.activation_size or jax.eval_shape(model.decode, state).shape[-1]
+    return max(1, (budget or model.budget) // size)
 
 
 def pairs(
-    function: Callable[[Int[Array, ""], Float[Array, ""]], Any], n: int, alphas: Float[Array, " K"], chunk: int
+    function: Callable[[Any, Any], Any],
+    n: int,
+    alphas: Array,
+    chunk: int,
+    prefix: Callable[[Int[Array, ""]], Any] = lambda i: i,
 ) -> Any:
-    """``function(i, alphas[k])`` for all i < n and k, `chunk` pairs at a time; leaves come back as ``[n, K, ...]``.
+    """``function(prefix(i), alphas[k])`` for all i < n and k; leaves come back as ``[n, K, ...]``.
+
+    Args:
+        function: from what belongs to a context, and a strength.
+        n: number of contexts.
+        alphas: strengths.
+        chunk: pairs at a time, at most. All are of one context, unless all strengths of several fit.
+        prefix: what belongs to context i, and is the same for all strengths.
 
     Raises:
-        ValueError: a chunk below 1.
+        ValueError: a chunk below 1, no context, no strength.
     """
     require(chunk >= 1, "chunk", "at least one pair at a time", chunk)
     k = alphas.shape[0]
     require(n >= 1, "contexts", "at least one", "none")
     require(k >= 1, "alphas", "at least one strength", "none")
-    # Positions by division: repeated ones would be a constant of n k numbers, which the compiler folds for seconds.
-    out = lax.map(lambda at: function(at // k, alphas[at % k]), jnp.arange(n * k), batch_size=min(chunk, n * k))
-    return jax.tree.map(lambda leaf: leaf.reshape(n, k, *leaf.shape[1:]), out)
+    at_a_time = max(1, chunk // k)
+
+    def of_context(i):
+        own = prefix(i)
+        return _mapped(lambda alpha: function(own, alpha), alphas, chunk)
+
+    return _mapped(of_context, jnp.arange(n), at_a_time)
 
 
-def strengths(alphas: Any) -> Float[Array, " K"]:
-    """`alphas` as a one-dimensional array of finite strengths (a boundary check, outside `jax.jit`).
+def _mapped(function: Callable[[Any], Any], given: Array, most: int) -> Any:
+    """A function of all rows, at most so many at a time: in equal parts, so that one program serves all of them."""
+    n = given.shape[0]
+    rounds = -(-n // most)
+    if rounds == 1:
+        return jax.vmap(function)(given)
+    size = -(-n // rounds)
+    # The last part is filled up with the last row.
+    rows = given[jnp.minimum(jnp.arange(rounds * size), n - 1)].reshape(rounds, size, *given.shape[1:])
+    out = lax.map(jax.vmap(function), rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(rounds * size, *leaf.shape[2:])[:n], out)
+
+
+def strengths(alphas: Any) -> Float[Array, "K *k"]:
+    """`alphas` as an array of finite strengths, ``[K]`` or ``[K, k]`` (a boundary check, outside `jax.jit`).
 
     Raises:
         ValueError: an empty list, or a strength that is not finite, as it is or in the precision of the scope.
@@ -240,7 +354,7 @@ def strengths(alphas: Any) -> Float[Array, " K"]:
     if isinstance(alphas, jax.core.Tracer):
         return jnp.atleast_1d(alphas)
     array, kind = np.atleast_1d(finite("alphas", alphas)), jnp.zeros(()).dtype
-    require(array.ndim == 1 and array.size > 0, "alphas", "a list of strengths", f"shape {array.shape}")
+    require(array.ndim in (1, 2) and array.size > 0, "alphas", "a list of strengths", f"shape {array.shape}")
     most = float(jnp.finfo(kind).max)
     require(bool((np.abs(array) <= most).all()), "alphas", f"strengths up to {most:.3g}, in {kind}", np.abs(array).max())
     return jnp.asarray(array)

@@ -2,9 +2,8 @@
 
     x <- x + attention(norm(x)),   x <- x + mlp(norm(x)),   ...,   logits = W (gamma * norm(x_last) + bias)
 
-Steering adds alpha v to the residual stream at every position. Hidden states are the stream of all positions in one axis
-``[T d]``, so that the split is that of `ufm.steerable`; `everywhere` makes a steering vector for it. `placement` says where
-the norms of the blocks stand, which decides whether what blocks add stays bounded while the stream grows:
+Steering acts on the residual stream at every position, ``[T, d]``. `placement` says where the norms of the blocks stand,
+which decides whether what blocks add stays bounded while the stream grows:
 
     "pre"      x + f(norm(x))       as above: bounded, for the block sees a direction only
     "branch"   x + norm(f(x))       bounded, for the norm comes last
@@ -27,7 +26,8 @@ from ufm._check import in_range, require, typed
 from ufm._pytree import Leaf
 from ufm.normalised import KINDS, norm
 from ufm.precision import full
-from ufm.steerable import Change
+from ufm.steerable import Steerable
+from ufm.steering import RESIDUAL
 
 PLACEMENTS = ("pre", "branch", "stream")
 """Where the norms of a block may stand."""
@@ -61,7 +61,7 @@ _STATIC = ["cut", "heads", "kind", "eps", "softcap", "placement"]
     meta_fields=_STATIC,
 )
 @dataclass(frozen=True)
-class Transformer:
+class Transformer(Steerable):
     """Parameters of a decoder-only transformer; `init_transformer` draws them.
 
     Attributes:
@@ -99,38 +99,24 @@ class Transformer:
         """m, the number of contexts."""
         return self.tokens.shape[0]
 
-    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n Td"]:
-        """The residual stream after `cut` blocks, all positions in one axis."""
-        x = self.embedding[self.tokens[contexts]] + self.positions
-        return self._through(x, slice(None, self.cut)).reshape(*contexts.shape, -1)
+    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n T d"]:
+        """The residual stream after `cut` blocks."""
+        return self._through(self.embedding[self.tokens[contexts]] + self.positions, slice(None, self.cut))
 
-    def decode(self, h: Float[Array, "*n Td"]) -> Float[Array, "*n V"]:
+    def decode(self, h: Float[Array, "*n T d"]) -> Float[Array, "*n V"]:
         """Logits at the last position."""
-        x = self._through(h.reshape(*h.shape[:-1], *self.positions.shape), slice(self.cut, None))
-        return self.readout(x[..., -1, :])
+        return self.unembed(self._through(h, slice(self.cut, None))[..., -1, :])
 
     @full
-    def readout(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
+    def unembed(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Logits from what the last norm is given."""
         logits = norm(x, self.gamma, self.bias, kind=self.kind, eps=self.eps) @ self.W.T
         return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
 
     @property
     def sites(self) -> dict[str, tuple[int, int]]:
-        """The residual stream at every position (`ufm.updates`)."""
-        return {"state": (self.W.shape[1],) * 2}
-
-    def decode_through(
-        self, h: Float[Array, "*n Td"], site: str, change: Change, m: Float[Array, "*n"]
-    ) -> Float[Array, "*n V"]:
-        """Logits with the stream changed at every position."""
-        del site
-        x = h.reshape(*h.shape[:-1], *self.positions.shape)
-        return self.decode(change(x, x, m[..., None, None]).reshape(h.shape))
-
-    def everywhere(self, v: Float[Array, " d"]) -> Float[Array, " Td"]:
-        """The steering vector that adds v at every position."""
-        return jnp.tile(v, self.positions.shape[0])
+        """The residual stream."""
+        return {RESIDUAL: (self.W.shape[1],) * 2}
 
     def _through(self, x: Float[Array, "*n T d"], blocks: slice) -> Float[Array, "*n T d"]:
         layers = jax.tree.map(lambda leaf: leaf[blocks], self.layers)

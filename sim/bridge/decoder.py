@@ -28,6 +28,53 @@ UNSEEN = -1e30
 """The attention logit of what a position does not see: finite, so that a position that sees nothing gives no NaN."""
 
 
+Act = Callable[[str, Index | None, Array, Array], Array]
+"""What is done at a site of a block: from its name, the number of the block (None for the one where a model is split), its
+input and its output to another output."""
+
+
+class Slots(NamedTuple):
+    """Places of keys and values: the position of every one, and whether there is something."""
+
+    positions: Int[Array, "n S"]
+    filled: Bool[Array, "n S"]
+
+    def visible(self, of: Int[Array, "n t"], window: Index | None) -> Bool[Array, "n t S"]:
+        """Which slots every query position sees: its own and earlier ones, up to `window` of them."""
+        back = of[:, :, None] - self.positions[:, None, :]
+        near = back >= 0 if window is None else (back >= 0) & (back < window)
+        return near & self.filled[:, None, :]
+
+
+class Past(NamedTuple):
+    """Keys and values of every block for positions before those of a stream.
+
+    Attributes:
+        slots: where they are.
+        key, value: ``[n, L, k, S, h]``.
+    """
+
+    slots: Slots
+    key: Float[Array, "n L k S h"]
+    value: Float[Array, "n L k S h"]
+
+
+class Place(NamedTuple):
+    """Where the tokens of a stream are, and what they can attend to.
+
+    Attributes:
+        positions: of its tokens, counted from 0 at the first that is not padding, ``[n, t]``.
+        turns: of these positions (`Decoder.rotations`).
+        keys: the slots of the keys that the stream itself gives, or of a cache.
+        past: what is before them, if anything.
+    """
+
+    positions: Int[Array, "n t"]
+    turns: Any
+    keys: Slots
+    past: Past | None = None
+
+
 class Blocks(nnx.Module):
     """The parameters of all blocks, each with a leading layer axis; or those of one block, without."""
 
@@ -65,8 +112,8 @@ class Decoder(nnx.Module):
 
     def __call__(self, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
         """The logits at every position of unsteered contexts."""
-        positions = positions_of(seen)
-        return self.logits(self.run(self.embed(tokens, positions), positions, seen, 0, self.architecture.layers))
+        place = self.place(seen)
+        return self.logits(self.run(self.embed(tokens, place.positions), place, 0, self.architecture.layers))
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
@@ -81,32 +128,27 @@ class Decoder(nnx.Module):
 
     def run(
         self,
-        x: Float[Array, "n T d"],
-        positions: Int[Array, "n T"],
-        seen: Bool[Array, "n T"],
+        x: Float[Array, "n t d"],
+        place: Place,
         first: Index,
         last: Index,
         *,
-        each: Callable[[Float[Array, "n T d"], Index], Float[Array, "n T d"]] | None = None,
+        act: Act | None = None,
         unrolled: bool = False,
-    ) -> Float[Array, "n T d"]:
+    ) -> Float[Array, "n t d"]:
         """Blocks `first` to ``last - 1`` on the residual stream.
 
         Args:
             x: before them.
-            positions: of the tokens, counted from 0 at the first that is seen.
-            seen: which tokens are not padding.
+            place: where its tokens are, and what they can attend to.
             first, last: which blocks. Python numbers give a program that reverse-mode derivatives go through; arrays one
                 that serves all layers.
-            each: applied to the stream after a block, with its index: steering at every layer, for instance.
+            act: what is done at the sites of a block.
             unrolled: no loop in the program, for transformations that know none, such as Taylor mode.
         """
-        keys = Keys(positions, seen)
-        turns = self.rotations(positions)
 
-        def step(i: Index, x: Float[Array, "n T d"]) -> Float[Array, "n T d"]:
-            x = self.through(self.block(i), i, x, positions, turns, keys)
-            return x if each is None else each(x, i)
+        def step(i: Index, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
+            return self.through(self.block(i), i, x, place, act=act)
 
         if not unrolled:
             return lax.fori_loop(first, last, step, x)
@@ -115,22 +157,34 @@ class Decoder(nnx.Module):
         return x
 
     def finish(
-        self, x: Float[Array, "n T d"], positions: Int[Array, "n T"], seen: Bool[Array, "n T"], at: Int[Array, " n"]
+        self, x: Float[Array, "n t d"], place: Place, at: Int[Array, " n"], *, act: Act | None = None
     ) -> Float[Array, "n d"]:
-        """The last block, as far as one position `at` of every sequence needs it: all keys, one query, one MLP."""
-        one, i = self.block(self.architecture.layers - 1), self.architecture.layers - 1
+        """The last block, as far as one position of every sequence needs it: all keys, one query, one MLP.
+
+        Args:
+            x: the stream before it.
+            place: where its tokens are.
+            at: which of its t positions is asked for.
+            act: what is done at the sites of the block, of this position alone.
+        """
+        i = self.architecture.layers - 1
+        one = self.block(i)
 
         def only(values: Array) -> Array:
             return only_at(values, at)
 
-        turns, keys = self.rotations(positions), Keys(positions, seen)
         h = self.before(x, one, "attention_norm")
-        key, value = self.keys_values(one, i, h, turns)
+        key, value = self.keys_values(one, i, h, place.turns)
         x, h = only(x), only(h)
-        attended = x + self.attention(
-            one, i, h, only(positions), jax.tree.map(lambda t: jax.vmap(only)(t), turns), key, value, keys
-        )
-        return self.transform(one, attended, read=x)[:, 0]
+        turns = jax.tree.map(lambda t: jax.vmap(only)(t), place.turns)
+        alone = place._replace(positions=only(place.positions), turns=turns)
+        attended = x + self.attention(one, i, h, key, value, alone)
+        return self.transform(one, i, attended, act=act, read=x)[:, 0]
+
+    def place(self, mask: Bool[Array, "n T"]) -> Place:
+        """Where the tokens of whole contexts are."""
+        positions = positions_of(mask)
+        return Place(positions, self.rotations(positions), Slots(positions, mask))
 
     def logits(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Last norm and unembedding."""
@@ -148,33 +202,26 @@ class Decoder(nnx.Module):
         graph, state = nnx.split(self.blocks)
         return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
 
-    def through(self, one, i, x, positions, turns, keys, cache=None, change=None):
+    def through(self, one, i, x, place, *, cache=None, act=None):
         """The stream after a block.
 
         Args:
             one: the parameters of the block.
             i: its number.
-            x: the stream before it, ``[n, T, d]``.
-            positions: of its tokens, ``[n, T]``.
-            turns: of these positions.
-            keys: which keys are seen from where.
-            cache: takes the new keys and values, ``[n, k, T, h]``, and gives all there are.
-            change: changes the output of the MLP.
+            x: the stream before it, ``[n, t, d]``.
+            place: where its tokens are, and what they can attend to.
+            cache: takes the new keys and values, ``[n, k, t, h]``, and gives all that `place` speaks of.
+            act: what is done at the sites of the block.
         """
-        return self.transform(one, self.attend(one, i, x, positions, turns, keys, cache), change, read=x)
+        return self.transform(one, i, self.attend(one, i, x, place, cache), act=act, read=x)
 
-    def attend(self, one, i, x, positions, turns, keys, cache=None):
-        """The stream after attention; the arguments are those of `through`.
-
-        Args:
-            one, i, x, positions, turns, keys: the block, its stream, and where its tokens are.
-            cache: takes the new keys and values, ``[n, k, T, h]``, and gives all there are.
-        """
+    def attend(self, one, i, x, place, cache=None):
+        """The stream after attention; the arguments are those of `through`."""
         h = self.before(x, one, "attention_norm")
-        key, value = self.keys_values(one, i, h, turns)
+        key, value = self.keys_values(one, i, h, place.turns)
         if cache is not None:
             key, value = cache(key, value)
-        return x + self.attention(one, i, h, positions, turns, key, value, keys)
+        return x + self.attention(one, i, h, key, value, place)
 
     def keys_values(self, one, i, h, turns):
         """Keys, turned to their positions, and values, ``[n, k, T, h]``: heads first, as attention reads them."""
@@ -183,29 +230,37 @@ class Decoder(nnx.Module):
         value = self._project(h, one, "value").reshape(*h.shape[:-1], a.kv_heads, a.head_dim)
         return heads_first(self._turned(key, i, turns)), heads_first(value)
 
-    def attention(self, one, i, h, positions, turns, key, value, keys):
+    def attention(self, one, i, h, key, value, place):
         """What attention adds to the stream.
 
         Args:
             one: the parameters of a block.
             i: its number.
-            h: the stream after the norm, ``[n, T, d]``.
-            positions: of its tokens, ``[n, T]``.
-            turns: of these positions.
-            key, value: all there are, ``[n, k, S, h]``.
-            keys: which of them are seen from where.
+            h: the stream after the norm, ``[n, t, d]``.
+            key, value: those that `place.keys` speaks of, ``[n, k, S, h]``.
+            place: where the tokens of h are, and what they can attend to.
         """
         a = self.architecture
-        query = self._turned(self._heads(h, one, "query", a.heads), i, turns)
+        query = self._turned(self._heads(h, one, "query", a.heads), i, place.turns)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
-        scores = _scores(grouped, key, self._precision)
-        scores = wide(scores) * a.query_scale
-        scores = softcapped(scores, a.attention_softcap)
-        mask = keys.visible(positions, self._window(i))
+        window = self._window(i)
+        scores, mask = _scores(grouped, key, self._precision), place.keys.visible(place.positions, window)
+        past = place.past
+        if past is not None:
+            # Two products and no joined keys: those of the past are the same for all strengths of a sweep.
+            before = jnp.einsum("ntkgh,nksh->nkgts", grouped, past.key[:, i], precision=self._precision)
+            scores = jnp.concatenate([before, scores], axis=-1)
+            mask = jnp.concatenate([past.slots.visible(place.positions, window), mask], axis=-1)
+        scores = softcapped(wide(scores) * a.query_scale, a.attention_softcap)
         shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, UNSEEN), axis=-1).astype(self.dtype)
-        mixed = _mixed(shares, value, self._precision).reshape(n, t, a.heads * a.head_dim)
-        return self.after(self._project(mixed, one, "out"), one, "after_attention_norm")
+        if past is None:
+            mixed = _mixed(shares, value, self._precision)
+        else:
+            before, own = jnp.split(shares, [past.key.shape[-2]], axis=-1)
+            mixed = jnp.einsum("nkgts,nksh->ntkgh", before, past.value[:, i], precision=self._precision)
+            mixed = mixed + _mixed(own, value, self._precision)
+        return self.after(self._project(mixed.reshape(n, t, a.heads * a.head_dim), one, "out"), one, "after_attention_norm")
 
     def _heads(self, h, one, name, count):
         """Queries or keys, head by head, normalised where the architecture has it."""
@@ -216,13 +271,14 @@ class Decoder(nnx.Module):
         x = x.reshape(*h.shape[:-1], count, a.head_dim)
         return self.normalise(x, one, f"{name}_norm") if a.qk_norm and not a.whole_qk_norm else x
 
-    def transform(self, one, x, change=None, *, read=None):
-        """The stream after the MLP.
+    def transform(self, one, i, x, *, act=None, read=None):
+        """The stream after the MLP, which is the stream after the block.
 
         Args:
             one: the parameters of the block.
+            i: its number.
             x: the stream after attention.
-            change: takes input and output of the down-projection, and gives another output.
+            act: what is done at the sites of the block.
             read: the stream before attention, which the MLP reads in an architecture whose MLP is parallel to it.
         """
         a = self.architecture
@@ -230,7 +286,9 @@ class Decoder(nnx.Module):
         inner = self._project(h, one, "up")
         inner = _act(self._project(h, one, "gate"), a.activation) * inner if a.gated else _act(inner, a.activation)
         added = self._project(inner, one, "down")
-        return x + self.after(added if change is None else change(inner, added), one, "after_mlp_norm")
+        added = added if act is None else act("mlp_down", i, inner, added)
+        x = x + self.after(added, one, "after_mlp_norm")
+        return x if act is None else act("residual", i, x, x)
 
     def before(self, x, one, name):
         """What attention or MLP read: the stream, through the norm of that name if there is one."""
@@ -298,19 +356,6 @@ class Decoder(nnx.Module):
         out = jnp.matmul(x, getattr(one, name)[...].astype(self.dtype), precision=self._precision)
         bias = getattr(one, f"{name}_bias", None)
         return out if bias is None else out + bias[...].astype(self.dtype)
-
-
-class Keys(NamedTuple):
-    """What can be attended to: the position of every slot, and whether there is something."""
-
-    positions: Int[Array, "n S"]
-    there: Bool[Array, "n S"]
-
-    def visible(self, of: Int[Array, "n T"], window: Index | None) -> Bool[Array, "n T S"]:
-        """Which slots every query position sees: its own and earlier ones, up to `window` of them."""
-        back = of[:, :, None] - self.positions[:, None, :]
-        near = back >= 0 if window is None else (back >= 0) & (back < window)
-        return near & self.there[:, None, :]
 
 
 def heads_first(x: Float[Array, "n T k h"]) -> Float[Array, "n k T h"]:

@@ -10,11 +10,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.decoder import Decoder, Keys, only_at, positions_of
-from sim.bridge.split import last_seen
-from sim.bridge.values import shown, whole
-from ufm._check import require
-from ufm.precision import wide
+from sim.bridge.decoder import Decoder, Place, Slots, only_at, positions_of
+from sim.bridge.split import last_of
+from ufm._check import require, shown, whole_number
+from ufm.steering import Steering, Tokens, at_block, stacks
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,11 @@ class Sampling:
         require(finite, "temperature", "a finite number of at least 0", self.temperature)
         require(0 < self.top_p <= 1, "top_p", "a probability above 0", self.top_p)
         if self.top_k is not None:
-            whole("top_k", self.top_k, 1)
+            whole_number("top_k", self.top_k, 1)
 
     @property
     def sort(self) -> int | None:
-        """How many tokens `choose` has to look at: none, a few, or all."""
+        """How many tokens `sample` has to look at: none, a few, or all."""
         if self.top_k is None:
             return 0 if self.top_p == 1 else None
         return CANDIDATES if self.top_k <= CANDIDATES else None
@@ -53,7 +52,7 @@ CANDIDATES = 256
 """Tokens that are sorted where top_k allows no more: sorting a whole vocabulary costs more than a block."""
 
 
-def choose(
+def sample(
     key: jax.Array, logits: Float[Array, "n V"], temperature: Any, top_k: Any, top_p: Any, *, sort: int | None = None
 ) -> Int[Array, " n"]:
     """The next token of every sequence.
@@ -91,7 +90,8 @@ def generate(
     key: jax.Array,
     settings: tuple[Any, Any, Any],
     ends: Int[Array, " e"],
-    steering: Float[Array, "n L d"] | None,
+    steering: Steering | None,
+    alpha: Float[Array, "n k"],
     *,
     new: int,
     sampled: bool,
@@ -104,12 +104,13 @@ def generate(
         decoder: the model.
         tokens, seen: the prompts.
         key: of the randomness.
-        settings: temperature, top_k and top_p, as `choose` takes them.
+        settings: temperature, top_k and top_p, as `sample` takes them.
         ends: tokens that end a sequence; what follows is filled with the first of them.
-        steering: added to the stream after every block, at all positions, prompt included, for each sequence.
+        steering: whose parts all have layers; None for nothing.
+        alpha: the strength of each part, for each prompt.
         new: how many tokens at most.
         sampled: False for the likeliest token each time, whatever the settings.
-        sort: see `choose`.
+        sort: see `sample`.
         each: continuations of every prompt, which is computed once for all of them: m = n each, in this order.
 
     Returns:
@@ -128,10 +129,15 @@ def generate(
     # A slot that nothing has been written to is not seen; a generated token sees all that is.
     places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(new)], axis=1)
     there = jnp.concatenate([seen, jnp.ones((n, new), bool)], axis=1)
+    parts = [] if steering is None else stacks(steering)
 
-    def forward(ids, at, keys, steering, cache, first):
+    def forward(ids, at, keys, steered, cache, first):
         """The stream of some tokens after all blocks, and the cache with their keys and values from slot `first` on."""
-        turns = decoder.rotations(at)
+        place = Place(at, decoder.rotations(at), keys)
+        strengths, chosen = steered
+
+        def act(site, i, x, y):
+            return at_block(parts, site, i, x, y, strengths, chosen)
 
         def step(i, carry):
             x, all_keys, all_values = carry
@@ -149,24 +155,23 @@ def generate(
                 all_values = lax.dynamic_update_index_in_dim(all_values, one_value, i, 0)
                 return one_key, one_value
 
-            x = decoder.through(one, i, x, at, turns, keys, written)
-            if steering is not None:
-                # Rounded to the type of the stream once, after the sum.
-                x = (wide(x) + steering[:, i][:, None, :]).astype(x.dtype)
-            return x, all_keys, all_values
+            return decoder.through(one, i, x, place, cache=written, act=act), all_keys, all_values
 
         x, *cache = lax.fori_loop(0, a.layers, step, (decoder.embed(ids, at), *cache))
         return x, tuple(cache)
 
-    x, cache = forward(tokens, positions, Keys(places, there), steering, (empty, empty), 0)
-    last = repeated(only_at(x, last_seen(seen))[:, 0])
-    cache, steering, ends_at = tuple(repeated(one, 1) for one in cache), repeated(steering), repeated(positions[:, -1:])
-    keys, n = Keys(repeated(places), repeated(there)), n * each
+    def in_prompt(tokens: Tokens) -> Bool[Array, "n T"] | None:
+        return tokens.chosen(seen, jnp.arange(n))
+
+    x, cache = forward(tokens, positions, Slots(places, there), (alpha, in_prompt), (empty, empty), 0)
+    last = repeated(only_at(x, last_of(seen))[:, 0])
+    cache, alpha, ends_at = tuple(repeated(one, 1) for one in cache), repeated(alpha), repeated(positions[:, -1:])
+    keys, context, n = Slots(repeated(places), repeated(there)), repeated(jnp.arange(n)), n * each
 
     def pick(k, x):
         """The next tokens, and of which sequences all logits are finite."""
         logits = decoder.logits(x)
-        chosen = choose(jax.random.fold_in(key, k), logits, *settings, sort=sort) if sampled else greedy(logits)
+        chosen = sample(jax.random.fold_in(key, k), logits, *settings, sort=sort) if sampled else greedy(logits)
         return chosen, jnp.isfinite(logits).all(axis=-1)
 
     def greedy(logits):
@@ -181,7 +186,13 @@ def generate(
         out = lax.dynamic_update_index_in_dim(out, jnp.where(over, ends[0], chosen), k, 1)
         lengths = lengths + ~over
         over = over | jnp.any(chosen[:, None] == ends, axis=1)
-        x, cache = forward(chosen[:, None], ends_at + 1 + k, keys, steering, cache, t + k)
+        at = ends_at + 1 + k
+
+        def is_chosen(tokens: Tokens) -> Bool[Array, "n 1"] | None:
+            found = tokens.chosen_new(at[:, 0], context)
+            return None if found is None else found[:, None]
+
+        x, cache = forward(chosen[:, None], at, keys, (alpha, is_chosen), cache, t + k)
         return k + 1, out, pick(k + 1, x[:, 0]), cache, lengths, over
 
     out = jnp.full((n, new), ends[0], jnp.int32)

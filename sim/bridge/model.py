@@ -1,13 +1,14 @@
 """A language model, loaded: logits, residual streams, the split at a layer, generation, and its tokenizer.
 
 lm = load("smollm2-135m-instruct")
-split = lm.at(20, ["The weather today is"])         # a `ufm.Steerable`, as the UFM is one
-logits = ufm.steer(split, [0], split.everywhere(v), 4.0)
+split = lm.split(["The weather today is"], 20)         # a `ufm.Steerable`, as the UFM is one
+logits = ufm.steer(split, [0], v, 4.0)
+text = lm.generate(["The weather today is"], steering=ufm.Steering({20: ufm.Add(v)}), alpha=4.0).texts[0]
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,19 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge import devices, fetch, generation, split, tokenizer
+from sim.bridge import devices, fetch, generation, sharding, tokenizer
 from sim.bridge.config import Architecture
 from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampling
 from sim.bridge.parameters import init_parameters, is_gain, shapes
-from sim.bridge.split import Split
+from sim.bridge.split import MLP_DOWN, Split, all_logits, all_means, all_states, held_by_blocks
 from sim.bridge.tokenizer import Tokenizer
-from sim.bridge.values import as_numpy, numbers, shown, whole
 from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import PICKLES, Tensors, fill, open_folder
-from ufm._check import require
+from ufm._check import finite, real_numbers, require, shown, whole_number
+from ufm.steering import RESIDUAL, Steering, require_sites
 
 Prompts = Any
 """A list of prompts, each a text, token ids (a list, or an array of any library), or the messages of a chat. What people
@@ -148,8 +149,8 @@ class LanguageModel:
         require(_is_list(prompt) and getattr(prompt, "ndim", 1) == 1, "prompt", what, f"{shown(prompt)} in place {k}")
         messages = isinstance(prompt, list | tuple) and any(isinstance(one, Mapping) for one in prompt)
         require(not messages, "prompt", what, f"messages in place {k}: give chat=True")
-        ids = prompt if isinstance(prompt, list | tuple) else as_numpy(f"prompt {k}", prompt).tolist()
-        return self._known([whole(f"prompt {k}", i) for i in ids])
+        ids = prompt if isinstance(prompt, list | tuple) else real_numbers(f"prompt {k}", prompt).tolist()
+        return self._known([whole_number(f"prompt {k}", i) for i in ids])
 
     def _known(self, ids: list[int]) -> list[int]:
         """Token ids, if the model has them all: a tokenizer may have more."""
@@ -171,14 +172,14 @@ class LanguageModel:
         ids, seen = self.contexts(prompts, chat=chat)
         numbers = ids.size * self.architecture.vocabulary
         devices.require_room("prompts", numbers * max(4, self.decoder.dtype.itemsize), self.device)
-        values = np.asarray(split.all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(seen)))
+        values = np.asarray(all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(seen)))
         self._require_finite(np.isfinite(values[seen]).all(), ids, seen)
         return [row[mask] for row, mask in zip(values, seen, strict=True)]
 
     def _require_finite(self, good: bool | np.bool_, ids: np.ndarray, seen: np.ndarray) -> None:
         """Refuse logits that are not finite, unsteered, and say after which block the stream is not for the first time."""
         if not good:
-            states = split.all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen))
+            states = all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen))
             bad = ~np.asarray(jnp.where(jnp.asarray(seen)[None, ..., None], jnp.isfinite(states), True).all(axis=(1, 2, 3)))
             place = f"after block {np.argmax(bad)}" if bad.any() else "in the last norm or the logits"
             require(False, "logits", "finite numbers", f"others, first {place}, in {self.decoder.dtype.name}")
@@ -188,7 +189,7 @@ class LanguageModel:
     ) -> tuple[Float[Array, "L n T d"], Bool[np.ndarray, "n T"]]:
         """The residual stream after every block, in one pass, and which positions are not padding."""
         ids, seen = self.contexts(prompts, length=length, chat=chat)
-        return split.all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen)), seen
+        return all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen)), seen
 
     def difference_of_means(
         self, positive: Prompts, negative: Prompts, *, chat: bool = False, budget: int | None = None
@@ -206,80 +207,63 @@ class LanguageModel:
         Raises:
             ValueError: as `contexts`.
         """
-        most = self.budget or devices.portion(self.device).budget if budget is None else whole("budget", budget, 1)
+        most = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
         sides = [self.contexts(texts, chat=chat) for texts in (positive, negative)]
         length, means = max(ids.shape[1] for ids, _ in sides), []
-        together = max(1, most // split.held_by_blocks(self.architecture, length))
+        together = max(1, most // held_by_blocks(self.architecture, length, length))
         for ids, seen in sides:
             more = ((0, 0), (length - ids.shape[1], 0))
             tokens, there = np.pad(ids, more), np.pad(seen, more)
             total = np.zeros((self.architecture.layers, self.architecture.width))
             for k in range(0, len(ids), together):
                 part = slice(k, k + together)
-                found = split.all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(there[part]))
+                found = all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(there[part]))
                 total += np.asarray(found, float).sum(axis=1)
             means.append(total / len(ids))
             self._require_finite(np.isfinite(means[-1]).all(), tokens, there)
         # A mean of numbers in half precision is worth more than they are.
         return (means[0] - means[1]).astype(jnp.promote_types(found.dtype, jnp.float32))
 
-    def at(
+    def split(
         self,
-        layer: Any,
         prompts: Prompts,
+        layer: Any = None,
         *,
         length: int | None = None,
         last_only: bool = True,
-        site: str = "state",
+        site: str = "residual",
         chat: bool = False,
     ) -> Split:
-        """The model cut after block `layer`, asked about these prompts (`sim.bridge.split`).
+        """The model split after block `layer`, asked about these prompts (`sim.bridge.split`).
 
         Args:
-            layer: 0 to L - 1.
             prompts: the contexts, which are then known by their index.
+            layer: 0 to L - 1; where steerings without a layer act, plain vectors among them. If left out, each steering
+                tells.
             length: to pad to, on the left.
             last_only: whether `decode` gives the logits of the last position only, which is most of the cost of logits.
-            site: where updates act: "state", the stream after the block, or "down", its MLP's down-projection.
+            site: "residual", after the block, or "mlp_down", before the MLP: where states are taken if nothing steers.
             chat: as in `contexts`.
 
         Raises:
             ValueError: a layer outside the model, an unknown site; as `contexts`.
         """
-        layer = self._layer(layer)
-        ids, seen = self.contexts(prompts, length=length, chat=chat)
+        at = None if layer is None else jnp.asarray(self._layer(layer))
+        ids, mask = self.contexts(prompts, length=length, chat=chat)
         graph, state = nnx.split(self.decoder)
-        known = ("state", "down")
+        known = (RESIDUAL, MLP_DOWN)
         require(site in known, "site", f"one of {', '.join(known)}", repr(site))
         portion = devices.portion(self.device)
         together: dict[str, Any] = {"budget": self.budget or portion.budget, "together": portion.together}
-        cut = Split(state, jnp.asarray(ids), jnp.asarray(seen), jnp.asarray(layer), graph, last_only, **together, site=site)
-        devices.require_room("prompts", 4 * cut.held, self.device)
-        return cut
-
-    def steering(self, vectors: Any) -> Float[np.ndarray, "L d"]:
-        """What `generate` and `Split.and_later` add: a vector for each of some layers, and nothing after the others.
-
-        Args:
-            vectors: by layer, ``[d]`` each, of any library: ``{20: 2 * v}``.
-
-        Raises:
-            ValueError: a layer outside the model; a vector of another width.
-        """
-        require(isinstance(vectors, Mapping), "vectors", "vectors by layer, {20: 2 * v}", shown(vectors))
-        a = self.architecture
-        rows = np.zeros((a.layers, a.width), np.float32)
-        for layer, v in vectors.items():
-            row = numbers("v", v)
-            require(row.shape == (a.width,), "v", f"shape ({a.width},), the width of the stream", row.shape)
-            rows[self._layer(layer)] = row
-        return rows
+        made = Split(state, jnp.asarray(ids), jnp.asarray(mask), at, graph, last_only, **together, site=site)
+        devices.require_room("prompts", 4 * made.activation_size, self.device)
+        return made
 
     def _layer(self, layer: Any) -> int:
         last = self.architecture.layers - 1
         what = f"a block from 0 to {last}"
         require(not isinstance(layer, str), "layer", what, shown(layer))
-        found = whole("layer", layer)
+        found = whole_number("layer", layer)
         require(0 <= found <= last, "layer", what, found)
         return found
 
@@ -292,6 +276,7 @@ class LanguageModel:
         sampling: Sampling | None = None,
         seed: int = 0,
         steering: Any = None,
+        alpha: Any = 1.0,
         length: int | None = None,
         stop: bool = True,
         chat: bool = False,
@@ -304,25 +289,21 @@ class LanguageModel:
             each: continuations of every prompt, one after the other in what comes back.
             sampling: greedy if left out.
             seed: of the randomness.
-            steering: what is added to the stream after each block, at every position, ``[L, d]``: ``alpha v`` in the row of
-                a layer, zeros in the others; or one such array for each prompt, ``[n, L, d]``.
+            steering: what acts while the model reads and writes, such as ``Steering({20: Add(v)})``: every part has a layer.
+            alpha: its strength: a number, one for each prompt, ``[n]``, or one for each prompt and part, ``[n, k]``.
             length: to pad prompts to.
             stop: whether a token that ends a text ends a sequence.
             chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.
 
         Raises:
-            ValueError: as `contexts`; a steering of another shape; logits that are not finite.
+            ValueError: as `contexts`; a steering that is made for another model, another number of strengths; logits that
+                are not finite.
         """
-        new, each, seed = whole("new", new, 1), whole("each", each, 1), whole("seed", seed)
+        new, each, seed = whole_number("new", new, 1), whole_number("each", each, 1), whole_number("seed", seed)
         require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
         ids, seen = self.contexts(prompts, length=length, room=new, chat=chat)
         a, chosen = self.architecture, sampling or Sampling()
-        added = None
-        if steering is not None:
-            array = numbers("steering", steering)
-            fits = array.shape in ((a.layers, a.width), (len(ids), a.layers, a.width))
-            require(fits, "steering", f"shape ({a.layers}, {a.width}), or one such for each prompt", array.shape)
-            added = jnp.broadcast_to(jnp.asarray(array), (len(ids), a.layers, a.width))
+        strengths = self._strengths(steering, alpha, len(ids))
         ends = self.tokenizer.ends if stop and self.tokenizer is not None and self.tokenizer.ends else (-1,)
         top_k = a.vocabulary if chosen.top_k is None else chosen.top_k
         settings = (jnp.asarray(chosen.temperature), jnp.asarray(top_k), jnp.asarray(chosen.top_p))
@@ -335,33 +316,38 @@ class LanguageModel:
             jax.random.key(seed),
             settings,
             jnp.asarray(ends, jnp.int32),
-            added,
+            steering,
+            jnp.asarray(strengths),
             new=new,
             sampled=chosen.temperature > 0,
             sort=chosen.sort,
             each=each,
         )
         if not bool(good):
-            self.logits(prompts)
-            self._refuse_steering(steering)
+            self.logits(prompts, chat=chat)
+            kind, sizes = self.decoder.dtype.name, ", ".join(f"{size:.3g}" for size in np.abs(strengths).max(axis=0))
+            require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
+            require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
         rows = [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)]
         ended = [bool(row) and row[-1] in ends for row in rows]
         own = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
         texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in own)
         return Generated(own, texts, tuple(ended))
 
-    def _refuse_steering(self, steering: Any) -> None:
-        """Say that generation met logits that are not finite, and how the model was steered."""
-        kind = self.decoder.dtype.name
-        require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
-        sizes = np.abs(np.asarray(steering, float)).max(axis=-1).reshape(-1, self.architecture.layers).max(axis=0)
-        layer = int(sizes.argmax())
-        require(
-            False,
-            "steering",
-            f"one at which logits are finite in {kind}",
-            f"entries up to {sizes[layer]:.3g} after block {layer}",
-        )
+    def _strengths(self, steering: Any, alpha: Any, count: int) -> Float[np.ndarray, "n k"]:
+        """The strength of each part of a steering for each prompt, in float32."""
+        require(steering is None or isinstance(steering, Steering), "steering", "a Steering({layer: ...})", shown(steering))
+        if steering is None:
+            return np.zeros((count, 1), np.float32)
+        a, parts = self.architecture, len(steering.parts)
+        require_sites(steering, {RESIDUAL: (a.width, a.width), MLP_DOWN: (a.hidden, a.width)}, layers=a.layers)
+        placed = all(part.layer is not None for part in steering.parts)
+        require(placed, "steering", "a layer for every intervention, as in Steering({12: Add(v)})", repr(steering))
+        array = finite("alpha", alpha)
+        fits = array.ndim == 0 or array.shape == (count,) or array.shape in ((count, parts), (1, parts))
+        require(fits, "alpha", f"a number, one for each prompt, [{count}], or [{count}, {parts}] for each part", array.shape)
+        columns = array[:, None] if array.ndim == 1 else array
+        return np.broadcast_to(columns, (count, parts)).astype(np.float32)
 
     def save(self, folder: str | Path) -> Path:
         """Write the model into a new folder, as an Orbax checkpoint that `load` reads (`sim.bridge.weights`)."""
@@ -397,7 +383,7 @@ def load(
     dtype: Any = jnp.float32,
     compute: Any = None,
     precision: str = "full",
-    put: Callable[[str, np.ndarray], jax.Array] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     progress: bool | None = None,
 ) -> LanguageModel:
     """A language model from a folder, a GGUF file, the default model's name, or a repository id.
@@ -409,7 +395,7 @@ def load(
         compute: of the computation; as the weights if left out.
         precision: "full", and products of float32 are float32 on every device; or "fast", and they are what the device does
             fastest: TF32 on NVIDIA cards, with a relative error of 3e-4. Half types do not know the difference.
-        put: where a parameter goes, by its path (`sim.bridge.sharding`); to the default device if left out.
+        mesh: devices that the parameters are spread over (`sim.bridge.sharding.make_mesh`); the default device if left out.
         progress: whether to show a bar.
 
     Raises:
@@ -429,14 +415,14 @@ def load(
     known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
     require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
     refuse_pointers(path)
-    digest = hashlib.sha256()
+    digest, place = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh)
     if path.is_dir() and orbax_checkpoint.is_one(path):
-        architecture, parameters, words = orbax_checkpoint.read(path, dtype=kind, put=put, digest=digest)
+        architecture, parameters, words = orbax_checkpoint.read(path, dtype=kind, place=place, digest=digest)
     else:
         architecture, tensors, words = _open(path)
-        if put is None:
+        if place is None:
             devices.require_room("model", parameter_bytes(architecture, kind), device)
-        parameters = fill(architecture, tensors, dtype=kind, put=put, progress=progress, digest=digest)
+        parameters = fill(architecture, tensors, dtype=kind, place=place, progress=progress, digest=digest)
     decoder = Decoder(architecture, parameters, dtype=computing, fast=fast)
     return LanguageModel(decoder, words, str(source), digest.hexdigest()[:16])
 

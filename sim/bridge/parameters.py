@@ -13,6 +13,9 @@ from jaxtyping import Array
 from sim.bridge.config import Architecture
 from ufm._check import require
 
+Placement = Callable[[Architecture, str, np.ndarray], jax.Array]
+"""Brings a parameter, by its path, to where it is used."""
+
 
 def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter, by its path in `Decoder`; matrices are ``[in, out]``.
@@ -103,7 +106,7 @@ def require_finite(argument: str, weights: np.ndarray) -> None:
 def placed(
     a: Architecture,
     parameters: Iterable[tuple[str, np.ndarray | jax.Array]],
-    put: Callable[[str, np.ndarray], jax.Array] | None = None,
+    place: Placement | None = None,
     digest: "hashlib._Hash | None" = None,
 ) -> dict[str, Array]:
     """The parameters of a decoder by path, where they are used: brought there one after the other.
@@ -111,7 +114,7 @@ def placed(
     Args:
         a: the architecture.
         parameters: paths and values, in any order.
-        put: brings a parameter to where it is used; the default device if left out.
+        place: brings a parameter to where it is used; the default device if left out.
         digest: updated with the name, the shape and a sample of every parameter, if given.
     """
     arrays, samples = {}, {}
@@ -119,7 +122,7 @@ def placed(
         if digest is not None:
             samples[name] = _sample(name, np.asarray(whole))
         # Waited for, so that no more than one is in two places at a time.
-        arrays[name] = jax.block_until_ready(jax.device_put(whole) if put is None else put(name, np.asarray(whole)))
+        arrays[name] = jax.block_until_ready(jax.device_put(whole) if place is None else place(a, name, np.asarray(whole)))
         # Let go of before the next one is read.
         del whole
     if digest is not None:

@@ -5,7 +5,7 @@ names of the parameters' axes are those of `sim.bridge.parameters.axes`; XLA put
 one device, on several, and in several processes that `jax.distributed` has joined.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from sim.bridge.config import Architecture
-from sim.bridge.parameters import axes
+from sim.bridge.parameters import Placement, axes
 from ufm._check import require
 
 RULES: dict[str, str] = {"vocabulary": "model", "heads": "model", "kv_heads": "model", "hidden": "model"}
@@ -56,18 +56,17 @@ def spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[
     return PartitionSpec(*chosen)
 
 
-def place(a: Architecture, mesh: Mesh, rules: Mapping[str, str] = RULES) -> Callable[[str, np.ndarray], Array]:
-    """What `sim.bridge.model.load` takes as `put`: brings every parameter to its devices.
+def on_mesh(mesh: Mesh, rules: Mapping[str, str] = RULES) -> Placement:
+    """What brings every parameter to its devices.
 
     A device gets its own part only; in several processes each reads the checkpoint and keeps what is its own.
     """
-    names = axes(a)
 
-    def put(name: str, value: np.ndarray) -> Array:
-        sharding = NamedSharding(mesh, spec(names[name], value.shape, mesh, rules))
+    def place(a: Architecture, name: str, value: np.ndarray) -> Array:
+        sharding = NamedSharding(mesh, spec(axes(a)[name], value.shape, mesh, rules))
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
-    return put
+    return place
 
 
 def spread(mesh: Mesh, *arrays: Any) -> tuple[Array, ...]:

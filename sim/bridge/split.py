@@ -1,9 +1,8 @@
-"""A language model cut after one of its blocks, as the split of `ufm.steerable`: what is steered is its residual stream.
+"""A language model split after one of its blocks (`ufm.steerable`): what steers acts on its residual stream, or in an MLP.
 
-Layer l is the output of block l, counted from 0. The stream of all positions is one hidden state, and says itself which
-positions are padding: position t has d numbers of the stream and a flag. So contexts may differ in length, a steering vector
-adds 0 to the flags, and whatever is written against the split works: sweeps, curves, difference of means, derivatives.
-Where later blocks are steered too (`Split.and_later`), a position has one more mark: the strength it is steered with.
+Layer l is the output of block l, counted from 0. Contexts may differ in length: they are padded on the left, and the state
+says which positions are padding. A steering moves the split to where it first acts, in depth and in position: what is before
+the first position that it touches is computed once, and kept as keys and values.
 """
 
 from collections.abc import Callable
@@ -13,69 +12,77 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge import devices
 from sim.bridge.config import Architecture
-from sim.bridge.decoder import Decoder, Index, Keys, only_at, positions_of
-from sim.bridge.values import as_numpy, numbers
+from sim.bridge.decoder import Act, Decoder, Index, Past, Place, only_at
 from ufm._check import require
 from ufm._pytree import Leaf
 from ufm.precision import of_products, wide
-from ufm.steerable import Change
+from ufm.steerable import Steerable
+from ufm.steering import RESIDUAL, All, Last, State, Steering, Tokens, at_block, require_sites, stacks
+
+MLP_DOWN = "mlp_down"
+"""The site of a block at the down-projection of its MLP."""
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["state", "tokens", "seen", "layer", "later"],
-    meta_fields=["graph", "last_only", "budget", "together", "unrolled", "site"],
+    data_fields=["parameters", "tokens", "mask", "layer"],
+    meta_fields=["graph", "last_only", "budget", "together", "unrolled", "site", "start"],
 )
 @dataclass(frozen=True)
-class Split:
-    """A decoder cut after block `layer`, and the contexts it is asked about. It shares the decoder's parameters.
+class Split(Steerable):
+    """A decoder split after block `layer`, and the contexts it is asked about. It shares the decoder's parameters.
 
     Attributes:
-        state: the parameters.
-        tokens: the contexts, padded to one length, ``[m, T]``.
-        seen: which tokens are not padding, ``[m, T]``.
-        layer: after which block, 0 to L - 1. An array: programs are the same for all layers.
+        parameters: of the decoder.
+        tokens: the contexts, padded on the left to one length, ``[m, T]``.
+        mask: which of them are not padding, ``[m, T]``.
+        layer: after which block, 0 to L - 1. An array: programs are the same for all layers. None until a steering tells.
         graph: the structure of the decoder.
-        last_only: whether `decode` gives the logits of the last position that is seen, or of all.
-        later: what is added after each block beyond `layer`, for each unit of strength, ``[L, d]``; None for nothing.
+        last_only: whether `decode` gives the logits of the last position, or of all.
         budget: numbers that a sweep holds at once, unless told otherwise.
         together: strengths decoded together, at most, where all logits of a text are held.
         unrolled: see `statically`.
-        site: where updates act (`ufm.updates`): "state", the stream after block `layer`; or "down", the down-projection of
-            that block's MLP, and then the cut is before this MLP (before the block, where MLP and attention are parallel).
+        site: where in the block: "residual", after it; or "mlp_down", before its MLP (before the block, where MLP and
+            attention are parallel).
+        start: the first position that a steering touches; what is before it is kept as keys and values.
     """
 
-    state: Any
+    parameters: Any
     tokens: Int[Array, "m T"] | Leaf
-    seen: Bool[Array, "m T"] | Leaf
+    mask: Bool[Array, "m T"] | Leaf
     layer: Index | Leaf
     graph: Any
     last_only: bool = True
-    later: Float[Array, "L d"] | Leaf = None
     budget: int = devices.ON_CPU.budget
     together: int = devices.ON_CPU.together
     unrolled: bool = False
-    site: str = "state"
+    site: str = RESIDUAL
+    start: int = 0
 
     @property
     def decoder(self) -> Decoder:
         """The whole decoder."""
-        return nnx.merge(self.graph, self.state)
+        return nnx.merge(self.graph, self.parameters)
 
     def __repr__(self) -> str:
         m, t = self.tokens.shape
-        return f"Split(after block {self.layer}, {m} contexts of {t} tokens)"
+        return f"Split({self._where}, {m} contexts of {t} tokens)"
+
+    @property
+    def _where(self) -> str:
+        return "at no layer yet" if self.layer is None else f"after block {self.layer}"
 
     @property
     def described(self) -> str:
         """The type and the place, for messages."""
-        return f"{self.decoder.dtype.name}, steered after block {self.layer}"
+        return f"{self.decoder.dtype.name}, steered {self._where.removeprefix('at no layer yet')}".rstrip(", ")
 
     @property
     def n_contexts(self) -> int:
@@ -83,70 +90,192 @@ class Split:
         return self.tokens.shape[0]
 
     @property
-    def held(self) -> int:
-        """Numbers held while one hidden state is decoded: its logits, and the widest part of a block."""
+    def activation_size(self) -> int:
+        """Numbers held while one state is decoded: its logits, and the widest part of a block."""
         a, t = self.decoder.architecture, self.tokens.shape[1]
-        return (1 if self.last_only else t) * a.vocabulary + held_by_blocks(a, t)
-
-    def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n s"]:
-        """The stream of contexts (by index) at the cut, with marks: ``[*n, T (d + 1)]``, in float32 at least."""
-        shape, flat = jnp.shape(contexts), jnp.ravel(contexts)
-        decoder, tokens, seen = self.decoder, self.tokens[flat], self.seen[flat]
-        positions = positions_of(seen)
-        x = decoder.run(decoder.embed(tokens, positions), positions, seen, 0, self.layer + (self.site == "state"))
-        if self.site == "down" and not decoder.architecture.parallel:
-            keys, turns = Keys(positions, seen), decoder.rotations(positions)
-            x = decoder.attend(decoder.block(self.layer), self.layer, x, positions, turns, keys)
-        return self.joined(x, seen).reshape(*shape, -1)
-
-    def embed_all(self, contexts: Int[Array, " n"]) -> Float[Array, "L n s"]:
-        """States of contexts after every block, in one pass: what `ufm.sweep_states` takes with the split `after` each."""
-        states, seen = all_states(self.decoder, self.tokens[contexts], self.seen[contexts]), self.seen[contexts]
-        return self.joined(states, jnp.broadcast_to(seen, states.shape[:-1]))
-
-    def decode(self, h: Float[Array, "*n s"]) -> Float[Array, "*n V"]:
-        """Logits from streams with marks: of the last position that is seen, ``[*n, V]``, or ``[*n, T V]`` of all."""
-        logits = self.decoder.logits(self.before_norm(h))
-        return logits if self.last_only else logits.reshape(*h.shape[:-1], -1)
+        return (1 if self.last_only else t) * a.vocabulary + held_by_blocks(a, t - self.start, t)
 
     @property
     def sites(self) -> dict[str, tuple[int, int]]:
-        """The one site of this cut (`LanguageModel.at` takes another)."""
+        """How many numbers each site takes and gives."""
         a = self.decoder.architecture
-        return {self.site: (a.width if self.site == "state" else a.hidden, a.width)}
+        return {RESIDUAL: (a.width, a.width), MLP_DOWN: (a.hidden, a.width)}
 
-    def decode_through(
-        self, h: Float[Array, "*n s"], site: str, change: Change, m: Float[Array, "*n"]
-    ) -> Float[Array, "*n V"]:
-        """Logits with the output of the site changed, at every position.
+    # --- to where a steering acts --------------------------------------------------------------------------------------
+
+    def at(self, layer: Index) -> "Split":
+        """These contexts, split after another block; `layer` is not checked."""
+        return replace(self, layer=layer if isinstance(layer, int) else jnp.asarray(layer))
+
+    def statically(self, *, unrolled: bool = False) -> "Split":
+        """This split with the layer as a constant of the program, which reverse-mode derivatives need.
+
+        Taylor mode (`jax.experimental.jet`) also needs the blocks `unrolled`: it knows no loops.
+        """
+        return replace(self, layer=int(self.layer), unrolled=unrolled)
+
+    def prepared(self, steering: Steering) -> tuple["Split", Steering]:
+        """These contexts, split where a steering first acts, and the steering as seen from there.
 
         Raises:
-            ValueError: another site than that of this cut.
+            ValueError: a layer, a site or tokens that the model does not have; parts without a layer, if the split has
+                none; an intervention of other widths, or with numbers that are not finite.
         """
-        require(site == self.site, "site", f"{self.site}, that of this cut", repr(site))
-        logits = self.decoder.logits(self.before_norm(h, change, m))
-        return logits if self.last_only else logits.reshape(*h.shape[:-1], -1)
+        require_sites(steering, self.sites, layers=self.decoder.architecture.layers)
+        first = self._first_layer(steering)
+        here = [part.layer is None or part.layer is first or _is_same(part.layer, first) for part in steering.parts]
+        sites = {part.site for part, is_here in zip(steering.parts, here, strict=True) if is_here}
+        moved = steering.moved([None if is_here else part.layer for part, is_here in zip(steering.parts, here, strict=True)])
+        layer = first if isinstance(self.layer, int) else jnp.asarray(first)
+        site = MLP_DOWN if MLP_DOWN in sites else RESIDUAL
+        return replace(self, layer=layer, site=site, start=self._first_touched(steering)), moved
 
-    def before_norm(
-        self, h: Float[Array, "*n s"], change: Change | None = None, m: Float[Array, "*n"] | None = None
-    ) -> Float[Array, "..."]:
-        """What the last norm is given: the stream after all blocks, of the last position, or of all, ``[*n, T, d]``."""
-        lead = h.shape[:-1]
-        x, marks = self.parted(h.reshape(-1, h.shape[-1]))
-        seen = is_set(marks[..., 0])
-        decoder, positions = self.decoder, positions_of(seen)
-        x = self._past_site(x, positions, seen, change, m)
+    def _first_layer(self, steering: Steering) -> Index:
+        """The first block that a steering acts at: the only one, or one that is known before compilation."""
+        layers = [part.layer for part in steering.parts if part.layer is not None]
+        traced = any(isinstance(layer, jax.core.Tracer) for layer in (self.layer, *layers))
+        if len(layers) < len(steering.parts):  # some act where the model is split
+            require(self.layer is not None, "steering", "a layer, as in Steering({12: Add(v)})", repr(steering))
+            if not traced:
+                behind = all(layer >= int(self.layer) for layer in layers)
+                require(behind, "layer", f"blocks from {self.layer} on, where the model is split", layers)
+            return self.layer
+        require(
+            not traced or len(layers) == 1, "steering", "layers that are known before compilation", "several traced ones"
+        )
+        return layers[0] if traced else min(layers)
+
+    def _first_touched(self, steering: Steering) -> int:
+        """The first position that is touched in any context, as far as that is known before compilation.
+
+        Raises:
+            ValueError: tokens of which a context has none.
+        """
+        length = self.tokens.shape[1]
+        if not self.last_only or any(isinstance(part.tokens, All) for part in steering.parts):
+            return 0
+        first = length - 1
+        for tokens in (part.tokens for part in steering.parts if not isinstance(part.tokens, Last)):
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((tokens, self.mask))):
+                return self.start  # as it was prepared before compilation
+            mask = np.asarray(self.mask)
+            touched = np.asarray(tokens.chosen(jnp.asarray(mask), jnp.arange(self.n_contexts))) & mask
+            empty = np.flatnonzero(~touched.any(axis=1))
+            none = f"none of context {empty[0]}: {tokens!r}" if empty.size else ""
+            require(empty.size == 0, "tokens", "at least one token of every context", none)
+            first = min(first, int(touched.argmax(axis=1).min()))
+        return first
+
+    def check(self, steering: Steering) -> None:
+        """Refuse a steering that cannot act on the states of this split.
+
+        Raises:
+            ValueError: one that acts before it, in depth or in position; whatever `prepared` refuses.
+        """
+        require_sites(steering, self.sites, layers=self.decoder.architecture.layers)
+        for part in steering.parts:
+            early = part.layer is None and part.site == MLP_DOWN and self.site == RESIDUAL
+            require(not early, "site", f"{RESIDUAL}, or states from before the MLP", part.site)
+            behind = not isinstance(part.layer, int) or isinstance(self.layer, jax.core.Tracer) or part.layer > self.layer
+            require(bool(behind), "layer", f"blocks after {self.layer}, or none for where the model is split", part.layer)
+        if self.start > 0:
+            first = self._first_touched(steering)
+            require(first >= self.start, "tokens", f"positions from {self.start} on, where these states begin", first)
+
+    # --- to and from states ----------------------------------------------------------------------------------------------
+
+    def embed(self, contexts: Int[Array, "*n"]) -> State:
+        """The state of contexts (by index), its stream in float32 at least.
+
+        Raises:
+            ValueError: a split without a layer.
+        """
+        require(self.layer is not None, "layer", "a block to split after", "none")
+        shape, flat = jnp.shape(contexts), jnp.ravel(contexts)
+        decoder, tokens, mask = self.decoder, self.tokens[flat], self.mask[flat]
+        place = decoder.place(mask)
+        first = self.layer + (self.site == RESIDUAL)
+        x = decoder.run(decoder.embed(tokens, place.positions), place, 0, first)
+        start, later = self.start, x
+        if self.site == MLP_DOWN and not decoder.architecture.parallel:
+            later = decoder.attend(decoder.block(self.layer), self.layer, x, place)
+        keys, values = (None, None) if start == 0 else self._kept(x[:, :start], place, first)
+        state = State(wide(later[:, start:]), mask, flat, keys, values)
+        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), state)
+
+    def _kept(
+        self, x: Float[Array, "n S d"], place: Place, first: Index
+    ) -> tuple[Float[Array, "n L k S h"], Float[Array, "n L k S h"]]:
+        """Keys and values of the first positions at block `first` and those after it, where nothing is steered."""
+        decoder = self.decoder
+        a, (n, size, _) = decoder.architecture, x.shape
+        own = Place(
+            place.positions[:, :size],
+            jax.tree.map(lambda turns: turns[:, :, :size], place.turns),
+            jax.tree.map(lambda slots: slots[:, :size], place.keys),
+        )
+
+        def step(i: Index, carry: Any) -> Any:
+            x, keys, values = carry
+
+            def seen(key: Array, value: Array) -> tuple[Array, Array]:
+                nonlocal keys, values
+                keys, values = (
+                    lax.dynamic_update_index_in_dim(every, new.astype(every.dtype), i, 1)
+                    for every, new in ((keys, key), (values, value))
+                )
+                return key, value
+
+            x = decoder.through(decoder.block(i), i, x, own, cache=seen)
+            return x, keys, values
+
+        empty = jnp.zeros((n, a.layers, a.kv_heads, size, a.head_dim), decoder.dtype)
+        if not self.unrolled:
+            return lax.fori_loop(first, a.layers, step, (x, empty, empty))[1:]
+        carry = (x, empty, empty)
+        for i in range(first, a.layers):
+            carry = step(i, carry)
+        return carry[1:]
+
+    def embed_all(self, contexts: Int[Array, " n"]) -> State:
+        """States of contexts after every block, in one pass: of the splits `at` each layer, which is the leading axis."""
+        states = wide(all_states(self.decoder, self.tokens[contexts], self.mask[contexts]))
+        every = states.shape[:2]
+        mask = jnp.broadcast_to(self.mask[contexts], (*every, self.mask.shape[1]))
+        return State(states, mask, jnp.broadcast_to(contexts, every))
+
+    def decode(self, state: State) -> Float[Array, "*n V"]:
+        """Logits from states: of the last position, ``[*n, V]``, or of all, ``[*n, T, V]``."""
+        return self.decoder.logits(self.before_norm(state))
+
+    def steered(self, state: State, steering: Steering, alpha: Any) -> Float[Array, "*n V"]:
+        """Logits from states under a steering; shapes are those of `decode`."""
+        return self.decoder.logits(self.before_norm(state, steering, alpha))
+
+    def before_norm(self, state: State, steering: Steering | None = None, alpha: Any = 0.0) -> Float[Array, "..."]:
+        """What the last norm is given: the stream after all blocks, of the last position ``[*n, d]``, or of all.
+
+        Args:
+            state: as `embed` gives it.
+            steering: as `prepared` gives it, if anything steers.
+            alpha: its strength, one for all, or one for each part, ``[k]``.
+        """
+        lead = state.mask.shape[:-1]
+        state = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(lead) :]), state)
+        decoder, x = self.decoder, state.stream
+        place = self._place(state)
+        act = None if steering is None else self._act(steering, alpha, state, None)
+        x = self._past_site(x, place, act)
         last = decoder.architecture.layers - 1
-        more = None if self.later is None else (lambda x, i: x + (marks[..., 1:] * self.later[i]).astype(x.dtype))
-        run = partial(decoder.run, positions=positions, seen=seen, first=self.layer + 1, each=more, unrolled=self.unrolled)
+        run = partial(decoder.run, place=place, first=self.layer + 1, act=act, unrolled=self.unrolled)
         if not self.last_only:
             x = run(x, last=last + 1)
             return x.reshape(*lead, *x.shape[1:])
-        at = last_seen(seen)
+        at = last_of(state.mask) - (state.mask.shape[1] - x.shape[1])
+        at_end = None if steering is None else self._act(steering, alpha, state, at)
 
         def through(x: Array) -> Array:
-            x = decoder.finish(run(x, last=last), positions, seen, at)
-            return x if self.later is None else x + (only_at(marks[..., 1:], at)[:, 0] * self.later[last]).astype(x.dtype)
+            return decoder.finish(run(x, last=last), place, at, act=at_end)
 
         def nothing(x: Array) -> Array:
             return only_at(x, at)[:, 0]
@@ -157,127 +286,79 @@ class Split:
             x = lax.cond(self.layer < last, through, nothing, x)
         return x.reshape(*lead, -1)
 
-    def _past_site(
-        self, x: Array, positions: Array, seen: Array, change: Change | None, m: Array | None
-    ) -> Float[Array, "n T d"]:
-        """The stream after block `layer`, from that at the cut."""
-        changed = None
-        if change is not None and m is not None:
-            strengths = m.reshape(-1, 1, 1)
+    def _place(self, state: State) -> Place:
+        """Where the tokens of a state are, and the keys before them."""
+        whole = self.decoder.place(state.mask)
+        start = state.mask.shape[1] - state.stream.shape[1]
+        if start == 0:
+            return whole
+        before, own = (
+            jax.tree.map(lambda slots, part=part: slots[:, part], whole.keys) for part in (slice(start), slice(start, None))
+        )
+        turns = jax.tree.map(lambda turns: turns[:, :, start:], whole.turns)
+        return Place(own.positions, turns, own, Past(before, state.keys, state.values))
 
-            def changed(given: Array, out: Array) -> Array:
-                return change(given, out, strengths)
-
-        if self.site == "down":
-            decoder, block = self.decoder, self.decoder.block(self.layer)
-            if not decoder.architecture.parallel:
-                return decoder.transform(block, x, changed)
-            turns, keys = decoder.rotations(positions), Keys(positions, seen)
-            return decoder.through(block, self.layer, x, positions, turns, keys, change=changed)
-        return x if changed is None else changed(x, x)
-
-    def everywhere(self, v: Any) -> Float[Array, " s"]:
-        """The steering vector of all positions: ``v`` at each of them.
+    def _act(self, steering: Steering, alpha: Any, state: State, at: Int[Array, " n"] | None) -> Act:
+        """What a steering does at the sites of the blocks behind the split.
 
         Args:
-            v: ``[d]``: a list, or an array or tensor of any library.
-
-        Raises:
-            ValueError: a v of another width; outside transformations, one that is not finite.
+            steering: as `prepared` gives it.
+            alpha: its strength.
+            state: whose positions are steered.
+            at: the one position that is computed; all if left out.
         """
-        v, t = self._checked(v), self.tokens.shape[1]
-        return self._marked(jnp.broadcast_to(v, (t, v.shape[-1])), jnp.ones(t))
+        later, strengths, start = stacks(steering), steering.strengths(alpha), state.mask.shape[1] - state.stream.shape[1]
 
-    def at_end(self, v: Any) -> Float[Array, " s"]:
-        """The steering vector of the last position only, for contexts that end there (padded on the left, or not).
+        def chosen(tokens: Tokens) -> Bool[Array, "n t"] | None:
+            every = tokens.chosen(state.mask, state.context)
+            if every is None:
+                return None
+            own = every[:, start:]
+            return own if at is None else jnp.take_along_axis(own, at[:, None], axis=1)
 
-        Raises:
-            ValueError: as `everywhere`.
-        """
-        v = self._checked(v)
-        end = jnp.arange(self.tokens.shape[1]) == self.tokens.shape[1] - 1
-        return self._marked(jnp.where(end[:, None], v, jnp.zeros_like(v)), end)
+        def act(site: str, i: Index | None, x: Array, y: Array) -> Array:
+            if i is None:
+                for k, part in steering.here(site):
+                    y = part.apply(x, y, strengths[..., k], chosen(part.tokens))
+                for stack in later:
+                    # What is known in a compiled program only: no block before the split can be steered any more.
+                    traced = isinstance(stack.layers, jax.core.Tracer)
+                    y = jnp.where(jnp.all(stack.layers > self.layer), y, jnp.nan) if traced else y
+                return y
+            return at_block(later, site, i, x, y, strengths, chosen)
 
-    def _checked(self, v: Any) -> Float[Array, " d"]:
-        width, v = self.decoder.architecture.width, _finite("v", v)
-        require(v.shape == (width,), "v", f"shape ({width},), the width of the stream", v.shape)
-        return v
+        return act
 
-    def _marked(self, rows: Float[Array, "T d"], strength: Array) -> Float[Array, " s"]:
-        """Rows of a steering vector as one axis, with marks: nothing for the flag, and the unit of strength."""
-        marks = [jnp.zeros_like(strength)] + ([] if self.later is None else [strength])
-        return jnp.concatenate([rows, jnp.stack(marks, axis=-1).astype(rows.dtype)], axis=-1).ravel()
+    def _past_site(self, x: Array, place: Place, act: Act | None) -> Float[Array, "n t d"]:
+        """The stream after block `layer`, steered where the model is split, from that at the split."""
+        if self.site == RESIDUAL:
+            return x if act is None else act(RESIDUAL, None, x, x)
+        decoder, block = self.decoder, self.decoder.block(self.layer)
 
-    def after(self, layer: Index) -> "Split":
-        """A split of these contexts with the cut elsewhere; `layer` is not checked."""
-        return replace(self, layer=layer if isinstance(layer, int) else jnp.asarray(layer))
+        def here(site: str, i: Index, given: Array, out: Array) -> Array:
+            del i
+            return out if act is None else act(site, None, given, out)
 
-    def and_later(self, rows: Any) -> "Split":
-        """This split with ``alpha rows[l]`` added after each block l beyond the cut too, wherever alpha v is.
-
-        Steering vectors are then those that the new split makes: its `everywhere` and `at_end`.
-
-        Args:
-            rows: ``[L, d]``, as `everywhere` takes them; those up to the cut are not used.
-
-        Raises:
-            ValueError: rows of another shape; outside transformations, ones that are not finite.
-        """
-        a = self.decoder.architecture
-        rows = _finite("rows", rows)
-        require(rows.shape == (a.layers, a.width), "rows", f"shape ({a.layers}, {a.width})", rows.shape)
-        return replace(self, later=rows)
-
-    def statically(self, *, unrolled: bool = False) -> "Split":
-        """This split with the layer as a constant of the program, which reverse-mode derivatives need.
-
-        Taylor mode (`jax.experimental.jet`) also needs the blocks `unrolled`: it knows no loops.
-        """
-        return replace(self, layer=int(self.layer), unrolled=unrolled)
-
-    def joined(self, x: Float[Array, "*n d"], seen: Bool[Array, "*n"]) -> Float[Array, "*m s"]:
-        """A stream and its marks as one axis, in float32 at least; nothing is steered yet."""
-        x = wide(x)
-        marks = [seen.astype(x.dtype)] + ([] if self.later is None else [jnp.zeros(seen.shape, x.dtype)])
-        whole = jnp.concatenate([x, jnp.stack(marks, axis=-1)], axis=-1)
-        return whole.reshape(*whole.shape[:-2], -1)
-
-    def parted(self, h: Float[Array, "n s"]) -> tuple[Float[Array, "n T d"], Float[Array, "n T k"]]:
-        """The stream and the marks again.
-
-        Raises:
-            ValueError: a stream of another length.
-        """
-        t, width = self.tokens.shape[1], self.decoder.architecture.width
-        per = width + (1 if self.later is None else 2)
-        require(h.shape[-1] == t * per, "h", f"the stream of {t} positions with marks, {t * per} numbers", h.shape[-1])
-        whole = h.reshape(h.shape[0], t, per)
-        return whole[..., :width], whole[..., width:]
+        if decoder.architecture.parallel:
+            return decoder.through(block, self.layer, x, place, act=here)
+        return decoder.transform(block, self.layer, x, act=here)
 
 
-def held_by_blocks(a: Architecture, t: int) -> int:
-    """Numbers held while blocks run on one context of t tokens: the stream, and the widest part of a block."""
-    attention = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * a.heads * t
+def _is_same(layer: Index, other: Index) -> bool:
+    """Whether two layers are the same, as far as that is known before compilation."""
+    return not isinstance(layer, jax.core.Tracer) and not isinstance(other, jax.core.Tracer) and int(layer) == int(other)
+
+
+def held_by_blocks(a: Architecture, t: int, whole: int) -> int:
+    """Numbers held while blocks run on t tokens of a context of `whole`: the stream, and the widest part of a block."""
+    attention = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * a.heads * whole
     return t * (3 * a.width + max(3 * a.hidden, attention))
 
 
-def _finite(name: str, value: Any) -> Any:
-    """An array of JAX, as it is if it is being traced; of what other libraries have, if it is finite."""
-    if isinstance(value, jax.core.Tracer):
-        return jnp.asarray(value)
-    numbers(name, value)
-    return value if isinstance(value, jax.Array) else jnp.asarray(as_numpy(name, value))
-
-
-def is_set(flag: Float[Array, "*n"]) -> Bool[Array, "*n"]:
-    """Whether a flag is 1 rather than 0."""
-    return lax.gt(flag, jnp.full_like(flag, 0.5))
-
-
-def last_seen(seen: Bool[Array, "n T"]) -> Int[Array, " n"]:
+def last_of(mask: Bool[Array, "n T"]) -> Int[Array, " n"]:
     """The last position of every context that is not padding."""
-    t = seen.shape[1]
-    return t - 1 - lax.argmax(lax.rev(lax.convert_element_type(seen, jnp.int32), (1,)), 1, jnp.int32)
+    t = mask.shape[1]
+    return t - 1 - lax.argmax(lax.rev(lax.convert_element_type(mask, jnp.int32), (1,)), 1, jnp.int32)
 
 
 @nnx.jit
@@ -306,26 +387,26 @@ def all_means(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n 
 
 def _after_every_block(decoder: Decoder, tokens: Array, seen: Array, keep: Callable[[Array], Array]) -> Array:
     """What is kept of the residual stream after every block, with a leading layer axis."""
-    positions = positions_of(seen)
-    x = decoder.embed(tokens, positions)
+    place = decoder.place(seen)
+    x = decoder.embed(tokens, place.positions)
     kept = jax.eval_shape(keep, x)
     every = jnp.zeros((decoder.architecture.layers, *kept.shape), kept.dtype)
 
     def step(i: Any, carry: Any) -> Any:
         x, every = carry
-        x = decoder.run(x, positions, seen, i, i + 1)
+        x = decoder.run(x, place, i, i + 1)
         return x, lax.dynamic_update_index_in_dim(every, keep(x), i, 0)
 
     return lax.fori_loop(0, decoder.architecture.layers, step, (x, every))[1]
 
 
 @jax.jit
-def end_states(cut: Split) -> Float[Array, "n d"]:
+def end_states(split: Split) -> Float[Array, "n d"]:
     """The residual stream at the cut, at the last position of all contexts, which are padded on the left."""
-    return cut.parted(cut.embed(jnp.arange(cut.n_contexts)))[0][:, -1]
+    return split.embed(jnp.arange(split.n_contexts)).stream[:, -1]
 
 
 @jax.jit
-def last_log_p(cut: Split) -> Float[Array, "n V"]:
+def last_log_p(split: Split) -> Float[Array, "n V"]:
     """Log-probabilities of the token after every context of a split."""
-    return jax.nn.log_softmax(cut.decode(cut.embed(jnp.arange(cut.tokens.shape[0]))))
+    return jax.nn.log_softmax(split.decode(split.embed(jnp.arange(split.n_contexts))))

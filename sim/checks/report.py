@@ -33,8 +33,8 @@ def write(
         folder: where.
         verdicts: from `sim.checks.verify.verify`.
         figures: paths of the saved figures, by name and format; their SVGs are copied into the first page.
-        kept: files of the worst instances (`sim.reproduce.keep`).
-        numbers: as `sim.reproduce.reproduce` collects them.
+        kept: files of the worst instances (`sim.reproduction.keep`).
+        numbers: as `sim.reproduction.reproduce` collects them.
         seconds: how long the run took.
         on_model: what was found on a language model, whose figures are among `figures`.
         missing: why there is none, if one was asked for.

@@ -6,7 +6,7 @@ the finding is how much of it is left.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,7 +28,9 @@ from sim.measure.curves import KINDS_OF_CURVE, counts_of_kinds, shapes
 from sim.measure.losses import Text, loss_increases, loss_moments
 from sim.output import settings
 from theory import arc
+from ufm import Add, Steering
 from ufm._check import require
+from ufm.steerable import one_of
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ class _Run:
         self.names = [concept.name for concept in texts.concepts]
         with jax.enable_x64(False):
             self.vectors = {one.name: lm.difference_of_means(one.positive, one.negative) for one in texts.concepts}
-            self.openings = lm.at(self.layers[0], texts.openings)
+            self.openings = lm.split(texts.openings, self.layers[0])
 
     def v(self, concept: str, layer: int) -> Float[np.ndarray, " d"]:
         """The steering vector of a concept after a layer."""
@@ -226,7 +228,7 @@ class _Run:
 
     def ends(self, layer: int, dtype: Any = jnp.float32) -> Float[np.ndarray, "n d"]:
         """The stream of the openings after a layer, at the last position."""
-        return np.asarray(end_states(self.openings.after(layer)), dtype)
+        return np.asarray(end_states(self.openings.at(layer)), dtype)
 
     def words(self, token: int) -> str:
         """A token as a reader sees it."""
@@ -247,7 +249,7 @@ def last_block(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
     states = run.ends(layer, np.float64)
     with jax.enable_x64(True):
         out, wide = readout(run.lm), run.lm.with_dtype(jnp.float64)
-        cut = wide.at(layer, run.texts.openings)
+        cut = wide.split(run.texts.openings, layer)
         for name in run.names:
             v = jnp.asarray(run.v(name, layer), float)
             found = {
@@ -346,7 +348,7 @@ def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
     findings, parts = [], []
     with jax.enable_x64(True):
         wide, out = run.lm.with_dtype(jnp.float64), readout(run.lm)
-        cuts = {layer: wide.at(layer, run.texts.openings) for layer in run.layers}
+        cuts = {layer: wide.split(run.texts.openings, layer) for layer in run.layers}
         for name, layer in run.pairs():
             one = _approach(cuts[layer], out, jnp.asarray(run.v(name, layer), float), run.size.far)
             found = {key: np.asarray(value) for key, value in one.items()}
@@ -391,13 +393,13 @@ def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
 @partial(jax.jit, static_argnames="count")
 def _approach(cut: Split, out: Readout, v: Array, count: int) -> dict[str, Array]:
     """How far the logits of all contexts are from their limit at large strengths of both signs, and what is said of it."""
-    h, push = cut.embed(jnp.arange(cut.tokens.shape[0])), cut.everywhere(v)
-    own = cut.parted(h)[0][:, -1]
+    states, steering = cut.embed(jnp.arange(cut.n_contexts)), Steering(Add(v))
+    own = states.stream[:, -1]
     sizes = jnp.max(jnp.linalg.norm(own, axis=-1)) / jnp.linalg.norm(v) * jnp.geomspace(1, 1e7, count)
 
     def of(sign, limit):
         def at(size):
-            x = cut.before_norm(h + sign * size * push)
+            x = cut.before_norm(states, steering, sign * size)
             reach = jnp.max(jnp.linalg.norm(x - sign * size * v, axis=-1))
             bound = arc.limit_bound(out.W, out.gamma, v, size, reach, kind=out.kind, eps=out.eps)
             off = jnp.abs(cut.decoder.logits(x) - limit)
@@ -405,10 +407,8 @@ def _approach(cut: Split, out: Readout, v: Array, count: int) -> dict[str, Array
 
         # What blocks add once the prompt is forgotten: they are given v alone, so large that their eps plays no part.
         huge = sign * 100 * sizes[-1]
-        added = (
-            cut.before_norm(cut.joined(jnp.zeros((1, *cut.tokens.shape[1:], v.size)), cut.seen[:1]) + huge * push)[0]
-            - huge * v
-        )
+        nothing = one_of(replace(states, stream=jnp.zeros_like(states.stream)), 0)
+        added = cut.before_norm(nothing, steering, huge) - huge * v
         ones = jnp.ones(())
         leading = jax.jvp(lambda t: cut.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
         return *jax.lax.map(at, sizes, batch_size=cut.together), jnp.max(jnp.abs(leading))
@@ -502,7 +502,7 @@ def _fine(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> tuple[flo
 def _swept(cut: Split, v: Array, alphas: Array) -> Array:
     """Log-probabilities of the next token, ``[n, K, V]``."""
     contexts = jnp.arange(cut.tokens.shape[0])
-    return ufm.sweep(cut, contexts, cut.everywhere(v), alphas, lambda logits, _: jax.nn.log_softmax(logits))
+    return ufm.sweep(cut, contexts, v, alphas, lambda logits, _: jax.nn.log_softmax(logits))
 
 
 def next_tokens(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
@@ -516,7 +516,7 @@ def next_tokens(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
             ends = np.arcsinh(run.size.reach)
             alphas = scale * np.sinh(np.linspace(-ends, ends, run.size.strengths))
             probabilities = np.exp(
-                np.asarray(_swept(run.openings.after(layer), jnp.asarray(v), jnp.asarray(alphas, jnp.float32)))
+                np.asarray(_swept(run.openings.at(layer), jnp.asarray(v), jnp.asarray(alphas, jnp.float32)))
             )
             one, shares = _shapes(run, probabilities, alphas, scale)
             parts.append(one)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from sim.bridge.config import Architecture
 from sim.bridge.generation import Sampling
 from ufm._check import require
-from ufm.updates import FORMS
+from ufm.interventions import FORMS
 
 
 class Variant(NamedTuple):
@@ -241,7 +241,7 @@ class Updates:
     Attributes:
         concepts: those with paired answers.
         methods: some of `METHODS`.
-        forms: some of `ufm.updates.FORMS`.
+        forms: some of `ufm.interventions.FORMS`.
         layer: the block, or "early", "middle" or "last".
         trained: pairs that are trained on; the others are held out.
         held_out: of these, how many are measured, at most.

@@ -10,63 +10,45 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ufm.measures import variance
-from ufm.steerable import Steerable, at_once, finite_at
-
-
-@runtime_checkable
-class Split(Steerable, Protocol):
-    """A language model split where it is steered, with texts (`sim.bridge.split.Split`)."""
-
-    tokens: Any
-    n_contexts: int
-    budget: int
-    held: int
-    together: int
-
-    def everywhere(self, v: Any) -> Any:
-        """The steering vector of all positions."""
-        ...
+from ufm.measures import slopes, variance
+from ufm.steerable import at_once, finite_at
+from ufm.steering import Steering, as_steering
 
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A language model (`sim.bridge.model.LanguageModel`)."""
+    """What is asked of a language model (`sim.bridge.model.LanguageModel`)."""
 
-    def at(self, layer: Any, prompts: Any, *, length: int | None = None, last_only: bool = True) -> Any:
-        """Its split at a layer."""
+    def split(self, prompts: Any, layer: Any = None, *, length: int | None = None, last_only: bool = True) -> Any:
+        """The model split at a layer (`sim.bridge.split.Split`), asked about prompts."""
         ...
 
 
-def _per_position(logits: Array, cut: Split) -> Float[Array, "t V"]:
-    """Logits of all positions but the last, ``[T - 1, V]``."""
-    return logits.reshape(cut.tokens.shape[1], -1)[:-1]
+# What follows takes a split of texts, with the logits of all positions. Those of one text are held at a time, and of a few
+# strengths.
 
 
 @jax.jit
-def moments(cut: Split, v: Float[Array, " d"]) -> tuple[Float[Array, "n t"], Float[Array, "n t"]]:
+def moments(split: Any, steering: Steering) -> tuple[Float[Array, "n t"], Float[Array, "n t"]]:
     """Half the variance of the slopes of the logits, and the slope of the loss, at strength 0 and every position.
 
     Args:
-        cut: of texts, with the logits of all positions.
-        v: steering vector.
+        split: of texts, as `prepared` gives it with the steering.
+        steering: what the strength is of.
     """
 
     def of(j):
-        h, push = cut.embed(j), cut.everywhere(v)
-        one = jnp.ones((), h.dtype)
-        logits, slopes = jax.jvp(lambda a: cut.decode(h + a * push), (0 * one,), (one,))
-        logits, slopes = _per_position(logits, cut), _per_position(slopes, cut)
-        mean = jnp.sum(jax.nn.softmax(logits) * slopes, axis=-1)
-        target = jnp.take_along_axis(slopes, cut.tokens[j][1:, None], axis=-1)[:, 0]
-        return variance(logits, slopes) / 2, mean - target
+        logits, steep = (values[:-1] for values in slopes(split, split.embed(j), steering))
+        mean = jnp.sum(jax.nn.softmax(logits) * steep, axis=-1)
+        target = jnp.take_along_axis(steep, split.tokens[j][1:, None], axis=-1)[:, 0]
+        return variance(logits, steep) / 2, mean - target
 
-    return jax.lax.map(of, jnp.arange(cut.tokens.shape[0]))
+    return jax.lax.map(of, jnp.arange(split.n_contexts))
 
 
 @jax.jit
 def increases(
-    cut: Split, v: Float[Array, " d"], alphas: Float[Array, " K"]
+    split: Any, steering: Steering, alphas: Float[Array, "K *k"]
 ) -> tuple[Float[Array, "n K t"], Float[Array, "n K t"]]:
     """Increase of the loss of the next token, and KL from the unsteered model, at every strength and position, nats.
 
@@ -74,36 +56,36 @@ def increases(
     """
 
     def of(j):
-        h, push, targets = cut.embed(j), cut.everywhere(v), cut.tokens[j][1:, None]
+        state, targets = split.embed(j), split.tokens[j][1:, None]
 
-        def at(alpha):
-            logits = _per_position(cut.decode(h + alpha * push), cut)
+        def at(logits):
+            logits = logits[:-1]
             return logits, jax.nn.logsumexp(logits, axis=-1), jnp.take_along_axis(logits, targets, axis=-1)[:, 0]
 
-        base, total, chosen = at(jnp.zeros((), h.dtype))
+        base, total, chosen = at(split.decode(state))
         p = jnp.exp(base - total[:, None])
 
         def more(alpha):
-            logits, new_total, new_chosen = at(alpha)
+            logits, new_total, new_chosen = at(split.steered(state, steering, alpha))
             rise = new_total - total
             return rise - (new_chosen - chosen), rise - jnp.sum(p * (logits - base), axis=-1)
 
-        return jax.lax.map(more, alphas, batch_size=min(cut.together, at_once(cut, h)))
+        return jax.lax.map(more, alphas, batch_size=min(split.together, at_once(split, state)))
 
-    return jax.lax.map(of, jnp.arange(cut.tokens.shape[0]))
+    return jax.lax.map(of, jnp.arange(split.n_contexts))
 
 
 @jax.jit
-def first_losses(cut: Split) -> Float[Array, "n t"]:
+def first_losses(split: Any) -> Float[Array, "n t"]:
     """The loss of the next token of the unsteered model at every position, nats."""
 
     def of(j):
-        logits = _per_position(cut.decode(cut.embed(j)), cut)
-        chosen = jnp.take_along_axis(logits, cut.tokens[j][1:, None], axis=-1)[:, 0]
+        logits = split.decode(split.embed(j))[:-1]
+        chosen = jnp.take_along_axis(logits, split.tokens[j][1:, None], axis=-1)[:, 0]
         return jax.nn.logsumexp(logits, axis=-1) - chosen
 
-    together = max(1, cut.budget // cut.held)
-    return jax.lax.map(of, jnp.arange(cut.n_contexts), batch_size=min(together, cut.n_contexts))
+    together = max(1, split.budget // split.activation_size)
+    return jax.lax.map(of, jnp.arange(split.n_contexts), batch_size=min(together, split.n_contexts))
 
 
 class Text(NamedTuple):
@@ -134,25 +116,25 @@ class Moments(NamedTuple):
         return abs(self.slope) / self.error
 
 
-def loss_moments(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> Moments:
-    """What happens to the cross-entropy of a text near strength 0, steered along v after a layer (N9)."""
-    cut = _cut(lm, text, layer)
-    terms = [finite_at(cut, 0.0, term) for term in moments(cut, jnp.asarray(v))]
+def loss_moments(lm: LanguageModel, text: Text, steering: Any, layer: int | None = None) -> Moments:
+    """What happens to the cross-entropy of a text near strength 0 (N9); arguments are those of `loss_increases`."""
+    split, parts = _split(lm, text, steering, layer)
+    terms = [finite_at(split, 0.0, term) for term in moments(split, parts)]
     curvature, slope = (float(np.mean(np.asarray(term, float)[text.counted])) for term in terms)
     of_rows = np.mean(np.asarray(terms[0], float), axis=1, where=text.counted)
     return Moments(curvature, slope, float(np.sqrt(2 * curvature / text.counted.sum())), of_rows)
 
 
 def loss_increases(
-    lm: LanguageModel, text: Text, v: np.ndarray, layer: int, alphas: np.ndarray
+    lm: LanguageModel, text: Text, steering: Any, layer: int | None, alphas: np.ndarray
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
     """Delta CE and KL from the unsteered model by strength, nats per token.
 
     Args:
         lm: a language model.
         text: what the losses are of.
-        v: steering vector, ``[d]``.
-        layer: the block after which it is added.
+        steering: a `ufm.Steering`, or a vector ``[d]`` that is added after `layer`.
+        layer: the block after which a vector is added; None if the steering tells.
         alphas: strengths, ``[K]``.
 
     Returns:
@@ -161,14 +143,15 @@ def loss_increases(
     Raises:
         ValueError: a strength at which they are not finite.
     """
-    away, cut = alphas != 0, _cut(lm, text, layer)
-    found = increases(cut, jnp.asarray(v), jnp.asarray(alphas[away], v.dtype))
-    for values in found:
-        finite_at(cut, alphas[away], values, axis=1)
+    away, (split, parts) = alphas != 0, _split(lm, text, steering, layer)
+    measured = increases(split, parts, jnp.asarray(alphas[away]))
+    for values in measured:
+        finite_at(split, alphas[away], values, axis=1)
     curves = np.zeros((2, alphas.size))
-    curves[:, away] = [np.asarray(values, float).swapaxes(1, 2)[text.counted].mean(axis=0) for values in found]
+    curves[:, away] = [np.asarray(values, float).swapaxes(1, 2)[text.counted].mean(axis=0) for values in measured]
     return curves[0], curves[1]
 
 
-def _cut(lm: LanguageModel, text: Text, layer: int) -> Split:
-    return lm.at(layer, text.rows, length=text.counted.shape[1] + 1, last_only=False)
+def _split(lm: LanguageModel, text: Text, steering: Any, layer: int | None) -> tuple[Any, Steering]:
+    split = lm.split(text.rows, layer, length=text.counted.shape[1] + 1, last_only=False)
+    return split.prepared(as_steering(steering))

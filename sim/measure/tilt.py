@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from theory import tilting
+from ufm import measures
 from ufm._check import finite, require
 from ufm.measures import kl
 from ufm.precision import full
-from ufm.steerable import Steerable, at_once, fitting, known, strengths
+from ufm.steerable import Steerable, at_once, known, one_of, pairs, strengths
+from ufm.steering import Steering, as_steering
 
 TILTS = ("none", "theory", "scaled", "closest", "normed")
 """What steered distributions are compared with."""
@@ -67,28 +68,28 @@ class Slopes(NamedTuple):
         return self.shared / np.sqrt(self.of_slope * self.of_log_odds)
 
 
-def slopes(model: Steerable, contexts: Any, v: Float[Array, " d"], m: Any) -> Slopes:
+def slopes(model: Steerable, contexts: Any, steering: Any, m: Any) -> Slopes:
     """The slope of the logits at strength 0, by one JVP, beside the log-odds: in the UFM the same up to a constant.
 
     Args:
         model: a split model that JAX differentiates.
         contexts: ``[n]``, what `model.embed` takes.
-        v: steering vector, ``[d]``.
+        steering: a `ufm.Steering`, or a vector ``[d]`` that is added where the model is split.
         m: log-odds, ``[V]`` nats.
 
     Raises:
-        ValueError: log-odds that are not finite or not V; a context that the model does not have; a v that does not fit.
+        ValueError: log-odds that are not finite or not V; a context that the model does not have; a steering
+            that does not fit.
     """
     contexts = known(model, contexts)
-    found = _slopes(model, contexts, v, _log_odds(model, contexts, m))
+    model, parts = model.prepared(as_steering(steering))
+    found = _slopes(model, contexts, parts, _log_odds(model, contexts, m))
     return Slopes(*(np.asarray(part, float) for part in found))
 
 
 @jax.jit
-def _slopes(model: Steerable, contexts: Int[Array, " n"], v: Array, m: Array) -> tuple[Array, Array, Array]:
-    h = model.embed(contexts)
-    v, one = fitting(v, h), jnp.ones((), h.dtype)
-    logits, s = jax.jvp(lambda alpha: model.decode(h + alpha * v), (0 * one,), (one,))
+def _slopes(model: Steerable, contexts: Int[Array, " n"], steering: Steering, m: Array) -> tuple[Array, Array, Array]:
+    logits, s = measures.slopes(model, model.embed(contexts), steering)
     p = jax.nn.softmax(logits)
     s, m = (values - jnp.sum(p * values, axis=-1, keepdims=True) for values in (s, m))
     first, second, both = (jnp.sum(p * product, axis=-1) for product in (s * s, m * m, s * m))
@@ -116,7 +117,7 @@ class Distances(NamedTuple):
 def distances(
     model: Steerable,
     contexts: Any,
-    v: Float[Array, " d"],
+    steering: Any,
     m: Any,
     alphas: Any,
     scale: float,
@@ -129,7 +130,7 @@ def distances(
     Args:
         model: a split model.
         contexts: ``[n]``.
-        v: steering vector, ``[d]``.
+        steering: a `ufm.Steering`, or a vector ``[d]`` that is added where the model is split.
         m: log-odds, ``[V]`` nats, that are not all the same.
         alphas: strengths, ``[K]``, finite.
         scale: c.
@@ -144,28 +145,31 @@ def distances(
     require(bool(jnp.ptp(m) > 0), "m", "log-odds that are not all the same", "one value")
     alphas = strengths(alphas)
     d = jnp.broadcast_to(jnp.asarray(finite("shrinkage", shrinkage)), (contexts.shape[0], alphas.shape[0]))
-    found = _distances(model, contexts, v, m, alphas, d, scale, budget)
+    model, parts = model.prepared(as_steering(steering))
+    found = _distances(model, contexts, parts, m, alphas, d, scale, budget)
     return Distances(*(np.asarray(part, float) for part in found))
 
 
 @partial(jax.jit, static_argnames="budget")
 @full
-def _distances(model, contexts, v, m, alphas, shrinkage, scale, budget):
-    h = model.embed(contexts)
-    v, base, alphas = fitting(v, h), jax.nn.log_softmax(model.decode(h)), alphas.astype(h.dtype)
-    n, k = shrinkage.shape
+def _distances(model, contexts, steering, m, alphas, shrinkage, scale, budget):
+    states = model.embed(contexts)
+    base = jax.nn.log_softmax(model.decode(states))
+    alphas, (n, k) = alphas.astype(base.dtype), shrinkage.shape
     edge = EDGE * jnp.ptp(m)
 
-    def one(at: Array) -> tuple[Array, Array]:
-        i, alpha, d = at // k, alphas[at % k], shrinkage[at // k, at % k].astype(h.dtype)
-        logits, p = model.decode(h[i] + alpha * v), base[i]
+    def one(given: tuple[Array, Any], which: Array) -> tuple[Array, Array]:
+        i, state = given
+        alpha, d, p = alphas[which], shrinkage[i, which].astype(base.dtype), base[i]
+        logits = model.steered(state, steering, alpha)
         mean = jnp.clip(jnp.dot(jax.nn.softmax(logits), m), jnp.min(m) + edge, jnp.max(m) - edge)
         closest, same = tilting.strength_of_mean(p, m, mean), jnp.ones_like(d)
         t, d = jnp.stack([0 * alpha, alpha, scale * alpha, closest, alpha]), jnp.stack([same, same, same, same, d])
         return jax.vmap(lambda t, d: kl(logits, d * (p + tilting.tilt(m, t))))(t, d), closest
 
-    found, closest = lax.map(one, jnp.arange(n * k), batch_size=min(at_once(model, h, budget), n * k))
-    return found.T.reshape(len(TILTS), n, k), closest.reshape(n, k)
+    chunk = at_once(model, one_of(states, 0), budget)
+    found, closest = pairs(one, n, jnp.arange(k), chunk, lambda i: (i, one_of(states, i)))
+    return jnp.moveaxis(found, -1, 0), closest
 
 
 def reach(alphas: Float[np.ndarray, " K"], explained: Float[np.ndarray, " K"], share: float = 0.9) -> float:

@@ -12,7 +12,8 @@ from theory.instance import Instance
 from theory.norms import NORMS
 from theory.statements import n5_sandwich, n9_curvature, n11_forgetting, theorem_3_6, theorem_3_8
 from ufm import UFM, NormalisedUFM, Weight, contrast, difference_of_means, exact, log_odds, probability_increase, transformer
-from ufm.model import representing
+from ufm.model import DECODER, FreeFeatures, representing
+from ufm.steering import RESIDUAL
 
 RIGHT = {name: getattr(tilting, name) for name in tilting.__dict__ if callable(getattr(tilting, name))}
 
@@ -124,8 +125,8 @@ PLANTED = {
     "quadrature of one point": (theorem_3_6, "_NODES", 1, "theorem-3.6.tanh", "instances"),
     "a decoder of another model": (
         UFM,
-        "decode",
-        lambda self, h: h @ jnp.roll(self.W, 1, axis=0).T,
+        "steered",
+        lambda self, h, steering, alpha: jnp.roll(FreeFeatures.steered(self, h, steering, alpha), 1, axis=-1),
         "theorem-3.6.tanh",
         "autodiff",
     ),
@@ -183,17 +184,22 @@ PLANTED = {
     "a weight, slightly off": (Weight, "added", lambda self, x: (1 + 1e-6) * WEIGHT_ADDED(self, x), "N12", "autodiff"),
     "the input of the decoder, before the norm": (
         NormalisedUFM,
-        "decode_through",
-        lambda self, h, site, change, m: DECODE_THROUGH(
-            self, h, site, change if site == "state" else lambda x, y, m: change(h, y, m), m
-        ),
+        "steered",
+        lambda self, h, steering, alpha: before_the_norm(self, steering.apply(RESIDUAL, h, h, alpha), steering, alpha),
         "N12",
         "autodiff",
     ),
 }
+
+
+def before_the_norm(model, h, steering, alpha):
+    """Logits where what changes the decoder reads the hidden state, and not what the norm makes of it."""
+    return steering.apply(DECODER, h, model.decode(h), alpha)
+
+
 CURVATURE, ADDED, ATTENTION = n9_curvature.curvature, n11_forgetting.added_in_the_limit, transformer._attention
 PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds
-TANGENT_BOUND, WEIGHT_ADDED, DECODE_THROUGH = arc.tangent_bound, Weight.added, NormalisedUFM.decode_through
+TANGENT_BOUND, WEIGHT_ADDED = arc.tangent_bound, Weight.added
 WRONG_PEAKS = property(lambda one: 1.01 * one.known_peaks)
 
 

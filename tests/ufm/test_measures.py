@@ -195,5 +195,8 @@ def test_contexts_that_are_not_there(small_model, contexts):
 
 def test_a_vector_of_another_width(small_model):
     for measure in (curvature, lambda *a: divergence(*a, [1.0]), lambda *a: probability_increase(*a, [1.0])):
-        with pytest.raises(ValueError, match=r"^v: expected shape \(3,\), that of one hidden state .*, got \(2,\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"^steering: expected .* from 3 to 3 numbers, got Add with v \(2,\)",
+        ):
             measure(small_model, CONTEXTS, jnp.asarray(V[:2]))

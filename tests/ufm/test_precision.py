@@ -18,6 +18,7 @@ from theory.instance import make_instance
 from ufm import (
     LoRA,
     NormalisedUFM,
+    Steering,
     Weight,
     concept_increase,
     contrast,
@@ -33,7 +34,6 @@ from ufm import (
     probability_increase,
     steer,
     uniform,
-    updated,
 )
 from ufm.precision import full, in_float64, of_products
 from ufm.transformer import added_in_the_limit, init_transformer
@@ -49,18 +49,20 @@ def in_float32():
             "normalised": init_normalised(jax.random.key(0), corpus, 6, kind="layer"),
             "transformer": init_transformer(jax.random.key(1), jnp.zeros((m, 3), int), 4, d=4),
         }
-        models["lora"] = updated(models["ufm"], LoRA(jnp.ones((2, 6)), jnp.ones((4, 2))), site="decoder")
-        models["weight"] = updated(models["normalised"], Weight(jnp.ones((6, 6)), jnp.ones(6)))
-        return corpus, models, contrast(m, [0], [m - 1])
+        steerings = {
+            "lora": Steering(LoRA(jnp.ones((2, 6)), jnp.ones((4, 2))), site="decoder"),
+            "weight": Steering(Weight(jnp.ones((6, 6)), jnp.ones(6))),
+        }
+        models |= {"lora": models["ufm"], "weight": models["normalised"]}
+        return corpus, models, steerings, contrast(m, [0], [m - 1])
 
 
-CORPUS, MODELS, CONTRAST = in_float32()
+CORPUS, MODELS, STEERINGS, CONTRAST = in_float32()
 ALPHAS = np.array([-1.0, 0.5])
 
 
 def direction(name):
-    one = MODELS[name]
-    return one.direction if name in ("lora", "weight") else jnp.ones(one.embed(jnp.arange(1)).shape[-1])
+    return STEERINGS.get(name, jnp.ones(MODELS[name].embed(jnp.arange(1)).shape[-1]))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -180,7 +182,7 @@ def test_without_a_cpu_device_the_default_one_does_the_work(monkeypatch):
 
 @pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
 def test_measures_of_half_types_are_right_to_float32(half):
-    corpus, models, _ = in_float32()
+    corpus, models, *_ = in_float32()
     model = jax.tree.map(lambda leaf: leaf.astype(half), models["ufm"])
     kind = ml_dtypes.bfloat16 if half == jnp.bfloat16 else np.float16
     W, H = (np.asarray(part).astype(kind).astype(float) for part in (model.W, model.H))
@@ -240,17 +242,17 @@ def test_far_out_steering_gives_the_limit(alpha):
 def test_vectors_and_strengths_that_are_not_finite_are_refused(bad):
     one, v = MODELS["ufm"], jnp.ones(6)
     for measure in (divergence, probability_increase):
-        with pytest.raises(ValueError, match=r"^v: .*(?i:nan|inf)"):
+        with pytest.raises(ValueError, match=r"^steering.v: .*(?i:nan|inf)"):
             measure(one, [0], v * bad, [1.0])
         with pytest.raises(ValueError, match=r"^alphas: .*(?i:nan|inf)"):
             measure(one, [0], v, [1.0, bad])
-    with pytest.raises(ValueError, match=r"^v: .*(?i:nan|inf)"):
+    with pytest.raises(ValueError, match=r"^steering.v: .*(?i:nan|inf)"):
         steer(one, [0], v * bad, 1.0)
     with pytest.raises(ValueError, match=r"^alpha: .*(?i:nan|inf)"):
         steer(one, [0], v, bad)
-    with pytest.raises(ValueError, match=r"^v: .*(?i:nan|inf)"):
+    with pytest.raises(ValueError, match=r"^steering.v: .*(?i:nan|inf)"):
         cross_entropy_increase(one, CORPUS, v * bad, [1.0])
-    with pytest.raises(ValueError, match=r"^v: .*(?i:nan|inf)"):
+    with pytest.raises(ValueError, match=r"^steering.v: .*(?i:nan|inf)"):
         curvature(one, [0], v * bad)
 
 

@@ -5,9 +5,9 @@ import pytest
 from mpmath import mp, mpf
 
 from theory._compilation import compiled_quickly
-from ufm import Answers, NormalisedUFM, preference_odds, steer, updated, utility_odds
+from ufm import Answers, NormalisedUFM, NullOut, Steering, init_update, preference_odds, steer, utility_odds
+from ufm.interventions import FORMS
 from ufm.preference import reps, sft, split
-from ufm.updates import FORMS, init_update, null_out
 
 RNG = np.random.default_rng(0)
 POSITIVE, NEGATIVE = -3 * RNG.random(8) - 0.1, -3 * RNG.random(8) - 0.1
@@ -145,13 +145,11 @@ def paired(logits):
 
 
 def added(update, site, m):
-    one = updated(model(), update, site=site)
-    return paired(steer(one, jnp.arange(M), one.direction, m))
+    return paired(steer(model(), jnp.arange(M), Steering(update, site=site), m))
 
 
 def nulled(update, site):
-    one = model()
-    return paired(one.decode_through(one.embed(jnp.arange(M)), site, null_out(update), jnp.zeros(M)))
+    return paired(steer(model(), jnp.arange(M), Steering(NullOut(update), site=site), 0.0))
 
 
 def unsteered():
@@ -168,7 +166,7 @@ OBJECTIVES = {
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-@pytest.mark.parametrize("site", ["state", "decoder"])
+@pytest.mark.parametrize("site", ["residual", "decoder"])
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_are_differences(form, site, objective):
     update = draw(form, *model().sites[site])
@@ -199,6 +197,6 @@ def test_the_negative_side_is_without_the_concept(form):
     without = paired(jnp.asarray(np.stack(logits)))
     weight = np.maximum(np.asarray(unsteered().positive - unsteered().negative), 1)
     argument = weight * np.asarray(without.negative) / [1, 2] - np.asarray(without.positive) / [2, 1]
-    got = OBJECTIVES["reps, negative"](update, "state")
+    got = OBJECTIVES["reps, negative"](update, "residual")
     np.testing.assert_allclose(got, np.log1p(np.exp(-argument)), rtol=1e-11)
     assert np.abs(got - reps(unsteered().swapped, unsteered().swapped)).max() > 1e-3

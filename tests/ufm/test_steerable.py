@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
-from ufm import Steerable, init, probability_increase, steer, sweep, sweep_states, uniform
+from ufm import Add, Steerable, Steering, Weight, init, probability_increase, steer, sweep, sweep_states, uniform
 from ufm.steerable import at_once, pairs, strengths
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["table", "W"], meta_fields=[])
 @dataclass(frozen=True)
-class Curved:
+class Curved(Steerable):
     """A split model that is not linear after the cut: anything that assumes it is fails on it."""
 
     table: Float[Array, "n d"]
@@ -37,10 +37,28 @@ ALPHAS = jnp.asarray([-2.0, 0.0, 0.5, 3.0, 1e6])
 CONTEXTS = [4, 0, 5, 0]
 
 
-def test_what_has_embed_and_decode_is_steerable(curved, small_model):
-    assert isinstance(curved, Steerable)
+def test_what_embeds_and_decodes_is_steerable(curved, small_model):
+    """The rest has defaults: one site of the width of its states, as many numbers as logits."""
     assert isinstance(small_model, Steerable)
-    assert not isinstance(object(), Steerable)
+    assert curved.sites == {"residual": (3, 3)}
+    assert (curved.n_contexts, curved.activation_size) == (None, None)
+    assert curved.described == "Curved, float64"
+    for undefined in (lambda: Steerable().embed(jnp.arange(2)), lambda: Steerable().decode(jnp.ones(3))):
+        with pytest.raises(NotImplementedError):
+            undefined()
+
+
+def test_steering_by_any_intervention(curved):
+    """A model that has no site but its hidden state is steered there."""
+    table, W = np.asarray(curved.table), np.asarray(curved.W)
+    A, b = np.arange(9.0).reshape(3, 3) / 9, np.array([0.1, 0.2, -0.3])
+    weight = steer(curved, jnp.asarray(CONTEXTS), Steering(Weight(jnp.asarray(A), jnp.asarray(b))), -0.7)
+    np.testing.assert_allclose(weight, [np.tanh(table[c] - 0.7 * (A @ table[c] + b)) @ W.T for c in CONTEXTS], rtol=1e-12)
+    two = Steering(Add(V)) + Steering(Add(jnp.asarray(b)))
+    both = sweep(curved, jnp.asarray(CONTEXTS), two, jnp.asarray([[1.0, 2.0], [0.0, -1.0]]), lambda f, _: f)
+    for k, (one, other) in enumerate([(1.0, 2.0), (0.0, -1.0)]):
+        expected = [np.tanh(table[c] + one * np.asarray(V) + other * b) @ W.T for c in CONTEXTS]
+        np.testing.assert_allclose(both[:, k], expected, rtol=1e-12)
 
 
 def test_steer_moves_the_hidden_state(curved):
@@ -72,13 +90,13 @@ def test_sweep_from_states_that_are_known(curved):
 
 
 def test_a_model_says_how_much_it_holds(curved):
-    h = curved.embed(jnp.asarray(CONTEXTS))
+    h = curved.embed(jnp.asarray(CONTEXTS[0]))
     assert at_once(curved, h, 21) == 3
     assert at_once(curved, h, 1) == 1
     assert at_once(curved, h) == 2**20 // 7
 
     class Large(Curved):
-        held, budget = 1000, 5000
+        activation_size, budget = 1000, 5000
 
     large = Large(curved.table, curved.W)
     assert at_once(large, h) == 5
@@ -126,7 +144,7 @@ def test_the_prefix_is_computed_once_per_context(curved):
     counting = Counting(curved.table, curved.W)
     sweep(counting, jnp.asarray(CONTEXTS), V, ALPHAS, measure, budget=7)
     jax.effects_barrier()
-    assert calls == [CONTEXTS]
+    assert sorted(calls) == sorted(CONTEXTS)
 
 
 def test_a_batch_of_models(curved):
@@ -144,7 +162,8 @@ def test_a_batch_of_models(curved):
         ([np.inf], r"finite numbers, got inf at index \(0,\)"),
         (-np.inf, "finite numbers, got -inf"),
         ([], r"a list of strengths, got shape \(0,\)"),
-        ([[1.0, 2.0]], r"a list of strengths, got shape \(1, 2\)"),
+        ([[1.0, 2.0]], r"strengths \[K\], or one for each of the 1 interventions, \[K, 1\], got \(2, 2\)"),
+        ([[[1.0]]], r"a list of strengths, got shape \(1, 1, 1\)"),
     ],
 )
 def test_refuses_strengths(small_model, alphas, message):

@@ -29,7 +29,7 @@ compiled = compiled_quickly(steer)
 
 def steered(model, v, alpha):
     """Logits of all three contexts, v added at every position."""
-    return compiled(model, jnp.arange(3), model.everywhere(jnp.asarray(v)), alpha)
+    return compiled(model, jnp.arange(3), jnp.asarray(v), alpha)
 
 
 def by_loops(model, j, blocks, added=0.0):
@@ -77,10 +77,10 @@ def test_the_split_by_loops(placement, kind):
     model = draw(placement=placement, kind=kind, softcap=1.5)
     assert isinstance(model, Steerable)
     h = model.embed(jnp.arange(3))
-    assert h.shape == (3, T * D)
+    assert h.shape == (3, T, D)
     got = steered(model, V, 0.8)
     for j in range(3):
-        np.testing.assert_allclose(h[j].reshape(T, D), by_loops(model, j, 1), atol=1e-12)
+        np.testing.assert_allclose(h[j], by_loops(model, j, 1), atol=1e-12)
         last = by_loops(model, j, 2, 0.8 * V)[-1]
         logits = norm(jnp.asarray(last), model.gamma, model.bias, kind=kind, eps=model.eps) @ model.W.T
         np.testing.assert_allclose(got[j], 1.5 * np.tanh(logits / 1.5), atol=1e-12)
@@ -94,7 +94,7 @@ def test_where_it_is_cut_does_not_matter_unsteered():
 
 def test_it_is_swept_like_any_other_model():
     model = draw()
-    got = probability_increase(model, [0, 2], model.everywhere(jnp.asarray(V)), [-1.0, 0.0, 3.0])
+    got = probability_increase(model, [0, 2], jnp.asarray(V), [-1.0, 0.0, 3.0])
     assert got.shape == (2, 3, 7)
     np.testing.assert_array_equal(got[:, 1], 0)
     before, after = (jax.nn.softmax(steered(model, V, alpha)[2]) for alpha in (0.0, 3.0))
@@ -105,7 +105,7 @@ def test_it_is_swept_like_any_other_model():
 def test_after_the_last_block_the_law_is_exact(kind):
     """N7 and N8 for a transformer: cut after its last block, what is left is the norm and the unembedding."""
     model = draw(cut=2, kind=kind)
-    last = model.embed(jnp.asarray(1)).reshape(T, D)[-1]
+    last = model.embed(jnp.asarray(1))[-1]
     bends = arc.arc_of(model.W, model.gamma, model.bias, last, jnp.asarray(V), kind=kind, eps=model.eps)
     for alpha in (-30.0, 0.0, 1.4, 1e5):
         np.testing.assert_allclose(steered(model, V, alpha)[1], arc.logits_at(bends, alpha), rtol=0, atol=1e-13)
@@ -139,7 +139,7 @@ def test_steered_logits_go_to_those_of_the_direction(kind, placement, options):
 def test_an_explicit_bound(kind, placement):
     """The last norm is given alpha v, the state at the cut and at most `added`."""
     model = draw(kind=kind, placement=placement, cut=0)
-    states = model.embed(jnp.arange(3)).reshape(3, T, D)[:, -1]
+    states = model.embed(jnp.arange(3))[:, -1]
     reach = jnp.max(jnp.linalg.norm(states, axis=-1)) + added(model)
     for sign in (1, -1):
         for a in (0.1, 3.0, 30.0, 1e4):

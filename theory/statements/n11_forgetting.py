@@ -18,7 +18,7 @@ _NEAR = 1e-4
 
 
 def _coefficient(one: Pushed, sign: int) -> Float[Array, "m V"]:
-    """The derivative of the readout at +-v along h and what blocks add in the limit."""
+    """The derivative of norm and unembedding at +-v along h and what blocks add in the limit."""
     return _along(one, sign, added_in_the_limit(one.model, sign * one.v))
 
 
@@ -27,9 +27,9 @@ def _without_blocks(one: Pushed, sign: int) -> Float[Array, "m V"]:
 
 
 def _along(one: Pushed, sign: int, added: Float[Array, " d"]) -> Float[Array, "m V"]:
-    last = one.states.reshape(-1, *one.model.positions.shape)[:, -1]
+    last = one.states[:, -1]
     exact = replace(one.model, eps=0.0)
-    return slope(lambda t: exact.readout(sign * one.v + t * (last + added)), jnp.zeros(()))
+    return slope(lambda t: exact.unembed(sign * one.v + t * (last + added)), jnp.zeros(()))
 
 
 def _size(one: Pushed) -> Float[Array, ""]:

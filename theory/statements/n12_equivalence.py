@@ -14,7 +14,8 @@ from theory.claims import slope
 from theory.norms import NORMS, MeasuredNorm, Normed, kinds
 from theory.statement import Claim, Hypothesis, Statement
 from theory.statements.n7_norm import NOT_PARALLEL, size_of
-from ufm import NormalisedUFM, Updated, Vector, Weight, norm, steer, updated
+from ufm import Add, NormalisedUFM, Steering, Weight, norm, steer
+from ufm.model import DECODER
 
 _SIDE = np.array([1e-3, 1e-2, 0.1, 0.5, 2.0, 20.0])
 _SHIFTS = np.concatenate([-_SIDE, _SIDE])
@@ -33,24 +34,21 @@ def _read(one: Normed) -> Float[Array, " d"]:
     return norm(one.h, one.gamma, one.bias, kind=one.kind)
 
 
-def _at(model: Updated, m: Float[Array, ""]) -> Float[Array, " V"]:
-    """Logits of the only context, with the update at a strength."""
-    return steer(model, np.zeros(1, int), model.direction, m)[0]
+def _at(instance: Normed, steering: Steering, m: Float[Array, ""]) -> Float[Array, " V"]:
+    """Logits of the hidden state under a steering."""
+    model = NormalisedUFM(instance.W, instance.h[:, None], instance.gamma, instance.bias, instance.kind)
+    return steer(model, np.zeros(1, int), steering, m)[0]
 
 
-def _model(one: Normed) -> NormalisedUFM:
-    return NormalisedUFM(one.W, one.h[:, None], one.gamma, one.bias, one.kind)
+def _shift(instance: Normed) -> Steering:
+    """The shift of the hidden state along v."""
+    return Steering(Add(instance.v))
 
 
-def _shifted(one: Normed) -> Updated:
-    """The model with its hidden state shifted along v."""
-    return updated(_model(one), Vector(one.v))
-
-
-def _reweighted(one: Normed, steep: Float[Array, " V"]) -> Updated:
-    """The model whose unembedding, of rank one more, gives the logits of its context these derivatives by the strength."""
-    n = _read(one)
-    return updated(_model(one), Weight(jnp.outer(steep, n / (n @ n)), jnp.zeros_like(steep)), site="decoder")
+def _rank_one(instance: Normed, steep: Float[Array, " V"]) -> Steering:
+    """The update of the unembedding, of rank one, that gives the logits these derivatives by the strength."""
+    n = _read(instance)
+    return Steering(Weight(jnp.outer(steep, n / (n @ n)), jnp.zeros_like(steep)), site=DECODER)
 
 
 def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[Array, ""]], Float[Array, " V"]]) -> Claim:
@@ -59,13 +57,13 @@ def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[
     def slack(one, m, logits):
         """What is left to the bound of what the update, from the derivative in closed form, leaves of these logits."""
         bends = one.arc
-        error = jnp.abs(logits - _at(_reweighted(one, arc.derivative(bends, 0.0)), m))
+        error = jnp.abs(logits - _at(one, _rank_one(one, arc.derivative(bends, 0.0)), m))
         return jnp.min(bound(bends, m) - error) / size_of(one)[0]
 
     def instances(one):
         def worst(one):
             shifts = one.arc.width * _SHIFTS
-            left = jax.vmap(lambda m: slack(one, m, _at(_shifted(one), m)))(shifts)
+            left = jax.vmap(lambda m: slack(one, m, _at(one, _shift(one), m)))(shifts)
             return jnp.min(left) + 1e-12 * size_of(one)[1]
 
         return jnp.min(jnp.stack([worst(other) for other in _bases(one)]))
@@ -75,10 +73,10 @@ def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[
 
         def worst(one):
             bends, (size, steep), zero = one.arc, size_of(one), jnp.zeros(())
-            reweighted = _reweighted(one, slope(lambda m: _at(_shifted(one), m), zero))
+            reweighted = _rank_one(one, slope(lambda m: _at(one, _shift(one), m), zero))
 
             def difference(m):
-                return _at(_shifted(one), m) - _at(reweighted, m)
+                return _at(one, _shift(one), m) - _at(one, reweighted, m)
 
             first = jnp.max(jnp.abs(slope(difference, zero))) * bends.width
             allowed = 2 * bound(bends, bends.width) if order == 2 else 0.0

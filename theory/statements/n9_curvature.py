@@ -27,7 +27,7 @@ def _contexts(one: Pushed):
 
 
 def _closed_form(one: Pushed) -> Float[Array, " m"]:
-    return curvature(one.model, _contexts(one), one.model.everywhere(one.v))
+    return curvature(one.model, _contexts(one), one.v)
 
 
 def _uncentred(one: Pushed) -> Float[Array, " m"]:
@@ -83,8 +83,8 @@ def _quadratic(tex: str, coefficient: Callable[[Pushed], Float[Array, " m"]], id
     @compiled_quickly
     def on_grid(one):
         alphas = _scale(one) * _PLACES
-        push = one.model.everywhere(one.v)
-        return 1e-6 - off(one, alphas, one.model.decode(one.states[:, None] + alphas[:, None] * push))
+        steered = one.states[:, None] + alphas[:, None, None] * one.v
+        return 1e-6 - off(one, alphas, one.model.decode(steered))
 
     def sweep(swept: MeasuredPush):
         return float(on_grid(swept.instance))

@@ -5,7 +5,7 @@ A folder appears whole or not at all. `sim.bridge.model.load` reads it like any 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from sim.bridge.config import Architecture
 from sim.bridge.files import reading
-from sim.bridge.parameters import is_gain, placed, require_finite, shapes
+from sim.bridge.parameters import Placement, is_gain, placed, require_finite, shapes
 from sim.bridge.rope import Rope
 from sim.bridge.tokenizer import Tokenizer
 from ufm._check import require
@@ -61,7 +61,7 @@ def read(
     folder: Path,
     *,
     dtype: DTypeLike,
-    put: Callable[[str, np.ndarray], jax.Array] | None = None,
+    place: Placement | None = None,
     digest: "hashlib._Hash | None" = None,
 ) -> tuple[Architecture, dict[str, jax.Array], Tokenizer | None]:
     """A model again; arguments are those of `sim.bridge.weights.hf.fill`.
@@ -85,7 +85,7 @@ def read(
         restored = checkpointer.restore(path, args=wanted)["parameters"]
     for name, value in restored.items():
         require_finite(name, np.asarray(value))
-    return architecture, placed(architecture, restored.items(), put, digest), words
+    return architecture, placed(architecture, restored.items(), place, digest), words
 
 
 def _architecture(kept: dict[str, Any]) -> Architecture:

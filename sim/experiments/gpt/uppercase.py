@@ -8,6 +8,7 @@ the next token at the end of the same contexts, so that the theory has nothing t
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +28,9 @@ from sim.experiments.gpt.training import Finished
 from sim.measure import curves, tilt
 from sim.measure.losses import Text
 from theory import tilting
+from ufm import Add, State, Steering
 from ufm._check import require
-from ufm.steerable import at_once, pairs
+from ufm.steerable import at_once, one_of, pairs
 
 VECTORS = ("all positions", "last position")
 """Whose states the difference of means is of."""
@@ -186,7 +188,7 @@ def _prepare(trained: Finished, size: Size, seed: int) -> _Run:
 
 def _cut(lm: LanguageModel, rows: Sequence[Sequence[int]], layer: int) -> Split:
     """The split; a constant of the program after the last block, where there is little to compile."""
-    cut = lm.at(layer, rows)
+    cut = lm.split(rows, layer)
     return cut.statically() if layer == lm.architecture.layers - 1 else cut
 
 
@@ -212,49 +214,50 @@ def _steer(run: _Run, texts: dict[str, Text], layer: int, vector: str) -> tuple[
     """Everything about one place to steer and one vector: data by group, and numbers."""
     size, v = run.size, run.vectors[vector][layer]
     cut = _cut(run.lm, run.steered, layer)
-    push, states = cut.everywhere(v), np.asarray(end_states(cut))
+    v, states = jnp.asarray(v), np.asarray(end_states(cut))
     unit = float(np.median(np.linalg.norm(states, axis=-1)) / np.linalg.norm(v))
     # Dense where little steering matters, and not too coarse at the ends.
     half = np.sinh(np.linspace(0, np.arcsinh(size.reach), size.strengths // 2 + 1))
     relative = np.concatenate([-half[:0:-1], half])
     alphas = unit * relative
-    shrinkage = np.asarray(_shrinkage(cut, push, jnp.asarray(alphas, jnp.float32)))
+    shrinkage = np.asarray(_shrinkage(cut, v, jnp.asarray(alphas, jnp.float32)))
     swept = {
-        "measured": np.asarray(_swept(cut, push, jnp.asarray(alphas, jnp.float32))),
+        "measured": np.asarray(_swept(cut, v, jnp.asarray(alphas, jnp.float32))),
         "theory": _tilts(run, alphas, np.ones_like(shrinkage)),
         "normed": _tilts(run, alphas, shrinkage),
     }
     found = [
-        _tilting(run, cut, push, relative, unit, shrinkage),
+        _tilting(run, cut, v, relative, unit, shrinkage),
         _concepts(run, swept, relative),
         _peaks(run, swept, relative),
-        cross_entropy.cross_entropy(run.lm, texts, run.m, v, layer, size.steps),
+        cross_entropy.cross_entropy(run.lm, texts, run.m, run.vectors[vector][layer], layer, size.steps),
     ]
     data = dict(zip(("tilts", "concepts", "peaks", "cross-entropy"), (one for one, _ in found), strict=True))
-    data["next-tokens"] = _next_tokens(run, cut, push, unit)
+    data["next-tokens"] = _next_tokens(run, cut, v, unit)
     return data, {"unit": unit, **{key: value for _, numbers in found for key, value in numbers.items()}}
 
 
 @jax.jit
-def _swept(cut: Split, push: Array, alphas: Array) -> Array:
+def _swept(cut: Split, v: Array, alphas: Array) -> Array:
     """Log-probabilities of the next token, ``[n, K, V]``."""
     everyone = jnp.arange(cut.tokens.shape[0])
-    return ufm.sweep(cut, everyone, push, alphas, lambda logits, _: jax.nn.log_softmax(logits))
+    return ufm.sweep(cut, everyone, v, alphas, lambda logits, _: jax.nn.log_softmax(logits))
 
 
 @jax.jit
-def _shrinkage(cut: Split, push: Array, alphas: Array) -> Array:
+def _shrinkage(cut: Split, v: Array, alphas: Array) -> Array:
     """D: the size of what the last norm is given without steering over that with steering, ``[n, K]``."""
-    a, h = cut.decoder.architecture, cut.embed(jnp.arange(cut.tokens.shape[0]))
+    a, states, steering = cut.decoder.architecture, cut.embed(jnp.arange(cut.n_contexts)), Steering(Add(v))
 
     def size(x: Array) -> Array:
         x = x - jnp.mean(x, axis=-1, keepdims=True) if a.norm == "layer" else x
         return jnp.sqrt(jnp.mean(x * x, axis=-1) + a.eps)
 
-    def one(i: Array, alpha: Array) -> Array:
-        return size(cut.before_norm(h[i] + alpha * push))
+    def one(state: State, alpha: Array) -> Array:
+        return size(cut.before_norm(state, steering, alpha))
 
-    return size(cut.before_norm(h))[:, None] / pairs(one, h.shape[0], alphas, at_once(cut, h))
+    chunk = at_once(cut, one_of(states, 0))
+    return size(cut.before_norm(states))[:, None] / pairs(one, cut.n_contexts, alphas, chunk, partial(one_of, states))
 
 
 def _tilts(run: _Run, alphas: np.ndarray, shrinkage: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n K V"]:
@@ -272,12 +275,12 @@ def _tilted(log_p: Array, m: Array, alphas: Array, shrinkage: Array) -> Array:
 
 
 def _tilting(
-    run: _Run, cut: Split, push: Array, relative: np.ndarray, unit: float, shrinkage: Float[np.ndarray, "n K"]
+    run: _Run, cut: Split, v: Array, relative: np.ndarray, unit: float, shrinkage: Float[np.ndarray, "n K"]
 ) -> tuple[xr.Dataset, dict[str, Any]]:
     """Lemma B.3: how much of what steering does is a tilt."""
     everyone = np.arange(run.size.steered)
-    slopes = tilt.slopes(cut, everyone, push, run.m)
-    found = tilt.distances(cut, everyone, push, run.m, unit * relative, slopes.scale, shrinkage=shrinkage)
+    slopes = tilt.slopes(cut, everyone, v, run.m)
+    found = tilt.distances(cut, everyone, v, run.m, unit * relative, slopes.scale, shrinkage=shrinkage)
     shares = found.explained
     data = xr.Dataset(
         {
@@ -337,7 +340,7 @@ def _peaks(run: _Run, swept: curves.Curves, relative: np.ndarray) -> tuple[xr.Da
     return curves.as_dataset(found, run.m), {"peaks": numbers}
 
 
-def _next_tokens(run: _Run, cut: Split, push: Array, unit: float) -> xr.Dataset:
+def _next_tokens(run: _Run, cut: Split, v: Array, unit: float) -> xr.Dataset:
     """S, figure A.4: increases of the tokens that are likeliest at the largest strength, by range and context."""
     size, words = run.size, run.lm.tokenizer
     assert words is not None
@@ -345,8 +348,8 @@ def _next_tokens(run: _Run, cut: Split, push: Array, unit: float) -> xr.Dataset:
     for largest in (size.largest, size.near * unit):
         alphas = np.linspace(0, largest, size.strengths)
         given = jnp.asarray(alphas, jnp.float32)
-        measured = np.exp(np.asarray(_swept(cut, push, given)))
-        predicted = np.exp(_tilts(run, alphas, np.asarray(_shrinkage(cut, push, given))))
+        measured = np.exp(np.asarray(_swept(cut, v, given)))
+        predicted = np.exp(_tilts(run, alphas, np.asarray(_shrinkage(cut, v, given))))
         top = np.argsort(-measured[: size.shown, -1], axis=-1)[:, :8]
         measured, predicted = (np.take_along_axis(p[: size.shown], top[:, None, :], axis=-1) for p in (measured, predicted))
         parts.append(

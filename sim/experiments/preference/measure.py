@@ -24,9 +24,10 @@ from sim.experiments.settings import grid
 from sim.experiments.store import Cell, Layout
 from sim.measure.tradeoff import SIDES
 from theory import arc
+from ufm import State
 from ufm._check import require
+from ufm.interventions import Update
 from ufm.steerable import finite_at
-from ufm.updates import Update
 
 PAIRS_TOGETHER = 8
 """Pairs whose logits are held at once."""
@@ -40,7 +41,7 @@ def preference_utility(e: Experiment) -> None:
     settings, every = e.settings.updates, tasks(e)
 
     @cache
-    def before(name: str, form: str) -> tuple[Asked, Array]:
+    def before(name: str, form: str) -> tuple[Asked, State]:
         """The pairs of a concept before the cut, and their states, which all strengths and methods share."""
         asked = every[name].asked(every[name].held_out, form)
         return asked, states(asked)
@@ -77,10 +78,10 @@ def preference_utility(e: Experiment) -> None:
     _layers(e, every)
 
 
-def _losses(layer: int, asked: Asked, h: Array, update: Update, strengths: np.ndarray) -> Float[np.ndarray, "K n 2"]:
-    found = likelihoods(layer, asked, h, update, jnp.asarray(strengths, h.dtype), PAIRS_TOGETHER)
+def _losses(layer: int, asked: Asked, given: State, update: Update, strengths: np.ndarray) -> Float[np.ndarray, "K n 2"]:
+    found = likelihoods(layer, asked, given, update, jnp.asarray(strengths, given.stream.dtype), PAIRS_TOGETHER)
     for loss in (found.loss_positive, found.loss_negative):
-        finite_at(asked.cut, strengths, loss)
+        finite_at(asked.split, strengths, loss)
     return np.stack([np.asarray(found.loss_positive, float).T, np.asarray(found.loss_negative, float).T], axis=-1)
 
 
@@ -130,13 +131,13 @@ def _one_layer(e: Experiment, task: Task, layer: int, sweep: np.ndarray) -> dict
     # Pairs whose answers begin with different tokens.
     chosen = pairs.some(np.flatnonzero(pairs.first[:, 0] != pairs.first[:, 1])[:count])
     require(chosen.pairs > 0, "pairs", f"answers of {task.concept} that begin differently", "none")
-    v, cut = task.difference_at(layer), e.lm.at(layer, chosen.questions)
+    v, cut = task.difference_at(layer), e.lm.split(chosen.questions, layer)
     h, tokens = np.asarray(end_states(cut), float), jnp.asarray(chosen.first)
     alphas = sweep * float(np.median(np.linalg.norm(h, axis=-1)) / np.linalg.norm(v))
     found = _behind_norm(e, h, v, alphas, tokens)
     if layer < e.lm.architecture.layers - 1:
-        push, strengths = cut.everywhere(v), jnp.asarray(alphas, jnp.float32)
-        found |= {"preference": np.asarray(_preferences(cut, push, strengths, tokens), float)}
+        strengths = jnp.asarray(alphas, jnp.float32)
+        found |= {"preference": np.asarray(_preferences(cut, jnp.asarray(v), strengths, tokens), float)}
         found["law_error"] = np.full(chosen.pairs, np.nan)
     missing = count - chosen.pairs
     padded = {
@@ -146,9 +147,9 @@ def _one_layer(e: Experiment, task: Task, layer: int, sweep: np.ndarray) -> dict
 
 
 @jax.jit
-def _preferences(cut: Split, push: Array, alphas: Array, tokens: Array) -> Float[Array, "n K"]:
-    h = cut.embed(jnp.arange(cut.n_contexts))
-    return ufm.sweep_states(cut, h, push, alphas, lambda logits, j: logits[tokens[j, 0]] - logits[tokens[j, 1]])
+def _preferences(cut: Split, v: Array, alphas: Array, tokens: Array) -> Float[Array, "n K"]:
+    contexts = jnp.arange(cut.n_contexts)
+    return ufm.sweep(cut, contexts, v, alphas, lambda logits, j: logits[tokens[j, 0]] - logits[tokens[j, 1]])
 
 
 def _behind_norm(e: Experiment, h: np.ndarray, v: np.ndarray, alphas: np.ndarray, tokens: Array) -> dict[str, np.ndarray]:

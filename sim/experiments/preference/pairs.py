@@ -1,6 +1,7 @@
 """Paired answers as tokens, and how likely a model with an update finds them (W, arXiv:2602.02343)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,9 +13,8 @@ from sim.bridge.model import LanguageModel
 from sim.bridge.split import Split
 from sim.experiments.inputs import Pair
 from sim.measure.tradeoff import SIDES
-from ufm import Answers
+from ufm import Answers, State, Steering
 from ufm._check import require
-from ufm.steerable import Change
 
 
 class Encoded(NamedTuple):
@@ -88,49 +88,49 @@ def encode(lm: LanguageModel, pairs: Sequence[Pair], *, chat: bool = False) -> E
 
 
 class Asked(NamedTuple):
-    """Pairs before a model that is cut: a pytree.
+    """Pairs before a model that is split: a pytree.
 
     Attributes:
-        cut: whose contexts are the rows, padded on the left.
+        split: whose contexts are the rows, padded on the left.
         targets: the last tokens of every row, ``[2n, A]``.
         counted: which of these belong to the answer, ``[2n, A]``.
     """
 
-    cut: Split
+    split: Split
     targets: Int[Array, "rows A"]
     counted: Bool[Array, "rows A"]
 
 
 def ask(lm: LanguageModel, encoded: Encoded, layer: int, *, site: str, length: int, answer: int) -> Asked:
-    """The rows before a model cut at a layer, for updates at a site.
+    """The rows before a model split at a layer, for updates at a site.
 
     Args:
         lm: the model.
         encoded: the pairs.
         layer: the block.
-        site: "state" or "down".
+        site: "residual" or "mlp_down".
         length, answer: tokens of a row and of an answer, at most: one program serves all pairs padded to them.
     """
-    cut = lm.at(layer, encoded.rows, length=length, last_only=False, site=site).statically()
+    split = lm.split(encoded.rows, layer, length=length, last_only=False, site=site).statically()
     counted = np.arange(answer) >= answer - np.asarray(encoded.counts)[:, None]
-    return Asked(cut, cut.tokens[:, -answer:], jnp.asarray(counted))
+    return Asked(split, split.tokens[:, -answer:], jnp.asarray(counted))
 
 
 def answers(
-    asked: Asked, h: Float[Array, "rows s"], change: Change, m: Float[Array, " rows"], which: Int[Array, " rows"]
+    asked: Asked, states: State, steering: Steering, alpha: Float[Array, " rows"], which: Int[Array, " rows"]
 ) -> Answers:
-    """How likely the answers of some pairs are, with the site of the cut changed.
+    """How likely the answers of some pairs are under a steering.
 
     Args:
         asked: the pairs.
-        h: hidden states of the rows `which`, those of a pair one after the other.
-        change: at the site.
-        m: the strength of each.
+        states: of the rows `which`, those of a pair one after the other.
+        steering: where the model is split.
+        alpha: the strength of each.
         which: rows of `asked`.
     """
     targets, counted = asked.targets[which], asked.counted[which]
-    x = asked.cut.before_norm(h, change, m)[:, -targets.shape[1] - 1 : -1]
-    logits = asked.cut.decoder.logits(x)
+    x = jax.vmap(partial(asked.split.before_norm, steering=steering))(states, alpha=alpha)
+    logits = asked.split.decoder.logits(x[:, -targets.shape[1] - 1 : -1])
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
     total = jnp.sum(jnp.where(counted, chosen, 0), axis=1).reshape(-1, 2)
     tokens = jnp.sum(counted, axis=1).astype(total.dtype).reshape(-1, 2)

@@ -18,17 +18,20 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import ufm
+from sim.bridge.split import MLP_DOWN, Split
 from sim.experiments.experiment import Experiment
 from sim.experiments.preference import pairs
 from sim.experiments.preference.pairs import Asked, Encoded
 from sim.experiments.settings import Recipe, Updates
 from sim.experiments.steps import Steps, run_steps
 from sim.experiments.store import Cell, Layout
-from ufm import Answers, preference
+from ufm import Add, Answers, Intervention, NullOut, State, Steering, init_update, preference
 from ufm._check import require
-from ufm.updates import LoRA, Update, Vector, Weight, add, init_update, null_out
+from ufm.interventions import FORMS, Update
+from ufm.steerable import one_of
+from ufm.steering import RESIDUAL
 
-SITES = {"vector": "state", "lora": "down", "weight": "down"}
+SITES = {"vector": RESIDUAL, "lora": MLP_DOWN, "weight": MLP_DOWN}
 """Where updates of each form act: the stream after a block, or the down-projection of its MLP (W)."""
 
 TOGETHER = 16
@@ -61,13 +64,13 @@ class Task:
         return pairs.ask(self.e.lm, encoded, layer, site=SITES[form], length=self.length, answer=self.answer)
 
     @cached_property
-    def difference(self) -> Vector:
+    def difference(self) -> Add:
         """The difference of means at the layer of the run, as long as to make strengths comparable (W's untrained baseline).
 
         At the largest strength that vectors are trained at it is as long as the states are, in the median.
         """
         v, size = self._means(int(self.e.settings.updates.layer))
-        return Vector(jnp.asarray(v * size / (np.linalg.norm(v) * self.e.settings.updates.vector.reach), jnp.float32))
+        return Add(jnp.asarray(v * size / (np.linalg.norm(v) * self.e.settings.updates.vector.reach), jnp.float32))
 
     def difference_at(self, layer: int) -> Float[np.ndarray, " d"]:
         """The difference of the means of the states at the tokens of the answers, after a layer."""
@@ -75,9 +78,8 @@ class Task:
 
     def _means(self, layer: int) -> tuple[Float[np.ndarray, " d"], float]:
         """The difference of means of a layer, and the median of the lengths of the states."""
-        asked = pairs.ask(self.e.lm, self.training, layer, site="state", length=self.length, answer=self.answer)
-        streams, _ = asked.cut.parted(states(asked))
-        x, counted = np.asarray(streams[:, -self.answer :], float), np.asarray(asked.counted)
+        asked = pairs.ask(self.e.lm, self.training, layer, site=RESIDUAL, length=self.length, answer=self.answer)
+        x, counted = np.asarray(states(asked).stream[:, -self.answer :], float), np.asarray(asked.counted)
         means = (x * counted[..., None]).sum(axis=1) / counted.sum(axis=1)[:, None]
         v = means[::2].mean(axis=0) - means[1::2].mean(axis=0)
         return v, float(np.median(np.linalg.norm(x[counted], axis=-1)))
@@ -107,18 +109,19 @@ def tasks(e: Experiment) -> dict[str, Task]:
     return found
 
 
-def states(asked: Asked) -> Float[Array, "rows s"]:
-    """The hidden states of all rows at the cut, some at a time."""
-    n = asked.cut.n_contexts
+def states(asked: Asked) -> State:
+    """The states of all rows where the model is split, some at a time."""
+    n = asked.split.n_contexts
     # The last pass repeats rows, so that one program serves all.
     places = [np.minimum(np.arange(k, k + TOGETHER), n - 1) for k in range(0, n, TOGETHER)]
-    cut = asked.cut.after(jnp.asarray(asked.cut.layer))
-    return jnp.concatenate([_embedded(cut, jnp.asarray(some)) for some in places])[:n]
+    split = asked.split.at(jnp.asarray(asked.split.layer))
+    parts = [_embedded(split, jnp.asarray(some)) for some in places]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n], *parts)
 
 
 @jax.jit
-def _embedded(cut: Any, contexts: Array) -> Array:
-    return cut.embed(contexts)
+def _embedded(split: Split, contexts: Array) -> State:
+    return split.embed(contexts)
 
 
 def objective(
@@ -126,10 +129,10 @@ def objective(
     settings: Updates,
     recipe: Recipe,
     asked: Asked,
-    h: Float[Array, "rows s"],
+    given: State,
     reference: Answers,
     update: Update,
-    m: Float[Array, " n"],
+    alpha: Float[Array, " n"],
     which: Int[Array, " n"],
 ) -> Float[Array, ""]:
     """The mean objective of some pairs.
@@ -138,36 +141,37 @@ def objective(
         method: "sft", "reps" or "split".
         settings, recipe: its numbers.
         asked: the pairs.
-        h: states of all their rows.
+        given: states of all their rows.
         reference: of all pairs, unsteered; used by "reps".
         update: that is trained.
-        m: strength of each.
+        alpha: strength of each.
         which: numbers of pairs.
     """
     rows = (2 * which[:, None] + jnp.arange(2)).ravel()
-    strengths = jnp.repeat(m, 2).astype(h.dtype)
+    strengths = jnp.repeat(alpha, 2).astype(given.stream.dtype)
 
-    def under(change: Any) -> Answers:
-        return pairs.answers(asked, h[rows], change, strengths, rows)
+    def under(intervention: Intervention) -> Answers:
+        steering = Steering(intervention, site=asked.split.site)
+        return pairs.answers(asked, one_of(given, rows), steering, strengths, rows)
 
-    found = under(add(update))
+    found = under(update)
     if method == "sft":
         return jnp.mean(preference.sft(found))
     if method == "split":
-        given = {"weight_positive": settings.weight_positive, "weight_negative": settings.weight_negative}
-        return jnp.mean(preference.split(found, **given, gamma=recipe.gamma, theta=recipe.theta))
+        weights = {"weight_positive": settings.weight_positive, "weight_negative": settings.weight_negative}
+        return jnp.mean(preference.split(found, **weights, gamma=recipe.gamma, theta=recipe.theta))
     unsteered = Answers(*(one[which] for one in reference))
     # With the concept taken out, the other answer is the one to prefer.
-    without = preference.reps(under(null_out(update)).swapped, unsteered.swapped, scale=settings.scale)
+    without = preference.reps(under(NullOut(update)).swapped, unsteered.swapped, scale=settings.scale)
     return jnp.mean(preference.reps(found, unsteered, scale=settings.scale) + without)
 
 
 @partial(jax.jit, static_argnames=("method", "settings", "recipe", "layer", "total"))
-def _step(method, settings, recipe, layer, total, asked, h, reference, update, inner, m, which):
-    asked = asked._replace(cut=asked.cut.after(layer))  # a constant of the program, as reverse mode needs it
-    loss, gradient = jax.value_and_grad(lambda one: objective(method, settings, recipe, asked, h, reference, one, m, which))(
-        update
-    )
+def _step(method, settings, recipe, layer, total, asked, given, reference, update, inner, alpha, which):
+    asked = asked._replace(split=asked.split.at(layer))  # a constant of the program, as reverse mode needs it
+    loss, gradient = jax.value_and_grad(
+        lambda update: objective(method, settings, recipe, asked, given, reference, update, alpha, which)
+    )(update)
     more, inner = _optimizer(settings, recipe, total).update(gradient, inner, update)
     return optax.apply_updates(update, more), inner, loss
 
@@ -182,7 +186,7 @@ class Batch(NamedTuple):
     """The pairs of a step, and the strength of each."""
 
     which: Int[np.ndarray, " n"]
-    m: Float[np.ndarray, " n"]
+    alpha: Float[np.ndarray, " n"]
 
 
 def batch(settings: Updates, recipe: Recipe, count: int, step: int, seed: int) -> Batch:
@@ -216,7 +220,7 @@ def train(
 
     Args:
         task: the pairs.
-        form: one of `ufm.updates.FORMS`.
+        form: one of `ufm.interventions.FORMS`.
         method: "sft", "reps" or "split".
         folder: for checkpoints.
         seed: of pairs, strengths and the first update.
@@ -224,15 +228,16 @@ def train(
     """
     settings = task.e.settings.updates
     recipe, asked, total = settings.recipe(form), task.asked(task.training, form), steps_of(settings)
-    h, layer = states(asked), int(settings.layer)
-    first = init_update(jax.random.key(seed), form, *next(iter(asked.cut.sites.values())), rank=settings.rank, dtype=h.dtype)
+    given, layer = states(asked), int(settings.layer)
+    widths, dtype = asked.split.sites[SITES[form]], given.stream.dtype
+    first = init_update(jax.random.key(seed), form, *widths, rank=settings.rank, dtype=dtype)
     count = task.training.pairs
-    reference = unsteered(asked, h, layer) if method == "reps" else Answers(*[jnp.zeros(count, h.dtype)] * 4)
+    reference = unsteered(asked, given, layer) if method == "reps" else Answers(*[jnp.zeros(count, dtype)] * 4)
 
     def step(k: int, state: Any) -> tuple[Any, Any]:
         one = batch(settings, recipe, count, k, seed)
-        given = (asked, h, reference, *state, jnp.asarray(one.m), jnp.asarray(one.which))
-        update, inner, loss = _step(method, settings, recipe, layer, total, *given)
+        arrays = (asked, given, reference, *state, jnp.asarray(one.alpha), jnp.asarray(one.which))
+        update, inner, loss = _step(method, settings, recipe, layer, total, *arrays)
         return (update, inner), loss
 
     inner = _optimizer(settings, recipe, total).init(first)
@@ -241,35 +246,37 @@ def train(
     return done.state[0], done
 
 
-def unsteered(asked: Asked, h: Float[Array, "rows s"], layer: int) -> Answers:
+def unsteered(asked: Asked, given: State, layer: int) -> Answers:
     """How likely the answers of all pairs are without an update."""
-    nothing = Vector(jnp.zeros(next(iter(asked.cut.sites.values()))[1], h.dtype))
-    found = likelihoods(layer, asked, h, nothing, jnp.zeros(1, h.dtype), 8)
+    dtype = given.stream.dtype
+    nothing = Add(jnp.zeros(asked.split.sites[asked.split.site][1], dtype))
+    found = likelihoods(layer, asked, given, nothing, jnp.zeros(1, dtype), 8)
     return Answers(*(one[:, 0] for one in found))
 
 
 @partial(jax.jit, static_argnames=("layer", "together"))
 def likelihoods(
-    layer: int, asked: Asked, h: Float[Array, "rows s"], update: Update, alphas: Float[Array, " K"], together: int
+    layer: int, asked: Asked, given: State, update: Update, alphas: Float[Array, " K"], together: int
 ) -> Answers:
     """How likely the answers of all pairs are under an update, ``[n, K]``, some pairs at a time.
 
     Args:
         layer: where the update is.
         asked: the pairs.
-        h: hidden states of their answers, two rows for each pair.
+        given: states of their rows, two for each pair.
         update: of the model.
         alphas: its strengths, ``[K]``.
         together: pairs at a time.
     """
-    asked = asked._replace(cut=asked.cut.after(layer))
+    asked = asked._replace(split=asked.split.at(layer))
+    steering = Steering(update, site=asked.split.site)
 
     def one(k: Array, alpha: Array) -> Answers:
         rows = 2 * k + jnp.arange(2)
-        found = pairs.answers(asked, h[rows], add(update), jnp.full(2, alpha), rows)
+        found = pairs.answers(asked, one_of(given, rows), steering, jnp.full(2, alpha), rows)
         return Answers(*(value[0] for value in found))
 
-    return ufm.steerable.pairs(one, h.shape[0] // 2, alphas, together)
+    return ufm.steerable.pairs(one, given.mask.shape[0] // 2, alphas, together)
 
 
 def train_updates(e: Experiment) -> None:
@@ -289,7 +296,7 @@ def train_updates(e: Experiment) -> None:
         def compute(cell: Cell, form: str = form, layout: Layout = layout) -> Mapping[str, Any]:
             (name,), (method,) = layout.labels(cell).values()
             if method == "difference":
-                return {"b": every[name].difference.b, "loss": np.full(steps_of(settings), np.nan), "stopped": -1}
+                return {"v": every[name].difference.v, "loss": np.full(steps_of(settings), np.nan), "stopped": -1}
             folder = e.store.path / ".training" / f"{form}-{name}-{method}"
             seed = e.seed("update", form, name, method)
             update, done = train(every[name], form, method, folder, seed=seed, progress=e.progress)
@@ -309,7 +316,7 @@ def _layout(e: Experiment, form: str) -> Layout:
     a, settings = e.lm.architecture, e.settings.updates
     dims = ("concept", "objective")
     parts: dict[str, dict[str, tuple[str, ...]]] = {
-        "vector": {"b": ("width",)},
+        "vector": {"v": ("width",)},
         "lora": {"down": ("rank", "hidden"), "up": ("width", "rank")},
         "weight": {"A": ("width", "hidden"), "b": ("width",)},
     }
@@ -332,9 +339,9 @@ def trained(e: Experiment, form: str, concept: str, method: str) -> Update:
         ValueError: one that has not been trained.
     """
     found = e.store.data(f"update-{form}").sel(concept=concept, objective=method)
-    names = {"vector": ("b",), "lora": ("down", "up"), "weight": ("A", "b")}[form]
+    names = {"vector": ("v",), "lora": ("down", "up"), "weight": ("A", "b")}[form]
     arrays = [jnp.asarray(found[name].values) for name in names]
-    kinds: dict[str, Any] = {"vector": Vector, "lora": LoRA, "weight": Weight}
+    kinds: dict[str, Any] = FORMS
     whole = all(bool(jnp.isfinite(one).all()) for one in arrays)
     require(whole, "update", f"a trained one ({method} {form}, {concept})", "none")
     return kinds[form](*arrays)

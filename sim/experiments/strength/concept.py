@@ -9,6 +9,7 @@ given the texts that show the concept and those that do not.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
@@ -21,6 +22,7 @@ from sim.experiments.settings import ConceptProbability
 from sim.experiments.store import Cell, Layout
 from sim.experiments.strength.vectors import batched
 from sim.measure import losses
+from ufm import Add, Steering
 from ufm._check import require
 
 SHOWN, NOT_SHOWN, NO_ANSWER, MISSING = 1, 0, 2, -1
@@ -70,14 +72,14 @@ def concept(e: Experiment) -> None:
         strengths = np.zeros(together)
         strengths[: len(numbers)] = alphas[numbers]
         rows = [prompt for _ in strengths for prompt in prompts]
-        v = e.lm.steering({layer: e.vector(name, layer)})
         made = e.lm.generate(
             rows,
             new=settings.new,
             sampling=settings.sampling,
             seed=e.seed("concept", *cell),
             each=settings.completions,
-            steering=np.repeat(strengths, len(prompts))[:, None, None] * v,
+            steering=Steering({layer: Add(jnp.asarray(e.vector(name, layer)))}),
+            alpha=np.repeat(strengths, len(prompts)),
             length=max(map(len, prompts)),
         )
         kept = [list(row) for row in made.tokens][: len(numbers) * each]
@@ -185,7 +187,7 @@ def judged(
     rows = [tokens(text) for text in texts]
     length = _padded(rows, len(tokens("")) + settings.new)
     for part, count in batched(rows, length, settings.judged_together):
-        log_p = np.asarray(last_log_p(judge.at(last, part, length=length)), float)[:count]
+        log_p = np.asarray(last_log_p(judge.split(part, last, length=length)), float)[:count]
         likeliest = log_p.argmax(axis=-1)
         neither = np.where(np.isin(likeliest, no), NOT_SHOWN, NO_ANSWER)
         answers.append(np.where(np.isin(likeliest, yes), SHOWN, neither))
@@ -212,7 +214,7 @@ def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: Conc
     for rows in both:
         found_losses = []
         for part, count in batched(rows, length, settings.judged_together):
-            cut = judge.at(judge.architecture.layers - 1, part, length=length, last_only=False)
+            cut = judge.split(part, judge.architecture.layers - 1, length=length, last_only=False)
             found_losses.append(np.asarray(losses.first_losses(cut), float)[:count])
         # Texts are padded on the left: those of a row are its last tokens.
         every = np.concatenate(found_losses) if there else np.zeros((0, 0))

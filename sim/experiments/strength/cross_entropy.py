@@ -18,6 +18,7 @@ from sim.bridge.unembedding import readout
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from sim.measure import losses
+from ufm import Add, Steering
 from ufm._check import require
 from ufm.steerable import finite_at
 
@@ -121,14 +122,15 @@ def cross_entropy(e: Experiment) -> None:
         labels = layout.labels(cell)
         (name,), (layer,), (kind,), numbers = labels.values()
         rows = e.store.data("blocks")["tokens"].sel(text=kind).values[numbers]
-        cut = e.lm.at(layer, list(rows), last_only=False)
+        cut = e.lm.split(list(rows), layer, last_only=False)
         v = jnp.asarray(e.vector(name, layer))
+        cut, steering = cut.prepared(Steering(Add(v)))
         curves = np.zeros((2, len(rows), alphas.size))
-        found = losses.increases(cut, v, jnp.asarray(alphas[away], jnp.float32))
+        found = losses.increases(cut, steering, jnp.asarray(alphas[away], jnp.float32))
         for values in found:
             finite_at(cut, alphas[away], values, axis=1)
         curves[:, :, away] = [np.asarray(values, float).mean(axis=-1) for values in found]
-        curvature, slope = (np.asarray(values, float).mean(axis=-1) for values in losses.moments(cut, v))
+        curvature, slope = (np.asarray(values, float).mean(axis=-1) for values in losses.moments(cut, steering))
         first = np.asarray(losses.first_losses(cut), float)
         ends = np.asarray(jax.nn.log_softmax(jnp.stack([out.limit(v, -1), out.limit(v, 1)])), float)
         return {

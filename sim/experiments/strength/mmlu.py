@@ -51,7 +51,7 @@ def mmlu(e: Experiment) -> None:
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,), (layer,), numbers = layout.labels(cell).values()
         part = [rows[k] for k in numbers]
-        cut = e.lm.at(layer, [*part, *part[:1] * (settings.part - len(part))], length=length)
+        cut = e.lm.split([*part, *part[:1] * (settings.part - len(part))], layer, length=length)
         v = jnp.asarray(e.vector(name, layer))
         found = _letters(cut, v, jnp.asarray(settings.alphas, jnp.float32), jnp.asarray(letters))
         finite_at(cut, settings.alphas, found, axis=1)
@@ -91,4 +91,4 @@ def _alone(question: Question) -> str:
 def _letters(cut: Split, v: Array, alphas: Array, letters: Array) -> Float[Array, "n K 4"]:
     """Log-probabilities of the letters after every context of a split, at every strength."""
     contexts = jnp.arange(cut.tokens.shape[0])
-    return ufm.sweep(cut, contexts, cut.everywhere(v), alphas, lambda logits, _: jax.nn.log_softmax(logits)[letters])
+    return ufm.sweep(cut, contexts, v, alphas, lambda logits, _: jax.nn.log_softmax(logits)[letters])

@@ -17,9 +17,10 @@ from sim.bridge.split import Split, end_states
 from sim.bridge.unembedding import readout
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
+from ufm import Add, All, Last, Steering
 from ufm._check import require
-from ufm.measures import kl
-from ufm.steerable import finite_at, sweep_states
+from ufm.measures import kl, slopes
+from ufm.steerable import finite_at, one_of, sweep_states
 
 
 def next_token(e: Experiment) -> None:
@@ -79,13 +80,13 @@ def next_token(e: Experiment) -> None:
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         number, concept, layer, k = cell
         variant, name, at = steered[number], coords["concept"][concept], coords["layer"][layer]
-        cut = e.lm.at(at, [contexts[k]], length=length)
+        cut = e.lm.split([contexts[k]], at, length=length)
         v = jnp.asarray(e.vector(name, at, variant))
-        push = cut.at_end(v) if variant.last_only else cut.everywhere(v)
+        cut, steering = cut.prepared(Steering(Add(v), tokens=Last() if variant.last_only else All()))
         limits = jnp.stack([out.limit(v, -1), out.limit(v, 1)])
         odds = jnp.asarray(e.log_odds(name, variant))
         alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
-        found = swept(cut, push, alphas, odds, limits, kept=settings.kept)
+        found = swept(cut, steering, alphas, odds, limits, kept=settings.kept)
         finite_at(cut, alphas, found["log_p"])
         return {name: np.asarray(value) for name, value in found.items()} | {
             "scale": np.asarray(jnp.linalg.norm(end_states(cut)) / jnp.linalg.norm(v))
@@ -97,7 +98,7 @@ def next_token(e: Experiment) -> None:
 @partial(jax.jit, static_argnames="kept")
 def swept(
     cut: Split,
-    push: Float[Array, " s"],
+    steering: Steering,
     alphas: Float[Array, " K"],
     log_odds: Float[Array, " V"],
     limits: Float[Array, "2 V"],
@@ -108,15 +109,16 @@ def swept(
 
     Args:
         cut: of one context.
-        push: steering vector of the split.
+        steering: as the split is prepared for it.
         alphas: strengths, from low to high.
         log_odds: of all tokens.
         limits: logits at infinite strength of both signs.
         kept: tokens of each end.
     """
-    h, one = cut.embed(jnp.arange(1)), jnp.ones((), push.dtype)
-    base, slope = jax.jvp(lambda a: cut.decode(h[0] + a * push), (0 * one,), (one,))
-    at_ends = jax.vmap(lambda alpha: cut.decode(h[0] + alpha * push))(alphas[jnp.array([0, -1])])
+    states = cut.embed(jnp.arange(1))
+    state = one_of(states, 0)
+    base, slope = slopes(cut, state, steering)
+    at_ends = jax.vmap(lambda alpha: cut.steered(state, steering, alpha))(alphas[jnp.array([0, -1])])
     ends = jax.nn.log_softmax(at_ends)
     tokens = jnp.concatenate([jax.lax.top_k(row, kept)[1] for row in ends])
     start, last = jax.nn.log_softmax(base), jax.nn.log_softmax(limits)
@@ -125,7 +127,7 @@ def swept(
         log_p = jax.nn.log_softmax(logits)
         return {"log_p": log_p[tokens], "likeliest": jnp.argmax(logits), "divergence": kl(base, logits)}
 
-    inside = jax.tree.map(lambda leaf: leaf[0], sweep_states(cut, h, push, alphas[1:-1], measure))
+    inside = jax.tree.map(lambda leaf: leaf[0], sweep_states(cut, states, steering, alphas[1:-1], measure))
     low, high = (measure(logits, jnp.asarray(0)) for logits in at_ends)
     curves = jax.tree.map(lambda a, b, c: jnp.concatenate([a[None], b, c[None]]), low, inside, high)
     return curves | {

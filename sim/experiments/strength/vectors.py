@@ -61,7 +61,7 @@ def log_odds(e: Experiment) -> None:
         (name,) = layout.labels(cell)["set"]
         total, squares, n = np.zeros(a.vocabulary), np.zeros(a.vocabulary), 0
         for part, count in batched(e.rows(name), settings.tokens, settings.batch):
-            cut = e.lm.at(a.layers - 1, part, length=settings.tokens)
+            cut = e.lm.split(part, a.layers - 1, length=settings.tokens)
             values = np.asarray(last_log_p(cut), float)[:count]
             total, squares, n = total + values.sum(axis=0), squares + (values**2).sum(axis=0), n + count
         mean = total / n

@@ -16,8 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ufm
 from sim.bridge import split
 from sim.bridge.model import load
-from sim.bridge.sharding import make_mesh, place, spread
-from sim.bridge.weights.hf import open_folder
+from sim.bridge.sharding import make_mesh, spread
 
 PROMPTS = [[3, 1, 4, 1], [5, 9], [2, 6, 5], [3, 5, 8, 9]]
 
@@ -26,16 +25,16 @@ def main(folder, out, data, model, processes=1, rank=0, port=0):
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, rank)
     mesh = make_mesh(data, model)
-    lm = load(folder, put=place(open_folder(folder)[0], mesh), progress=False)
+    lm = load(folder, mesh=mesh, progress=False)
     shardings = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(split.nnx.state(lm.decoder))}
     ids, seen = spread(mesh, *lm.contexts(PROMPTS))
     logits = split.all_logits(lm.decoder, ids, seen)
-    cut = replace(lm.at(1, PROMPTS), tokens=ids, seen=seen)
+    cut = replace(lm.split(PROMPTS, 1), tokens=ids, mask=seen)
     whole = NamedSharding(mesh, PartitionSpec())
 
     @jax.jit
     def swept(cut, v, alphas):
-        return ufm.sweep(cut, jnp.arange(4), cut.everywhere(v), alphas, lambda row, _: jax.nn.log_softmax(row))
+        return ufm.sweep(cut, jnp.arange(4), v, alphas, lambda row, _: jax.nn.log_softmax(row))
 
     v = jax.device_put(np.linspace(-1, 1, lm.architecture.width, dtype=np.float32), whole)
     curves = swept(cut, v, jax.device_put(np.linspace(-2, 2, 5, dtype=np.float32), whole))

@@ -24,6 +24,7 @@ from sim.measure import losses
 from tests.oracles import softmax
 from tests.programs import asks_for_less, products
 from tests.sim.bridge import references
+from ufm import Add, Steering
 
 PROMPTS = [[3, 4, 5, 6], [7, 8, 1]]
 ALPHAS = np.array([0.0, 0.01, 0.05, 4.0])
@@ -38,31 +39,46 @@ def model(name="gemma3", dtype="float32"):
 
 def programs(lm):
     """The programs of public functions, and their arguments."""
-    cut, whole = lm.at(0, PROMPTS), lm.at(1, PROMPTS, last_only=False)
-    push, far = cut.everywhere(V), jnp.asarray(ALPHAS, jnp.float32)
+    cut, whole = lm.split(PROMPTS, 0), lm.split(PROMPTS, 1, last_only=False)
+    far = jnp.asarray(ALPHAS, jnp.float32)
     ids, seen = map(jnp.asarray, lm.contexts(PROMPTS))
     limits, v = jnp.zeros((2, lm.architecture.vocabulary)), jnp.asarray(V)
     settings = tuple(map(jnp.asarray, (1.0, 5, 0.9)))
-    added = jnp.broadcast_to(jnp.asarray(lm.steering({1: V})), (2, *lm.steering({}).shape))
+    steering = Steering(Add(v))
     return {
         "logits": (split.all_logits, lm.decoder, ids, seen),
         "states": (split.all_states, lm.decoder, ids, seen),
         "means": (split.all_means, lm.decoder, ids, seen),
-        "divergence": (lambda cut: ufm.divergence(cut, jnp.arange(2), push, ALPHAS), cut),
-        "curvature": (lambda cut: ufm.curvature(cut, jnp.arange(2), push), cut),
+        "divergence": (lambda cut: ufm.divergence(cut, jnp.arange(2), v, ALPHAS), cut),
+        "curvature": (lambda cut: ufm.curvature(cut, jnp.arange(2), v), cut),
         "gradient": (
-            lambda v: jax.grad(lambda v: whole.statically().decode(whole.embed(jnp.asarray(0)) + v).sum())(v),
-            whole.everywhere(V),
+            lambda v: jax.grad(
+                lambda v: whole.statically().steered(whole.embed(jnp.asarray(0)), Steering(Add(v)), 1.0).sum()
+            )(v),
+            v,
         ),
-        "moments": (losses.moments, whole, v),
-        "increases": (losses.increases, whole, v, far),
-        "curves": (lambda cut: next_token.swept(cut, push, far, limits[0], limits, kept=3), lm.at(0, PROMPTS[:1], length=4)),
+        "moments": (losses.moments, whole, steering),
+        "increases": (losses.increases, whole, steering, far),
+        "curves": (
+            lambda cut: next_token.swept(cut, steering, far, limits[0], limits, kept=3),
+            lm.split(PROMPTS[:1], 0, length=4),
+        ),
         "letters": (mmlu._letters, cut, v, far, jnp.arange(4)),
         "log-odds": (vectors.last_log_p, cut),
         "limit": (lambda v: readout(lm).limit(v, 1), v),
         "generation": (
             lambda decoder: generation.generate(
-                decoder, ids, seen, jax.random.key(0), settings, jnp.asarray([-1]), added, new=2, sampled=True, sort=8
+                decoder,
+                ids,
+                seen,
+                jax.random.key(0),
+                settings,
+                jnp.asarray([-1]),
+                Steering({1: Add(v)}),
+                jnp.ones((2, 1)),
+                new=2,
+                sampled=True,
+                sort=8,
             ),
             lm.decoder,
         ),
@@ -107,8 +123,8 @@ def test_products_are_fast_where_that_is_asked_for(checkpoint):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_measures_of_half_types_are_right_to_float32(dtype):
     lm = model(dtype=dtype)
-    cut = lm.at(1, PROMPTS)
-    push, contexts = cut.everywhere(V), jnp.arange(2)
+    cut = lm.split(PROMPTS, 1)
+    push, contexts = jnp.asarray(V), jnp.arange(2)
     logits = np.asarray(ufm.sweep(cut, contexts, push, jnp.asarray(ALPHAS), lambda row, _: row), float)
     p = softmax(logits)
     kl = np.sum(p[:, :1] * (np.log(p[:, :1]) - np.log(p)), axis=-1)
@@ -119,9 +135,9 @@ def test_measures_of_half_types_are_right_to_float32(dtype):
     rise = ufm.probability_increase(cut, contexts, push, ALPHAS)
     np.testing.assert_allclose(rise, p - p[:, :1], atol=3e-7)
     # Small strengths are not swallowed: the same as in float32, but for the rounding of the products.
-    exact = ufm.divergence(model().at(1, PROMPTS), contexts, push, ALPHAS)
+    exact = ufm.divergence(model().split(PROMPTS, 1), contexts, push, ALPHAS)
     np.testing.assert_allclose(got[:, 2:], exact[:, 2:], rtol=0.3 if dtype == "bfloat16" else 0.03)
-    increase, divergence = losses.increases(lm.at(1, PROMPTS, last_only=False), jnp.asarray(V), jnp.asarray([0.0, 4.0]))
+    increase, divergence = losses.increases(lm.split(PROMPTS, 1, last_only=False), Steering(Add(V)), jnp.asarray([0.0, 4.0]))
     assert increase.dtype == divergence.dtype == jnp.float32
     assert np.abs(np.asarray(divergence)[:, 0]).max() < 1e-6
     assert lm.logits(PROMPTS)[0].dtype == np.float32
@@ -131,8 +147,8 @@ def test_measures_of_half_types_are_right_to_float32(dtype):
 def test_far_out_steering_gives_the_limit_of_proposition_4_1():
     lm, far = model(), jnp.asarray([1e10, 1e17, 1e20, 1e30])
     for layer in (0, lm.architecture.layers - 1):
-        cut = lm.at(layer, PROMPTS)
-        got = ufm.sweep(cut, jnp.arange(2), cut.everywhere(V), jnp.concatenate([far, -far]), lambda row, _: row)
+        cut = lm.split(PROMPTS, layer)
+        got = ufm.sweep(cut, jnp.arange(2), V, jnp.concatenate([far, -far]), lambda row, _: row)
         for sign, of_sign in ((1, got[:, :4]), (-1, got[:, 4:])):
             limit = readout(lm).limit(jnp.asarray(V), sign)
             np.testing.assert_allclose(of_sign, jnp.broadcast_to(limit, of_sign.shape), atol=2e-5)
@@ -154,20 +170,20 @@ def test_what_overflows_is_an_error_that_names_type_and_layer():
     ):
         with pytest.raises(ValueError, match=r"^logits: .*after block [01].*float16"):
             function()
-    cut = lm.at(1, PROMPTS)
+    cut = lm.split(PROMPTS, 1)
     with pytest.raises(ValueError, match=r"^alphas: .*float16, steered after block 1"):
-        ufm.divergence(cut, [0], cut.everywhere(V), [1.0])
+        ufm.divergence(cut, [0], V, [1.0])
     assert np.isfinite(huge("float32").logits(PROMPTS)[0]).all()
 
 
 def test_steering_that_overflows_is_an_error_that_names_it():
     lm = model(dtype="float16")
-    assert lm.generate(PROMPTS, new=3, steering=lm.steering({1: V})).tokens
-    with pytest.raises(ValueError, match=r"^steering: .*float16.*after block 1"):
-        lm.generate(PROMPTS, new=3, steering=lm.steering({1: 1e6 * V}))
-    cut = lm.at(2, PROMPTS)
+    assert lm.generate(PROMPTS, new=3, steering=Steering({1: Add(V)})).tokens
+    with pytest.raises(ValueError, match=r"^alpha: .*float16.*up to 1e\+06 of Steering\(1: Add\)"):
+        lm.generate(PROMPTS, new=3, steering=Steering({1: Add(V)}), alpha=1e6)
+    cut = lm.split(PROMPTS, 2)
     with pytest.raises(ValueError, match=r"^alphas: .*float16, steered after block 2.*1e\+38"):
-        ufm.probability_increase(cut, [0], cut.everywhere(8 * V), [0.0, 1.0, 1e38])
+        ufm.probability_increase(cut, [0], 8 * V, [0.0, 1.0, 1e38])
     with pytest.raises(ValueError, match=r"^alphas: .*after block 2"):
         losses.loss_increases(lm, losses.Text(PROMPTS[:1], np.ones((1, 3), bool)), 8 * V, 2, np.array([0.0, 1e38]))
 
@@ -207,10 +223,10 @@ def test_budgets_of_cpus_and_of_devices_that_say_nothing():
 
 def test_a_user_sets_the_budget(monkeypatch):
     lm = model()
-    assert (lm.at(0, PROMPTS).budget, lm.at(0, PROMPTS).together) == ON_CPU
+    assert (lm.split(PROMPTS, 0).budget, lm.split(PROMPTS, 0).together) == ON_CPU
     monkeypatch.setattr(devices, "portion", lambda device: devices.Portion(2**28, 32))
-    assert (lm.at(0, PROMPTS).budget, lm.at(0, PROMPTS).together) == (2**28, 32)
-    assert replace(lm, budget=1000).at(0, PROMPTS).budget == 1000
+    assert (lm.split(PROMPTS, 0).budget, lm.split(PROMPTS, 0).together) == (2**28, 32)
+    assert replace(lm, budget=1000).split(PROMPTS, 0).budget == 1000
 
 
 def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, checkpoint):
@@ -218,7 +234,7 @@ def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, che
     for size, refused in (
         (1000, lambda: load(checkpoint("gpt2"), progress=False)),
         (1000, lambda: random_model(lm.architecture, jax.random.key(0))),
-        (1000, lambda: lm.at(0, PROMPTS)),
+        (1000, lambda: lm.split(PROMPTS, 0)),
         (100, lambda: lm.logits(PROMPTS)),
         (1000, lambda: lm.generate(PROMPTS, new=50)),
     ):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import ufm
 from sim.bridge import unembedding
 from sim.bridge.families import DEFAULTS, FAMILIES, from_config
 from sim.bridge.model import load, random_model
@@ -292,8 +293,8 @@ def test_generation_with_a_cache_is_the_model_again_and_again(small, name):
 @pytest.mark.parametrize("name", ["gpt_neox", "gpt_neox, in series", "granite", "olmo2"])
 def test_both_sites_of_a_block_give_the_model_again(small, name):
     model, row = small(name), references.tokens(9).tolist()
-    for site in ("state", "down"):
-        cut = model.at(1, [row, row[:4]], site=site)
+    for site in ("residual", "mlp_down"):
+        cut = model.split([row, row[:4]], 1, site=site)
         logits = cut.decode(cut.embed(jnp.arange(2)))
         for found, alone in zip(logits, (row, row[:4]), strict=True):
             np.testing.assert_allclose(found, model.logits([alone])[0][-1], atol=2e-5)
@@ -301,11 +302,13 @@ def test_both_sites_of_a_block_give_the_model_again(small, name):
 
 @pytest.mark.parametrize("name", ["gpt_neox", "granite"])
 def test_a_change_of_the_down_projection_is_that_of_its_weights(small, name):
-    """Twice the output of one block's down-projection: by its site, and by doubled weights and biases."""
+    """Weights and biases of one block's down-projection, doubled: as an intervention, and in the parameters."""
     model, row = small(name), references.tokens(9).tolist()
-    cut = model.at(1, [row], site="down")
-    found = cut.decode_through(cut.embed(jnp.arange(1)), "down", lambda given, out, m: out * (1 + m), jnp.ones(1))
     parameters = dict(model.parameters)
+    weights = parameters["blocks.down"][1].T
+    bias = parameters.get("blocks.down_bias", jnp.zeros((2, weights.shape[0])))[1]
+    steering = ufm.Steering({1: ufm.Weight(weights, bias)}, site="mlp_down")
+    found = ufm.steer(model.split([row]), [0], steering, 1.0)
     for part in ("blocks.down", "blocks.down_bias"):
         if part in parameters:
             parameters[part] = parameters[part].at[1].multiply(2)

@@ -6,32 +6,72 @@ import numpy as np
 import pytest
 
 from sim.bridge import generation
-from sim.bridge.generation import Sampling, choose
+from sim.bridge.generation import Sampling, sample
 from tests.sim.bridge.test_split import NAMES, PROMPTS, direction, whole
+from ufm import Add, After, Last, Steering, Where
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("steered", [False, True])
 def test_greedy_is_the_likeliest_token_of_the_whole_model(small, name, steered):
     model = small(name)
-    steering = np.zeros((model.architecture.layers, model.architecture.width), np.float32)
-    steering[1] = steered * direction(model)
-    got = model.generate(PROMPTS, new=12, steering=steering if steered else None)
+    rows = np.zeros((model.architecture.layers, model.architecture.width), np.float32)
+    rows[1] = steered * 2.0 * direction(model)
+    got = model.generate(PROMPTS, new=12, steering=Steering({1: Add(direction(model))}) if steered else None, alpha=2.0)
     for prompt, tokens in zip(PROMPTS, got.tokens, strict=True):
         grown = list(prompt)
         for _ in range(12):
-            grown.append(int(whole(model, steering, grown)[-1].argmax()))
+            grown.append(int(whole(model, rows, grown)[-1].argmax()))
         assert list(tokens) == grown[len(prompt) :]
     assert got.ended == (False,) * 3
 
 
 def test_each_prompt_can_have_its_own_steering(small):
-    model = small("llama")
-    steering = np.zeros((2, model.architecture.layers, model.architecture.width), np.float32)
-    steering[1, 0] = 3 * direction(model)
-    both = model.generate(PROMPTS[:2], new=8, steering=steering).tokens
-    alone = [model.generate([prompt], new=8, steering=one).tokens[0] for prompt, one in zip(PROMPTS, steering, strict=False)]
+    """A strength for each prompt, and for each of two layers."""
+    model, alphas = small("llama"), [[0.0, 0.0], [3.0, -1.0]]
+    steering = Steering({0: Add(direction(model)), 2: Add(direction(model, 1))})
+    both = model.generate(PROMPTS[:2], new=8, steering=steering, alpha=alphas).tokens
+    alone = [
+        model.generate([prompt], new=8, steering=steering, alpha=[alpha]).tokens[0]
+        for prompt, alpha in zip(PROMPTS, alphas, strict=False)
+    ]
     assert list(both) == alone
+    one = model.generate(PROMPTS[:2], new=8, steering=steering, alpha=[0.0, 1.0]).tokens
+    assert one[0] == both[0] == model.generate(PROMPTS[:1], new=8).tokens[0]
+    assert one[1] == model.generate(PROMPTS[1:2], new=8, steering=steering).tokens[0] != both[1]
+
+
+@pytest.mark.parametrize("tokens", ["last", "after", "where"])
+def test_only_some_tokens_are_steered(small, tokens):
+    """Against the whole model, run again for every token with the additions of the tokens before it."""
+    model, new = small("gpt2"), 6
+    v = 4 * direction(model)
+    masks = np.arange(8) == np.array([[3], [6], [7]])
+    selection = {"last": Last(), "after": After([8, 3, 4]), "where": Where(masks)}[tokens]
+    got = model.generate(PROMPTS, new=new, steering=Steering({1: Add(v)}, tokens=selection))
+    for k, (prompt, found) in enumerate(zip(PROMPTS, got.tokens, strict=True)):
+        n = len(prompt)
+        touched = {
+            "last": np.arange(n + new) >= n - 1,
+            "after": np.arange(n + new) >= [8, 3, 4][k],
+            "where": np.concatenate([masks[k, 8 - n :], np.zeros(new, bool)]),
+        }[tokens]
+        grown = list(prompt)
+        for _ in range(new):
+            at = np.zeros((model.architecture.layers, len(grown), v.size), np.float32)
+            at[1] = touched[: len(grown), None] * v
+            grown.append(int(whole(model, at, grown)[-1].argmax()))
+        assert list(found) == grown[n:]
+
+
+def test_each_continuation_is_steered_like_its_prompt(small):
+    model, sampling = small("llama"), Sampling(temperature=1.0)
+    steering = Steering({0: Add(100 * direction(model))}, tokens=After([8, 100]))
+    found = model.generate(PROMPTS[:2], new=8, each=3, sampling=sampling, steering=steering).tokens
+    free = model.generate(PROMPTS[:2], new=8, each=3, sampling=sampling).tokens
+    assert found[3:] == free[3:]
+    assert [row[0] for row in found[:3]] == [row[0] for row in free[:3]]  # the prompt is not steered
+    assert found[:3] != free[:3]
 
 
 def test_the_seed_tells_what_is_sampled(small):
@@ -46,7 +86,7 @@ def test_a_sequence_stops_at_its_end(small):
     ids, seen = model.contexts(PROMPTS[:1])
     end = jnp.asarray([free[4], 60])
     out, lengths, _ = generation.compiled(
-        model.decoder, ids, seen, jax.random.key(0), (1.0, 61, 1.0), end, None, new=10, sampled=False
+        model.decoder, ids, seen, jax.random.key(0), (1.0, 61, 1.0), end, None, jnp.zeros((1, 1)), new=10, sampled=False
     )
     stop = free.index(free[4]) + 1
     assert int(lengths[0]) == stop
@@ -58,7 +98,7 @@ def test_sampling_follows_the_probabilities_that_are_left():
     keys = jax.random.split(jax.random.key(0), 4000)
 
     def shares(temperature, top_k, top_p):
-        drawn = jax.vmap(lambda key: choose(key, logits[None], temperature, top_k, top_p)[0])(keys)
+        drawn = jax.vmap(lambda key: sample(key, logits[None], temperature, top_k, top_p)[0])(keys)
         return np.bincount(np.asarray(drawn), minlength=5) / 4000
 
     np.testing.assert_allclose(shares(1.0, 5, 1.0), [0.5, 0.2, 0.15, 0.1, 0.05], atol=0.03)
@@ -100,14 +140,14 @@ def test_what_is_drawn_has_the_probabilities_that_numpy_says(sort, top_k, top_p,
     """Of 400 tokens; where all are drawn from, top_k and top_p are not looked at."""
     logits, count = np.random.default_rng(3).normal(size=400).astype(np.float32) * 2, 5_000
     rows = jnp.broadcast_to(jnp.asarray(logits), (count, 400))
-    drawn = np.asarray(choose(jax.random.key(5), rows, temperature, top_k, top_p, sort=sort))
+    drawn = np.asarray(sample(jax.random.key(5), rows, temperature, top_k, top_p, sort=sort))
     expected = shares_left(logits, temperature, *((400, 1.0) if sort == 0 else (top_k, top_p)))
     got = np.bincount(drawn, minlength=400)
     assert (got[expected == 0] == 0).all()
     # Counts are binomial.
     off = np.abs(got - count * expected) / np.sqrt(count * expected * (1 - expected) + 1)
     assert off.max() < 5
-    greedy = choose(jax.random.key(5), rows[:2], 0.0, top_k, top_p, sort=sort)
+    greedy = sample(jax.random.key(5), rows[:2], 0.0, top_k, top_p, sort=sort)
     assert greedy.tolist() == [int(logits.argmax())] * 2
 
 
@@ -123,8 +163,16 @@ def test_no_more_tokens_are_sorted_than_need_be():
     [
         ({"new": 0}, "new: expected a whole number of at least 1, got 0"),
         ({"new": 250}, "prompt: expected at most 256 tokens with 250 to follow, got 258"),
-        ({"steering": np.zeros((2, 32))}, r"steering: expected shape \(3, 32\), or one such for each prompt, got \(2, 32\)"),
-        ({"steering": np.full((3, 32), np.nan)}, "steering: expected"),
+        ({"steering": np.zeros(32)}, r"steering: expected a Steering\({layer: ...}\), got an array"),
+        ({"steering": Steering(Add(np.ones(32)))}, "steering: expected a layer for every intervention"),
+        ({"steering": Steering({1: Add(np.ones(31))})}, "steering: expected an intervention for the site residual"),
+        ({"steering": Steering({1: Add(np.full(32, np.nan))})}, "steering.v: expected finite numbers"),
+        ({"steering": Steering({3: Add(np.ones(32))})}, "layer: expected a block from 0 to 2, got 3"),
+        (
+            {"steering": Steering({1: Add(np.ones(32))}), "alpha": [1.0, 2.0]},
+            r"alpha: expected a number, one for each prompt",
+        ),
+        ({"steering": Steering({1: Add(np.ones(32))}), "alpha": np.inf}, "alpha: expected finite numbers"),
     ],
 )
 def test_bad_input(small, options, message):

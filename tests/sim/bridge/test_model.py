@@ -10,11 +10,14 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from sim.bridge import split
+import ufm
+from sim.bridge import model
 from sim.bridge.generation import Sampling
 from sim.bridge.model import load
+from sim.bridge.split import held_by_blocks
 from sim.bridge.tokenizer import Tokenizer
 from tests.ufm.test_check import Tensor
+from ufm import Add, Steering
 
 LETTERS = [chr(i) for i in range(33, 91)]
 """Of token 3 and so on; the small models have 61 tokens."""
@@ -76,7 +79,7 @@ CALLS = {
     "logits": lambda lm, prompts: lm.logits(prompts),
     "states": lambda lm, prompts: lm.states(prompts),
     "difference_of_means": lambda lm, prompts: lm.difference_of_means(["A"], prompts),
-    "at": lambda lm, prompts: lm.at(1, prompts),
+    "at": lambda lm, prompts: lm.split(prompts, 1),
     "generate": lambda lm, prompts: lm.generate(prompts, new=1),
 }
 
@@ -147,7 +150,7 @@ def test_chats_begin_once(lm):
         lm.difference_of_means(["AB"], ["C"], chat=True),
         lm.difference_of_means([expected], [[BOS, USER, *ids("C"), END, *ids("!")]]),
     )
-    assert lm.at(1, ["AB"], chat=True).tokens.tolist() == [expected]
+    assert lm.split(["AB"], 1, chat=True).tokens.tolist() == [expected]
 
 
 def test_chats_that_cannot_be(lm):
@@ -166,14 +169,14 @@ def test_means_are_taken_in_batches(lm, monkeypatch):
     rng = np.random.default_rng(0)
     positive, negative = ([rng.integers(3, 61, n).tolist() for n in lengths] for lengths in ([3, 9, 5, 7, 4], [2, 6]))
     together = lm.difference_of_means(positive, negative)
-    sizes, real = [], split.all_means
+    sizes, real = [], model.all_means
 
     def counted(decoder, tokens, seen):
         sizes.append(tokens.shape)
         return real(decoder, tokens, seen)
 
-    monkeypatch.setattr(split, "all_means", counted)
-    one = split.held_by_blocks(lm.architecture, 9)
+    monkeypatch.setattr(model, "all_means", counted)
+    one = held_by_blocks(lm.architecture, 9, 9)
     for budget, expected in ((1, [1] * 7), (2 * one, [2, 2, 1, 2]), (3 * one - 1, [2, 2, 1, 2]), (None, [5, 2])):
         sizes.clear()
         np.testing.assert_allclose(lm.difference_of_means(positive, negative, budget=budget), together, atol=1e-6)
@@ -187,36 +190,32 @@ def test_means_are_taken_in_batches(lm, monkeypatch):
 @pytest.mark.parametrize("value", [list, Tensor, lambda v: Tensor(v, "torch.bfloat16", requires_grad=True), jnp.asarray])
 def test_vectors_of_every_library(lm, value):
     v = np.arange(32, dtype=np.float32)
-    rows = lm.steering({np.int64(1): value(v)})
-    np.testing.assert_array_equal(rows, np.stack([0 * v, v, 0 * v]))
-    cut = lm.at(jnp.asarray(1), ["AB"])
-    np.testing.assert_array_equal(cut.everywhere(value(v)), cut.everywhere(v))
-    np.testing.assert_array_equal(cut.at_end(value(v)), cut.at_end(v))
-    assert lm.generate(["A"], new=2, steering=Tensor(rows, requires_grad=True)) == lm.generate(["A"], new=2, steering=rows)
-    np.testing.assert_array_equal(cut.and_later(Tensor(rows)).later, rows)
+    steering, expected = (Steering({np.int64(1): Add(vector)}) for vector in (value(v), v))
+    np.testing.assert_array_equal(steering.parts[0].intervention.v, v)
+    split = lm.split(["AB"], jnp.asarray(1))
+    np.testing.assert_array_equal(ufm.steer(split, [0], value(v), 1.0), ufm.steer(split, [0], v, 1.0))
+    assert lm.generate(["A"], new=2, steering=steering) == lm.generate(["A"], new=2, steering=expected)
 
 
-@pytest.mark.parametrize("layer", ["1", 1.0, None, True, [1], -1, 3, np.array([1])], ids=repr)
+@pytest.mark.parametrize("layer", ["1", 1.0, True, [1], -1, 3, np.array([1])], ids=repr)
 def test_things_that_are_no_layer(lm, layer):
     with pytest.raises(ValueError, match=r"^layer: expected a (block from 0 to 2|whole number), got"):
-        lm.at(layer, ["A"])
+        lm.split(["A"], layer)
     if not isinstance(layer, list | np.ndarray):
-        with pytest.raises(ValueError, match=r"^layer: expected a (block from 0 to 2|whole number), got"):
-            lm.steering({layer: np.zeros(32)})
+        with pytest.raises(ValueError, match=r"^layer: expected a block"):
+            lm.generate(["A"], steering=Steering({layer: Add(np.zeros(32))}))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda lm: lm.steering([np.zeros(32)]), "^vectors: .*array"),
-        (lambda lm: lm.steering({1: "v"}), "^v: expected real numbers, got 'v'"),
-        (lambda lm: lm.steering({1: [1.0, 2.0]}), r"^v: expected shape \(32,\)"),
-        (lambda lm: lm.steering({1: np.full(32, np.nan)}), "^v: expected finite numbers"),
-        (lambda lm: lm.at(1, ["A"]).everywhere("v"), "^v: expected real numbers"),
-        (lambda lm: lm.at(1, ["A"]).everywhere(None), "^v: expected real numbers"),
-        (lambda lm: lm.at(1, ["A"]).and_later([[1.0], [1.0, 2.0]]), "^rows: expected real numbers"),
-        (lambda lm: lm.generate(["A"], steering="v"), "^steering: expected real numbers"),
-        (lambda lm: lm.generate(["A"], steering=[1, 2]), r"^steering: expected shape \(3, 32\)"),
+        (lambda lm: lm.generate(["A"], steering="v"), "^steering: expected a Steering"),
+        (lambda lm: lm.generate(["A"], steering={1: np.zeros(32)}), "^steering: expected a Steering"),
+        (lambda lm: lm.generate(["A"], steering=Steering({1: Add("v")})), "^steering.v: expected real numbers"),
+        (lambda lm: lm.generate(["A"], steering=Steering({1: Add([1.0, 2.0])})), "^steering: .*from 32 to 32 numbers"),
+        (lambda lm: ufm.steer(lm.split(["A"], 1), [0], "v", 1.0), "^steering: expected a Steering, or a vector"),
+        (lambda lm: ufm.steer(lm.split(["A"], 1), [0], None, 1.0), "^steering: expected a Steering, or a vector"),
+        (lambda lm: ufm.steer(lm.split(["A"], 1), [0], [[1.0], [1.0, 2.0]], 1.0), "^steering: expected a Steering"),
         (lambda lm: lm.difference_of_means(["A"], ["B"], budget=0), "^budget: "),
         (lambda lm: lm.with_dtype("float99"), "^dtype: .*float32.*, got 'float99'"),
         (lambda lm: load("x", dtype=int), "^dtype: .*float32.*, got int"),

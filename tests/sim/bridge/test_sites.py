@@ -1,4 +1,4 @@
-"""Updates of a language model at its two sites: against blocks run one by one with changed parameters."""
+"""Interventions at the two sites of a block: against models with changed parameters."""
 
 from dataclasses import replace
 
@@ -9,130 +9,145 @@ import pytest
 
 import ufm
 from sim.bridge.decoder import Decoder
-from ufm.updates import LoRA, Vector, Weight, null_out
+from ufm import Add, Last, LoRA, NullOut, Steering, Weight
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]]
 NAMES = ["gpt2", "gemma3, scaled"]
 
 
 @jax.jit
-def at_strength(model, contexts, m):
-    h = model.embed(contexts)
-    return model.decode(h + m * model.direction)
+def steered(split, steering, alpha):
+    return ufm.steer(split, jnp.arange(3), steering, alpha)
 
 
 @jax.jit
-def unsteered(cut, contexts):
-    return cut.decode(cut.embed(contexts))
+def unsteered(split):
+    return split.decode(split.embed(jnp.arange(3)))
 
 
 def normal(seed, *shape, scale=0.1):
     return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-def updates(cut):
-    inputs, outputs = next(iter(cut.sites.values()))
+def updates(split, site):
+    inputs, outputs = split.sites[site]
     return {
-        "vector": Vector(normal(0, outputs)),
+        "vector": Add(normal(0, outputs)),
         "lora": LoRA(normal(1, 2, inputs), normal(2, outputs, 2)),
         "weight": Weight(normal(3, outputs, inputs), normal(4, outputs)),
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("site", ["state", "down"])
-def test_no_strength_is_the_model_itself_bit_for_bit(small, name, site):
-    model, contexts = small(name), jnp.arange(3)
-    cut = model.at(1, PROMPTS, site=site)
-    expected = unsteered(cut, contexts)
-    whole = [row[-1] for row in model.logits(PROMPTS)]
-    np.testing.assert_allclose(expected, whole, atol=2e-5)
-    for update in updates(cut).values():
-        found = at_strength(ufm.updated(cut, update, site=site), contexts, 0.0)
-        np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_weight_at_the_down_projection_is_another_down_projection(small, name):
-    model, layer, m = small(name), 1, 0.7
-    cut = model.at(layer, PROMPTS, site="down")
-    update = Weight(normal(3, *reversed(cut.sites["down"])), jnp.zeros(cut.sites["down"][1]))
+def changed(model, deltas):
+    """The model with matrices added to the down-projections of some blocks."""
     parameters = dict(model.parameters)
     down = np.array(parameters["blocks.down"])
-    down[layer] += m * np.asarray(update.A).T
-    changed = replace(model, decoder=Decoder(model.architecture, parameters | {"blocks.down": jnp.asarray(down)}))
-    expected = [row[-1] for row in changed.logits(PROMPTS)]
-    found = at_strength(ufm.updated(cut, update, site="down"), jnp.arange(3), m)
-    np.testing.assert_allclose(found, expected, atol=5e-5)
-    assert np.abs(np.stack(expected) - np.stack([row[-1] for row in model.logits(PROMPTS)])).max() > 1e-2
+    for layer, A in deltas.items():
+        down[layer] += np.asarray(A).T
+    return replace(model, decoder=Decoder(model.architecture, parameters | {"blocks.down": jnp.asarray(down)}))
+
+
+def last_logits(model):
+    return np.stack([row[-1] for row in model.logits(PROMPTS)])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_vector_at_the_state_is_steering_everywhere(small, name):
-    model, contexts = small(name), jnp.arange(3)
-    cut = model.at(1, PROMPTS)
-    b = updates(cut)["vector"].b
-    expected = ufm.steer(cut, contexts, cut.everywhere(b), 1.3)
-    np.testing.assert_allclose(at_strength(ufm.updated(cut, Vector(b)), contexts, 1.3), expected, atol=2e-5)
-    if not model.architecture.sandwich:  # no norm between the down-projection and the stream
-        low = model.at(1, PROMPTS, site="down")
-        found = at_strength(ufm.updated(low, Vector(b), site="down"), contexts, 1.3)
-        np.testing.assert_allclose(found, expected, atol=2e-5)
+@pytest.mark.parametrize("site", ["residual", "mlp_down"])
+def test_no_strength_is_the_model_itself_bit_for_bit(small, name, site):
+    model = small(name)
+    split = model.split(PROMPTS, 1, site=site)
+    expected = unsteered(split)
+    np.testing.assert_allclose(expected, last_logits(model), atol=2e-5)
+    for update in updates(split, site).values():
+        np.testing.assert_array_equal(steered(split, Steering(update, site=site), 0.0), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_at_down_projections_are_other_down_projections(small, name):
+    """At one layer, and at all of them with a strength of their own, in whichever order they are given."""
+    model = small(name)
+    layers = range(model.architecture.layers)
+    split = model.split(PROMPTS)
+    outputs, inputs = reversed(split.sites["mlp_down"])
+    deltas = {layer: normal(layer, outputs, inputs) for layer in layers}
+    alone = Steering({1: Weight(deltas[1], jnp.zeros(outputs))}, site="mlp_down")
+    expected = last_logits(changed(model, {1: 0.7 * deltas[1]}))
+    np.testing.assert_allclose(steered(*split.prepared(alone), 0.7), expected, atol=5e-5)
+    assert np.abs(expected - last_logits(model)).max() > 1e-2
+    order = list(layers)[::-1]
+    every = Steering({layer: Weight(deltas[layer], jnp.zeros(outputs)) for layer in order}, site="mlp_down")
+    alphas = jnp.asarray([0.5, -1.0, 0.7, 0.2, 0.1, 0.3][: len(order)])
+    expected = last_logits(
+        changed(model, {layer: alpha * deltas[layer] for layer, alpha in zip(order, alphas, strict=True)})
+    )
+    np.testing.assert_allclose(steered(*split.prepared(every), alphas), expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_vector_at_the_down_projection_is_one_at_the_stream(small, name):
+    model = small(name)
+    if model.architecture.sandwich:
+        return  # a norm lies between the two
+    v = updates(model.split(PROMPTS), "residual")["vector"].v
+    for tokens in (None, Last()):
+        for layer in (0, 1):
+            both = [Steering({layer: Add(v)}, site=site, tokens=tokens) for site in ("residual", "mlp_down")]
+            found, expected = (steered(*model.split(PROMPTS).prepared(one), 1.3) for one in both)
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_both_sites_of_a_block_and_a_block_behind(small):
+    model = small(NAMES[0])
+    split, v = model.split(PROMPTS), normal(0, model.architecture.width)
+    outputs, inputs = reversed(split.sites["mlp_down"])
+    delta = normal(5, outputs, inputs)
+    steering = Steering({1: Weight(delta, jnp.zeros(outputs))}, site="mlp_down") + Steering({1: Add(v), 2: Add(v)})
+    found = steered(*split.prepared(steering), jnp.asarray([0.7, 2.0, -1.0]))
+    other = changed(model, {1: 0.7 * delta}).split(PROMPTS)
+    expected = steered(*other.prepared(Steering({1: Add(v), 2: Add(v)})), jnp.asarray([2.0, -1.0]))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_sweeps_of_an_update(small):
     model, alphas = small(NAMES[1]), jnp.asarray([-1.0, 0.0, 0.5])
-    cut = model.at(0, PROMPTS, site="down")
-    one = ufm.updated(cut, updates(cut)["lora"], site="down")
-    assert isinstance(one, ufm.Steerable)
-    swept = ufm.sweep(one, jnp.arange(3), one.direction, alphas, lambda logits, _: logits)
-    expected = np.stack([at_strength(one, jnp.arange(3), alpha) for alpha in alphas], axis=1)
+    split = model.split(PROMPTS, 0, site="mlp_down")
+    steering = Steering(updates(split, "mlp_down")["lora"], site="mlp_down")
+    swept = ufm.sweep(split, jnp.arange(3), steering, alphas, lambda logits, _: logits)
+    expected = np.stack([steered(split, steering, alpha) for alpha in alphas], axis=1)
     np.testing.assert_allclose(swept, expected, atol=2e-5)
     assert np.abs(expected[:, 0] - expected[:, 1]).max() > 1e-3
 
 
 def test_nulling_out_at_a_site(small):
     model = small(NAMES[0])
-    cut, b = model.at(1, PROMPTS), normal(0, model.architecture.width)
-    h = cut.embed(jnp.arange(3))
-    found = cut.decode_through(h, "state", null_out(Vector(b)), jnp.zeros(3))
-    x, marks = cut.parted(h)
-    along = np.maximum(np.asarray(x @ b), 0)[..., None] / float(b @ b)
+    split, b = model.split(PROMPTS, 1), normal(0, model.architecture.width)
+    states = split.embed(jnp.arange(3))
+    along = np.maximum(np.asarray(states.stream @ b), 0)[..., None] / float(b @ b)
     assert (along > 0).any()
-    expected = cut.decode(jnp.concatenate([x - along * b, marks], axis=-1).reshape(h.shape))
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    expected = split.decode(replace(states, stream=states.stream - along * b))
+    np.testing.assert_allclose(steered(split, Steering(NullOut(Add(b))), 0.0), expected, atol=2e-5)
 
 
-def test_a_site_of_another_kind_or_width_is_refused(small):
+def test_a_site_that_there_is_not_is_refused(small):
     model = small(NAMES[0])
-    cut = model.at(0, PROMPTS, site="down")
-    with pytest.raises(ValueError, match="site: expected one of down, got 'state'"):
-        ufm.updated(cut, updates(cut)["vector"])
-    with pytest.raises(ValueError, match="site: expected one of state, down, got 'up'"):
-        model.at(0, PROMPTS, site="up")
-    with pytest.raises(ValueError, match="site: expected down"):
-        cut.decode_through(cut.embed(jnp.arange(1)), "state", lambda x, y, m: y, jnp.zeros(1))
-    here = updates(cut)["weight"]
+    with pytest.raises(ValueError, match="site: expected one of residual, mlp_down, got 'up'"):
+        model.split(PROMPTS, 0, site="up")
+    split = model.split(PROMPTS, 0)
+    here = updates(split, "mlp_down")["weight"]
     wide = Weight(jnp.zeros((here.A.shape[0], here.A.shape[1] + 1)), here.b)
-    with pytest.raises(ValueError, match="update: expected one for the site down"):
-        ufm.updated(cut, wide, site="down")
+    with pytest.raises(ValueError, match="steering: expected an intervention for the site mlp_down"):
+        ufm.steer(split, [0], Steering(wide, site="mlp_down"), 1.0)
 
 
 def test_gradients_go_through_the_suffix(small):
     model = small(NAMES[0])
-    cut = model.at(0, PROMPTS, site="down").statically()
-    update = updates(cut)["lora"]
-    h = cut.embed(jnp.arange(3))
+    split = model.split(PROMPTS, 0, site="mlp_down").statically()
+    update = updates(split, "mlp_down")["lora"]
+    states = split.embed(jnp.arange(3))
 
     @jax.jit
-    def loss(one):
-        return jnp.sum(
-            jax.nn.log_softmax(
-                ufm.updated(cut, one, site="down").model.decode_through(
-                    h, "down", lambda x, y, m: y + one.added(x), jnp.zeros(3)
-                )
-            )[:, 7]
-        )
+    def loss(update):
+        return jnp.sum(jax.nn.log_softmax(split.steered(states, Steering(update, site="mlp_down"), 1.0))[:, 7])
 
     gradient = jax.jit(jax.grad(loss))(update)
     step = normal(9, *update.down.shape, scale=1.0)

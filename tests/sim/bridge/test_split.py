@@ -11,162 +11,62 @@ from flax import nnx
 from jax.experimental.jet import jet
 
 import ufm
-from sim.bridge.decoder import positions_of
 from sim.bridge.families import from_config
 from sim.bridge.model import random_model
+from ufm import Add, After, All, Last, LoRA, Steering, Where
+from ufm.steering import stacks
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]]
 NAMES = ["gpt2", "llama, grouped, tied", "qwen3, windows, biases", "gemma3, scaled"]
 
 
 @nnx.jit
-def _whole(decoder, ids, seen, steering):
-    positions = positions_of(seen)
-    x = decoder.embed(ids, positions)
-    x = decoder.run(x, positions, seen, 0, steering.shape[0], each=lambda x, i: x + steering[i])
+def _whole(decoder, ids, mask, steering):
+    place = decoder.place(mask)
+
+    def act(site, i, x, y):
+        return y + steering[i] if site == "residual" else y
+
+    x = decoder.run(decoder.embed(ids, place.positions), place, 0, steering.shape[0], act=act)
     return decoder.logits(x)
 
 
 def whole(model, steering=None, prompt=PROMPTS[0]):
-    """Logits of a prompt, with `steering` added to the stream after each block, ``[L, d]``."""
-    steering = np.zeros((model.architecture.layers, model.architecture.width)) if steering is None else steering
-    ids, seen = model.contexts([prompt], length=20, side="right")
-    return np.asarray(_whole(model.decoder, ids, seen, jnp.asarray(steering, jnp.float32))[0])[: len(prompt)]
+    """Logits of a prompt, with `steering` added to the stream after each block: ``[L, d]``, or ``[L, T, d]`` by token."""
+    a = model.architecture
+    steering = np.zeros((a.layers, a.width)) if steering is None else np.asarray(steering)
+    rows = np.zeros((a.layers, 20, a.width), np.float32)
+    if steering.ndim == 2:
+        rows += steering[:, None]
+    else:
+        rows[:, : len(prompt)] = steering
+    ids, mask = model.contexts([prompt], length=20, side="right")
+    return np.asarray(_whole(model.decoder, ids, mask, jnp.asarray(rows))[0])[: len(prompt)]
 
 
 @jax.jit
-def embedded(cut):
-    return cut.embed(jnp.arange(3))
+def embedded(split):
+    return split.embed(jnp.arange(3))
 
 
 @jax.jit
-def steered(cut, v):
-    return ufm.steer(cut, jnp.arange(3), cut.everywhere(v), 1.0)
+def steered(split, steering, alpha=1.0):
+    return ufm.steer(split, jnp.arange(3), steering, alpha)
+
+
+def sweep(split, steering, alphas):
+    """Logits, and the split that they were taken behind."""
+    split, steering = split.prepared(steering)
+    return np.asarray(_swept(split, steering, jnp.asarray(alphas, jnp.float32))), split
+
+
+@jax.jit
+def _swept(split, steering, alphas):
+    return ufm.sweep(split, jnp.arange(split.n_contexts), steering, alphas, lambda logits, _: logits)
 
 
 def direction(model, seed=0):
     return np.random.default_rng(seed).normal(size=model.architecture.width).astype(np.float32)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_cut_gives_the_logits_of_the_whole(small, name):
-    model = small(name)
-    expected = [row[-1] for row in model.logits(PROMPTS)]
-    for layer in range(model.architecture.layers):
-        cut = model.at(layer, PROMPTS)
-        assert isinstance(cut, ufm.Steerable)
-        np.testing.assert_allclose(steered(cut, jnp.zeros(model.architecture.width)), expected, atol=2e-5)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_steering_is_adding_to_the_stream_after_a_block(small, name):
-    model, v = small(name), direction(small(name))
-    for layer in range(model.architecture.layers):
-        steering = np.zeros((model.architecture.layers, v.size), np.float32)
-        steering[layer] = 1.5 * v
-        cut = model.at(layer, PROMPTS)
-        got = steered(cut, jnp.asarray(1.5 * v))
-        for row, prompt in zip(np.asarray(got), PROMPTS, strict=True):
-            np.testing.assert_allclose(row, whole(model, steering, prompt)[-1], atol=5e-5)
-
-
-def test_steering_at_the_end_only(small):
-    model, v = small("gpt2"), direction(small("gpt2"))
-    cut = model.at(1, PROMPTS, last_only=False)
-    h = cut.embed(jnp.arange(3))
-    moved = h + cut.at_end(jnp.asarray(v))
-    rows, _ = cut.parted(moved - h)
-    np.testing.assert_allclose(rows[:, -1], np.broadcast_to(v, (3, v.size)), atol=1e-5)
-    np.testing.assert_array_equal(rows[:, :-1], 0)
-    width = PROMPTS[0].__len__()
-    changed = np.asarray(cut.decode(moved) - cut.decode(h)).reshape(3, width, -1)
-    np.testing.assert_allclose(changed[0, :-1], 0, atol=1e-6)
-    assert np.abs(changed[:, -1]).max() > 0.1
-
-
-def test_states_of_all_layers_are_those_of_every_cut(small):
-    model = small("gemma2")
-    states, seen = model.states(PROMPTS)
-    for layer in range(model.architecture.layers):
-        cut = model.at(layer, PROMPTS)
-        rows, marks = cut.parted(embedded(cut))
-        np.testing.assert_array_equal(marks[..., 0] == 1, seen)
-        np.testing.assert_allclose(np.asarray(rows)[seen], np.asarray(states[layer])[seen], atol=1e-5)
-        every = cut.embed_all(jnp.arange(3))
-        np.testing.assert_allclose(cut.parted(every[layer])[0], rows, atol=1e-5)
-        np.testing.assert_array_equal(cut.parted(every[layer])[1], marks)
-
-
-@pytest.mark.parametrize(("layer", "last_only"), [(0, False), (1, True), (2, True)])
-def test_steering_at_this_and_all_later_layers(small, layer, last_only):
-    model = small("llama")
-    rows = np.random.default_rng(1).normal(size=(3, model.architecture.width)).astype(np.float32)
-    cut = model.at(layer, PROMPTS, last_only=last_only).and_later(jnp.asarray(rows))
-    got = np.asarray(_swept(cut, jnp.asarray(rows[layer]), jnp.asarray([0.0, -1.5])))
-    for prompt, both in zip(PROMPTS, got, strict=True):
-        for alpha, row in zip((0.0, -1.5), both, strict=True):
-            expected = whole(model, alpha * rows * (np.arange(3) >= layer)[:, None], prompt)
-            if not last_only:
-                row = row.reshape(-1, expected.shape[1])[-len(prompt) :]
-            np.testing.assert_allclose(row, expected[-1] if last_only else expected, atol=1e-4)
-
-
-@jax.jit
-def _swept(cut, v, alphas):
-    return ufm.sweep(cut, jnp.arange(3), cut.everywhere(v), alphas, lambda logits, _: logits)
-
-
-def test_rows_of_another_shape_are_refused(small):
-    with pytest.raises(ValueError, match=r"rows: expected shape \(3, 32\), got \(2, 32\)"):
-        small("llama").at(0, PROMPTS).and_later(jnp.ones((2, 32)))
-
-
-@pytest.mark.parametrize("budget", [2**20])
-def test_a_sweep_holds_what_its_budget_allows(budget):
-    """Temporary memory of the compiled program, whatever the number of strengths; and it is used, not a fraction of it."""
-    settings = {"vocab_size": 3000, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
-    model = random_model(from_config({"model_type": "llama", "num_attention_heads": 4, **settings}), jax.random.key(0))
-    cut, v = replace(model.at(1, [list(range(40))]), budget=budget), jnp.ones(32)
-
-    def temporary(count):
-        swept = jax.jit(
-            lambda cut, v, alphas: ufm.sweep(cut, jnp.arange(1), cut.everywhere(v), alphas, lambda row, _: row[0])
-        )
-        compiled = swept.lower(cut, v, jnp.ones(count)).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    slack = 2**20 + 8 * 32 * 40 * 64
-    assert temporary(4096) <= 4 * budget + slack
-    assert temporary(4096) <= temporary(512) + slack
-    at_a_time = ufm.steerable.at_once(cut, jnp.zeros((1, 40 * 33)))
-    assert at_a_time == max(1, budget // cut.held)
-
-
-def test_a_transformer_of_one_layer():
-    """Its one block is the first and the last: the cut is before the norm."""
-    settings = {"vocab_size": 30, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
-    model = random_model(from_config({"model_type": "gpt2", **settings}), jax.random.key(0))
-    cut, v = model.at(0, PROMPTS), jnp.asarray(direction(model))
-    expected = [row[-1] for row in model.logits(PROMPTS)]
-    np.testing.assert_allclose(steered(cut, jnp.zeros(16)), expected, atol=2e-5)
-    np.testing.assert_allclose(steered(cut, v)[0], whole(model, np.asarray(v)[None])[-1], atol=2e-5)
-
-
-def test_all_positions_when_asked_for(small):
-    model = small("llama")
-    cut = model.at(0, PROMPTS[:1], last_only=False)
-    got = np.asarray(cut.decode(cut.embed(jnp.asarray([0])))).reshape(len(PROMPTS[0]), -1)
-    np.testing.assert_allclose(got, whole(model), atol=2e-5)
-
-
-def test_measures_of_the_toy_run_on_it(small):
-    model, v = small("mistral"), direction(small("mistral"))
-    cut, alphas = model.at(1, PROMPTS), np.linspace(-2, 2, 5)
-    rises = ufm.probability_increase(cut, [0, 2], cut.everywhere(jnp.asarray(v)), alphas, tokens=[3, 7])
-    assert rises.shape == (2, 5, 2)
-    np.testing.assert_allclose(rises[:, 2], 0, atol=1e-6)
-    p = [np.asarray(jax.nn.softmax(whole(model, _rows(model, 1, a * v))[-1]))[[3, 7]] for a in alphas]
-    np.testing.assert_allclose(rises[0], np.asarray(p) - p[2], atol=1e-5)
 
 
 def _rows(model, layer, v):
@@ -175,16 +75,197 @@ def _rows(model, layer, v):
     return rows
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_split_gives_the_logits_of_the_whole(small, name):
+    model = small(name)
+    expected = [row[-1] for row in model.logits(PROMPTS)]
+    for layer in range(model.architecture.layers):
+        split = model.split(PROMPTS, layer)
+        assert isinstance(split, ufm.Steerable)
+        np.testing.assert_allclose(steered(split, jnp.zeros(model.architecture.width)), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steering_is_adding_to_the_stream_after_a_block(small, name):
+    model, v = small(name), direction(small(name))
+    for layer in range(model.architecture.layers):
+        got = steered(model.split(PROMPTS, layer), jnp.asarray(1.5 * v))
+        same = steered(model.split(PROMPTS), Steering({layer: Add(jnp.asarray(v))}), 1.5)
+        for row, other, prompt in zip(np.asarray(got), np.asarray(same), PROMPTS, strict=True):
+            expected = whole(model, _rows(model, layer, 1.5 * v), prompt)[-1]
+            np.testing.assert_allclose(row, expected, atol=5e-5)
+            np.testing.assert_allclose(other, expected, atol=5e-5)
+
+
+# --- which tokens --------------------------------------------------------------------------------------------------------
+
+SELECTIONS = {
+    "all": (All(), lambda length, k: np.ones(length)),
+    "last": (Last(), lambda length, k: np.arange(length) == length - 1),
+    "after": (After(2), lambda length, k: np.arange(length) >= 2),
+    "after, by context": (After(jnp.asarray([5, 1, 4])), lambda length, k: np.arange(length) >= [5, 1, 4][k]),
+    "where": (Where(np.arange(8) % 2 == 1), lambda length, k: np.arange(8)[8 - length :] % 2 == 1),
+    "where, by context": (
+        Where(np.arange(8) == np.array([[3], [6], [7]])),
+        lambda length, k: np.arange(8)[8 - length :] == [3, 6, 7][k],
+    ),
+}
+FIRST = {"all": 0, "last": 7, "after": 2, "after, by context": 5, "where": 1, "where, by context": 3}
+"""The first column that is touched; contexts of 8, 3 and 5 tokens are padded on the left."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("tokens", SELECTIONS)
+def test_steering_of_some_tokens(small, name, tokens):
+    """What is before the first token that is touched is computed once; the logits are those of the whole model."""
+    model, v, alphas = small(name), direction(small(name)), [0.0, 1.0, -2.0]
+    selection, chosen = SELECTIONS[tokens]
+    for layer in (0, 1, model.architecture.layers - 1):
+        got, split = sweep(model.split(PROMPTS), Steering({layer: Add(v)}, tokens=selection), alphas)
+        assert split.start == FIRST[tokens]
+        assert split.embed(jnp.arange(3)).stream.shape[1] == 8 - FIRST[tokens]
+        for k, (prompt, rows) in enumerate(zip(PROMPTS, got, strict=True)):
+            for alpha, row in zip(alphas, rows, strict=True):
+                at = np.zeros((model.architecture.layers, len(prompt), v.size))
+                at[layer] = alpha * np.asarray(chosen(len(prompt), k), float)[:, None] * v
+                np.testing.assert_allclose(row, whole(model, at, prompt)[-1], atol=5e-5)
+
+
+def test_all_logits_of_some_tokens(small):
+    """Where all logits are asked for, those before the first token that is touched are unsteered."""
+    model, v = small("gpt2"), direction(small("gpt2"))
+    split, steering = model.split(PROMPTS, 1, last_only=False).prepared(Steering(Add(v), tokens=Last()))
+    assert split.start == 0
+    states = split.embed(jnp.arange(3))
+    changed = np.asarray(split.steered(states, steering, 1.0) - split.decode(states))
+    np.testing.assert_allclose(changed[0, :-1], 0, atol=1e-6)
+    assert np.abs(changed[:, -1]).max() > 0.1
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_a_layer_that_is_a_constant_of_the_program_keeps_keys_too(small, unrolled):
+    model, v = small("gemma2"), direction(small("gemma2"))
+    split, steering = model.split(PROMPTS, 1).statically(unrolled=unrolled).prepared(Steering(Add(v), tokens=Last()))
+    assert (split.start, split.layer) == (7, 1)
+    got = jax.jit(lambda alpha: ufm.steer(split, jnp.arange(3), steering, alpha))(1.0)
+    expected = sweep(model.split(PROMPTS, 1), Steering(Add(v), tokens=Last()), [1.0])[0][:, 0]
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+# --- several interventions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_only", [True, False])
+def test_several_layers_each_with_its_strength(small, last_only):
+    model = small("llama")
+    vectors = np.random.default_rng(1).normal(size=(3, model.architecture.width)).astype(np.float32)
+    alphas = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, -2.0], [0.5, 3.0, 1.0]])
+    steering = Steering({layer: Add(jnp.asarray(v)) for layer, v in enumerate(vectors)})
+    got, _ = sweep(model.split(PROMPTS, last_only=last_only), steering, alphas)
+    one_for_all, _ = sweep(model.split(PROMPTS, last_only=last_only), steering, [2.0])
+    for prompt, rows, alone in zip(PROMPTS, got, one_for_all, strict=True):
+        for alpha, row in [*zip(alphas, rows, strict=True), (2 * np.ones(3), alone[0])]:
+            expected = whole(model, alpha[:, None] * vectors, prompt)
+            np.testing.assert_allclose(
+                row if last_only else row[-len(prompt) :], expected[-1] if last_only else expected, atol=1e-4
+            )
+
+
+def test_several_at_one_layer_add_up_in_order(small):
+    model = small("gpt2")
+    v, w = direction(model), direction(model, 1)
+    both = Steering({1: [Add(v), Add(w)]}) + Steering({2: Add(v)}, tokens=Last())
+    alphas = np.array([[1.0, -1.0, 2.0]])
+    got, split = sweep(model.split(PROMPTS), both, alphas)
+    assert (int(split.layer), split.start) == (1, 0)
+    at = np.zeros((model.architecture.layers, 8, v.size))
+    at[1], at[2, -1] = v - w, 2 * v
+    np.testing.assert_allclose(got[0, 0], whole(model, at)[-1], atol=5e-5)
+    again = sweep(
+        model.split(PROMPTS), Steering({2: Add(v)}) + Steering({2: Add(w)}) + Steering({1: Add(v)}), [[1.0, 2.0, 0.0]]
+    )
+    np.testing.assert_allclose(again[0][0, 0], whole(model, _rows(model, 2, v + 2 * w))[-1], atol=5e-5)
+
+
+def test_as_many_programs_as_kinds_of_parts(small):
+    """Vectors at any layers are one stack: the program does not grow with their number."""
+    model = small("llama")
+    steering = Steering({layer: Add(direction(model, layer)) for layer in range(3)})
+    assert [len(stack.layers) for stack in stacks(steering)] == [3]
+    assert len(stacks(steering + Steering({0: Add(direction(model))}))) == 2
+    assert len(stacks(steering + Steering({0: Add(direction(model))}, tokens=Last()))) == 2
+
+
+def test_states_of_all_layers_are_those_of_every_split(small):
+    model = small("gemma2")
+    states, mask = model.states(PROMPTS)
+    for layer in range(model.architecture.layers):
+        split = model.split(PROMPTS, layer)
+        alone = embedded(split)
+        np.testing.assert_array_equal(alone.mask, mask)
+        np.testing.assert_allclose(np.asarray(alone.stream)[mask], np.asarray(states[layer])[mask], atol=1e-5)
+        every = ufm.steerable.one_of(split.embed_all(jnp.arange(3)), layer)
+        np.testing.assert_allclose(every.stream, alone.stream, atol=1e-5)
+        np.testing.assert_array_equal(every.mask, mask)
+        np.testing.assert_array_equal(every.context, alone.context)
+
+
+@pytest.mark.parametrize("budget", [2**20])
+def test_a_sweep_holds_what_its_budget_allows(budget):
+    """Temporary memory of the compiled program, whatever the number of strengths; and it is used, not a fraction of it."""
+    settings = {"vocab_size": 3000, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    model = random_model(from_config({"model_type": "llama", "num_attention_heads": 4, **settings}), jax.random.key(0))
+    cut, v = replace(model.split([list(range(40))], 1), budget=budget), jnp.ones(32)
+
+    def temporary(count):
+        swept = jax.jit(lambda cut, v, alphas: ufm.sweep(cut, jnp.arange(1), v, alphas, lambda row, _: row[0]))
+        compiled = swept.lower(cut, v, jnp.ones(count)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    slack = 2**20 + 8 * 32 * 40 * 64
+    assert temporary(4096) <= 4 * budget + slack
+    assert temporary(4096) <= temporary(512) + slack
+    at_a_time = ufm.steerable.at_once(cut, cut.embed(jnp.asarray(0)))
+    assert at_a_time == max(1, budget // cut.activation_size)
+
+
+def test_a_transformer_of_one_layer():
+    """Its one block is the first and the last: the cut is before the norm."""
+    settings = {"vocab_size": 30, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    model = random_model(from_config({"model_type": "gpt2", **settings}), jax.random.key(0))
+    cut, v = model.split(PROMPTS, 0), jnp.asarray(direction(model))
+    expected = [row[-1] for row in model.logits(PROMPTS)]
+    np.testing.assert_allclose(steered(cut, jnp.zeros(16)), expected, atol=2e-5)
+    np.testing.assert_allclose(steered(cut, v)[0], whole(model, np.asarray(v)[None])[-1], atol=2e-5)
+
+
+def test_all_positions_when_asked_for(small):
+    model = small("llama")
+    cut = model.split(PROMPTS[:1], 0, last_only=False)
+    got = np.asarray(cut.decode(cut.embed(jnp.asarray([0]))))[0]
+    np.testing.assert_allclose(got, whole(model), atol=2e-5)
+
+
+def test_measures_of_the_toy_run_on_it(small):
+    model, v = small("mistral"), direction(small("mistral"))
+    cut, alphas = model.split(PROMPTS, 1), np.linspace(-2, 2, 5)
+    rises = ufm.probability_increase(cut, [0, 2], v, alphas, tokens=[3, 7])
+    assert rises.shape == (2, 5, 2)
+    np.testing.assert_allclose(rises[:, 2], 0, atol=1e-6)
+    p = [np.asarray(jax.nn.softmax(whole(model, _rows(model, 1, a * v))[-1]))[[3, 7]] for a in alphas]
+    np.testing.assert_allclose(rises[0], np.asarray(p) - p[2], atol=1e-5)
+
+
 @pytest.mark.slow
 def test_derivatives_go_through_the_strength_and_the_state(small):
     """Forward mode with the layer as an array; reverse mode with it as a constant. Both against differences."""
     model = small("qwen2")
     v = jnp.asarray(direction(model))
-    cut = model.at(1, PROMPTS[:1])
-    h, push = cut.embed(jnp.asarray([0]))[0], cut.everywhere(v)
+    cut = model.split(PROMPTS[:1], 1)
+    state, steering = cut.embed(jnp.asarray(0)), Steering(Add(v))
 
     def loss(alpha, cut):
-        return jax.nn.log_softmax(cut.decode(h + alpha * push))[7]
+        return jax.nn.log_softmax(cut.steered(state, steering, alpha))[7]
 
     slope = jax.jvp(lambda a: loss(a, cut), (jnp.asarray(0.3),), (jnp.asarray(1.0),))[1]
     backward = jax.grad(lambda a: loss(a, cut.statically()))(jnp.asarray(0.3))
@@ -200,12 +281,12 @@ def test_taylor_mode_goes_through_the_strength_and_the_state(small, name, layer)
     """Against derivatives of derivatives, in float64, for contexts of two lengths."""
     with jax.enable_x64(True):
         model = small(name).with_dtype(jnp.float64)
-        cut = model.at(layer, PROMPTS[:2]).statically(unrolled=True)
-        h, push = cut.embed(jnp.arange(2)), cut.everywhere(jnp.asarray(direction(model), jnp.float64))
-        assert h.dtype == jnp.float64
+        cut = model.split(PROMPTS[:2], layer).statically(unrolled=True)
+        states, steering = cut.embed(jnp.arange(2)), Steering(Add(jnp.asarray(direction(model), jnp.float64)))
+        assert states.stream.dtype == jnp.float64
 
         def curve(alpha):
-            return jax.nn.log_softmax(cut.decode(h + alpha * push))
+            return jax.nn.log_softmax(cut.steered(states, steering, alpha))
 
         @jax.jit
         def both(alpha):
@@ -232,21 +313,21 @@ def test_one_program_serves_all_layers_strengths_vectors_and_contexts(small):
     def logits(cut, v, alpha):
         nonlocal count
         count += 1
-        return ufm.steer(cut, jnp.arange(2), cut.everywhere(v), alpha)
+        return ufm.steer(cut, jnp.arange(2), v, alpha)
 
     for layer in range(3):
         for alpha, prompts in ((1.0, [[1, 2, 3], [4]]), (-2.5, [[5], [6, 7]])):
-            cut = model.at(layer, prompts, length=4)
+            cut = model.split(prompts, layer, length=4)
             logits(cut, jnp.asarray(direction(model, layer)), alpha).block_until_ready()
     assert count == 1
 
 
 def test_a_split_holds_no_copy_of_the_weights(small):
     model = small("llama")
-    cut = model.at(1, PROMPTS)
+    cut = model.split(PROMPTS, 1)
     assert all(
         a.unsafe_buffer_pointer() == b.unsafe_buffer_pointer()
-        for a, b in zip(jax.tree.leaves(cut.state), jax.tree.leaves(nnx.state(model.decoder)), strict=True)
+        for a, b in zip(jax.tree.leaves(cut.parameters), jax.tree.leaves(nnx.state(model.decoder)), strict=True)
     )
 
 
@@ -266,44 +347,66 @@ def test_a_split_holds_no_copy_of_the_weights(small):
 )
 def test_bad_input(small, layer, prompts, message):
     with pytest.raises(ValueError, match=message):
-        small("llama").at(layer, prompts)
+        small("llama").split(prompts, layer)
 
 
-def test_vectors_that_do_not_fit_are_refused(small):
+def test_steerings_that_do_not_fit_are_refused(small):
     model = small("llama")
-    cut = model.at(0, PROMPTS)
-    for make in (cut.everywhere, cut.at_end):
-        with pytest.raises(ValueError, match=r"v: expected shape \(32,\), the width of the stream, got \(31,\)"):
-            make(jnp.ones(31))
-        with pytest.raises(ValueError, match=r"v: expected finite numbers, got nan at index \(0,\)"):
-            make(np.full(32, np.nan, np.float32))
-    with pytest.raises(ValueError, match="rows: expected finite numbers, got nan"):
-        cut.and_later(np.full((3, 32), np.nan, np.float32))
-    with pytest.raises(ValueError, match=r"v: expected shape \(264,\), that of one hidden state .*, got \(32,\)"):
-        ufm.steer(cut, [0], jnp.ones(32), 1.0)
-    # A vector made by the split that knows nothing of later layers.
-    with pytest.raises(ValueError, match=r"v: expected shape \(272,\), .*, got \(264,\)"):
-        ufm.divergence(cut.and_later(jnp.ones((3, 32))), [0], cut.everywhere(jnp.ones(32)), [1.0])
+    d = model.architecture.width
+    split, v = model.split(PROMPTS, 1), direction(model)
+    refused = {
+        r"steering: expected an intervention for the site residual, from 32 to 32 numbers, got Add with v \(31,\)": v[:31],
+        r"steering.v: expected finite numbers, got nan at index \(0,\)": Steering(Add(np.full(d, np.nan, np.float32))),
+        "layer: expected a block from 0 to 2, got 3": Steering({3: Add(v)}),
+        "layer: expected blocks from 1 on, where the model is split": Steering(Add(v)) + Steering({0: Add(v)}),
+        "site: expected one of residual, mlp_down, got 'attention'": Steering({1: Add(v)}, site="attention"),
+        "steering: expected an intervention for the site mlp_down": Steering(
+            {1: LoRA(v[None], v[:, None])}, site="mlp_down"
+        ),
+        r"tokens: expected at least one token of every context, got none of context 1: After": Steering(
+            Add(v), tokens=After(3)
+        ),
+        r"tokens: expected a mask of 8 positions, got \(5,\)": Steering(Add(v), tokens=Where(np.ones(5, bool))),
+        r"steering: expected a Steering, or a vector \[d\], got shape \(2, 32\)": np.ones((2, d)),
+    }
+    for message, steering in refused.items():
+        with pytest.raises(ValueError, match=message):
+            ufm.steer(split, [0], steering, 1.0)
+    with pytest.raises(ValueError, match=r"steering: expected a layer, as in Steering\({12: Add\(v\)}\)"):
+        ufm.steer(model.split(PROMPTS), [0], v, 1.0)
+    with pytest.raises(
+        ValueError, match=r"alpha: expected a number, or one for each of the 2 interventions, got shape \(3,\)"
+    ):
+        ufm.steer(split, [0], Steering({1: Add(v), 2: Add(v)}), [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match=r"alphas: expected strengths \[K\], or one for each of the 1 interventions"):
+        ufm.divergence(split, [0], v, [[1.0, 2.0]])
+
+
+def test_states_that_a_steering_cannot_act_on_are_refused(small):
+    model, alphas = small("llama"), jnp.ones(1)
+    v = direction(model)
+    split = model.split(PROMPTS, 1)
+    states = split.embed(jnp.arange(3))
+    lora = LoRA(jnp.ones((1, split.sites["mlp_down"][0])), jnp.ones((v.size, 1)))
+    last, _ = split.prepared(Steering(Add(v), tokens=Last()))
+    refused = {
+        "layer: expected blocks after 1, or none": (split, states, Steering({1: Add(v)})),
+        "site: expected residual, or states from before the MLP": (split, states, Steering(lora, site="mlp_down")),
+        "tokens: expected positions from 7 on": (last, last.embed(jnp.arange(3)), Steering(Add(v))),
+    }
+    for message, (at, given, steering) in refused.items():
+        with pytest.raises(ValueError, match=message):
+            ufm.sweep_states(at, given, steering, alphas, lambda logits, _: logits)
 
 
 @pytest.mark.parametrize("measure", [ufm.curvature, lambda *a: ufm.divergence(*a, [1.0]), lambda *a: ufm.steer(*a, 1.0)])
 def test_contexts_that_are_not_there_are_refused(small, measure):
-    cut = small("llama").at(0, PROMPTS)
-    push = cut.everywhere(direction(small("llama")))
+    split = small("llama").split(PROMPTS, 0)
     for contexts in ([7], [0, 3], [-1]):
         with pytest.raises(ValueError, match="contexts: expected indices from 0 to 2, got"):
-            measure(cut, contexts, push)
+            measure(split, contexts, direction(small("llama")))
 
 
 def test_a_split_is_shown_in_a_line(small):
-    assert repr(small("llama").at(1, PROMPTS)) == "Split(after block 1, 3 contexts of 8 tokens)"
-
-
-def test_rows_of_some_layers(small):
-    model, v = small("llama"), direction(small("llama"))
-    rows = model.steering({0: v, 2: -v})
-    np.testing.assert_array_equal(rows, [v, 0 * v, -v])
-    with pytest.raises(ValueError, match="layer: expected a block from 0 to 2, got 3"):
-        model.steering({3: v})
-    with pytest.raises(ValueError, match="v: expected shape"):
-        model.steering({1: v[:5]})
+    assert repr(small("llama").split(PROMPTS, 1)) == "Split(after block 1, 3 contexts of 8 tokens)"
+    assert repr(small("llama").split(PROMPTS)) == "Split(at no layer yet, 3 contexts of 8 tokens)"

@@ -13,8 +13,9 @@ from sim.checks.concept_texts import CONCEPTS, Concept
 from sim.checks.validation import CHECKS, SMOKE, Material, as_table, validate
 from sim.figures import LANGUAGE_FIGURES
 from sim.measure import losses
-from sim.reproduce import write_validation
+from sim.reproduction import write_validation
 from theory import REGISTRY, arc
+from ufm import Add, Steering
 
 
 def rows(seed, count, length):
@@ -122,11 +123,11 @@ def test_moments_are_derivatives_of_the_losses(small):
     """The slope of Delta CE and the curvature of KL at every position, by differences, for contexts of two lengths."""
     with jax.enable_x64(True):
         model = small("gpt2").with_dtype(jnp.float64)
-        cut = model.at(1, rows(8, 3, 7), last_only=False)
-        v = jnp.asarray(np.random.default_rng(9).normal(size=model.architecture.width))
-        curvature, slope = losses.moments(cut, v)
+        cut = model.split(rows(8, 3, 7), 1, last_only=False)
+        steering = Steering(Add(jnp.asarray(np.random.default_rng(9).normal(size=model.architecture.width))))
+        curvature, slope = losses.moments(cut, steering)
         step = 1e-4
-        loss, divergence = losses.increases(cut, v, jnp.asarray([-step, step]))
+        loss, divergence = losses.increases(cut, steering, jnp.asarray([-step, step]))
         np.testing.assert_allclose((loss[:, 1] - loss[:, 0]) / (2 * step), slope, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose((divergence[:, 0] + divergence[:, 1]) / (2 * step**2), curvature, rtol=1e-5, atol=1e-6)
 

@@ -567,7 +567,7 @@ def test_inputs_tell_apart_what_differs():
 def test_a_readout_of_the_last_position_has_no_padding(done):
     """Contexts of two lengths are padded to one, which changes nothing: the shorter one alone gives the same."""
     tokens = done.words.encode(tiny.INPUTS.contexts[0])
-    alone = np.asarray(last_log_p(done.lm.at(2, [tokens])))
-    padded = np.asarray(last_log_p(done.lm.at(2, [tokens], length=12)))
+    alone = np.asarray(last_log_p(done.lm.split([tokens], 2)))
+    padded = np.asarray(last_log_p(done.lm.split([tokens], 2, length=12)))
     np.testing.assert_allclose(alone, padded, atol=1e-5)
     np.testing.assert_allclose(jnp.asarray(alone[0]), plain.log_p(done.lm, tokens)[-1], atol=1e-5)

@@ -122,8 +122,8 @@ def test_next_tokens_are_the_increases_of_definition_3_1(done, found, by_hand):
     one = found.data["next-tokens"].to_dataset().sel(layer=0, vector="last position", range="S")
     alphas, words = one["alpha"].values, done.model.tokenizer
     assert (alphas[0], alphas[-1]) == (0, 50)
-    cut = done.model.at(0, steered[: SMALL.shown])
-    push = cut.everywhere(jnp.asarray(vectors["last position"], jnp.float32))
+    cut = done.model.split(steered[: SMALL.shown], 0)
+    push = jnp.asarray(vectors["last position"], jnp.float32)
     rises = np.asarray(ufm.probability_increase(cut, range(SMALL.shown), push, alphas))
     ends = rises[:, -1] + np.exp(log_softmax([rows[-1] for rows in done.model.logits(steered[: SMALL.shown])], axis=-1))
     for context in range(SMALL.shown):

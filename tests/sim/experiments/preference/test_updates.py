@@ -17,8 +17,8 @@ from sim.experiments.preference import page, pairs, updates
 from sim.experiments.run import run
 from sim.experiments.settings import Recipe
 from tests.sim.experiments import tiny
-from ufm import Answers, preference
-from ufm.updates import LoRA, Vector, Weight, add, init_update, null_out
+from ufm import Add, Answers, LoRA, NullOut, Steering, Weight, init_update, preference, steer
+from ufm.steerable import one_of
 
 FORMS = ("vector", "lora", "weight")
 QUICK = (("reps", "vector"), ("split", "lora"), ("sft", "weight"))
@@ -45,26 +45,26 @@ def log_p(lm, row, count, steering=None):
         logits = lm.logits([list(row)])[0]
     else:
         layer, b = steering
-        cut = lm.at(layer, [list(row)], last_only=False)
-        logits = np.asarray(last_logits(cut, b)).reshape(len(row), -1)
+        cut = lm.split([list(row)], layer, last_only=False)
+        logits = np.asarray(last_logits(cut, b))[0]
     every = jax.nn.log_softmax(jnp.asarray(logits), axis=-1)
     return sum(float(every[len(row) - count + k - 1, row[len(row) - count + k]]) for k in range(count))
 
 
 @jax.jit
 def last_logits(cut, v):
-    return cut.decode(cut.embed(jnp.arange(1)) + cut.everywhere(v))
+    return steer(cut, jnp.arange(1), v, 1.0)
 
 
-def some_update(cut, form, seed=0):
-    inputs, outputs = next(iter(cut.sites.values()))
+def some_update(split, form, seed=0):
+    inputs, outputs = split.sites[updates.SITES[form]]
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
         return jnp.asarray(0.1 * rng.normal(size=shape))
 
     kinds = {
-        "vector": lambda: Vector(normal(outputs)),
+        "vector": lambda: Add(normal(outputs)),
         "lora": lambda: LoRA(normal(2, inputs), normal(outputs, 2)),
         "weight": lambda: Weight(normal(outputs, inputs), normal(outputs)),
     }
@@ -159,8 +159,8 @@ def test_answers_without_an_update_are_those_of_the_model(lm, task, form):
 def test_answers_under_a_vector_are_those_of_the_steered_model(lm, task):
     layer = int(task.e.settings.updates.layer)
     asked = task.asked(task.held_out, "vector")
-    b = jnp.asarray(task.difference.b)
-    found = updates.likelihoods(layer, asked, updates.states(asked), Vector(b), jnp.asarray([0.0, 3.0]), 2)
+    b = jnp.asarray(task.difference.v)
+    found = updates.likelihoods(layer, asked, updates.states(asked), Add(b), jnp.asarray([0.0, 3.0]), 2)
     row, count = task.held_out.rows[1], task.held_out.counts[1]
     assert float(found.negative[0, 1]) == pytest.approx(log_p(lm, row, count, (layer, 3 * b)), abs=1e-4)
     assert abs(float(found.negative[0, 1] - found.negative[0, 0])) > 1e-2
@@ -179,18 +179,18 @@ def test_gradients_of_objectives_against_finite_differences(task, form, method):
     with jax.enable_x64(True):
         wide = replace(task, e=replace(task.e, lm=task.e.lm.with_dtype(jnp.float64)))
         asked = wide.asked(wide.training, form)
-        h = asked.cut.embed(jnp.arange(asked.cut.n_contexts))
-        update, which, m = some_update(asked.cut, form), jnp.asarray([2, 0]), jnp.asarray([0.4, 1.7])
+        h = asked.split.embed(jnp.arange(asked.split.n_contexts))
+        update, which, m = some_update(asked.split, form), jnp.asarray([2, 0]), jnp.asarray([0.4, 1.7])
         nothing = jax.tree.map(jnp.zeros_like, update)
         rows = jnp.arange(2 * wide.training.pairs)
-        reference = pairs.answers(asked, h, add(nothing), jnp.zeros(rows.size), rows)
+        reference = pairs.answers(asked, h, Steering(nothing, site=asked.split.site), jnp.zeros(rows.size), rows)
 
         @jax.jit
         def loss(one):
             return updates.objective(method, settings, recipe, asked, h, reference, one, m, which)
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(update)
-        direction = some_update(asked.cut, form, seed=5)
+        direction = some_update(asked.split, form, seed=5)
         slope = sum(
             float(jnp.sum(a * b)) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
         )
@@ -204,17 +204,17 @@ def test_reps_has_both_branches(task):
     settings, recipe = task.e.settings.updates, Recipe(0.1, 2.0, 5.0, 0.4)
     asked = task.asked(task.training, "vector")
     h, which, m = updates.states(asked), jnp.asarray([1, 3]), jnp.asarray([1.0, 2.0])
-    reference, update = updates.unsteered(asked, h, int(settings.layer)), Vector(task.difference.b)
+    reference, update = updates.unsteered(asked, h, int(settings.layer)), Add(task.difference.v)
     rows = jnp.asarray([2, 3, 6, 7])
-    found = pairs.answers(asked, h[rows], add(update), jnp.asarray([1.0, 1.0, 2.0, 2.0]), rows)
-    nulled = pairs.answers(asked, h[rows], null_out(update), jnp.zeros(4), rows)
+    found = pairs.answers(asked, one_of(h, rows), Steering(update), jnp.asarray([1.0, 1.0, 2.0, 2.0]), rows)
+    nulled = pairs.answers(asked, one_of(h, rows), Steering(NullOut(update)), jnp.zeros(4), rows)
     of = Answers(*(one[which] for one in reference))
     plain = float(jnp.mean(preference.reps(found, of)))
     both = plain + float(jnp.mean(preference.reps(nulled.swapped, of.swapped)))
     value = float(updates.objective("reps", settings, recipe, asked, h, reference, update, m, which))
     assert value == pytest.approx(both, rel=1e-5)
     assert abs(value - plain) > 0.1
-    unnulled = pairs.answers(asked, h[rows], add(update), jnp.zeros(4), rows)
+    unnulled = pairs.answers(asked, one_of(h, rows), Steering(update), jnp.zeros(4), rows)
     assert float(jnp.abs(nulled.positive - unnulled.positive).max()) > 1e-3
 
 
@@ -228,7 +228,7 @@ def test_every_pair_once_in_each_epoch():
     for epoch in (steps[:2], steps[2:]):
         assert sorted(np.concatenate([one.which for one in epoch])) == list(range(6))
     assert (steps[0].which != steps[2].which).any()
-    every = np.concatenate([updates.batch(settings, recipe, 6, k, seed=3).m for k in range(200)])
+    every = np.concatenate([updates.batch(settings, recipe, 6, k, seed=3).alpha for k in range(200)])
     assert sorted(set(every)) == [0.5, 1.0, 1.5, 2.0]
     assert updates.steps_of(settings) == 4  # 4 pairs in batches of 3, twice
 
@@ -241,7 +241,7 @@ def test_trained_updates_lower_their_objective(e, task, form, method):
     asked = task.asked(task.training, form)
     h = updates.states(asked)
     reference = updates.unsteered(asked, h, int(settings.layer))
-    inputs, outputs = next(iter(asked.cut.sites.values()))
+    inputs, outputs = asked.split.sites[asked.split.site]
     seed = e.seed("update", form, "optimistic", method)
     first = init_update(jax.random.key(seed), form, inputs, outputs, rank=settings.rank)
     which = jnp.arange(task.training.pairs)
@@ -315,7 +315,7 @@ def test_losses_under_a_trained_vector(e, lm, task):
     for k in (0, 5, 6):  # of both parts of the strengths
         alpha = float(data["alpha"][k])
         row, count = task.held_out.rows[2], task.held_out.counts[2]
-        expected = -log_p(lm, row, count, (layer, alpha * update.b)) / count
+        expected = -log_p(lm, row, count, (layer, alpha * update.v)) / count
         assert float(data["loss"][k, 1, 0]) == pytest.approx(expected, rel=1e-4)
 
 
@@ -334,7 +334,7 @@ def test_preference_of_first_tokens_by_layer(e, lm, task):
         alphas = data["alpha"].sel(layer=layer).values
         for pair in range(len(differ)):
             # Longer than any question: one program serves all.
-            cut = lm.at(layer, [chosen.questions[pair]], length=24)
+            cut = lm.split([chosen.questions[pair]], layer, length=24)
             for k in (0, len(alphas) // 2, len(alphas) - 1):
                 logits = np.asarray(last_logits(cut, jnp.asarray(alphas[k] * v, jnp.float32)))[0]
                 expected = logits[chosen.first[pair, 0]] - logits[chosen.first[pair, 1]]

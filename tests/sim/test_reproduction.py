@@ -13,7 +13,7 @@ from sim.checks.refute import replay
 from sim.checks.validation import Finding, Validation
 from sim.checks.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json, verify
 from sim.figures import FIGURES
-from sim.reproduce import reproduce
+from sim.reproduction import reproduce
 from theory import REGISTRY
 from theory.routes import applies
 

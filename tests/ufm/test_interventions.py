@@ -1,5 +1,4 @@
 import inspect
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import jax
@@ -10,10 +9,12 @@ import pytest
 from theory._compilation import compiled_quickly
 from ufm import (
     UFM,
+    Add,
+    Intervention,
     LoRA,
     NormalisedUFM,
-    Updated,
-    Vector,
+    NullOut,
+    Steering,
     Weight,
     cross_entropy_increase,
     curvature,
@@ -21,11 +22,9 @@ from ufm import (
     probability_increase,
     steer,
     sweep,
-    updated,
 )
-from ufm.steerable import DEFAULT_BUDGET, at_once
+from ufm.interventions import FORMS
 from ufm.transformer import init_transformer
-from ufm.updates import FORMS, Sited, add, null_out
 
 V, D, M = 4, 3, 5
 """The sizes of `small_corpus`, and a width."""
@@ -67,7 +66,7 @@ forms = pytest.mark.parametrize("form", FORMS)
 def draw(form, inputs, outputs, seed=2):
     """An update of random numbers."""
     if form == "vector":
-        return Vector(jnp.asarray(numbers(outputs, seed=seed)))
+        return Add(jnp.asarray(numbers(outputs, seed=seed)))
     if form == "lora":
         return LoRA(jnp.asarray(numbers(2, inputs, seed=seed)), jnp.asarray(numbers(outputs, 2, seed=seed)))
     return Weight(jnp.asarray(numbers(outputs, inputs, seed=seed)), jnp.asarray(numbers(outputs, seed=seed)))
@@ -76,8 +75,8 @@ def draw(form, inputs, outputs, seed=2):
 def plainly(update, x):
     """What an update adds to one output, by loops."""
     parts = {name: np.asarray(leaf) for name, leaf in vars(update).items()}
-    if isinstance(update, Vector):
-        return parts["b"]
+    if isinstance(update, Add):
+        return parts["v"]
     if isinstance(update, LoRA):
         hidden = [sum(row[i] * x[i] for i in range(len(x))) for row in parts["down"]]
         return np.array([sum(row[r] * hidden[r] for r in range(len(hidden))) for row in parts["up"]])
@@ -92,9 +91,9 @@ def normed(model, h):
     return np.asarray(model.gamma) * h / np.sqrt(np.mean(h**2) + model.eps) + np.asarray(model.bias)
 
 
-def along(model, m, contexts=None):
-    """Logits of an updated model at a strength."""
-    return steer(model, jnp.arange(M) if contexts is None else contexts, model.direction, m)
+def under(model, intervention, alpha, site="residual", contexts=None):
+    """Logits of a model under an intervention at a strength."""
+    return steer(model, jnp.arange(M) if contexts is None else contexts, Steering(intervention, site=site), alpha)
 
 
 # --- one law --------------------------------------------------------------------------------------------------------
@@ -106,26 +105,25 @@ def test_strength_0_changes_no_bit(make, form):
     model = make()
     contexts, compiled = jnp.arange(M), compiled_quickly(steer)
     h = model.embed(contexts)
-    expected = steer(model, contexts, 0 * h[0], 0.0), compiled(model, contexts, 0 * h[0], 0.0)
     for site, widths in model.sites.items():
-        one = updated(model, draw(form, *widths), site=site)
-        np.testing.assert_array_equal(along(one, 0.0), expected[0])
-        np.testing.assert_array_equal(compiled(one, contexts, one.direction, 0.0), expected[1])
-        np.testing.assert_array_equal(one.decode(one.embed(contexts)), model.decode(h))
-        assert np.abs(along(one, 1.0) - expected[0]).min() > 1e-6
+        steering = Steering(draw(form, *widths), site=site)
+        np.testing.assert_array_equal(steer(model, contexts, steering, 0.0), model.decode(h))
+        np.testing.assert_array_equal(
+            compiled(model, contexts, steering, 0.0), compiled(model, contexts, jnp.zeros(h.shape[-1]), 0.0)
+        )
+        assert np.abs(steer(model, contexts, steering, 1.0) - model.decode(h)).min() > 1e-6
 
 
 @small
 @forms
-def test_updates_by_loops(make, form):
+def test_interventions_by_loops(make, form):
     model = make()
     W, H = np.asarray(model.W), np.asarray(model.H)
     for site, widths in model.sites.items():
         update = draw(form, *widths)
-        one = updated(model, update, site=site)
         for m in STRENGTHS:
-            for j, got in enumerate(along(one, m)):
-                if site == "state":
+            for j, got in enumerate(under(model, update, m, site)):
+                if site == "residual":
                     expected = W @ normed(model, H[:, j] + m * plainly(update, H[:, j]))
                 else:
                     x = normed(model, H[:, j])
@@ -140,18 +138,16 @@ def test_a_lora_is_the_weight_of_its_product(make):
         lora = draw("lora", *widths)
         weight = Weight(lora.up @ lora.down, jnp.zeros(widths[1]))
         for m in STRENGTHS:
-            got, expected = (along(updated(model, one, site=site), m) for one in (lora, weight))
+            got, expected = (under(model, update, m, site) for update in (lora, weight))
             np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
 
 
 @models
-def test_a_vector_at_the_state_is_steering(make):
+def test_a_vector_is_short_for_adding_it(make):
     model = make()
-    v = draw("vector", *model.sites["state"]).b
-    whole = model.everywhere(v) if hasattr(model, "everywhere") else v
-    one = updated(model, Vector(v))
+    v = draw("vector", *model.sites["residual"]).v
     for m in STRENGTHS:
-        np.testing.assert_allclose(along(one, m), steer(model, jnp.arange(M), whole, m), rtol=1e-13, atol=1e-13)
+        np.testing.assert_array_equal(under(model, Add(v), m), steer(model, jnp.arange(M), v, m))
 
 
 @small
@@ -164,7 +160,7 @@ def test_what_reads_one_constant_number_is_a_vector(make):
     for update, v in ((lora, 3 * writes), (weight, 3 * writes + shift)):
         for m in STRENGTHS:
             expected = steer(model, jnp.arange(M), v, m)
-            np.testing.assert_allclose(along(updated(model, update), m), expected, rtol=1e-13, atol=1e-12)
+            np.testing.assert_allclose(under(model, update, m), expected, rtol=1e-13, atol=1e-12)
 
 
 @small
@@ -173,81 +169,77 @@ def test_an_update_of_what_writes_the_state_is_a_vector_of_each_context(make, fo
     """``v_j = dA h_j + db``, at every strength: N12 behind the weights."""
     model = make()
     update = draw(form, D, D)
-    one = updated(model, update)
     for j in range(M):
         v = jnp.asarray(plainly(update, np.asarray(model.H[:, j])))
         for m in STRENGTHS:
             expected = steer(model, jnp.asarray([j]), v, m)
-            np.testing.assert_allclose(along(one, m, jnp.asarray([j])), expected, rtol=1e-12, atol=1e-12)
+            got = under(model, update, m, contexts=jnp.asarray([j]))
+            np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_without_a_norm_a_shift_is_an_update_of_rank_one():
     """``W (h + m v) = (W + m (W v) h^T / |h|^2) h``: N12 for the UFM, exactly."""
     model, v = ufm(), jnp.asarray(numbers(D, seed=4))
     h = model.H[:, 2]
-    one = updated(model, Weight(jnp.outer(model.W @ v, h) / (h @ h), jnp.zeros(V)), site="decoder")
+    rank_one = Weight(jnp.outer(model.W @ v, h) / (h @ h), jnp.zeros(V))
     for m in STRENGTHS:
-        np.testing.assert_allclose(along(one, m)[2], steer(model, jnp.asarray([2]), v, m)[0], rtol=1e-13)
+        got = under(model, rank_one, m, "decoder")[2]
+        np.testing.assert_allclose(got, steer(model, jnp.asarray([2]), v, m)[0], rtol=1e-13)
 
 
 # --- what is written against the split ------------------------------------------------------------------------------
 
 
 @small
-def test_sweeps_and_measures_along_the_direction(make, small_corpus):
+def test_sweeps_and_measures_take_any_steering(make, small_corpus):
+    """A matrix that writes the same for every context is a vector, for all measures."""
     model = make()
     v, alphas, contexts = jnp.asarray(numbers(D, seed=5)), jnp.asarray([-2.0, 0.0, 0.7, 5.0]), jnp.asarray([4, 0, 2])
-    one = updated(model, Vector(v))
-    np.testing.assert_array_equal(one.direction, [0, 0, 0, 1])
+    steering = Steering(Weight(jnp.zeros((D, D)), v))
 
     def log_softmax(logits, i):
         return i + jax.nn.log_softmax(logits)
 
     for budget in (None, 1):
-        got = sweep(one, contexts, one.direction, alphas, log_softmax, budget=budget)
+        got = sweep(model, contexts, steering, alphas, log_softmax, budget=budget)
         np.testing.assert_allclose(got, sweep(model, contexts, v, alphas, log_softmax), rtol=1e-12)
     for measure, given in ((probability_increase, contexts), (cross_entropy_increase, small_corpus)):
-        np.testing.assert_allclose(measure(one, given, one.direction, alphas), measure(model, given, v, alphas), atol=1e-13)
+        np.testing.assert_allclose(measure(model, given, steering, alphas), measure(model, given, v, alphas), atol=1e-13)
     for alpha in (0.0, 0.7):
-        expected = curvature(model, contexts, v, alpha)
-        np.testing.assert_allclose(curvature(one, contexts, one.direction, alpha), expected, rtol=1e-10)
+        np.testing.assert_allclose(
+            curvature(model, contexts, steering, alpha), curvature(model, contexts, v, alpha), rtol=1e-10
+        )
 
 
-def test_it_is_a_split_model_as_large_as_its_model():
-    model = ufm()
-    one = updated(model, draw("lora", D, D))
-    assert isinstance(one, Updated)
-    assert isinstance(model, Sited)
-    assert (one.n_contexts, one.held, one.budget) == (M, None, DEFAULT_BUDGET)
-    assert one.model is model
-    with pytest.raises(ValueError, match=r"^contexts: expected indices from 0 to 4, got \[7\]"):
-        along(one, 1.0, jnp.asarray([7]))
-
-    @dataclass(frozen=True)
-    class Large(UFM):
-        held, budget = 1000, 5000
-
-    large = Updated(Large(model.W, model.H), one.update)
-    assert (large.held, large.budget) == (1000, 5000)
-    assert at_once(large, large.embed(jnp.arange(2))) == 5
+@small
+def test_two_sites_each_with_its_strength(make):
+    model = make()
+    W, H = np.asarray(model.W), np.asarray(model.H)
+    v, lora = jnp.asarray(numbers(D, seed=5)), draw("lora", D, V)
+    both = Steering(lora, site="decoder") + Steering(Add(v))
+    for one, other in ((0.0, 2.0), (-1.0, 0.5)):
+        got = steer(model, jnp.arange(M), both, [one, other])
+        for j in range(M):
+            x = normed(model, H[:, j] + other * np.asarray(v))
+            np.testing.assert_allclose(got[j], W @ x + one * plainly(lora, x), rtol=1e-12, atol=1e-12)
 
 
 @forms
 def test_logits_of_a_half_type_are_in_float32(form):
     model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), ufm())
     for site, widths in model.sites.items():
-        one = updated(model, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), draw(form, *widths)), site=site)
-        assert along(one, 2.0).dtype == jnp.float32
+        update = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), draw(form, *widths))
+        assert under(model, update, 2.0, site).dtype == jnp.float32
 
 
 @small
 @forms
-def test_updates_pass_through_transformations(make, form):
+def test_interventions_pass_through_transformations(make, form):
     model = make()
     update = draw(form, *model.sites["decoder"])
 
     def first(update, m):
-        return along(updated(model, update, site="decoder"), m)[0, 0]
+        return under(model, update, m, "decoder")[0, 0]
 
     got = jax.jit(jax.value_and_grad(first))(update, 0.5)
     np.testing.assert_allclose(got[0], first(update, 0.5), rtol=1e-13)
@@ -270,7 +262,7 @@ def test_updates_pass_through_transformations(make, form):
 def test_null_out_removes_what_points_along_the_update_and_no_more(form):
     update = draw(form, D, V)
     x, y = numbers(40, D, seed=6), numbers(40, V, seed=7)
-    got = np.asarray(null_out(update)(jnp.asarray(x), jnp.asarray(y), 3.0))
+    got = np.asarray(NullOut(update).apply(jnp.asarray(x), jnp.asarray(y), 3.0))
     signs = set()
     for i in range(40):
         u = plainly(update, x[i])
@@ -281,7 +273,7 @@ def test_null_out_removes_what_points_along_the_update_and_no_more(form):
         else:
             np.testing.assert_array_equal(got[i], y[i])
     assert signs == {True, False}
-    np.testing.assert_array_equal(got, null_out(update)(jnp.asarray(x), jnp.asarray(y), 0.0))
+    np.testing.assert_array_equal(got, NullOut(update).apply(jnp.asarray(x), jnp.asarray(y), 0.0))
 
 
 @forms
@@ -291,31 +283,29 @@ def test_null_out_of_nothing(form):
     x, y = jnp.asarray(numbers(6, D)), jnp.asarray(numbers(6, V))
 
     def total(update, x, y):
-        return jnp.sum(null_out(update)(x, y, 1.0) ** 2)
+        return jnp.sum(NullOut(update).apply(x, y, 1.0) ** 2)
 
-    np.testing.assert_array_equal(null_out(update)(x, y, 1.0), y)
+    np.testing.assert_array_equal(NullOut(update).apply(x, y, 1.0), y)
     gradients = jax.grad(total, argnums=(0, 1, 2))(update, x, y)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     np.testing.assert_allclose(gradients[2], 2 * y)
 
 
 @models
-def test_null_out_at_the_sites_of_a_model(make):
-    """At the state, it is steering by minus the component; where that is not positive it does nothing."""
+def test_null_out_at_the_state_of_a_model(make):
+    """It is steering by minus the component; where that is not positive it does nothing."""
     model = make()
     h = model.embed(jnp.arange(M))
-    v = draw("vector", *model.sites["state"])
-    got = model.decode_through(h, "state", null_out(v), jnp.zeros(M))
-    parts = h.reshape(M, -1, v.b.size)
-    component = np.maximum(parts @ v.b, 0) / (v.b @ v.b)
-    expected = model.decode((parts - component[..., None] * v.b).reshape(h.shape))
-    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+    v = draw("vector", *model.sites["residual"]).v
+    component = np.maximum(h @ v, 0) / (v @ v)
+    expected = model.decode(h - component[..., None] * v)
+    np.testing.assert_allclose(under(model, NullOut(Add(v)), 0.0), expected, rtol=1e-12, atol=1e-12)
     assert 0 < (component > 0).sum() < component.size
 
 
-def test_add_is_the_law():
+def test_the_law():
     update, x, y = draw("weight", D, V), numbers(D), numbers(V)
-    got = add(update)(jnp.asarray(x), jnp.asarray(y), 0.3)
+    got = update.apply(jnp.asarray(x), jnp.asarray(y), 0.3)
     np.testing.assert_allclose(got, y + 0.3 * plainly(update, x), rtol=1e-13)
 
 
@@ -330,10 +320,10 @@ def test_init_adds_nothing_and_has_a_gradient(make, form):
         update = init_update(jax.random.key(0), form, *widths, rank=2)
         assert isinstance(update, FORMS[form])
         assert update.fits(*widths)
-        np.testing.assert_array_equal(update.added(jnp.asarray(numbers(6, widths[0]))), np.zeros((6, widths[1])))
+        assert not np.any(update.added(jnp.asarray(numbers(6, widths[0]))))
 
         def loss(update, site=site):
-            return jnp.sum(jax.nn.log_softmax(along(updated(model, update, site=site), 1.0))[:, 0])
+            return jnp.sum(jax.nn.log_softmax(under(model, update, 1.0, site))[:, 0])
 
         assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(jax.grad(loss)(update))) > 1e-3
 
@@ -368,47 +358,48 @@ def test_init_refuses(form, rank, message):
         init_update(jax.random.key(0), form, 3, 4, rank=rank)
 
 
-WIDE = r"update: expected one for the site {}, from 3 to {} numbers, got {} with .*"
+WIDE = r"steering: expected an intervention for the site {}, from 3 to {} numbers, got {} with .*"
 REFUSED = {
-    "unknown site": (ufm, "vector", (D, D), "head", "site: expected one of state, decoder, got 'head'"),
-    "a site of another model": (transformer, "vector", (4, 4), "decoder", "site: expected one of state, got 'decoder'"),
-    "wide vector": (ufm, "vector", (D, V), "state", WIDE.format("state", 3, "Vector")),
-    "narrow vector": (ufm, "vector", (D, D), "decoder", WIDE.format("decoder", 4, "Vector")),
-    "lora, inputs": (ufm, "lora", (V, D), "state", WIDE.format("state", 3, "LoRA")),
+    "unknown site": (ufm, "vector", (D, D), "head", "site: expected one of residual, decoder, got 'head'"),
+    "a site of another model": (transformer, "vector", (4, 4), "decoder", "site: expected one of residual, got 'decoder'"),
+    "wide vector": (ufm, "vector", (D, V), "residual", WIDE.format("residual", 3, "Add")),
+    "narrow vector": (ufm, "vector", (D, D), "decoder", WIDE.format("decoder", 4, "Add")),
+    "lora, inputs": (ufm, "lora", (V, D), "residual", WIDE.format("residual", 3, "LoRA")),
     "lora, outputs": (ufm, "lora", (D, D), "decoder", WIDE.format("decoder", 4, "LoRA")),
     "weight, turned round": (ufm, "weight", (V, D), "decoder", WIDE.format("decoder", 4, "Weight")),
 }
 
 
 @pytest.mark.parametrize(("make", "form", "widths", "site", "message"), REFUSED.values(), ids=REFUSED)
-def test_updated_refuses(make, form, widths, site, message):
+def test_an_intervention_for_another_site_is_refused(make, form, widths, site, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        updated(make(), draw(form, *widths), site=site)
+        under(make(), draw(form, *widths), 1.0, site)
 
 
-def test_updated_refuses_a_model_without_sites():
-    """As it is without the run-time type checks of the tests, which refuse it first."""
-    with pytest.raises(ValueError, match=r"^model: expected a split model with sites, got object$"):
-        inspect.unwrap(updated)(object(), draw("vector", D, D))
-
-
-def test_updated_refuses_ranks_that_differ_and_a_bias_of_another_width():
+def test_ranks_that_differ_and_a_bias_of_another_width_are_refused():
     for update in (
         LoRA(jnp.ones((2, D)), jnp.ones((D, 1))),
         LoRA(jnp.ones((0, D)), jnp.ones((D, 0))),
         Weight(jnp.ones((D, D)), jnp.ones(V)),
     ):
-        with pytest.raises(ValueError, match=r"^update: expected one for the site state"):
-            updated(ufm(), update)
+        for intervention in (update, NullOut(update)):
+            with pytest.raises(ValueError, match=r"^steering: expected an intervention for the site residual"):
+                under(ufm(), intervention, 1.0)
     # As without the run-time type checks of the tests, which refuse them first.
     assert not inspect.unwrap(LoRA.fits)(SimpleNamespace(down=1.0, up=1.0), D, D)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @forms
-def test_updated_refuses_what_is_not_finite(form, bad):
+def test_numbers_that_are_not_finite_are_refused(form, bad):
     update = draw(form, D, D)
     for name, leaf in vars(update).items():
         broken = type(update)(**{**vars(update), name: leaf.at[(0,) * leaf.ndim].set(bad)})
-        with pytest.raises(ValueError, match=rf"^update.{name}: expected finite numbers, got {bad} at index \(0,"):
-            updated(ufm(), broken)
+        with pytest.raises(ValueError, match=rf"^steering.{name}: expected finite numbers, got {bad} at index"):
+            under(ufm(), broken, 1.0)
+
+
+def test_an_intervention_says_what_it_does():
+    for call in (lambda one: one.added(jnp.ones(3)), lambda one: one.fits(3, 3)):
+        with pytest.raises(NotImplementedError):
+            call(Intervention())

@@ -1,0 +1,432 @@
+"""A steering: which interventions act, at which layers, sites and tokens. One value that everything which steers takes.
+
+    Steering(Add(v))                                    where the model is split
+    Steering({20: Add(v)})                              after block 20 of a language model
+    Steering({20: Add(v), 25: Add(w)})                  at two layers, each with a strength of its own if alpha is [2]
+    Steering({20: lora}, site="mlp_down")               at the down-projection of an MLP
+    Steering({20: Add(v)}, tokens=Last())               at the last token only
+    Steering({20: Add(v)}) + Steering({4: Add(w)})      both
+
+The strength alpha is not part of it: it is swept, differentiated and mapped over.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from ufm._check import real_numbers, require, shown, whole_number
+from ufm._pytree import Leaf
+from ufm.interventions import Add, Intervention, checked
+
+RESIDUAL = "residual"
+"""The site that every model has: its hidden state where it is split, the residual stream after a block."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["stream", "mask", "context", "keys", "values"], meta_fields=[])
+@dataclass(frozen=True)
+class State:
+    """The hidden state of a model that reads tokens, where it is split; that of a UFM is h alone, an array.
+
+    Attributes:
+        stream: the residual stream of the last t of T positions, ``[*n, t, d]``: of those that steering reaches.
+        mask: which of all positions are tokens and not padding, ``[*n, T]``.
+        context: which context of the model it is, ``[*n]``.
+        keys, values: of the T - t positions before them, at every block; None if there are none.
+    """
+
+    stream: Float[Array, "*n t d"] | Leaf
+    mask: Bool[Array, "*n T"] | Leaf
+    context: Int[Array, "*n"] | Leaf
+    keys: Float[Array, "*n L k S h"] | Leaf = None
+    values: Float[Array, "*n L k S h"] | Leaf = None
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------------
+
+
+class Tokens:
+    """Which tokens of a context an intervention acts at; derive from it, and register the class as a pytree."""
+
+    def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"] | None:
+        """Which positions, of contexts by number; None for all.
+
+        Raises:
+            NotImplementedError: in a class that does not define it.
+        """
+        raise NotImplementedError
+
+    def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> Bool[Array, " n"] | None:
+        """Whether a token that is generated is among them, by its position; None for every one.
+
+        Raises:
+            NotImplementedError: in a class that does not define it.
+        """
+        raise NotImplementedError
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class All(Tokens):
+    """Every token of a context is chosen."""
+
+    def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> None:
+        """Every position is chosen."""
+        return
+
+    def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> None:
+        """Every new token is chosen."""
+        return
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Last(Tokens):
+    """The last token of a context: in generation, of the prompt, and each new token, which is last when it is read."""
+
+    def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
+        """The last position that is not padding."""
+        t = mask.shape[-1]
+        last = t - 1 - lax.argmax(lax.rev(lax.convert_element_type(mask, jnp.int32), (1,)), 1, jnp.int32)
+        return jnp.arange(t) == last[:, None]
+
+    def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> None:
+        """Every new token is chosen."""
+        return
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["length"], meta_fields=[])
+@dataclass(frozen=True)
+class After(Tokens):
+    """The tokens after the first `length` of a context, those of a prompt for instance, and whatever is generated.
+
+    Attributes:
+        length: a number of tokens, or one for each context, ``[m]``.
+    """
+
+    length: Int[Array, "..."] | int | Leaf
+
+    def _beyond(self, position: Int[Array, "n ..."], context: Int[Array, " n"]) -> Bool[Array, "n ..."]:
+        length = jnp.asarray(self.length)
+        length = length[context] if length.ndim else jnp.broadcast_to(length, context.shape)
+        return position >= length.reshape(length.shape + (1,) * (position.ndim - 1))
+
+    def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
+        """The positions from `length` on, padding not counted."""
+        position = lax.cumsum(lax.convert_element_type(mask, jnp.int32), axis=1) - 1
+        return self._beyond(position, context) & mask
+
+    def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> Bool[Array, " n"]:
+        """Whether a token's position is beyond them."""
+        return self._beyond(position, context)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["mask"], meta_fields=[])
+@dataclass(frozen=True)
+class Where(Tokens):
+    """The tokens that a mask says; no token that is generated.
+
+    Attributes:
+        mask: of the positions of all contexts as they are padded, ``[T]``, or ``[m, T]``.
+    """
+
+    mask: Bool[Array, "..."] | Leaf
+
+    def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
+        """The positions of the mask that are not padding.
+
+        Raises:
+            ValueError: a mask of another length.
+        """
+        own = jnp.asarray(self.mask)
+        require(own.shape[-1] == mask.shape[-1], "tokens", f"a mask of {mask.shape[-1]} positions", own.shape)
+        return (own[context] if own.ndim == 2 else own) & mask
+
+    def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> Bool[Array, " n"]:
+        """None of them."""
+        return jnp.zeros(position.shape, bool)
+
+
+# --- steering ----------------------------------------------------------------------------------------------------------
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["intervention", "layer", "tokens"], meta_fields=["site", "turn"])
+@dataclass(frozen=True)
+class Part:
+    """One intervention of a steering.
+
+    Attributes:
+        intervention: what is done.
+        layer: at which block; None where the model is split.
+        tokens: at which tokens.
+        site: at which site of the block.
+        turn: how many others of the steering come before it at the same place.
+    """
+
+    intervention: Intervention | Leaf
+    layer: Int[Array, ""] | int | Leaf
+    tokens: Tokens | Leaf
+    site: str
+    turn: int
+
+    def apply(
+        self,
+        x: Float[Array, "n t i"],
+        y: Float[Array, "n t o"],
+        alpha: Float[Array, "..."],
+        chosen: Bool[Array, "n t"] | None,
+    ) -> Float[Array, "n t o"]:
+        """The output of its site, where tokens are chosen (None: everywhere)."""
+        out = self.intervention.apply(x, y, alpha)
+        return out if chosen is None else jnp.where(chosen[..., None], out, y)
+
+
+@jax.tree_util.register_pytree_node_class
+class Steering:
+    """Interventions, and where they act.
+
+    Attributes:
+        parts: the interventions in order, each with its layer, site and tokens. A strength alpha is one number for all, or
+            one for each of them, ``[k]``.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __init__(self, what: Any, *, site: Any = RESIDUAL, tokens: Any = None) -> None:
+        """What is done at one site and selection of tokens.
+
+        Args:
+            what: an intervention, where the model is split; or interventions by layer, counted from 0: one for a layer, or a
+                list of them.
+            site: "residual", the hidden state; or another of the model's `sites`.
+            tokens: at which tokens: `All` if left out, `Last`, `After`, `Where`.
+
+        Raises:
+            ValueError: something else; no intervention; a layer that is not a number of a block.
+        """
+        require(isinstance(site, str), "site", "the name of a site", shown(site))
+        chosen = All() if tokens is None else tokens
+        require(isinstance(chosen, Tokens), "tokens", "a selection of tokens: All, Last, After, Where", shown(chosen))
+        placed: Mapping[Any, Any] = what if isinstance(what, Mapping) else {None: what}
+        parts = []
+        for layer, some in placed.items():
+            if layer is not None and not isinstance(layer, jax.core.Tracer):
+                layer = _block(layer)
+            for turn, intervention in enumerate(some if isinstance(some, list | tuple) else [some]):
+                known = isinstance(intervention, Intervention)
+                require(known, "steering", "interventions, such as Add(v)", shown(intervention))
+                parts.append(Part(_with_arrays(intervention), layer, chosen, site, turn))
+        require(len(parts) > 0, "steering", "at least one intervention", "none")
+        self.parts = tuple(parts)
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> "Steering":
+        """A steering of these parts."""
+        made = object.__new__(cls)
+        made.parts = tuple(parts)
+        return made
+
+    def __add__(self, other: Any) -> "Steering":
+        """Both: the strengths of the other one come after those of this one."""
+        require(isinstance(other, Steering), "steering", "a Steering to add", shown(other))
+        parts: list[Part] = []
+        for part in (*self.parts, *other.parts):
+            # Layers that are traced may be the same.
+            before = [p for p in parts if p.site == part.site and not _apart(p.layer, part.layer)]
+            parts.append(Part(part.intervention, part.layer, part.tokens, part.site, len(before)))
+        return Steering.of(parts)
+
+    def __repr__(self) -> str:
+        return f"Steering({', '.join(_described(part) for part in self.parts)})"
+
+    def tree_flatten(self) -> tuple[tuple[tuple[Part, ...]], None]:
+        """The parts, as JAX asks for them."""
+        return (self.parts,), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: tuple[tuple[Part, ...]]) -> "Steering":
+        """A steering from its parts, as JAX gives them."""
+        return cls.of(children[0])
+
+    # --- for models --------------------------------------------------------------------------------------------------
+
+    def strengths(self, alpha: Any) -> Float[Array, "*n k"]:
+        """A strength for each part, from one for all, ``[]``, or one for each, ``[*n, k]``."""
+        alpha = jnp.asarray(alpha)
+        return jnp.broadcast_to(alpha, (len(self.parts),)) if alpha.ndim == 0 else alpha
+
+    def here(self, site: str) -> list[tuple[int, Part]]:
+        """The parts that act at a site where the model is split, with their numbers."""
+        return [(k, part) for k, part in enumerate(self.parts) if part.layer is None and part.site == site]
+
+    def apply(self, site: str, x: Float[Array, "*n i"], y: Float[Array, "*n o"], alpha: Any) -> Float[Array, "*n o"]:
+        """The output of a site of a model that has one place to steer and no selection of tokens.
+
+        Args:
+            site: its name.
+            x: input of the site.
+            y: output of the site.
+            alpha: the strength, one for all, or one for each part, ``[k]``.
+        """
+        for k, part in self.here(site):
+            y = part.intervention.apply(x, y, alpha if jnp.ndim(alpha) == 0 else alpha[k])
+        return y
+
+    def moved(self, places: Sequence[Any]) -> "Steering":
+        """This steering with other layers."""
+        pairs = zip(self.parts, places, strict=True)
+        return Steering.of([Part(p.intervention, layer, p.tokens, p.site, p.turn) for p, layer in pairs])
+
+
+def _block(layer: Any) -> int:
+    """The number of a block.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        return whole_number("layer", layer, 0)
+    except ValueError as error:
+        raise ValueError(f"layer: expected a block, counted from 0, got {shown(layer)}") from error
+
+
+def _with_arrays(intervention: Intervention) -> Intervention:
+    """An intervention whose lists, and tensors of other libraries, are arrays."""
+    given = {name: value for name, value in vars(intervention).items() if not isinstance(value, jax.Array | np.ndarray)}
+    bare = {name: value for name, value in given.items() if isinstance(value, list | tuple) or hasattr(value, "detach")}
+    arrays = {name: jnp.asarray(real_numbers(f"steering.{name}", value)) for name, value in bare.items()}
+    return replace(intervention, **arrays) if arrays else intervention  # type: ignore[type-var]
+
+
+def _apart(layer: Any, other: Any) -> bool:
+    """Whether two layers are known to be different ones."""
+    known = all(one is None or isinstance(one, int) for one in (layer, other))
+    return known and layer != other
+
+
+def _described(part: Part) -> str:
+    where = "" if part.layer is None else f"{part.layer}: "
+    site = "" if part.site == RESIDUAL else f" at {part.site}"
+    return f"{where}{type(part.intervention).__name__}{site}{'' if isinstance(part.tokens, All) else f', {part.tokens}'}"
+
+
+def as_steering(value: Any) -> Steering:
+    """A steering as it is; a vector, ``[d]``, as one that adds it where the model is split.
+
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(value, Steering):
+        return value
+    if isinstance(value, Intervention):
+        return Steering(value)
+    array = value if isinstance(value, jax.Array) else real_numbers("steering", value, "a Steering, or a vector")
+    require(array.ndim == 1, "steering", "a Steering, or a vector [d]", f"shape {array.shape}")
+    return Steering(Add(array if isinstance(array, jax.Array) else jnp.asarray(array)))
+
+
+def require_sites(steering: Steering, sites: Mapping[str, tuple[int, int]], *, layers: int | None = None) -> None:
+    """Refuse a steering that is made for another model.
+
+    Args:
+        steering: whose parts are looked at.
+        sites: how many numbers each site of the model takes and gives.
+        layers: how many blocks it has; None for a model with one place to steer.
+
+    Raises:
+        ValueError: a site or a layer that the model does not have, an intervention of other widths or with numbers that are
+            not finite.
+    """
+    for part in steering.parts:
+        require(part.site in sites, "site", f"one of {', '.join(sites)}", repr(part.site))
+        checked(part.intervention, part.site, *sites[part.site])
+        if layers is None:
+            require(part.layer is None, "layer", "none, for a model with one place to steer", part.layer)
+            require(isinstance(part.tokens, All), "tokens", "All(), for a model without tokens", repr(part.tokens))
+        elif isinstance(part.layer, int):
+            require(part.layer < layers, "layer", f"a block from 0 to {layers - 1}", part.layer)
+
+
+# --- interventions at several layers, inside one loop over blocks -------------------------------------------------------
+
+
+class Stack(NamedTuple):
+    """Parts of one structure, stacked: what a loop over blocks can look up by the number of a block.
+
+    Attributes:
+        site: of all of them.
+        layers: of each, ``[g]``; no two are the same.
+        numbers: which strength is whose, ``[g]``.
+        parts: with a leading axis, ``[g]``.
+    """
+
+    site: str
+    layers: Any
+    numbers: Any
+    parts: Part
+
+
+def stacks(steering: Steering) -> list[Stack]:
+    """The parts of a steering that have a layer, as few stacks as they make: for one program, whatever the layers are."""
+    groups: dict[Any, list[tuple[int, Part]]] = {}
+    for k, part in enumerate(steering.parts):
+        if part.layer is not None:
+            content = (part.intervention, part.tokens)
+            kinds = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(content))
+            groups.setdefault((part.site, jax.tree.structure(content), kinds, part.turn), []).append((k, part))
+    found = []
+    for (site, *_), members in groups.items():
+        layers = [part.layer for _, part in members]
+        static = all(isinstance(layer, int) for layer in layers)
+        bare = [Part(part.intervention, None, part.tokens, part.site, 0) for _, part in members]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(list(map(jnp.asarray, leaves))), *bare)
+        layers_of = np.asarray(layers) if static else jnp.stack(list(map(jnp.asarray, layers)))
+        found.append(Stack(site, layers_of, np.asarray([k for k, _ in members]), stacked))
+    return found
+
+
+Chosen = Callable[[Tokens], Bool[Array, "n t"] | None]
+"""From a selection of tokens to those of the positions at hand."""
+
+
+def at_block(
+    given: Sequence[Stack],
+    site: str,
+    i: Any,
+    x: Float[Array, "n t i"],
+    y: Float[Array, "n t o"],
+    alpha: Float[Array, "*n k"],
+    chosen: Chosen,
+) -> Float[Array, "n t o"]:
+    """The output of a site of block i under the parts that act there, in the type that it has.
+
+    Args:
+        given: of a steering.
+        site: its name.
+        i: number of the block.
+        x, y: input and output of the site.
+        alpha: strength of each part of the steering, ``[k]``, or ``[n, k]``.
+        chosen: tells which positions a selection of tokens means.
+    """
+    for stack in given:
+        if stack.site != site:
+            continue
+        is_here = stack.layers == i
+
+        def act(place: Any, y: Array = y, stack: Stack = stack) -> Array:
+            part = jax.tree.map(lambda leaf: leaf[place], stack.parts)
+            strength = alpha[..., jnp.asarray(stack.numbers)[place]]
+            out = part.apply(x, y, strength.reshape(*strength.shape, *[1] * (2 * (strength.ndim > 0))), chosen(part.tokens))
+            return out.astype(y.dtype)
+
+        if isinstance(is_here, np.ndarray):
+            y = act(int(np.argmax(is_here))) if is_here.any() else y
+        else:
+            y = lax.cond(jnp.any(is_here), lambda act=act, here=is_here: act(jnp.argmax(here)), lambda y=y: y)
+    return y
