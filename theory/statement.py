@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from theory import gallery, population
 from theory._compilation import compiled_briefly, compiled_quickly
 from theory.instance import Instance, with_peaks
 from theory.symbolic import Identity
+from ufm._batches import map_in_batches
 from ufm._check import typed
 
 Margin = Callable[[Any], Float[Array, ""]]
@@ -191,8 +191,7 @@ def margins_on(margin: Margin, batch: Any) -> Float[Array, " n"]:
 
 
 def _margins(margin: Margin, batch: Any) -> Float[Array, " n"]:
-    n = jax.tree.leaves(batch)[0].shape[0]
-    return lax.map(margin, batch, batch_size=min(BATCH, n))
+    return map_in_batches(margin, batch, BATCH)
 
 
 _margins_soon = partial(compiled_quickly, static_argnums=0)(_margins)
@@ -216,8 +215,7 @@ def _assemble(domain: Domain, designs: Any, parameters: Any) -> Any:
         return domain.complete(domain.assemble(*pair))
 
     # A batch takes as many steps to its peaks as the slowest of its instances.
-    n = jax.tree.leaves(parameters)[0].shape[0]
-    return lax.map(one, (designs, parameters), batch_size=min(BATCH, n))
+    return map_in_batches(one, (designs, parameters), BATCH)
 
 
 _assemble_soon = partial(compiled_quickly, static_argnums=0)(_assemble)
