@@ -2,10 +2,11 @@
 
 import importlib.util
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim.bridge import fetch
+from sim.bridge import fetch, split
 from sim.bridge.model import load
 from tests.sim.bridge import references
 from tests.sim.bridge.references import CONFIGS, KEPT, LENGTHS
@@ -15,31 +16,40 @@ TOLERANCE = 1e-4
 
 
 def off(model, kept, name):
-    """The largest difference of logits in each case."""
-    found = {}
-    for n in LENGTHS:
-        logits = model.logits([references.tokens(n)])[0][-KEPT:]
-        found[str(n)] = np.abs(logits - kept[f"{name}|{n}"]).max()
+    """The largest difference of logits in each case: one program, for three sequences padded to the longest, serves all."""
+    sequences = [references.tokens(n) for n in LENGTHS]
+    found = {
+        str(n): np.abs(logits[-KEPT:] - kept[f"{name}|{n}"]).max()
+        for n, logits in zip(LENGTHS, model.logits(sequences), strict=True)
+    }
     for side in ("left", "right"):
         ids, seen = references.batch(side)
         rows = [row[mask].tolist() for row, mask in zip(ids, seen, strict=True)]
-        got = np.asarray(all_logits(model, *model.contexts(rows, side=side)))[seen]
-        found[side] = np.abs(got - kept[f"{name}|{side}"]).max()
+        padded, there = model.contexts(rows, side=side, length=max(LENGTHS))
+        found[side] = np.abs(all_logits(model, padded, there)[there] - kept[f"{name}|{side}"]).max()
     return found
 
 
 def all_logits(model, ids, seen):
-    import jax.numpy as jnp
+    return np.asarray(split.all_logits(model.decoder, jnp.asarray(ids), jnp.asarray(seen)))
 
-    from sim.bridge import split
 
-    return split.all_logits(model.decoder, jnp.asarray(ids), jnp.asarray(seen))
+def tolerance(kept, name):
+    largest = max(float(np.abs(kept[f"{name}|{n}"]).max()) for n in LENGTHS)
+    return TOLERANCE * max(1, largest / 20)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_are_those_of_transformers(small, kept, name):
-    largest = max(float(np.abs(kept[f"{name}|{n}"]).max()) for n in LENGTHS)
-    assert max(off(small(name), kept, name).values()) < TOLERANCE * max(1, largest / 20)
+    assert max(off(small(name), kept, name).values()) < tolerance(kept, name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "phi3, longrope"])
+@pytest.mark.parametrize("n", [n for n in LENGTHS if n < max(LENGTHS)])
+def test_a_sequence_without_padding_gives_the_same(small, kept, name, n):
+    logits = small(name).logits([references.tokens(n)])[0]
+    assert len(logits) == n
+    assert np.abs(logits[-KEPT:] - kept[f"{name}|{n}"]).max() < tolerance(kept, name)
 
 
 @pytest.mark.parity
