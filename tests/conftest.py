@@ -7,10 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-import theory.gallery
-import ufm
-from theory import routes
-from theory.statement import TABLES
+from tests import compilation
+
+compilation.install()
+
+import theory.gallery  # noqa: E402
+import ufm  # noqa: E402
+from theory import routes  # noqa: E402
+from theory.statement import TABLES  # noqa: E402
 
 # Most of what tests cost is compilation. It is twice as fast without optimisation, and what was compiled is kept for the
 # other processes and the next run; here, and in what a test starts.

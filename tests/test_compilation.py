@@ -1,0 +1,64 @@
+"""What the tests put in the place of `jax.jit` gives what `jax.jit` gives, wherever it is called from."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests import compilation
+
+X = jnp.arange(3.0)
+
+
+@jax.jit
+def square(x):
+    return x * x
+
+
+@functools.partial(jax.jit, static_argnames="power")
+def powered(x, power):
+    return x**power
+
+
+def test_tests_compile_hastily():
+    assert isinstance(square, compilation.Program)
+    assert compilation.options()
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (square, [0, 1, 4]),
+        (lambda x: powered(x, power=3), [0, 1, 8]),
+        (jax.jit(lambda x: square(x) + powered(x, 1)), [0, 2, 6]),
+        (jax.jit(lambda x: x + square(jnp.ones(()))), [1, 2, 3]),
+        (jax.vmap(square), [0, 1, 4]),
+        (jax.jit(jax.vmap(square)), [0, 1, 4]),
+        (jax.jit(jax.vmap(jax.grad(square))), [0, 2, 4]),
+        (jax.vmap(jax.grad(square)), [0, 2, 4]),
+        (lambda x: jnp.diag(jax.jit(jax.jacrev(square))(x)), [0, 2, 4]),
+        (lambda x: jax.grad(lambda a: square(jnp.ones(3) * a).sum())(2.0) * x, [0, 12, 24]),
+        (lambda x: jax.jit(lambda: square(x))(), [0, 1, 4]),
+        (lambda x: jax.jvp(square, (x,), (x,))[1], [0, 2, 8]),
+    ],
+)
+def test_programs_give_the_same_called_traced_and_transformed(function, expected):
+    assert function(X).tolist() == expected
+
+
+def test_methods_lowering_and_shapes():
+    class Doubled:
+        @jax.jit
+        def of(self, x):
+            return 2 * x
+
+    jax.tree_util.register_static(Doubled)
+    assert Doubled().of(X).tolist() == [0, 2, 4]
+    assert square.lower(X).compile()(X).tolist() == [0, 1, 4]
+    assert jax.eval_shape(square, X).shape == (3,)
+    assert square.__name__ == "square"
+
+
+def test_options_given_are_those_that_are_asked_for():
+    assert not isinstance(jax.jit(lambda x: x, compiler_options={}), compilation.Program)
