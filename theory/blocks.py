@@ -1,6 +1,6 @@
 """Instances of statements about blocks: a small random transformer, its prompts, a steering vector; and sweeps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -72,6 +72,11 @@ class Pushed:
 def kinds(one: Pushed) -> tuple[Pushed, ...]:
     """The arrays of an instance under each kind of norm."""
     return tuple(replace(one, model=replace(one.model, kind=kind)) for kind in KINDS)
+
+
+def on_both_sides(error: Callable[[Pushed], Float[Array, ""]], one: Pushed) -> Float[Array, ""]:
+    """The larger of what `error` says of an instance steered along v and along -v: one program for both."""
+    return jnp.max(jax.vmap(lambda sign: error(replace(one, v=sign * one.v)))(jnp.asarray([1.0, -1.0])))
 
 
 def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Int[Array, "m T"], Pushed]:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from theory._compilation import compiled_quickly
-from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
+from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds, on_both_sides
 from theory.claims import largest_error, slope
 from theory.statement import Claim, Statement
 from theory.statements.proposition_4_1 import NEEDS
@@ -41,24 +42,24 @@ def _approaches(tex: str, coefficient: Callable[[Pushed, int], Float[Array, "m V
     """The claim that |alpha| times the distance from the limit tends to `coefficient`, on both sides."""
 
     def instances(one):
-        def error(one, sign):
+        def error(one):
             def scaled(t):
-                return (one.decode(sign / t) - one.limit(sign)) / t
+                return (one.decode(1 / t) - one.limit(1)) / t
 
             # Twice the value at half the distance less the value: what is of first order in t goes.
-            t = _NEAR / one.scale
-            return largest_error(2 * scaled(t / 2) - scaled(t), coefficient(one, sign)) / _size(one)
+            at, at_half = jax.vmap(scaled)(jnp.asarray([1.0, 0.5]) * _NEAR / one.scale)
+            return largest_error(2 * at_half - at, coefficient(one, 1)) / _size(one)
 
-        return 1e-5 - jnp.max(jnp.stack([error(other, sign) for other in kinds(one) for sign in (1, -1)]))
+        return 1e-5 - jnp.max(jnp.stack([on_both_sides(error, other) for other in kinds(one)]))
 
     def autodiff(one):
         """In t = 1/|alpha| the logits have the coefficient as derivative at 0."""
 
-        def error(one, sign):
-            measured = slope(lambda t: one.decode(sign / t), 1e-6 / one.scale)
-            return largest_error(measured, coefficient(one, sign)) / _size(one)
+        def error(one):
+            measured = slope(lambda t: one.decode(1 / t), 1e-6 / one.scale)
+            return largest_error(measured, coefficient(one, 1)) / _size(one)
 
-        return 1e-4 - jnp.max(jnp.stack([error(other, sign) for other in kinds(one) for sign in (1, -1)]))
+        return 1e-4 - jnp.max(jnp.stack([on_both_sides(error, other) for other in kinds(one)]))
 
     @compiled_quickly
     def at_the_ends(one, alphas, logits):

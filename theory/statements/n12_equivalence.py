@@ -22,11 +22,14 @@ _SHIFTS = np.concatenate([-_SIDE, _SIDE])
 """Strengths at which the claim is checked, in widths of the arc."""
 
 
-def _bases(one: Normed) -> tuple[Normed, ...]:
-    """Where tangents are taken, under each norm: at the state and at the shortest of its sweep, where the arc bends most."""
-    return tuple(
-        replace(other, h=other.h + base * other.v) for other in kinds(one) for base in (jnp.zeros(()), other.arc.centre)
-    )
+def _least(one: Normed, value: Callable[[Normed], Float[Array, ""]]) -> Float[Array, ""]:
+    """The least under each norm, with tangents at the state and at the shortest of its sweep, where the arc bends most."""
+
+    def at_both(one: Normed) -> Float[Array, ""]:
+        bases = jnp.stack([jnp.zeros(()), one.arc.centre])
+        return jnp.min(jax.vmap(lambda base: value(replace(one, h=one.h + base * one.v)))(bases))
+
+    return jnp.minimum(*[at_both(other) for other in kinds(one)])
 
 
 def _read(one: Normed) -> Float[Array, " d"]:
@@ -66,7 +69,7 @@ def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[
             left = jax.vmap(lambda m: slack(one, m, _at(one, _shift(one), m)))(shifts)
             return jnp.min(left) + 1e-12 * size_of(one)[1]
 
-        return jnp.min(jnp.stack([worst(other) for other in _bases(one)]))
+        return _least(one, worst)
 
     def autodiff(one):
         """With the Jacobian of the model: the difference has the slope 0 at 0, and bends no more than the bound allows."""
@@ -83,7 +86,7 @@ def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[
             bent = jnp.abs(slope(lambda m: slope(difference, m), zero)) * bends.width**2
             return jnp.minimum(-first, jnp.min(allowed - bent)) / size + 1e-11 * steep
 
-        return jnp.min(jnp.stack([worst(other) for other in _bases(one)]))
+        return _least(one, worst)
 
     @compiled_quickly
     def on_grid(one, alphas, logits):
@@ -120,7 +123,7 @@ STATEMENTS = (
             **NOT_PARALLEL,
             "read": Hypothesis(
                 "what the unembedding is given, n, is not 0: else no update of W changes the logits",
-                lambda one: jnp.min(jnp.stack([_read(other) @ _read(other) for other in _bases(one)])) - 1e-9,
+                lambda one: _least(one, lambda other: _read(other) @ _read(other)) - 1e-9,
             ),
         },
         remarks="One half is the best constant. The update is made for one h. Without a norm, it and the shift are the same "

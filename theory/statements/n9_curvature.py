@@ -73,7 +73,7 @@ def _quadratic(tex: str, coefficient: Callable[[Pushed], Float[Array, " m"]], id
             def grown(alpha):
                 return kl(base, one.decode(alpha))
 
-            first, second = slope(grown, zero), slope(lambda alpha: slope(grown, alpha), zero)
+            first, second = jax.jvp(lambda alpha: slope(grown, alpha), (zero,), (jnp.ones(()),))
             return jnp.maximum(
                 jnp.max(jnp.abs(first)) / jnp.sqrt(_size(one)), largest_error(second / 2, coefficient(one)) / _size(one)
             )

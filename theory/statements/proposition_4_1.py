@@ -67,9 +67,13 @@ def _tends(tex: str, limit: Callable[[Pushed, int], Float[Array, " V"]]) -> Clai
 
             slopes = jax.vmap(derivative)(jnp.asarray((points + 1) / 2))
             added_up = start * jnp.tensordot(jnp.asarray(weights / 2), slopes, axes=1)
-            return largest_error(one.decode(1 / start) - added_up, limit(one, sign)) / _size(one)
+            end = jnp.where(sign > 0, limit(one, 1), limit(one, -1))
+            return largest_error(one.decode(1 / start) - added_up, end) / _size(one)
 
-        return 1e-9 - jnp.max(jnp.stack([error(other, sign) for other in kinds(one) for sign in (1, -1)]))
+        def worst(one):
+            return jnp.max(jax.vmap(lambda sign: error(one, sign))(jnp.asarray([1.0, -1.0])))
+
+        return 1e-9 - jnp.maximum(*[worst(other) for other in kinds(one)])
 
     @compiled_quickly
     def on_grid(one, alphas, logits):
