@@ -160,7 +160,8 @@ def started(folder: Path, cache: Path) -> subprocess.Popen[bytes]:
     """This program in a process of its own, with types checked as in tests, and compiled programs kept for the next."""
     root = Path(__file__).parents[3]
     code = (
-        "import runpy, sys; from jaxtyping import install_import_hook as hook\n"
+        "import runpy, sys; from tests import compilation; from jaxtyping import install_import_hook as hook\n"
+        "compilation.install()\n"
         "with hook(['ufm', 'theory', 'sim'], 'beartype.beartype'): runpy.run_path(sys.argv[1], run_name='__main__')"
     )
     more = {
