@@ -1,7 +1,7 @@
 """`jax.jit` as the tests have it: it asks for hasty compilation, which is most of what they cost.
 
-Emitters of fused loops take two thirds of the time that XLA's compiler for CPUs takes without optimisation. A program that is
-called, rather than traced into another one, is compiled without them; options are those of `jax.jit`, each asked for only
+Emitters of fused loops take two thirds of the time that XLA's compiler for CPUs takes without optimisation. A program that
+is called, rather than traced into another one, is compiled without them; options are those of `jax.jit`, each asked for only
 if this release of XLA takes it. Everything else is `jax.jit`.
 """
 

@@ -37,6 +37,12 @@ def model(name="gemma3", dtype="float32"):
         return random_model(from_config(references.CONFIGS[name]), jax.random.key(0), dtype=dtype)
 
 
+@jax.jit
+def swept(cut, alphas):
+    """The logits of both prompts, steered along V."""
+    return ufm.sweep(cut, jnp.arange(2), V, alphas, lambda row, _: row)
+
+
 def programs(lm):
     """The programs of public functions, and their arguments."""
     cut, whole = lm.split(PROMPTS, 0), lm.split(PROMPTS, 1, last_only=False)
@@ -125,7 +131,7 @@ def test_measures_of_half_types_are_right_to_float32(dtype):
     lm = model(dtype=dtype)
     cut = lm.split(PROMPTS, 1)
     push, contexts = jnp.asarray(V), jnp.arange(2)
-    logits = np.asarray(ufm.sweep(cut, contexts, push, jnp.asarray(ALPHAS), lambda row, _: row), float)
+    logits = np.asarray(swept(cut, jnp.asarray(ALPHAS)), float)
     p = softmax(logits)
     kl = np.sum(p[:, :1] * (np.log(p[:, :1]) - np.log(p)), axis=-1)
     got = ufm.divergence(cut, contexts, push, ALPHAS)
@@ -147,8 +153,7 @@ def test_measures_of_half_types_are_right_to_float32(dtype):
 def test_far_out_steering_gives_the_limit_of_proposition_4_1():
     lm, far = model(), jnp.asarray([1e10, 1e17, 1e20, 1e30])
     for layer in (0, lm.architecture.layers - 1):
-        cut = lm.split(PROMPTS, layer)
-        got = ufm.sweep(cut, jnp.arange(2), V, jnp.concatenate([far, -far]), lambda row, _: row)
+        got = swept(lm.split(PROMPTS, layer), jnp.concatenate([far, -far]))
         for sign, of_sign in ((1, got[:, :4]), (-1, got[:, 4:])):
             limit = readout(lm).limit(jnp.asarray(V), sign)
             np.testing.assert_allclose(of_sign, jnp.broadcast_to(limit, of_sign.shape), atol=2e-5)

@@ -283,8 +283,8 @@ def test_a_sequence_has_the_frequencies_of_its_own_length(small):
 def test_generation_with_a_cache_is_the_model_again_and_again(small, name):
     model, prompt = small(name), references.tokens(41 if "longrope" in name else 7).tolist()
     found = list(model.generate([prompt], new=5).tokens[0])
-    for k, token in enumerate(found):
-        assert int(np.argmax(model.logits([prompt + found[:k]])[0][-1])) == token
+    again = model.logits([prompt + found[:k] for k in range(5)])
+    assert [int(np.argmax(logits[-1])) for logits in again] == found
 
 
 # --- steering ---------------------------------------------------------------------------------------------------------
@@ -293,11 +293,11 @@ def test_generation_with_a_cache_is_the_model_again_and_again(small, name):
 @pytest.mark.parametrize("name", ["gpt_neox", "gpt_neox, in series", "granite", "olmo2"])
 def test_both_sites_of_a_block_give_the_model_again(small, name):
     model, row = small(name), references.tokens(9).tolist()
+    whole = model.logits([row, row[:4]])
+    decoded = jax.jit(lambda split: split.decode(split.embed(jnp.arange(2))))
     for site in ("residual", "mlp_down"):
-        cut = model.split([row, row[:4]], 1, site=site)
-        logits = cut.decode(cut.embed(jnp.arange(2)))
-        for found, alone in zip(logits, (row, row[:4]), strict=True):
-            np.testing.assert_allclose(found, model.logits([alone])[0][-1], atol=2e-5)
+        for found, logits in zip(decoded(model.split([row, row[:4]], 1, site=site)), whole, strict=True):
+            np.testing.assert_allclose(found, logits[-1], atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt_neox", "granite"])
@@ -308,7 +308,7 @@ def test_a_change_of_the_down_projection_is_that_of_its_weights(small, name):
     weights = parameters["blocks.down"][1].T
     bias = parameters.get("blocks.down_bias", jnp.zeros((2, weights.shape[0])))[1]
     steering = ufm.Steering({1: ufm.Weight(weights, bias)}, site="mlp_down")
-    found = ufm.steer(model.split([row]), [0], steering, 1.0)
+    found = jax.jit(lambda split: ufm.steer(split, jnp.arange(1), steering, 1.0))(model.split([row]))
     for part in ("blocks.down", "blocks.down_bias"):
         if part in parameters:
             parameters[part] = parameters[part].at[1].multiply(2)
