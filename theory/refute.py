@@ -174,7 +174,7 @@ def _tamest(batch: Any, values: np.ndarray) -> tuple[float, Any, tuple[tuple[flo
 
 def pick(batch: Any, k: int) -> Any:
     """The k-th instance of a batch, in NumPy."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf[k]), batch)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[k], batch)
 
 
 def guarded(margin: Margin, hypotheses: tuple[Margin, ...], domain: Domain, design: Any, parameters: Any) -> jax.Array:

@@ -34,6 +34,9 @@ FAMILIES = {"ordinary": ordinary, "tiny": tiny, "tied": tied, "close": close_tog
 ALPHAS = [0.0, 0.3, -2.7, 50.0, -1e6, 1e6]
 MEMBERS = np.array([True, False, True, False, False, True, False])
 
+# As programs: operation by operation, each would be compiled by itself.
+peaks, strength_of_mean = jax.jit(tilting.peaks), jax.jit(tilting.strength_of_mean)
+
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 strengths = pytest.mark.parametrize("alpha", ALPHAS)
 
@@ -90,10 +93,10 @@ def test_rare_concepts_keep_their_precision():
 def test_derivatives_form_a_chain():
     """A' = E[M], A'' = Var[M], (logit F_C)' = mu_C - mu_{C^c}; and lemma B.5 for the probabilities."""
     args, members = tuple(map(jnp.asarray, ordinary())), jnp.asarray(MEMBERS)
-    first = jax.grad(lambda a: tilting.log_partition(*args, a))
-    second = jax.grad(first)
-    of_concept = jax.grad(lambda a: tilting.concept_log_odds(*args, a, members))
-    of_tokens = jax.jacfwd(lambda a: jnp.exp(tilting.log_probabilities(*args, a)))
+    first = jax.jit(jax.grad(lambda a: tilting.log_partition(*args, a)))
+    second = jax.jit(jax.grad(first))
+    of_concept = jax.jit(jax.grad(lambda a: tilting.concept_log_odds(*args, a, members)))
+    of_tokens = jax.jit(jax.jacfwd(lambda a: jnp.exp(tilting.log_probabilities(*args, a))))
     for alpha in (-3.0, 0.0, 1.3):
         np.testing.assert_allclose(first(alpha), tilting.mean(*args, alpha), rtol=1e-13)
         np.testing.assert_allclose(second(alpha), tilting.variance(*args, alpha), rtol=1e-12)
@@ -117,7 +120,7 @@ def test_tilting_is_what_steering_does():
 @families
 def test_peaks_are_the_roots(family):
     log_p, m = family()
-    got = np.asarray(jax.jit(tilting.peaks)(jnp.asarray(log_p), jnp.asarray(m)))
+    got = np.asarray(peaks(jnp.asarray(log_p), jnp.asarray(m)))
     for z in range(7):
         if m[z] == m.max():
             assert got[z] == np.inf
@@ -133,9 +136,9 @@ def test_peaks_are_where_each_probability_is_largest():
     grid = np.linspace(-40, 40, 80001)
     best = grid[np.argmax(oracles.softmax(log_p + grid[:, None] * m), axis=0)]
     inner = (m < m.max()) & (m > m.min())
-    peaks = np.asarray(tilting.peaks(jnp.asarray(log_p), jnp.asarray(m)))
-    assert (np.abs(peaks[inner]) < 40).all()
-    np.testing.assert_allclose(peaks[inner], best[inner], atol=1e-3)
+    found = np.asarray(peaks(jnp.asarray(log_p), jnp.asarray(m)))
+    assert (np.abs(found[inner]) < 40).all()
+    np.testing.assert_allclose(found[inner], best[inner], atol=1e-3)
 
 
 def test_peaks_of_two_tokens_and_of_a_constant():
@@ -153,19 +156,19 @@ def test_peaks_are_differentiable():
     def finite(point):
         return tilting.peaks(point[0], point[1])[inner]
 
-    point, step = jnp.asarray([log_p, m]), 1e-5
-    moves = step * jnp.eye(14).reshape(14, 2, 7)
+    point, step = np.asarray([log_p, m]), 1e-5
+    moves = step * np.eye(14).reshape(14, 2, 7)
     differences = [np.asarray(finite(point + move) - finite(point - move)) / (2 * step) for move in moves]
     expected = np.stack(differences, axis=-1).reshape(-1, 2, 7)
-    np.testing.assert_allclose(jax.jacrev(finite)(point), expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(jax.jacfwd(finite)(point), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(finite))(point), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(finite))(point), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_peaks_in_float32():
     log_p, m = ordinary()
     with jax.enable_x64(False):
-        got = np.asarray(tilting.peaks(jnp.asarray(log_p, jnp.float32), jnp.asarray(m, jnp.float32)))
-    np.testing.assert_allclose(got, tilting.peaks(jnp.asarray(log_p), jnp.asarray(m)), rtol=1e-4)
+        got = np.asarray(peaks(jnp.asarray(log_p, jnp.float32), jnp.asarray(m, jnp.float32)))
+    np.testing.assert_allclose(got, peaks(jnp.asarray(log_p), jnp.asarray(m)), rtol=1e-4)
 
 
 @families
@@ -219,4 +222,4 @@ def test_the_strength_of_a_mean_is_the_inverse_of_the_mean():
     log_p, m = jax.nn.log_softmax(jnp.asarray(rng.normal(size=7))), jnp.asarray(rng.normal(size=7))
     for alpha in (-4.0, -0.3, 0.0, 2.0):
         value = float(np.exp(tilting.log_probabilities(log_p, m, alpha)) @ np.asarray(m))
-        assert float(tilting.strength_of_mean(log_p, m, value)) == pytest.approx(alpha, abs=1e-9)
+        assert float(strength_of_mean(log_p, m, value)) == pytest.approx(alpha, abs=1e-9)
