@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
+LONG = {"_train": {"xla_backend_optimization_level": 1}}
+"""More options, by the name of a function: of programs that run for so long that some optimisation pays."""
+
 JIT = jax.jit
 
 
@@ -36,7 +39,8 @@ class Program:
         # Not the attributes of a function that wraps a program: they are those of that program.
         functools.update_wrapper(self, function, updated=())
         self.plain = JIT(function, **keywords)
-        self.hasty = functools.cache(lambda: JIT(function, compiler_options=options(), **keywords))
+        more = LONG.get(getattr(function, "__name__", ""), {})
+        self.hasty = functools.cache(lambda: JIT(function, compiler_options=options() | more, **keywords))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         # JAX takes options of programs that are called, not of those that are traced.
