@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
+from ufm._batches import map_in_batches
 from ufm._check import MOST_READ, finite, require, typed
 from ufm.precision import wide
 from ufm.steering import RESIDUAL, Steering, as_steering, require_sites
@@ -327,22 +327,9 @@ def pairs(
 
     def of_context(i):
         own = prefix(i)
-        return _mapped(lambda alpha: function(own, alpha), alphas, chunk)
+        return map_in_batches(lambda alpha: function(own, alpha), alphas, chunk)
 
-    return _mapped(of_context, jnp.arange(n), at_a_time)
-
-
-def _mapped(function: Callable[[Any], Any], given: Array, most: int) -> Any:
-    """A function of all rows, at most so many at a time: in equal parts, so that one program serves all of them."""
-    n = given.shape[0]
-    rounds = -(-n // most)
-    if rounds == 1:
-        return jax.vmap(function)(given)
-    size = -(-n // rounds)
-    # The last part is filled up with the last row.
-    rows = given[jnp.minimum(jnp.arange(rounds * size), n - 1)].reshape(rounds, size, *given.shape[1:])
-    out = lax.map(jax.vmap(function), rows)
-    return jax.tree.map(lambda leaf: leaf.reshape(rounds * size, *leaf.shape[2:])[:n], out)
+    return map_in_batches(of_context, jnp.arange(n), at_a_time)
 
 
 def strengths(alphas: Any) -> Float[Array, "K *k"]:

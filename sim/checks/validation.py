@@ -29,6 +29,7 @@ from sim.measure.losses import Text, loss_increases, loss_moments
 from sim.output import settings
 from theory import arc
 from ufm import Add, Steering
+from ufm._batches import map_in_batches
 from ufm._check import require
 from ufm.steerable import one_of
 
@@ -411,7 +412,7 @@ def _approach(cut: Split, out: Readout, v: Array, count: int) -> dict[str, Array
         added = cut.before_norm(nothing, steering, huge) - huge * v
         ones = jnp.ones(())
         leading = jax.jvp(lambda t: cut.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
-        return *jax.lax.map(at, sizes, batch_size=cut.together), jnp.max(jnp.abs(leading))
+        return *map_in_batches(at, sizes, cut.together), jnp.max(jnp.abs(leading))
 
     both = [of(sign, out.limit(v, sign)) for sign in (-1, 1)]
     distance, beyond, bound, leading = (jnp.stack(parts) for parts in zip(*both, strict=True))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ufm._batches import map_in_batches
 from ufm.measures import slopes, variance
 from ufm.steerable import at_once, finite_at
 from ufm.steering import Steering, as_steering
@@ -70,7 +71,7 @@ def increases(
             rise = new_total - total
             return rise - (new_chosen - chosen), rise - jnp.sum(p * (logits - base), axis=-1)
 
-        return jax.lax.map(more, alphas, batch_size=min(split.together, at_once(split, state)))
+        return map_in_batches(more, alphas, min(split.together, at_once(split, state)))
 
     return jax.lax.map(of, jnp.arange(split.n_contexts))
 
@@ -85,7 +86,7 @@ def first_losses(split: Any) -> Float[Array, "n t"]:
         return jax.nn.logsumexp(logits, axis=-1) - chosen
 
     together = max(1, split.budget // split.activation_size)
-    return jax.lax.map(of, jnp.arange(split.n_contexts), batch_size=min(together, split.n_contexts))
+    return map_in_batches(of, jnp.arange(split.n_contexts), together)
 
 
 class Text(NamedTuple):
