@@ -169,7 +169,7 @@ def language_model(seed: int = 0) -> Figures:
     """
     prompt, v = _swept_prompt(seed)
     lm = load(fetch.NAME, progress=False)
-    layers = lm.architecture.layers
+    layers = lm.config.num_layers
     alphas, v = jnp.linspace(-200.0, 200.0, SWEPT), jnp.asarray(v)
     cut = lm.split([prompt], 0)
 
@@ -227,7 +227,7 @@ def last_token(seed: int = 0) -> Figures:
     """
     prompt, v = _swept_prompt(seed)
     lm = load(fetch.NAME, progress=False)
-    steering = Steering({lm.architecture.layers // 2: Add(jnp.asarray(v))}, tokens=Last())
+    steering = Steering({lm.config.num_layers // 2: Add(jnp.asarray(v))}, tokens=Last())
     kept, parts = lm.split([prompt]).prepared(steering)
     whole, alphas = replace(kept, start=0), jnp.linspace(-200.0, 200.0, SWEPT)
 
@@ -348,10 +348,10 @@ def experiments(seed: int = 0) -> Figures:
     after each of these. Programs are compiled, and the other side warmed up, before.
     """
     lm, (prompt, v) = load(fetch.NAME, progress=False), _swept_prompt(seed)
-    a = lm.architecture
+    a = lm.config
     push, few, many = jnp.asarray(v), jnp.linspace(-100.0, 100.0, 32), jnp.linspace(-200.0, 200.0, 128)
     rows, texts = _random_rows(BLOCKS, BLOCK), _random_rows(TEXTS, PROMPT_TOKENS)
-    odds, limits = jnp.zeros(a.vocabulary), jnp.zeros((2, a.vocabulary))
+    odds, limits = jnp.zeros(a.vocab_size), jnp.zeros((2, a.vocab_size))
     sampling = Sampling(0.9, 50, 0.95)
 
     def curves(layer: int) -> Any:
@@ -361,9 +361,9 @@ def experiments(seed: int = 0) -> Figures:
     def costs(layer: int) -> Any:
         return losses.increases(*lm.split(rows, last_only=False).prepared(Steering({layer: Add(push)})), few)
 
-    layers, half = (a.layers // 4, a.layers // 2, a.layers - 1), a.layers // 2
+    layers, half = (a.num_layers // 4, a.num_layers // 2, a.num_layers - 1), a.num_layers // 2
     # As deep on average as all layers are.
-    every = [*range(0, half, 2), *range(half, a.layers, 2)]
+    every = [*range(0, half, 2), *range(half, a.num_layers, 2)]
     figures: Figures = {}
     with _torch() as other:
         theirs = {
@@ -372,12 +372,14 @@ def experiments(seed: int = 0) -> Figures:
             "vectors": other(_states_seconds),
             "generation": other(_generated_seconds),
         }
-        curves(0), curves(a.layers - 1)
+        curves(0), curves(a.num_layers - 1)
         ours = {
             "next-token": sum(_once(curves, layer) for layer in tqdm(every, desc="next-token", unit="layer", disable=None)),
             "cross-entropy": sum(_median_seconds(costs, layer) for layer in layers),
             "vectors": _median_seconds(vectors.text_means, lm, texts, PROMPT_TOKENS),
-            "generation": _median_seconds(lambda: lm.generate(texts, new=NEW, sampling=sampling, stop=False).tokens),
+            "generation": _median_seconds(
+                lambda: lm.generate(texts, max_new_tokens=NEW, sampling=sampling, stop=False).tokens
+            ),
         }
     for name, seconds in ours.items():
         figures |= {f"{name}, seconds": seconds}

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.families import from_config
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel, random_model
@@ -158,29 +158,29 @@ GENERATED = ("generation of one", "generation together")
 
 def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callable[[], Any], float]]:
     """What is timed, by name: a function, and how many operations it takes at least."""
-    a, rng = lm.architecture, np.random.default_rng(seed)
-    v, last = jnp.asarray(rng.normal(size=a.width), jnp.float32), a.layers - 1
+    a, rng = lm.config, np.random.default_rng(seed)
+    v, last = jnp.asarray(rng.normal(size=a.d_model), jnp.float32), a.num_layers - 1
     prompt, rows = _rows(a, 1, sizes.prompt), _rows(a, sizes.blocks, sizes.block)
     texts, few = _rows(a, sizes.texts, sizes.text), _rows(a, sizes.together, sizes.prompt)
     alphas, costs = jnp.linspace(-200.0, 200.0, sizes.strengths), jnp.linspace(-100.0, 100.0, sizes.costs)
-    odds, limits = jnp.zeros(a.vocabulary), jnp.zeros((2, a.vocabulary))
+    odds, limits = jnp.zeros(a.vocab_size), jnp.zeros((2, a.vocab_size))
     block, unembedding = operations(a)
 
     def curves(layer: int) -> Callable[[], Any]:
         cut, steering = lm.split(prompt).prepared(Steering({layer: Add(v)}))
-        return lambda: next_token.swept(cut, steering, alphas, odds, limits, kept=min(sizes.kept, a.vocabulary))
+        return lambda: next_token.swept(cut, steering, alphas, odds, limits, kept=min(sizes.kept, a.vocab_size))
 
     def of_curves(layer: int) -> float:
         return sizes.strengths * (sizes.prompt * block * (last - layer) + unembedding)
 
     def generated(prompts: list[list[int]]) -> Callable[[], Any]:
         sampling = Sampling(0.9, 50, 0.95)
-        return lambda: lm.generate(prompts, new=sizes.new, sampling=sampling, stop=False).tokens
+        return lambda: lm.generate(prompts, max_new_tokens=sizes.new, sampling=sampling, stop=False).tokens
 
     def of_generated(count: int) -> float:
-        return count * ((sizes.prompt + sizes.new) * block * a.layers + sizes.new * unembedding)
+        return count * ((sizes.prompt + sizes.new) * block * a.num_layers + sizes.new * unembedding)
 
-    middle = a.layers // 2
+    middle = a.num_layers // 2
     whole, steering = lm.split(rows, last_only=False).prepared(Steering({middle: Add(v)}))
     tokens = sizes.blocks * sizes.costs * sizes.block
     return {
@@ -193,21 +193,21 @@ def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callabl
         ),
         "vectors": (
             lambda: vectors.text_means(lm, texts, sizes.text),
-            sizes.texts * sizes.text * block * a.layers,
+            sizes.texts * sizes.text * block * a.num_layers,
         ),
         GENERATED[0]: (generated(prompt), of_generated(1)),
         GENERATED[1]: (generated(few), of_generated(sizes.together)),
     }
 
 
-def operations(a: Architecture) -> tuple[float, float]:
+def operations(a: Config) -> tuple[float, float]:
     """Operations of one token in the products of a block, and in the unembedding."""
     matrices = [shape for name, shape in shapes(a).items() if name.startswith("blocks.") and len(shape) == 3]
-    return 2.0 * sum(rows * columns for _, rows, columns in matrices), 2.0 * a.width * a.vocabulary
+    return 2.0 * sum(rows * columns for _, rows, columns in matrices), 2.0 * a.d_model * a.vocab_size
 
 
-def _rows(a: Architecture, count: int, length: int) -> list[list[int]]:
-    return np.random.default_rng(0).integers(0, a.vocabulary, (count, length)).tolist()
+def _rows(a: Config, count: int, length: int) -> list[list[int]]:
+    return np.random.default_rng(0).integers(0, a.vocab_size, (count, length)).tolist()
 
 
 def median_seconds(work: Callable[[], Any], runs: int = 3) -> float:
@@ -235,7 +235,7 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16).eval()
     a = from_config(config)
-    push, alphas = torch.randn(a.width, device=device, dtype=torch.bfloat16), [torch.zeros(1, 1, 1, device=device)]
+    push, alphas = torch.randn(a.d_model, device=device, dtype=torch.bfloat16), [torch.zeros(1, 1, 1, device=device)]
 
     def steered(module: Any, given: Any, out: Any) -> Any:
         del module, given
@@ -278,11 +278,11 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
     one, several = torch.full((1, 1, 1), 2.0, device=device), torch.linspace(-200, 200, sizes.batch, device=device)
     found: dict[str, float] = {}
     with torch.no_grad():
-        for what, layer in (("first layer", 0), ("middle layer", a.layers // 2), ("last block", a.layers - 1)):
+        for what, layer in (("first layer", 0), ("middle layer", a.num_layers // 2), ("last block", a.num_layers - 1)):
             hook = model.model.layers[layer].register_forward_hook(steered)
             alphas[0] = one
             found[f"next-token, {what}, full passes"] = sizes.strengths * seconds(full_pass, 8)
-            if layer == a.layers // 2:
+            if layer == a.num_layers // 2:
                 found["cross-entropy, full passes"] = sizes.costs * seconds(loss, 8)
             alphas[0] = several[:, None, None]
             found[f"next-token, {what}, batched passes"] = sizes.strengths / sizes.batch * seconds(batched_pass, 3)

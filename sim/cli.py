@@ -266,7 +266,7 @@ def train(
     from sim.experiments.gpt.training import train as run
 
     documents = corpora.manual() if text is None else corpora.read_documents(text)
-    settings = Settings(layers=layers, width=width, steps=steps, warm_up=min(100, steps // 10), seed=seed)
+    settings = Settings(num_layers=layers, d_model=width, steps=steps, warm_up=min(100, steps // 10), seed=seed)
     result = run(out, corpora.in_both_cases(documents) if both_cases else documents, settings)
     typer.echo(f"loss {result.losses[-20:].mean():.3f} nats per token at the end, {result.held_out:.3f} on text held out")
     typer.echo(f"the model is in {out / 'model'}, for sim.bridge.model.load")

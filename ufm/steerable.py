@@ -97,7 +97,7 @@ def steer(
     contexts: Int[Array, "*n"] | np.ndarray | Sequence[int],
     steering: Any,
     alpha: Any,
-) -> Float[Array, "*n V"]:
+) -> Float[Array, "..."]:
     """Logits of the steered model; of a vector v, ``f_alpha(c_j) = decode(h_j + alpha v)`` (S, section 3.1).
 
     Args:

@@ -13,18 +13,18 @@ Norm = Literal["rms", "layer"]
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Config:
     """A decoder-only transformer. Hashable, so that it is part of a compiled program's key.
 
     Attributes:
         family: a key of `sim.bridge.families.FAMILIES`.
-        vocabulary: V.
-        width: d, of the residual stream.
-        layers: L, the number of blocks.
-        heads, kv_heads: of queries; of keys and values (grouped-query attention if fewer).
-        head_dim: of a head; ``heads * head_dim`` need not be d.
-        hidden: width of the MLP.
-        context: the longest sequence.
+        vocab_size: V.
+        d_model: d, of the residual stream.
+        num_layers: L, the number of blocks.
+        num_heads, num_kv_heads: of queries; of keys and values (grouped-query attention if fewer).
+        head_dim: of a head; ``num_heads * head_dim`` need not be d.
+        d_mlp: width of the MLP.
+        max_seq_len: the longest sequence.
         norm, eps: of all norms.
         activation, gated: of the MLP, ``down(act(gate x) * up x)`` if gated, else ``down(act(up x))``.
         learned_positions: added to the embedding; otherwise positions are rotary.
@@ -36,7 +36,7 @@ class Architecture:
         qk_norm: whether queries and keys are normalised.
         whole_qk_norm: whether that is over all heads at once and not head by head.
         pre_norm: whether a norm is before attention and MLP.
-        sandwich: whether a norm follows attention and MLP.
+        post_norm: whether a norm follows attention and MLP.
         parallel: whether the MLP reads the stream that attention reads, and not the one after it.
         query_scale: what attention logits are multiplied with.
         embedding_scale: what embeddings are multiplied with.
@@ -47,14 +47,14 @@ class Architecture:
     """
 
     family: str
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
+    vocab_size: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
     head_dim: int
-    hidden: int
-    context: int
+    d_mlp: int
+    max_seq_len: int
     norm: Norm = "rms"
     eps: float = 1e-6
     activation: Activation = "silu"
@@ -70,7 +70,7 @@ class Architecture:
     qk_norm: bool = False
     whole_qk_norm: bool = False
     pre_norm: bool = True
-    sandwich: bool = False
+    post_norm: bool = False
     parallel: bool = False
     query_scale: float = 1.0
     embedding_scale: float = 1.0
@@ -95,4 +95,4 @@ class Architecture:
     def switch(self) -> int | None:
         """The length beyond which a sequence has other rotary frequencies; None if there is none that the context holds."""
         found = [rope.original for rope in self.ropes if rope.scaling == "longrope" and rope.long != rope.divisors]
-        return found[0] if found and found[0] < self.context else None
+        return found[0] if found and found[0] < self.max_seq_len else None

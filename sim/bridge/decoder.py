@@ -18,7 +18,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from ufm.normalised import norm
 from ufm.precision import of_products, wide
 
@@ -87,7 +87,7 @@ class Decoder(nnx.Module):
     """A decoder-only transformer of any of the families.
 
     Attributes:
-        architecture: what it is made of.
+        config: what it is made of.
         dtype: of the computation; norms, softmax and logits are in float32 at least.
         fast: whether products of float32 may be as short as the device likes (`ufm.precision`).
         embedding, positions, unembedding, norm, norm_bias: parameters; those that the architecture has.
@@ -101,10 +101,10 @@ class Decoder(nnx.Module):
     norm_bias: nnx.Param
 
     def __init__(
-        self, architecture: Architecture, parameters: dict[str, Any], *, dtype: DTypeLike = jnp.float32, fast: bool = False
+        self, config: Config, parameters: dict[str, Any], *, dtype: DTypeLike = jnp.float32, fast: bool = False
     ) -> None:
         """From parameters by path, as `shapes` lists them."""
-        self.architecture, self.dtype, self.fast = architecture, jnp.dtype(dtype), fast
+        self.config, self.dtype, self.fast = config, jnp.dtype(dtype), fast
         for name, value in parameters.items():
             if "." not in name:
                 setattr(self, name, nnx.Param(value))
@@ -113,13 +113,13 @@ class Decoder(nnx.Module):
     def __call__(self, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
         """The logits at every position of unsteered contexts."""
         place = self.place(seen)
-        return self.logits(self.run(self.embed(tokens, place.positions), place, 0, self.architecture.layers))
+        return self.logits(self.run(self.embed(tokens, place.positions), place, 0, self.config.num_layers))
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
     def embed(self, tokens: Int[Array, "n T"], positions: Int[Array, "n T"]) -> Float[Array, "n T d"]:
         """The residual stream before the first block."""
-        a = self.architecture
+        a = self.config
         x = self.embedding[...][tokens].astype(self.dtype)
         if a.embedding_scale != 1:
             # Gemma was trained with a factor that is rounded to the type of the embedding.
@@ -167,7 +167,7 @@ class Decoder(nnx.Module):
             at: which of its t positions is asked for.
             act: what is done at the sites of the block, of this position alone.
         """
-        i = self.architecture.layers - 1
+        i = self.config.num_layers - 1
         one = self.block(i)
 
         def only(values: Array) -> Array:
@@ -188,7 +188,7 @@ class Decoder(nnx.Module):
 
     def logits(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Last norm and unembedding."""
-        a = self.architecture
+        a = self.config
         x = self.normalise(x, self, "norm")
         matrix = (self.embedding if a.tied else self.unembedding)[...].astype(self.dtype)
         kind = jnp.promote_types(self.dtype, jnp.float32)
@@ -225,9 +225,9 @@ class Decoder(nnx.Module):
 
     def keys_values(self, one, i, h, turns):
         """Keys, turned to their positions, and values, ``[n, k, T, h]``: heads first, as attention reads them."""
-        a = self.architecture
-        key = self._heads(h, one, "key", a.kv_heads)
-        value = self._project(h, one, "value").reshape(*h.shape[:-1], a.kv_heads, a.head_dim)
+        a = self.config
+        key = self._heads(h, one, "key", a.num_kv_heads)
+        value = self._project(h, one, "value").reshape(*h.shape[:-1], a.num_kv_heads, a.head_dim)
         return heads_first(self._turned(key, i, turns)), heads_first(value)
 
     def attention(self, one, i, h, key, value, place):
@@ -240,10 +240,10 @@ class Decoder(nnx.Module):
             key, value: those that `place.keys` speaks of, ``[n, k, S, h]``.
             place: where the tokens of h are, and what they can attend to.
         """
-        a = self.architecture
-        query = self._turned(self._heads(h, one, "query", a.heads), i, place.turns)
+        a = self.config
+        query = self._turned(self._heads(h, one, "query", a.num_heads), i, place.turns)
         n, t = h.shape[:2]
-        grouped = query.reshape(n, t, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
+        grouped = query.reshape(n, t, a.num_kv_heads, a.num_heads // a.num_kv_heads, a.head_dim)
         window = self._window(i)
         scores, mask = _scores(grouped, key, self._precision), place.keys.visible(place.positions, window)
         past = place.past
@@ -260,11 +260,13 @@ class Decoder(nnx.Module):
             before, own = jnp.split(shares, [past.key.shape[-2]], axis=-1)
             mixed = jnp.einsum("nkgts,nksh->ntkgh", before, past.value[:, i], precision=self._precision)
             mixed = mixed + _mixed(own, value, self._precision)
-        return self.after(self._project(mixed.reshape(n, t, a.heads * a.head_dim), one, "out"), one, "after_attention_norm")
+        return self.after(
+            self._project(mixed.reshape(n, t, a.num_heads * a.head_dim), one, "out"), one, "after_attention_norm"
+        )
 
     def _heads(self, h, one, name, count):
         """Queries or keys, head by head, normalised where the architecture has it."""
-        a = self.architecture
+        a = self.config
         x = self._project(h, one, name)
         if a.whole_qk_norm:
             x = self.normalise(x, one, f"{name}_norm")
@@ -281,7 +283,7 @@ class Decoder(nnx.Module):
             act: what is done at the sites of the block.
             read: the stream before attention, which the MLP reads in an architecture whose MLP is parallel to it.
         """
-        a = self.architecture
+        a = self.config
         h = self.before(read if a.parallel else x, one, "mlp_norm")
         inner = self._project(h, one, "up")
         inner = _act(self._project(h, one, "gate"), a.activation) * inner if a.gated else _act(inner, a.activation)
@@ -292,16 +294,16 @@ class Decoder(nnx.Module):
 
     def before(self, x, one, name):
         """What attention or MLP read: the stream, through the norm of that name if there is one."""
-        return self.normalise(x, one, name) if self.architecture.pre_norm else x
+        return self.normalise(x, one, name) if self.config.pre_norm else x
 
     def after(self, added, one, name):
         """What attention or MLP add: their output, through the norm of that name if there is one, and scaled."""
-        a = self.architecture
-        return _scaled(self.normalise(added, one, name) if a.sandwich else added, a.residual_scale)
+        a = self.config
+        return _scaled(self.normalise(added, one, name) if a.post_norm else added, a.residual_scale)
 
     def normalise(self, x: Float[Array, "*n d"], holder: Any, name: str) -> Float[Array, "*n d"]:
         """The norm of that name, computed in float32 at least."""
-        a = self.architecture
+        a = self.config
         x = wide(x)
         gamma = getattr(holder, name)[...].astype(x.dtype)
         bias = getattr(holder, f"{name}_bias")[...].astype(x.dtype) if a.norm == "layer" else None
@@ -313,7 +315,7 @@ class Decoder(nnx.Module):
         A last kind turns nothing, where there are layers without positions. Where frequencies depend on the length of a
         sequence, the last of its positions tells.
         """
-        a = self.architecture
+        a = self.config
         if not a.ropes:
             return None
 
@@ -333,7 +335,7 @@ class Decoder(nnx.Module):
     def _turned(self, x: Float[Array, "n T k h"], i: Index, turns: Any) -> Float[Array, "n T k h"]:
         if turns is None:
             return x
-        kinds = self.architecture.rotation_of_layer
+        kinds = self.config.rotation_of_layer
         which = jnp.asarray(kinds)[i] if any(kinds) else 0
         cos, sin = (t[which][:, :, None, :].astype(x.dtype) for t in turns)
         pairs = cos.shape[-1]
@@ -342,7 +344,7 @@ class Decoder(nnx.Module):
         return jnp.concatenate([*turned, rest] if rest.shape[-1] else turned, axis=-1)
 
     def _window(self, i: Index) -> Index | None:
-        windows = self.architecture.windows
+        windows = self.config.windows
         if not any(windows):
             return None
         return jnp.asarray([window or jnp.iinfo(jnp.int32).max for window in windows])[i]

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sim.bridge import rope
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.config_file import Settings
 from ufm._check import require
 
 
-def from_config(config: Mapping[str, Any]) -> Architecture:
+def from_config(config: Mapping[str, Any]) -> Config:
     """The architecture of a Hugging Face `config.json`.
 
     Raises:
@@ -34,9 +34,9 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
         given |= {key: config[key] for key in ("tie_word_embeddings",) if key in config}
     for holder in (config, given):
         _refuse_quantised(holder)
-    architecture = FAMILIES[family](Settings(given, DEFAULTS["gemma3_text" if family == "gemma3" else family]))
-    _check(architecture)
-    return architecture
+    read = FAMILIES[family](Settings(given, DEFAULTS["gemma3_text" if family == "gemma3" else family]))
+    _check(read)
+    return read
 
 
 def is_mixture(kind: str, config: Mapping[str, Any]) -> bool:
@@ -183,13 +183,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 def _common(s: Settings, family: str, names: Mapping[str, str]) -> dict[str, Any]:
     """What is read alike for every family; `names` are its own for settings that most families call by other names."""
-    sizes = {"width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
-    sizes |= {"vocabulary": "vocab_size", "context": "max_position_embeddings"}
+    sizes = {"d_model": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}
+    sizes |= {"vocab_size": "vocab_size", "max_seq_len": "max_position_embeddings"}
     read = {field: s.whole(names.get(name, name)) for field, name in sizes.items()}
-    return {"family": family, **read, "windows": (None,) * read["layers"], "tied": s.flag("tie_word_embeddings")}
+    return {"family": family, **read, "windows": (None,) * read["num_layers"], "tied": s.flag("tie_word_embeddings")}
 
 
-def _gpt_like(s: Settings, family: str, names: Mapping[str, str], **other: Any) -> Architecture:
+def _gpt_like(s: Settings, family: str, names: Mapping[str, str], **other: Any) -> Config:
     """What GPT-2 and GPT-NeoX share: LayerNorm, no gate, keys for every head, biases in the MLP.
 
     Args:
@@ -199,12 +199,12 @@ def _gpt_like(s: Settings, family: str, names: Mapping[str, str], **other: Any) 
         other: what is the family's own.
     """
     common = _common(s, family, names)
-    width, heads = common["width"], common["heads"]
+    width, heads = common["d_model"], common["num_heads"]
     require(width % heads == 0, names.get("hidden_size", "hidden_size"), f"a multiple of the {heads} heads", width)
-    return Architecture(
+    return Config(
         **{
             **common,
-            "kv_heads": heads,
+            "num_kv_heads": heads,
             "head_dim": width // heads,
             "norm": "layer",
             "eps": s.number(names.get("layer_norm_eps", "layer_norm_eps")),
@@ -217,7 +217,7 @@ def _gpt_like(s: Settings, family: str, names: Mapping[str, str], **other: Any) 
     )
 
 
-def _gpt2(s: Settings) -> Architecture:
+def _gpt2(s: Settings) -> Config:
     names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
     names |= {"max_position_embeddings": "n_positions"}
     # The names that most families have stand for those of this one.
@@ -229,7 +229,7 @@ def _gpt2(s: Settings) -> Architecture:
         s,
         "gpt2",
         names,
-        hidden=s.maybe_whole("n_inner") or 4 * s.whole("n_embd"),
+        d_mlp=s.maybe_whole("n_inner") or 4 * s.whole("n_embd"),
         learned_positions=True,
         qkv_bias=True,
         out_bias=True,
@@ -237,16 +237,16 @@ def _gpt2(s: Settings) -> Architecture:
     )
 
 
-def _llama_like(s: Settings, family: str, **other: Any) -> Architecture:
+def _llama_like(s: Settings, family: str, **other: Any) -> Config:
     """What Llama and its descendants share."""
     common = _common(s, family, {})
-    head_dim = other.pop("head_dim", None) or s.maybe_whole("head_dim") or max(1, common["width"] // common["heads"])
-    return Architecture(
+    head_dim = other.pop("head_dim", None) or s.maybe_whole("head_dim") or max(1, common["d_model"] // common["num_heads"])
+    return Config(
         **{
             **common,
-            "kv_heads": s.maybe_whole("num_key_value_heads") or common["heads"],
+            "num_kv_heads": s.maybe_whole("num_key_value_heads") or common["num_heads"],
             "head_dim": head_dim,
-            "hidden": s.whole("intermediate_size"),
+            "d_mlp": s.whole("intermediate_size"),
             "eps": s.number("rms_norm_eps"),
             "activation": other.get("activation") or s.activation("hidden_act"),
             "rope": other.get("rope") or rope.read(s),
@@ -261,7 +261,7 @@ def _biases(s: Settings, *, mlp: bool = False) -> dict[str, bool]:
     return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": mlp and s.flag("mlp_bias")}
 
 
-def _llama(s: Settings) -> Architecture:
+def _llama(s: Settings) -> Config:
     return _llama_like(s, "llama", **_biases(s, mlp=True))
 
 
@@ -275,39 +275,39 @@ def _everywhere(s: Settings) -> tuple[int | None, ...]:
     return windows
 
 
-def _mistral(s: Settings) -> Architecture:
+def _mistral(s: Settings) -> Config:
     return _llama_like(s, "mistral", windows=_everywhere(s))
 
 
-def _qwen(s: Settings, family: str, **other: Any) -> Architecture:
+def _qwen(s: Settings, family: str, **other: Any) -> Config:
     layers, first = s.whole("num_hidden_layers"), s.whole("max_window_layers", least=0)
     window = s.maybe_whole("sliding_window") if s.flag("use_sliding_window") else None
     windows = s.windows(layers, window, [window is not None and i >= first for i in range(layers)])
     return _llama_like(s, family, windows=windows, **other)
 
 
-def _qwen2(s: Settings) -> Architecture:
+def _qwen2(s: Settings) -> Config:
     return _qwen(s, "qwen2", qkv_bias=True)
 
 
-def _qwen3(s: Settings) -> Architecture:
+def _qwen3(s: Settings) -> Config:
     return _qwen(s, "qwen3", head_dim=s.whole("head_dim"), qk_norm=True, **_biases(s))
 
 
-def _gemma_like(s: Settings, family: str, **other: Any) -> Architecture:
+def _gemma_like(s: Settings, family: str, **other: Any) -> Config:
     """What all Gemma share."""
     s.refuse("use_bidirectional_attention", False)
     more = {"head_dim": s.whole("head_dim"), "embedding_scale": s.whole("hidden_size") ** 0.5, **_biases(s)}
     return _llama_like(s, family, **more, **other)
 
 
-def _gemma(s: Settings) -> Architecture:
+def _gemma(s: Settings) -> Config:
     # The first files say gelu where its approximation is meant.
     activation = "gelu_tanh" if s.get("hidden_act") == "gelu" else s.activation("hidden_act")
     return _gemma_like(s, "gemma", activation=activation)
 
 
-def _gemma_with_windows(s: Settings, family: str, every: int, **other: Any) -> Architecture:
+def _gemma_with_windows(s: Settings, family: str, every: int, **other: Any) -> Config:
     """What the second and third Gemma share.
 
     Args:
@@ -322,7 +322,7 @@ def _gemma_with_windows(s: Settings, family: str, every: int, **other: Any) -> A
         family,
         activation=s.activation("hidden_activation"),
         windows=s.windows(layers, window, [(i + 1) % every != 0 for i in range(layers)]),
-        sandwich=True,
+        post_norm=True,
         query_scale=s.number("query_pre_attn_scalar") ** -0.5,
         attention_softcap=s.maybe("attn_logit_softcapping"),
         final_softcap=s.maybe("final_logit_softcapping"),
@@ -330,11 +330,11 @@ def _gemma_with_windows(s: Settings, family: str, every: int, **other: Any) -> A
     )
 
 
-def _gemma2(s: Settings) -> Architecture:
+def _gemma2(s: Settings) -> Config:
     return _gemma_with_windows(s, "gemma2", 2)
 
 
-def _gemma3(s: Settings) -> Architecture:
+def _gemma3(s: Settings) -> Config:
     return _gemma_with_windows(
         s,
         "gemma3",
@@ -345,11 +345,11 @@ def _gemma3(s: Settings) -> Architecture:
     )
 
 
-def _olmo2(s: Settings) -> Architecture:
-    return _llama_like(s, "olmo2", pre_norm=False, sandwich=True, qk_norm=True, whole_qk_norm=True, **_biases(s))
+def _olmo2(s: Settings) -> Config:
+    return _llama_like(s, "olmo2", pre_norm=False, post_norm=True, qk_norm=True, whole_qk_norm=True, **_biases(s))
 
 
-def _smollm3(s: Settings) -> Architecture:
+def _smollm3(s: Settings) -> Config:
     layers, every = s.whole("num_hidden_layers"), s.whole("no_rope_layer_interval")
     turned = s.get("no_rope_layers")
     if turned is None:
@@ -362,13 +362,13 @@ def _smollm3(s: Settings) -> Architecture:
     return _llama_like(s, "smollm3", windows=windows, unturned=unturned, **_biases(s, mlp=True))
 
 
-def _phi3(s: Settings) -> Architecture:
+def _phi3(s: Settings) -> Config:
     turns = rope.read(s, fraction="partial_rotary_factor", renamed={"su": "longrope", "yarn": "longrope"})
     require(turns.scaling in ("default", "longrope"), "rope_type", "default or longrope, in this family", turns.scaling)
     return _llama_like(s, "phi3", windows=_everywhere(s), rope=turns)
 
 
-def _granite(s: Settings) -> Architecture:
+def _granite(s: Settings) -> Config:
     return _llama_like(
         s,
         "granite",
@@ -380,19 +380,19 @@ def _granite(s: Settings) -> Architecture:
     )
 
 
-def _gpt_neox(s: Settings) -> Architecture:
+def _gpt_neox(s: Settings) -> Config:
     return _gpt_like(
         s,
         "gpt_neox",
         {},
-        hidden=s.whole("intermediate_size"),
+        d_mlp=s.whole("intermediate_size"),
         rope=rope.read(s, theta="rotary_emb_base", fraction="rotary_pct"),
         parallel=s.flag("use_parallel_residual"),
         **_biases(s) | {"mlp_bias": True},
     )
 
 
-FAMILIES: dict[str, Callable[[Settings], Architecture]] = {
+FAMILIES: dict[str, Callable[[Settings], Config]] = {
     "gpt2": _gpt2,
     "llama": _llama,
     "mistral": _mistral,
@@ -411,8 +411,10 @@ FAMILIES: dict[str, Callable[[Settings], Architecture]] = {
 """The known families by the `model_type` of their configuration."""
 
 
-def _check(a: Architecture) -> None:
-    require(a.heads % a.kv_heads == 0, "num_key_value_heads", f"a divisor of the {a.heads} heads", a.kv_heads)
+def _check(a: Config) -> None:
+    require(
+        a.num_heads % a.num_kv_heads == 0, "num_key_value_heads", f"a divisor of the {a.num_heads} heads", a.num_kv_heads
+    )
     for turns in a.ropes:
         pairs = turns.pairs(a.head_dim)
         fits = 0 < 2 * pairs <= a.head_dim and (turns.fraction < 1 or a.head_dim % 2 == 0)

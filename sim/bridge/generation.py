@@ -93,10 +93,10 @@ def generate(
     steering: Steering | None,
     alpha: Float[Array, "n k"],
     *,
-    new: int,
+    max_new_tokens: int,
     sampled: bool,
     sort: int | None = None,
-    each: int = 1,
+    num_return_sequences: int = 1,
 ) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""]]:
     """New tokens after prompts that are padded on the left.
 
@@ -108,27 +108,28 @@ def generate(
         ends: tokens that end a sequence; what follows is filled with the first of them.
         steering: whose parts all have layers; None for nothing.
         alpha: the strength of each part, for each prompt.
-        new: how many tokens at most.
+        max_new_tokens: of each sequence.
         sampled: False for the likeliest token each time, whatever the settings.
         sort: see `sample`.
-        each: continuations of every prompt, which is computed once for all of them: m = n each, in this order.
+        num_return_sequences: continuations of every prompt, which is computed once for all of them: m is n times as
+            many, in this order.
 
     Returns:
         The tokens, how many of each sequence are its own (its end included), and whether all logits were finite on the way;
         where they were not, it stopped.
     """
-    a = decoder.architecture
+    a = decoder.config
     n, t = tokens.shape
-    slots = t + new
+    slots = t + max_new_tokens
 
     def repeated(x, axis=0):
-        return x if each == 1 or x is None else jnp.repeat(x, each, axis=axis)
+        return x if num_return_sequences == 1 or x is None else jnp.repeat(x, num_return_sequences, axis=axis)
 
     positions = positions_of(seen)
-    empty = jnp.zeros((a.layers, n, a.kv_heads, slots, a.head_dim), decoder.dtype)
+    empty = jnp.zeros((a.num_layers, n, a.num_kv_heads, slots, a.head_dim), decoder.dtype)
     # A slot that nothing has been written to is not seen; a generated token sees all that is.
-    places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(new)], axis=1)
-    there = jnp.concatenate([seen, jnp.ones((n, new), bool)], axis=1)
+    places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(max_new_tokens)], axis=1)
+    there = jnp.concatenate([seen, jnp.ones((n, max_new_tokens), bool)], axis=1)
     parts = [] if steering is None else stacks(steering)
 
     def forward(ids, at, keys, steered, cache, first):
@@ -148,8 +149,8 @@ def generate(
                 # What a block reads is taken out before it is written to: of a slice of what has just been written the
                 # compiler makes a second write, into a copy of the whole cache.
                 one_key, one_value = (
-                    lax.dynamic_update_slice(whole[i], new, (0, 0, first, 0))
-                    for whole, new in ((all_keys, key), (all_values, value))
+                    lax.dynamic_update_slice(cached[i], added, (0, 0, first, 0))
+                    for cached, added in ((all_keys, key), (all_values, value))
                 )
                 all_keys = lax.dynamic_update_index_in_dim(all_keys, one_key, i, 0)
                 all_values = lax.dynamic_update_index_in_dim(all_values, one_value, i, 0)
@@ -157,7 +158,7 @@ def generate(
 
             return decoder.through(one, i, x, place, cache=written, act=act), all_keys, all_values
 
-        x, *cache = lax.fori_loop(0, a.layers, step, (decoder.embed(ids, at), *cache))
+        x, *cache = lax.fori_loop(0, a.num_layers, step, (decoder.embed(ids, at), *cache))
         return x, tuple(cache)
 
     def in_prompt(tokens: Tokens) -> Bool[Array, "n T"] | None:
@@ -166,7 +167,7 @@ def generate(
     x, cache = forward(tokens, positions, Slots(places, there), (alpha, in_prompt), (empty, empty), 0)
     last = repeated(only_at(x, last_of(seen))[:, 0])
     cache, alpha, ends_at = tuple(repeated(one, 1) for one in cache), repeated(alpha), repeated(positions[:, -1:])
-    keys, context, n = Slots(repeated(places), repeated(there)), repeated(jnp.arange(n)), n * each
+    keys, context, n = Slots(repeated(places), repeated(there)), repeated(jnp.arange(n)), n * num_return_sequences
 
     def pick(k, x):
         """The next tokens, and of which sequences all logits are finite."""
@@ -179,7 +180,7 @@ def generate(
 
     def unfinished(carry):
         k, _, (_, good), _, _, over = carry
-        return (k < new) & ~jnp.all(over) & jnp.all(good | over)
+        return (k < max_new_tokens) & ~jnp.all(over) & jnp.all(good | over)
 
     def advance(carry):
         k, out, (chosen, _), cache, lengths, over = carry
@@ -195,13 +196,13 @@ def generate(
         x, cache = forward(chosen[:, None], at, keys, (alpha, is_chosen), cache, t + k)
         return k + 1, out, pick(k + 1, x[:, 0]), cache, lengths, over
 
-    out = jnp.full((n, new), ends[0], jnp.int32)
+    out = jnp.full((n, max_new_tokens), ends[0], jnp.int32)
     nothing = jnp.zeros(n, jnp.int32)
     start = (jnp.asarray(0), out, pick(0, last), cache, nothing, jnp.zeros(n, bool))
     k, out, (_, good), _, lengths, over = lax.while_loop(unfinished, advance, start)
     # What comes after the last token is not asked for.
-    return out, lengths, (k >= new) | jnp.all(good | over)
+    return out, lengths, (k >= max_new_tokens) | jnp.all(good | over)
 
 
-compiled = nnx.jit(generate, static_argnames=("new", "sampled", "sort", "each"))
+compiled = nnx.jit(generate, static_argnames=("max_new_tokens", "sampled", "sort", "num_return_sequences"))
 """`generate`, compiled once for each shape."""

@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge import devices, fetch, generation, sharding, tokenizer
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampling
@@ -78,26 +78,21 @@ class LanguageModel:
         return devices.device_of(self.decoder.embedding[...])
 
     @property
-    def architecture(self) -> Architecture:
+    def config(self) -> Config:
         """What the decoder is made of."""
-        return self.decoder.architecture
+        return self.decoder.config
 
     @property
     def parameters(self) -> dict[str, jax.Array]:
         """The parameters by path, as `sim.bridge.parameters.shapes` lists them."""
-        return {name: _leaf(self.decoder, name)[...] for name in shapes(self.architecture)}
-
-    @property
-    def config(self) -> Architecture:
-        """The architecture under the name that other libraries have for it."""
-        return self.architecture
+        return {name: _leaf(self.decoder, name)[...] for name in shapes(self.config)}
 
     def __repr__(self) -> str:
-        a, decoder = self.architecture, self.decoder
+        a, decoder = self.config, self.decoder
         where = ", ".join(sorted({str(device) for device in decoder.embedding[...].devices()}))
         words = "no tokenizer" if self.tokenizer is None else f"{self.tokenizer.size} tokens"
         return (
-            f"LanguageModel({self.name!r}: {a.family}, {a.layers} layers of width {a.width}, {words}, "
+            f"LanguageModel({self.name!r}: {a.family}, {a.num_layers} layers of width {a.d_model}, {words}, "
             f"{jnp.dtype(decoder.dtype).name} on {where})"
         )
 
@@ -123,17 +118,17 @@ class LanguageModel:
         require(len(prompts) > 0, "prompts", "at least one", "none")
         rows = [self._tokens(prompt, k, chat) for k, prompt in enumerate(prompts)]
         ids, seen = tokenizer.pad(rows, side=side, length=length)
-        longest, context = int(seen.sum(axis=1).max()) + room, self.architecture.context
+        longest, context = int(seen.sum(axis=1).max()) + room, self.config.max_seq_len
         require(
             longest <= context, "prompt", f"at most {context} tokens{f' with {room} to follow' if room else ''}", longest
         )
-        switch, lengths = self.architecture.switch, seen.sum(axis=1)
+        switch, lengths = self.config.switch, seen.sum(axis=1)
         if switch is not None and room:
             # Keys that are kept would have been turned by the frequencies of shorter sequences.
             crosses = (lengths <= switch) & (lengths + room - 1 > switch)
             beyond = f"beyond {switch} tokens the model has other rotary frequencies"
             expected = f"longer prompts, or prompts of at most {switch + 1} tokens with the new ones ({beyond})"
-            require(not crosses.any(), "new", expected, room)
+            require(not crosses.any(), "max_new_tokens", expected, room)
         return ids, seen
 
     def _tokens(self, prompt: Any, k: int, chat: bool) -> list[int]:
@@ -154,7 +149,7 @@ class LanguageModel:
 
     def _known(self, ids: list[int]) -> list[int]:
         """Token ids, if the model has them all: a tokenizer may have more."""
-        last = self.architecture.vocabulary - 1
+        last = self.config.vocab_size - 1
         outside = next((i for i in ids if not 0 <= i <= last), None)
         if outside is not None:
             known = self.tokenizer is not None and 0 <= outside < self.tokenizer.size
@@ -170,7 +165,7 @@ class LanguageModel:
             ValueError: as `contexts`; logits that are not finite.
         """
         ids, seen = self.contexts(prompts, chat=chat)
-        numbers = ids.size * self.architecture.vocabulary
+        numbers = ids.size * self.config.vocab_size
         devices.require_room("prompts", numbers * max(4, self.decoder.dtype.itemsize), self.device)
         values = np.asarray(all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(seen)))
         self._require_finite(np.isfinite(values[seen]).all(), ids, seen)
@@ -210,11 +205,11 @@ class LanguageModel:
         most = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
         sides = [self.contexts(texts, chat=chat) for texts in (positive, negative)]
         length, means = max(ids.shape[1] for ids, _ in sides), []
-        together = max(1, most // held_by_blocks(self.architecture, length, length))
+        together = max(1, most // held_by_blocks(self.config, length, length))
         for ids, seen in sides:
             more = ((0, 0), (length - ids.shape[1], 0))
             tokens, there = np.pad(ids, more), np.pad(seen, more)
-            total = np.zeros((self.architecture.layers, self.architecture.width))
+            total = np.zeros((self.config.num_layers, self.config.d_model))
             for k in range(0, len(ids), together):
                 part = slice(k, k + together)
                 found = all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(there[part]))
@@ -260,7 +255,7 @@ class LanguageModel:
         return made
 
     def _layer(self, layer: Any) -> int:
-        last = self.architecture.layers - 1
+        last = self.config.num_layers - 1
         what = f"a block from 0 to {last}"
         require(not isinstance(layer, str), "layer", what, shown(layer))
         found = whole_number("layer", layer)
@@ -271,8 +266,8 @@ class LanguageModel:
         self,
         prompts: Prompts,
         *,
-        new: int = 50,
-        each: int = 1,
+        max_new_tokens: int = 50,
+        num_return_sequences: int = 1,
         sampling: Sampling | None = None,
         seed: int = 0,
         steering: Any = None,
@@ -285,8 +280,8 @@ class LanguageModel:
 
         Args:
             prompts: texts or token ids.
-            new: tokens at most.
-            each: continuations of every prompt, one after the other in what comes back.
+            max_new_tokens: of each continuation.
+            num_return_sequences: continuations of every prompt, one after the other in what comes back.
             sampling: greedy if left out.
             seed: of the randomness.
             steering: what acts while the model reads and writes, such as ``Steering({20: Add(v)})``: every part has a layer.
@@ -299,15 +294,16 @@ class LanguageModel:
             ValueError: as `contexts`; a steering that is made for another model, another number of strengths; logits that
                 are not finite.
         """
-        new, each, seed = whole_number("new", new, 1), whole_number("each", each, 1), whole_number("seed", seed)
+        new, seed = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("seed", seed)
+        copies = whole_number("num_return_sequences", num_return_sequences, 1)
         require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
         ids, seen = self.contexts(prompts, length=length, room=new, chat=chat)
-        a, chosen = self.architecture, sampling or Sampling()
+        a, chosen = self.config, sampling or Sampling()
         strengths = self._strengths(steering, alpha, len(ids))
         ends = self.tokenizer.ends if stop and self.tokenizer is not None and self.tokenizer.ends else (-1,)
-        top_k = a.vocabulary if chosen.top_k is None else chosen.top_k
+        top_k = a.vocab_size if chosen.top_k is None else chosen.top_k
         settings = (jnp.asarray(chosen.temperature), jnp.asarray(top_k), jnp.asarray(chosen.top_p))
-        caches = 2 * len(prompts) * each * a.layers * a.kv_heads * a.head_dim * (ids.shape[1] + new)
+        caches = 2 * len(prompts) * copies * a.num_layers * a.num_kv_heads * a.head_dim * (ids.shape[1] + new)
         devices.require_room("prompts", caches * self.decoder.dtype.itemsize, self.device)
         out, lengths, good = generation.compiled(
             self.decoder,
@@ -318,10 +314,10 @@ class LanguageModel:
             jnp.asarray(ends, jnp.int32),
             steering,
             jnp.asarray(strengths),
-            new=new,
+            max_new_tokens=new,
             sampled=chosen.temperature > 0,
             sort=chosen.sort,
-            each=each,
+            num_return_sequences=copies,
         )
         if not bool(good):
             self.logits(prompts, chat=chat)
@@ -339,8 +335,8 @@ class LanguageModel:
         require(steering is None or isinstance(steering, Steering), "steering", "a Steering({layer: ...})", shown(steering))
         if steering is None:
             return np.zeros((count, 1), np.float32)
-        a, parts = self.architecture, len(steering.parts)
-        require_sites(steering, {RESIDUAL: (a.width, a.width), MLP_DOWN: (a.hidden, a.width)}, layers=a.layers)
+        a, parts = self.config, len(steering.parts)
+        require_sites(steering, {RESIDUAL: (a.d_model, a.d_model), MLP_DOWN: (a.d_mlp, a.d_model)}, layers=a.num_layers)
         placed = all(part.layer is not None for part in steering.parts)
         require(placed, "steering", "a layer for every intervention, as in Steering({12: Add(v)})", repr(steering))
         array = finite("alpha", alpha)
@@ -351,7 +347,7 @@ class LanguageModel:
 
     def save(self, folder: str | Path) -> Path:
         """Write the model into a new folder, as an Orbax checkpoint that `load` reads (`sim.bridge.weights`)."""
-        return orbax_checkpoint.save(folder, self.architecture, self.parameters, self.tokenizer)
+        return orbax_checkpoint.save(folder, self.config, self.parameters, self.tokenizer)
 
     def with_dtype(self, dtype: DTypeLike, *, precision: str | None = None) -> "LanguageModel":
         """A model of these weights that computes in another type; `precision` as in `load`, as it is if left out."""
@@ -417,32 +413,32 @@ def load(
     refuse_pointers(path)
     digest, place = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh)
     if path.is_dir() and orbax_checkpoint.is_one(path):
-        architecture, parameters, words = orbax_checkpoint.read(path, dtype=kind, place=place, digest=digest)
+        config, parameters, words = orbax_checkpoint.read(path, dtype=kind, place=place, digest=digest)
     else:
-        architecture, tensors, words = _open(path)
+        config, tensors, words = _open(path)
         if place is None:
-            devices.require_room("model", parameter_bytes(architecture, kind), device)
-        parameters = fill(architecture, tensors, dtype=kind, place=place, progress=progress, digest=digest)
-    decoder = Decoder(architecture, parameters, dtype=computing, fast=fast)
+            devices.require_room("model", parameter_bytes(config, kind), device)
+        parameters = fill(config, tensors, dtype=kind, place=place, progress=progress, digest=digest)
+    decoder = Decoder(config, parameters, dtype=computing, fast=fast)
     return LanguageModel(decoder, words, str(source), digest.hexdigest()[:16])
 
 
-def parameter_bytes(a: Architecture, dtype: DTypeLike) -> int:
+def parameter_bytes(a: Config, dtype: DTypeLike) -> int:
     """What the parameters of a model take on a device."""
     sizes = {name: math.prod(shape) for name, shape in shapes(a).items()}
     return sum(size * (4 if is_gain(name) else jnp.dtype(dtype).itemsize) for name, size in sizes.items())
 
 
-def _open(path: Path) -> tuple[Architecture, Tensors, Tokenizer | None]:
+def _open(path: Path) -> tuple[Config, Tensors, Tokenizer | None]:
     """The architecture, the tensors and the tokenizer of a folder or a GGUF file."""
     if path.is_dir():
         _require_model(path)
         return *open_folder(path), tokenizer.from_folder(path)
     _require_gguf(path)
     file = Gguf(path)
-    architecture, words = file.architecture, tokenizer.from_gguf(file)
+    config, words = file.config, tokenizer.from_gguf(file)
     file.forget_metadata()
-    return architecture, file, words
+    return config, file, words
 
 
 def _require_model(folder: Path) -> None:
@@ -483,13 +479,13 @@ def _require_gguf(path: Path) -> None:
     require(False, "model", "a folder or a GGUF file", f"{str(path)!r}, {found}")
 
 
-def random_model(architecture: Architecture, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:
+def random_model(config: Config, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:
     """A model of random weights, without a tokenizer."""
     dtype = devices.known_type("dtype", dtype)
-    devices.require_room("architecture", parameter_bytes(architecture, dtype), devices.default_device())
-    parameters = init_parameters(key, architecture, dtype=dtype)
-    drawn = hashlib.sha256(f"{architecture}{jax.random.key_data(key).tolist()}{jnp.dtype(dtype)}".encode())
-    return LanguageModel(Decoder(architecture, parameters, dtype=dtype), None, "random", drawn.hexdigest()[:16])
+    devices.require_room("config", parameter_bytes(config, dtype), devices.default_device())
+    parameters = init_parameters(key, config, dtype=dtype)
+    drawn = hashlib.sha256(f"{config}{jax.random.key_data(key).tolist()}{jnp.dtype(dtype)}".encode())
+    return LanguageModel(Decoder(config, parameters, dtype=dtype), None, "random", drawn.hexdigest()[:16])
 
 
 def _is_repository(source: str) -> bool:

@@ -10,14 +10,14 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from ufm._check import require
 
-Placement = Callable[[Architecture, str, np.ndarray], jax.Array]
+Placement = Callable[[Config, str, np.ndarray], jax.Array]
 """Brings a parameter, by its path, to where it is used."""
 
 
-def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
+def shapes(a: Config) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter, by its path in `Decoder`; matrices are ``[in, out]``.
 
     Names of the axes: `axes`.
@@ -26,47 +26,47 @@ def shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sizes[axis] for axis in found) for name, found in axes(a).items()}
 
 
-def axes(a: Architecture) -> dict[str, tuple[str, ...]]:
+def axes(a: Config) -> dict[str, tuple[str, ...]]:
     """The logical axes of every parameter, by its path: what sharding rules speak of."""
-    found: dict[str, tuple[str, ...]] = {"embedding": ("vocabulary", "width")}
+    found: dict[str, tuple[str, ...]] = {"embedding": ("vocab", "d_model")}
     if a.learned_positions:
-        found["positions"] = ("context", "width")
+        found["positions"] = ("position", "d_model")
     if not a.tied:
-        found["unembedding"] = ("vocabulary", "width")
+        found["unembedding"] = ("vocab", "d_model")
     blocks: dict[str, tuple[str, ...]] = {
-        "query": ("width", "heads"),
-        "key": ("width", "kv_heads"),
-        "value": ("width", "kv_heads"),
-        "out": ("heads", "width"),
+        "query": ("d_model", "heads"),
+        "key": ("d_model", "kv_heads"),
+        "value": ("d_model", "kv_heads"),
+        "out": ("heads", "d_model"),
     }
-    blocks |= {"gate": ("width", "hidden")} if a.gated else {}
-    blocks |= {"up": ("width", "hidden"), "down": ("hidden", "width")}
+    blocks |= {"gate": ("d_model", "d_mlp")} if a.gated else {}
+    blocks |= {"up": ("d_model", "d_mlp"), "down": ("d_mlp", "d_model")}
     biased = [*(["query", "key", "value"] if a.qkv_bias else []), *(["out"] if a.out_bias else [])]
     biased += [name for name in ("gate", "up", "down") if a.mlp_bias and name in blocks]
     blocks |= {f"{name}_bias": blocks[name][1:] for name in biased}
     norms = ["attention_norm", "mlp_norm"] if a.pre_norm else []
-    norms += ["after_attention_norm", "after_mlp_norm"] if a.sandwich else []
-    blocks |= dict.fromkeys(norms, ("width",))
+    norms += ["after_attention_norm", "after_mlp_norm"] if a.post_norm else []
+    blocks |= dict.fromkeys(norms, ("d_model",))
     if a.qk_norm:
         whole = a.whole_qk_norm
         blocks |= {"query_norm": ("heads" if whole else "head_dim",), "key_norm": ("kv_heads" if whole else "head_dim",)}
-    last: dict[str, tuple[str, ...]] = {"norm": ("width",)}
+    last: dict[str, tuple[str, ...]] = {"norm": ("d_model",)}
     if a.norm == "layer":
-        blocks |= {f"{name}_bias": ("width",) for name in norms}
-        last["norm_bias"] = ("width",)
+        blocks |= {f"{name}_bias": ("d_model",) for name in norms}
+        last["norm_bias"] = ("d_model",)
     return found | {f"blocks.{name}": ("layer", *axis) for name, axis in blocks.items()} | last
 
 
-def _sizes(a: Architecture) -> dict[str, int]:
+def _sizes(a: Config) -> dict[str, int]:
     return {
-        "vocabulary": a.vocabulary,
-        "width": a.width,
-        "context": a.context,
-        "layer": a.layers,
-        "heads": a.heads * a.head_dim,
-        "kv_heads": a.kv_heads * a.head_dim,
+        "vocab": a.vocab_size,
+        "d_model": a.d_model,
+        "position": a.max_seq_len,
+        "layer": a.num_layers,
+        "heads": a.num_heads * a.head_dim,
+        "kv_heads": a.num_kv_heads * a.head_dim,
         "head_dim": a.head_dim,
-        "hidden": a.hidden,
+        "d_mlp": a.d_mlp,
     }
 
 
@@ -75,7 +75,7 @@ def is_gain(name: str) -> bool:
     return "norm" in name
 
 
-def init_parameters(key: jax.Array, a: Architecture, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:
+def init_parameters(key: jax.Array, a: Config, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:
     """Random parameters that keep the size of the stream: normal entries of deviation ``1 / sqrt(in)``, gains of 1.
 
     What blocks add is smaller by the square root of their number, as in GPT-2.
@@ -87,8 +87,8 @@ def init_parameters(key: jax.Array, a: Architecture, *, dtype: DTypeLike = jnp.f
         elif name.endswith("_bias"):
             found[name] = jnp.zeros(shape, dtype)
         else:
-            fan_in = a.width if name in ("embedding", "unembedding", "positions") else shape[-2]
-            size = fan_in**-0.5 / (math.sqrt(2 * a.layers) if name in ("blocks.out", "blocks.down") else 1)
+            fan_in = a.d_model if name in ("embedding", "unembedding", "positions") else shape[-2]
+            size = fan_in**-0.5 / (math.sqrt(2 * a.num_layers) if name in ("blocks.out", "blocks.down") else 1)
             found[name] = (size * jax.random.normal(k, shape)).astype(dtype)
     return found
 
@@ -104,7 +104,7 @@ def require_finite(argument: str, weights: np.ndarray) -> None:
 
 
 def placed(
-    a: Architecture,
+    a: Config,
     parameters: Iterable[tuple[str, np.ndarray | jax.Array]],
     place: Placement | None = None,
     digest: "hashlib._Hash | None" = None,
@@ -136,6 +136,6 @@ def _sample(name: str, whole: np.ndarray) -> bytes:
     return f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes()
 
 
-def count(a: Architecture) -> int:
+def count(a: Config) -> int:
     """How many numbers a decoder holds."""
     return sum(math.prod(shape) for shape in shapes(a).values())

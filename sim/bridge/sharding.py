@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.parameters import Placement, axes
 from ufm._check import require
 
-RULES: dict[str, str] = {"vocabulary": "model", "heads": "model", "kv_heads": "model", "hidden": "model"}
+RULES: dict[str, str] = {"vocab": "model", "heads": "model", "kv_heads": "model", "d_mlp": "model"}
 """Which axis of the mesh an axis of parameters is spread over; axes that are not listed are whole everywhere."""
 
 
@@ -62,7 +62,7 @@ def on_mesh(mesh: Mesh, rules: Mapping[str, str] = RULES) -> Placement:
     A device gets its own part only; in several processes each reads the checkpoint and keeps what is its own.
     """
 
-    def place(a: Architecture, name: str, value: np.ndarray) -> Array:
+    def place(a: Config, name: str, value: np.ndarray) -> Array:
         sharding = NamedSharding(mesh, spec(axes(a)[name], value.shape, mesh, rules))
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 

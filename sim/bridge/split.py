@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge import devices
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.decoder import Act, Decoder, Index, Past, Place, only_at
 from ufm._check import require
 from ufm._pytree import Leaf
@@ -92,14 +92,14 @@ class Split(Steerable):
     @property
     def activation_size(self) -> int:
         """Numbers held while one state is decoded: its logits, and the widest part of a block."""
-        a, t = self.decoder.architecture, self.tokens.shape[1]
-        return (1 if self.last_only else t) * a.vocabulary + held_by_blocks(a, t - self.start, t)
+        a, t = self.decoder.config, self.tokens.shape[1]
+        return (1 if self.last_only else t) * a.vocab_size + held_by_blocks(a, t - self.start, t)
 
     @property
     def sites(self) -> dict[str, tuple[int, int]]:
         """How many numbers each site takes and gives."""
-        a = self.decoder.architecture
-        return {RESIDUAL: (a.width, a.width), MLP_DOWN: (a.hidden, a.width)}
+        a = self.decoder.config
+        return {RESIDUAL: (a.d_model, a.d_model), MLP_DOWN: (a.d_mlp, a.d_model)}
 
     # --- to where a steering acts --------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Split(Steerable):
             ValueError: a layer, a site or tokens that the model does not have; parts without a layer, if the split has
                 none; an intervention of other widths, or with numbers that are not finite.
         """
-        require_sites(steering, self.sites, layers=self.decoder.architecture.layers)
+        require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
         first = self._first_layer(steering)
         here = [part.layer is None or part.layer is first or _is_same(part.layer, first) for part in steering.parts]
         sites = {part.site for part, is_here in zip(steering.parts, here, strict=True) if is_here}
@@ -172,7 +172,7 @@ class Split(Steerable):
         Raises:
             ValueError: one that acts before it, in depth or in position; whatever `prepared` refuses.
         """
-        require_sites(steering, self.sites, layers=self.decoder.architecture.layers)
+        require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
         for part in steering.parts:
             early = part.layer is None and part.site == MLP_DOWN and self.site == RESIDUAL
             require(not early, "site", f"{RESIDUAL}, or states from before the MLP", part.site)
@@ -197,7 +197,7 @@ class Split(Steerable):
         first = self.layer + (self.site == RESIDUAL)
         x = decoder.run(decoder.embed(tokens, place.positions), place, 0, first)
         start, later = self.start, x
-        if self.site == MLP_DOWN and not decoder.architecture.parallel:
+        if self.site == MLP_DOWN and not decoder.config.parallel:
             later = decoder.attend(decoder.block(self.layer), self.layer, x, place)
         keys, values = (None, None) if start == 0 else self._kept(x[:, :start], place, first)
         state = State(wide(later[:, start:]), mask, flat, keys, values)
@@ -208,7 +208,7 @@ class Split(Steerable):
     ) -> tuple[Float[Array, "n L k S h"], Float[Array, "n L k S h"]]:
         """Keys and values of the first positions at block `first` and those after it, where nothing is steered."""
         decoder = self.decoder
-        a, (n, size, _) = decoder.architecture, x.shape
+        a, (n, size, _) = decoder.config, x.shape
         own = Place(
             place.positions[:, :size],
             jax.tree.map(lambda turns: turns[:, :, :size], place.turns),
@@ -229,11 +229,11 @@ class Split(Steerable):
             x = decoder.through(decoder.block(i), i, x, own, cache=seen)
             return x, keys, values
 
-        empty = jnp.zeros((n, a.layers, a.kv_heads, size, a.head_dim), decoder.dtype)
+        empty = jnp.zeros((n, a.num_layers, a.num_kv_heads, size, a.head_dim), decoder.dtype)
         if not self.unrolled:
-            return lax.fori_loop(first, a.layers, step, (x, empty, empty))[1:]
+            return lax.fori_loop(first, a.num_layers, step, (x, empty, empty))[1:]
         carry = (x, empty, empty)
-        for i in range(first, a.layers):
+        for i in range(first, a.num_layers):
             carry = step(i, carry)
         return carry[1:]
 
@@ -266,7 +266,7 @@ class Split(Steerable):
         place = self._place(state)
         act = None if steering is None else self._act(steering, alpha, state, None)
         x = self._past_site(x, place, act)
-        last = decoder.architecture.layers - 1
+        last = decoder.config.num_layers - 1
         run = partial(decoder.run, place=place, first=self.layer + 1, act=act, unrolled=self.unrolled)
         if not self.last_only:
             x = run(x, last=last + 1)
@@ -339,7 +339,7 @@ class Split(Steerable):
             del i
             return out if act is None else act(site, None, given, out)
 
-        if decoder.architecture.parallel:
+        if decoder.config.parallel:
             return decoder.through(block, self.layer, x, place, act=here)
         return decoder.transform(block, self.layer, x, act=here)
 
@@ -349,10 +349,10 @@ def _is_same(layer: Index, other: Index) -> bool:
     return not isinstance(layer, jax.core.Tracer) and not isinstance(other, jax.core.Tracer) and int(layer) == int(other)
 
 
-def held_by_blocks(a: Architecture, t: int, whole: int) -> int:
+def held_by_blocks(a: Config, t: int, whole: int) -> int:
     """Numbers held while blocks run on t tokens of a context of `whole`: the stream, and the widest part of a block."""
-    attention = (a.heads + 2 * a.kv_heads) * a.head_dim + 2 * a.heads * whole
-    return t * (3 * a.width + max(3 * a.hidden, attention))
+    attention = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim + 2 * a.num_heads * whole
+    return t * (3 * a.d_model + max(3 * a.d_mlp, attention))
 
 
 def last_of(mask: Bool[Array, "n T"]) -> Int[Array, " n"]:
@@ -390,14 +390,14 @@ def _after_every_block(decoder: Decoder, tokens: Array, seen: Array, keep: Calla
     place = decoder.place(seen)
     x = decoder.embed(tokens, place.positions)
     kept = jax.eval_shape(keep, x)
-    every = jnp.zeros((decoder.architecture.layers, *kept.shape), kept.dtype)
+    every = jnp.zeros((decoder.config.num_layers, *kept.shape), kept.dtype)
 
     def step(i: Any, carry: Any) -> Any:
         x, every = carry
         x = decoder.run(x, place, i, i + 1)
         return x, lax.dynamic_update_index_in_dim(every, keep(x), i, 0)
 
-    return lax.fori_loop(0, decoder.architecture.layers, step, (x, every))[1]
+    return lax.fori_loop(0, decoder.config.num_layers, step, (x, every))[1]
 
 
 @jax.jit

@@ -43,7 +43,7 @@ class Readout:
 
 def readout(lm: LanguageModel) -> Readout:
     """The last norm and the unembedding of a model, in the widest floats there are."""
-    decoder, a = lm.decoder, lm.architecture
+    decoder, a = lm.decoder, lm.config
     matrix = decoder.embedding if a.tied else decoder.unembedding
     bias = jnp.asarray(decoder.norm_bias[...], float) if a.norm == "layer" else None
     gamma = jnp.asarray(decoder.norm[...], float)

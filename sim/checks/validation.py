@@ -212,7 +212,7 @@ class _Run:
 
     def __init__(self, lm: LanguageModel, size: Size, texts: Material, seed: int) -> None:
         self.lm, self.size, self.texts, self.seed = lm, size, texts, seed
-        count = lm.architecture.layers
+        count = lm.config.num_layers
         self.layers = sorted({count // 4, count // 2, count - 1})
         self.names = [concept.name for concept in texts.concepts]
         with jax.enable_x64(False):
@@ -246,7 +246,7 @@ def _about(concept: str, layer: int) -> str:
 
 def last_block(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
     """N7 and N8 after the last block: the law and the arc beside the model's own norm and unembedding, in float64."""
-    layer, findings, parts = run.lm.architecture.layers - 1, [], []
+    layer, findings, parts = run.lm.config.num_layers - 1, [], []
     states = run.ends(layer, np.float64)
     with jax.enable_x64(True):
         out, wide = readout(run.lm), run.lm.with_dtype(jnp.float64)
@@ -468,7 +468,9 @@ def _texts(run: _Run) -> tuple[Text, Text]:
     """Text that the model wrote, and text that it did not, as rows of one length."""
     lm, new = run.lm, run.size.written
     with jax.enable_x64(False):
-        written = lm.generate(run.texts.beginnings, new=new, sampling=Sampling(temperature=1.0), seed=run.seed, stop=False)
+        written = lm.generate(
+            run.texts.beginnings, max_new_tokens=new, sampling=Sampling(temperature=1.0), seed=run.seed, stop=False
+        )
         ids, seen = lm.contexts(run.texts.beginnings)
     rows = [[*row[mask].tolist(), *more] for row, mask, more in zip(ids, seen, written.tokens, strict=True)]
     length = max(len(row) for row in rows)

@@ -145,7 +145,7 @@ def begin(
         ValueError: a model without a tokenizer, layers that it does not have, a folder of another run.
     """
     require(lm.tokenizer is not None, "model", "one with a tokenizer", repr(lm.name))
-    chosen, judging = settings.for_model(lm.architecture), judge or lm
+    chosen, judging = settings.for_model(lm.config), judge or lm
     require(judging.tokenizer is not None, "judge", "a model with a tokenizer", repr(judging.name))
     about = output.settings(
         chosen.seed,

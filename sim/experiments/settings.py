@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import TypeAdapter, ValidationError
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.generation import Sampling
 from ufm._check import require
 from ufm.interventions import FORMS
@@ -374,25 +374,25 @@ class Settings:
         """The layer in the middle of those that are steered, once they are numbers."""
         return sorted(int(layer) for layer in self.layers)[(len(self.layers) - 1) // 2]
 
-    def for_model(self, a: Architecture) -> "Settings":
+    def for_model(self, a: Config) -> "Settings":
         """These settings with layers as numbers.
 
         Raises:
             ValueError: a layer that the model does not have.
         """
-        names = {"early": a.layers // 4, "middle": a.layers // 2, "last": a.layers - 1}
+        names = {"early": a.num_layers // 4, "middle": a.num_layers // 2, "last": a.num_layers - 1}
 
         def number(layer: int | str, name: str) -> int:
             found = names.get(layer) if isinstance(layer, str) else layer
-            known = f"a block from 0 to {a.layers - 1}, early, middle or last"
-            require(found is not None and 0 <= found < a.layers, name, known, repr(layer))
+            known = f"a block from 0 to {a.num_layers - 1}, early, middle or last"
+            require(found is not None and 0 <= found < a.num_layers, name, known, repr(layer))
             assert found is not None
             return found
 
         # In a model of few blocks early and middle may be the same.
         layers = sorted({number(layer, "layers") for layer in self.layers})
         updates = replace(self.updates, layer=number(self.updates.layer, "updates.layer"))
-        widest = min(a.width, a.hidden)
+        widest = min(a.d_model, a.d_mlp)
         require(updates.rank <= widest, "updates.rank", f"at most {widest}, the smaller width of the site", updates.rank)
         return replace(self, layers=tuple(layers), updates=updates)
 

@@ -28,6 +28,9 @@ from sim.bridge.files import reading
 from sim.experiments.settings import differences
 from ufm._check import require
 
+FORMAT = 2
+"""Of what is stored: another number, other names."""
+
 DATA = "data.zarr"
 """The name of the Zarr hierarchy in the folder of a run."""
 
@@ -304,13 +307,13 @@ def open_store(folder: str | Path, about: Mapping[str, Any]) -> Store:
             for left in path.glob(".group-*"):
                 shutil.rmtree(left, ignore_errors=True)
             part = Path(tempfile.mkdtemp(dir=path, prefix=".group-"))
-            zarr.create_group(part, attributes=dict(about), overwrite=True)
+            zarr.create_group(part, attributes={**about, "format": FORMAT}, overwrite=True)
             part.chmod(0o755)
             part.replace(path / DATA)
         found = read_store(path)
         if not found.groups and _others(found, about):
             # Nothing has been computed: a run whose inputs were refused may be begun with others.
-            zarr.open_group(path / DATA, mode="r+").attrs.put(dict(about))
+            zarr.open_group(path / DATA, mode="r+").attrs.put({**about, "format": FORMAT})
             found = read_store(path)
     _same(found, about)
     return found
@@ -338,4 +341,7 @@ def read_store(folder: str | Path) -> Store:
     with reading(path / DATA, "a store of arrays", argument="out"):
         about = dict(zarr.open_group(path / DATA, mode="r").attrs)
     require("settings" in about, "out", "the store of a run", f"{str(path / DATA)!r}, which says nothing of its settings")
+    found = int(str(about.pop("format", 1)))
+    older = f"{str(path)!r}, of an older version, whose names are others: begin a new folder"
+    require(found == FORMAT, "out", "a run of this version", older if found < FORMAT else f"{str(path)!r}, of a newer one")
     return Store(path, about)

@@ -14,7 +14,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.families import from_config, is_mixture
 from sim.bridge.files import reading
 from sim.bridge.rope import Rope, mscale
@@ -110,16 +110,16 @@ class Gguf:
         return values
 
     @cached_property
-    def architecture(self) -> Architecture:
+    def config(self) -> Config:
         """What the metadata says.
 
         Raises:
             ValueError: an unknown architecture, or a key that is missing.
         """
-        kind, there = self.metadata("general.architecture"), self.shapes()
+        kind, there = self.metadata("general.config"), self.shapes()
         mixed = is_mixture(str(kind), {"num_experts": self.metadata(f"{kind}.expert_count")})
-        require(not mixed, "general.architecture", "a dense model", f"{kind!r} with experts, which is not implemented")
-        require(kind in _FAMILIES, "general.architecture", f"one of {', '.join(_FAMILIES)}", repr(kind))
+        require(not mixed, "general.config", "a dense model", f"{kind!r} with experts, which is not implemented")
+        require(kind in _FAMILIES, "general.config", f"one of {', '.join(_FAMILIES)}", repr(kind))
         about = _About(self, kind)
         sizes = about.sizes()
         config = sizes | about.family(sizes) | {"tie_word_embeddings": "output.weight" not in there}
@@ -232,12 +232,12 @@ class _About:
             "final_logit_softcapping": self.get("final_logit_softcapping") or None,
         }
 
-    def scaled(self, rope: Rope, a: Architecture) -> Rope:
+    def scaled(self, rope: Rope, a: Config) -> Rope:
         """Rotary positions with the scaling that the file has: factors, and divisors of single frequencies."""
         factor = self.get("rope.scaling.factor", self.get("rope.scale_linear")) or 1.0
         kind = self.get("rope.scaling.type", "linear")
         size = self.get("rope.scaling.attn_factor", 1.0)
-        original = self.get("rope.scaling.original_context_length", a.context)
+        original = self.get("rope.scaling.original_context_length", a.max_seq_len)
         known = ("none", "linear", "yarn", "longrope")
         require(kind in known, f"{self.kind}.rope.scaling.type", f"one of {', '.join(known)}", repr(kind))
         for key, allowed in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("alpha", 0)):

@@ -21,7 +21,7 @@ import safetensors
 from jax.typing import DTypeLike
 from tqdm import tqdm
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.families import from_config, refuse_quantised
 from sim.bridge.files import read_json, reading, some_of
 from sim.bridge.parameters import Placement, is_gain, placed, require_finite, shapes
@@ -185,29 +185,29 @@ class Msgpack:
         return np.frombuffer(bytes(self._data[start : start + length]), dtype).reshape(shape)
 
 
-def open_folder(folder: Path) -> tuple[Architecture, Tensors]:
+def open_folder(folder: Path) -> tuple[Config, Tensors]:
     """The architecture and the tensors of a Hugging Face folder.
 
     Raises:
         ValueError: no `config.json`, no weights, weights that are pickled only, anything malformed.
     """
-    architecture = from_config(read_json(folder / "config.json"))
-    tensors = _open_tensors(folder, architecture)
+    config = from_config(read_json(folder / "config.json"))
+    tensors = _open_tensors(folder, config)
     _refuse_quantised(tensors.shapes())
-    return tied_as_saved(architecture, tensors), tensors
+    return tied_as_saved(config, tensors), tensors
 
 
-def _open_tensors(folder: Path, architecture: Architecture) -> Tensors:
+def _open_tensors(folder: Path, config: Config) -> Tensors:
     if (folder / "model.safetensors").is_file():
         return Safetensors.of_file(folder / "model.safetensors")
     if (folder / "model.safetensors.index.json").is_file():
         return Safetensors.of_index(folder / "model.safetensors.index.json")
     if (folder / "flax_model.msgpack").is_file():
         require(
-            architecture.family == "gpt2",
+            config.family == "gpt2",
             "flax_model.msgpack",
             "a GPT-2, the family known in this format",
-            architecture.family,
+            config.family,
         )
         return Msgpack(folder / "flax_model.msgpack")
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
@@ -238,7 +238,7 @@ def _refuse_quantised(there: Mapping[str, Any]) -> None:
             refuse_quantised(name, method)
 
 
-def tied_as_saved(a: Architecture, tensors: Tensors) -> Architecture:
+def tied_as_saved(a: Config, tensors: Tensors) -> Config:
     """The architecture, with an unembedding of its own if the checkpoint has one that is not its embedding.
 
     So does transformers, whatever the configuration says of it.
@@ -257,7 +257,7 @@ def tied_as_saved(a: Architecture, tensors: Tensors) -> Architecture:
 
 
 def fill(
-    a: Architecture,
+    a: Config,
     tensors: Tensors,
     *,
     dtype: DTypeLike = jnp.float32,
@@ -281,7 +281,7 @@ def fill(
     return placed(a, _read(a, tensors, np.dtype(dtype), progress), place, digest)
 
 
-def _read(a: Architecture, tensors: Tensors, dtype: np.dtype, progress: bool | None) -> Iterator[tuple[str, np.ndarray]]:
+def _read(a: Config, tensors: Tensors, dtype: np.dtype, progress: bool | None) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters one by one, the layers of the blocks put together, each checked against the architecture."""
     there, expected = tensors.shapes(), shapes(a)
     entries = weight_map.table(a, tensors.kind, there)
@@ -291,7 +291,7 @@ def _read(a: Architecture, tensors: Tensors, dtype: np.dtype, progress: bool | N
     for name in tqdm(order, desc="load", unit="tensor", disable=progress is False or None):
         whole = np.empty(expected[name], np.float32 if is_gain(name) else dtype)
         entry, stacked = entries[name], name.startswith("blocks.")
-        for i in range(a.layers if stacked else 1):
+        for i in range(a.num_layers if stacked else 1):
             theirs = entry.template.format(i)
             tensor = _changed(tensors.read(theirs), entry, a, theirs)
             part = whole[i] if stacked else whole
@@ -302,18 +302,18 @@ def _read(a: Architecture, tensors: Tensors, dtype: np.dtype, progress: bool | N
         del whole, part, tensor
 
 
-def _changed(tensor: np.ndarray, entry: weight_map.Entry, a: Architecture, name: str) -> np.ndarray:
+def _changed(tensor: np.ndarray, entry: weight_map.Entry, a: Config, name: str) -> np.ndarray:
     try:
         return entry.change(tensor, a)
     except ValueError as error:
         raise ValueError(f"{name}: expected a shape that fits the architecture, got {tensor.shape} ({error})") from error
 
 
-def _check_names(a: Architecture, there: Mapping[str, Any], entries: Mapping[str, weight_map.Entry]) -> None:
+def _check_names(a: Config, there: Mapping[str, Any], entries: Mapping[str, weight_map.Entry]) -> None:
     wanted = {
         entry.template.format(i)
         for name, entry in entries.items()
-        for i in range(a.layers if name.startswith("blocks.") else 1)
+        for i in range(a.num_layers if name.startswith("blocks.") else 1)
     }
     missing = sorted(wanted - set(there))
     require(not missing, "checkpoint", "all tensors of the architecture", f"no {some_of(missing)}")

@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from jax.typing import DTypeLike
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.files import reading
 from sim.bridge.parameters import Placement, is_gain, placed, require_finite, shapes
 from sim.bridge.rope import Rope
@@ -30,12 +30,12 @@ def is_one(folder: Path) -> bool:
     return all((folder / part).is_dir() for part in _PARTS)
 
 
-def save(folder: str | Path, architecture: Architecture, parameters: Mapping[str, Any], words: Tokenizer | None) -> Path:
+def save(folder: str | Path, config: Config, parameters: Mapping[str, Any], words: Tokenizer | None) -> Path:
     """Write a model as an Orbax checkpoint.
 
     Args:
         folder: must not exist, or be empty.
-        architecture: of the decoder.
+        config: of the decoder.
         parameters: by path, as `sim.bridge.parameters.shapes` lists them.
         words: its tokenizer, if it has one.
 
@@ -46,9 +46,9 @@ def save(folder: str | Path, architecture: Architecture, parameters: Mapping[str
 
     path = Path(folder).absolute()
     require(not path.exists() or not any(path.iterdir()), "folder", "one that is not there, or empty", f"{str(folder)!r}")
-    found, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(architecture)
+    found, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(config)
     require(found == wanted, "parameters", "those of the architecture", _difference(found, wanted))
-    about = {"architecture": asdict(architecture), "tokenizer": None if words is None else _as_json(words)}
+    about = {"config": asdict(config), "tokenizer": None if words is None else _as_json(words)}
     if path.exists():
         path.rmdir()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -63,7 +63,7 @@ def read(
     dtype: DTypeLike,
     place: Placement | None = None,
     digest: "hashlib._Hash | None" = None,
-) -> tuple[Architecture, dict[str, jax.Array], Tokenizer | None]:
+) -> tuple[Config, dict[str, jax.Array], Tokenizer | None]:
     """A model again; arguments are those of `sim.bridge.weights.hf.fill`.
 
     Raises:
@@ -74,26 +74,28 @@ def read(
     path, what = folder.absolute(), "a whole Orbax checkpoint of this project"
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer, reading(path, what):
         about = checkpointer.restore(path, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        architecture = _architecture(about["architecture"])
+        older = "architecture" in about
+        require(not older, "checkpoint", "one of this version", "one of an older version: train or save the model anew")
+        config = _config(about["config"])
         words = None if about["tokenizer"] is None else _of_json(about["tokenizer"])
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = {
             name: jax.ShapeDtypeStruct(shape, np.float32 if is_gain(name) else np.dtype(dtype), sharding=device)
-            for name, shape in shapes(architecture).items()
+            for name, shape in shapes(config).items()
         }
         wanted = ocp.args.Composite(parameters=ocp.args.StandardRestore(abstract))
         restored = checkpointer.restore(path, args=wanted)["parameters"]
     for name, value in restored.items():
         require_finite(name, np.asarray(value))
-    return architecture, placed(architecture, restored.items(), place, digest), words
+    return config, placed(config, restored.items(), place, digest), words
 
 
-def _architecture(kept: dict[str, Any]) -> Architecture:
+def _config(kept: dict[str, Any]) -> Config:
     def listed(values: dict[str, Any]) -> dict[str, Any]:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
     ropes = {name: None if kept[name] is None else Rope(**listed(kept[name])) for name in ("rope", "local_rope")}
-    return Architecture(**{**listed(kept), **ropes})
+    return Config(**{**listed(kept), **ropes})
 
 
 def _as_json(words: Tokenizer) -> dict[str, Any]:

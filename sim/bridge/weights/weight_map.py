@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.parameters import axes
 from ufm._check import require
 
-Change = Callable[[np.ndarray, Architecture], np.ndarray]
+Change = Callable[[np.ndarray, Config], np.ndarray]
 
 
 class Entry(NamedTuple):
@@ -26,15 +26,15 @@ class Entry(NamedTuple):
 Table = dict[str, Entry]
 
 
-def _same(x: np.ndarray, a: Architecture) -> np.ndarray:
+def _same(x: np.ndarray, a: Config) -> np.ndarray:
     return x
 
 
-def _transposed(x: np.ndarray, a: Architecture) -> np.ndarray:
+def _transposed(x: np.ndarray, a: Config) -> np.ndarray:
     return x.T
 
 
-def _plus_one(x: np.ndarray, a: Architecture) -> np.ndarray:
+def _plus_one(x: np.ndarray, a: Config) -> np.ndarray:
     """Gemma stores gains less one."""
     return x.astype(np.float32) + np.float32(1)
 
@@ -46,7 +46,7 @@ def _plus_one(x: np.ndarray, a: Architecture) -> np.ndarray:
 def _third(k: int, *, transposed: bool = False) -> Change:
     """Queries, keys or values of GPT-2, of equal size, one after the other along the last axis."""
 
-    def change(x: np.ndarray, a: Architecture) -> np.ndarray:
+    def change(x: np.ndarray, a: Config) -> np.ndarray:
         return np.split(x.T if transposed else x, 3, axis=-1)[k]
 
     return change
@@ -55,18 +55,18 @@ def _third(k: int, *, transposed: bool = False) -> Change:
 def _of_heads(k: int) -> Change:
     """Queries, keys or values of GPT-NeoX: each head has its own three, one after the other."""
 
-    def change(x: np.ndarray, a: Architecture) -> np.ndarray:
-        size = 3 * a.heads * a.head_dim
-        require(x.shape[0] == size, "tensor", f"{size} rows, queries, keys and values of {a.heads} heads", x.shape[0])
-        return x.reshape(a.heads, 3, a.head_dim, *x.shape[1:])[:, k].reshape(-1, *x.shape[1:]).T
+    def change(x: np.ndarray, a: Config) -> np.ndarray:
+        size = 3 * a.num_heads * a.head_dim
+        require(x.shape[0] == size, "tensor", f"{size} rows, queries, keys and values of {a.num_heads} heads", x.shape[0])
+        return x.reshape(a.num_heads, 3, a.head_dim, *x.shape[1:])[:, k].reshape(-1, *x.shape[1:]).T
 
     return change
 
 
-def _rows(k: int, sizes: Callable[[Architecture], tuple[int, ...]]) -> Change:
+def _rows(k: int, sizes: Callable[[Config], tuple[int, ...]]) -> Change:
     """The k-th of several, of these numbers of rows."""
 
-    def change(x: np.ndarray, a: Architecture) -> np.ndarray:
+    def change(x: np.ndarray, a: Config) -> np.ndarray:
         parts = sizes(a)
         require(x.shape[0] == sum(parts), "tensor", f"{' + '.join(map(str, parts))} rows", x.shape[0])
         return np.split(x, np.cumsum(parts)[:-1])[k].T
@@ -74,18 +74,18 @@ def _rows(k: int, sizes: Callable[[Architecture], tuple[int, ...]]) -> Change:
     return change
 
 
-def _qkv_rows(a: Architecture) -> tuple[int, ...]:
-    return a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.head_dim
+def _qkv_rows(a: Config) -> tuple[int, ...]:
+    return a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, a.num_kv_heads * a.head_dim
 
 
-def _mlp_rows(a: Architecture) -> tuple[int, ...]:
-    return a.hidden, a.hidden
+def _mlp_rows(a: Config) -> tuple[int, ...]:
+    return a.d_mlp, a.d_mlp
 
 
-def _unpermuted(heads: Callable[[Architecture], int]) -> Change:
+def _unpermuted(heads: Callable[[Config], int]) -> Change:
     """Rows in the order of rotary halves; GGUF files of Llama have neighbours in pairs, in biases too."""
 
-    def change(x: np.ndarray, a: Architecture) -> np.ndarray:
+    def change(x: np.ndarray, a: Config) -> np.ndarray:
         n = heads(a)
         require(x.shape[0] % (2 * n) == 0, "tensor", f"rows for {n} heads", f"shape {x.shape}")
         return x.reshape(n, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape).T
@@ -230,8 +230,8 @@ def _gguf(family: str) -> Table:
     if family in _PAIRED:
         for part in ("weight", "bias"):
             suffix = "" if part == "weight" else "_bias"
-            found[f"blocks.query{suffix}"] = Entry(f"blk.{{}}.attn_q.{part}", _unpermuted(lambda a: a.heads))
-            found[f"blocks.key{suffix}"] = Entry(f"blk.{{}}.attn_k.{part}", _unpermuted(lambda a: a.kv_heads))
+            found[f"blocks.query{suffix}"] = Entry(f"blk.{{}}.attn_q.{part}", _unpermuted(lambda a: a.num_heads))
+            found[f"blocks.key{suffix}"] = Entry(f"blk.{{}}.attn_k.{part}", _unpermuted(lambda a: a.num_kv_heads))
     return found
 
 
@@ -269,7 +269,7 @@ def _tables(family: str, kind: str) -> list[Table]:
     return [named(prefix) | head for head in heads for prefix in prefixes]
 
 
-def table(a: Architecture, kind: str, names: Iterable[str]) -> Table:
+def table(a: Config, kind: str, names: Iterable[str]) -> Table:
     """The parameters of an architecture by our path, each with its entry; from the table that fits the names best.
 
     A tied embedding that is stored as the unembedding only is read from there.
@@ -303,7 +303,7 @@ _IGNORED = (
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 
 
-def ignored(name: str, a: Architecture) -> bool:
+def ignored(name: str, a: Config) -> bool:
     """Whether a tensor is no parameter of the decoder: a constant, a copy of the embedding, the part that sees images."""
     copy = a.tied and name.rsplit(".", 1)[0].endswith(("lm_head", "embed_out"))
     return copy or name.endswith(_IGNORED) or name.startswith(_OTHER_PARTS)

@@ -77,7 +77,7 @@ def fidelity(model: LanguageModel, tokens: Int[np.ndarray, " N"], length: int, *
     assert words.eos is not None
     require(tokens.size > length, "tokens", f"more than {length}", tokens.size)
     require(draws >= 2, "draws", "at least 2", draws)
-    v, cases = model.architecture.vocabulary, np.full(model.architecture.vocabulary, NONE)
+    v, cases = model.config.vocab_size, np.full(model.config.vocab_size, NONE)
     cases[: words.size] = case_of_tokens(words)[:v]
     starts = np.arange(0, tokens.size - length, length)
     rows = tokens[starts[:, None] + np.arange(length + 1)]

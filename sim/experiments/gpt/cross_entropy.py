@@ -48,7 +48,7 @@ def texts(
 
     unseen, seen = some(held_out, "held out"), some(training, "to train on")
     beginnings = [row[:length] for row in unseen]
-    written = lm.generate(beginnings, new=length, sampling=Sampling(temperature=1.0), seed=seed, stop=False)
+    written = lm.generate(beginnings, max_new_tokens=length, sampling=Sampling(temperature=1.0), seed=seed, stop=False)
     own = [[*start, *more] for start, more in zip(beginnings, written.tokens, strict=True)]
     # Position t predicts token t + 1.
     counted = np.broadcast_to(np.arange(1, 2 * length) >= length, (rows, 2 * length - 1))

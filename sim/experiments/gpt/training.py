@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from sim import output
-from sim.bridge.config import Architecture
+from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
 from sim.bridge.families import from_config
 from sim.bridge.files import read_json
@@ -39,8 +39,8 @@ class Settings:
     """What is trained, and how.
 
     Attributes:
-        layers, width, heads: of the GPT.
-        vocabulary: of its tokenizer, at most.
+        num_layers, d_model, num_heads: of the GPT.
+        vocab_size: of its tokenizer, at most.
         length: tokens of a sequence.
         batch: sequences of a step.
         steps: in all.
@@ -53,10 +53,10 @@ class Settings:
         seed: of everything random.
     """
 
-    layers: int = 1
-    width: int = 256
-    heads: int = 4
-    vocabulary: int = 2048
+    num_layers: int = 1
+    d_model: int = 256
+    num_heads: int = 4
+    vocab_size: int = 2048
     length: int = 128
     batch: int = 16
     steps: int = 1_200
@@ -69,9 +69,9 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "length", "batch", "steps", "every"):
+        for name in ("num_layers", "d_model", "num_heads", "length", "batch", "steps", "every"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.width % self.heads == 0, "width", f"a multiple of the {self.heads} heads", self.width)
+        require(self.d_model % self.num_heads == 0, "d_model", f"a multiple of the {self.num_heads} heads", self.d_model)
         require(0 <= self.warm_up < self.steps, "warm_up", f"fewer than the {self.steps} steps", self.warm_up)
         require(0 < self.held_out < 1, "held_out", "a share between 0 and 1", self.held_out)
 
@@ -91,21 +91,21 @@ class Trained:
     held_out: float
 
 
-def architecture(settings: Settings, vocabulary: int) -> Architecture:
+def config_of(settings: Settings, vocabulary: int) -> Config:
     """GPT-2's, with few layers."""
     return from_config(
         {
             "model_type": "gpt2",
             "vocab_size": vocabulary,
-            "n_embd": settings.width,
-            "n_layer": settings.layers,
-            "n_head": settings.heads,
+            "n_embd": settings.d_model,
+            "n_layer": settings.num_layers,
+            "n_head": settings.num_heads,
             "n_positions": 2 * settings.length,
         }
     )
 
 
-def loss(a: Architecture, parameters: Parameters, tokens: Int[Array, "n T"]) -> Float[Array, ""]:
+def loss(a: Config, parameters: Parameters, tokens: Int[Array, "n T"]) -> Float[Array, ""]:
     """Mean cross-entropy of every token given those before it in its sequence, nats."""
     given = tokens[:, :-1]
     logits = Decoder(a, parameters)(given, jnp.ones(given.shape, bool))
@@ -125,7 +125,7 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
 
 
 @partial(jax.jit, static_argnames=("a", "settings"))
-def _step(a: Architecture, settings: Settings, parameters: Parameters, state: Any, tokens: Array) -> Any:
+def _step(a: Config, settings: Settings, parameters: Parameters, state: Any, tokens: Array) -> Any:
     value, gradient = jax.value_and_grad(partial(loss, a))(parameters, tokens)
     updates, state = optimizer(settings).update(gradient, state, parameters)
     return optax.apply_updates(parameters, updates), state, value
@@ -165,7 +165,7 @@ def train(
     words, training, held_out = prepare(texts, chosen)
     path = output.prepare_folder(folder)
     _claim(path, asdict(chosen) | {"text": _fingerprint(training, held_out)})
-    a = architecture(chosen, words.size)
+    a = config_of(chosen, words.size)
     if not (path / "model").is_dir():
         parameters, losses = _run(path, a, chosen, training, progress)
         output.write_json(path / "losses.json", [float(value) for value in losses])
@@ -221,7 +221,7 @@ def prepare(documents: Sequence[str], settings: Settings) -> tuple[Tokenizer, In
     Raises:
         ValueError: too little text for one sequence on each side.
     """
-    words = corpora.train_tokenizer(documents, settings.vocabulary)
+    words = corpora.train_tokenizer(documents, settings.vocab_size)
     order = np.random.default_rng(settings.seed).permutation(len(documents))
     tokens = corpora.as_tokens([documents[i] for i in order], words)
     kept = int(tokens.size * (1 - settings.held_out))
@@ -234,11 +234,11 @@ def held_out_loss(model: LanguageModel, tokens: Int[np.ndarray, " n"], settings:
     """Mean cross-entropy of text in sequences of the length trained on, nats per token."""
     parameters = model.parameters
     rows = [tokens[k : k + settings.length + 1] for k in range(0, tokens.size - settings.length, settings.length)]
-    return float(np.mean([_loss(model.architecture, parameters, jnp.asarray(row[None])) for row in rows]))
+    return float(np.mean([_loss(model.config, parameters, jnp.asarray(row[None])) for row in rows]))
 
 
 def _run(
-    path: Path, a: Architecture, settings: Settings, tokens: Int[np.ndarray, " N"], progress: bool | None
+    path: Path, a: Config, settings: Settings, tokens: Int[np.ndarray, " N"], progress: bool | None
 ) -> tuple[Parameters, Float[np.ndarray, " steps"]]:
     """All steps, from the last checkpoint on."""
     parameters = init_parameters(jax.random.key(settings.seed), a)

@@ -120,13 +120,13 @@ def analyse(trained: Finished, *, size: Size | None = None, seed: int = 0) -> An
         ValueError: too few contexts in one of the cases; contexts too long for the model.
     """
     size, lm = size or Size(), trained.model
-    longest = lm.architecture.context
+    longest = lm.config.max_seq_len
     require(2 * size.length <= longest, "length", f"at most {longest // 2}, half of what the model reads", size.length)
     with jax.enable_x64(False):
         run = _prepare(trained, size, seed)
         texts = cross_entropy.texts(lm, trained.held_out, trained.training, size.rows, size.length, seed)
         parts, numbers = [], []
-        for layer in range(lm.architecture.layers):
+        for layer in range(lm.config.num_layers):
             for vector in VECTORS:
                 data, found = _steer(run, texts, layer, vector)
                 parts.append(data)
@@ -179,7 +179,7 @@ def _prepare(trained: Finished, size: Size, seed: int) -> _Run:
 
     positive, negative = (some(trained.training, case, size.contrasted, "to train on") for case in (UPPER, LOWER))
     steered = some(trained.held_out, LOWER, size.steered, "held out")
-    whole = np.asarray(last_log_p(_cut(lm, [*positive, *negative, *steered], lm.architecture.layers - 1)))
+    whole = np.asarray(last_log_p(_cut(lm, [*positive, *negative, *steered], lm.config.num_layers - 1)))
     log_p = np.split(whole, [size.contrasted, 2 * size.contrasted])
     last = [np.asarray(lm.states(rows)[0])[:, :, -1].mean(axis=1) for rows in (positive, negative)]
     vectors = {"all positions": lm.difference_of_means(positive, negative), "last position": last[0] - last[1]}
@@ -189,7 +189,7 @@ def _prepare(trained: Finished, size: Size, seed: int) -> _Run:
 def _cut(lm: LanguageModel, rows: Sequence[Sequence[int]], layer: int) -> Split:
     """The split; a constant of the program after the last block, where there is little to compile."""
     cut = lm.split(rows, layer)
-    return cut.statically() if layer == lm.architecture.layers - 1 else cut
+    return cut.statically() if layer == lm.config.num_layers - 1 else cut
 
 
 def _sides(run: _Run) -> dict[str, float]:
@@ -203,7 +203,7 @@ def _joined(run: _Run, parts: list[xr.Dataset]) -> xr.Dataset:
     """Datasets of every layer and vector as one."""
     count = len(VECTORS)
     rows = [xr.concat(parts[k : k + count], "vector", join="outer") for k in range(0, len(parts), count)]
-    layers = list(range(run.lm.architecture.layers))
+    layers = list(range(run.lm.config.num_layers))
     return xr.concat(rows, "layer", join="outer").assign_coords(layer=layers, vector=list(VECTORS))
 
 
@@ -247,7 +247,7 @@ def _swept(cut: Split, v: Array, alphas: Array) -> Array:
 @jax.jit
 def _shrinkage(cut: Split, v: Array, alphas: Array) -> Array:
     """D: the size of what the last norm is given without steering over that with steering, ``[n, K]``."""
-    a, states, steering = cut.decoder.architecture, cut.embed(jnp.arange(cut.n_contexts)), Steering(Add(v))
+    a, states, steering = cut.decoder.config, cut.embed(jnp.arange(cut.n_contexts)), Steering(Add(v))
 
     def size(x: Array) -> Array:
         x = x - jnp.mean(x, axis=-1, keepdims=True) if a.norm == "layer" else x

@@ -96,8 +96,8 @@ def _layers(e: Experiment, every: Mapping[str, Task]) -> None:
     `width_law`, which N7 has for a norm right behind the layer; and `law_error`, the largest distance of the law from the
     model's own norm and unembedding in float64, NaN where there are blocks between.
     """
-    settings, a = e.settings.updates, e.lm.architecture
-    layers = np.unique(np.linspace(0, a.layers - 1, settings.law_layers).round().astype(int))
+    settings, a = e.settings.updates, e.lm.config
+    layers = np.unique(np.linspace(0, a.num_layers - 1, settings.law_layers).round().astype(int))
     dims = ("concept", "layer", "pair")
     # Dense near 0, where preference bends.
     sweep = grid(settings.law_strengths, settings.law_reach, 3.0)
@@ -135,7 +135,7 @@ def _one_layer(e: Experiment, task: Task, layer: int, sweep: np.ndarray) -> dict
     h, tokens = np.asarray(end_states(cut), float), jnp.asarray(chosen.first)
     alphas = sweep * float(np.median(np.linalg.norm(h, axis=-1)) / np.linalg.norm(v))
     found = _behind_norm(e, h, v, alphas, tokens)
-    if layer < e.lm.architecture.layers - 1:
+    if layer < e.lm.config.num_layers - 1:
         strengths = jnp.asarray(alphas, jnp.float32)
         found |= {"preference": np.asarray(_preferences(cut, jnp.asarray(v), strengths, tokens), float)}
         found["law_error"] = np.full(chosen.pairs, np.nan)

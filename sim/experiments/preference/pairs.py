@@ -63,7 +63,7 @@ def encode(lm: LanguageModel, pairs: Sequence[Pair], *, chat: bool = False) -> E
             for the model.
     """
     require(len(pairs) > 0, "pairs", "at least one", "none")
-    words, longest = lm.tokenizer, lm.architecture.context
+    words, longest = lm.tokenizer, lm.config.max_seq_len
     require(words is not None, "model", "one with a tokenizer", repr(lm.name))
     assert words is not None
     rows, counts = [], []

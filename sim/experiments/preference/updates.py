@@ -313,15 +313,15 @@ def train_updates(e: Experiment) -> None:
 
 
 def _layout(e: Experiment, form: str) -> Layout:
-    a, settings = e.lm.architecture, e.settings.updates
+    a, settings = e.lm.config, e.settings.updates
     dims = ("concept", "objective")
     parts: dict[str, dict[str, tuple[str, ...]]] = {
-        "vector": {"v": ("width",)},
-        "lora": {"down": ("rank", "hidden"), "up": ("width", "rank")},
-        "weight": {"A": ("width", "hidden"), "b": ("width",)},
+        "vector": {"v": ("d_model",)},
+        "lora": {"down": ("rank", "d_mlp"), "up": ("d_model", "rank")},
+        "weight": {"A": ("d_model", "d_mlp"), "b": ("d_model",)},
     }
     arrays = parts[form]
-    sizes = {"width": a.width, "hidden": a.hidden, "rank": settings.rank}
+    sizes = {"d_model": a.d_model, "d_mlp": a.d_mlp, "rank": settings.rank}
     used = {name: np.arange(sizes[name]) for name in dict.fromkeys(dim for some in arrays.values() for dim in some)}
     coords: dict[str, Any] = {"concept": list(settings.concepts), "objective": list(settings.methods)}
     return Layout(

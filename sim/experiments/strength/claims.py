@@ -140,7 +140,7 @@ def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim
             least=0.0,
         )
         value, error = _mean(data["dominating"]["percentile"].sel(one).values.ravel())
-        last = layer == e.lm.architecture.layers - 1
+        last = layer == e.lm.config.num_layers - 1
         says = (
             "tokens that dominate have extreme log-odds" if last else "tokens that dominate need not have extreme log-odds"
         )
@@ -227,7 +227,7 @@ def dominating(e: Experiment, curves: xr.Dataset, count: int = 8) -> xr.Dataset:
     dims = ("concept", "layer", "context", "slot")
     ranks = []
     for concept in one["concept"].values:
-        below = stats.rankdata(e.log_odds(str(concept))) / e.lm.architecture.vocabulary
+        below = stats.rankdata(e.log_odds(str(concept))) / e.lm.config.vocab_size
         ranks.append(below[np.maximum(one["token"].sel(concept=concept).values, 0)])
     percentile = np.where(one["token"].transpose(*dims).values >= 0, np.stack(ranks), np.nan)
     coords = {dim: one[dim].values for dim in dims[:3]} | {"rank": np.arange(count)}

@@ -74,10 +74,10 @@ def concept(e: Experiment) -> None:
         rows = [prompt for _ in strengths for prompt in prompts]
         made = e.lm.generate(
             rows,
-            new=settings.new,
+            max_new_tokens=settings.new,
             sampling=settings.sampling,
             seed=e.seed("concept", *cell),
-            each=settings.completions,
+            num_return_sequences=settings.completions,
             steering=Steering({layer: Add(jnp.asarray(e.vector(name, layer)))}),
             alpha=np.repeat(strengths, len(prompts)),
             length=max(map(len, prompts)),
@@ -116,7 +116,7 @@ def _lexicon(e: Experiment) -> None:
 
 def whole_words(e: Experiment) -> Bool[np.ndarray, " V"]:
     """Which tokens are a space and at least three letters."""
-    v = e.lm.architecture.vocabulary
+    v = e.lm.config.vocab_size
     texts = [*e.words.spoken, *[""] * (v - e.words.size)][:v]
     return np.asarray([len(text) > 3 and text[0] == " " and text[1:].isalpha() for text in texts])
 
@@ -168,7 +168,7 @@ def judged(
         name: of the concept.
         settings: how it is asked, and how many tokens a text has, about: requests are padded to hold so many.
     """
-    words, last = judge.tokenizer, judge.architecture.layers - 1
+    words, last = judge.tokenizer, judge.config.num_layers - 1
     assert words is not None
     chat = settings.chat and words.template is not None
     # In many tokenizers " 1" is one token, in others a space and a digit: the space is then given with the request.
@@ -180,7 +180,7 @@ def judged(
             return words.encode(words.chat([{"role": "user", "content": asked}]), special=False)
         return [*words.encode(asked), *space]
 
-    known = words.spoken[: judge.architecture.vocabulary]
+    known = words.spoken[: judge.config.vocab_size]
     digits = [[z for z, text in enumerate(known) if text.strip() == digit] for digit in "10"]
     yes, no = (np.asarray(some, int) for some in digits)
     answers, scores = [], []
@@ -214,7 +214,7 @@ def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: Conc
     for rows in both:
         found_losses = []
         for part, count in batched(rows, length, settings.judged_together):
-            cut = judge.split(part, judge.architecture.layers - 1, length=length, last_only=False)
+            cut = judge.split(part, judge.config.num_layers - 1, length=length, last_only=False)
             found_losses.append(np.asarray(losses.first_losses(cut), float)[:count])
         # Texts are padded on the left: those of a row are its last tokens.
         every = np.concatenate(found_losses) if there else np.zeros((0, 0))

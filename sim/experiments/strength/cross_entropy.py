@@ -68,7 +68,9 @@ def _own(e: Experiment, part: int, count: int) -> Int[np.ndarray, "n T"]:
     """Text that the model draws from nothing, at temperature 1; its ends are tokens like others."""
     length, first = e.settings.cross_entropy.tokens, e.start()
     draw = Sampling(temperature=1.0)
-    made = e.lm.generate([first], each=count, new=length - 1, sampling=draw, seed=e.seed("own", part), stop=False)
+    made = e.lm.generate(
+        [first], num_return_sequences=count, max_new_tokens=length - 1, sampling=draw, seed=e.seed("own", part), stop=False
+    )
     return np.asarray([[*first, *row] for row in made.tokens], np.int32)
 
 

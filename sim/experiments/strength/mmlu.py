@@ -70,7 +70,7 @@ def rows_of(e: Experiment) -> list[list[int]]:
     require(len(every) > settings.shots, "questions", f"more than {settings.shots} (mmlu.shots)", len(every))
     shots, asked = every[: settings.shots], every[settings.shots :][: settings.questions]
     rows = [e.words.encode(as_text(question, shots)) for question in asked]
-    longest, most = max(map(len, rows)), e.lm.architecture.context
+    longest, most = max(map(len, rows)), e.lm.config.max_seq_len
     with_shots = f"at most {most} tokens with {settings.shots} worked examples (mmlu.shots)"
     require(longest <= most, "questions", with_shots, longest)
     return rows

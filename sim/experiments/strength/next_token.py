@@ -36,7 +36,7 @@ def next_token(e: Experiment) -> None:
     Raises:
         ValueError: more tokens to keep than there are.
     """
-    settings, steered, vocabulary = e.settings.next_token, e.settings.steered, e.lm.architecture.vocabulary
+    settings, steered, vocabulary = e.settings.next_token, e.settings.steered, e.lm.config.vocab_size
     require(settings.kept <= vocabulary, "next_token.kept", f"at most {vocabulary} tokens", settings.kept)
     contexts = [e.words.encode(text)[: settings.context] for text in e.inputs.contexts[: settings.contexts]]
     length = max(map(len, contexts))

@@ -147,7 +147,7 @@ def datasets(e: Experiment, data: dict[str, xr.Dataset]) -> dict[str, xr.Dataset
     found = {}
     if "next-token" in data:
         tokens = data["next-token"]["token"]
-        spoken = np.asarray([*e.words.spoken, *[""] * (e.lm.architecture.vocabulary - e.words.size)])
+        spoken = np.asarray([*e.words.spoken, *[""] * (e.lm.config.vocab_size - e.words.size)])
         words = xr.where(tokens >= 0, spoken[np.maximum(tokens.values, 0)], "")
         found["next-token"] = data["next-token"].assign(word=words)
     for name in ("concept", "cross-entropy", "mmlu"):

@@ -63,8 +63,8 @@ def _written(e: Experiment, names: list[str], cell: Cell, each: int) -> list[lis
     settings = e.settings.prompts
     made = e.lm.generate(
         [opening(e, name) for name in names],
-        each=each,
-        new=settings.new,
+        num_return_sequences=each,
+        max_new_tokens=settings.new,
         sampling=settings.sampling,
         seed=e.seed("prompts", *cell),
         length=max(len(opening(e, name)) for name in e.sets),

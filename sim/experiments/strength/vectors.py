@@ -15,15 +15,17 @@ from sim.experiments.store import Cell, Layout
 
 
 def vectors(e: Experiment) -> None:
-    """Fill the group "vectors": the mean state of every set of texts, ``[set, resample, layer, width]``.
+    """Fill the group "vectors": the mean state of every set of texts, ``[set, resample, layer, d_model]``.
 
     The state of a text is its mean over its first tokens. Sample 0 is the set itself, the others draw from it with
     replacement. A steering vector is the mean of a concept less that of what it is contrasted with (S, equation 3).
     """
-    a, settings = e.lm.architecture, e.settings.vectors
-    coords: dict[str, Any] = {"set": e.sets, "resample": np.arange(settings.resamples + 1), "layer": np.arange(a.layers)}
+    a, settings = e.lm.config, e.settings.vectors
+    coords: dict[str, Any] = {"set": e.sets, "resample": np.arange(settings.resamples + 1), "layer": np.arange(a.num_layers)}
     layout = Layout(
-        coords | {"width": np.arange(a.width)}, {"mean": (("set", "resample", "layer", "width"), "float32")}, {"set": 1}
+        coords | {"d_model": np.arange(a.d_model)},
+        {"mean": (("set", "resample", "layer", "d_model"), "float32")},
+        {"set": 1},
     )
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
@@ -49,19 +51,19 @@ def log_odds(e: Experiment) -> None:
 
     The log-odds of a concept are the mean over its texts less that over what it is contrasted with; nothing is steered.
     """
-    a, settings = e.lm.architecture, e.settings.vectors
+    a, settings = e.lm.config, e.settings.vectors
     dims = ("set", "token")
     layout = Layout(
-        {"set": e.sets, "token": np.arange(a.vocabulary)},
+        {"set": e.sets, "token": np.arange(a.vocab_size)},
         {"log_p": (dims, "float32"), "error": (dims, "float32")},
         {"set": 1},
     )
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,) = layout.labels(cell)["set"]
-        total, squares, n = np.zeros(a.vocabulary), np.zeros(a.vocabulary), 0
+        total, squares, n = np.zeros(a.vocab_size), np.zeros(a.vocab_size), 0
         for part, count in batched(e.rows(name), settings.tokens, settings.batch):
-            cut = e.lm.split(part, a.layers - 1, length=settings.tokens)
+            cut = e.lm.split(part, a.num_layers - 1, length=settings.tokens)
             values = np.asarray(last_log_p(cut), float)[:count]
             total, squares, n = total + values.sum(axis=0), squares + (values**2).sum(axis=0), n + count
         mean = total / n

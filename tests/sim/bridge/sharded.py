@@ -36,7 +36,7 @@ def main(folder, out, data, model, processes=1, rank=0, port=0):
     def swept(cut, v, alphas):
         return ufm.sweep(cut, jnp.arange(4), v, alphas, lambda row, _: jax.nn.log_softmax(row))
 
-    v = jax.device_put(np.linspace(-1, 1, lm.architecture.width, dtype=np.float32), whole)
+    v = jax.device_put(np.linspace(-1, 1, lm.config.d_model, dtype=np.float32), whole)
     curves = swept(cut, v, jax.device_put(np.linspace(-2, 2, 5, dtype=np.float32), whole))
     logits, curves = (multihost_utils.process_allgather(x, tiled=True) for x in (logits, curves))
     if rank == 0:

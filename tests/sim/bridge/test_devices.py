@@ -48,7 +48,7 @@ def programs(lm):
     cut, whole = lm.split(PROMPTS, 0), lm.split(PROMPTS, 1, last_only=False)
     far = jnp.asarray(ALPHAS, jnp.float32)
     ids, seen = map(jnp.asarray, lm.contexts(PROMPTS))
-    limits, v = jnp.zeros((2, lm.architecture.vocabulary)), jnp.asarray(V)
+    limits, v = jnp.zeros((2, lm.config.vocab_size)), jnp.asarray(V)
     settings = tuple(map(jnp.asarray, (1.0, 5, 0.9)))
     steering = Steering(Add(v))
     return {
@@ -82,14 +82,14 @@ def programs(lm):
                 jnp.asarray([-1]),
                 Steering({1: Add(v)}),
                 jnp.ones((2, 1)),
-                new=2,
+                max_new_tokens=2,
                 sampled=True,
                 sort=8,
             ),
             lm.decoder,
         ),
         "training": (
-            lambda one: jax.grad(lambda one: training.loss(lm.architecture, one, jnp.tile(ids, (1, 2))))(one),
+            lambda one: jax.grad(lambda one: training.loss(lm.config, one, jnp.tile(ids, (1, 2))))(one),
             lm.parameters,
         ),
     }
@@ -152,7 +152,7 @@ def test_measures_of_half_types_are_right_to_float32(dtype):
 
 def test_far_out_steering_gives_the_limit_of_proposition_4_1():
     lm, far = model(), jnp.asarray([1e10, 1e17, 1e20, 1e30])
-    for layer in (0, lm.architecture.layers - 1):
+    for layer in (0, lm.config.num_layers - 1):
         got = swept(lm.split(PROMPTS, layer), jnp.concatenate([far, -far]))
         for sign, of_sign in ((1, got[:, :4]), (-1, got[:, 4:])):
             limit = readout(lm).limit(jnp.asarray(V), sign)
@@ -163,14 +163,14 @@ def huge(dtype):
     """A model whose MLPs give numbers beyond float16."""
     lm = model("gpt2", dtype)
     large = {name: value * {"blocks.up": 100, "blocks.down": 3e4}.get(name, 1) for name, value in lm.parameters.items()}
-    return replace(lm, decoder=type(lm.decoder)(lm.architecture, large, dtype=dtype))
+    return replace(lm, decoder=type(lm.decoder)(lm.config, large, dtype=dtype))
 
 
 def test_what_overflows_is_an_error_that_names_type_and_layer():
     lm = huge("float16")
     for function in (
         lambda: lm.logits(PROMPTS),
-        lambda: lm.generate(PROMPTS, new=3),
+        lambda: lm.generate(PROMPTS, max_new_tokens=3),
         lambda: lm.difference_of_means([[1]], [[2]]),
     ):
         with pytest.raises(ValueError, match=r"^logits: .*after block [01].*float16"):
@@ -183,9 +183,9 @@ def test_what_overflows_is_an_error_that_names_type_and_layer():
 
 def test_steering_that_overflows_is_an_error_that_names_it():
     lm = model(dtype="float16")
-    assert lm.generate(PROMPTS, new=3, steering=Steering({1: Add(V)})).tokens
+    assert lm.generate(PROMPTS, max_new_tokens=3, steering=Steering({1: Add(V)})).tokens
     with pytest.raises(ValueError, match=r"^alpha: .*float16.*up to 1e\+06 of Steering\(1: Add\)"):
-        lm.generate(PROMPTS, new=3, steering=Steering({1: Add(V)}), alpha=1e6)
+        lm.generate(PROMPTS, max_new_tokens=3, steering=Steering({1: Add(V)}), alpha=1e6)
     cut = lm.split(PROMPTS, 2)
     with pytest.raises(ValueError, match=r"^alphas: .*float16, steered after block 2.*1e\+38"):
         ufm.probability_increase(cut, [0], 8 * V, [0.0, 1.0, 1e38])
@@ -238,10 +238,10 @@ def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, che
     lm, real = model(), devices.free
     for size, refused in (
         (1000, lambda: load(checkpoint("gpt2"), progress=False)),
-        (1000, lambda: random_model(lm.architecture, jax.random.key(0))),
+        (1000, lambda: random_model(lm.config, jax.random.key(0))),
         (1000, lambda: lm.split(PROMPTS, 0)),
         (100, lambda: lm.logits(PROMPTS)),
-        (1000, lambda: lm.generate(PROMPTS, new=50)),
+        (1000, lambda: lm.generate(PROMPTS, max_new_tokens=50)),
     ):
         monkeypatch.setattr(devices, "free", lambda device, size=size: size)
         with pytest.raises(
@@ -249,9 +249,9 @@ def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, che
         ):
             refused()
         monkeypatch.setattr(devices, "free", real)
-    assert parameter_bytes(lm.architecture, "float32") == sum(value.nbytes for value in lm.parameters.values())
+    assert parameter_bytes(lm.config, "float32") == sum(value.nbytes for value in lm.parameters.values())
     half = model(dtype="bfloat16")
-    assert parameter_bytes(lm.architecture, "bfloat16") == sum(value.nbytes for value in half.parameters.values())
+    assert parameter_bytes(lm.config, "bfloat16") == sum(value.nbytes for value in half.parameters.values())
 
 
 def test_what_is_left_of_a_card():
@@ -265,7 +265,7 @@ def test_what_is_left_of_a_card():
 def test_other_types_are_refused(dtype, checkpoint):
     for refused in (
         lambda: load(checkpoint("gpt2"), dtype=dtype),
-        lambda: random_model(model().architecture, jax.random.key(0), dtype=dtype),
+        lambda: random_model(model().config, jax.random.key(0), dtype=dtype),
         lambda: model().with_dtype(dtype),
     ):
         with pytest.raises(ValueError, match=r"^dtype: expected (one of float32, bfloat16, float16|.*float64)"):

@@ -52,13 +52,24 @@ def empty(family, **settings):
 @pytest.mark.parametrize("family", TRANSFORMERS)
 def test_what_is_absent_is_what_transformers_takes(family):
     a = empty(family)
-    found = (a.vocabulary, a.width, a.hidden, a.layers, a.heads, a.kv_heads, a.head_dim, a.context, a.eps, a.activation)
+    found = (
+        a.vocab_size,
+        a.d_model,
+        a.d_mlp,
+        a.num_layers,
+        a.num_heads,
+        a.num_kv_heads,
+        a.head_dim,
+        a.max_seq_len,
+        a.eps,
+        a.activation,
+    )
     assert (*found, a.rope.theta if a.rope else None, a.tied) == TRANSFORMERS[family]
     biased = {"gpt2": (True, True, True), "qwen2": (True, False, False), "gpt_neox": (True, True, True)}
     assert (a.qkv_bias, a.out_bias, a.mlp_bias) == biased.get(family, (False, False, False))
     windows = {"mistral": {4096}, "gemma2": {4096, None}, "gemma3_text": {4096, None}}
     assert set(a.windows) == windows.get(family, {None})
-    assert len(a.windows) == a.layers
+    assert len(a.windows) == a.num_layers
 
 
 def test_other_settings_that_are_absent():
@@ -263,7 +274,7 @@ def test_yarn_between_the_ends(truncate, expected):
 @pytest.mark.parametrize(("length", "long"), [(40, False), (41, True)])
 def test_longrope_changes_beyond_the_original_context(small, length, long):
     decoder = small("phi3, longrope").decoder
-    rope, positions = decoder.architecture.rope, np.arange(length)[None]
+    rope, positions = decoder.config.rope, np.arange(length)[None]
     cosines, _ = decoder.rotations(jnp.asarray(positions))
     expected = rope.size * np.cos(positions[0][:, None] * np.asarray(rope.frequencies(8, long=long)))
     np.testing.assert_allclose(cosines[0, 0], expected, atol=1e-5)
@@ -275,14 +286,14 @@ def test_a_sequence_has_the_frequencies_of_its_own_length(small):
     rows = [references.tokens(n).tolist() for n in (12, 40, 41, 60)]
     for together, row in zip(model.logits(rows), rows, strict=True):
         np.testing.assert_allclose(together, model.logits([row])[0], atol=2e-5)
-    with pytest.raises(ValueError, match=r"new: .*beyond 40 tokens"):
-        model.generate([rows[0]], new=40)
+    with pytest.raises(ValueError, match=r"max_new_tokens: .*beyond 40 tokens"):
+        model.generate([rows[0]], max_new_tokens=40)
 
 
 @pytest.mark.parametrize("name", ["gpt_neox", "smollm3", "olmo2", "granite", "phi3, longrope", "llama, yarn"])
 def test_generation_with_a_cache_is_the_model_again_and_again(small, name):
     model, prompt = small(name), references.tokens(41 if "longrope" in name else 7).tolist()
-    found = list(model.generate([prompt], new=5).tokens[0])
+    found = list(model.generate([prompt], max_new_tokens=5).tokens[0])
     again = model.logits([prompt + found[:k] for k in range(5)])
     assert [int(np.argmax(logits[-1])) for logits in again] == found
 
@@ -312,7 +323,7 @@ def test_a_change_of_the_down_projection_is_that_of_its_weights(small, name):
     for part in ("blocks.down", "blocks.down_bias"):
         if part in parameters:
             parameters[part] = parameters[part].at[1].multiply(2)
-    doubled = replace(model, decoder=type(model.decoder)(model.architecture, parameters))
+    doubled = replace(model, decoder=type(model.decoder)(model.config, parameters))
     np.testing.assert_allclose(found[0], doubled.logits([row])[0][-1], atol=2e-5)
 
 
@@ -334,7 +345,7 @@ def test_the_scale_of_what_is_added_is_not_rounded(small):
 def test_new_families_are_kept_and_loaded_again(small, tmp_path, name):
     model = small(name)
     again = load(model.save(tmp_path / "kept"))
-    assert again.architecture == model.architecture
+    assert again.config == model.config
     np.testing.assert_array_equal(again.logits([[1, 2, 3]])[0], model.logits([[1, 2, 3]])[0])
 
 
@@ -440,22 +451,22 @@ def same(a, b, **apart):
 @pytest.mark.parametrize("name", WRITTEN)
 def test_gguf_of_a_family_is_its_folder(checkpoint, tmp_path, name):
     folder = checkpoint(name)
-    file, (architecture, tensors) = write_gguf(folder, tmp_path / "model.gguf"), open_folder(folder)
-    same(file.architecture, architecture, **WRITTEN[name])
-    expected = fill(architecture, tensors, progress=False)
-    for key, value in fill(file.architecture, file, progress=False).items():
+    file, (config, tensors) = write_gguf(folder, tmp_path / "model.gguf"), open_folder(folder)
+    same(file.config, config, **WRITTEN[name])
+    expected = fill(config, tensors, progress=False)
+    for key, value in fill(file.config, file, progress=False).items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
 def test_phi_3_with_queries_keys_and_values_apart(checkpoint, tmp_path):
     folder = checkpoint("phi3")
     file, expected = write_gguf(folder, tmp_path / "model.gguf", apart=True), fill(*open_folder(folder), progress=False)
-    for key, value in fill(file.architecture, file, progress=False).items():
+    for key, value in fill(file.config, file, progress=False).items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
 def scaling(checkpoint, tmp_path, change, name="llama, grouped, tied", **more):
-    return write_gguf(checkpoint(name), tmp_path / "model.gguf", change=change, **more).architecture.rope
+    return write_gguf(checkpoint(name), tmp_path / "model.gguf", change=change, **more).config.rope
 
 
 def test_llama_3_1_as_gguf(checkpoint, tmp_path):
@@ -514,7 +525,7 @@ def test_phi_3_with_long_contexts_as_gguf(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("change", "leave_out", "message"),
     [
-        (lambda w: w.add_expert_count(8), (), "general.architecture: .*experts"),
+        (lambda w: w.add_expert_count(8), (), "general.config: .*experts"),
         (lambda w: w.add_uint32("llama.rope.dimension_count", 4), ("dimension_count",), "dimension_count"),
         (lambda w: w.add_value_length(4), (), "value_length"),
         (None, ("eps",), "llama.attention.layer_norm_rms_epsilon"),
@@ -580,7 +591,7 @@ def test_an_unembedding_that_is_the_embedding(small, edited, only):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load(edited("llama, grouped, tied", change), progress=False)
-    assert model.architecture.tied
+    assert model.config.tied
     np.testing.assert_array_equal(logits(model), logits(small("llama, grouped, tied")))
 
 

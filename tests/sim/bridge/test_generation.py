@@ -15,9 +15,11 @@ from ufm import Add, After, Last, Steering, Where
 @pytest.mark.parametrize("steered", [False, True])
 def test_greedy_is_the_likeliest_token_of_the_whole_model(small, name, steered):
     model = small(name)
-    rows = np.zeros((model.architecture.layers, model.architecture.width), np.float32)
+    rows = np.zeros((model.config.num_layers, model.config.d_model), np.float32)
     rows[1] = steered * 2.0 * direction(model)
-    got = model.generate(PROMPTS, new=12, steering=Steering({1: Add(direction(model))}) if steered else None, alpha=2.0)
+    got = model.generate(
+        PROMPTS, max_new_tokens=12, steering=Steering({1: Add(direction(model))}) if steered else None, alpha=2.0
+    )
     for prompt, tokens in zip(PROMPTS, got.tokens, strict=True):
         grown = list(prompt)
         for _ in range(12):
@@ -30,15 +32,15 @@ def test_each_prompt_can_have_its_own_steering(small):
     """A strength for each prompt, and for each of two layers."""
     model, alphas = small("llama"), [[0.0, 0.0], [3.0, -1.0]]
     steering = Steering({0: Add(direction(model)), 2: Add(direction(model, 1))})
-    both = model.generate(PROMPTS[:2], new=8, steering=steering, alpha=alphas).tokens
+    both = model.generate(PROMPTS[:2], max_new_tokens=8, steering=steering, alpha=alphas).tokens
     alone = [
-        model.generate([prompt], new=8, steering=steering, alpha=[alpha]).tokens[0]
+        model.generate([prompt], max_new_tokens=8, steering=steering, alpha=[alpha]).tokens[0]
         for prompt, alpha in zip(PROMPTS, alphas, strict=False)
     ]
     assert list(both) == alone
-    one = model.generate(PROMPTS[:2], new=8, steering=steering, alpha=[0.0, 1.0]).tokens
-    assert one[0] == both[0] == model.generate(PROMPTS[:1], new=8).tokens[0]
-    assert one[1] == model.generate(PROMPTS[1:2], new=8, steering=steering).tokens[0] != both[1]
+    one = model.generate(PROMPTS[:2], max_new_tokens=8, steering=steering, alpha=[0.0, 1.0]).tokens
+    assert one[0] == both[0] == model.generate(PROMPTS[:1], max_new_tokens=8).tokens[0]
+    assert one[1] == model.generate(PROMPTS[1:2], max_new_tokens=8, steering=steering).tokens[0] != both[1]
 
 
 @pytest.mark.parametrize("tokens", ["last", "after", "where"])
@@ -48,7 +50,7 @@ def test_only_some_tokens_are_steered(small, tokens):
     v = 4 * direction(model)
     masks = np.arange(8) == np.array([[3], [6], [7]])
     selection = {"last": Last(), "after": After([8, 3, 4]), "where": Where(masks)}[tokens]
-    got = model.generate(PROMPTS, new=new, steering=Steering({1: Add(v)}, tokens=selection))
+    got = model.generate(PROMPTS, max_new_tokens=new, steering=Steering({1: Add(v)}, tokens=selection))
     for k, (prompt, found) in enumerate(zip(PROMPTS, got.tokens, strict=True)):
         n = len(prompt)
         touched = {
@@ -58,7 +60,7 @@ def test_only_some_tokens_are_steered(small, tokens):
         }[tokens]
         grown = list(prompt)
         for _ in range(new):
-            at = np.zeros((model.architecture.layers, len(grown), v.size), np.float32)
+            at = np.zeros((model.config.num_layers, len(grown), v.size), np.float32)
             at[1] = touched[: len(grown), None] * v
             grown.append(int(whole(model, at, grown)[-1].argmax()))
         assert list(found) == grown[n:]
@@ -67,8 +69,10 @@ def test_only_some_tokens_are_steered(small, tokens):
 def test_each_continuation_is_steered_like_its_prompt(small):
     model, sampling = small("llama"), Sampling(temperature=1.0)
     steering = Steering({0: Add(100 * direction(model))}, tokens=After([8, 100]))
-    found = model.generate(PROMPTS[:2], new=8, each=3, sampling=sampling, steering=steering).tokens
-    free = model.generate(PROMPTS[:2], new=8, each=3, sampling=sampling).tokens
+    found = model.generate(
+        PROMPTS[:2], max_new_tokens=8, num_return_sequences=3, sampling=sampling, steering=steering
+    ).tokens
+    free = model.generate(PROMPTS[:2], max_new_tokens=8, num_return_sequences=3, sampling=sampling).tokens
     assert found[3:] == free[3:]
     assert [row[0] for row in found[:3]] == [row[0] for row in free[:3]]  # the prompt is not steered
     assert found[:3] != free[:3]
@@ -76,17 +80,28 @@ def test_each_continuation_is_steered_like_its_prompt(small):
 
 def test_the_seed_tells_what_is_sampled(small):
     model, sampling = small("gpt2"), Sampling(temperature=2.0)
-    first, again, other = (model.generate(PROMPTS, new=10, sampling=sampling, seed=seed).tokens for seed in (1, 1, 2))
+    first, again, other = (
+        model.generate(PROMPTS, max_new_tokens=10, sampling=sampling, seed=seed).tokens for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
 def test_a_sequence_stops_at_its_end(small):
     model = small("qwen3")
-    free = model.generate(PROMPTS[:1], new=10).tokens[0]
+    free = model.generate(PROMPTS[:1], max_new_tokens=10).tokens[0]
     ids, seen = model.contexts(PROMPTS[:1])
     end = jnp.asarray([free[4], 60])
     out, lengths, _ = generation.compiled(
-        model.decoder, ids, seen, jax.random.key(0), (1.0, 61, 1.0), end, None, jnp.zeros((1, 1)), new=10, sampled=False
+        model.decoder,
+        ids,
+        seen,
+        jax.random.key(0),
+        (1.0, 61, 1.0),
+        end,
+        None,
+        jnp.zeros((1, 1)),
+        max_new_tokens=10,
+        sampled=False,
     )
     stop = free.index(free[4]) + 1
     assert int(lengths[0]) == stop
@@ -161,8 +176,8 @@ def test_no_more_tokens_are_sorted_than_need_be():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"new": 0}, "new: expected a whole number of at least 1, got 0"),
-        ({"new": 250}, "prompt: expected at most 256 tokens with 250 to follow, got 258"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected a whole number of at least 1, got 0"),
+        ({"max_new_tokens": 250}, "prompt: expected at most 256 tokens with 250 to follow, got 258"),
         ({"steering": np.zeros(32)}, r"steering: expected a Steering\({layer: ...}\), got an array"),
         ({"steering": Steering(Add(np.ones(32)))}, "steering: expected a layer for every intervention"),
         ({"steering": Steering({1: Add(np.ones(31))})}, "steering: expected an intervention for the site residual"),

@@ -80,7 +80,7 @@ CALLS = {
     "states": lambda lm, prompts: lm.states(prompts),
     "difference_of_means": lambda lm, prompts: lm.difference_of_means(["A"], prompts),
     "at": lambda lm, prompts: lm.split(prompts, 1),
-    "generate": lambda lm, prompts: lm.generate(prompts, new=1),
+    "generate": lambda lm, prompts: lm.generate(prompts, max_new_tokens=1),
 }
 
 
@@ -125,7 +125,7 @@ def test_a_tokenizer_may_have_more_tokens_than_the_model(checkpoint, small, tmp_
     more.core.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>"}))
     model = load(tmp_path, progress=False)
-    assert (model.tokenizer.size, model.architecture.vocabulary) == (62, 61)
+    assert (model.tokenizer.size, model.config.vocab_size) == (62, 61)
     np.testing.assert_array_equal(model.logits(["AB"])[0], small("llama").logits([[BOS, *ids("AB")]])[0])
     for call in CALLS.values():
         with pytest.raises(ValueError, match=r"^tokens: .*from 0 to 60, .*\[61\] \('<image>'"):
@@ -142,8 +142,8 @@ def test_chats_begin_once(lm):
     assert lm.tokenizer.encode(lm.tokenizer.chat(messages)) == expected
     for prompts, chat in ((["AB"], True), ([messages], True), ([lm.tokenizer.chat(messages)], False), ([expected], False)):
         assert lm.contexts(prompts, chat=chat)[0].tolist() == [expected]
-    same = [lm.generate(prompts, new=4, chat=True, stop=False).tokens for prompts in (["AB"], [messages])]
-    assert same[0] == same[1] == lm.generate([expected], new=4, stop=False).tokens
+    same = [lm.generate(prompts, max_new_tokens=4, chat=True, stop=False).tokens for prompts in (["AB"], [messages])]
+    assert same[0] == same[1] == lm.generate([expected], max_new_tokens=4, stop=False).tokens
     np.testing.assert_array_equal(lm.logits(["AB"], chat=True)[0], lm.logits([expected])[0])
     np.testing.assert_array_equal(lm.states(["AB"], chat=True)[0], lm.states([expected])[0])
     np.testing.assert_array_equal(
@@ -176,7 +176,7 @@ def test_means_are_taken_in_batches(lm, monkeypatch):
         return real(decoder, tokens, seen)
 
     monkeypatch.setattr(model, "all_means", counted)
-    one = held_by_blocks(lm.architecture, 9, 9)
+    one = held_by_blocks(lm.config, 9, 9)
     for budget, expected in ((1, [1] * 7), (2 * one, [2, 2, 1, 2]), (3 * one - 1, [2, 2, 1, 2]), (None, [5, 2])):
         sizes.clear()
         np.testing.assert_allclose(lm.difference_of_means(positive, negative, budget=budget), together, atol=1e-6)
@@ -194,7 +194,7 @@ def test_vectors_of_every_library(lm, value):
     np.testing.assert_array_equal(steering.parts[0].intervention.v, v)
     split = lm.split(["AB"], jnp.asarray(1))
     np.testing.assert_array_equal(ufm.steer(split, [0], value(v), 1.0), ufm.steer(split, [0], v, 1.0))
-    assert lm.generate(["A"], new=2, steering=steering) == lm.generate(["A"], new=2, steering=expected)
+    assert lm.generate(["A"], max_new_tokens=2, steering=steering) == lm.generate(["A"], max_new_tokens=2, steering=expected)
 
 
 @pytest.mark.parametrize("layer", ["1", 1.0, True, [1], -1, 3, np.array([1])], ids=repr)

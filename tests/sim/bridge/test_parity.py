@@ -103,7 +103,7 @@ def test_smollm2_says_what_transformers_says():
     loading = transformers.AutoModelForCausalLM.from_pretrained
     theirs = loading(str(file.parent), gguf_file=file.name, dtype=torch.float32).eval()
     theirs.generation_config.eos_token_id = None
-    ours = model.generate(PROMPTS, new=50, stop=False).tokens
+    ours = model.generate(PROMPTS, max_new_tokens=50, stop=False).tokens
     for prompt, logits, continued in zip(PROMPTS, model.logits(PROMPTS), ours, strict=True):
         ids = torch.tensor([model.tokenizer.encode(prompt)])
         with torch.no_grad():

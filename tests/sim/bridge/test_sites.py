@@ -44,7 +44,7 @@ def changed(model, deltas):
     down = np.array(parameters["blocks.down"])
     for layer, A in deltas.items():
         down[layer] += np.asarray(A).T
-    return replace(model, decoder=Decoder(model.architecture, parameters | {"blocks.down": jnp.asarray(down)}))
+    return replace(model, decoder=Decoder(model.config, parameters | {"blocks.down": jnp.asarray(down)}))
 
 
 def last_logits(model):
@@ -66,7 +66,7 @@ def test_no_strength_is_the_model_itself_bit_for_bit(small, name, site):
 def test_weights_at_down_projections_are_other_down_projections(small, name):
     """At one layer, and at all of them with a strength of their own, in whichever order they are given."""
     model = small(name)
-    layers = range(model.architecture.layers)
+    layers = range(model.config.num_layers)
     split = model.split(PROMPTS)
     outputs, inputs = reversed(split.sites["mlp_down"])
     deltas = {layer: normal(layer, outputs, inputs) for layer in layers}
@@ -86,7 +86,7 @@ def test_weights_at_down_projections_are_other_down_projections(small, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_vector_at_the_down_projection_is_one_at_the_stream(small, name):
     model = small(name)
-    if model.architecture.sandwich:
+    if model.config.post_norm:
         return  # a norm lies between the two
     v = updates(model.split(PROMPTS), "residual")["vector"].v
     for tokens in (None, Last()):
@@ -98,7 +98,7 @@ def test_a_vector_at_the_down_projection_is_one_at_the_stream(small, name):
 
 def test_both_sites_of_a_block_and_a_block_behind(small):
     model = small(NAMES[0])
-    split, v = model.split(PROMPTS), normal(0, model.architecture.width)
+    split, v = model.split(PROMPTS), normal(0, model.config.d_model)
     outputs, inputs = reversed(split.sites["mlp_down"])
     delta = normal(5, outputs, inputs)
     steering = Steering({1: Weight(delta, jnp.zeros(outputs))}, site="mlp_down") + Steering({1: Add(v), 2: Add(v)})
@@ -120,7 +120,7 @@ def test_sweeps_of_an_update(small):
 
 def test_nulling_out_at_a_site(small):
     model = small(NAMES[0])
-    split, b = model.split(PROMPTS, 1), normal(0, model.architecture.width)
+    split, b = model.split(PROMPTS, 1), normal(0, model.config.d_model)
     states = split.embed(jnp.arange(3))
     along = np.maximum(np.asarray(states.stream @ b), 0)[..., None] / float(b @ b)
     assert (along > 0).any()

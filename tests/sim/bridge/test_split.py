@@ -33,9 +33,9 @@ def _whole(decoder, ids, mask, steering):
 
 def whole(model, steering=None, prompt=PROMPTS[0]):
     """Logits of a prompt, with `steering` added to the stream after each block: ``[L, d]``, or ``[L, T, d]`` by token."""
-    a = model.architecture
-    steering = np.zeros((a.layers, a.width)) if steering is None else np.asarray(steering)
-    rows = np.zeros((a.layers, 20, a.width), np.float32)
+    a = model.config
+    steering = np.zeros((a.num_layers, a.d_model)) if steering is None else np.asarray(steering)
+    rows = np.zeros((a.num_layers, 20, a.d_model), np.float32)
     if steering.ndim == 2:
         rows += steering[:, None]
     else:
@@ -66,11 +66,11 @@ def _swept(split, steering, alphas):
 
 
 def direction(model, seed=0):
-    return np.random.default_rng(seed).normal(size=model.architecture.width).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=model.config.d_model).astype(np.float32)
 
 
 def _rows(model, layer, v):
-    rows = np.zeros((model.architecture.layers, v.size), np.float32)
+    rows = np.zeros((model.config.num_layers, v.size), np.float32)
     rows[layer] = v
     return rows
 
@@ -79,16 +79,16 @@ def _rows(model, layer, v):
 def test_every_split_gives_the_logits_of_the_whole(small, name):
     model = small(name)
     expected = [row[-1] for row in model.logits(PROMPTS)]
-    for layer in range(model.architecture.layers):
+    for layer in range(model.config.num_layers):
         split = model.split(PROMPTS, layer)
         assert isinstance(split, ufm.Steerable)
-        np.testing.assert_allclose(steered(split, jnp.zeros(model.architecture.width)), expected, atol=2e-5)
+        np.testing.assert_allclose(steered(split, jnp.zeros(model.config.d_model)), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steering_is_adding_to_the_stream_after_a_block(small, name):
     model, v = small(name), direction(small(name))
-    for layer in range(model.architecture.layers):
+    for layer in range(model.config.num_layers):
         got = steered(model.split(PROMPTS, layer), jnp.asarray(1.5 * v))
         same = steered(model.split(PROMPTS), Steering({layer: Add(jnp.asarray(v))}), 1.5)
         for row, other, prompt in zip(np.asarray(got), np.asarray(same), PROMPTS, strict=True):
@@ -120,13 +120,13 @@ def test_steering_of_some_tokens(small, name, tokens):
     """What is before the first token that is touched is computed once; the logits are those of the whole model."""
     model, v, alphas = small(name), direction(small(name)), [0.0, 1.0, -2.0]
     selection, chosen = SELECTIONS[tokens]
-    for layer in (0, 1, model.architecture.layers - 1):
+    for layer in (0, 1, model.config.num_layers - 1):
         got, split = sweep(model.split(PROMPTS), Steering({layer: Add(v)}, tokens=selection), alphas)
         assert split.start == FIRST[tokens]
         assert split.embed(jnp.arange(3)).stream.shape[1] == 8 - FIRST[tokens]
         for k, (prompt, rows) in enumerate(zip(PROMPTS, got, strict=True)):
             for alpha, row in zip(alphas, rows, strict=True):
-                at = np.zeros((model.architecture.layers, len(prompt), v.size))
+                at = np.zeros((model.config.num_layers, len(prompt), v.size))
                 at[layer] = alpha * np.asarray(chosen(len(prompt), k), float)[:, None] * v
                 np.testing.assert_allclose(row, whole(model, at, prompt)[-1], atol=5e-5)
 
@@ -158,7 +158,7 @@ def test_a_layer_that_is_a_constant_of_the_program_keeps_keys_too(small, unrolle
 @pytest.mark.parametrize("last_only", [True, False])
 def test_several_layers_each_with_its_strength(small, last_only):
     model = small("llama")
-    vectors = np.random.default_rng(1).normal(size=(3, model.architecture.width)).astype(np.float32)
+    vectors = np.random.default_rng(1).normal(size=(3, model.config.d_model)).astype(np.float32)
     alphas = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, -2.0], [0.5, 3.0, 1.0]])
     steering = Steering({layer: Add(jnp.asarray(v)) for layer, v in enumerate(vectors)})
     got, _ = sweep(model.split(PROMPTS, last_only=last_only), steering, alphas)
@@ -178,7 +178,7 @@ def test_several_at_one_layer_add_up_in_order(small):
     alphas = np.array([[1.0, -1.0, 2.0]])
     got, split = sweep(model.split(PROMPTS), both, alphas)
     assert (int(split.layer), split.start) == (1, 0)
-    at = np.zeros((model.architecture.layers, 8, v.size))
+    at = np.zeros((model.config.num_layers, 8, v.size))
     at[1], at[2, -1] = v - w, 2 * v
     np.testing.assert_allclose(got[0, 0], whole(model, at)[-1], atol=5e-5)
     again = sweep(
@@ -199,7 +199,7 @@ def test_as_many_programs_as_kinds_of_parts(small):
 def test_states_of_all_layers_are_those_of_every_split(small):
     model = small("gemma2")
     states, mask = model.states(PROMPTS)
-    for layer in range(model.architecture.layers):
+    for layer in range(model.config.num_layers):
         split = model.split(PROMPTS, layer)
         alone = embedded(split)
         np.testing.assert_array_equal(alone.mask, mask)
@@ -352,7 +352,7 @@ def test_bad_input(small, layer, prompts, message):
 
 def test_steerings_that_do_not_fit_are_refused(small):
     model = small("llama")
-    d = model.architecture.width
+    d = model.config.d_model
     split, v = model.split(PROMPTS, 1), direction(model)
     refused = {
         r"steering: expected an intervention for the site residual, from 32 to 32 numbers, got Add with v \(31,\)": v[:31],

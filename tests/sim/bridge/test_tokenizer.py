@@ -46,11 +46,11 @@ def folder(trained, tmp_path):
     return tmp_path
 
 
-def in_gguf(path, core, pre="smollm", change=None, architecture="llama"):
+def in_gguf(path, core, pre="smollm", change=None, config="llama"):
     """The same as llama.cpp keeps it."""
     data = json.loads(core.to_str())["model"]
     tokens = sorted(data["vocab"], key=data["vocab"].get)
-    writer = gguf.GGUFWriter(str(path), architecture)
+    writer = gguf.GGUFWriter(str(path), config)
     writer.add_tokenizer_model("gpt2")
     if pre is not None:
         writer.add_tokenizer_pre(pre)
@@ -271,7 +271,7 @@ def test_a_splitting_that_is_not_named(trained, tmp_path):
         with pytest.warns(UserWarning, match=r"tokenizer\.ggml\.pre: x\.gguf does not say"):
             words = tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre=pre))
         assert [words.core.id_to_token(i) for i in words.encode("a(b")] == ["a", "(", "b"]
-    path = in_gguf(tmp_path / "y.gguf", trained, pre=None, architecture="gpt2")
+    path = in_gguf(tmp_path / "y.gguf", trained, pre=None, config="gpt2")
     assert tokenizer.from_gguf(path).encode(TEXT.replace("1984", "x").replace("12345", "x"))
 
 

@@ -140,10 +140,10 @@ def write_gguf(path, folder, kind=gguf.GGMLQuantizationType.F32, change=None):
 def test_gguf(checkpoint, tmp_path, kind, rtol):
     folder = checkpoint("llama, grouped, tied")
     file = Gguf(write_gguf(tmp_path / "model.gguf", folder, gguf.GGMLQuantizationType[kind]))
-    expected, (architecture, _) = parameters(folder), open_folder(folder)
-    assert {**vars(file.architecture), "eps": 0} == {**vars(architecture), "eps": 0}
-    assert file.architecture.eps == pytest.approx(architecture.eps, rel=1e-6)
-    for name, value in fill(file.architecture, file, progress=False).items():
+    expected, (config, _) = parameters(folder), open_folder(folder)
+    assert {**vars(file.config), "eps": 0} == {**vars(config), "eps": 0}
+    assert file.config.eps == pytest.approx(config.eps, rel=1e-6)
+    for name, value in fill(file.config, file, progress=False).items():
         largest = np.abs(expected[name]).max()
         np.testing.assert_allclose(value, expected[name], atol=float(rtol * largest), rtol=0, err_msg=name)
 
@@ -279,7 +279,7 @@ def test_every_quantised_type_is_read(tmp_path, kind):
 def test_what_is_saved_is_loaded_again(small, tmp_path, name):
     model = small(name)
     again = load(model.save(tmp_path / "kept"))
-    assert again.architecture == model.architecture
+    assert again.config == model.config
     assert again.fingerprint == load(tmp_path / "kept").fingerprint
     np.testing.assert_array_equal(again.logits([[1, 2, 3]])[0], model.logits([[1, 2, 3]])[0])
     half = load(tmp_path / "kept", dtype=jnp.bfloat16)
@@ -526,9 +526,9 @@ def test_damaged_files_give_an_error_and_nothing_else(checkpoint, tmp_path, kind
 
 def test_every_parameter_has_a_shape_and_a_tensor(kept, checkpoint):
     for name in references.CONFIGS:
-        architecture, tensors = open_folder(checkpoint(name))
-        assert sum(np.prod(shape) for shape in shapes(architecture).values()) == count(architecture)
-        assert count(architecture) <= sum(np.prod(shape) for shape in tensors.shapes().values())
+        config, tensors = open_folder(checkpoint(name))
+        assert sum(np.prod(shape) for shape in shapes(config).values()) == count(config)
+        assert count(config) <= sum(np.prod(shape) for shape in tensors.shapes().values())
 
 
 def test_the_fingerprint_tells_checkpoints_apart(llama):

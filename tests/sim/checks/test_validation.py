@@ -124,7 +124,7 @@ def test_moments_are_derivatives_of_the_losses(small):
     with jax.enable_x64(True):
         model = small("gpt2").with_dtype(jnp.float64)
         cut = model.split(rows(8, 3, 7), 1, last_only=False)
-        steering = Steering(Add(jnp.asarray(np.random.default_rng(9).normal(size=model.architecture.width))))
+        steering = Steering(Add(jnp.asarray(np.random.default_rng(9).normal(size=model.config.d_model))))
         curvature, slope = losses.moments(cut, steering)
         step = 1e-4
         loss, divergence = losses.increases(cut, steering, jnp.asarray([-step, step]))

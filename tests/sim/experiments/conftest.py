@@ -12,7 +12,9 @@ from tests.sim.experiments import tiny
 
 SENTENCES = [f"the {animal} sat on the {place}. " for animal in ("cat", "dog", "fox") for place in ("mat", "hill", "log")]
 DOCUMENTS = corpora.in_both_cases([6 * sentence for sentence in SENTENCES])
-TINY = Settings(width=16, heads=2, vocabulary=300, length=12, batch=4, steps=8, warm_up=1, rate=1e-2, every=3, held_out=0.2)
+TINY = Settings(
+    d_model=16, num_heads=2, vocab_size=300, length=12, batch=4, steps=8, warm_up=1, rate=1e-2, every=3, held_out=0.2
+)
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,10 @@ def _of(a, parameters):
 @partial(jax.jit, static_argnums=0)
 def _through(a, parameters, tokens, layer, push):
     decoder = _of(a, parameters)
-    positions, seen = jnp.arange(LENGTH)[None], jnp.ones((1, LENGTH), bool)
-    x, kept = decoder.embed(tokens[None], positions), []
-    for i in range(a.layers):
-        x = decoder.run(x, positions, seen, i, i + 1)
+    place = decoder.place(jnp.ones((1, LENGTH), bool))
+    x, kept = decoder.embed(tokens[None], place.positions), []
+    for i in range(a.num_layers):
+        x = decoder.run(x, place, i, i + 1)
         x = x + jnp.where(i == layer, push, 0.0)
         kept.append(x[0])
     return jnp.stack(kept), decoder.logits(x)[0]
@@ -33,9 +33,9 @@ def through(lm, tokens, layer=0, push=0.0):
     padded = np.zeros(LENGTH, np.int32)
     padded[: len(tokens)] = tokens
     with jax.enable_x64(True):
-        added = np.zeros((LENGTH, lm.architecture.width))
+        added = np.zeros((LENGTH, lm.config.d_model))
         added[: len(tokens)] = push
-        states, logits = _through(lm.architecture, lm.parameters, padded, layer, added)
+        states, logits = _through(lm.config, lm.parameters, padded, layer, added)
         states, logits = np.asarray(states)[:, : len(tokens)], np.asarray(logits)[: len(tokens)]
     return states, log_softmax(logits)
 

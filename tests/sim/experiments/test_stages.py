@@ -129,7 +129,7 @@ def test_a_tokenizer_without_a_beginning_is_refused(done):
 def test_means_of_states_over_tokens_and_texts(done):
     found = done.store.data("vectors")["mean"]
     assert found.dims == ("set", "resample", "layer", "width")
-    assert found.sizes["layer"] == done.lm.architecture.layers
+    assert found.sizes["layer"] == done.lm.config.num_layers
     for name in done.sets:
         each = mean_states(done, name)
         np.testing.assert_allclose(found.sel(set=name, resample=0), each.mean(axis=0), **CLOSE)

@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 import zarr.storage
 
-from sim.experiments.store import DATA, Layout, open_store, read_store
+from sim.experiments.store import DATA, FORMAT, Layout, open_store, read_store
 from tests.sim.experiments import filling
 from tests.sim.experiments.filling import ABOUT, LAYOUT, compute, counting, fill, lines
 
@@ -395,10 +395,22 @@ def test_a_store_of_something_else_is_named(tmp_path):
 
 def test_the_hierarchy_is_plain_json(whole):
     about = json.loads((whole.root / "zarr.json").read_text())
-    assert about["attributes"] == ABOUT
+    assert about["attributes"] == {**ABOUT, "format": FORMAT}
     assert set(about["consolidated_metadata"]["metadata"]) > {"one", "one/f", "other", "other/f"}
 
 
 def test_labels_of_one_kind_only():
     layout = Layout({"x": ["a"], "y": [3, 5]}, {}, {"y": 1})
     assert layout.labels((1,)) == {"y": [5]}
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(None, "of an older version"), (1, "of an older version"), (3, "of a newer one")]
+)
+def test_a_store_of_another_version_is_refused(tmp_path, number, words):
+    store = open_store(tmp_path / "run", ABOUT)
+    attributes = zarr.open_group(store.root, mode="r+").attrs
+    attributes.put({**ABOUT, **({} if number is None else {"format": number})})
+    for read in (read_store, lambda folder: open_store(folder, ABOUT)):
+        with pytest.raises(ValueError, match=f"^out: expected a run of this version, got .*{words}"):
+            read(tmp_path / "run")

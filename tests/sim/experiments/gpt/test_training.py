@@ -37,7 +37,7 @@ def test_the_loss_is_the_cross_entropy_of_the_model(trained):
     for row, logits in zip(rows, result.model.logits([row[:-1].tolist() for row in rows]), strict=True):
         log_q = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         expected.append(-log_q[np.arange(TINY.length), row[1:]].mean())
-    got = training.loss(result.model.architecture, result.model.parameters, jnp.asarray(rows))
+    got = training.loss(result.model.config, result.model.parameters, jnp.asarray(rows))
     assert float(got) == pytest.approx(np.mean(expected), rel=1e-5)
     assert words.encode("the cat") == result.model.tokenizer.encode("the cat")
 
@@ -87,7 +87,7 @@ def test_a_training_that_diverges_is_stopped_and_says_what_is_kept(tmp_path):
     ("change", "message"),
     [
         ({"steps": 0}, "steps: expected at least 1, got 0"),
-        ({"width": 17}, "width: expected a multiple of the 2 heads, got 17"),
+        ({"d_model": 17}, "d_model: expected a multiple of the 2 heads, got 17"),
         ({"warm_up": 8}, "warm_up: expected fewer than the 8 steps, got 8"),
         ({"held_out": 1.0}, "held_out: expected a share between 0 and 1, got 1.0"),
     ],
@@ -118,6 +118,6 @@ def test_what_is_no_training_that_is_done_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match=r"text: expected the documents that the model in .* was trained on, got others"):
         finished(trained[1], DOCUMENTS[::-1])
     (tmp_path / "model").mkdir()
-    (tmp_path / "training.json").write_text('{"layers": 1}')
-    with pytest.raises(ValueError, match=r"training\.json: expected the settings of a training, got none of width"):
+    (tmp_path / "training.json").write_text('{"num_layers": 1}')
+    with pytest.raises(ValueError, match=r"training\.json: expected the settings of a training, got none of d_model"):
         finished(tmp_path, DOCUMENTS)

@@ -16,7 +16,7 @@ from sim import cli
 from sim.bridge.model import LanguageModel, random_model
 from sim.experiments.gpt import cross_entropy, uppercase
 from sim.experiments.gpt.letter_case import LOWER, UPPER, case_of_tokens, contexts
-from sim.experiments.gpt.training import Finished, architecture, finished
+from sim.experiments.gpt.training import Finished, config_of, finished
 from sim.experiments.gpt.uppercase import VECTORS, Size, analyse, as_table
 from sim.figures import CASE_FIGURES, style
 from sim.measure.tilt import TILTS
@@ -90,7 +90,7 @@ def test_tilts_and_concepts_are_those_of_the_last_norm_and_unembedding(done, fou
     concepts = found.data["concepts"].to_dataset().sel(layer=0, vector=vector)
     cases = found.data["log-odds"]["case"].values
     number = next(row for row in found.numbers["steering"] if row["vector"] == vector)
-    eps = done.model.architecture.eps
+    eps = done.model.config.eps
     sizes = np.sqrt(ends.var(axis=1) + eps)
     for relative in one["relative"].values[[0, 2, 5, 8]]:
         alpha = number["unit"] * relative
@@ -188,9 +188,9 @@ def test_the_tree_and_the_table(found):
 
 @pytest.mark.slow
 def test_every_layer_is_looked_at(done):
-    two = architecture(replace(TINY, layers=2), done.model.architecture.vocabulary)
+    two = config_of(replace(TINY, num_layers=2), done.model.config.vocab_size)
     model = LanguageModel(random_model(two, jax.random.key(0)).decoder, done.model.tokenizer)
-    found = analyse(Finished(model, replace(TINY, layers=2), done.training, done.held_out), size=SMALL)
+    found = analyse(Finished(model, replace(TINY, num_layers=2), done.training, done.held_out), size=SMALL)
     assert [(one["layer"], one["vector"]) for one in found.numbers["steering"]] == [(k, v) for k in (0, 1) for v in VECTORS]
     for figure in CASE_FIGURES.values():
         figure.draw(found.data[figure.dataset].to_dataset()).draw_without_rendering()

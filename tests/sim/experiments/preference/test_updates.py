@@ -287,7 +287,7 @@ def test_a_training_that_diverges_says_so_and_keeps_the_last_good_update(lm, tmp
         run(diverged, ["train-update"])
     data = diverged.store.data("update-vector")
     assert int(data["stopped"].squeeze()) > 0
-    assert np.isfinite(data["b"].values).all()
+    assert np.isfinite(data["v"].values).all()
 
 
 # --- preference and utility ----------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_losses_under_a_trained_vector(e, lm, task):
 
 def test_preference_of_first_tokens_by_layer(e, lm, task):
     data = e.store.data("preference-layers").sel(concept="optimistic")
-    last = lm.architecture.layers - 1
+    last = lm.config.num_layers - 1
     assert data["layer"].values.tolist() == [0, 1, 2]
     error = data["law_error"]
     assert float(error.sel(layer=last).max()) < 1e-6
