@@ -46,9 +46,9 @@ def probability_increase(
             vocabulary, a context that the model does not have, a steering that is made for another model.
     """
     contexts = known(model, contexts)
+    model, steering, alphas = _prepared(model, steering, alphas)
     vocabulary_size = _vocabulary_size(model)
     chosen = np.arange(vocabulary_size) if tokens is None else indices("tokens", tokens, vocabulary_size, of="tokens")
-    model, steering, alphas = _prepared(model, steering, alphas)
     values = _probability_increase(model, contexts, steering, alphas, jnp.asarray(chosen), budget)
     return finite_at(model, alphas, values, axis=1)
 
@@ -75,9 +75,9 @@ def concept_increase(
 
     Arguments and errors are those of `probability_increase`; `concepts` is the partition of the model's vocabulary.
     """
-    _check_vocabulary("concepts", concepts.vocabulary_size, model)
     contexts = known(model, contexts)
     model, steering, alphas = _prepared(model, steering, alphas)
+    _check_vocabulary("concepts", concepts.vocabulary_size, model)
     return finite_at(model, alphas, _concept_increase(model, contexts, steering, alphas, concepts, budget), axis=1)
 
 
@@ -101,8 +101,8 @@ def cross_entropy_increase(
         steering, alphas, budget: as for `probability_increase`.
     """
     known(model, np.arange(corpus.n_contexts))
-    _check_vocabulary("corpus", corpus.vocabulary_size, model)
     model, steering, alphas = _prepared(model, steering, alphas)
+    _check_vocabulary("corpus", corpus.vocabulary_size, model)
     return finite_at(model, alphas, _cross_entropy_increase(model, corpus, steering, alphas, budget))
 
 

@@ -436,7 +436,7 @@ def _byte_level(file: Gguf, places: dict[str, int]) -> tuple[tokenizers.Tokenize
     merges = file.metadata("tokenizer.ggml.merges")
     require(isinstance(merges, list), "tokenizer.ggml.merges", "a list of merges", type(merges).__name__)
     name = file.metadata("tokenizer.ggml.pre", "default")
-    if name == "default" and file.metadata("general.config") == "gpt2":
+    if name == "default" and file.metadata("general.architecture") == "gpt2":
         name = "gpt-2"
     if name == "default":
         warnings.warn(

@@ -141,11 +141,11 @@ def distances(
         ValueError: as `slopes`; strengths that are not finite.
     """
     contexts = known(model, contexts)
+    model, parts = model.prepared(as_steering(steering))
     m = _log_odds(model, contexts, m)
     require(bool(jnp.ptp(m) > 0), "m", "log-odds that are not all the same", "one value")
     alphas = strengths(alphas)
     d = jnp.broadcast_to(jnp.asarray(finite("shrinkage", shrinkage)), (contexts.shape[0], alphas.shape[0]))
-    model, parts = model.prepared(as_steering(steering))
     found = _distances(model, contexts, parts, m, alphas, d, scale, budget)
     return Distances(*(np.asarray(part, float) for part in found))
 

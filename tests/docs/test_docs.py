@@ -16,6 +16,7 @@ import ufm
 from sim.bridge import fetch
 
 DOCS = Path(__file__).parents[2] / "docs"
+README = DOCS.parent / "README.md"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\n+^```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL)
 EXTERNAL = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href|srcset)=\"(?:https?:)?//[^\"]*\"")
@@ -37,14 +38,21 @@ def test_code_of_a_page_prints_what_the_page_says(page):
             assert printed.getvalue() == (block["output"] or ""), f"{page.name}, line {line}"
 
 
+def test_the_first_theory_of_the_readme_runs(capsys):
+    (code,) = (block["code"] for block in BLOCK.finditer(README.read_text()))
+    exec(compile(code, str(README), "exec"), {})
+    assert "holds" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not fetch.default_model().is_file(), reason="SmolLM2 is not in the cache: ufm fetch")
-def test_code_for_the_real_model_prints_what_the_page_says():
-    """```py blocks of the page that a ```text block follows: they need the default model."""
-    text = (DOCS / "language-models.md").read_text()
+@pytest.mark.parametrize(("page", "count"), [(DOCS / "language-models.md", 2), (README, 1)], ids=["docs", "README"])
+def test_code_for_the_real_model_prints_what_the_page_says(page, count):
+    """```py blocks of a page that a ```text block follows: they need the default model."""
+    text = page.read_text()
     lines = r"((?:(?!```).*\n)*)```\n"
     blocks = re.findall(rf"```py\n{lines}\n+```text\n{lines}", text)
-    assert len(blocks) == 2
+    assert len(blocks) == count
     namespace: dict[str, object] = {}
     with jax.enable_x64(False):
         for code, output in blocks:

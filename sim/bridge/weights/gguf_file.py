@@ -116,10 +116,10 @@ class Gguf:
         Raises:
             ValueError: an unknown architecture, or a key that is missing.
         """
-        kind, there = self.metadata("general.config"), self.shapes()
+        kind, there = self.metadata("general.architecture"), self.shapes()
         mixed = is_mixture(str(kind), {"num_experts": self.metadata(f"{kind}.expert_count")})
-        require(not mixed, "general.config", "a dense model", f"{kind!r} with experts, which is not implemented")
-        require(kind in _FAMILIES, "general.config", f"one of {', '.join(_FAMILIES)}", repr(kind))
+        require(not mixed, "general.architecture", "a dense model", f"{kind!r} with experts, which is not implemented")
+        require(kind in _FAMILIES, "general.architecture", f"one of {', '.join(_FAMILIES)}", repr(kind))
         about = _About(self, kind)
         sizes = about.sizes()
         config = sizes | about.family(sizes) | {"tie_word_embeddings": "output.weight" not in there}

@@ -525,7 +525,7 @@ def test_phi_3_with_long_contexts_as_gguf(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("change", "leave_out", "message"),
     [
-        (lambda w: w.add_expert_count(8), (), "general.config: .*experts"),
+        (lambda w: w.add_expert_count(8), (), "general.architecture: .*experts"),
         (lambda w: w.add_uint32("llama.rope.dimension_count", 4), ("dimension_count",), "dimension_count"),
         (lambda w: w.add_value_length(4), (), "value_length"),
         (None, ("eps",), "llama.attention.layer_norm_rms_epsilon"),

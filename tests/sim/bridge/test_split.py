@@ -254,6 +254,14 @@ def test_measures_of_the_toy_run_on_it(small):
     np.testing.assert_allclose(rises[:, 2], 0, atol=1e-6)
     p = [np.asarray(jax.nn.softmax(whole(model, _rows(model, 1, a * v))[-1]))[[3, 7]] for a in alphas]
     np.testing.assert_allclose(rises[0], np.asarray(p) - p[2], atol=1e-5)
+    free, steering = model.split(PROMPTS), Steering({1: Add(v)})
+    again = ufm.probability_increase(free, [0, 2], steering, alphas, tokens=[3, 7])
+    np.testing.assert_allclose(again, rises, atol=1e-6)
+    half = ufm.Concepts([0] * 30 + [1] * (model.config.vocab_size - 30))
+    of_concepts = (ufm.concept_increase(at, [0, 2], by, alphas, half) for at, by in ((free, steering), (cut, v)))
+    np.testing.assert_allclose(*of_concepts, atol=1e-6)
+    assert ufm.divergence(free, [0, 2], steering, alphas).shape == (2, 5)
+    assert ufm.curvature(free, [0, 2], steering).shape == (2,)
 
 
 @pytest.mark.slow
