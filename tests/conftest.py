@@ -11,7 +11,7 @@ from tests import compilation
 
 compilation.install()
 
-import theory.gallery  # noqa: E402
+import theory.examples  # noqa: E402
 import ufm  # noqa: E402
 from theory import routes  # noqa: E402
 from theory.statement import TABLES  # noqa: E402
@@ -45,16 +45,16 @@ def population():
 @pytest.fixture(scope="session")
 def few(population):
     """Half of them."""
-    return routes.some(population, 30)
+    return routes.subset(population, 30)
 
 
 @pytest.fixture(scope="session")
 def measured():
-    """Every corpus of the gallery, trained until rounding and swept, by name."""
+    """Every example corpus, trained until rounding and swept, by name."""
     with jax.enable_x64(True):
-        cases = theory.gallery.gallery()
-        fits = dict(theory.gallery.train(cases))
-        return {name: theory.gallery.measure(one, fits[name].model) for name, one in cases.items()}
+        cases = theory.examples.all_cases()
+        fits = dict(theory.examples.train(cases))
+        return {name: theory.examples.measure(case, fits[name].model) for name, case in cases.items()}
 
 
 @pytest.fixture

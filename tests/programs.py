@@ -18,17 +18,17 @@ def equations(jaxpr):
 
 def products(function, *args):
     """The type and the precision of both factors of every matrix product of a function."""
-    found = []
+    result = []
     for eqn in equations(jax.make_jaxpr(function)(*args)):
         if eqn.primitive.name in PRODUCTS:
-            given = eqn.params["precision"]
-            both = given if isinstance(given, tuple) else (given, given)
-            found += [(str(one.aval.dtype), precision) for one, precision in zip(eqn.invars, both, strict=False)]
-    return found
+            asked = eqn.params["precision"]
+            both = asked if isinstance(asked, tuple) else (asked, asked)
+            result += [(str(factor.aval.dtype), precision) for factor, precision in zip(eqn.invars, both, strict=False)]
+    return result
 
 
 def asks_for_less(function, *args):
     """The products of float32 in a function that do not ask for all its digits; there has to be a product at all."""
-    found = products(function, *args)
-    assert found
-    return [one for one in found if one[0] == "float32" and one[1] is not lax.Precision.HIGHEST]
+    result = products(function, *args)
+    assert result
+    return [product for product in result if product[0] == "float32" and product[1] is not lax.Precision.HIGHEST]

@@ -10,7 +10,7 @@ import pytest
 
 import theory
 import ufm
-from theory import arc, certificate, population, predicted, rationals, refute, routes, tilting
+from theory import arc, certificate, predicted, random_instances, rationals, refute, routes, tilting
 from ufm.transformer import added, added_in_the_limit, init_transformer
 
 JUNK = {
@@ -38,8 +38,8 @@ def good():
     transformer = init_transformer(key, corpus.words, 4, 4)
     contexts, weights = np.arange(4), ufm.contrast(4, [0, 1], [2, 3])
     answers = ufm.Answers(*np.full((4, 2), -1.0))
-    one = theory.make_instance(corpus, [0, 1], [2, 3], 0)
-    exact = rationals.rationalise(one)
+    instance = theory.make_instance(corpus, [0, 1], [2, 3], 0)
+    exact = rationals.rationalise(instance)
     claimed = theory.REGISTRY["theorem-3.6.target"]
     log_p = np.asarray(corpus.log_rows)[0]
     turned = arc.arc_of(normed.W, normed.gamma, None, normed.H[:, 0], v)
@@ -48,7 +48,7 @@ def good():
     tilted = {"log_p": log_p, "m": m, "alpha": 1.0}
     members = np.array([True, True, False, False])
     law = arc.law(normed.W, normed.gamma, None, normed.H[:, 0], v)
-    attacked = refute.Attack(1.0, one, 1, 0.0, claimed.claim.instances, ())
+    attacked = refute.Attack(1.0, instance, 1, 0.0, claimed.claim.instances, ())
     swept = {"steering": v, "alphas": alphas, "budget": 10}
     predictions = {"corpus": corpus, "m": m, "alphas": alphas, "budget": 10}
     return {
@@ -163,17 +163,22 @@ def good():
         predicted.cross_entropy_increase: predictions,
         theory.make_instance: {"corpus": corpus, "positive": [0], "negative": [2], "target": 0},
         theory.find: {"statement_id": "theorem-3.6.target", "registry": theory.REGISTRY},
-        theory.check: {"statement": claimed, "one": one},
+        theory.check: {"statement": claimed, "instance": instance},
         theory.taylor: {"quantity": "probability", "order": 2},
         certificate.certify: {
-            "curve": lambda one, alpha: alpha,
+            "curve": lambda instance, alpha: alpha,
             "exact": exact,
             "interval": (0, 1),
             "zero": 0,
             "precision": 64,
             "budget": 10,
         },
-        certificate.confirm: {"margin": lambda one: one.log_p[0, 0], "exact": exact, "precision": 64, "limit": 128},
+        certificate.confirm: {
+            "margin": lambda instance: instance.log_p[0, 0],
+            "exact": exact,
+            "precision": 64,
+            "limit": 128,
+        },
         theory.attack: {
             "margin": claimed.claim.instances,
             "key": key,
@@ -184,16 +189,16 @@ def good():
             "restarts": 1,
             "steps": 1,
         },
-        theory.confirmed: {"found": attacked},
-        rationals.rationalise: {"one": one, "digits": 3},
+        theory.confirmed: {"result": attacked},
+        rationals.rationalise: {"instance": instance, "digits": 3},
         rationals.checked: {"exact": exact},
         rationals.to_floats: {"exact": exact},
-        population.draw: {"key": key, "families": ["uniform"]},
-        population.check_families: {"families": ["uniform"]},
+        random_instances.draw: {"key": key, "families": ["uniform"]},
+        random_instances.check_families: {"families": ["uniform"]},
         routes.populate: {"key": key, "n": 1, "domain": claimed.domain},
         routes.applies: {"claim": claimed.claim, "route": "sweep"},
         routes.refutation: {"statement": claimed, "key": key, "claim": claimed.twin},
-        theory.gallery.measured: {"seed": 0},
+        theory.examples.measured: {"seed": 0},
         arc.arc_of: {**with_h, "bias": v, "eps": 0.0},
         arc.law: {**with_h, "bias": v, "eps": 0.0},
         arc.law_logits: {"law": law, "alpha": 1.0},
@@ -340,7 +345,7 @@ RANGES = [
     (theory.make_instance, "target", [2, -1]),
     (theory.find, "statement_id", ["theorem-9"]),
     (theory.check, "statement", ["theorem-9", 3]),
-    (theory.check, "one", ["a", 3, None]),
+    (theory.check, "instance", ["a", 3, None]),
     (theory.taylor, "quantity", ["x"]),
     (theory.taylor, "order", [-1, 99]),
     (certificate.certify, "interval", [(1, 0), (0, 0), (0, np.inf), (0,), (0, 1, 2), ("0", "1")]),
@@ -353,7 +358,7 @@ RANGES = [
     (theory.attack, "steps", [0, -1]),
     (theory.attack, "families", [[], ["x"]]),
     (rationals.rationalise, "digits", [0, -1]),
-    (population.draw, "families", [[], ["x"], "uniform"]),
+    (random_instances.draw, "families", [[], ["x"], "uniform"]),
     (routes.populate, "n", [0, -1]),
     (routes.applies, "route", ["x"]),
     (arc.arc_of, "kind", ["x"]),
@@ -417,7 +422,7 @@ def test_what_is_of_another_type_is_refused_by_the_name_of_the_argument(function
 @pytest.mark.parametrize(
     ("function", "argument", "values"),
     RANGES,
-    ids=[f"{one.__module__}.{one.__qualname__}-{name}" for one, name, _ in RANGES],
+    ids=[f"{function.__module__}.{function.__qualname__}-{name}" for function, name, _ in RANGES],
 )
 def test_what_is_out_of_range_is_refused_by_the_name_of_the_argument(function, argument, values):
     for value in values:
@@ -426,7 +431,11 @@ def test_what_is_out_of_range_is_refused_by_the_name_of_the_argument(function, a
 
 
 def test_every_public_function_is_tried():
-    tried = {inspect.unwrap(getattr(one, "__func__", one)) for one in GOOD}
+    tried = {inspect.unwrap(getattr(function, "__func__", function)) for function in GOOD}
     public = [getattr(package, name) for package in (ufm, theory) for name in package.__all__]
-    functions = {inspect.unwrap(one) for one in public if inspect.isfunction(one) and inspect.signature(one).parameters}
-    assert {one.__qualname__ for one in functions - tried} == set()
+    functions = {
+        inspect.unwrap(function)
+        for function in public
+        if inspect.isfunction(function) and inspect.signature(function).parameters
+    }
+    assert {function.__qualname__ for function in functions - tried} == set()

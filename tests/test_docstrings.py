@@ -32,22 +32,22 @@ def faults(source: str) -> Iterator[str]:
     for name, node in definitions(ast.parse(source)):
         text, private = ast.get_docstring(node), any(part.startswith("_") for part in name.split("."))
         if text:
-            found = [*faults_of_text(text, is_module=isinstance(node, ast.Module))]
-            found += [] if private else faults_of_contents(node, text)
+            result = [*faults_of_text(text, is_module=isinstance(node, ast.Module))]
+            result += [] if private else faults_of_contents(node, text)
         else:
-            found = [] if private else ["has no docstring"]
-        yield from (f"{name} {fault}" for fault in found)
+            result = [] if private else ["has no docstring"]
+        yield from (f"{name} {fault}" for fault in result)
 
 
 def definitions(node: ast.Module | Definition, path: str = "") -> Iterator[tuple[str, ast.Module | Definition]]:
     """A module, and every function, class and method of it, by name."""
     if isinstance(node, ast.Module):
         yield "the module", node
-    for one in node.body:
-        if isinstance(one, ast.FunctionDef | ast.ClassDef):
-            yield path + one.name, one
-            if isinstance(one, ast.ClassDef):
-                yield from definitions(one, f"{path}{one.name}.")
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield path + child.name, child
+            if isinstance(child, ast.ClassDef):
+                yield from definitions(child, f"{path}{child.name}.")
 
 
 def faults_of_text(text: str, *, is_module: bool) -> Iterator[str]:
@@ -67,11 +67,18 @@ def faults_of_text(text: str, *, is_module: bool) -> Iterator[str]:
 
 def faults_of_contents(node: ast.Module | Definition, text: str) -> Iterator[str]:
     """Whether a docstring tells of all arguments or attributes, of results that are several, of errors."""
-    told = {name: {one for head, _ in entries for one in head.split(", ")} for name, entries in sections(text).items()}
-    if isinstance(node, ast.FunctionDef) and not any("command" in ast.unparse(one) for one in node.decorator_list):
+    told = {name: {part for head, _ in entries for part in head.split(", ")} for name, entries in sections(text).items()}
+    if isinstance(node, ast.FunctionDef) and not any(
+        "command" in ast.unparse(decorator) for decorator in node.decorator_list
+    ):
         args = node.args
-        every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *(one for one in (args.vararg, args.kwarg) if one)]
-        arguments = {one.arg for one in every} - {"self", "cls"}
+        every = [
+            *args.posonlyargs,
+            *args.args,
+            *args.kwonlyargs,
+            *(argument for argument in (args.vararg, args.kwarg) if argument),
+        ]
+        arguments = {argument.arg for argument in every} - {"self", "cls"}
         if "Args" in told and told["Args"] != arguments:
             yield f"has other arguments than it tells of: {sorted(told['Args'] ^ arguments)}"
         if "Args" not in told and len(arguments) >= MANY and not re.search(r"[Aa]rguments|[Aa]s (for )?`", text):
@@ -81,7 +88,7 @@ def faults_of_contents(node: ast.Module | Definition, text: str) -> Iterator[str
         if "Raises" not in told and refuses(node) and not re.search(r"[Ee]rrors|[Rr]efuse|``ValueError", text):
             yield "does not tell of its errors"
     if isinstance(node, ast.ClassDef) and is_record(node):
-        fields = {one.target.id for one in node.body if isinstance(one, ast.AnnAssign)}
+        fields = {field.target.id for field in node.body if isinstance(field, ast.AnnAssign)}
         fields = {name for name in fields if not name.startswith("_")}
         if told.get("Attributes", set()) != fields and ("Attributes" in told or len(fields) > 2):
             yield f"has other attributes than it tells of: {sorted(told.get('Attributes', set()) ^ fields)}"
@@ -99,17 +106,20 @@ def is_code(line: str) -> bool:
         body = ast.parse(line).body
     except (SyntaxError, ValueError):
         return bool(COMPOUND.match(line))
-    return any(isinstance(one, SIMPLE) or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)) for one in body)
+    return any(
+        isinstance(statement, SIMPLE) or (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call))
+        for statement in body
+    )
 
 
 def sections(text: str) -> dict[str, list[tuple[str, str]]]:
     """The sections of a docstring, each as pairs of what an entry is about and what it says."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    result: dict[str, list[tuple[str, str]]] = {}
     current = None
     for line in text.splitlines():
         if not line.startswith(" ") and line.strip():
             name = line.rstrip().removesuffix(":")
-            current = found.setdefault(name, []) if name in SECTIONS and line.endswith(":") else None
+            current = result.setdefault(name, []) if name in SECTIONS and line.endswith(":") else None
         elif current is not None and line.strip():
             if line.startswith("     ") and current:
                 head, said = current[-1]
@@ -117,7 +127,7 @@ def sections(text: str) -> dict[str, list[tuple[str, str]]]:
             else:
                 head, _, said = line.strip().partition(":")
                 current.append((head, said.strip() or ("" if line.endswith(":") else head)))
-    return found
+    return result
 
 
 def several(returns: ast.expr | None) -> bool:
@@ -128,15 +138,20 @@ def several(returns: ast.expr | None) -> bool:
 
 def refuses(node: ast.FunctionDef) -> bool:
     """Whether a function raises something or requires it, functions inside it left aside."""
-    inside = {id(x) for one in ast.walk(node) if isinstance(one, ast.FunctionDef) and one is not node for x in ast.walk(one)}
-    own = [one for one in ast.walk(node) if id(one) not in inside]
-    calls = [one.func.id for one in own if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)]
-    return "require" in calls or any(isinstance(one, ast.Raise) and one.exc is not None for one in own)
+    inside = {
+        id(x)
+        for child in ast.walk(node)
+        if isinstance(child, ast.FunctionDef) and child is not node
+        for x in ast.walk(child)
+    }
+    own = [child for child in ast.walk(node) if id(child) not in inside]
+    calls = [child.func.id for child in own if isinstance(child, ast.Call) and isinstance(child.func, ast.Name)]
+    return "require" in calls or any(isinstance(child, ast.Raise) and child.exc is not None for child in own)
 
 
 def is_record(node: ast.ClassDef) -> bool:
     """Whether a class is a dataclass or a named tuple."""
-    words = [ast.unparse(one) for one in (*node.decorator_list, *node.bases)]
+    words = [ast.unparse(expression) for expression in (*node.decorator_list, *node.bases)]
     return any("dataclass(" in word or word in ("dataclass", "NamedTuple") for word in words)
 
 
@@ -183,7 +198,7 @@ def test_faults_of_docstrings_are_found(fault):
     text = GOOD.replace(good, bad)
     if fault == "apart":
         text = text.replace("a, b: what is added, which", "a: one.\n    b: another,").replace(", ", " or ")
-    assert any(fault in one for one in faults(with_docstring(text)))
+    assert any(fault in line for line in faults(with_docstring(text)))
 
 
 @pytest.mark.parametrize("package", [ufm, theory], ids=["ufm", "theory"])

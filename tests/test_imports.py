@@ -53,9 +53,9 @@ def imported_modules(path):
 
 
 def test_rooms_of_sim_are_known():
-    found = {path.name for path in (ROOT / "sim").iterdir() if path.is_dir() and path.name not in ("data", "templates")}
+    folders = {path.name for path in (ROOT / "sim").iterdir() if path.is_dir() and path.name not in ("data", "templates")}
     files = {path.stem for path in (ROOT / "sim").glob("*.py")} - {"__init__"}
-    assert found - {"__pycache__"} == set(ROOMS)
+    assert folders - {"__pycache__"} == set(ROOMS)
     assert files == FOR_ALL | FOR_NONE
 
 
@@ -63,9 +63,9 @@ def test_rooms_of_sim_are_known():
 def test_rooms_import_what_lies_below_them(room):
     allowed = ROOMS[room] | {room} | (set() if room in ("bridge", "measure") else FOR_ALL)
     files = sorted((ROOT / "sim" / room).rglob("*.py"))
-    found = {(path, name) for path in files for name in imported_modules(path) if name.startswith("sim.")}
+    imports = {(path, name) for path in files for name in imported_modules(path) if name.startswith("sim.")}
     assert files
-    assert [(str(path), name) for path, name in sorted(found) if name.split(".")[1] not in allowed] == []
+    assert [(str(path), name) for path, name in sorted(imports) if name.split(".")[1] not in allowed] == []
 
 
 @pytest.mark.parametrize("room", sorted(WITHIN_EXPERIMENTS))

@@ -3,7 +3,7 @@
 Run inside ``jax.enable_x64(True)``: margins are meant for float64.
 """
 
-from theory import gallery, population, predicted, rationals, routes, tilting
+from theory import examples, predicted, random_instances, rationals, routes, tilting
 from theory.certificate import certify
 from theory.instance import Instance, Measured, make_instance
 from theory.refute import attack, confirmed
@@ -26,11 +26,11 @@ __all__ = [
     "certify",
     "check",
     "confirmed",
+    "examples",
     "find",
-    "gallery",
     "make_instance",
-    "population",
     "predicted",
+    "random_instances",
     "rationals",
     "routes",
     "taylor",

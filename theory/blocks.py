@@ -22,7 +22,7 @@ PROMPTS, LENGTH, VOCABULARY, WIDTH = 2, 3, 6, 8
 
 @partial(jax.tree_util.register_dataclass, data_fields=["model", "v"], meta_fields=[])
 @dataclass(frozen=True)
-class Pushed:
+class SteeredTransformer:
     """A transformer with alpha v added to its residual stream, at every position.
 
     Attributes:
@@ -69,17 +69,17 @@ class Pushed:
         return arc.limit_bound(model.W, model.gamma, self.v, alpha, self.reach, kind=model.kind, eps=model.eps)
 
 
-def kinds(one: Pushed) -> tuple[Pushed, ...]:
+def kinds(instance: SteeredTransformer) -> tuple[SteeredTransformer, ...]:
     """The arrays of an instance under each kind of norm."""
-    return tuple(replace(one, model=replace(one.model, kind=kind)) for kind in KINDS)
+    return tuple(replace(instance, model=replace(instance.model, kind=kind)) for kind in KINDS)
 
 
-def on_both_sides(error: Callable[[Pushed], Float[Array, ""]], one: Pushed) -> Float[Array, ""]:
+def on_both_sides(error: Callable[[SteeredTransformer], Float[Array, ""]], instance: SteeredTransformer) -> Float[Array, ""]:
     """The larger of what `error` says of an instance steered along v and along -v: one program for both."""
-    return jnp.max(jax.vmap(lambda sign: error(replace(one, v=sign * one.v)))(jnp.asarray([1.0, -1.0])))
+    return jnp.max(jax.vmap(lambda sign: error(replace(instance, v=sign * instance.v)))(jnp.asarray([1.0, -1.0])))
 
 
-def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Int[Array, "m T"], Pushed]:
+def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Int[Array, "m T"], SteeredTransformer]:
     """Random prompts and parameters: from faint to loud blocks, from flat to sharp unembeddings, v short or long."""
     del families
     of_tokens, of_model, of_v, of_levels = jax.random.split(key, 4)
@@ -89,16 +89,16 @@ def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Int[Array, "m 
     loud = 10 ** (-1 + 1.5 * of_blocks)
     layers = model.layers._replace(out=loud * model.layers.out, down=loud * model.layers.down)
     v = 10 ** (-1 + 2 * of_length) * (jax.random.normal(of_v, (WIDTH,)) + 4 * (of_mean - 0.5))
-    return tokens, Pushed(replace(model, tokens=None, layers=layers, W=10 ** (-1 + 1.7 * of_w) * model.W), v)
+    return tokens, SteeredTransformer(replace(model, tokens=None, layers=layers, W=10 ** (-1 + 1.7 * of_w) * model.W), v)
 
 
-def assemble(design: Int[Array, "m T"], parameters: Pushed) -> Pushed:
+def assemble(design: Int[Array, "m T"], parameters: SteeredTransformer) -> SteeredTransformer:
     """The transformer of these prompts."""
     return replace(parameters, model=replace(parameters.model, tokens=design))
 
 
 @dataclass(frozen=True)
-class MeasuredPush:
+class MeasuredTransformer:
     """A sweep of a transformer over large strengths of both signs.
 
     Attributes:
@@ -107,12 +107,12 @@ class MeasuredPush:
         logits: measured, ``[m, K, V]``.
     """
 
-    instance: Pushed
+    instance: SteeredTransformer
     alphas: Float[np.ndarray, " K"]
     logits: Float[np.ndarray, "m K V"]
 
 
-def measured(seed: int = 0) -> list[MeasuredPush]:
+def measured(seed: int = 0) -> list[MeasuredTransformer]:
     """Sweeps of larger transformers than `sample` gives, of either norm, one with a softcap. Nothing is trained."""
     of_model, of_v, of_tokens = jax.random.split(jax.random.key(seed), 3)
     tokens = jax.random.randint(of_tokens, (4, 5), 0, 11)
@@ -123,9 +123,9 @@ def measured(seed: int = 0) -> list[MeasuredPush]:
     for kind, softcap in zip(KINDS, (1.5, None), strict=True):
         model = init_transformer(of_model, tokens, 11, blocks=3, heads=4, kind=kind, biased=True, softcap=softcap)
         logits = sweep(model, jnp.arange(4), v, jnp.asarray(alphas), lambda logits, _: logits)
-        sweeps.append(MeasuredPush(Pushed(model, v), alphas, np.asarray(logits)))
+        sweeps.append(MeasuredTransformer(SteeredTransformer(model, v), alphas, np.asarray(logits)))
     return sweeps
 
 
-TRANSFORMERS = Domain("transformers", sample, assemble, measured=measured, kind=Pushed)
-"""Transformers steered in their residual stream (`Pushed`)."""
+TRANSFORMERS = Domain("transformers", sample, assemble, measured=measured, kind=SteeredTransformer)
+"""Transformers steered in their residual stream (`SteeredTransformer`)."""

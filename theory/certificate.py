@@ -86,7 +86,7 @@ def certify(
     precision: int = 128,
     budget: int = 4000,
 ) -> Certificate:
-    """Whether every entry of ``curve(one, alpha)`` is positive for every alpha of a closed interval.
+    """Whether every entry of ``curve(instance, alpha)`` is positive for every alpha of a closed interval.
 
     An entry of +inf claims nothing. Write curves so that alpha occurs in few places: an occurrence that cancels another
     is not seen to do so, and costs more splitting. Where the curve itself does not decide, its mean value form is tried.
@@ -194,8 +194,8 @@ def _derivative(curve: Callable, order: int) -> Callable:
         return curve
     below = _derivative(curve, order - 1)
 
-    def derivative(one: Any, alpha: Any) -> Any:
-        return jax.jvp(lambda a: below(one, a), (alpha,), (jnp.ones_like(alpha),))[1]
+    def derivative(instance: Any, alpha: Any) -> Any:
+        return jax.jvp(lambda a: below(instance, a), (alpha,), (jnp.ones_like(alpha),))[1]
 
     return derivative
 

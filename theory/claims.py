@@ -26,9 +26,9 @@ TOKENS: Events = None
 """Every token by itself."""
 
 
-def concepts(one: Instance) -> Bool[Array, "G V"]:
+def concepts(instance: Instance) -> Bool[Array, "G V"]:
     """The concepts as events."""
-    return one.members
+    return instance.members
 
 
 ROUNDING = 1e-11
@@ -40,33 +40,33 @@ GRID = np.concatenate([-_SIDE[::-1], [0.0], _SIDE])
 """Strengths in units of 1/R, from -64 to 64: dense where curves bend, wide enough for them to settle."""
 
 
-def closed_form_curves(one: Instance, events: Events, alphas: Float[Array, " K"]) -> Float[Array, "m K i"]:
+def closed_form_curves(instance: Instance, events: Events, alphas: Float[Array, " K"]) -> Float[Array, "m K i"]:
     """Log-probabilities of tokens, or log-odds of events, from the tilted family."""
-    m = one.log_odds
+    m = instance.log_odds
 
     def at(log_p, alpha):
         if events is None:
             return tilting.log_probabilities(log_p, m, alpha)
-        return jax.vmap(lambda members: tilting.concept_log_odds(log_p, m, alpha, members))(events(one))
+        return jax.vmap(lambda members: tilting.concept_log_odds(log_p, m, alpha, members))(events(instance))
 
-    return jax.vmap(lambda log_p: jax.vmap(lambda alpha: at(log_p, alpha))(alphas))(one.log_p)
+    return jax.vmap(lambda log_p: jax.vmap(lambda alpha: at(log_p, alpha))(alphas))(instance.log_p)
 
 
-def exact_split(one: Instance):
+def exact_split(instance: Instance):
     """A split model of gap 0 for the instance, the indices of its contexts, and its steering vector."""
-    model, contexts = representing(one.log_p), jnp.arange(one.log_p.shape[0])
-    return model, contexts, difference_of_means(model, contexts, one.contrast)
+    model, contexts = representing(instance.log_p), jnp.arange(instance.log_p.shape[0])
+    return model, contexts, difference_of_means(model, contexts, instance.contrast)
 
 
-def model_curves(one: Instance, events: Events) -> Callable[[Float[Array, ""]], Float[Array, "m i"]]:
+def model_curves(instance: Instance, events: Events) -> Callable[[Float[Array, ""]], Float[Array, "m i"]]:
     """`closed_form_curves` as a function of alpha, through the split of a model of gap 0: what autodiff differentiates."""
-    model, contexts, v = exact_split(one)
+    model, contexts, v = exact_split(instance)
 
     def curves(alpha):
         log_q = jax.nn.log_softmax(steer(model, contexts, v, alpha))
         if events is None:
             return log_q
-        members = events(one)
+        members = events(instance)
         inside = jax.nn.logsumexp(jnp.where(members, log_q[:, None, :], -jnp.inf), axis=-1)
         return inside - jax.nn.logsumexp(jnp.where(members, -jnp.inf, log_q[:, None, :]), axis=-1)
 
@@ -85,9 +85,9 @@ def measured_curves(swept: Measured, events: Events) -> Float[np.ndarray, "m K i
     return np.stack([swept.event_log_odds(mask) for mask in np.asarray(events(swept.instance))], axis=-1)
 
 
-def increases(one: Instance, events: Events, curves: Float[Array, "m i"]) -> Float[Array, "m i"]:
+def increases(instance: Instance, events: Events, curves: Float[Array, "m i"]) -> Float[Array, "m i"]:
     """The probability that a curve's value stands for: of a token, or the mean over an event's tokens."""
-    return jnp.exp(curves) if events is None else jax.nn.sigmoid(curves) / jnp.sum(events(one), axis=-1)
+    return jnp.exp(curves) if events is None else jax.nn.sigmoid(curves) / jnp.sum(events(instance), axis=-1)
 
 
 def least(values: Num[Array, "..."], where: Bool[Array, "..."]) -> Float[Array, ""]:
@@ -111,31 +111,31 @@ def monotone(tex: str, events: Events, direction: Callable[[Instance], Num[Array
     Log-probabilities and log-odds are increasing functions of probabilities, and keep their slope where those saturate.
     """
 
-    def instances(one):
-        sign = direction(one)
-        curves = closed_form_curves(one, events, jnp.asarray(GRID) / one.range)
+    def instances(instance):
+        sign = direction(instance)
+        curves = closed_form_curves(instance, events, jnp.asarray(GRID) / instance.range)
         secants = jnp.diff(curves, axis=1) / jnp.diff(jnp.asarray(GRID))[:, None]
         return least(sign[:, None, :] * secants, sign[:, None, :] != 0) + ROUNDING
 
-    def autodiff(one):
-        sign, spread = direction(one), one.range
-        curves = model_curves(one, events)
+    def autodiff(instance):
+        sign, spread = direction(instance), instance.range
+        curves = model_curves(instance, events)
         slopes = jax.vmap(lambda t: slope(curves, t / spread))(jnp.asarray(GRID)) / spread
         return least(sign * slopes, sign != 0) + ROUNDING
 
     @compiled_quickly
-    def least_secant(one, curves, step):
-        sign = direction(one)[:, None, :]
-        secants = jnp.diff(curves, axis=1) / (step * one.range)
+    def least_secant(instance, curves, step):
+        sign = direction(instance)[:, None, :]
+        secants = jnp.diff(curves, axis=1) / (step * instance.range)
         return least(sign * secants, sign != 0)
 
     def sweep(swept):
         # Curves are measured to about 1e-12, the model's own error, which a secant divides by the step.
         return float(least_secant(swept.instance, measured_curves(swept, events), swept.step)) + 1e-8
 
-    def sign_of_slope(one, alpha):
-        sign = direction(one)
-        slopes = signs.of_tokens(one, alpha) if events is None else signs.of_events(one, alpha, events(one))
+    def sign_of_slope(instance, alpha):
+        sign = direction(instance)
+        slopes = signs.of_tokens(instance, alpha) if events is None else signs.of_events(instance, alpha, events(instance))
         return jnp.where(sign != 0, sign * slopes, jnp.inf)
 
     return Claim(tex, instances, autodiff, sweep, curves=(Curve(sign_of_slope),))
@@ -160,49 +160,49 @@ def limiting(
     tolerance = 1e-7
     panels, nodes, longest = 50, 8, 200.0
 
-    def start(one):
-        return increases(one, events, closed_form_curves(one, events, jnp.zeros(1))[:, 0])
+    def start(instance):
+        return increases(instance, events, closed_form_curves(instance, events, jnp.zeros(1))[:, 0])
 
-    def saturated(one, sign):
-        m = one.log_odds
-        far = jax.vmap(lambda log_p: tilting.saturation(log_p, m, sign, tolerance / 100))(one.log_p)
+    def saturated(instance, sign):
+        m = instance.log_odds
+        far = jax.vmap(lambda log_p: tilting.saturation(log_p, m, sign, tolerance / 100))(instance.log_p)
         return sign * jnp.max(jnp.abs(far))
 
-    def instances(one):
+    def instances(instance):
         def error(sign):
-            curves = closed_form_curves(one, events, saturated(one, sign)[None])[:, 0]
-            return jnp.abs(increases(one, events, curves) - start(one) - value(one, sign))
+            curves = closed_form_curves(instance, events, saturated(instance, sign)[None])[:, 0]
+            return jnp.abs(increases(instance, events, curves) - start(instance) - value(instance, sign))
 
-        return least(tolerance - jnp.maximum(error(1), error(-1)), where(one))
+        return least(tolerance - jnp.maximum(error(1), error(-1)), where(instance))
 
-    def autodiff(one):
-        curves = model_curves(one, events)
+    def autodiff(instance):
+        curves = model_curves(instance, events)
         points, weights = np.polynomial.legendre.leggauss(nodes)
         # Unit panels in units of 1/R where the curve bends at the scale R allows; wider ones if it settles late.
         offsets = jnp.asarray((np.arange(panels)[:, None] + (points + 1) / 2).ravel() / panels)
         total_weights = jnp.asarray(np.tile(weights / 2, panels) / panels)
 
         def error(sign):
-            far = saturated(one, sign)
+            far = saturated(instance, sign)
 
             def derivative(share):
-                return slope(lambda alpha: increases(one, events, curves(alpha)), share * far)
+                return slope(lambda alpha: increases(instance, events, curves(alpha)), share * far)
 
             added = far * jnp.tensordot(total_weights, jax.vmap(derivative)(offsets), axes=1)
-            return jnp.abs(added - value(one, sign)), jnp.abs(far) * one.range
+            return jnp.abs(added - value(instance, sign)), jnp.abs(far) * instance.range
 
         (up, far_up), (down, far_down) = error(1), error(-1)
         # An instance that settles later than the quadrature resolves is not counted.
         resolved = jnp.maximum(far_up, far_down) <= longest
-        return least(tolerance - jnp.maximum(up, down), where(one) & resolved)
+        return least(tolerance - jnp.maximum(up, down), where(instance) & resolved)
 
     @compiled_quickly
-    def margin_at_ends(one, low_end, low_curves, high_end, high_curves):
-        low = increases(one, events, low_curves) - start(one) - value(one, -1)
-        high = increases(one, events, high_curves) - start(one) - value(one, 1)
+    def margin_at_ends(instance, low_end, low_curves, high_end, high_curves):
+        low = increases(instance, events, low_curves) - start(instance) - value(instance, -1)
+        high = increases(instance, events, high_curves) - start(instance) - value(instance, 1)
         # A sweep that ends before the curves have settled measures no limit.
-        settled = (saturated(one, 1) <= high_end) & (saturated(one, -1) >= low_end)
-        return least(tolerance - jnp.maximum(jnp.abs(low), jnp.abs(high)), where(one) & settled)
+        settled = (saturated(instance, 1) <= high_end) & (saturated(instance, -1) >= low_end)
+        return least(tolerance - jnp.maximum(jnp.abs(low), jnp.abs(high)), where(instance) & settled)
 
     def sweep(swept):
         curves, ends = measured_curves(swept, events), swept.alphas

@@ -2,7 +2,7 @@
 
 `Instance` is a pytree of plain arrays, so that a statement's margin is a function that `jax.vmap` runs over thousands of
 them, that JAX differentiates with respect to the table, and that ball arithmetic evaluates on an exact one. Random
-instances are drawn in `theory.population`; `Measured` is an instance together with a trained model that was swept.
+instances are drawn in `theory.random_instances`; `Measured` is an instance together with a trained model that was swept.
 """
 
 import dataclasses
@@ -92,9 +92,9 @@ class Instance:
 
 
 @typed
-def with_peaks(one: Instance) -> Instance:
+def with_peaks(instance: Instance) -> Instance:
     """The instance with its peaks computed, so that margins do not compute them again."""
-    return dataclasses.replace(one, known_peaks=one.peaks)
+    return dataclasses.replace(instance, known_peaks=instance.peaks)
 
 
 @typed

@@ -27,7 +27,7 @@ ANGLES = np.linspace(-1.5, 1.5, 13)
 
 @partial(jax.tree_util.register_dataclass, data_fields=["W", "gamma", "bias", "h", "v"], meta_fields=["kind"])
 @dataclass(frozen=True)
-class Normed:
+class NormInstance:
     """A hidden state to be steered and decoded by ``W (gamma * norm(h + alpha v) + bias)``.
 
     Attributes:
@@ -61,12 +61,12 @@ class Normed:
         return as_seen(self.h, self.kind), as_seen(self.v, self.kind)
 
 
-def kinds(one: Normed) -> tuple[Normed, ...]:
+def kinds(instance: NormInstance) -> tuple[NormInstance, ...]:
     """The arrays of an instance under each kind of norm."""
-    return tuple(Normed(one.W, one.gamma, one.bias, one.h, one.v, kind) for kind in KINDS)
+    return tuple(NormInstance(instance.W, instance.gamma, instance.bias, instance.h, instance.v, kind) for kind in KINDS)
 
 
-def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[tuple[()], Normed]:
+def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[tuple[()], NormInstance]:
     """A random instance, from nearly parallel h and v to orthogonal ones, from flat to sharp unembeddings."""
     del families
     v, d = VOCABULARY, WIDTH
@@ -75,7 +75,7 @@ def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[tuple[()], Nor
     levels, *normal = jnp.split(u, np.cumsum(lengths)[:-1])
     of_w, of_gamma, of_bias, of_h, of_v = map(ndtri, normal)
     across = 10 ** (-2 + 2 * levels[0]) * of_h
-    return (), Normed(
+    return (), NormInstance(
         W=10 ** (-1 + 1.7 * levels[1]) * of_w.reshape(v, d),
         gamma=1 + 0.3 * of_gamma,
         bias=0.3 * of_bias,
@@ -84,7 +84,7 @@ def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[tuple[()], Nor
     )
 
 
-def assemble(design: tuple[()], parameters: Normed) -> Normed:
+def assemble(design: tuple[()], parameters: NormInstance) -> NormInstance:
     """All of an instance is smooth."""
     del design
     return parameters
@@ -100,7 +100,7 @@ class MeasuredNorm:
         logits: measured, ``[K, V]``.
     """
 
-    instance: Normed
+    instance: NormInstance
     alphas: Float[np.ndarray, " K"]
     logits: Float[np.ndarray, "K V"]
 
@@ -110,7 +110,7 @@ class MeasuredNorm:
         return self.logits - np.logaddexp.reduce(self.logits, axis=-1, keepdims=True)
 
 
-def spread_out() -> Normed:
+def spread_out() -> NormInstance:
     """Six tokens, one of which has four bumps: the others beat it one after the other, with valleys between them.
 
     Token 0 is at the origin of the plane of h and v, the others on a circle around it.
@@ -121,7 +121,7 @@ def spread_out() -> Normed:
     h, v = np.array([1.0, 0.0, -1.0]), np.array([1.0, -2.0, 1.0])
     plane = np.stack([h / np.linalg.norm(h), v / np.linalg.norm(v)])
     W = np.concatenate([np.zeros((1, 2)), corners]) @ plane * 40 / np.sqrt(3)
-    return Normed(jnp.asarray(W), jnp.ones(3), jnp.zeros(3), jnp.asarray(h), jnp.asarray(v))
+    return NormInstance(jnp.asarray(W), jnp.ones(3), jnp.zeros(3), jnp.asarray(h), jnp.asarray(v))
 
 
 def measured(seed: int = 0) -> list[MeasuredNorm]:
@@ -137,13 +137,13 @@ def measured(seed: int = 0) -> list[MeasuredNorm]:
         v = difference_of_means(model, jnp.arange(corpus.n_contexts), weights)
         bias = jnp.zeros_like(model.gamma) if model.bias is None else model.bias
         for context in (0, 80):
-            one = Normed(model.W, model.gamma, bias, model.H[:, context], v, kind)
-            sweeps.append(MeasuredNorm(one, alphas, np.asarray(model.decode(one.h + alphas[:, None] * v))))
+            instance = NormInstance(model.W, model.gamma, bias, model.H[:, context], v, kind)
+            sweeps.append(MeasuredNorm(instance, alphas, np.asarray(model.decode(instance.h + alphas[:, None] * v))))
     explicit = spread_out()
     model = NormalisedUFM(explicit.W, explicit.h[:, None], explicit.gamma)
     sweeps.append(MeasuredNorm(explicit, alphas, np.asarray(model.decode(explicit.h + alphas[:, None] * explicit.v))))
     return sweeps
 
 
-NORMS = Domain("norms", sample, assemble, measured=measured, kind=Normed)
-"""Hidden states steered before a final norm (`Normed`)."""
+NORMS = Domain("norms", sample, assemble, measured=measured, kind=NormInstance)
+"""Hidden states steered before a final norm (`NormInstance`)."""

@@ -159,19 +159,19 @@ def _partition_by_product(log_rows, m, alphas, concepts, budget):
         shift = jnp.max(tilts, axis=-1)
         return jnp.exp(tilts - shift[:, None]), shift
 
-    def some(alpha_chunk):
+    def log_partitions(alpha_chunk):
         factor, shift = jax.vmap(at)(alpha_chunk)
         return jnp.log(jnp.einsum("rgs,kgs->krg", p, factor)) + shift[:, None, :]
 
-    return jnp.moveaxis(_in_chunks(some, alphas, max(1, budget // blocks.size)), 0, 1)
+    return jnp.moveaxis(_in_chunks(log_partitions, alphas, max(1, budget // blocks.size)), 0, 1)
 
 
 @partial(jax.jit, static_argnames=("concepts", "budget"))
 def _partition_by_logsumexp(log_rows, m, alphas, concepts, budget):
-    def one(i, alpha):
+    def log_partition(i, alpha):
         return concept_log_probabilities(log_rows[i] + tilting.tilt(m, alpha), concepts)
 
-    return pairs(one, log_rows.shape[0], alphas, max(1, budget // log_rows.shape[1]))
+    return pairs(log_partition, log_rows.shape[0], alphas, max(1, budget // log_rows.shape[1]))
 
 
 def _in_chunks(function, alphas, chunk):

@@ -47,7 +47,7 @@ class RationalInstance:
 
 
 @typed
-def rationalise(one: Instance, digits: int | None = None) -> RationalInstance:
+def rationalise(instance: Instance, digits: int | None = None) -> RationalInstance:
     """Fractions for a floating-point instance.
 
     If the probability of each token is the same in all contexts of other concepts (to `AGREE`), it becomes one fraction
@@ -56,18 +56,18 @@ def rationalise(one: Instance, digits: int | None = None) -> RationalInstance:
     rows are rescaled as a whole.
 
     Args:
-        one: a single instance, not a batch.
+        instance: a single instance, not a batch.
         digits: significant decimal digits to round probabilities and weights to, before rescaling; None keeps all.
 
     Raises:
         ValueError: for a probability or weight of 0, a contrast that is not 1/|P| and -1/|N|, digits below 1.
     """
     require(digits is None or digits >= 1, "digits", "None or at least 1", digits)
-    log_p, weights, contrast = (np.asarray(x, dtype=float) for x in (one.log_p, one.weights, one.contrast))
-    members, concept = np.asarray(one.members, dtype=bool), np.asarray(one.concept)
-    require(log_p.ndim == 2, "one", "a single instance, log_p of two axes", f"log_p of shape {log_p.shape}")
-    require(bool(np.isfinite(log_p).all()), "one", "positive probabilities", "a probability of 0")
-    require(bool((weights > 0).all()), "one", "positive weights", weights.tolist())
+    log_p, weights, contrast = (np.asarray(x, dtype=float) for x in (instance.log_p, instance.weights, instance.contrast))
+    members, concept = np.asarray(instance.members, dtype=bool), np.asarray(instance.concept)
+    require(log_p.ndim == 2, "instance", "a single instance, log_p of two axes", f"log_p of shape {log_p.shape}")
+    require(bool(np.isfinite(log_p).all()), "instance", "positive probabilities", "a probability of 0")
+    require(bool((weights > 0).all()), "instance", "positive weights", weights.tolist())
     p = np.exp(log_p)
     rows = _with_common_background(p, members, concept, digits)
     if rows is None:
@@ -76,7 +76,7 @@ def rationalise(one: Instance, digits: int | None = None) -> RationalInstance:
     sizes = {sign: int((signs == sign).sum()) for sign in (-1, 0, 1)}
     exact = [Fraction(int(sign), sizes[int(sign)]) for sign in signs]
     near = np.allclose(contrast, [float(x) for x in exact], rtol=1e-6, atol=0)
-    require(near, "one", "a contrast of 1/|P| on P and -1/|N| on N", contrast.tolist())
+    require(near, "instance", "a contrast of 1/|P| on P and -1/|N| on N", contrast.tolist())
     return checked(
         RationalInstance(
             p=tuple(map(tuple, rows)),
@@ -84,7 +84,7 @@ def rationalise(one: Instance, digits: int | None = None) -> RationalInstance:
             concept=tuple(int(c) for c in concept),
             members=tuple(tuple(bool(x) for x in row) for row in members),
             contrast=tuple(exact),
-            target=int(one.target),
+            target=int(instance.target),
         )
     )
 
@@ -193,8 +193,8 @@ def from_json(data: Any) -> RationalInstance:
         ValueError: for a field that is missing or unknown, what is no fraction, and as `checked`.
     """
     names = list(RationalInstance.__dataclass_fields__)
-    found = sorted(data) if isinstance(data, Mapping) else type(data).__name__
-    require(found == sorted(names), "data", f"the fields {sorted(names)}", found)
+    fields = sorted(data) if isinstance(data, Mapping) else type(data).__name__
+    require(fields == sorted(names), "data", f"the fields {sorted(names)}", fields)
     p = tuple(_read_list(f"p[{j}]", row, _read_fraction) for j, row in enumerate(_read_list("p", data["p"], _read_any)))
     v = len(p[0]) if p else 0
     sets = _read_list("members", data["members"], _read_any)

@@ -1,9 +1,9 @@
 """Attack: a search for instances that break a margin, and confirmation of what it finds.
 
 Random instances come first. If none of them breaks the margin, the lowest go down its gradient with respect to the
-parameters of their corpora (`theory.population`), all in one compiled run, each in the family and design it was drawn with.
-What breaks the margin is rounded to fractions and evaluated in ball arithmetic, hypotheses included. Only that makes a
-counterexample.
+parameters of their corpora (`theory.random_instances`), all in one compiled run, each in the family and design it was
+drawn with. What breaks the margin is rounded to fractions and evaluated in ball arithmetic, hypotheses included. Only that
+makes a counterexample.
 """
 
 import time
@@ -107,14 +107,14 @@ def attack(
     require(not np.isnan(values).any(), "margin", "a number or +inf on every instance", "NaN on a random one")
     tried = int(np.sum(values < np.inf))
 
-    def found(lowest: float, one: Any, others: Any = (), **rest: Any) -> Attack:
+    def result(lowest: float, instance: Any, others: Any = (), **rest: Any) -> Attack:
         seconds = time.perf_counter() - start
-        return Attack(lowest, one, tried, seconds, margin, conditions, others, **rest)
+        return Attack(lowest, instance, tried, seconds, margin, conditions, others, **rest)
 
     if tried == 0:
-        return found(float("inf"), None, note="nothing is claimed on any random instance")
+        return result(float("inf"), None, note="nothing is claimed on any random instance")
     if (values < 0).any():
-        return found(*_tamest(batch, values))
+        return result(*_tamest(batch, values))
     order = np.argsort(values)[: min(restarts, tried)]
     designs, parameters = jax.tree.map(lambda leaf: leaf[order], drawn_from)
     lowest, best = descend(partial(guarded, margin, conditions, domain), designs, parameters, steps)
@@ -124,37 +124,41 @@ def attack(
     closest = _tamest(batch, lowest) if (lowest < 0).any() else (float(lowest[k]), pick(batch, k))
     claimed = values[values < np.inf]
     constant = bool((claimed == claimed[0]).all() and (lowest == claimed[0]).all())
-    return found(*closest, descended=True, constant=constant)
+    return result(*closest, descended=True, constant=constant)
 
 
 @typed
-def confirmed(found: Attack) -> Attack:
+def confirmed(result: Attack) -> Attack:
     """The attack with its counterexample confirmed in exact arithmetic, if it is one.
 
     A next-token table is rounded to fractions (`theory.rationals`); anything else is taken as the exact numbers its floats
     are. Hypotheses have to be positive there, and the margin negative, in ball arithmetic.
     """
     start = time.perf_counter()
-    if not found.margin < 0:
-        return replace(found, note=found.note or f"no counterexample: {found.margin:.2e} is the lowest margin")
+    if not result.margin < 0:
+        return replace(result, note=result.note or f"no counterexample: {result.margin:.2e} is the lowest margin")
     note = "not confirmed"
-    is_table = isinstance(found.instance, Instance)
-    for (margin, one), digits in product(((found.margin, found.instance), *found.others), DIGITS if is_table else (None,)):
+    is_table = isinstance(result.instance, Instance)
+    for (margin, instance), digits in product(
+        ((result.margin, result.instance), *result.others), DIGITS if is_table else (None,)
+    ):
         try:
-            exact = rationalise(one, digits) if is_table else one
-            if not all(confirm(hypothesis, exact).sign > 0 for hypothesis in found.hypotheses):
+            exact = rationalise(instance, digits) if is_table else instance
+            if not all(confirm(hypothesis, exact).sign > 0 for hypothesis in result.hypotheses):
                 note = "not confirmed: the hypotheses are not, in exact arithmetic"
                 continue
-            confirmation = confirm(found.margin_function, exact)
+            confirmation = confirm(result.margin_function, exact)
         except (balls.Unsupported, ValueError) as error:
             note = f"not confirmed: {error}"
             continue
         if confirmation.sign < 0:
-            seconds = found.seconds + time.perf_counter() - start
+            seconds = result.seconds + time.perf_counter() - start
             rational = exact if isinstance(exact, RationalInstance) else None
-            return replace(found, margin=margin, instance=one, exact=rational, confirmation=confirmation, seconds=seconds)
+            return replace(
+                result, margin=margin, instance=instance, exact=rational, confirmation=confirmation, seconds=seconds
+            )
         note = f"not confirmed: in exact arithmetic the margin is {confirmation.digits}"
-    return replace(found, note=note, seconds=found.seconds + time.perf_counter() - start)
+    return replace(result, note=note, seconds=result.seconds + time.perf_counter() - start)
 
 
 def _tamest(batch: Any, values: np.ndarray) -> tuple[float, Any, tuple[tuple[float, Any], ...]]:
@@ -168,8 +172,8 @@ def _tamest(batch: Any, values: np.ndarray) -> tuple[float, Any, tuple[tuple[flo
     floats = [np.asarray(leaf) for leaf in jax.tree.leaves(batch) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     finite = [np.where(np.isfinite(leaf), np.abs(leaf), 0).reshape(len(values), -1).max(axis=1) for leaf in floats]
     order = np.argsort(np.where(broken, np.max(finite, axis=0), np.inf))[: min(CANDIDATES, int(broken.sum()))]
-    (margin, one), *others = [(float(values[k]), pick(batch, int(k))) for k in order]
-    return margin, one, tuple(others)
+    (margin, instance), *others = [(float(values[k]), pick(batch, int(k))) for k in order]
+    return margin, instance, tuple(others)
 
 
 def pick(batch: Any, k: int) -> Any:
@@ -186,8 +190,8 @@ def guarded(margin: Margin, hypotheses: tuple[Margin, ...], domain: Domain, desi
         domain: assembles and completes the instance.
         design, parameters: what it is assembled from.
     """
-    one = domain.complete(domain.assemble(design, parameters))
-    return jnp.where(hold(hypotheses, one), margin(one), jnp.inf)
+    instance = domain.complete(domain.assemble(design, parameters))
+    return jnp.where(hold(hypotheses, instance), margin(instance), jnp.inf)
 
 
 @partial(jax.jit, static_argnums=(0, 3))

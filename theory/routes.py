@@ -78,7 +78,7 @@ def populate(key: jax.Array, n: int, domain: Domain) -> Any:
     return assemble_all(domain, *sample_all(domain, domain.families, jax.random.split(key, n)))
 
 
-def some(population: Any, n: int) -> Any:
+def subset(population: Any, n: int) -> Any:
     """The first `n` instances of a batch."""
     return jax.tree.map(lambda leaf: leaf[:n], population)
 
@@ -118,7 +118,7 @@ def sweep(statement: Statement, measured: Iterable[Any], *, claim: Claim | None 
     start = time.perf_counter()
     margin = (claim or statement.claim).sweep
     assert margin is not None
-    checked = [(margin(one), one.instance) for one in measured if within(statement, one.instance)]
+    checked = [(margin(swept), swept.instance) for swept in measured if within(statement, swept.instance)]
     return _evidence("sweep", [value for value, _ in checked], lambda i: checked[i][1], start)
 
 
@@ -126,7 +126,7 @@ Answer = Literal["holds", "fails", "the theorem says nothing here"]
 
 
 @typed
-def check(statement: Statement | str, one: Any) -> tuple[Answer, float]:
+def check(statement: Statement | str, instance: Any) -> tuple[Answer, float]:
     """A statement on one instance: the answer and the margin (+inf where the statement says nothing).
 
     It says nothing where a hypothesis fails (M constant, for instance) or where nothing in the instance is of the kind it
@@ -134,7 +134,7 @@ def check(statement: Statement | str, one: Any) -> tuple[Answer, float]:
 
     Args:
         statement: what to check, or the id of one of the registry.
-        one: an instance of its domain.
+        instance: an instance of its domain.
 
     Raises:
         ValueError: an unknown id, an instance of another domain.
@@ -142,19 +142,24 @@ def check(statement: Statement | str, one: Any) -> tuple[Answer, float]:
     if isinstance(statement, str):
         statement = find(statement, REGISTRY)
     kind = statement.domain.kind
-    require(isinstance(one, kind), "one", f"an instance of {statement.domain.name}: {kind.__name__}", type(one).__name__)
-    if not within(statement, one):
+    require(
+        isinstance(instance, kind),
+        "instance",
+        f"an instance of {statement.domain.name}: {kind.__name__}",
+        type(instance).__name__,
+    )
+    if not within(statement, instance):
         return "the theorem says nothing here", float("inf")
-    margin = float(compiled_quickly(statement.claim.instances)(one))
+    margin = float(compiled_quickly(statement.claim.instances)(instance))
     if margin == np.inf:
         return "the theorem says nothing here", margin
     return ("holds" if margin > 0 else "fails"), margin
 
 
 @typed
-def within(statement: Statement, one: Any) -> bool:
+def within(statement: Statement, instance: Any) -> bool:
     """Whether all hypotheses hold on an instance."""
-    return bool(hold(statement.conditions, one))
+    return bool(hold(statement.conditions, instance))
 
 
 # --- proofs ----------------------------------------------------------------------------------------------------------
@@ -166,10 +171,12 @@ def symbolic(statement: Statement, *, claim: Claim | None = None) -> Evidence:
     start = time.perf_counter()
     identities = (claim or statement.claim).identities
     assert identities is not None
-    found = {identity.name: proofs.holds(identity) for identity in identities()}
-    false = [name for name, holds in found.items() if not holds]
-    note = f"false: {'; '.join(false)}" if false else f"{len(found)} identities proved"
-    return Evidence("symbolic", bool(found) and not false, len(found), float("inf"), time.perf_counter() - start, None, note)
+    verdicts = {identity.name: proofs.holds(identity) for identity in identities()}
+    false = [name for name, holds in verdicts.items() if not holds]
+    note = f"false: {'; '.join(false)}" if false else f"{len(verdicts)} identities proved"
+    return Evidence(
+        "symbolic", bool(verdicts) and not false, len(verdicts), float("inf"), time.perf_counter() - start, None, note
+    )
 
 
 @typed
@@ -182,21 +189,21 @@ def certificate(
     """
     start = time.perf_counter()
     curves = (claim or statement.claim).curves
-    found = []
+    results = []
     for exact in exacts:
-        one = rationals.to_floats(exact)
-        if not within(statement, one):
+        instance = rationals.to_floats(exact)
+        if not within(statement, instance):
             continue
-        scale = float(one.range)
+        scale = float(instance.range)
         for curve in curves:
             ends = (curve.interval[0] / scale, curve.interval[1] / scale)
             result = certify(curve.function, exact, ends, zero=curve.zero, budget=budget)
-            found.append((result, exact))
+            results.append((result, exact))
             if result.verdict == "refuted":
                 note = f"refuted at alpha = {result.at:.6g}, {result.precision} bits"
-                there = float(jnp.min(curve.function(one, jnp.asarray(result.at))))
-                return Evidence("certificate", False, len(found), there, time.perf_counter() - start, exact, note)
-    claimed = [result for result, _ in found if result.pieces or result.verdict != "proved"]
+                value = float(jnp.min(curve.function(instance, jnp.asarray(result.at))))
+                return Evidence("certificate", False, len(results), value, time.perf_counter() - start, exact, note)
+    claimed = [result for result, _ in results if result.pieces or result.verdict != "proved"]
     proved = bool(claimed) and all(result.verdict == "proved" for result in claimed)
     lower = min((result.lower for result in claimed), default=float("inf"))
     remaining = sum(result.remaining for result in claimed)
@@ -215,11 +222,11 @@ def refutation(statement: Statement, key: jax.Array, *, claim: Claim | None = No
 
     Holds where the attack failed: the worst margin is how close to zero it came.
     """
-    found = assault(statement, key, claim=claim)
-    fell = found.confirmation is not None
-    note = f"confirmed in exact fractions, margin {found.confirmation.digits}" if found.confirmation else found.note
-    holds = not fell and found.tried > 0 and found.margin > 0
-    return Evidence("refutation", holds, found.tried, found.margin, found.seconds, found.instance, note)
+    result = assault(statement, key, claim=claim)
+    fell = result.confirmation is not None
+    note = f"confirmed in exact fractions, margin {result.confirmation.digits}" if result.confirmation else result.note
+    holds = not fell and result.tried > 0 and result.margin > 0
+    return Evidence("refutation", holds, result.tried, result.margin, result.seconds, result.instance, note)
 
 
 @typed

@@ -10,46 +10,46 @@ from jaxtyping import Array, Bool, Float
 from theory.instance import Instance
 
 
-def of_tokens(one: Instance, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
+def of_tokens(instance: Instance, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
     """The sign of ``d/dalpha softmax_z``: ``sum_z' p(z') (M(z) - M(z')) e^{alpha (M(z') - M(z))}`` (S, lemma B.5).
 
     Every term decreases in alpha, so the sum does.
     """
-    ahead = one.log_odds[:, None] - one.log_odds
-    return one.p @ (ahead * jnp.exp(-alpha * ahead)).T
+    ahead = instance.log_odds[:, None] - instance.log_odds
+    return instance.p @ (ahead * jnp.exp(-alpha * ahead)).T
 
 
-def falling_of_tokens(one: Instance, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
+def falling_of_tokens(instance: Instance, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
     """Minus the derivative of `of_tokens`: ``sum_z' p(z') (M(z) - M(z'))^2 e^{alpha (M(z') - M(z))}``."""
-    ahead = one.log_odds[:, None] - one.log_odds
-    return one.p @ (ahead**2 * jnp.exp(-alpha * ahead)).T
+    ahead = instance.log_odds[:, None] - instance.log_odds
+    return instance.p @ (ahead**2 * jnp.exp(-alpha * ahead)).T
 
 
-def of_events(one: Instance, alpha: Float[Array, ""], events: Bool[Array, "E V"]) -> Float[Array, "m E"]:
+def of_events(instance: Instance, alpha: Float[Array, ""], events: Bool[Array, "E V"]) -> Float[Array, "m E"]:
     """The sign of ``d/dalpha logit F_C``: the sum of ``p(z) p(z') (M(z) - M(z'))`` over z in C and z' outside, tilted."""
-    ahead = one.log_odds[:, None] - one.log_odds
-    return _over_pairs(one, alpha, ahead, events)
+    ahead = instance.log_odds[:, None] - instance.log_odds
+    return _over_pairs(instance, alpha, ahead, events)
 
 
 def between_events(
-    one: Instance, alpha: Float[Array, ""], events: Bool[Array, "E V"]
+    instance: Instance, alpha: Float[Array, ""], events: Bool[Array, "E V"]
 ) -> tuple[Float[Array, "m E"], Float[Array, "m E"]]:
     """The signs of ``d/dalpha logit F_C`` less its lower bound, and of its upper bound less it (N5).
 
     Both are +inf where the bounds are equal, because M is constant on the event and off it: there all three are one.
     """
-    m = one.log_odds
-    low, high = slope_bounds(one, events)
+    m = instance.log_odds
+    low, high = slope_bounds(instance, events)
     ahead = m[:, None] - m
-    above = _over_pairs(one, alpha, ahead - low[:, None, None], events)
-    below = _over_pairs(one, alpha, high[:, None, None] - ahead, events)
+    above = _over_pairs(instance, alpha, ahead - low[:, None, None], events)
+    below = _over_pairs(instance, alpha, high[:, None, None] - ahead, events)
     apart = high > low
     return jnp.where(apart, above, jnp.inf), jnp.where(apart, below, jnp.inf)
 
 
-def slope_bounds(one: Instance, events: Bool[Array, "E V"]) -> tuple[Float[Array, " E"], Float[Array, " E"]]:
+def slope_bounds(instance: Instance, events: Bool[Array, "E V"]) -> tuple[Float[Array, " E"], Float[Array, " E"]]:
     """``min_C M - max_{C^c} M`` and ``max_C M - min_{C^c} M`` for each event C, nats per unit strength (N5)."""
-    m = one.log_odds
+    m = instance.log_odds
 
     def least(mask):
         return jnp.min(jnp.where(mask, m, jnp.inf), axis=-1)
@@ -60,22 +60,22 @@ def slope_bounds(one: Instance, events: Bool[Array, "E V"]) -> tuple[Float[Array
     return least(events) - most(~events), most(events) - least(~events)
 
 
-def of_variance(one: Instance, alpha: Float[Array, ""]) -> Float[Array, " m"]:
+def of_variance(instance: Instance, alpha: Float[Array, ""]) -> Float[Array, " m"]:
     """The sign of ``Var_alpha M``: the sum of ``p(z) p(z') (M(z) - M(z'))^2`` over pairs of tokens, tilted."""
-    ahead = one.log_odds[:, None] - one.log_odds
-    return jnp.sum((one.p @ (ahead**2 * _pair_tilt(one, alpha))) * one.p, axis=-1)
+    ahead = instance.log_odds[:, None] - instance.log_odds
+    return jnp.sum((instance.p @ (ahead**2 * _pair_tilt(instance, alpha))) * instance.p, axis=-1)
 
 
-def _pair_tilt(one: Instance, alpha):
-    m = one.log_odds
+def _pair_tilt(instance: Instance, alpha):
+    m = instance.log_odds
     middle = jnp.max(m) + jnp.min(m)
     return jnp.exp(alpha * (m[:, None] + m - middle))
 
 
-def _over_pairs(one: Instance, alpha, values, events):
+def _over_pairs(instance: Instance, alpha, values, events):
     """The sum of ``values p(z) p(z')`` over z in each event and z' outside it, tilted: ``[m, E]``."""
-    weights = values * _pair_tilt(one, alpha)
-    inside = jnp.where(events, one.p[:, None, :], 0)
-    outside = jnp.where(events, 0, one.p[:, None, :])
+    weights = values * _pair_tilt(instance, alpha)
+    inside = jnp.where(events, instance.p[:, None, :], 0)
+    outside = jnp.where(events, 0, instance.p[:, None, :])
     weights = jnp.broadcast_to(weights, (events.shape[0], *weights.shape[-2:]))
     return jnp.sum(jnp.einsum("jez,ezy->jey", inside, weights) * outside, axis=-1)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from theory import gallery, population
+from theory import examples, random_instances
 from theory._compilation import compiled_briefly, compiled_quickly
 from theory.instance import Instance, with_peaks
 from theory.symbolic import Identity
@@ -25,9 +25,9 @@ from ufm._check import typed
 Margin = Callable[[Any], Float[Array, ""]]
 
 
-def _as_it_is(one: Any) -> Any:
+def _as_it_is(instance: Any) -> Any:
     """Margins share nothing."""
-    return one
+    return instance
 
 
 def _no_sweeps(seed: int) -> Sequence[Any]:
@@ -69,11 +69,11 @@ class Domain:
 
 TABLES = Domain(
     "tables",
-    population.sample,
-    population.assemble,
-    population.SEPARATED,
+    random_instances.sample,
+    random_instances.assemble,
+    random_instances.SEPARATED,
     complete=with_peaks,
-    measured=gallery.measured,
+    measured=examples.measured,
     kind=Instance,
 )
 """Next-token tables of disjoint concepts (`theory.instance.Instance`)."""
@@ -173,15 +173,15 @@ def find(statement_id: str, registry: Mapping[str, Statement]) -> Statement:
 
 # Statements share their hypotheses, so that these compile once for all; margins compile once each.
 @partial(jax.jit, static_argnums=0)
-def hold(hypotheses: tuple[Margin, ...], one: Any) -> Bool[Array, ""]:
+def hold(hypotheses: tuple[Margin, ...], instance: Any) -> Bool[Array, ""]:
     """Whether all margins of hypotheses are positive on an instance."""
-    return jnp.all(jnp.stack([margin(one) > 0 for margin in hypotheses])) if hypotheses else jnp.asarray(True)
+    return jnp.all(jnp.stack([margin(instance) > 0 for margin in hypotheses])) if hypotheses else jnp.asarray(True)
 
 
 @partial(compiled_quickly, static_argnums=0)
 def hold_on(hypotheses: tuple[Margin, ...], batch: Any) -> Bool[Array, " n"]:
     """Whether all hypotheses hold, on every instance of a batch."""
-    return jax.vmap(lambda one: hold(hypotheses, one))(batch)
+    return jax.vmap(lambda instance: hold(hypotheses, instance))(batch)
 
 
 def margins_on(margin: Margin, batch: Any) -> Float[Array, " n"]:
@@ -211,11 +211,11 @@ def assemble_all(domain: Domain, designs: Any, parameters: Any) -> Any:
 
 
 def _assemble(domain: Domain, designs: Any, parameters: Any) -> Any:
-    def one(pair):
+    def assembled(pair):
         return domain.complete(domain.assemble(*pair))
 
     # A batch takes as many steps to its peaks as the slowest of its instances.
-    return map_in_batches(one, (designs, parameters), BATCH)
+    return map_in_batches(assembled, (designs, parameters), BATCH)
 
 
 _assemble_soon = partial(compiled_quickly, static_argnums=0)(_assemble)

@@ -70,7 +70,7 @@ def counterexample(identity: Identity) -> dict[Symbol, Rational] | None:
 def derivative(expression: Expr, rates: dict[Symbol, Expr] | None = None) -> Expr:
     """d/dalpha of an expression, by the derivatives of its symbols: `RATES`, or those given; 0 for all others."""
     known = RATES if rates is None else rates
-    return sympy.Add(*(sympy.diff(expression, one) * rate for one, rate in known.items() if expression.has(one)))
+    return sympy.Add(*(sympy.diff(expression, symbol) * rate for symbol, rate in known.items() if expression.has(symbol)))
 
 
 def at_zero(expression: Expr) -> Expr:
@@ -83,7 +83,7 @@ def _numerator(expression: Expr) -> PolyElement:
 
     Denominators stay products, since most of their factors are shared by many terms.
     """
-    roots = sorted({sqrt(one.base) for one in expression.atoms(Pow) if one.exp.is_Rational and one.exp.q == 2}, key=str)
+    roots = sorted({sqrt(term.base) for term in expression.atoms(Pow) if term.exp.is_Rational and term.exp.q == 2}, key=str)
     names = [*sorted(expression.free_symbols, key=str), *roots]
     polynomials = ring([f"x_{k}" for k in range(len(names))], QQ)[0]
     known = dict(zip(names, polynomials.gens, strict=True))
@@ -92,28 +92,28 @@ def _numerator(expression: Expr) -> PolyElement:
         return prod((factor**k for factor, k in factors.items()), start=polynomials.one)
 
     @cache
-    def fraction(one: Expr) -> tuple[PolyElement, Counter[PolyElement]]:
-        if one in known:
-            return known[one], Counter()
-        if one.is_Rational:
-            return polynomials(QQ(one.p, one.q)), Counter()
-        if one.is_Add:
+    def fraction(expr: Expr) -> tuple[PolyElement, Counter[PolyElement]]:
+        if expr in known:
+            return known[expr], Counter()
+        if expr.is_Rational:
+            return polynomials(QQ(expr.p, expr.q)), Counter()
+        if expr.is_Add:
             tops: dict[frozenset[tuple[PolyElement, int]], PolyElement] = {}
-            for above, below in map(fraction, one.args):
+            for above, below in map(fraction, expr.args):
                 over = frozenset(below.items())
                 tops[over] = tops.get(over, polynomials.zero) + above
             common = reduce(or_, (Counter(dict(over)) for over in tops))
             parts = [above * product(common - Counter(dict(over))) for over, above in tops.items()]
             return sum(parts, polynomials.zero), common
-        if one.is_Mul:
-            factors = [fraction(factor) for factor in one.args]
+        if expr.is_Mul:
+            factors = [fraction(factor) for factor in expr.args]
             return prod((above for above, _ in factors), start=polynomials.one), sum((b for _, b in factors), Counter())
-        readable = one.is_Pow and one.exp.is_Rational and one.exp.q <= 2
-        require(readable, "identity", "symbols and square roots joined by arithmetic", one)
-        top, bottom = fraction(one.base if one.exp.q == 1 else sqrt(one.base))
-        if one.exp.p < 0:
+        readable = expr.is_Pow and expr.exp.is_Rational and expr.exp.q <= 2
+        require(readable, "identity", "symbols and square roots joined by arithmetic", expr)
+        top, bottom = fraction(expr.base if expr.exp.q == 1 else sqrt(expr.base))
+        if expr.exp.p < 0:
             top, bottom = product(bottom), Counter([top])
-        power = abs(int(one.exp.p))
+        power = abs(int(expr.exp.p))
         return top**power, Counter({factor: k * power for factor, k in bottom.items()})
 
     numerator, _ = fraction(expression)
@@ -211,7 +211,7 @@ def _lemma_b3(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
     steered = [[log_p[j][z] + k[j] + ALPHA * shifts[z] for z in _TOKENS] for j in _CONTEXTS]
     tilted = [[log_p[j][z] + ALPHA * m[z] for z in _TOKENS] for j in _CONTEXTS]
     # The exponentials of steered logits have a factor in common, which the softmax does not see.
-    scaled = [Symbol("c", positive=True) * e for e in _E[0]]
+    scaled = [Symbol("c", positive=True) * weight for weight in _E[0]]
     return (
         *(
             Identity(
@@ -230,7 +230,7 @@ def _lemma_b4(*, counted: bool = True) -> tuple[Identity, ...]:
     concept, positive, negative = (0, 0, 1, 2), (0, 0), (1, 2, 2)
 
     def mean(contexts: Sequence[int], z: int) -> Expr:
-        return sympy.Add(*(log_a[z] if one == concept[z] else log_b[z] for one in contexts)) / len(contexts)
+        return sympy.Add(*(log_a[z] if context == concept[z] else log_b[z] for context in contexts)) / len(contexts)
 
     def factor(z: int) -> Expr:
         share = Rational(negative.count(concept[z]), len(negative)) if counted else Integer(1)
@@ -261,8 +261,8 @@ def _theorem_36() -> tuple[Identity, ...]:
     """With X = e^x, the sigmoid of x is ``X / (1 + X)`` and tanh(x/2) is ``(X - 1) / (X + 1)``."""
     x, r = symbols("X R", positive=True)
 
-    def half_difference(one: Expr, other: Expr) -> Expr:
-        return ((one - 1) / (one + 1) - (other - 1) / (other + 1)) / 2
+    def half_difference(left: Expr, right: Expr) -> Expr:
+        return ((left - 1) / (left + 1) - (right - 1) / (right + 1)) / 2
 
     row, start = _E[0], _P[0]
     increase = sympy.Add(*(_share(row, z) - start[z] for z in _INSIDE)) / len(_INSIDE)
@@ -356,7 +356,7 @@ def _n4_divergence(*, backward: bool = False) -> tuple[Identity, ...]:
     """
     log_p, a = symbols("logp_0:4", real=True), Symbol("A", real=True)
     gains = [ALPHA * m - a for m in _M]
-    steered = [one + gain for one, gain in zip(log_p, gains, strict=True)]
+    steered = [start + gain for start, gain in zip(log_p, gains, strict=True)]
     if backward:
         divergence = _mean(_E[0], [y - x for x, y in zip(log_p, steered, strict=True)])
     else:
@@ -369,7 +369,7 @@ def _n4_divergence(*, backward: bool = False) -> tuple[Identity, ...]:
 
 def _n4_taylor() -> tuple[Identity, ...]:
     """Delta CE at 0, to all of `_ORDERS`."""
-    power_sums = [sympy.Add(*(m**k * e for m, e in zip(_M, _E[0], strict=True))) for k in range(6)]
+    power_sums = [sympy.Add(*(m**k * weight for m, weight in zip(_M, _E[0], strict=True))) for k in range(6)]
     return (
         *(Identity(f"derivative of N_{k}", derivative(power_sums[k]), power_sums[k + 1]) for k in range(5)),
         *_derivatives_at_zero(_cumulant),
@@ -515,7 +515,7 @@ def _n12() -> tuple[Identity, ...]:
         Identity("second derivative", _BENT, -(a * x + 2 * _COSINE * sine * b) * x),
         Identity("what is left to the bound", square - _BENT**2, left),
         Identity("it is of one sign", 1 - y**3 * (4 - 3 * y), (1 - y) ** 2 * (1 + 2 * y + 3 * y**2)),
-        Identity("the update at its input", _dot([slope * one / _dot(n, n) for one in n], n), slope),
+        Identity("the update at its input", _dot([slope * component / _dot(n, n) for component in n], n), slope),
     )
 
 

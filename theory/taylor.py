@@ -71,7 +71,9 @@ class Expansion:
         """The truncated series in cumulants, one equation in TeX."""
         powers = [_tex(Symbol("alpha") ** k) for k in range(self.order + 1)]
         terms = [
-            f"{_tex(one, factor=k > 0)} {powers[k]}" if k else _tex(one) for k, one in enumerate(self.cumulants) if one != 0
+            f"{_tex(cumulant, factor=k > 0)} {powers[k]}" if k else _tex(cumulant)
+            for k, cumulant in enumerate(self.cumulants)
+            if cumulant != 0
         ]
         remainder = rf"O\left({_tex(Symbol('alpha') ** (self.order + 1))}\right)"
         return f"{QUANTITIES[self.quantity].tex} = {' + '.join([*terms, remainder])}"
@@ -180,8 +182,8 @@ def _over_factorials(values: Sequence[Any]) -> list[Any]:
 
 def _log_partition_of(moments: Sequence[Any]) -> list[Expr]:
     """The coefficients of A, kappa_k / k!, from raw moments mu_1, mu_2, ..."""
-    one, x = _polynomials(len(moments))
-    return [a.as_expr(*_over_factorials(moments)) for a in _log([one, *x])]
+    unit, x = _polynomials(len(moments))
+    return [a.as_expr(*_over_factorials(moments)) for a in _log([unit, *x])]
 
 
 def _log_partition(order: int) -> tuple[Coefficients, Coefficients]:
@@ -198,23 +200,24 @@ def _cross_entropy(order: int) -> tuple[Coefficients, Coefficients]:
         in_cumulants[1] -= kappas[0]
         in_sums[1] -= moments[0]
     in_contexts = [
-        Sum(_PI[_J] * (factorial(k) * one), _CONTEXTS) / factorial(k) if one != 0 else 0 for k, one in enumerate(in_sums)
+        Sum(_PI[_J] * (factorial(k) * coefficient), _CONTEXTS) / factorial(k) if coefficient != 0 else 0
+        for k, coefficient in enumerate(in_sums)
     ]
     return in_cumulants, in_contexts
 
 
 def _probability(order: int) -> tuple[Coefficients, Coefficients]:
     """``p e^{alpha M - A} - p`` in cumulants, ``p e^{alpha M} / Z - p`` as sums."""
-    one, (x0, *x) = _polynomials(order + 1)
+    unit, (x0, *x) = _polynomials(order + 1)
     kappas = _over_factorials(_kappas("kappa", order))
     exponent = [_M[_Z] - kappas[0], *(-k for k in kappas[1:])] if order else []
     powers = [x0**k * QQ(1, int(factorial(k))) for k in range(order + 1)]
     moments = [Sum(_P[_Y] * _M[_Y] ** k, _OTHERS) for k in range(1, order + 1)]
-    in_cumulants = [e.as_expr(0, *exponent) for e in _exp([0 * one, *x])]
-    in_sums = [q.as_expr(_M[_Z], *_over_factorials(moments)) for q in _quotient(powers, [one, *x])]
+    in_cumulants = [coefficient.as_expr(0, *exponent) for coefficient in _exp([0 * unit, *x])]
+    in_sums = [q.as_expr(_M[_Z], *_over_factorials(moments)) for q in _quotient(powers, [unit, *x])]
 
     def increase(series):
-        return [0, *(_P[_Z] * (factorial(k) * one) / factorial(k) for k, one in enumerate(series[1:], 1))]
+        return [0, *(_P[_Z] * (factorial(k) * coefficient) / factorial(k) for k, coefficient in enumerate(series[1:], 1))]
 
     return increase(in_cumulants), increase(in_sums)
 
@@ -234,7 +237,7 @@ def _concept_log_odds(order: int) -> tuple[Coefficients, Coefficients]:
 def _generated(arguments: Sequence[Expr], coefficients: Sequence[Expr]) -> Callable[..., Float[Array, "..."]]:
     """The coefficients as a function of numbers for the arguments; in the shape and precision of `like`."""
     function = sympy.lambdify([arguments], coefficients, modules="jax", cse=True)
-    return lambda like, numbers: jnp.stack([one + jnp.zeros_like(like) for one in function(numbers)])
+    return lambda like, numbers: jnp.stack([coefficient + jnp.zeros_like(like) for coefficient in function(numbers)])
 
 
 def _centred(
@@ -257,7 +260,7 @@ def _cumulants(order: int) -> Callable[..., list[Float[Array, ""]]]:
         # The trap: by raw moments, all digits cancel where M is far from 0. Cumulants but the first ignore a shift.
         p, mean, d = _centred(log_p, m)
         scaled = log_partition([jnp.dot(p, d**k) for k in range(2, order + 1)])
-        return [mean, *(float(factorial(k)) * one for k, one in enumerate(scaled, 2))][:order]
+        return [mean, *(float(factorial(k)) * value for k, value in enumerate(scaled, 2))][:order]
 
     return cumulants
 
@@ -375,16 +378,18 @@ _RANGES = {
 def _shown(expr: Expr) -> Expr:
     """p[j, z] as a symbol called p_j(z), and so on."""
 
-    def name(one: Indexed) -> str:
-        *contexts, last = map(str, one.indices)
-        return f"{one.base}_{last}" if one.base == _PI else f"{'_'.join([str(one.base), *contexts])}({last})"
+    def name(symbol: Indexed) -> str:
+        *contexts, last = map(str, symbol.indices)
+        return f"{symbol.base}_{last}" if symbol.base == _PI else f"{'_'.join([str(symbol.base), *contexts])}({last})"
 
-    return expr.xreplace({one: Symbol(name(one)) for one in expr.atoms(Indexed)})
+    return expr.xreplace({symbol: Symbol(name(symbol)) for symbol in expr.atoms(Indexed)})
 
 
 def _factors(total: Sum) -> list[Expr]:
     """What is summed, as factors in reading order: probabilities first, sums last."""
-    return sorted(Mul.make_args(total.function), key=lambda one: (one.is_Add, not str(one).startswith("p"), str(one)))
+    return sorted(
+        Mul.make_args(total.function), key=lambda factor: (factor.is_Add, not str(factor).startswith("p"), str(factor))
+    )
 
 
 class _Readable(Printer):
@@ -392,24 +397,24 @@ class _Readable(Printer):
 
     def _as_ordered_terms(self, expr: Expr, order: str | None = None) -> list[Expr]:
         orders = []
-        for one in ("rev-lex", "lex"):
-            terms = super()._as_ordered_terms(expr, order=one)
+        for convention in ("rev-lex", "lex"):
+            terms = super()._as_ordered_terms(expr, order=convention)
             first = next((i for i, term in enumerate(terms) if term.as_coeff_Mul()[0] > 0), 0)
             orders.append((first, [terms[first], *terms[:first], *terms[first + 1 :]]))
             if first == 0:
                 break
-        return min(orders, key=lambda found: found[0])[1]
+        return min(orders, key=lambda candidate: candidate[0])[1]
 
 
 class _Text(_Readable, StrPrinter):
     def _print_Sum(self, expr: Sum) -> str:
-        body = "*".join(self.parenthesize(one, PRECEDENCE["Mul"]) for one in _factors(expr))
+        body = "*".join(self.parenthesize(factor, PRECEDENCE["Mul"]) for factor in _factors(expr))
         return f"sum_{_RANGES[tuple(expr.limits[0])][0]}[{body}]"
 
 
 class _Tex(_Readable, LatexPrinter):
     def _print_Sum(self, expr: Sum) -> str:
-        body = " ".join(self.parenthesize(one, PRECEDENCE["Mul"]) for one in _factors(expr))
+        body = " ".join(self.parenthesize(factor, PRECEDENCE["Mul"]) for factor in _factors(expr))
         return rf"\sum_{{{_RANGES[tuple(expr.limits[0])][1]}}} {body}"
 
     def _print_Symbol(self, expr: Symbol, style: str = "plain") -> str:

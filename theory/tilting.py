@@ -218,8 +218,8 @@ def _balance(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
     def ahead(x):
         """The difference and its slope."""
         rising, falling = up + x * d, down + x * d
-        steep = jnp.dot(jax.nn.softmax(rising), d) - jnp.dot(jax.nn.softmax(falling), d)
-        return jax.nn.logsumexp(rising) - jax.nn.logsumexp(falling), steep
+        slope = jnp.dot(jax.nn.softmax(rising), d) - jnp.dot(jax.nn.softmax(falling), d)
+        return jax.nn.logsumexp(rising) - jax.nn.logsumexp(falling), slope
 
     start, _ = ahead(jnp.zeros((), d.dtype))
     flattest = jnp.min(jnp.where(d > 0, d, jnp.inf)) + jnp.min(jnp.where(d < 0, -d, jnp.inf))
@@ -233,9 +233,9 @@ def _balance(log_p: Float[Array, " V"], d: Float[Array, " V"]) -> Scalar:
 
     def improve(carry):
         low, high, x, step, k = carry
-        f, steep = ahead(x)
+        f, slope = ahead(x)
         low, high = jnp.where(f < 0, x, low), jnp.where(f < 0, high, x)
-        newton = x - f / steep
+        newton = x - f / slope
         # Bisect when Newton leaves the bracket, or has not halved its step: this bounds the number of steps.
         trust = (newton >= low) & (newton <= high) & ((2 * jnp.abs(newton - x) <= jnp.abs(step)) | (k < 4))
         new = jnp.where(f == 0, x, jnp.where(trust, newton, (low + high) / 2))

@@ -229,10 +229,12 @@ def typed(function: F) -> F:
     """
     signature = inspect.signature(inspect.unwrap(function))
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    single = {name: one.annotation for name, one in signature.parameters.items() if one.kind not in several}
+    single = {
+        name: parameter.annotation for name, parameter in signature.parameters.items() if parameter.kind not in several
+    }
     checks = {name: check for name, annotation in single.items() if (check := _check_of(annotation))}
 
-    letters = {name: found for name in checks if (found := _letters(single[name]))}
+    letters = {name: axes for name in checks if (axes := _letters(single[name]))}
 
     @functools.wraps(function)
     def refusing(*args: Any, **kwargs: Any) -> Any:
@@ -354,8 +356,8 @@ def _listed(origin: type, part: Any, classes: tuple[type, ...], name: str, value
     require(isinstance(value, kind) and not isinstance(value, str), name, words, shown(value))
     check = _check_of(part) if origin is Sequence else None
     if check is not None:
-        for one in value:
-            check(name, one)
+        for item in value:
+            check(name, item)
     return value
 
 
@@ -372,7 +374,7 @@ def _shaped(annotation: Any, of_jax: bool, name: str, value: Any) -> Any:
     any_axes = any("*" in axis or "..." in axis for axis in axes)
     fits = any_axes or len(array.shape) == len(axes)
     require(fits, name, wanted, f"shape {tuple(array.shape)}" if hasattr(value, "shape") else shown(value))
-    require(any(jnp.issubdtype(array.dtype, one) for one in types_of), name, wanted, shown(value))
+    require(any(jnp.issubdtype(array.dtype, dtype) for dtype in types_of), name, wanted, shown(value))
     traced = isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct)
     if not traced and jnp.issubdtype(array.dtype, jnp.floating) and array.size <= MOST_READ:
         bad = np.argwhere(np.isnan(np.asarray(array)))

@@ -25,7 +25,7 @@ def require_supported() -> None:
 
 
 def _require_at_least(name: str, installed: str, lowest: tuple) -> None:
-    found = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
-    if found < lowest:
+    numbers = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
+    if numbers < lowest:
         wanted = ".".join(str(number) for number in lowest)
         raise ImportError(f"ufm needs {name} {wanted} or later, and this is {name} {installed}")

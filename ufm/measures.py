@@ -159,8 +159,8 @@ def slopes(
         alpha: where.
     """
     kind = wide(jax.tree.leaves(states)[0]).dtype
-    one = jnp.ones((), kind)
-    return jax.jvp(lambda a: wide(model.steered(states, steering, a)), (jnp.asarray(alpha, kind),), (one,))
+    unit = jnp.ones((), kind)
+    return jax.jvp(lambda a: wide(model.steered(states, steering, a)), (jnp.asarray(alpha, kind),), (unit,))
 
 
 @typed

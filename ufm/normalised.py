@@ -133,5 +133,5 @@ def init_normalised(
     least = 2 if kind == "rms" else 3
     require(d >= least, "d", f"a width of at least {least}, which the norm turns in a circle", d)
     free = init(key, corpus, d, scale=scale, dtype=dtype)
-    one = jnp.ones(d, free.W.dtype)
-    return NormalisedUFM(free.W, free.H, one, 0 * one if biased else None, kind, eps)
+    gamma = jnp.ones(d, free.W.dtype)
+    return NormalisedUFM(free.W, free.H, gamma, 0 * gamma if biased else None, kind, eps)

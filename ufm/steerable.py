@@ -245,8 +245,8 @@ def _known_states(model: Steerable, states: Any) -> tuple[Any, int]:
     leaves = [np.asarray(leaf) if isinstance(leaf, list) else leaf for leaf in jax.tree.leaves(states)]
     count = next((np.shape(leaf)[0] for leaf in leaves if np.ndim(leaf)), 0)
     expected = jax.eval_shape(model.embed, jax.ShapeDtypeStruct((count,), jnp.int32))
-    shapes, found = ([np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (expected, states))
-    require(shapes == found, "states", f"those that embed gives, of shapes {shapes}", found)
+    shapes, actual = ([np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (expected, states))
+    require(shapes == actual, "states", f"those that embed gives, of shapes {shapes}", actual)
     for leaf in leaves:
         if not isinstance(leaf, jax.core.Tracer) and np.size(leaf) <= MOST_READ and jnp.issubdtype(leaf.dtype, jnp.inexact):
             require(not bool(jnp.isnan(leaf).any()), "states", "numbers", "NaN")
@@ -271,8 +271,8 @@ def _sweep(
     fits = alphas.ndim == 1 or alphas.shape[1:] == (parts,)
     require(fits, "alphas", f"strengths [K], or one for each of the {parts} interventions, [K, {parts}]", alphas.shape)
 
-    def at(given, alpha):
-        i, state = given
+    def at(pair, alpha):
+        i, state = pair
         logits = wide(model.steered(state, steering, alpha))
         good = jnp.isfinite(logits).all()
         # One logit that is not a number makes no distribution: nothing that is made of the others may pass for one.

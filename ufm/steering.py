@@ -215,10 +215,10 @@ class Steering:
         require(isinstance(chosen, Tokens), "tokens", "a selection of tokens: All, Last, After, Where", shown(chosen))
         placed: Mapping[Any, Any] = what if isinstance(what, Mapping) else {None: what}
         parts = []
-        for layer, some in placed.items():
+        for layer, group in placed.items():
             if layer is not None and not isinstance(layer, jax.core.Tracer):
                 layer = _block(layer)
-            for turn, intervention in enumerate(some if isinstance(some, list | tuple) else [some]):
+            for turn, intervention in enumerate(group if isinstance(group, list | tuple) else [group]):
                 known = isinstance(intervention, Intervention)
                 require(known, "steering", "interventions, such as Add(v)", shown(intervention))
                 parts.append(Part(_with_arrays(intervention), layer, chosen, site, turn))
@@ -298,15 +298,15 @@ def _block(layer: Any) -> int:
 
 def _with_arrays(intervention: Intervention) -> Intervention:
     """An intervention whose lists, and tensors of other libraries, are arrays."""
-    given = {name: value for name, value in vars(intervention).items() if not isinstance(value, jax.Array | np.ndarray)}
-    bare = {name: value for name, value in given.items() if isinstance(value, list | tuple) or hasattr(value, "detach")}
+    fields = {name: value for name, value in vars(intervention).items() if not isinstance(value, jax.Array | np.ndarray)}
+    bare = {name: value for name, value in fields.items() if isinstance(value, list | tuple) or hasattr(value, "detach")}
     arrays = {name: jnp.asarray(real_numbers(f"steering.{name}", value)) for name, value in bare.items()}
     return replace(intervention, **arrays) if arrays else intervention  # type: ignore[type-var]
 
 
 def _apart(layer: Any, other: Any) -> bool:
     """Whether two layers are known to be different ones."""
-    known = all(one is None or isinstance(one, int) for one in (layer, other))
+    known = all(number is None or isinstance(number, int) for number in (layer, other))
     return known and layer != other
 
 
@@ -380,15 +380,15 @@ def stacks(steering: Steering) -> list[Stack]:
             content = (part.intervention, part.tokens)
             kinds = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(content))
             groups.setdefault((part.site, jax.tree.structure(content), kinds, part.turn), []).append((k, part))
-    found = []
+    result = []
     for (site, *_), members in groups.items():
         layers = [part.layer for _, part in members]
         static = all(isinstance(layer, int) for layer in layers)
         bare = [Part(part.intervention, None, part.tokens, part.site, 0) for _, part in members]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(list(map(jnp.asarray, leaves))), *bare)
         layers_of = np.asarray(layers) if static else jnp.stack(list(map(jnp.asarray, layers)))
-        found.append(Stack(site, layers_of, np.asarray([k for k, _ in members]), stacked))
-    return found
+        result.append(Stack(site, layers_of, np.asarray([k for k, _ in members]), stacked))
+    return result
 
 
 Chosen = Callable[[Tokens], Bool[Array, "n t"] | None]
@@ -396,7 +396,7 @@ Chosen = Callable[[Tokens], Bool[Array, "n t"] | None]
 
 
 def at_block(
-    given: Sequence[Stack],
+    groups: Sequence[Stack],
     site: str,
     i: Any,
     x: Float[Array, "n t i"],
@@ -407,14 +407,14 @@ def at_block(
     """The output of a site of block i under the parts that act there, in the type that it has.
 
     Args:
-        given: of a steering.
+        groups: the stacks of a steering.
         site: its name.
         i: number of the block.
         x, y: input and output of the site.
         alpha: strength of each part of the steering, ``[k]``, or ``[n, k]``.
         chosen: tells which positions a selection of tokens means.
     """
-    for stack in given:
+    for stack in groups:
         if stack.site != site:
             continue
         is_here = stack.layers == i

@@ -106,23 +106,23 @@ def fit(
     transformation = optax.with_extra_args_support(optimizer)
     model, gaps, steps, bound = _train(start, corpus, tolerance, max_steps, patience, transformation)
     curve = np.asarray(gaps)[: int(steps) + 1]
-    found = Fit(model=model, gaps=curve, entropy=float(bound), converged=bool(np.fmin.reduce(curve) <= tolerance))
-    _warn_of_gap(found, corpus, tolerance)
-    return found
+    result = Fit(model=model, gaps=curve, entropy=float(bound), converged=bool(np.fmin.reduce(curve) <= tolerance))
+    _warn_of_gap(result, corpus, tolerance)
+    return result
 
 
-def _warn_of_gap(found: Fit, corpus: Corpus, tolerance: float) -> None:
+def _warn_of_gap(result: Fit, corpus: Corpus, tolerance: float) -> None:
     """Say that the gap is not what was asked for, or cannot be: logits of rank d do not reach a table of a higher one."""
-    if found.converged:
+    if result.converged:
         return
     table = np.asarray(corpus.log_rows, float)
     rank = _rank(table) if np.isfinite(table).all() else 0
-    d = found.model.W.shape[1] if isinstance(found.model, UFM) else rank
+    d = result.model.W.shape[1] if isinstance(result.model, UFM) else rank
     narrow = d < rank
     if not (narrow or tolerance > 0):
         return
     why = f"d = {d} is below the rank of the corpus, {rank}" if narrow else f"tolerance {tolerance:g} was asked for"
-    warnings.warn(f"fit: the gap is {found.gap:.2g} nats after {found.steps} steps; {why}", stacklevel=4)
+    warnings.warn(f"fit: the gap is {result.gap:.2g} nats after {result.steps} steps; {why}", stacklevel=4)
 
 
 def _rank(log_rows: np.ndarray) -> int:

@@ -194,8 +194,8 @@ def added_in_the_limit(model: Transformer, v: Float[Array, " d"]) -> Float[Array
     after = jax.tree.map(lambda leaf: leaf[model.cut :], model.layers)
 
     def block(layer: Layers) -> Float[Array, " d"]:
-        given = [norm(v[None], layer.gamma[k], layer.bias[k], kind=model.kind) for k in range(2)]
-        return (_attention(layer, model.heads, given[0]) + _mlp(layer, given[1]))[0]
+        normed = [norm(v[None], layer.gamma[k], layer.bias[k], kind=model.kind) for k in range(2)]
+        return (_attention(layer, model.heads, normed[0]) + _mlp(layer, normed[1]))[0]
 
     return jnp.sum(jax.vmap(block)(after), axis=0)
 

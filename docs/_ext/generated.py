@@ -27,7 +27,7 @@ def statements() -> str:
 
 
 def _section(statement: Statement) -> str:
-    needs = "\n".join(f"- **{name}**: {one.words}" for name, one in statement.hypotheses.items())
+    needs = "\n".join(f"- **{name}**: {hypothesis.words}" for name, hypothesis in statement.hypotheses.items())
     remarks = f"\n*Remarks.* {statement.remarks}\n" if statement.remarks else ""
     return f"""
 ({statement.id})=
@@ -55,8 +55,8 @@ $$
 
 def modules(package: str) -> str:
     """An `automodule` for every public module of a package, in alphabetical order."""
-    found = pkgutil.walk_packages(import_module(package).__path__, f"{package}.")
-    public = [m for m in found if not any(part.startswith("_") for part in m.name.split("."))]
+    infos = pkgutil.walk_packages(import_module(package).__path__, f"{package}.")
+    public = [m for m in infos if not any(part.startswith("_") for part in m.name.split("."))]
     # What a package re-exports is documented where it is written.
     directives = [f".. automodule:: {m.name}\n" + "   :no-members:\n" * m.ispkg for m in public]
     return "\n".join(f"## {m.name}\n\n```{{eval-rst}}\n{d}```\n" for m, d in zip(public, directives, strict=True))
@@ -70,21 +70,21 @@ NON_BREAKING_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 
 def assumption_1() -> str:
     """What becomes of each statement under each departure from assumption 1, as a MyST table."""
-    found = json.loads((DATA / "assumption-1.json").read_text(encoding="utf-8"))
-    names = list(found["departures"])
+    report = json.loads((DATA / "assumption-1.json").read_text(encoding="utf-8"))
+    names = list(report["departures"])
     rows = [f"| statement | assumption 1 | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
-    for one in found["statements"]:
+    for entry in report["statements"]:
         # The same for every departure under which the statement survives, and it survives some.
-        free = any(cell["why"] == "the proof does not use it" for cell in one["departures"].values())
-        uses = "the proof does not use it" if free else ", ".join(one["dropped"])
-        cells = " | ".join(_cell(one["departures"][name]) for name in names)
-        rows.append(f"| [{one['id']}](#{one['id']}) | {uses} | {cells} |")
+        free = any(cell["why"] == "the proof does not use it" for cell in entry["departures"].values())
+        uses = "the proof does not use it" if free else ", ".join(entry["dropped"])
+        cells = " | ".join(_cell(entry["departures"][name]) for name in names)
+        rows.append(f"| [{entry['id']}](#{entry['id']}) | {uses} | {cells} |")
     return "\n".join(rows) + "\n"
 
 
-def _cell(found: dict) -> str:
-    margin, kept = float(found["margin"]), found["counterexample"]
-    if found["verdict"] == "survives":
+def _cell(report: dict) -> str:
+    margin, kept = float(report["margin"]), report["counterexample"]
+    if report["verdict"] == "survives":
         text = f"holds, {margin:.1e}"
     else:
         text = f"**[fails](data/{kept['file']})**, {float(kept['enclosure'][1]):.2g}" if kept else f"open, {margin:.1e}"

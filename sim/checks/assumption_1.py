@@ -130,7 +130,7 @@ class Departure:
     """A way to leave assumption 1.
 
     Attributes:
-        name: of the family of `theory.population`, or "unequal".
+        name: of the family of `theory.random_instances`, or "unequal".
         words: what it is.
         families: where random tables come from.
         margin: positive where an instance is of this departure, if a is above b.

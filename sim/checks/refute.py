@@ -24,12 +24,12 @@ import xarray as xr
 from sim import output
 from sim.figures import counterexample, save
 from sim.output import write_json
-from theory import REGISTRY, Domain, Instance, balls, find, population, rationals
+from theory import REGISTRY, Domain, Instance, balls, find, random_instances, rationals
 from theory._compilation import compiled_quickly
-from theory.blocks import Pushed
+from theory.blocks import SteeredTransformer
 from theory.certificate import Confirmation, confirm
 from theory.claims import TOKENS, closed_form_curves
-from theory.norms import Normed
+from theory.norms import NormInstance
 from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
 from theory.statement import TABLES, Hypothesis, Margin
@@ -147,7 +147,7 @@ def _margin_in_file(target: str, folders: Sequence[Path]) -> Margin:
 
 def _check_margin(margin: Callable, path: Path) -> None:
     """Refuse what is no scalar function of an instance, or has no gradient; traces it, and evaluates nothing."""
-    one = jax.eval_shape(lambda key: population.draw(key), jax.random.key(0))
+    one = jax.eval_shape(lambda key: random_instances.draw(key), jax.random.key(0))
     try:
         result = jax.eval_shape(margin, one)
     except jax.errors.JAXTypeError as error:
@@ -166,7 +166,7 @@ def _check_margin(margin: Callable, path: Path) -> None:
     try:
         # As the attack takes it: over a batch.
         jax.eval_shape(
-            lambda keys: jax.vmap(gradient)(jax.vmap(population.draw)(keys)), jax.random.split(jax.random.key(0), 2)
+            lambda keys: jax.vmap(gradient)(jax.vmap(random_instances.draw)(keys)), jax.random.split(jax.random.key(0), 2)
         )
     except Exception as error:
         require(False, "conjecture", "a differentiable function", _cause(error, path))
@@ -233,7 +233,7 @@ def refute(
 
     Args:
         target, needs, twin: what is attacked, see `conjecture`.
-        families: of random tables, `theory.population.FAMILIES`; those of the domain if left out.
+        families: of random tables, `theory.random_instances.FAMILIES`; those of the domain if left out.
         seed: of the random instances.
         out: the folder, made if need be; nothing is written unless a counterexample is confirmed.
         drawn, restarts, steps: how long to search, see `theory.refute.attack`.
@@ -249,7 +249,7 @@ def refute(
             require(
                 bool(tried.domain.families), "families", f"none for statements about {tried.domain.name}", list(families)
             )
-            population.check_families(families)
+            random_instances.check_families(families)
         key, conditions = jax.random.key(seed), tried.conditions
         size = {"drawn": drawn, "restarts": restarts, "steps": steps}
         found = attack(tried.margin, key, tried.domain, conditions, families=families, **size)
@@ -352,7 +352,7 @@ class Kept:
         bits: with what precision.
     """
 
-    instance: RationalInstance | Instance | Normed | Pushed
+    instance: RationalInstance | Instance | NormInstance | SteeredTransformer
     target: str
     margin: float
     needs: tuple[str, ...] | None = field(default=None)
@@ -441,7 +441,7 @@ def _read_instance(data: Any) -> Any:
     require(whole, "instance", "the fields 'fields' and 'type'", repr(data)[:60])
     if data["type"] == "fractions":
         return rationals.from_json(data["fields"])
-    types = {one.__name__: one for one in (Instance, Normed, Pushed, *_PARTS)}
+    types = {one.__name__: one for one in (Instance, NormInstance, SteeredTransformer, *_PARTS)}
     require(data["type"] in types, "instance", f"a type in {['fractions', *types]}", repr(data["type"]))
     kind, fields = types[data["type"]], data["fields"]
     found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__

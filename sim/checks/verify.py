@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sim.output import package_version
 from sim.toy.curves import Trained
-from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, find, gallery, routes
+from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, examples, find, routes
 from theory.statement import TABLES
 from ufm._check import require, typed
 from ufm.precision import in_float64
@@ -55,18 +55,18 @@ class Verdict:
 
 @typed
 def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str, Trained]:
-    """The cases of `theory.gallery` (or those named) with trained models, in float64.
+    """The cases of `theory.examples` (or those named) with trained models, in float64.
 
     Raises:
         ValueError: a case that there is not.
     """
     with in_float64():
-        cases = gallery.gallery()
+        cases = examples.all_cases()
         unknown = [name for name in names or () if name not in cases]
         require(not unknown, "names", f"some of {'; '.join(cases)}", unknown)
         chosen = {name: cases[name] for name in (names or cases)}
         fits = tqdm(
-            gallery.train(chosen, jax.random.key(seed)), total=len(chosen), desc="train", unit="corpus", disable=None
+            examples.train(chosen, jax.random.key(seed)), total=len(chosen), desc="train", unit="corpus", disable=None
         )
         return {name: Trained(chosen[name], fit) for name, fit in fits}
 
@@ -121,7 +121,7 @@ def verify(
             }
         random = {"instances", "autodiff"} & set(names)
         populations = {name: routes.populate(key, instances, domain) for name, domain in domains.items() if random}
-        exacts = list(gallery.exact_instances().values()) if "certificate" in names else []
+        exacts = list(examples.exact_instances().values()) if "certificate" in names else []
 
         def check(route: str, statement: Statement, claim: Claim) -> Evidence:
             population = populations.get(statement.domain.name)
@@ -130,7 +130,7 @@ def verify(
                 if route == "instances":
                     return routes.instances(statement, population, claim=claim)
                 if route == "autodiff":
-                    few = routes.some(population, max(min(instances, AUTODIFF_SHARE), instances // AUTODIFF_SHARE))
+                    few = routes.subset(population, max(min(instances, AUTODIFF_SHARE), instances // AUTODIFF_SHARE))
                     return routes.autodiff(statement, few, claim=claim)
                 if route == "sweep":
                     return routes.sweep(statement, swept[statement.domain.name].result(), claim=claim)
@@ -153,7 +153,7 @@ def verify(
 
 def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
     with in_float64():
-        return [gallery.measure(one.case, one.model) for one in trained().values()]
+        return [examples.measure(one.case, one.model) for one in trained().values()]
 
 
 def _measured(domain: Domain, seed: int) -> Sequence[object]:

@@ -12,7 +12,7 @@ _MEASURED = np.tan(np.linspace(-1.45, 1.45, 30))
 """Strengths that are measured, in widths from the centre."""
 
 
-def data(one: norms.Normed) -> xr.Dataset:
+def data(one: norms.NormInstance) -> xr.Dataset:
     """A whole sweep of one hidden state (call it inside ``jax.enable_x64(True)``).
 
     Returns:

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from theory import predicted
-from theory.gallery import Case, measure
+from theory.examples import Case, measure
 from theory.instance import Instance
 from theory.statements.theorem_3_6 import lowest_concepts, without_extremes
 from theory.statements.theorem_3_8 import mean_variance
@@ -69,8 +69,8 @@ def run(default: Trained, toy: Trained, seed: int = 0) -> xr.DataTree:
     """The data of every toy figure (call it inside ``jax.enable_x64(True)``).
 
     Args:
-        default: `theory.gallery.default_case` and its trained model.
-        toy: `theory.gallery.toy_case` and its trained model.
+        default: `theory.examples.default_case` and its trained model.
+        toy: `theory.examples.toy_case` and its trained model.
         seed: of the initial parameters of the training curves.
 
     Returns:

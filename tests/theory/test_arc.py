@@ -51,26 +51,26 @@ def exactly(W, gamma, bias, h, v, kind, eps):
 @KINDS
 @EPS
 def test_law_to_50_digits(kind, eps):
-    given = draw()
-    centre, width, slopes, offsets = exactly(*given, kind, eps)
-    law = arc.law(*given, kind=kind, eps=eps)
+    arrays = draw()
+    centre, width, slopes, offsets = exactly(*arrays, kind, eps)
+    law = arc.law(*arrays, kind=kind, eps=eps)
     assert close(law.centre, centre, rtol=1e-14)
     assert close(law.width, width, rtol=1e-14)
     assert all(close(x, y, rtol=0, atol=1e-13) for x, y in zip(law.slopes, slopes, strict=True))
     assert all(close(x, y, rtol=0, atol=1e-13) for x, y in zip(law.offsets, offsets, strict=True))
-    np.testing.assert_allclose(law.c, np.asarray(given[0]) @ np.asarray(given[2]), rtol=1e-13)
+    np.testing.assert_allclose(law.c, np.asarray(arrays[0]) @ np.asarray(arrays[2]), rtol=1e-13)
 
 
 @KINDS
 @EPS
 def test_law_and_arc_are_what_decoding_gives(kind, eps):
-    given = draw(1)
-    bends, law = arc.arc_of(*given, kind=kind, eps=eps), arc.law(*given, kind=kind, eps=eps)
+    arrays = draw(1)
+    path, law = arc.arc_of(*arrays, kind=kind, eps=eps), arc.law(*arrays, kind=kind, eps=eps)
     for alpha in ALPHAS:
-        expected = decode(*given, alpha, kind, eps)
-        np.testing.assert_allclose(arc.logits_at(bends, alpha), expected, atol=1e-13)
+        expected = decode(*arrays, alpha, kind, eps)
+        np.testing.assert_allclose(arc.logits_at(path, alpha), expected, atol=1e-13)
         np.testing.assert_allclose(arc.law_logits(law, alpha), expected, atol=1e-13)
-        np.testing.assert_allclose(arc.arc_logits(bends, arc.theta_of_alpha(bends, alpha)), expected, atol=1e-13)
+        np.testing.assert_allclose(arc.arc_logits(path, arc.theta_of_alpha(path, alpha)), expected, atol=1e-13)
         log_odds = (law.offsets[2] - law.offsets[0]) + (law.slopes[2] - law.slopes[0]) * alpha
         d = 1 / np.sqrt(1 + ((alpha - law.centre) / law.width) ** 2)
         np.testing.assert_allclose(log_odds * d + law.c[2] - law.c[0], expected[2] - expected[0], atol=1e-13)
@@ -80,8 +80,8 @@ def test_a_norm_without_bias():
     W, gamma, _, h, v = draw(2)
     np.testing.assert_array_equal(arc.arc_of(W, gamma, None, h, v).c, np.zeros(6))
     with_zeros = arc.arc_of(W, gamma, jnp.zeros(5), h, v)
-    for one, other in zip(arc.arc_of(W, gamma, None, h, v), with_zeros, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for field, other in zip(arc.arc_of(W, gamma, None, h, v), with_zeros, strict=True):
+        np.testing.assert_array_equal(field, other)
 
 
 @pytest.mark.parametrize("distance", [1e-3, 1e-8, 1e-11])
@@ -98,33 +98,33 @@ def test_nearly_parallel_states_keep_their_digits(distance):
 @KINDS
 @EPS
 def test_derivatives_by_the_strength(kind, eps):
-    given = draw(4)
-    bends = arc.arc_of(*given, kind=kind, eps=eps)
+    arrays = draw(4)
+    path = arc.arc_of(*arrays, kind=kind, eps=eps)
     for alpha in (-3.0, 0.0, 1.1):
-        through_the_model = jax.jacfwd(lambda a: decode(*given, a, kind, eps))(alpha)
-        np.testing.assert_allclose(jax.jacfwd(partial(arc.logits_at, bends))(alpha), through_the_model, atol=1e-13)
+        through_the_model = jax.jacfwd(lambda a: decode(*arrays, a, kind, eps))(alpha)
+        np.testing.assert_allclose(jax.jacfwd(partial(arc.logits_at, path))(alpha), through_the_model, atol=1e-13)
 
 
 @KINDS
 def test_two_directions_give_every_strength(kind):
     """N8 as a picture: angle 0 is the part of h across v, angle pi/2 is v, and the arc is the half circle between."""
     W, gamma, bias, h, v = draw(5)
-    bends = arc.arc_of(W, gamma, bias, h, v, kind=kind)
-    ends = [norm(x, gamma, bias, kind=kind) @ W.T for x in (h + bends.centre * v, v, -v)]
-    np.testing.assert_allclose(bends.A + bends.c, ends[0], atol=1e-13)
-    np.testing.assert_allclose(bends.B + bends.c, ends[1], atol=1e-13)
-    np.testing.assert_allclose(-bends.B + bends.c, ends[2], atol=1e-13)
-    across, along = (norm(x, kind=kind) for x in (h + bends.centre * v, v))
+    path = arc.arc_of(W, gamma, bias, h, v, kind=kind)
+    ends = [norm(x, gamma, bias, kind=kind) @ W.T for x in (h + path.centre * v, v, -v)]
+    np.testing.assert_allclose(path.A + path.c, ends[0], atol=1e-13)
+    np.testing.assert_allclose(path.B + path.c, ends[1], atol=1e-13)
+    np.testing.assert_allclose(-path.B + path.c, ends[2], atol=1e-13)
+    across, along = (norm(x, kind=kind) for x in (h + path.centre * v, v))
     assert abs(float(across @ along)) < 1e-14
 
 
 def test_angles_and_strengths():
-    bends = arc.arc_of(*draw(6))
+    path = arc.arc_of(*draw(6))
     alphas = jnp.asarray([-1e5, -2.0, 0.0, 3.0, 1e5])
-    np.testing.assert_allclose(arc.alpha_of_theta(bends, arc.theta_of_alpha(bends, alphas)), alphas, rtol=1e-9, atol=1e-12)
-    assert float(arc.theta_of_alpha(bends, bends.centre)) == 0
-    assert float(arc.theta_of_alpha(bends, bends.centre + bends.width)) == pytest.approx(np.pi / 4)
-    np.testing.assert_array_equal(arc.theta_of_alpha(bends, jnp.asarray([-jnp.inf, jnp.inf])), [-HALF_PI, HALF_PI])
+    np.testing.assert_allclose(arc.alpha_of_theta(path, arc.theta_of_alpha(path, alphas)), alphas, rtol=1e-9, atol=1e-12)
+    assert float(arc.theta_of_alpha(path, path.centre)) == 0
+    assert float(arc.theta_of_alpha(path, path.centre + path.width)) == pytest.approx(np.pi / 4)
+    np.testing.assert_array_equal(arc.theta_of_alpha(path, jnp.asarray([-jnp.inf, jnp.inf])), [-HALF_PI, HALF_PI])
 
 
 @KINDS
@@ -136,8 +136,8 @@ def test_eps_is_one_more_coordinate(kind):
     with_eps = arc.arc_of(W, gamma, bias, h, v, kind=kind, eps=0.3)
     extended = jnp.pad(W, ((0, 0), (0, 1))), jnp.append(gamma, 1.0) * (5 / 6) ** 0.5, jnp.append(bias, 0.0)
     without = arc.arc_of(*extended, jnp.append(h, (5 * 0.3) ** 0.5), jnp.append(v, 0.0))
-    for one, other in zip(with_eps, without, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-13)
+    for field, other in zip(with_eps, without, strict=True):
+        np.testing.assert_allclose(field, other, rtol=1e-13)
 
 
 @KINDS
@@ -145,7 +145,7 @@ def test_eps_is_one_more_coordinate(kind):
 def test_eps_bound(kind, eps):
     W, gamma, bias, h, v = draw(8)
     bound = arc.eps_bound(W, gamma, h, v, eps, kind=kind)
-    with_eps, without = (arc.arc_of(W, gamma, bias, h, v, kind=kind, eps=e) for e in (eps, 0.0))
+    with_eps, without = (arc.arc_of(W, gamma, bias, h, v, kind=kind, eps=value) for value in (eps, 0.0))
     alphas = arc.alpha_of_theta(without, jnp.linspace(-1.57, 1.57, 500))
     moved = jnp.abs(jax.vmap(lambda a: arc.logits_at(with_eps, a) - arc.logits_at(without, a))(alphas))
     assert (moved <= bound).all()
@@ -162,14 +162,14 @@ def test_eps_bound(kind, eps):
 @EPS
 @pytest.mark.parametrize("sign", [1, -1])
 def test_plateau_and_its_rate(kind, eps, sign):
-    given = draw(9)
-    bends = arc.arc_of(*given, kind=kind, eps=eps)
-    rate = arc.plateau_rate(bends)
-    end = arc.plateau(bends, sign)
-    np.testing.assert_allclose(end, arc.limit(*given[:3], given[4], sign, kind=kind), atol=1e-13)
-    np.testing.assert_allclose(end, decode(*given, sign * 1e12, kind, eps), atol=1e-10)
+    arrays = draw(9)
+    path = arc.arc_of(*arrays, kind=kind, eps=eps)
+    rate = arc.plateau_rate(path)
+    end = arc.plateau(path, sign)
+    np.testing.assert_allclose(end, arc.limit(*arrays[:3], arrays[4], sign, kind=kind), atol=1e-13)
+    np.testing.assert_allclose(end, decode(*arrays, sign * 1e12, kind, eps), atol=1e-10)
     sizes = float(rate.beyond) * np.geomspace(1, 1e4, 30)
-    distance = np.stack([decode(*given, sign * a, kind, eps) - end for a in sizes])
+    distance = np.stack([decode(*arrays, sign * a, kind, eps) - end for a in sizes])
     left = distance - np.asarray(rate.coefficient) / sizes[:, None]
     assert (np.abs(left) <= np.asarray(rate.remainder) / sizes[:, None] ** 2 + 1e-14).all()
     # Log-log slopes: -1, and -2 with the leading term taken away, until rounding.
@@ -182,7 +182,7 @@ def test_plateau_and_its_rate(kind, eps, sign):
 def test_the_remainder_holds_on_random_arcs_and_is_not_idle():
     """5000 arcs at the strength from which the bound holds, where it is tightest."""
     of_A, of_B, of_centre, of_width = jax.random.split(jax.random.key(0), 4)
-    bends = Arc(
+    path = Arc(
         jax.random.normal(of_A, (5000, 3)),
         jax.random.normal(of_B, (5000, 3)),
         jnp.zeros((5000, 3)),
@@ -190,12 +190,12 @@ def test_the_remainder_holds_on_random_arcs_and_is_not_idle():
         jnp.exp(3 * jax.random.normal(of_width, (5000,))),
     )
 
-    def used(one, sign):
-        rate = arc.plateau_rate(one)
-        left = arc.logits_at(one, sign * rate.beyond) - arc.plateau(one, sign) - rate.coefficient / rate.beyond
+    def used(curve, sign):
+        rate = arc.plateau_rate(curve)
+        left = arc.logits_at(curve, sign * rate.beyond) - arc.plateau(curve, sign) - rate.coefficient / rate.beyond
         return jnp.abs(left) * rate.beyond**2 / rate.remainder
 
-    shares = jnp.stack([jax.vmap(partial(used, sign=sign))(bends) for sign in (1, -1)])
+    shares = jnp.stack([jax.vmap(partial(used, sign=sign))(path) for sign in (1, -1)])
     assert 0.3 < float(shares.max()) <= 1
 
 
@@ -205,27 +205,27 @@ def test_the_remainder_holds_on_random_arcs_and_is_not_idle():
 @KINDS
 @EPS
 def test_derivative_is_that_of_decoding(kind, eps):
-    given = draw(15)
-    bends = arc.arc_of(*given, kind=kind, eps=eps)
+    arrays = draw(15)
+    path = arc.arc_of(*arrays, kind=kind, eps=eps)
     for alpha in (-30.0, 0.0, 0.4, 1e4):
-        expected = jax.jacfwd(lambda a: decode(*given, a, kind, eps))(alpha)
-        np.testing.assert_allclose(arc.derivative(bends, alpha), expected, rtol=1e-9, atol=1e-14)
+        expected = jax.jacfwd(lambda a: decode(*arrays, a, kind, eps))(alpha)
+        np.testing.assert_allclose(arc.derivative(path, alpha), expected, rtol=1e-9, atol=1e-14)
 
 
 @KINDS
 @EPS
 def test_tangent_bound(kind, eps):
     """From every point of the arc to every other."""
-    given = draw(16)
-    bends = arc.arc_of(*given, kind=kind, eps=eps)
-    alphas = np.asarray(arc.alpha_of_theta(bends, jnp.linspace(-1.5, 1.5, 40)))
-    logits = np.stack([decode(*given, alpha, kind, eps) for alpha in alphas])
+    arrays = draw(16)
+    path = arc.arc_of(*arrays, kind=kind, eps=eps)
+    alphas = np.asarray(arc.alpha_of_theta(path, jnp.linspace(-1.5, 1.5, 40)))
+    logits = np.stack([decode(*arrays, alpha, kind, eps) for alpha in alphas])
     used = []
     for alpha, touched in zip(alphas, logits, strict=True):
         steps = (alphas - alpha)[:, None]
-        bound = (np.hypot(bends.A, bends.B) * steps**2) / (2 * float(bends.width) ** 2)
-        np.testing.assert_allclose([arc.tangent_bound(bends, m) for m in steps[:, 0]], bound, rtol=1e-13)
-        away = np.abs(logits - touched - steps * np.asarray(arc.derivative(bends, alpha)))
+        bound = (np.hypot(path.A, path.B) * steps**2) / (2 * float(path.width) ** 2)
+        np.testing.assert_allclose([arc.tangent_bound(path, m) for m in steps[:, 0]], bound, rtol=1e-13)
+        away = np.abs(logits - touched - steps * np.asarray(arc.derivative(path, alpha)))
         assert (away <= bound + 1e-13).all()
         used.append(np.max(away[bound.min(axis=1) > 1e-9] / bound[bound.min(axis=1) > 1e-9]))
     assert max(used) > 0.5
@@ -234,12 +234,12 @@ def test_tangent_bound(kind, eps):
 def test_tangent_bound_is_attained():
     """By a token that sees nothing of v, where the state is shortest; one that sees v alone does not bend there."""
     h, v = jnp.asarray([1.0, 0.0]), jnp.asarray([0.0, 1.0])
-    given = jnp.eye(2), jnp.ones(2), None, h, v
-    bends = arc.arc_of(*given)
-    np.testing.assert_allclose(arc.derivative(bends, 0.0), [0, np.sqrt(2)], atol=1e-15)
+    arrays = jnp.eye(2), jnp.ones(2), None, h, v
+    path = arc.arc_of(*arrays)
+    np.testing.assert_allclose(arc.derivative(path, 0.0), [0, np.sqrt(2)], atol=1e-15)
     for m in (1e-2, 1e-3):
-        away = np.abs(decode(*given, m, "rms") - decode(*given, 0.0, "rms") - m * arc.derivative(bends, 0.0))
-        bound = arc.tangent_bound(bends, m)
+        away = np.abs(decode(*arrays, m, "rms") - decode(*arrays, 0.0, "rms") - m * arc.derivative(path, 0.0))
+        bound = arc.tangent_bound(path, m)
         assert float(away[0] / bound[0]) == pytest.approx(1 - 3 * m**2 / 4, abs=1e-8)
         assert away[1] < 2 * m * bound[1]
 
@@ -316,10 +316,10 @@ def test_refuses_kind():
 def test_a_batch(kind):
     W, gamma, bias, _, v = draw(14)
     states = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)))
-    bends = jax.jit(jax.vmap(lambda h: arc.arc_of(W, gamma, bias, h, v, kind=kind)))(states)
+    path = jax.jit(jax.vmap(lambda h: arc.arc_of(W, gamma, bias, h, v, kind=kind)))(states)
     for i in range(3):
-        for one, batched in zip(arc.arc_of(W, gamma, bias, states[i], v, kind=kind), bends, strict=True):
-            np.testing.assert_allclose(batched[i], one, rtol=1e-13, atol=1e-14)
+        for field, batched in zip(arc.arc_of(W, gamma, bias, states[i], v, kind=kind), path, strict=True):
+            np.testing.assert_allclose(batched[i], field, rtol=1e-13, atol=1e-14)
 
 
 # --- bumps ----------------------------------------------------------------------------------------------------------
@@ -359,10 +359,10 @@ def test_bumps_are_seen_through_a_model():
     """W, h and v with the arc of three tokens; the bumps are at cos(theta) = log(4) / 5, on both sides of the centre."""
     W = jnp.asarray([[0.0, 0, 0, 0], [0.5, 0, 0, 0], [-2.0, 0, 0, 0]])
     h, v = jnp.asarray([1.0, 3.0, 0, 0]), jnp.asarray([0.0, 2.0, 0, 0])
-    bends = arc.arc_of(W, jnp.ones(4), None, h, v)
-    np.testing.assert_allclose(bends.A, [0, 1, -4], atol=1e-15)
-    assert (float(bends.centre), float(bends.width)) == (-1.5, 0.5)
-    peaks = [float(arc.alpha_of_theta(bends, sign * np.arccos(np.log(4) / 5))) for sign in (-1, 1)]
+    path = arc.arc_of(W, jnp.ones(4), None, h, v)
+    np.testing.assert_allclose(path.A, [0, 1, -4], atol=1e-15)
+    assert (float(path.centre), float(path.width)) == (-1.5, 0.5)
+    peaks = [float(arc.alpha_of_theta(path, sign * np.arccos(np.log(4) / 5))) for sign in (-1, 1)]
     sigma = jax.jit(lambda alpha: jax.nn.softmax(decode(W, jnp.ones(4), 0.0 * h, h, v, alpha, "rms"))[0])
     for peak in peaks:
         assert abs(jax.grad(sigma)(peak)) < 1e-12
@@ -405,9 +405,9 @@ def test_ends_and_constants_are_no_bumps():
 def test_greedy_intervals():
     theta = np.linspace(-1.57, 1.57, 3001)
     for seed in range(20):
-        bends = jax.tree.map(lambda leaf: leaf[0], population(jax.random.key(seed), 1, 5, False))
-        low, high = (np.asarray(x) for x in arc.greedy_interval(bends))
-        logits = np.cos(theta)[:, None] * np.asarray(bends.A) + np.sin(theta)[:, None] * np.asarray(bends.B)
+        path = jax.tree.map(lambda leaf: leaf[0], population(jax.random.key(seed), 1, 5, False))
+        low, high = (np.asarray(x) for x in arc.greedy_interval(path))
+        logits = np.cos(theta)[:, None] * np.asarray(path.A) + np.sin(theta)[:, None] * np.asarray(path.B)
         best = logits.argmax(axis=1)
         for z in range(5):
             inside = (theta > low[z]) & (theta < high[z])
@@ -416,7 +416,7 @@ def test_greedy_intervals():
         order = np.argsort(np.where(np.isnan(low), np.inf, low))[: np.isfinite(low).sum()]
         np.testing.assert_allclose(low[order][1:], high[order][:-1], atol=1e-12)
         assert (low[order][0], high[order][-1]) == (-HALF_PI, HALF_PI)
-        assert (np.diff(np.asarray(bends.B)[order]) > 0).all()
+        assert (np.diff(np.asarray(path.B)[order]) > 0).all()
 
 
 def test_greedy_intervals_with_ties():
@@ -426,32 +426,32 @@ def test_greedy_intervals_with_ties():
 
 
 def test_slopes_and_curvatures_are_derivatives():
-    bends = jax.tree.map(lambda leaf: leaf[0], population(jax.random.key(5), 1, 4, True))
+    path = jax.tree.map(lambda leaf: leaf[0], population(jax.random.key(5), 1, 4, True))
 
     def log_q(theta):
-        return jax.nn.log_softmax(arc.arc_logits(bends, theta))
+        return jax.nn.log_softmax(arc.arc_logits(path, theta))
 
     def log_odds(theta):
         return jax.scipy.special.logit(jnp.exp(log_q(theta)))
 
-    bends = jax.tree.map(lambda leaf: leaf / 10, bends)
+    path = jax.tree.map(lambda leaf: leaf / 10, path)
     for theta in (-1.2, 0.0, 0.4):
-        np.testing.assert_allclose(arc.slopes(bends, theta), jax.jacfwd(log_odds)(theta), rtol=1e-9)
-        np.testing.assert_allclose(arc.curvatures(bends, theta), jax.jacfwd(jax.jacfwd(log_q))(theta), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(arc.slopes(path, theta), jax.jacfwd(log_odds)(theta), rtol=1e-9)
+        np.testing.assert_allclose(arc.curvatures(path, theta), jax.jacfwd(jax.jacfwd(log_q))(theta), rtol=1e-9, atol=1e-9)
 
 
 def test_log_probabilities_are_concave_where_a_token_is_typical():
     """Surprisal at most the entropy; the greedy token always is."""
     theta = jnp.linspace(-1.57, 1.57, 200)
-    bends = population(jax.random.key(6), 300, 5, False)
+    path = population(jax.random.key(6), 300, 5, False)
 
-    def at(one, theta):
-        log_q = jax.nn.log_softmax(arc.arc_logits(one, theta))
+    def at(curve, theta):
+        log_q = jax.nn.log_softmax(arc.arc_logits(curve, theta))
         entropy = -jnp.sum(jnp.exp(log_q) * log_q)
-        bent = arc.curvatures(one, theta) / jnp.max(jnp.hypot(one.A, one.B)) ** 2
+        bent = arc.curvatures(curve, theta) / jnp.max(jnp.hypot(curve.A, curve.B)) ** 2
         return bent, -log_q <= entropy, log_q == jnp.max(log_q)
 
-    bent, typical, likeliest = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))(bends, theta)
+    bent, typical, likeliest = jax.jit(jax.vmap(jax.vmap(at, (None, 0)), (0, None)))(path, theta)
     assert typical[likeliest].all()
     assert float(bent[typical].max()) < 1e-12
     assert float(bent[~typical].max()) > 1e-3

@@ -31,45 +31,45 @@ def exact():
     return _rational(rows, "1 -1/2 -1/2", ((True, True, False, False), (False, False, True, True)))
 
 
-def log_odds_gaps(one):
-    return one.log_odds[:, None] - one.log_odds
+def log_odds_gaps(instance):
+    return instance.log_odds[:, None] - instance.log_odds
 
 
-def rising(one, alpha):
+def rising(instance, alpha):
     """Positive where a token's probability rises: ``sum_z' p(z') (M(z) - M(z')) e^{alpha (M(z') - M(z))}``."""
-    ahead = log_odds_gaps(one)
-    return one.p @ (ahead * jnp.exp(-alpha * ahead)).T
+    ahead = log_odds_gaps(instance)
+    return instance.p @ (ahead * jnp.exp(-alpha * ahead)).T
 
 
-def concave(one, alpha):
+def concave(instance, alpha):
     """Minus the slope of `rising`: a sum of positive terms."""
-    ahead = log_odds_gaps(one)
-    return one.p @ (ahead**2 * jnp.exp(-alpha * ahead)).T
+    ahead = log_odds_gaps(instance)
+    return instance.p @ (ahead**2 * jnp.exp(-alpha * ahead)).T
 
 
-def before_the_peak(one, alpha):
+def before_the_peak(instance, alpha):
     """`rising`, claimed on [-2, 0] for those tokens that peak beyond 0."""
-    return jnp.where(one.peaks > 0, rising(one, alpha), jnp.inf)
+    return jnp.where(instance.peaks > 0, rising(instance, alpha), jnp.inf)
 
 
-def variance(one, alpha):
-    return jax.vmap(lambda row: tilting.variance(row, one.log_odds, alpha))(one.log_p)
+def variance(instance, alpha):
+    return jax.vmap(lambda row: tilting.variance(row, instance.log_odds, alpha))(instance.log_p)
 
 
-def partition(one, alpha):
+def partition(instance, alpha):
     """``E[e^{alpha d}] - 1`` with d = M - E[M]: 0 at 0, of order 2, and convex."""
-    d = one.log_odds - (one.p @ one.log_odds)[:, None]
-    return jnp.sum(one.p * jnp.expm1(alpha * d), axis=-1)
+    d = instance.log_odds - (instance.p @ instance.log_odds)[:, None]
+    return jnp.sum(instance.p * jnp.expm1(alpha * d), axis=-1)
 
 
-def parabola(one, alpha, root, offset):
-    del one
+def parabola(instance, alpha, root, offset):
+    del instance
     return (alpha - root) ** 2 + offset
 
 
-def cubic(one, alpha):
+def cubic(instance, alpha):
     """alpha^3 e^alpha, and an entry that claims nothing."""
-    del one
+    del instance
     return jnp.stack([alpha**3 * jnp.exp(alpha), alpha / 0.5 * 0 + jnp.inf])
 
 
@@ -91,8 +91,8 @@ def test_the_pattern_of_a_bump(exact):
 
 
 def test_false_curves_are_refuted_at_a_strength(exact):
-    def dips(one, alpha):
-        return jnp.stack([1 + alpha**2, parabola(one, alpha, 1.625, -1e-6)])
+    def dips(instance, alpha):
+        return jnp.stack([1 + alpha**2, parabola(instance, alpha, 1.625, -1e-6)])
 
     got = certify(dips, exact)
     assert got.verdict == "refuted"
@@ -124,8 +124,8 @@ def test_a_zero_at_zero(exact):
 
 
 def test_an_order_that_is_too_low_or_too_high_proves_nothing(exact):
-    def quartic(one, alpha):
-        del one
+    def quartic(instance, alpha):
+        del instance
         return alpha**4
 
     assert certify(quartic, exact, zero=4).verdict == "proved"
@@ -139,15 +139,15 @@ def test_an_order_that_is_too_low_or_too_high_proves_nothing(exact):
 
 def test_odd_orders_on_one_side(exact):
     assert certify(cubic, exact, (0, 5), zero=3).verdict == "proved"
-    assert certify(lambda one, alpha: -cubic(one, alpha)[:1], exact, (-5, 0), zero=3).verdict == "proved"
+    assert certify(lambda instance, alpha: -cubic(instance, alpha)[:1], exact, (-5, 0), zero=3).verdict == "proved"
     assert certify(cubic, exact, (-5, 0), zero=3).verdict == "refuted"
     with pytest.raises(ValueError, match="interval: expected 0 at an end or outside, for the odd order zero=3"):
         certify(cubic, exact, zero=3)
 
 
 def test_the_zero_must_not_hide_a_negative_side(exact):
-    def changes(one, alpha):
-        del one
+    def changes(instance, alpha):
+        del instance
         return alpha**2 * (alpha + 1 / 8)
 
     got = certify(changes, exact, zero=2)
@@ -157,15 +157,15 @@ def test_the_zero_must_not_hide_a_negative_side(exact):
 
 
 def test_cancellation_raises_the_precision(exact):
-    def cancels(one, alpha):
-        large = jnp.exp(100 * one.log_odds[0] ** 0 + alpha)
+    def cancels(instance, alpha):
+        large = jnp.exp(100 * instance.log_odds[0] ** 0 + alpha)
         return (large + 1e-20) - large
 
     got = certify(cancels, exact, (-1, 1), precision=64)
     assert (got.verdict, got.precision) == ("proved", 256)
 
-    def differs(one, alpha):
-        return jnp.log(one.p[0, 0] + 1e-45) - jnp.log(one.p[0, 0]) + 0 * alpha
+    def differs(instance, alpha):
+        return jnp.log(instance.p[0, 0] + 1e-45) - jnp.log(instance.p[0, 0]) + 0 * alpha
 
     got = certify(differs, exact, (-1, 1), precision=64)
     assert got.verdict == "proved"
@@ -174,9 +174,9 @@ def test_cancellation_raises_the_precision(exact):
 
 
 def test_an_entry_that_is_zero_everywhere_is_soon_given_up(exact):
-    def curve(one, alpha):
-        third = one.p[0, 0] / 3
-        return jnp.stack([third + third + third - one.p[0, 0] + 0 * alpha, 1 + alpha**2])
+    def curve(instance, alpha):
+        third = instance.p[0, 0] / 3
+        return jnp.stack([third + third + third - instance.p[0, 0] + 0 * alpha, 1 + alpha**2])
 
     got = certify(curve, exact)
     assert got.verdict == "undecided"
@@ -185,7 +185,7 @@ def test_an_entry_that_is_zero_everywhere_is_soon_given_up(exact):
 
 
 def test_choices_that_are_not_decided_are_split(exact):
-    def largest(one, alpha):
+    def largest(instance, alpha):
         curve = jnp.stack([alpha - 1, 1 - alpha / 2])
         return curve[jnp.argmax(curve)] + 2
 
@@ -199,11 +199,11 @@ def test_jumps_are_not_overlooked(exact):
     """Their derivatives are 0 on both sides."""
     third = 1 / 3
     for jump in (
-        lambda one, alpha: jnp.where(alpha > third, -1.0, 1.0),
-        lambda one, alpha: jnp.sign(third - alpha) + 0.5,
-        lambda one, alpha: jnp.floor(third - alpha) + 0.5,
-        lambda one, alpha: (alpha < third) - 0.5,
-        lambda one, alpha: jax.lax.cond(alpha > third, lambda: -1.0, lambda: 1.0),
+        lambda instance, alpha: jnp.where(alpha > third, -1.0, 1.0),
+        lambda instance, alpha: jnp.sign(third - alpha) + 0.5,
+        lambda instance, alpha: jnp.floor(third - alpha) + 0.5,
+        lambda instance, alpha: (alpha < third) - 0.5,
+        lambda instance, alpha: jax.lax.cond(alpha > third, lambda: -1.0, lambda: 1.0),
     ):
         got = certify(jump, exact, (-1, 0.5))
         assert got.verdict == "refuted"
@@ -213,26 +213,26 @@ def test_jumps_are_not_overlooked(exact):
 
 
 def test_kinks_do_no_harm(exact):
-    def kinked(one, alpha):
+    def kinked(instance, alpha):
         return jnp.abs(alpha - 1 / 3) + jnp.maximum(alpha, 0.25) - 0.2
 
     assert certify(kinked, exact).verdict == "proved"
-    assert certify(lambda one, alpha: kinked(one, alpha) - 0.14, exact).verdict == "refuted"
+    assert certify(lambda instance, alpha: kinked(instance, alpha) - 0.14, exact).verdict == "refuted"
 
 
 def test_nothing_claimed_is_no_success(exact):
-    got = certify(lambda one, alpha: jnp.where(one.log_odds > 9, alpha, jnp.inf), exact)
+    got = certify(lambda instance, alpha: jnp.where(instance.log_odds > 9, alpha, jnp.inf), exact)
     assert (got.verdict, got.pieces, got.lower) == ("proved", 0, np.inf)
 
 
 def test_other_instances_are_taken_as_they_are():
-    def curve(one, alpha):
-        return (alpha - one["root"]) ** 2 + one["offset"][one["which"]]
+    def curve(instance, alpha):
+        return (alpha - instance["root"]) ** 2 + instance["offset"][instance["which"]]
 
-    one = {"root": np.float64(0.5), "offset": np.array([-1.0, 1e-6]), "which": 1}
-    assert certify(curve, one).verdict == "proved"
-    assert certify(curve, one | {"which": 0}).verdict == "refuted"
-    got = confirm(lambda one: curve(one, one["root"]), one)
+    instance = {"root": np.float64(0.5), "offset": np.array([-1.0, 1e-6]), "which": 1}
+    assert certify(curve, instance).verdict == "proved"
+    assert certify(curve, instance | {"which": 0}).verdict == "refuted"
+    got = confirm(lambda instance: curve(instance, instance["root"]), instance)
     assert (got.lower, got.upper) == (1e-6, 1e-6)
 
 
@@ -244,8 +244,8 @@ def test_the_budget_is_kept(exact):
 
 
 def test_intervals_of_fractions(exact):
-    def above(one, alpha):
-        del one
+    def above(instance, alpha):
+        del instance
         return alpha - 1 / 3
 
     assert certify(above, exact, (Fraction(1, 3), 1)).verdict == "proved"
@@ -267,40 +267,40 @@ def test_bad_arguments(exact, arguments, message):
 
 def test_what_has_no_rule_is_said(exact):
     with pytest.raises(balls.Unsupported, match="primitive"):
-        certify(lambda one, alpha: jnp.linalg.eigh(one.p.T @ one.p)[0] + alpha, exact)
+        certify(lambda instance, alpha: jnp.linalg.eigh(instance.p.T @ instance.p)[0] + alpha, exact)
 
 
 def test_signs_are_confirmed(exact):
-    got = confirm(lambda one: jnp.max(one.log_odds), exact)
+    got = confirm(lambda instance: jnp.max(instance.log_odds), exact)
     assert (got.sign, got.precision) == (1, 128)
     value = float(np.max(to_floats(exact).log_odds))
     assert got.lower <= value * (1 + 1e-12)
     assert got.upper >= value * (1 - 1e-12)
     assert got.digits.startswith(f"[{value:.12f}"[:12])
-    assert confirm(lambda one: jnp.min(one.log_odds), exact).sign == -1
-    assert confirm(lambda one: jnp.inf + 0 * one.log_odds[0], exact).sign == 1
+    assert confirm(lambda instance: jnp.min(instance.log_odds), exact).sign == -1
+    assert confirm(lambda instance: jnp.inf + 0 * instance.log_odds[0], exact).sign == 1
 
 
 def test_precision_is_doubled_until_the_sign_is_seen(exact):
-    def tiny(one):
-        return jnp.log(one.p[0, 0] + 1e-300) - jnp.log(one.p[0, 0])
+    def tiny(instance):
+        return jnp.log(instance.p[0, 0] + 1e-300) - jnp.log(instance.p[0, 0])
 
     assert confirm(tiny, exact).precision == 1024
     assert confirm(tiny, exact).sign == 1
-    assert confirm(lambda one: -tiny(one), exact).sign == -1
+    assert confirm(lambda instance: -tiny(instance), exact).sign == -1
     got = confirm(tiny, exact, limit=512)
     assert (got.sign, got.precision) == (0, 512)
     assert got.lower <= 0 <= got.upper
 
 
 def test_zero_has_no_sign(exact):
-    assert confirm(lambda one: one.log_odds[0] - one.log_odds[0], exact).sign == 0
-    third = confirm(lambda one: 3 * (one.p[0, 0] / 3) - one.p[0, 0], exact, limit=256)
+    assert confirm(lambda instance: instance.log_odds[0] - instance.log_odds[0], exact).sign == 0
+    third = confirm(lambda instance: 3 * (instance.p[0, 0] / 3) - instance.p[0, 0], exact, limit=256)
     assert (third.sign, third.precision) == (0, 256)
 
 
 def test_confirm_checks_its_arguments(exact):
     with pytest.raises(ValueError, match="margin: expected a scalar function"):
-        confirm(lambda one: one.log_odds, exact)
+        confirm(lambda instance: instance.log_odds, exact)
     with pytest.raises(ValueError, match="precision: expected at most limit=64, got 128"):
-        confirm(lambda one: one.log_odds[0], exact, limit=64)
+        confirm(lambda instance: instance.log_odds[0], exact, limit=64)

@@ -9,31 +9,31 @@ from ufm import difference_of_means, exact, from_table
 
 
 def test_an_instance_by_hand(small_corpus):
-    one = theory.make_instance(small_corpus, [0, 1], [4], target=0)
+    instance = theory.make_instance(small_corpus, [0, 1], [4], target=0)
     log_p = np.asarray(small_corpus.log_p)
-    np.testing.assert_allclose(one.contrast, [0.5, 0.5, 0, 0, -1])
+    np.testing.assert_allclose(instance.contrast, [0.5, 0.5, 0, 0, -1])
     m = (log_p[0] + log_p[1]) / 2 - log_p[4]
-    np.testing.assert_allclose(one.log_odds, m, rtol=1e-13)
-    np.testing.assert_allclose(one.range, np.ptp(m), rtol=1e-13)
-    np.testing.assert_array_equal(one.log_p, log_p)
-    assert one.in_target.tolist() == [True, False, True, False]
-    assert one.members.tolist() == [[True, False, True, False], [False, True, False, True]]
-    assert one.inside.tolist() == [one.members[k].tolist() for k in (0, 0, 1, 1, 1)]
-    assert one.sizes.tolist() == [2, 2]
+    np.testing.assert_allclose(instance.log_odds, m, rtol=1e-13)
+    np.testing.assert_allclose(instance.range, np.ptp(m), rtol=1e-13)
+    np.testing.assert_array_equal(instance.log_p, log_p)
+    assert instance.in_target.tolist() == [True, False, True, False]
+    assert instance.members.tolist() == [[True, False, True, False], [False, True, False, True]]
+    assert instance.inside.tolist() == [instance.members[k].tolist() for k in (0, 0, 1, 1, 1)]
+    assert instance.sizes.tolist() == [2, 2]
 
 
 def test_peaks_are_kept(small_corpus):
-    one = theory.make_instance(small_corpus, [0, 1], [4], target=0)
-    kept = with_peaks(one)
-    expected = jnp.stack([tilting.peaks(row, one.log_odds) for row in one.log_p])
-    np.testing.assert_allclose(one.peaks, expected, rtol=1e-9)
+    instance = theory.make_instance(small_corpus, [0, 1], [4], target=0)
+    kept = with_peaks(instance)
+    expected = jnp.stack([tilting.peaks(row, instance.log_odds) for row in instance.log_p])
+    np.testing.assert_allclose(instance.peaks, expected, rtol=1e-9)
     assert kept.peaks is kept.known_peaks
 
 
 def test_probabilities_of_zero_off_the_contrast_do_no_harm():
     corpus = from_table(np.array([[0.5, 0.5], [0.2, 0.8], [1.0, 0.0]]), [[0], [1]], [0, 1, 1])
-    one = theory.make_instance(corpus, [0], [1], target=0)
-    np.testing.assert_allclose(one.log_odds, np.log([2.5, 0.625]))
+    instance = theory.make_instance(corpus, [0], [1], target=0)
+    np.testing.assert_allclose(instance.log_odds, np.log([2.5, 0.625]))
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_refuses_one_concept():
 
 
 def test_measured_concept_log_odds(small_corpus):
-    one = theory.make_instance(small_corpus, [0], [2, 3], target=0)
+    instance = theory.make_instance(small_corpus, [0], [2, 3], target=0)
     model = exact(small_corpus)
     q = np.random.default_rng(0).dirichlet(np.ones(4), size=(5, 3))
-    v = difference_of_means(model, jnp.arange(5), one.contrast)
-    swept = Measured(small_corpus, one, model, v, np.arange(-1.0, 2.0), np.log(q))
+    v = difference_of_means(model, jnp.arange(5), instance.contrast)
+    swept = Measured(small_corpus, instance, model, v, np.arange(-1.0, 2.0), np.log(q))
     total = q[..., [0, 2]].sum(axis=-1)
     np.testing.assert_allclose(swept.concept_log_odds[..., 0], np.log(total / (1 - total)), rtol=1e-12)
     np.testing.assert_allclose(swept.concept_log_odds[..., 1], -np.log(total / (1 - total)), rtol=1e-12)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from theory import REGISTRY, arc, gallery, predicted, routes, signs, tilting
+from theory import REGISTRY, arc, examples, predicted, routes, signs, tilting
 from theory.blocks import TRANSFORMERS
 from theory.instance import Instance
 from theory.norms import NORMS
@@ -37,8 +37,8 @@ def scaled(module, name, factor):
 
 
 def moved_arc(*args, **options):
-    found = ARC_OF(*args, **options)
-    return found._replace(centre=-found.centre)
+    path = ARC_OF(*args, **options)
+    return path._replace(centre=-path.centre)
 
 
 ARC_OF, OF_TOKENS = arc.arc_of, signs.of_tokens
@@ -109,7 +109,7 @@ PLANTED = {
     "sandwich, bounds of the other event": (
         signs,
         "slope_bounds",
-        lambda one, events: signs_bounds(one, ~events),
+        lambda instance, events: signs_bounds(instance, ~events),
         "N5",
         "instances",
     ),
@@ -117,7 +117,7 @@ PLANTED = {
     "sandwich, certified with the bounds of the other event": (
         signs,
         "slope_bounds",
-        lambda one, events: signs_bounds(one, ~events),
+        lambda instance, events: signs_bounds(instance, ~events),
         "N5",
         "certificate",
     ),
@@ -133,16 +133,16 @@ PLANTED = {
     "log-odds, wrong sign": (
         Instance,
         "log_odds",
-        property(lambda one: -one.contrast @ one.log_p),
+        property(lambda instance: -instance.contrast @ instance.log_p),
         "lemma-B.3",
         "autodiff",
     ),
     "arc, centre on the other side": (arc, "arc_of", moved_arc, "N8.arc", "instances"),
-    "plateau, of one side": (arc, "plateau", lambda bends, sign: bends.B + bends.c, "N8.plateau", "instances"),
+    "plateau, of one side": (arc, "plateau", lambda path, sign: path.B + path.c, "N8.plateau", "instances"),
     "plateau, half the coefficient": (
         arc,
         "plateau_rate",
-        lambda bends: PLATEAU_RATE(bends)._replace(coefficient=PLATEAU_RATE(bends).coefficient / 2),
+        lambda path: PLATEAU_RATE(path)._replace(coefficient=PLATEAU_RATE(path).coefficient / 2),
         "N8.plateau",
         "autodiff",
     ),
@@ -177,7 +177,7 @@ PLANTED = {
     "tangent, a bound that is too small": (
         arc,
         "tangent_bound",
-        lambda bends, m: 0.98 * TANGENT_BOUND(bends, m),
+        lambda path, m: 0.98 * TANGENT_BOUND(path, m),
         "N12",
         "instances",
     ),
@@ -200,14 +200,14 @@ def before_the_norm(model, h, steering, alpha):
 CURVATURE, ADDED, ATTENTION = n9_curvature.curvature, n11_forgetting.added_in_the_limit, transformer._attention
 PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds
 TANGENT_BOUND, WEIGHT_ADDED = arc.tangent_bound, Weight.added
-WRONG_PEAKS = property(lambda one: 1.01 * one.known_peaks)
+WRONG_PEAKS = property(lambda instance: 1.01 * instance.known_peaks)
 
 
 @pytest.fixture(scope="module")
 def swept():
     with jax.enable_x64(True):
-        case = gallery.toy_case()
-        return [gallery.measure(case, representing(case.instance.log_p))]
+        case = examples.toy_case()
+        return [examples.measure(case, representing(case.instance.log_p))]
 
 
 @pytest.fixture(scope="module")
@@ -227,26 +227,26 @@ def run(few, swept, norms, transformers):
     """Runs a route of a statement, traced anew so that nothing compiled before the error was planted is reused."""
     populations = {NORMS.name: norms, TRANSFORMERS.name: transformers}
 
-    def found(identity, route):
+    def evidence(identity, route):
         statement = REGISTRY[identity]
         jax.clear_caches()
         if route == "sweep":
             return routes.sweep(statement, swept)
         if route == "certificate":
-            return routes.certificate(statement, list(gallery.exact_instances().values()))
+            return routes.certificate(statement, list(examples.exact_instances().values()))
         margin = getattr(statement.claim, route)
-        claim = dataclasses.replace(statement.claim, **{route: lambda one: margin(one)})
+        claim = dataclasses.replace(statement.claim, **{route: lambda instance: margin(instance)})
         return getattr(routes, route)(statement, populations.get(statement.domain.name, few), claim=claim)
 
-    return found
+    return evidence
 
 
 @pytest.mark.parametrize(("owner", "name", "wrong", "identity", "route"), PLANTED.values(), ids=PLANTED)
 def test_an_error_in_a_closed_form_is_noticed(owner, name, wrong, identity, route, run, monkeypatch):
     monkeypatch.setattr(owner, name, WRONG_PEAKS if name == "peaks" else wrong)
-    found = run(identity, route)
-    assert not found.holds
-    assert found.checked > 0
+    evidence = run(identity, route)
+    assert not evidence.holds
+    assert evidence.checked > 0
 
 
 @pytest.mark.parametrize("route", ["instances", "autodiff", "sweep", "certificate"])
@@ -256,7 +256,7 @@ def test_without_an_error_the_same_runs_hold(route, run):
 
 def test_an_error_in_a_strength_that_is_enough_is_noticed(run, monkeypatch):
     enough = n5_sandwich.enough
-    monkeypatch.setattr(n5_sandwich, "enough", lambda one, share: 0.9 * enough(one, share))
+    monkeypatch.setattr(n5_sandwich, "enough", lambda instance, share: 0.9 * enough(instance, share))
     assert not run("N5", "instances").holds
 
 

@@ -14,44 +14,46 @@ from theory._compilation import compiled_quickly
 KINDS = pytest.mark.parametrize("kind", ["rms", "layer"])
 FAR = 1e7
 
-logits = compiled_quickly(lambda one, alpha: one.decode(alpha))
+logits = compiled_quickly(lambda instance, alpha: instance.decode(alpha))
 
 
 @cache
 def drawn():
     """A random instance with two prompts that share no token, as NumPy arrays."""
-    tokens, one = compiled_quickly(blocks.sample)(jax.random.key(2))
-    return jax.tree.map(np.asarray, blocks.assemble(jnp.arange(tokens.size).reshape(tokens.shape), one))
+    tokens, instance = compiled_quickly(blocks.sample)(jax.random.key(2))
+    return jax.tree.map(np.asarray, blocks.assemble(jnp.arange(tokens.size).reshape(tokens.shape), instance))
 
 
 def draw(kind="rms", v=None, **changes):
     """The instance with changes to its model, in the precision of the moment."""
-    one = jax.tree.map(jnp.asarray, drawn())
-    model = replace(one.model, kind=kind, **changes)
-    return replace(one, model=model, v=one.v if v is None else jnp.asarray(v))
+    instance = jax.tree.map(jnp.asarray, drawn())
+    model = replace(instance.model, kind=kind, **changes)
+    return replace(instance, model=model, v=instance.v if v is None else jnp.asarray(v))
 
 
-def applies(one):
-    return routes.within(REGISTRY["proposition-4.1"], one)
+def applies(instance):
+    return routes.within(REGISTRY["proposition-4.1"], instance)
 
 
-def apart(one, alpha, end):
-    return float(jnp.max(jnp.abs(logits(one, alpha) - end)))
+def apart(instance, alpha, end):
+    return float(jnp.max(jnp.abs(logits(instance, alpha) - end)))
 
 
 @KINDS
 def test_with_all_hypotheses_both_prompts_end_at_the_limit_within_the_bound(kind):
-    one = draw(kind)
-    assert applies(one)
-    assert float(jnp.ptp(logits(one, 0.0), axis=0).max()) > 0.1
+    instance = draw(kind)
+    assert applies(instance)
+    assert float(jnp.ptp(logits(instance, 0.0), axis=0).max()) > 0.1
 
     @compiled_quickly
-    def shares(one, times):
+    def shares(instance, times):
         """Of the bound, that the distance from the limit uses up."""
-        at = [(sign, sign * times * one.scale) for sign in (1, -1)]
-        return jnp.stack([jnp.abs(one.decode(alpha) - one.limit(sign)) / one.bound(alpha) for sign, alpha in at])
+        at = [(sign, sign * times * instance.scale) for sign in (1, -1)]
+        return jnp.stack(
+            [jnp.abs(instance.decode(alpha) - instance.limit(sign)) / instance.bound(alpha) for sign, alpha in at]
+        )
 
-    used = np.stack([shares(one, times) for times in (2.0, 30.0, 1e4)])
+    used = np.stack([shares(instance, times) for times in (2.0, 30.0, 1e4)])
     assert used.max() <= 1
     # Nor is it a hundred times too large.
     assert used.max() > 0.01
@@ -59,22 +61,22 @@ def test_with_all_hypotheses_both_prompts_end_at_the_limit_within_the_bound(kind
 
 @KINDS
 def test_the_derivative_by_the_prompt_vanishes_like_one_over_alpha(kind):
-    one = draw(kind)
-    towards = one.states[1] - one.states[0]
+    instance = draw(kind)
+    towards = instance.states[1] - instance.states[0]
 
     @compiled_quickly
     def along(h, alpha):
-        return jax.jvp(lambda h: one.model.decode(h + alpha * one.v), (h,), (towards,))[1]
+        return jax.jvp(lambda h: instance.model.decode(h + alpha * instance.v), (h,), (towards,))[1]
 
-    near, far = (along(one.states[0], times * one.scale) for times in (1e3, 1e5))
+    near, far = (along(instance.states[0], times * instance.scale) for times in (1e3, 1e5))
     np.testing.assert_allclose(far * 100, near, rtol=0.05, atol=1e-3 * np.abs(near).max())
 
 
 def test_a_constant_vector_does_nothing_under_layer_norm():
-    one = draw("layer", v=np.full(blocks.WIDTH, 1.7))
-    assert not applies(one)
-    np.testing.assert_allclose(logits(one, 1e3), logits(one, 0.0), atol=1e-10)
-    assert apart(replace(one, model=replace(one.model, kind="rms")), 1e3, logits(one, 0.0)) > 0.1
+    instance = draw("layer", v=np.full(blocks.WIDTH, 1.7))
+    assert not applies(instance)
+    np.testing.assert_allclose(logits(instance, 1e3), logits(instance, 0.0), atol=1e-10)
+    assert apart(replace(instance, model=replace(instance.model, kind="rms")), 1e3, logits(instance, 0.0)) > 0.1
 
 
 def test_rounding_may_still_move_a_constant_vector_and_must_not_count():
@@ -96,35 +98,35 @@ def test_the_two_limits_are_opposite_without_a_bias_only(kind):
 
 
 def test_a_softcap_caps_the_limit():
-    one = draw(softcap=0.5)
+    instance = draw(softcap=0.5)
     free = draw().limit(1)
-    assert apart(one, FAR, free) > 0.1
-    assert apart(one, FAR, 0.5 * jnp.tanh(free / 0.5)) < 1e-4
-    assert applies(one)
+    assert apart(instance, FAR, free) > 0.1
+    assert apart(instance, FAR, 0.5 * jnp.tanh(free / 0.5)) < 1e-4
+    assert applies(instance)
 
 
 @KINDS
 def test_a_norm_of_the_stream_has_another_limit(kind):
-    one = draw(kind, placement="stream")
-    assert not applies(one)
-    assert apart(one, FAR, one.limit(1)) > 0.1
+    instance = draw(kind, placement="stream")
+    assert not applies(instance)
+    assert apart(instance, FAR, instance.limit(1)) > 0.1
     # It is a limit all the same, the same for both prompts.
-    assert apart(one, FAR, logits(one, 100 * FAR)[0]) < 1e-4
+    assert apart(instance, FAR, logits(instance, 100 * FAR)[0]) < 1e-4
 
 
 def test_a_norm_of_each_branch_has_the_limit_of_the_proposition():
-    one = draw(placement="branch")
-    assert applies(one)
-    assert apart(one, FAR, one.limit(1)) < 1e-4
+    instance = draw(placement="branch")
+    assert applies(instance)
+    assert apart(instance, FAR, instance.limit(1)) < 1e-4
 
 
 def test_float32_loses_the_prompt_before_the_limit_is_exact():
-    def differs(one):
-        first, second = np.asarray(logits(one, 1e9))
+    def differs(instance):
+        first, second = np.asarray(logits(instance, 1e9))
         return (first != second).any()
 
     assert differs(draw())
     with jax.enable_x64(False):
-        one = draw()
-        assert logits(one, 1e9).dtype == jnp.float32
-        assert not differs(one)
+        instance = draw()
+        assert logits(instance, 1e9).dtype == jnp.float32
+        assert not differs(instance)

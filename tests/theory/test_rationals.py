@@ -98,7 +98,7 @@ def test_ties_are_decided_exactly():
     tiny = Fraction(1, 10**90)
     rows = ((Fraction(3, 10) * (1 + tiny), Fraction(3, 10), Fraction(1, 5), Fraction(1, 10)), 4 * (Fraction(1, 4),))
     rows = (tuple(x / sum(rows[0]) for x in rows[0]), (Fraction(1, 4), Fraction(1, 4), Fraction(1, 3), Fraction(1, 6)))
-    one = rationals.checked(
+    rational = rationals.checked(
         rationals.RationalInstance(
             p=rows,
             weights=(Fraction(1, 2), Fraction(1, 2)),
@@ -108,8 +108,8 @@ def test_ties_are_decided_exactly():
             target=0,
         )
     )
-    assert rationals.log_odds_ranks(one) == (2, 1, 0, 0)
-    peaks = rationals.to_balls(one).known_peaks
+    assert rationals.log_odds_ranks(rational) == (2, 1, 0, 0)
+    peaks = rationals.to_balls(rational).known_peaks
     assert [balls.bounds(x)[0] for x in peaks[:, 0]] == [np.inf, np.inf]
     assert [balls.bounds(x)[1] for x in peaks[:, 2:].ravel()] == 4 * [-np.inf]
     # p_0 (1e-90) is balanced by the rest, of weight e^{-alpha (M(1) - M(2))}.
@@ -122,9 +122,9 @@ def test_ties_are_decided_exactly():
 @families
 @pytest.mark.parametrize("precision", [64, 128, 400])
 def test_peaks(family, precision):
-    one = rationals.rationalise(instance(FAMILIES[family]()), 6)
-    got = rationals.to_balls(one, precision)
-    floats = rationals.to_floats(one)
+    rational = rationals.rationalise(instance(FAMILIES[family]()), 6)
+    got = rationals.to_balls(rational, precision)
+    floats = rationals.to_floats(rational)
     expected = np.asarray(floats.peaks)
     for ball, value in zip(got.known_peaks.ravel(), expected.ravel(), strict=True):
         if np.isinf(value):
@@ -141,8 +141,8 @@ def test_peaks(family, precision):
 def test_peaks_are_enclosed_where_the_mean_changes_sign(exact):
     got = rationals.to_balls(exact, 128)
 
-    def excess(one, j, z, alpha):
-        return tilting.mean(one.log_p[j], one.log_odds - one.log_odds[z], alpha)
+    def excess(arrays, j, z, alpha):
+        return tilting.mean(arrays.log_p[j], arrays.log_odds - arrays.log_odds[z], alpha)
 
     for j, z in [(0, 0), (2, 3), (4, 2)]:
         peak = got.known_peaks[j, z]
@@ -162,12 +162,12 @@ def test_a_constant_has_no_peaks():
 
 
 def test_equal_fractions_are_one_object():
-    one = rationals.rationalise(instance(FAMILIES["uniform"]()), 4)
-    got = rationals.to_balls(one)
+    rational = rationals.rationalise(instance(FAMILIES["uniform"]()), 4)
+    got = rationals.to_balls(rational)
     assert got.log_p[0, 0] is got.log_p[1, 1]
-    difference = balls.evaluate(lambda one: one.log_odds[0] - one.log_odds[1], got).item()
+    difference = balls.evaluate(lambda arrays: arrays.log_odds[0] - arrays.log_odds[1], got).item()
     assert difference.is_zero()
-    assert got is rationals.to_balls(one)
+    assert got is rationals.to_balls(rational)
 
 
 def test_floats_and_balls_agree(exact):
@@ -182,17 +182,17 @@ def test_floats_and_balls_agree(exact):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"log_p": np.log(np.eye(6)[:5] + 1e-300) - np.inf}, "one: expected positive probabilities"),
-        ({"weights": np.array([1.0, 0, 0, 0, 0])}, "one: expected positive weights"),
-        ({"contrast": np.array([0.75, 0.25, -0.5, -0.5, 0])}, "one: expected a contrast of 1/|P| on P"),
-        ({"log_p": np.zeros((2, 5, 6))}, "one: expected a single instance"),
+        ({"log_p": np.log(np.eye(6)[:5] + 1e-300) - np.inf}, "instance: expected positive probabilities"),
+        ({"weights": np.array([1.0, 0, 0, 0, 0])}, "instance: expected positive weights"),
+        ({"contrast": np.array([0.75, 0.25, -0.5, -0.5, 0])}, "instance: expected a contrast of 1/|P| on P"),
+        ({"log_p": np.zeros((2, 5, 6))}, "instance: expected a single instance"),
         ({"target": np.array(1)}, "contrast: expected contexts of P in the target concept 1"),
     ],
 )
 def test_what_has_no_exact_instance(change, message):
-    one = dataclasses.replace(instance(FAMILIES["any"]()), **change)
+    changed = dataclasses.replace(instance(FAMILIES["any"]()), **change)
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        rationals.rationalise(one)
+        rationals.rationalise(changed)
     assert str(error.value).startswith(message)
 
 
@@ -203,22 +203,22 @@ def test_digits_are_checked():
 
 @families
 def test_files(family):
-    one = rationals.rationalise(instance(FAMILIES[family]()))
-    assert rationals.from_json(json.loads(json.dumps(rationals.as_json(one)))) == one
+    rational = rationals.rationalise(instance(FAMILIES[family]()))
+    assert rationals.from_json(json.loads(json.dumps(rationals.as_json(rational)))) == rational
 
 
 def test_what_a_file_looks_like():
     p = np.array([[0.4, 0.4, 0.2], [0.1, 0.1, 0.8]])
     members = np.array([[True, True, False], [False, False, True]])
-    one = rationals.rationalise(instance(p, contrast=(1.0, -1.0), members=members, concept=np.arange(2)), 2)
-    assert rationals.as_json(one) == {
+    rational = rationals.rationalise(instance(p, contrast=(1.0, -1.0), members=members, concept=np.arange(2)), 2)
+    assert rationals.as_json(rational) == {
         "p": [["2/5", "2/5", "1/5"], ["1/10", "1/10", "4/5"]],
         "weights": ["1/3", "2/3"],
         "concept": [0, 1],
         "members": [[0, 1], [2]],
         "contrast": ["1", "-1"],
         "target": 0,
-    } | {"weights": [str(x) for x in one.weights]}
+    } | {"weights": [str(x) for x in rational.weights]}
 
 
 @pytest.mark.parametrize(

@@ -7,23 +7,23 @@ import pytest
 
 import theory
 from theory import Claim, Statement, routes
-from theory.gallery import default_case, measure, toy_case
-from theory.population import CONTEXTS, VOCABULARY
+from theory.examples import default_case, measure, toy_case
+from theory.random_instances import CONTEXTS, VOCABULARY
 from theory.rationals import rationalise
 from theory.statement import TABLES, Curve, Domain, Hypothesis
 from theory.symbolic import ALPHA, Identity
 from ufm.model import representing
 
 
-def made(margin, hypothesis=lambda one: jnp.ones(()), **parts):
+def made(margin, hypothesis=lambda instance: jnp.ones(()), **parts):
     """A statement whose margins are those given."""
     claim = Claim("x", margin, margin, lambda swept: float(margin(swept.instance)), **parts)
     return Statement("made", "", "", claim, claim, {"h": Hypothesis("words", hypothesis)})
 
 
-def weight(one):
+def weight(instance):
     """Something that differs between instances."""
-    return one.weights[0]
+    return instance.weights[0]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_population_is_one_batch_with_peaks(population):
 
 
 def test_some_are_the_first(population):
-    np.testing.assert_array_equal(routes.some(population, 4).weights, population.weights[:4])
+    np.testing.assert_array_equal(routes.subset(population, 4).weights, population.weights[:4])
 
 
 def test_populations_are_functions_of_their_key(population):
@@ -65,40 +65,42 @@ def test_populate_refuses():
 
 @pytest.mark.parametrize("route", [routes.instances, routes.autodiff])
 def test_the_worst_instance_is_reported(route, few):
-    found = route(made(lambda one: weight(one) + 1), few)
+    evidence = route(made(lambda instance: weight(instance) + 1), few)
     least = weights_of(few).min()
-    assert found.holds
-    assert found.checked == 30
-    assert found.worst_margin == pytest.approx(least + 1, rel=1e-14)
-    assert float(weight(found.worst)) == pytest.approx(least, rel=1e-14)
-    assert found.route == route.__name__
-    assert found.seconds > 0
+    assert evidence.holds
+    assert evidence.checked == 30
+    assert evidence.worst_margin == pytest.approx(least + 1, rel=1e-14)
+    assert float(weight(evidence.worst)) == pytest.approx(least, rel=1e-14)
+    assert evidence.route == route.__name__
+    assert evidence.seconds > 0
 
 
 def test_one_failure_is_enough(few):
     level = np.sort(weights_of(few))[:2].mean()
-    found = routes.instances(made(lambda one: weight(one) - level), few)
-    assert not found.holds
-    assert found.worst_margin < 0
+    evidence = routes.instances(made(lambda instance: weight(instance) - level), few)
+    assert not evidence.holds
+    assert evidence.worst_margin < 0
 
 
 def test_a_margin_of_0_does_not_hold(few):
-    assert not routes.instances(made(lambda one: jnp.zeros(())), few).holds
+    assert not routes.instances(made(lambda instance: jnp.zeros(())), few).holds
 
 
 def test_nan_is_a_failure(few):
     level = np.median(weights_of(few))
-    found = routes.instances(made(lambda one: jnp.where(weight(one) > level, 1.0, jnp.nan)), few)
-    assert not found.holds
-    assert np.isnan(found.worst_margin)
-    assert found.checked == 30
-    assert float(weight(found.worst)) <= level
+    evidence = routes.instances(made(lambda instance: jnp.where(weight(instance) > level, 1.0, jnp.nan)), few)
+    assert not evidence.holds
+    assert np.isnan(evidence.worst_margin)
+    assert evidence.checked == 30
+    assert float(weight(evidence.worst)) <= level
 
 
 def test_excluded_and_silent_instances_are_not_counted(few):
     level = np.median(weights_of(few))
-    excluded = routes.instances(made(lambda one: weight(one) - level, lambda one: weight(one) - level), few)
-    silent = routes.instances(made(lambda one: jnp.where(weight(one) > level, weight(one), jnp.inf)), few)
+    excluded = routes.instances(
+        made(lambda instance: weight(instance) - level, lambda instance: weight(instance) - level), few
+    )
+    silent = routes.instances(made(lambda instance: jnp.where(weight(instance) > level, weight(instance), jnp.inf)), few)
     assert excluded.checked == silent.checked == 15
     assert excluded.holds
     assert silent.holds
@@ -106,72 +108,76 @@ def test_excluded_and_silent_instances_are_not_counted(few):
 
 def test_nan_outside_the_hypotheses_is_excluded(few):
     level = np.median(weights_of(few))
-    statement = made(lambda one: jnp.where(weight(one) > level, 1.0, jnp.nan), lambda one: weight(one) - level)
+    statement = made(
+        lambda instance: jnp.where(weight(instance) > level, 1.0, jnp.nan), lambda instance: weight(instance) - level
+    )
     assert routes.instances(statement, few).holds
 
 
-def nothing_on(one, alpha):
+def nothing_on(instance, alpha):
     return jnp.full(2, jnp.inf) + 0 * alpha
 
 
 @pytest.mark.parametrize("silent", ["claim", "hypothesis"])
 def test_checking_nothing_is_not_a_success(silent, few, swept, exact):
-    margin = (lambda one: jnp.asarray(jnp.inf)) if silent == "claim" else (lambda one: jnp.ones(()))
-    hypothesis = (lambda one: jnp.ones(())) if silent == "claim" else (lambda one: -jnp.ones(()))
+    margin = (lambda instance: jnp.asarray(jnp.inf)) if silent == "claim" else (lambda instance: jnp.ones(()))
+    hypothesis = (lambda instance: jnp.ones(())) if silent == "claim" else (lambda instance: -jnp.ones(()))
     statement = made(margin, hypothesis, curves=(Curve(nothing_on),), identities=lambda: ())
     small = Domain("small", TABLES.sample, TABLES.assemble, TABLES.families)
-    found = [
+    results = [
         routes.instances(statement, few),
         routes.autodiff(statement, few),
         routes.sweep(statement, swept),
-        routes.sweep(made(lambda one: jnp.ones(())), []),
+        routes.sweep(made(lambda instance: jnp.ones(())), []),
         routes.certificate(statement, [exact]),
         routes.certificate(statement, []),
         routes.symbolic(statement),
         routes.refutation(dataclasses.replace(statement, domain=small), jax.random.key(0)),
     ]
-    assert [(one.holds, one.checked, one.worst_margin) for one in found] == [(False, 0, np.inf)] * len(found)
+    assert [(evidence.holds, evidence.checked, evidence.worst_margin) for evidence in results] == [(False, 0, np.inf)] * len(
+        results
+    )
 
 
 def test_the_sweep_route_reports_its_worst(swept):
-    ranges = [float(one.instance.range) for one in swept]
-    found = routes.sweep(made(lambda one: one.range), iter(swept))
-    assert (found.holds, found.checked) == (True, len(swept))
-    assert found.worst_margin == pytest.approx(min(ranges))
-    assert found.worst is swept[int(np.argmin(ranges))].instance
+    ranges = [float(measured.instance.range) for measured in swept]
+    evidence = routes.sweep(made(lambda instance: instance.range), iter(swept))
+    assert (evidence.holds, evidence.checked) == (True, len(swept))
+    assert evidence.worst_margin == pytest.approx(min(ranges))
+    assert evidence.worst is swept[int(np.argmin(ranges))].instance
 
 
 @pytest.mark.parametrize(
     ("curve", "holds", "note"),
     [
-        (lambda one, alpha: 2 + alpha * one.range, True, "bits"),
-        (lambda one, alpha: alpha * one.range, False, "refuted at alpha = -"),
-        (lambda one, alpha: (alpha * one.range - 1 / jnp.sqrt(3.0)) ** 2, False, "undecided on a width of "),
+        (lambda instance, alpha: 2 + alpha * instance.range, True, "bits"),
+        (lambda instance, alpha: alpha * instance.range, False, "refuted at alpha = -"),
+        (lambda instance, alpha: (alpha * instance.range - 1 / jnp.sqrt(3.0)) ** 2, False, "undecided on a width of "),
     ],
 )
 def test_certificates_tell_true_false_and_undecided(curve, holds, note, exact):
-    statement = made(lambda one: jnp.ones(()), curves=(Curve(curve, (-1.0, 4.0)),))
-    found = routes.certificate(statement, [exact], budget=200)
-    assert (found.holds, found.checked) == (holds, 1)
-    assert note in found.note
+    statement = made(lambda instance: jnp.ones(()), curves=(Curve(curve, (-1.0, 4.0)),))
+    evidence = routes.certificate(statement, [exact], budget=200)
+    assert (evidence.holds, evidence.checked) == (holds, 1)
+    assert note in evidence.note
 
 
 def test_symbolic_names_what_is_false():
     right, wrong = Identity("right", ALPHA * 2, ALPHA + ALPHA), Identity("wrong", ALPHA, 2 * ALPHA)
-    statement = made(lambda one: jnp.ones(()), identities=lambda: (right, wrong))
-    found = routes.symbolic(statement)
-    assert (found.holds, found.checked, found.note) == (False, 2, "false: wrong")
-    assert routes.symbolic(made(lambda one: jnp.ones(()), identities=lambda: (right,))).holds
+    statement = made(lambda instance: jnp.ones(()), identities=lambda: (right, wrong))
+    evidence = routes.symbolic(statement)
+    assert (evidence.holds, evidence.checked, evidence.note) == (False, 2, "false: wrong")
+    assert routes.symbolic(made(lambda instance: jnp.ones(()), identities=lambda: (right,))).holds
 
 
 def test_routes_apply_where_there_is_something_to_work_on():
-    bare = Claim("x", lambda one: jnp.ones(()))
+    bare = Claim("x", lambda instance: jnp.ones(()))
     assert [route for route in routes.ROUTES if routes.applies(bare, route)] == ["instances", "refutation"]
 
 
 def test_another_claim_under_the_same_hypotheses(few):
-    statement = made(lambda one: jnp.ones(()))
-    false = dataclasses.replace(statement.claim, instances=lambda one: -jnp.ones(()))
+    statement = made(lambda instance: jnp.ones(()))
+    false = dataclasses.replace(statement.claim, instances=lambda instance: -jnp.ones(()))
     assert routes.instances(statement, few).holds
     assert not routes.instances(statement, few, claim=false).holds
 
@@ -180,16 +186,16 @@ def test_another_claim_under_the_same_hypotheses(few):
     ("margin", "answer"), [(0.5, "holds"), (-0.5, "fails"), (np.nan, "fails"), (np.inf, "the theorem says nothing here")]
 )
 def test_check(small_corpus, margin, answer):
-    one = theory.make_instance(small_corpus, [0], [2], target=0)
-    got = theory.check(made(lambda _: jnp.asarray(margin)), one)
+    instance = theory.make_instance(small_corpus, [0], [2], target=0)
+    got = theory.check(made(lambda _: jnp.asarray(margin)), instance)
     assert got[0] == answer
     np.testing.assert_equal(got[1], margin)
 
 
 def test_every_hypothesis_counts(small_corpus):
-    one = theory.make_instance(small_corpus, [0], [2], target=0)
+    instance = theory.make_instance(small_corpus, [0], [2], target=0)
     signs = {"a": 1.0, "b": -1.0, "c": 1.0}
     hypotheses = {name: Hypothesis("", lambda _, sign=sign: jnp.asarray(sign)) for name, sign in signs.items()}
     statement = dataclasses.replace(made(lambda _: jnp.ones(())), hypotheses=hypotheses)
-    assert not routes.within(statement, one)
-    assert theory.check(statement, one) == ("the theorem says nothing here", np.inf)
+    assert not routes.within(statement, instance)
+    assert theory.check(statement, instance) == ("the theorem says nothing here", np.inf)

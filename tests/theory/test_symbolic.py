@@ -11,7 +11,7 @@ from theory.symbolic import ALPHA, IDENTITIES, RATES, TWINS, Identity, at_zero, 
 from theory.taylor import _log_partition_of
 from ufm import from_table
 
-CLAIMS = {f"{name}: {one.name}": one for name, claim in IDENTITIES.items() for one in claim()}
+CLAIMS = {f"{name}: {identity.name}": identity for name, claim in IDENTITIES.items() for identity in claim()}
 
 x, y, t = sympy.symbols("x y t", positive=True)
 
@@ -19,7 +19,7 @@ x, y, t = sympy.symbols("x y t", positive=True)
 def tilted_symbols():
     """E of the first context and M, by token."""
     row = sympy.symbols("E_0_0:4", positive=True)
-    return row, [RATES[one] / one for one in row]
+    return row, [RATES[symbol] / symbol for symbol in row]
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -31,15 +31,15 @@ def test_identities_hold(name):
 @pytest.mark.parametrize("name", TWINS)
 def test_twins_do_not(name):
     identities = TWINS[name]()
-    wrong = [one for one in identities if not holds(one)]
+    wrong = [identity for identity in identities if not holds(identity)]
     assert wrong
-    for one in identities:
-        point = counterexample(one)
-        assert (point is not None) == (one in wrong)
+    for identity in identities:
+        point = counterexample(identity)
+        assert (point is not None) == (identity in wrong)
         if point is not None:
-            assert set(point) == (one.left - one.right).free_symbols
+            assert set(point) == (identity.left - identity.right).free_symbols
             assert all(value.is_Rational for value in point.values())
-            assert sympy.N(one.left.xreplace(point), 20) != sympy.N(one.right.xreplace(point), 20)
+            assert sympy.N(identity.left.xreplace(point), 20) != sympy.N(identity.right.xreplace(point), 20)
 
 
 def test_every_claim_has_a_twin_and_names_are_distinct():
@@ -49,8 +49,8 @@ def test_every_claim_has_a_twin_and_names_are_distinct():
 
 def test_where_twins_differ():
     """Central moments are cumulants up to the third; the shares of N matter off the target only."""
-    assert [holds(one) for one in TWINS["N4.taylor"]()] == [True, True, False, False]
-    assert [holds(one) for one in TWINS["lemma-B.4"]()] == [True, True, False, False]
+    assert [holds(identity) for identity in TWINS["N4.taylor"]()] == [True, True, False, False]
+    assert [holds(identity) for identity in TWINS["lemma-B.4"]()] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_curvature_of_the_cross_entropy_is_that_of_the_prediction():
     h = 1e-3
     down, up = predicted.cross_entropy_increase(corpus, jnp.asarray(m), [-h, h])
     for side in (curvature.left, curvature.right):
-        got = float(side.subs({one: names[one.name] for one in side.free_symbols}))
+        got = float(side.subs({symbol: names[symbol.name] for symbol in side.free_symbols}))
         assert got == pytest.approx(float(up + down) / h**2, rel=1e-5)
 
 

@@ -94,7 +94,7 @@ def nested(function, order):
     derivatives = [function]
     for _ in range(order):
         derivatives.append(jax.jacfwd(derivatives[-1]))
-    values = compiled_quickly(lambda a: [one(a) for one in derivatives])(0.0)
+    values = compiled_quickly(lambda a: [derivative(a) for derivative in derivatives])(0.0)
     return np.stack([value / factorial(k) for k, value in enumerate(values)])
 
 
@@ -140,21 +140,21 @@ def at_point(coefficient, z):
     sizes = {sympy.Symbol(name, integer=True, positive=True): n for name, n in (("V", 5), ("s", 2), ("m", 2))}
     written_out = coefficient.subs({**sizes, sympy.Symbol("z", integer=True): z + 1}).doit()
 
-    def number(one):
-        *context, token = (int(i) - 1 for i in one.indices)
-        values = POINT[str(one.base)]
-        return values[token] if str(one.base) != "p" else values[context[0] if context else 0][token]
+    def number(symbol):
+        *context, token = (int(i) - 1 for i in symbol.indices)
+        values = POINT[str(symbol.base)]
+        return values[token] if str(symbol.base) != "p" else values[context[0] if context else 0][token]
 
-    return written_out.xreplace({one: number(one) for one in written_out.atoms(sympy.Indexed)})
+    return written_out.xreplace({symbol: number(symbol) for symbol in written_out.atoms(sympy.Indexed)})
 
 
 @quantities
 def test_sums_are_the_same_numbers(quantity):
     expansion = taylor(quantity, 4)
     rows, m = np.log(np.array(POINT["p"], float)), np.array(POINT["M"], float)
-    given = [jnp.asarray(POINT["pi"], float)] if quantity == "cross-entropy" else arguments(quantity, rows, m)[2:]
-    got = expansion.evaluate(jnp.asarray(rows if quantity == "cross-entropy" else rows[0]), jnp.asarray(m), *given)
-    exact = [float(at_point(one, 3)) for one in expansion.sums]
+    numbers = [jnp.asarray(POINT["pi"], float)] if quantity == "cross-entropy" else arguments(quantity, rows, m)[2:]
+    got = expansion.evaluate(jnp.asarray(rows if quantity == "cross-entropy" else rows[0]), jnp.asarray(m), *numbers)
+    exact = [float(at_point(coefficient, 3)) for coefficient in expansion.sums]
     np.testing.assert_allclose(got[:, 3] if quantity == "probability" else got, exact, rtol=1e-13, atol=1e-16)
 
 
@@ -174,7 +174,9 @@ def test_forms_known_from_textbooks():
 
 
 def test_number_of_terms_is_that_of_partitions():
-    counts = [len(sympy.Add.make_args(sympy.expand(one))) for one in taylor("log-partition", MAX_ORDER).sums[1:]]
+    counts = [
+        len(sympy.Add.make_args(sympy.expand(coefficient))) for coefficient in taylor("log-partition", MAX_ORDER).sums[1:]
+    ]
     assert counts == [sympy.functions.combinatorial.numbers.partition(k) for k in range(1, MAX_ORDER + 1)]
 
 
@@ -183,8 +185,8 @@ def test_evaluation_is_compiled_and_mapped(quantity):
     rng = np.random.default_rng(4)
     batch = [(np.log(rng.dirichlet(np.ones(5), size=3)), rng.normal(size=5)) for _ in range(3)]
     series = taylor(quantity, 4).evaluate
-    one_by_one = np.stack([series(*arguments(quantity, *one)) for one in batch])
-    stacked = [jnp.stack(leaves) for leaves in zip(*(arguments(quantity, *one) for one in batch), strict=True)]
+    one_by_one = np.stack([series(*arguments(quantity, *case)) for case in batch])
+    stacked = [jnp.stack(leaves) for leaves in zip(*(arguments(quantity, *case) for case in batch), strict=True)]
     mapped = jax.jit(jax.vmap(series))(*stacked)
     np.testing.assert_allclose(mapped, one_by_one, rtol=1e-12, atol=1e-16)
     assert taylor(quantity, 4).evaluate is series
@@ -205,10 +207,10 @@ def test_float32(quantity):
 @quantities
 @pytest.mark.parametrize("order", [0, 1])
 def test_low_orders_begin_the_longer_series(quantity, order):
-    given = arguments(quantity, *ordinary())
-    got = taylor(quantity, order).evaluate(*given)
+    numbers = arguments(quantity, *ordinary())
+    got = taylor(quantity, order).evaluate(*numbers)
     assert got.dtype == jnp.float64
-    np.testing.assert_array_equal(got, taylor(quantity, 4).evaluate(*given)[: order + 1])
+    np.testing.assert_array_equal(got, taylor(quantity, 4).evaluate(*numbers)[: order + 1])
 
 
 @pytest.mark.parametrize("quantity", ["cross-entropy", "concept-log-odds"])
@@ -222,8 +224,8 @@ def test_a_shift_of_the_log_odds_changes_nothing(quantity):
 def test_impossible_tokens_count_for_nothing():
     _, m = ordinary()
     without = taylor("log-partition", 6).evaluate(jnp.log(jnp.asarray([0.2, 0.8])), jnp.asarray(m[:2]))
-    given = jnp.asarray([np.log(0.2), np.log(0.8), -np.inf, -np.inf, -np.inf])
-    np.testing.assert_allclose(taylor("log-partition", 6).evaluate(given, jnp.asarray(m)), without, rtol=1e-13)
+    log_p = jnp.asarray([np.log(0.2), np.log(0.8), -np.inf, -np.inf, -np.inf])
+    np.testing.assert_allclose(taylor("log-partition", 6).evaluate(log_p, jnp.asarray(m)), without, rtol=1e-13)
 
 
 def test_series_converges_to_the_predicted_curve():
@@ -233,7 +235,7 @@ def test_series_converges_to_the_predicted_curve():
     exact = predicted.cross_entropy_increase(corpus, m, alphas)
     coefficients = taylor("cross-entropy", 8).evaluate(corpus.log_rows, m, corpus.row_weights)
     series = [jnp.polyval(coefficients[order::-1], alphas) for order in (2, 4, 6, 8)]
-    errors = [float(jnp.max(jnp.abs(one / exact - 1))) for one in series]
+    errors = [float(jnp.max(jnp.abs(value / exact - 1))) for value in series]
     assert errors[0] > 1e-2
     assert all(later < earlier / 3 for earlier, later in pairwise(errors))
     assert errors[-1] < 1e-3

@@ -136,9 +136,9 @@ def test_peaks_are_where_each_probability_is_largest():
     grid = np.linspace(-40, 40, 80001)
     best = grid[np.argmax(oracles.softmax(log_p + grid[:, None] * m), axis=0)]
     inner = (m < m.max()) & (m > m.min())
-    found = np.asarray(peaks(jnp.asarray(log_p), jnp.asarray(m)))
-    assert (np.abs(found[inner]) < 40).all()
-    np.testing.assert_allclose(found[inner], best[inner], atol=1e-3)
+    result = np.asarray(peaks(jnp.asarray(log_p), jnp.asarray(m)))
+    assert (np.abs(result[inner]) < 40).all()
+    np.testing.assert_allclose(result[inner], best[inner], atol=1e-3)
 
 
 def test_peaks_of_two_tokens_and_of_a_constant():

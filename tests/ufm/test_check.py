@@ -36,7 +36,7 @@ class Tensor:
         return len(self.values)
 
     def __iter__(self):
-        return iter(Tensor(one, self.dtype, self.requires_grad, self.device) for one in self.values)
+        return iter(Tensor(value, self.dtype, self.requires_grad, self.device) for value in self.values)
 
     @property
     def ndim(self):
@@ -53,20 +53,20 @@ KINDS = {
     "bfloat16": lambda: np.asarray(V, ml_dtypes.bfloat16),
     "jax": lambda: jnp.asarray(V),
     "jax in bfloat16": lambda: jnp.asarray(V, jnp.bfloat16),
-    "list of jax": lambda: [jnp.float32(one) for one in V],
+    "list of jax": lambda: [jnp.float32(value) for value in V],
     "tensor": lambda: Tensor(V),
     "tensor in bfloat16": lambda: Tensor(V, "torch.bfloat16"),
     "tensor with a gradient": lambda: Tensor(V, requires_grad=True),
     "tensor elsewhere": lambda: Tensor(V, "torch.bfloat16", requires_grad=True, device="cuda:0"),
-    "list of tensors": lambda: [Tensor(one, requires_grad=True) for one in V],
+    "list of tensors": lambda: [Tensor(value, requires_grad=True) for value in V],
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_of_every_library(kind):
-    found = finite("v", KINDS[kind]())
-    assert found.dtype == np.float64
-    np.testing.assert_array_equal(found, V)
+    result = finite("v", KINDS[kind]())
+    assert result.dtype == np.float64
+    np.testing.assert_array_equal(result, V)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
@@ -75,8 +75,8 @@ def test_tensors_of_torch():
 
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         plain = torch.tensor(V, dtype=dtype)
-        for one in (plain, plain.clone().requires_grad_(), [plain[0], plain[1].clone().requires_grad_(), plain[2]]):
-            np.testing.assert_array_equal(finite("v", one), V)
+        for value in (plain, plain.clone().requires_grad_(), [plain[0], plain[1].clone().requires_grad_(), plain[2]]):
+            np.testing.assert_array_equal(finite("v", value), V)
         np.testing.assert_array_equal(finite("v", [plain, plain]), [V, V])
     assert whole_number("k", torch.tensor(3)) == 3
     assert real_numbers("ids", torch.tensor([3, 4])).tolist() == [3, 4]
@@ -98,8 +98,8 @@ def test_numbers_that_are_not_finite(value):
 
 def test_whole_numbers():
     for value in (3, np.int8(3), np.array(3), jnp.asarray(3)):
-        found = whole_number("k", value)
-        assert (type(found), found) == (int, 3)
+        result = whole_number("k", value)
+        assert (type(result), result) == (int, 3)
     for value in (3.0, "3", None, True, np.bool_(True), [3], np.array([3]), np.float32(3), 2**0.5):
         with pytest.raises(ValueError, match=r"^k: expected a whole number"):
             whole_number("k", value)

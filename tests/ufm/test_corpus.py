@@ -83,7 +83,7 @@ def test_assumption_1_of_one_concept_claims_no_separation():
 
 
 def test_a_batch_of_corpora_is_a_corpus():
-    corpora = [uniform((2, 2), e, length=1) for e in (0.1, 0.2, 0.4)]
+    corpora = [uniform((2, 2), eps, length=1) for eps in (0.1, 0.2, 0.4)]
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *corpora)
     got = jax.vmap(entropy)(batch)
     np.testing.assert_allclose(got, [float(entropy(c)) for c in corpora], rtol=1e-15)

@@ -203,8 +203,8 @@ def test_sweeps_and_measures_take_any_steering(make, small_corpus):
     for budget in (None, 1):
         got = sweep(model, contexts, steering, alphas, log_softmax, budget=budget)
         np.testing.assert_allclose(got, sweep(model, contexts, v, alphas, log_softmax), rtol=1e-12)
-    for measure, given in ((probability_increase, contexts), (cross_entropy_increase, small_corpus)):
-        np.testing.assert_allclose(measure(model, given, steering, alphas), measure(model, given, v, alphas), atol=1e-13)
+    for measure, data in ((probability_increase, contexts), (cross_entropy_increase, small_corpus)):
+        np.testing.assert_allclose(measure(model, data, steering, alphas), measure(model, data, v, alphas), atol=1e-13)
     for alpha in (0.0, 0.7):
         np.testing.assert_allclose(
             curvature(model, contexts, steering, alpha), curvature(model, contexts, v, alpha), rtol=1e-10
@@ -217,11 +217,11 @@ def test_two_sites_each_with_its_strength(make):
     W, H = np.asarray(model.W), np.asarray(model.H)
     v, lora = jnp.asarray(numbers(D, seed=5)), draw("lora", D, V)
     both = Steering(lora, site="decoder") + Steering(Add(v))
-    for one, other in ((0.0, 2.0), (-1.0, 0.5)):
-        got = steer(model, jnp.arange(M), both, [one, other])
+    for first, second in ((0.0, 2.0), (-1.0, 0.5)):
+        got = steer(model, jnp.arange(M), both, [first, second])
         for j in range(M):
-            x = normed(model, H[:, j] + other * np.asarray(v))
-            np.testing.assert_allclose(got[j], W @ x + one * plainly(lora, x), rtol=1e-12, atol=1e-12)
+            x = normed(model, H[:, j] + second * np.asarray(v))
+            np.testing.assert_allclose(got[j], W @ x + first * plainly(lora, x), rtol=1e-12, atol=1e-12)
 
 
 @forms
@@ -400,6 +400,6 @@ def test_numbers_that_are_not_finite_are_refused(form, bad):
 
 
 def test_an_intervention_says_what_it_does():
-    for call in (lambda one: one.added(jnp.ones(3)), lambda one: one.fits(3, 3)):
+    for call in (lambda intervention: intervention.added(jnp.ones(3)), lambda intervention: intervention.fits(3, 3)):
         with pytest.raises(NotImplementedError):
             call(Intervention())

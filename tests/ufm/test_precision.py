@@ -68,43 +68,43 @@ def direction(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_products_of_models_keep_float32(name):
     with jax.enable_x64(False):
-        one, v, everyone = MODELS[name], direction(name), jnp.arange(CORPUS.n_contexts)
+        model, v, everyone = MODELS[name], direction(name), jnp.arange(CORPUS.n_contexts)
         for measure in (
-            lambda one, v: steer(one, everyone, v, 1.0),
-            lambda one, v: probability_increase(one, everyone, v, ALPHAS),
-            lambda one, v: concept_increase(one, everyone, v, ALPHAS, CORPUS.concepts),
-            lambda one, v: cross_entropy_increase(one, CORPUS, v, ALPHAS),
-            lambda one, v: divergence(one, everyone, v, ALPHAS),
-            lambda one, v: curvature(one, everyone, v),
-            lambda one, v: jax.grad(lambda u: curvature(one, everyone, u).sum())(v),
-            lambda one, v: jax.vmap(lambda a: divergence(one, everyone, v, a))(jnp.ones((2, 1))),
+            lambda model, v: steer(model, everyone, v, 1.0),
+            lambda model, v: probability_increase(model, everyone, v, ALPHAS),
+            lambda model, v: concept_increase(model, everyone, v, ALPHAS, CORPUS.concepts),
+            lambda model, v: cross_entropy_increase(model, CORPUS, v, ALPHAS),
+            lambda model, v: divergence(model, everyone, v, ALPHAS),
+            lambda model, v: curvature(model, everyone, v),
+            lambda model, v: jax.grad(lambda u: curvature(model, everyone, u).sum())(v),
+            lambda model, v: jax.vmap(lambda a: divergence(model, everyone, v, a))(jnp.ones((2, 1))),
         ):
-            assert asks_for_less(measure, one, v) == []
+            assert asks_for_less(measure, model, v) == []
         if name != "transformer":
             weights = CONTRAST.astype(jnp.float32)
-            assert asks_for_less(lambda one: difference_of_means(one, everyone, weights), one) == []
+            assert asks_for_less(lambda model: difference_of_means(model, everyone, weights), model) == []
 
 
 def test_products_of_training_and_theory_keep_float32():
     with jax.enable_x64(False):
-        one = MODELS["ufm"]
+        model = MODELS["ufm"]
         weights, m, p = CONTRAST.astype(jnp.float32), jnp.arange(4.0), jnp.log(jnp.full(4, 0.25))
         W, gamma, h = jnp.ones((4, 6)), jnp.ones(6), jnp.arange(6.0)
-        bends = arc.arc_of(W, gamma, gamma, h, gamma + h**2)
+        path = arc.arc_of(W, gamma, gamma, h, gamma + h**2)
         instance = make_instance(CORPUS, [0], [CORPUS.n_contexts - 1], target=0)
         for function, arguments in (
-            (lambda one: cross_entropy(one, CORPUS), (one,)),
-            (lambda one: jax.grad(cross_entropy)(one, CORPUS), (one,)),
+            (lambda model: cross_entropy(model, CORPUS), (model,)),
+            (lambda model: jax.grad(cross_entropy)(model, CORPUS), (model,)),
             (lambda weights: log_odds(CORPUS, weights), (weights,)),
             (lambda m: predicted._partition_by_product(CORPUS.log_rows, m, jnp.ones(3), CORPUS.concepts, 100), (m,)),
             (tilting.mean, (p, m, 1.0)),
             (tilting.variance, (p, m, 1.0)),
             (lambda h: arc._arc_of(W, gamma, gamma, h, gamma, "rms", 0.0), (h,)),
             (lambda v: arc.limit(W, gamma, gamma, v, 1), (h,)),
-            (arc.slopes, (bends, 0.3)),
-            (arc.curvatures, (bends, 0.3)),
-            (lambda one: one.log_odds, (instance,)),
-            (lambda one: added_in_the_limit(one, jnp.ones(4)), (MODELS["transformer"],)),
+            (arc.slopes, (path, 0.3)),
+            (arc.curvatures, (path, 0.3)),
+            (lambda instance: instance.log_odds, (instance,)),
+            (lambda model: added_in_the_limit(model, jnp.ones(4)), (MODELS["transformer"],)),
         ):
             assert asks_for_less(function, *arguments) == []
         # The search of a root hides its program from those who walk jaxprs in some releases; what is compiled shows it.
@@ -118,9 +118,9 @@ def test_products_of_training_and_theory_keep_float32():
 def test_what_trains_keeps_float32():
     with jax.enable_x64(False):
         start = MODELS["ufm"]
-        found = products(lambda start: ufm.training._train(start, CORPUS, 0.0, 3, 3, ufm.OPTIMIZERS["lbfgs"])[0], start)
-        assert ("float32", lax.Precision.HIGHEST) in found
-        assert [one for one in found if one[1] is not lax.Precision.HIGHEST] == []
+        pairs = products(lambda start: ufm.training._train(start, CORPUS, 0.0, 3, 3, ufm.OPTIMIZERS["lbfgs"])[0], start)
+        assert ("float32", lax.Precision.HIGHEST) in pairs
+        assert [pair for pair in pairs if pair[1] is not lax.Precision.HIGHEST] == []
 
 
 def test_the_wrapper_leaves_the_setting_as_it_was():
@@ -190,17 +190,17 @@ def test_measures_of_half_types_are_right_to_float32(half):
     alphas = np.array([0.0, 0.01, 0.05, 3.0])
     p = np.stack([[softmax(W @ (h + alpha * v)) for alpha in alphas] for h in H.T])
     with jax.enable_x64(False):
-        contexts, push = jnp.arange(corpus.n_contexts), jnp.asarray(v, jnp.float32)
-        got = divergence(model, contexts, push, alphas)
+        contexts, steering = jnp.arange(corpus.n_contexts), jnp.asarray(v, jnp.float32)
+        got = divergence(model, contexts, steering, alphas)
         kl = np.sum(p[:, :1] * (np.log(p[:, :1]) - np.log(p)), axis=-1)
         np.testing.assert_allclose(got, kl, rtol=2e-4, atol=1e-11)
         assert np.abs(got[:, 0]).max() < 1e-12
-        rise = probability_increase(model, contexts, push, alphas)
+        rise = probability_increase(model, contexts, steering, alphas)
         np.testing.assert_allclose(rise, p - p[:, :1], atol=3e-7)
-        one = curvature(model, contexts, push)
+        coefficient = curvature(model, contexts, steering)
         slope = W @ v
         mean = p[:, 0] @ slope
-        np.testing.assert_allclose(one, (p[:, 0] @ slope**2 - mean**2) / 2, rtol=1e-5)
+        np.testing.assert_allclose(coefficient, (p[:, 0] @ slope**2 - mean**2) / 2, rtol=1e-5)
 
 
 # --- edges ---------------------------------------------------------------------------------------------------------------
@@ -233,45 +233,47 @@ def test_derivatives_of_a_norm_are_right_for_huge_states():
 def test_far_out_steering_gives_the_limit(alpha):
     with jax.enable_x64(False):
         for name in ("normalised", "transformer"):
-            one, v = MODELS[name], jnp.arange(direction(name).size, dtype=jnp.float32) % 4 + 1
-            far = divergence(one, [0, 1], v, [1e7])
-            np.testing.assert_allclose(divergence(one, [0, 1], v, [alpha]), far, rtol=1e-3)
+            model, v = MODELS[name], jnp.arange(direction(name).size, dtype=jnp.float32) % 4 + 1
+            far = divergence(model, [0, 1], v, [1e7])
+            np.testing.assert_allclose(divergence(model, [0, 1], v, [alpha]), far, rtol=1e-3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_vectors_and_strengths_that_are_not_finite_are_refused(bad):
-    one, v = MODELS["ufm"], jnp.ones(6)
+    model, v = MODELS["ufm"], jnp.ones(6)
     for measure in (divergence, probability_increase):
         with pytest.raises(ValueError, match=r"^steering.v: .*(?i:nan|inf)"):
-            measure(one, [0], v * bad, [1.0])
+            measure(model, [0], v * bad, [1.0])
         with pytest.raises(ValueError, match=r"^alphas: .*(?i:nan|inf)"):
-            measure(one, [0], v, [1.0, bad])
+            measure(model, [0], v, [1.0, bad])
     with pytest.raises(ValueError, match=r"^steering.v: .*(?i:nan|inf)"):
-        steer(one, [0], v * bad, 1.0)
+        steer(model, [0], v * bad, 1.0)
     with pytest.raises(ValueError, match=r"^alpha: .*(?i:nan|inf)"):
-        steer(one, [0], v, bad)
+        steer(model, [0], v, bad)
     with pytest.raises(ValueError, match=r"^steering.v: .*(?i:nan|inf)"):
-        cross_entropy_increase(one, CORPUS, v * bad, [1.0])
+        cross_entropy_increase(model, CORPUS, v * bad, [1.0])
     with pytest.raises(ValueError, match=r"^steering.v: .*(?i:nan|inf)"):
-        curvature(one, [0], v * bad)
+        curvature(model, [0], v * bad)
 
 
 @pytest.mark.parametrize(
     "measured",
     [
-        lambda one, v, alpha: divergence(one, [0, 1], v, [0.0, 1.0, alpha, -alpha]),
-        lambda one, v, alpha: probability_increase(one, [0, 1], v, [0.0, 1.0, alpha, -alpha]),
-        lambda one, v, alpha: cross_entropy_increase(one, CORPUS, v, [0.0, 1.0, alpha, -alpha]),
-        lambda one, v, alpha: ufm.sweep(one, jnp.arange(2), v, jnp.asarray([1.0, alpha]), lambda row, _: jnp.argmax(row)),
-        lambda one, v, alpha: steer(one, [0], v, alpha),
+        lambda model, v, alpha: divergence(model, [0, 1], v, [0.0, 1.0, alpha, -alpha]),
+        lambda model, v, alpha: probability_increase(model, [0, 1], v, [0.0, 1.0, alpha, -alpha]),
+        lambda model, v, alpha: cross_entropy_increase(model, CORPUS, v, [0.0, 1.0, alpha, -alpha]),
+        lambda model, v, alpha: ufm.sweep(
+            model, jnp.arange(2), v, jnp.asarray([1.0, alpha]), lambda row, _: jnp.argmax(row)
+        ),
+        lambda model, v, alpha: steer(model, [0], v, alpha),
     ],
 )
 def test_logits_that_are_not_finite_are_an_error_that_names_type_and_strength(measured):
     with jax.enable_x64(False):
-        one, v = replace(MODELS["ufm"], W=1e5 * MODELS["ufm"].W), jnp.ones(6)
-        measured(one, v, 1e3)
+        model, v = replace(MODELS["ufm"], W=1e5 * MODELS["ufm"].W), jnp.ones(6)
+        measured(model, v, 1e3)
         with pytest.raises(ValueError, match=r"^alphas: .*UFM, float32.*e\+37"):
-            measured(one, v, 2e37)
+            measured(model, v, 2e37)
 
 
 def test_strengths_beyond_the_precision_of_the_scope_are_refused():
@@ -282,8 +284,8 @@ def test_strengths_beyond_the_precision_of_the_scope_are_refused():
 def test_one_logit_that_is_not_finite_spoils_all_of_them():
     """Minus infinity alone would pass for a probability of 0."""
     with jax.enable_x64(False):
-        one = MODELS["ufm"]
-        broken = replace(one, W=one.W.at[0].set(-1e30))
+        model = MODELS["ufm"]
+        broken = replace(model, W=model.W.at[0].set(-1e30))
         with pytest.raises(ValueError, match=r"^alphas"):
             probability_increase(broken, [0], jnp.ones(6), [1e10], tokens=[1])
         got = jax.jit(lambda a: ufm.sweep(broken, jnp.arange(1), jnp.ones(6), a, lambda row, _: row[1]))(jnp.asarray([1e10]))
@@ -303,9 +305,9 @@ def test_predictions_refuse_strengths_whose_tilts_overflow(alpha):
 
 
 def test_checks_are_left_out_inside_transformations():
-    one, v = MODELS["ufm"], jnp.ones(6)
-    assert np.isnan(jax.jit(lambda v: divergence(one, jnp.arange(1), v, jnp.ones(1)))(v * jnp.nan)).all()
-    assert jax.vmap(lambda a: divergence(one, jnp.arange(1), v, a))(jnp.ones((2, 1))).shape == (2, 1, 1)
-    assert jax.grad(lambda v: steer(one, jnp.arange(1), v, 1.0).sum())(v).shape == (6,)
-    assert isinstance(one, ufm.UFM)
+    model, v = MODELS["ufm"], jnp.ones(6)
+    assert np.isnan(jax.jit(lambda v: divergence(model, jnp.arange(1), v, jnp.ones(1)))(v * jnp.nan)).all()
+    assert jax.vmap(lambda a: divergence(model, jnp.arange(1), v, a))(jnp.ones((2, 1))).shape == (2, 1, 1)
+    assert jax.grad(lambda v: steer(model, jnp.arange(1), v, 1.0).sum())(v).shape == (6,)
+    assert isinstance(model, ufm.UFM)
     assert isinstance(MODELS["normalised"], NormalisedUFM)

@@ -23,14 +23,14 @@ def answers(scale=1.0):
 
 
 def test_losses_are_means_over_tokens():
-    one = answers()
+    chosen = answers()
     for i in range(8):
-        assert float(one.loss_positive[i]) == pytest.approx(-POSITIVE[i] / (i + 1), rel=1e-15)
-        assert float(one.loss_negative[i]) == pytest.approx(-NEGATIVE[i] / (8 - i), rel=1e-15)
-    np.testing.assert_array_equal(one.swapped.loss_positive, one.loss_negative)
-    np.testing.assert_array_equal(one.swapped.loss_negative, one.loss_positive)
+        assert float(chosen.loss_positive[i]) == pytest.approx(-POSITIVE[i] / (i + 1), rel=1e-15)
+        assert float(chosen.loss_negative[i]) == pytest.approx(-NEGATIVE[i] / (8 - i), rel=1e-15)
+    np.testing.assert_array_equal(chosen.swapped.loss_positive, chosen.loss_negative)
+    np.testing.assert_array_equal(chosen.swapped.loss_negative, chosen.loss_positive)
     expected = -NEGATIVE / SHORT + POSITIVE / LONG
-    np.testing.assert_allclose(preference_odds(one.loss_positive, one.loss_negative), expected, rtol=1e-13)
+    np.testing.assert_allclose(preference_odds(chosen.loss_positive, chosen.loss_negative), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -70,17 +70,17 @@ def test_what_is_undefined_spoils_no_gradient():
 
 
 def test_objectives_by_hand():
-    one, reference = answers(), answers(-2.0)
+    chosen, reference = answers(), answers(-2.0)
     p, n = -POSITIVE / LONG, -NEGATIVE / SHORT
-    np.testing.assert_allclose(sft(one), p, rtol=1e-14)
+    np.testing.assert_allclose(sft(chosen), p, rtol=1e-14)
     hinge = np.maximum(0.4 - (n - p), 0)
-    got = split(one, weight_positive=0.7, weight_negative=0.2, gamma=5.0, theta=0.4)
+    got = split(chosen, weight_positive=0.7, weight_negative=0.2, gamma=5.0, theta=0.4)
     np.testing.assert_allclose(got, 0.7 * p + 0.2 * n + 5 * hinge, rtol=1e-13)
-    np.testing.assert_allclose(split(one), p + 0.5 * n + 8 * np.maximum(0.3 - (n - p), 0), rtol=1e-13)
+    np.testing.assert_allclose(split(chosen), p + 0.5 * n + 8 * np.maximum(0.3 - (n - p), 0), rtol=1e-13)
     weight = np.maximum(1.5 * (-2 * NEGATIVE + 2 * POSITIVE), 1.0)
     assert 0 < (weight == 1).sum() < 8
     argument = weight / LONG * POSITIVE - NEGATIVE / SHORT
-    np.testing.assert_allclose(reps(one, reference, scale=1.5), -np.log(1 / (1 + np.exp(-argument))), rtol=1e-12)
+    np.testing.assert_allclose(reps(chosen, reference, scale=1.5), -np.log(1 / (1 + np.exp(-argument))), rtol=1e-12)
 
 
 def test_reps_refuses_scale():
@@ -107,9 +107,9 @@ def test_the_hinge_of_split_asks_for_preference_and_no_more():
 
 def test_the_weight_of_reps_is_a_constant():
     """It depends on the reference, and no gradient flows to it: nor to the answers, where they are their own reference."""
-    one, reference = answers(), answers(-2.0)
-    assert np.abs(reps(one, reference) - reps(one, answers())).max() > 0.1
-    to_reference = jax.grad(lambda r: jnp.sum(reps(one, r)))(reference)
+    chosen, reference = answers(), answers(-2.0)
+    assert np.abs(reps(chosen, reference) - reps(chosen, answers())).max() > 0.1
+    to_reference = jax.grad(lambda r: jnp.sum(reps(chosen, r)))(reference)
     np.testing.assert_array_equal(to_reference.positive, np.zeros(8))
     np.testing.assert_array_equal(to_reference.negative, np.zeros(8))
     own = jax.grad(lambda x: jnp.sum(reps(x, x)))(reference)
@@ -187,13 +187,13 @@ def test_gradients_are_differences(form, site, objective):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_negative_side_is_without_the_concept(form):
     """Answers swapped, and the component along the update, where positive, taken out of the state, one context at a time."""
-    one, update = model(), draw(form, D, D)
-    W, H, gamma, bias = (np.asarray(x) for x in (one.W, one.H, one.gamma, one.bias))
+    free, update = model(), draw(form, D, D)
+    W, H, gamma, bias = (np.asarray(x) for x in (free.W, free.H, free.gamma, free.bias))
     logits = []
     for h in H.T:
         u = np.asarray(update.added(jnp.asarray(h)))
         h = h - max(h @ u, 0) / (u @ u) * u
-        logits.append(W @ (gamma * h / np.sqrt(np.mean(h**2) + one.eps) + bias))
+        logits.append(W @ (gamma * h / np.sqrt(np.mean(h**2) + free.eps) + bias))
     without = paired(jnp.asarray(np.stack(logits)))
     weight = np.maximum(np.asarray(unsteered().positive - unsteered().negative), 1)
     argument = weight * np.asarray(without.negative) / [1, 2] - np.asarray(without.positive) / [2, 1]

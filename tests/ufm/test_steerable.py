@@ -56,8 +56,8 @@ def test_steering_by_any_intervention(curved):
     np.testing.assert_allclose(weight, [np.tanh(table[c] - 0.7 * (A @ table[c] + b)) @ W.T for c in CONTEXTS], rtol=1e-12)
     two = Steering(Add(V)) + Steering(Add(jnp.asarray(b)))
     both = sweep(curved, jnp.asarray(CONTEXTS), two, jnp.asarray([[1.0, 2.0], [0.0, -1.0]]), lambda f, _: f)
-    for k, (one, other) in enumerate([(1.0, 2.0), (0.0, -1.0)]):
-        expected = [np.tanh(table[c] + one * np.asarray(V) + other * b) @ W.T for c in CONTEXTS]
+    for k, (first, second) in enumerate([(1.0, 2.0), (0.0, -1.0)]):
+        expected = [np.tanh(table[c] + first * np.asarray(V) + second * b) @ W.T for c in CONTEXTS]
         np.testing.assert_allclose(both[:, k], expected, rtol=1e-12)
 
 

@@ -88,11 +88,11 @@ def test_stacks_keep_what_cannot_be_one():
     steering = (
         Steering({k: Add(V) for k in range(4)}) + Steering({1: Add(V), 5: Add(V)}) + Steering({1: LoRA(V[None], V[:, None])})
     )
-    found = stacks(steering)
-    assert [list(stack.layers) for stack in found] == [[0, 1, 2, 3, 5], [1], [1]]
-    assert [stack.numbers.tolist() for stack in found] == [[0, 1, 2, 3, 5], [4], [6]]
-    assert isinstance(found[0].parts, Part)
-    assert found[0].parts.intervention.v.shape == (5, 3)
+    result = stacks(steering)
+    assert [list(stack.layers) for stack in result] == [[0, 1, 2, 3, 5], [1], [1]]
+    assert [stack.numbers.tolist() for stack in result] == [[0, 1, 2, 3, 5], [4], [6]]
+    assert isinstance(result[0].parts, Part)
+    assert result[0].parts.intervention.v.shape == (5, 3)
 
 
 REFUSED = {

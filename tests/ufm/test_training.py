@@ -139,8 +139,8 @@ def test_refuses(small_corpus, arguments, message):
 
 def test_a_width_below_the_rank_is_named():
     with pytest.warns(UserWarning, match=r"gap is 0\.\d+ nats .*d = 1 is below the rank of the corpus, 2"):
-        found = fit(uniform(), d=1)
-    assert not found.converged
+        result = fit(uniform(), d=1)
+    assert not result.converged
 
 
 def test_a_tolerance_that_is_not_reached_is_named():

@@ -106,9 +106,9 @@ def test_after_the_last_block_the_law_is_exact(kind):
     """N7 and N8 for a transformer: cut after its last block, what is left is the norm and the unembedding."""
     model = draw(cut=2, kind=kind)
     last = model.embed(jnp.asarray(1))[-1]
-    bends = arc.arc_of(model.W, model.gamma, model.bias, last, jnp.asarray(V), kind=kind, eps=model.eps)
+    path = arc.arc_of(model.W, model.gamma, model.bias, last, jnp.asarray(V), kind=kind, eps=model.eps)
     for alpha in (-30.0, 0.0, 1.4, 1e5):
-        np.testing.assert_allclose(steered(model, V, alpha)[1], arc.logits_at(bends, alpha), rtol=0, atol=1e-13)
+        np.testing.assert_allclose(steered(model, V, alpha)[1], arc.logits_at(path, alpha), rtol=0, atol=1e-13)
 
 
 # --- proposition 4.1 ------------------------------------------------------------------------------------------------
@@ -153,9 +153,9 @@ def test_what_blocks_add_is_bounded(placement):
     for size in (0.0, 1.0, 1e3, 1e6):
         for seed in range(5):
             j = seed % 3
-            push = size * jax.random.normal(jax.random.key(seed), (D,))
-            before = by_loops(model, j, 1) + np.asarray(push)
-            moved = by_loops(model, j, 2, push) - before
+            v = size * jax.random.normal(jax.random.key(seed), (D,))
+            before = by_loops(model, j, 1) + np.asarray(v)
+            moved = by_loops(model, j, 2, v) - before
             assert np.linalg.norm(moved, axis=-1).max() <= float(added(model))
     assert float(added(draw(placement=placement, cut=2))) == 0
     assert float(added(draw(placement="stream"))) == np.inf

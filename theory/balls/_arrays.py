@@ -249,10 +249,10 @@ def _arg_extreme(before: Callable) -> Callable:
 
         def rule(x: np.ndarray) -> np.ndarray:
             rows = np.moveaxis(x, axis, -1)
-            found = [index(list(row)) for row in rows.reshape(-1, rows.shape[-1])]
-            if None in found:
+            positions = [index(list(row)) for row in rows.reshape(-1, rows.shape[-1])]
+            if None in positions:
                 raise Undecided(f"function: expected a decided index from the primitive {name}, got overlapping balls")
-            return np.array(found, dtype=eqn.outvars[0].aval.dtype).reshape(rows.shape[:-1])
+            return np.array(positions, dtype=eqn.outvars[0].aval.dtype).reshape(rows.shape[:-1])
 
         return rule
 
@@ -340,7 +340,7 @@ def _scatter(combine: Callable) -> Callable:
             with in_float64():
                 ones = jnp.eye(updates.size, dtype=int).reshape(-1, *updates.shape)
                 zeros = jnp.zeros(x.shape, int)
-                put = jax.vmap(lambda one: lax.scatter_add(zeros, jnp.asarray(indices), one, numbers, mode=mode))
+                put = jax.vmap(lambda update: lax.scatter_add(zeros, jnp.asarray(indices), update, numbers, mode=mode))
                 hits = np.asarray(put(ones)).reshape(updates.size, -1)
             out = x.astype(object).ravel()
             for value, hit in zip(updates.ravel(), hits, strict=True):

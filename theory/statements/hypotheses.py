@@ -15,18 +15,18 @@ def chosen(*names: str) -> Mapping[str, Hypothesis]:
     return {name: _ALL[name] for name in names}
 
 
-def _gap_is_zero(one: Instance):
+def _gap_is_zero(instance: Instance):
     # Closed forms and `ufm.exact` satisfy it by construction; the sweep route trains until it does.
     return jnp.ones(())
 
 
-def _not_constant(one: Instance):
-    return jnp.where(tilting.is_constant(one.log_p, one.log_odds), -1.0, 1.0)
+def _not_constant(instance: Instance):
+    return jnp.where(tilting.is_constant(instance.log_p, instance.log_odds), -1.0, 1.0)
 
 
-def spreads(one: Instance) -> tuple[Float[Array, " V"], ...]:
+def spreads(instance: Instance) -> tuple[Float[Array, " V"], ...]:
     """Of each token, the least and the largest log-probability after its own concept's contexts, and after all others."""
-    log_p, own = one.log_p, one.inside
+    log_p, own = instance.log_p, instance.inside
     a_low = jnp.min(jnp.where(own, log_p, jnp.inf), axis=0)
     a_high = jnp.max(jnp.where(own, log_p, -jnp.inf), axis=0)
     b_low = jnp.min(jnp.where(own, jnp.inf, log_p), axis=0)
@@ -43,35 +43,37 @@ def varies(low: Float[Array, " V"], high: Float[Array, " V"]) -> Float[Array, ""
     return jnp.max(jnp.where(high > low, high - low, 0)) - EXACT
 
 
-def likelier(one: Instance) -> Float[Array, ""]:
+def likelier(instance: Instance) -> Float[Array, ""]:
     """Positive where every token is likelier after each context of its own concept than after any other."""
-    a_low, _, _, b_high = spreads(one)
+    a_low, _, _, b_high = spreads(instance)
     return jnp.min(a_low - b_high)
 
 
-def _separated(one: Instance):
-    _, _, b_low, b_high = spreads(one)
-    return jnp.minimum(likelier(one), -varies(b_low, b_high))
+def _separated(instance: Instance):
+    _, _, b_low, b_high = spreads(instance)
+    return jnp.minimum(likelier(instance), -varies(b_low, b_high))
 
 
-def _assumption_1(one: Instance):
-    a_low, a_high, _, _ = spreads(one)
-    return jnp.minimum(_separated(one), -varies(a_low, a_high))
+def _assumption_1(instance: Instance):
+    a_low, a_high, _, _ = spreads(instance)
+    return jnp.minimum(_separated(instance), -varies(a_low, a_high))
 
 
-def _resolved(one: Instance):
-    m = one.log_odds
+def _resolved(instance: Instance):
+    m = instance.log_odds
     below = jnp.minimum(jnp.max(m) - m, m - jnp.min(m))
-    return jnp.min(jnp.maximum(1e-12 * one.range - below, below - 2 * tilting.TIE * one.range))
+    return jnp.min(jnp.maximum(1e-12 * instance.range - below, below - 2 * tilting.TIE * instance.range))
 
 
-def _positive(one: Instance):
-    return jnp.min(one.p)
+def _positive(instance: Instance):
+    return jnp.min(instance.p)
 
 
-def _small_noise(one: Instance):
-    m, target = one.log_odds, one.in_target
-    mass = jnp.max(jnp.where(one.concept != one.target, jnp.sum(jnp.where(target, one.p, 0), axis=-1), -jnp.inf))
+def _small_noise(instance: Instance):
+    m, target = instance.log_odds, instance.in_target
+    mass = jnp.max(
+        jnp.where(instance.concept != instance.target, jnp.sum(jnp.where(target, instance.p, 0), axis=-1), -jnp.inf)
+    )
     least, most = jnp.min(jnp.where(target, m, jnp.inf)), jnp.max(jnp.where(target, m, -jnp.inf))
     return least - mass * most
 

@@ -26,8 +26,8 @@ from ufm.model import UFM
 _PROOF = "proofs/lemmas-B"
 
 
-def _scale(one: Instance):
-    return 1 + jnp.max(jnp.abs(one.log_p))
+def _scale(instance: Instance):
+    return 1 + jnp.max(jnp.abs(instance.log_p))
 
 
 # --- B.2: logits -----------------------------------------------------------------------------------------------------
@@ -40,21 +40,21 @@ def _logits_move_by(tex: str, identities, share_of_negatives: float) -> Claim:
         weights = jnp.where(contrast > 0, contrast, share_of_negatives * contrast)
         return weights @ unsteered
 
-    def error(one, model, contexts, v, alphas):
+    def error(instance, model, contexts, v, alphas):
         unsteered = model.decode(model.embed(contexts))
         steered = jax.vmap(lambda alpha: steer(model, contexts, v, alpha))(alphas)
-        predicted = unsteered + alphas[:, None, None] * move(one.contrast, unsteered)
-        return largest_error(steered, predicted) / (_scale(one) * (1 + jnp.max(jnp.abs(alphas))))
+        predicted = unsteered + alphas[:, None, None] * move(instance.contrast, unsteered)
+        return largest_error(steered, predicted) / (_scale(instance) * (1 + jnp.max(jnp.abs(alphas))))
 
-    def instances(one):
-        model, contexts, v = exact_split(one)
-        return 1e-12 - error(one, model, contexts, v, jnp.asarray(GRID))
+    def instances(instance):
+        model, contexts, v = exact_split(instance)
+        return 1e-12 - error(instance, model, contexts, v, jnp.asarray(GRID))
 
-    def autodiff(one):
-        model, contexts, v = exact_split(one)
+    def autodiff(instance):
+        model, contexts, v = exact_split(instance)
         unsteered = model.decode(model.embed(contexts))
         slopes = slope(lambda alpha: steer(model, contexts, v, alpha), jnp.ones(()))
-        return 1e-12 - largest_error(slopes, move(one.contrast, unsteered)) / _scale(one)
+        return 1e-12 - largest_error(slopes, move(instance.contrast, unsteered)) / _scale(instance)
 
     @compiled_quickly
     def largest(model, contrast, v, alphas):
@@ -85,68 +85,70 @@ _B2_TWIN = _logits_move_by(
 def _tilts_by(tex: str, identities, log_odds) -> Claim:
     """The claim that steered probabilities are the unsteered ones tilted by `log_odds` of the instance."""
 
-    def predicted(one, alphas):
-        m = log_odds(one)
-        return jax.vmap(lambda row: jax.vmap(lambda alpha: tilting.log_probabilities(row, m, alpha))(alphas))(one.log_p)
+    def predicted(instance, alphas):
+        m = log_odds(instance)
+        return jax.vmap(lambda row: jax.vmap(lambda alpha: tilting.log_probabilities(row, m, alpha))(alphas))(instance.log_p)
 
-    def instances(one):
-        alphas = jnp.asarray(GRID) / one.range
-        curves = jnp.moveaxis(jax.vmap(model_curves(one, TOKENS))(alphas), 0, 1)
-        return 1e-10 - largest_error(jnp.exp(curves), jnp.exp(predicted(one, alphas)))
+    def instances(instance):
+        alphas = jnp.asarray(GRID) / instance.range
+        curves = jnp.moveaxis(jax.vmap(model_curves(instance, TOKENS))(alphas), 0, 1)
+        return 1e-10 - largest_error(jnp.exp(curves), jnp.exp(predicted(instance, alphas)))
 
-    def autodiff(one):
+    def autodiff(instance):
         """The slope at 0 of the model's log-probabilities tells M up to a constant."""
-        slopes = slope(model_curves(one, TOKENS), jnp.zeros(()))
-        m = log_odds(one)
-        return 1e-10 - largest_error(slopes - slopes[:, :1], jnp.broadcast_to(m - m[0], slopes.shape)) / _scale(one)
+        slopes = slope(model_curves(instance, TOKENS), jnp.zeros(()))
+        m = log_odds(instance)
+        return 1e-10 - largest_error(slopes - slopes[:, :1], jnp.broadcast_to(m - m[0], slopes.shape)) / _scale(instance)
 
-    sweep = on_sweep(lambda one, alphas, measured: 1e-9 - largest_error(jnp.exp(measured), jnp.exp(predicted(one, alphas))))
+    sweep = on_sweep(
+        lambda instance, alphas, measured: 1e-9 - largest_error(jnp.exp(measured), jnp.exp(predicted(instance, alphas)))
+    )
     return Claim(tex, instances, autodiff, sweep, identities=identities)
 
 
 _B3 = _tilts_by(
     r"\sigma_z(f_\alpha(c_j)) = \frac{p_j(z)\, e^{\alpha M(z)}}{\sum_{z'} p_j(z')\, e^{\alpha M(z')}}",
     symbolic.IDENTITIES["lemma-B.3"],
-    lambda one: one.log_odds,
+    lambda instance: instance.log_odds,
 )
 _B3_TWIN = _tilts_by(
     r"\sigma_z(f_\alpha(c_j)) = \frac{p_j(z)\, e^{\alpha M_P(z)}}{\sum_{z'} p_j(z')\, e^{\alpha M_P(z')}},"
     r"\quad M_P(z) = \frac{1}{|P|} \sum_{i \in P} \log p_i(z)",
     symbolic.TWINS["lemma-B.3"],
-    lambda one: jnp.where(one.contrast > 0, one.contrast, 0) @ one.log_p,
+    lambda instance: jnp.where(instance.contrast > 0, instance.contrast, 0) @ instance.log_p,
 )
 
 # --- B.4: signs ------------------------------------------------------------------------------------------------------
 
 
-def _log_odds_of(one: Instance, by_share: bool):
+def _log_odds_of(instance: Instance, by_share: bool):
     """The formula of lemma B.4 from the table: log a_z, log b_z as means over the contexts that show them."""
-    own = one.inside.astype(one.log_p.dtype)
+    own = instance.inside.astype(instance.log_p.dtype)
     # No context of P and N shows the a of a concept that has none.
-    log_a = jnp.sum(own * one.log_p, axis=0) / jnp.maximum(jnp.sum(own, axis=0), 1)
-    log_b = jnp.sum((1 - own) * one.log_p, axis=0) / jnp.sum(1 - own, axis=0)
-    share = jnp.sum(jnp.where(one.contrast < 0, -one.contrast, 0)[:, None] * own, axis=0) if by_share else 1.0
-    return jnp.where(one.in_target, log_a - log_b, -share * (log_a - log_b))
+    log_a = jnp.sum(own * instance.log_p, axis=0) / jnp.maximum(jnp.sum(own, axis=0), 1)
+    log_b = jnp.sum((1 - own) * instance.log_p, axis=0) / jnp.sum(1 - own, axis=0)
+    share = jnp.sum(jnp.where(instance.contrast < 0, -instance.contrast, 0)[:, None] * own, axis=0) if by_share else 1.0
+    return jnp.where(instance.in_target, log_a - log_b, -share * (log_a - log_b))
 
 
 def _signs_and_values(tex: str, identities, by_share: bool) -> Claim:
-    def instances(one):
-        error = largest_error(one.log_odds, _log_odds_of(one, by_share)) / _scale(one)
-        positive = least(one.log_odds, one.in_target)
-        negative = least(-one.log_odds, ~one.in_target)
-        return jnp.minimum(1e-12 - error, jnp.minimum(positive, negative + 1e-12 * _scale(one)))
+    def instances(instance):
+        error = largest_error(instance.log_odds, _log_odds_of(instance, by_share)) / _scale(instance)
+        positive = least(instance.log_odds, instance.in_target)
+        negative = least(-instance.log_odds, ~instance.in_target)
+        return jnp.minimum(1e-12 - error, jnp.minimum(positive, negative + 1e-12 * _scale(instance)))
 
-    def autodiff(one):
+    def autodiff(instance):
         """The slope at 0 of the logits of the model, centred, against the formula, centred."""
-        model, contexts, v = exact_split(one)
+        model, contexts, v = exact_split(instance)
         slopes = slope(lambda alpha: steer(model, contexts, v, alpha), jnp.zeros(()))[0]
-        m = _log_odds_of(one, by_share)
-        return 1e-12 - largest_error(slopes - slopes[0], m - m[0]) / _scale(one)
+        m = _log_odds_of(instance, by_share)
+        return 1e-12 - largest_error(slopes - slopes[0], m - m[0]) / _scale(instance)
 
     @compiled_quickly
-    def error(one, alphas, measured):
+    def error(instance, alphas, measured):
         rates = (measured[:, -1] - measured[:, 0]) / (alphas[-1] - alphas[0])
-        m = _log_odds_of(one, by_share)
+        m = _log_odds_of(instance, by_share)
         return largest_error(rates - rates[:, :1], jnp.broadcast_to(m - m[0], rates.shape))
 
     def sweep(swept):
@@ -170,19 +172,19 @@ _B4_TWIN = _signs_and_values(
 # --- B.5: derivative -------------------------------------------------------------------------------------------------
 
 
-def _derivative(one: Instance, alpha):
+def _derivative(instance: Instance, alpha):
     """``sigma_z (M(z) - E_alpha[M])``, ``[m, V]``."""
-    m = one.log_odds
+    m = instance.log_odds
 
     def context(log_p):
         return jnp.exp(tilting.log_probabilities(log_p, m, alpha)) * (m - tilting.mean(log_p, m, alpha))
 
-    return jax.vmap(context)(one.log_p)
+    return jax.vmap(context)(instance.log_p)
 
 
-def _derivative_without_mean(one: Instance, alpha):
-    q = jnp.exp(closed_form_curves(one, TOKENS, alpha[None])[:, 0])
-    return q * (1 - q) * one.log_odds
+def _derivative_without_mean(instance: Instance, alpha):
+    q = jnp.exp(closed_form_curves(instance, TOKENS, alpha[None])[:, 0])
+    return q * (1 - q) * instance.log_odds
 
 
 def _differentiates_to(tex: str, identities, derivative) -> Claim:
@@ -191,30 +193,30 @@ def _differentiates_to(tex: str, identities, derivative) -> Claim:
     edges = np.linspace(-8, 8, 9)
     shares = (points + 1) / 2
 
-    def panel_sums(one, grid):
+    def panel_sums(instance, grid):
         width = jnp.diff(grid)
         at = grid[:-1, None] + width[:, None] * shares
-        values = jax.vmap(jax.vmap(lambda alpha: derivative(one, alpha)))(at)
+        values = jax.vmap(jax.vmap(lambda alpha: derivative(instance, alpha)))(at)
         return jnp.einsum("kn,knjz->jkz", width[:, None] * weights / 2, values)
 
-    def instances(one):
-        grid = jnp.asarray(edges) / one.range
-        curves = jnp.exp(closed_form_curves(one, TOKENS, grid))
-        return 1e-10 - largest_error(jnp.diff(curves, axis=1), panel_sums(one, grid))
+    def instances(instance):
+        grid = jnp.asarray(edges) / instance.range
+        curves = jnp.exp(closed_form_curves(instance, TOKENS, grid))
+        return 1e-10 - largest_error(jnp.diff(curves, axis=1), panel_sums(instance, grid))
 
-    def autodiff(one):
-        curves = model_curves(one, TOKENS)
+    def autodiff(instance):
+        curves = model_curves(instance, TOKENS)
 
         def error(alpha):
             slopes = slope(lambda a: jnp.exp(curves(a)), alpha)
-            return largest_error(slopes, derivative(one, alpha)) / one.range
+            return largest_error(slopes, derivative(instance, alpha)) / instance.range
 
-        return 1e-10 - jnp.max(jax.vmap(error)(jnp.asarray(GRID) / one.range))
+        return 1e-10 - jnp.max(jax.vmap(error)(jnp.asarray(GRID) / instance.range))
 
-    def on_grid(one, alphas, measured):
+    def on_grid(instance, alphas, measured):
         middle = alphas.shape[0] // 2
-        some = slice(middle - 50, middle + 51, 5)
-        return 1e-9 - largest_error(jnp.diff(jnp.exp(measured[:, some]), axis=1), panel_sums(one, alphas[some]))
+        strided = slice(middle - 50, middle + 51, 5)
+        return 1e-9 - largest_error(jnp.diff(jnp.exp(measured[:, strided]), axis=1), panel_sums(instance, alphas[strided]))
 
     return Claim(tex, instances, autodiff, on_sweep(on_grid), identities=identities)
 

@@ -22,51 +22,53 @@ def _noise(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(10).choice([-1.0, 1.0], size=shape)
 
 
-def imperfect(one: Instance, size) -> Instance:
+def imperfect(instance: Instance, size) -> Instance:
     """The instance whose log-probabilities a model with noise of that size has learned instead."""
-    return replace(one, log_p=jax.nn.log_softmax(one.log_p + size * _noise(one.log_p.shape)), known_peaks=None)
+    return replace(
+        instance, log_p=jax.nn.log_softmax(instance.log_p + size * _noise(instance.log_p.shape)), known_peaks=None
+    )
 
 
-def _events(one: Instance):
+def _events(instance: Instance):
     """Single tokens and concepts, ``[V + G, V]``."""
-    return jnp.concatenate([jnp.eye(one.log_p.shape[1], dtype=bool), one.members])
+    return jnp.concatenate([jnp.eye(instance.log_p.shape[1], dtype=bool), instance.members])
 
 
-def _shares(one: Instance, alphas):
+def _shares(instance: Instance, alphas):
     """The probabilities of the events at each strength, ``[m, K, E]``."""
-    return jax.nn.sigmoid(closed_form_curves(one, _events, alphas))
+    return jax.nn.sigmoid(closed_form_curves(instance, _events, alphas))
 
 
 def _within(tex: str, bound) -> Claim:
     """The claim that the probability of no event is further off than `bound` of eta and |alpha|."""
 
-    def errors(one, size, alphas):
-        other = imperfect(one, size)
-        eta = jnp.max(jnp.abs(other.log_p - one.log_p))
-        return jnp.max(jnp.abs(_shares(other, alphas) - _shares(one, alphas)), axis=(0, 2)), eta
+    def errors(instance, size, alphas):
+        other = imperfect(instance, size)
+        eta = jnp.max(jnp.abs(other.log_p - instance.log_p))
+        return jnp.max(jnp.abs(_shares(other, alphas) - _shares(instance, alphas)), axis=(0, 2)), eta
 
-    def instances(one):
-        alphas = jnp.asarray(GRID) / one.range
+    def instances(instance):
+        alphas = jnp.asarray(GRID) / instance.range
 
         def slack(size):
-            error, eta = errors(one, size, alphas)
+            error, eta = errors(instance, size, alphas)
             return jnp.min(bound(eta, jnp.abs(alphas)) - error)
 
         return jnp.min(jax.vmap(slack)(jnp.asarray(_SIZES))) + ROUNDING
 
-    def autodiff(one):
+    def autodiff(instance):
         """To first order in the noise: the derivative of every probability against the bound's."""
-        alphas = jnp.asarray(GRID) / one.range
+        alphas = jnp.asarray(GRID) / instance.range
         zero = jnp.zeros(())
-        change = jnp.max(jnp.abs(slope(lambda size: _shares(imperfect(one, size), alphas), zero)), axis=(0, 2))
-        eta = jnp.max(jnp.abs(slope(lambda size: imperfect(one, size).log_p, zero)))
+        change = jnp.max(jnp.abs(slope(lambda size: _shares(imperfect(instance, size), alphas), zero)), axis=(0, 2))
+        eta = jnp.max(jnp.abs(slope(lambda size: imperfect(instance, size).log_p, zero)))
         allowed = jax.vmap(lambda alpha: slope(lambda size: bound(size * eta, alpha), zero))(jnp.abs(alphas))
         return jnp.min(allowed - change) + 1e-9
 
     @compiled_quickly
-    def slack_on_grid(one, alphas, perturbed, unsteered):
-        eta = jnp.max(jnp.abs(unsteered - one.log_p))
-        error = jnp.abs(jax.nn.sigmoid(perturbed) - jax.nn.sigmoid(closed_form_curves(one, concepts, alphas)))
+    def slack_on_grid(instance, alphas, perturbed, unsteered):
+        eta = jnp.max(jnp.abs(unsteered - instance.log_p))
+        error = jnp.abs(jax.nn.sigmoid(perturbed) - jax.nn.sigmoid(closed_form_curves(instance, concepts, alphas)))
         return jnp.min(bound(eta, jnp.abs(alphas))[:, None] - error)
 
     def on_sweep(swept: Measured):
@@ -82,11 +84,11 @@ def _within(tex: str, bound) -> Claim:
         perturbed = measured_curves(spoiled, concepts)
         return float(slack_on_grid(swept.instance, alphas, perturbed, spoiled.log_probabilities[:, spoiled.zero])) + 1e-9
 
-    def slack(one, alpha):
+    def slack(instance, alpha):
         size = 0.1
-        other = imperfect(one, size)
-        error = _shares(other, alpha[None])[:, 0] - _shares(one, alpha[None])[:, 0]
-        eta = jnp.max(jnp.abs(other.log_p - one.log_p))
+        other = imperfect(instance, size)
+        error = _shares(other, alpha[None])[:, 0] - _shares(instance, alpha[None])[:, 0]
+        eta = jnp.max(jnp.abs(other.log_p - instance.log_p))
         allowed = bound(eta, jnp.abs(alpha))
         return jnp.stack([allowed - error, allowed + error])
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from theory._compilation import compiled_quickly
-from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds, on_both_sides
+from theory.blocks import TRANSFORMERS, MeasuredTransformer, SteeredTransformer, kinds, on_both_sides
 from theory.claims import largest_error, slope
 from theory.statement import Claim, Statement
 from theory.statements.proposition_4_1 import NEEDS
@@ -18,57 +18,57 @@ _NEAR = 1e-4
 """1/alpha at which the coefficient is read off, in units of 1/scale."""
 
 
-def _coefficient(one: Pushed, sign: int) -> Float[Array, "m V"]:
+def _coefficient(instance: SteeredTransformer, sign: int) -> Float[Array, "m V"]:
     """The derivative of norm and unembedding at +-v along h and what blocks add in the limit."""
-    return _along(one, sign, added_in_the_limit(one.model, sign * one.v))
+    return _along(instance, sign, added_in_the_limit(instance.model, sign * instance.v))
 
 
-def _without_blocks(one: Pushed, sign: int) -> Float[Array, "m V"]:
-    return _along(one, sign, jnp.zeros_like(one.v))
+def _without_blocks(instance: SteeredTransformer, sign: int) -> Float[Array, "m V"]:
+    return _along(instance, sign, jnp.zeros_like(instance.v))
 
 
-def _along(one: Pushed, sign: int, added: Float[Array, " d"]) -> Float[Array, "m V"]:
-    last = one.states[:, -1]
-    exact = replace(one.model, eps=0.0)
-    return slope(lambda t: exact.unembed(sign * one.v + t * (last + added)), jnp.zeros(()))
+def _along(instance: SteeredTransformer, sign: int, added: Float[Array, " d"]) -> Float[Array, "m V"]:
+    last = instance.states[:, -1]
+    exact = replace(instance.model, eps=0.0)
+    return slope(lambda t: exact.unembed(sign * instance.v + t * (last + added)), jnp.zeros(()))
 
 
-def _size(one: Pushed) -> Float[Array, ""]:
+def _size(instance: SteeredTransformer) -> Float[Array, ""]:
     """The largest that a coefficient could be, by the bound of proposition 4.1."""
-    return jnp.max(one.bound(one.scale)) * one.scale
+    return jnp.max(instance.bound(instance.scale)) * instance.scale
 
 
-def _approaches(tex: str, coefficient: Callable[[Pushed, int], Float[Array, "m V"]]) -> Claim:
+def _approaches(tex: str, coefficient: Callable[[SteeredTransformer, int], Float[Array, "m V"]]) -> Claim:
     """The claim that |alpha| times the distance from the limit tends to `coefficient`, on both sides."""
 
-    def instances(one):
-        def error(one):
+    def instances(instance):
+        def error(instance):
             def scaled(t):
-                return (one.decode(1 / t) - one.limit(1)) / t
+                return (instance.decode(1 / t) - instance.limit(1)) / t
 
             # Twice the value at half the distance less the value: what is of first order in t goes.
-            at, at_half = jax.vmap(scaled)(jnp.asarray([1.0, 0.5]) * _NEAR / one.scale)
-            return largest_error(2 * at_half - at, coefficient(one, 1)) / _size(one)
+            at, at_half = jax.vmap(scaled)(jnp.asarray([1.0, 0.5]) * _NEAR / instance.scale)
+            return largest_error(2 * at_half - at, coefficient(instance, 1)) / _size(instance)
 
-        return 1e-5 - jnp.max(jnp.stack([on_both_sides(error, other) for other in kinds(one)]))
+        return 1e-5 - jnp.max(jnp.stack([on_both_sides(error, other) for other in kinds(instance)]))
 
-    def autodiff(one):
+    def autodiff(instance):
         """In t = 1/|alpha| the logits have the coefficient as derivative at 0."""
 
-        def error(one):
-            measured = slope(lambda t: one.decode(1 / t), 1e-6 / one.scale)
-            return largest_error(measured, coefficient(one, 1)) / _size(one)
+        def error(instance):
+            measured = slope(lambda t: instance.decode(1 / t), 1e-6 / instance.scale)
+            return largest_error(measured, coefficient(instance, 1)) / _size(instance)
 
-        return 1e-4 - jnp.max(jnp.stack([on_both_sides(error, other) for other in kinds(one)]))
+        return 1e-4 - jnp.max(jnp.stack([on_both_sides(error, other) for other in kinds(instance)]))
 
     @compiled_quickly
-    def at_the_ends(one, alphas, logits):
+    def at_the_ends(instance, alphas, logits):
         def off(k, sign):
-            return jnp.abs(alphas[k]) * (logits[:, k] - one.limit(sign)) - coefficient(one, sign)
+            return jnp.abs(alphas[k]) * (logits[:, k] - instance.limit(sign)) - coefficient(instance, sign)
 
-        return 1e-3 - jnp.max(jnp.abs(jnp.stack([off(-1, 1), off(0, -1)]))) / _size(one)
+        return 1e-3 - jnp.max(jnp.abs(jnp.stack([off(-1, 1), off(0, -1)]))) / _size(instance)
 
-    def sweep(swept: MeasuredPush):
+    def sweep(swept: MeasuredTransformer):
         return float(at_the_ends(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
 
     return Claim(tex, instances, autodiff, sweep)

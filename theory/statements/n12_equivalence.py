@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from theory import arc, symbolic
 from theory._compilation import compiled_quickly
 from theory.claims import slope
-from theory.norms import NORMS, MeasuredNorm, Normed, kinds
+from theory.norms import NORMS, MeasuredNorm, NormInstance, kinds
 from theory.statement import Claim, Hypothesis, Statement
 from theory.statements.n7_norm import NOT_PARALLEL, size_of
 from ufm import Add, NormalisedUFM, Steering, Weight, norm, steer
@@ -22,75 +22,75 @@ _SHIFTS = np.concatenate([-_SIDE, _SIDE])
 """Strengths at which the claim is checked, in widths of the arc."""
 
 
-def _least(one: Normed, value: Callable[[Normed], Float[Array, ""]]) -> Float[Array, ""]:
+def _least(instance: NormInstance, value: Callable[[NormInstance], Float[Array, ""]]) -> Float[Array, ""]:
     """The least under each norm, with tangents at the state and at the shortest of its sweep, where the arc bends most."""
 
-    def at_both(one: Normed) -> Float[Array, ""]:
-        bases = jnp.stack([jnp.zeros(()), one.arc.centre])
-        return jnp.min(jax.vmap(lambda base: value(replace(one, h=one.h + base * one.v)))(bases))
+    def at_both(instance: NormInstance) -> Float[Array, ""]:
+        bases = jnp.stack([jnp.zeros(()), instance.arc.centre])
+        return jnp.min(jax.vmap(lambda base: value(replace(instance, h=instance.h + base * instance.v)))(bases))
 
-    return jnp.minimum(*[at_both(other) for other in kinds(one)])
+    return jnp.minimum(*[at_both(other) for other in kinds(instance)])
 
 
-def _read(one: Normed) -> Float[Array, " d"]:
+def _read(instance: NormInstance) -> Float[Array, " d"]:
     """What the unembedding is given, unsteered: n."""
-    return norm(one.h, one.gamma, one.bias, kind=one.kind)
+    return norm(instance.h, instance.gamma, instance.bias, kind=instance.kind)
 
 
-def _at(instance: Normed, steering: Steering, m: Float[Array, ""]) -> Float[Array, " V"]:
+def _at(instance: NormInstance, steering: Steering, m: Float[Array, ""]) -> Float[Array, " V"]:
     """Logits of the hidden state under a steering."""
     model = NormalisedUFM(instance.W, instance.h[:, None], instance.gamma, instance.bias, instance.kind)
     return steer(model, np.zeros(1, int), steering, m)[0]
 
 
-def _shift(instance: Normed) -> Steering:
+def _shift(instance: NormInstance) -> Steering:
     """The shift of the hidden state along v."""
     return Steering(Add(instance.v))
 
 
-def _rank_one(instance: Normed, steep: Float[Array, " V"]) -> Steering:
+def _rank_one(instance: NormInstance, slopes: Float[Array, " V"]) -> Steering:
     """The update of the unembedding, of rank one, that gives the logits these derivatives by the strength."""
     n = _read(instance)
-    return Steering(Weight(jnp.outer(steep, n / (n @ n)), jnp.zeros_like(steep)), site=DECODER)
+    return Steering(Weight(jnp.outer(slopes, n / (n @ n)), jnp.zeros_like(slopes)), site=DECODER)
 
 
 def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[Array, ""]], Float[Array, " V"]]) -> Claim:
     """The claim that a shift and the update of rank one give logits that differ by at most `bound`, of this order in m."""
 
-    def slack(one, m, logits):
+    def slack(instance, m, logits):
         """What is left to the bound of what the update, from the derivative in closed form, leaves of these logits."""
-        bends = one.arc
-        error = jnp.abs(logits - _at(one, _rank_one(one, arc.derivative(bends, 0.0)), m))
-        return jnp.min(bound(bends, m) - error) / size_of(one)[0]
+        path = instance.arc
+        error = jnp.abs(logits - _at(instance, _rank_one(instance, arc.derivative(path, 0.0)), m))
+        return jnp.min(bound(path, m) - error) / size_of(instance)[0]
 
-    def instances(one):
-        def worst(one):
-            shifts = one.arc.width * _SHIFTS
-            left = jax.vmap(lambda m: slack(one, m, _at(one, _shift(one), m)))(shifts)
-            return jnp.min(left) + 1e-12 * size_of(one)[1]
+    def instances(instance):
+        def worst(instance):
+            shifts = instance.arc.width * _SHIFTS
+            left = jax.vmap(lambda m: slack(instance, m, _at(instance, _shift(instance), m)))(shifts)
+            return jnp.min(left) + 1e-12 * size_of(instance)[1]
 
-        return _least(one, worst)
+        return _least(instance, worst)
 
-    def autodiff(one):
+    def autodiff(instance):
         """With the Jacobian of the model: the difference has the slope 0 at 0, and bends no more than the bound allows."""
 
-        def worst(one):
-            bends, (size, steep), zero = one.arc, size_of(one), jnp.zeros(())
-            reweighted = _rank_one(one, slope(lambda m: _at(one, _shift(one), m), zero))
+        def worst(instance):
+            path, (size, condition), zero = instance.arc, size_of(instance), jnp.zeros(())
+            reweighted = _rank_one(instance, slope(lambda m: _at(instance, _shift(instance), m), zero))
 
             def difference(m):
-                return _at(one, _shift(one), m) - _at(one, reweighted, m)
+                return _at(instance, _shift(instance), m) - _at(instance, reweighted, m)
 
-            first = jnp.max(jnp.abs(slope(difference, zero))) * bends.width
-            allowed = 2 * bound(bends, bends.width) if order == 2 else 0.0
-            bent = jnp.abs(slope(lambda m: slope(difference, m), zero)) * bends.width**2
-            return jnp.minimum(-first, jnp.min(allowed - bent)) / size + 1e-11 * steep
+            first = jnp.max(jnp.abs(slope(difference, zero))) * path.width
+            allowed = 2 * bound(path, path.width) if order == 2 else 0.0
+            bent = jnp.abs(slope(lambda m: slope(difference, m), zero)) * path.width**2
+            return jnp.minimum(-first, jnp.min(allowed - bent)) / size + 1e-11 * condition
 
-        return _least(one, worst)
+        return _least(instance, worst)
 
     @compiled_quickly
-    def on_grid(one, alphas, logits):
-        return jnp.min(jax.vmap(lambda m, row: slack(one, m, row))(alphas, logits)) + 1e-11 * size_of(one)[1]
+    def on_grid(instance, alphas, logits):
+        return jnp.min(jax.vmap(lambda m, row: slack(instance, m, row))(alphas, logits)) + 1e-11 * size_of(instance)[1]
 
     def sweep(swept: MeasuredNorm):
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
@@ -98,12 +98,12 @@ def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[
     return Claim(tex, instances, autodiff, sweep, identities=identities)
 
 
-def _second_order(bends: arc.Arc, m: Float[Array, ""]) -> Float[Array, " V"]:
-    return arc.tangent_bound(bends, m)
+def _second_order(path: arc.Arc, m: Float[Array, ""]) -> Float[Array, " V"]:
+    return arc.tangent_bound(path, m)
 
 
-def _third_order(bends: arc.Arc, m: Float[Array, ""]) -> Float[Array, " V"]:
-    return jnp.hypot(bends.A, bends.B) * jnp.abs(m / bends.width) ** 3
+def _third_order(path: arc.Arc, m: Float[Array, ""]) -> Float[Array, " V"]:
+    return jnp.hypot(path.A, path.B) * jnp.abs(m / path.width) ** 3
 
 
 _TEX = (
@@ -123,7 +123,7 @@ STATEMENTS = (
             **NOT_PARALLEL,
             "read": Hypothesis(
                 "what the unembedding is given, n, is not 0: else no update of W changes the logits",
-                lambda one: _least(one, lambda other: _read(other) @ _read(other)) - 1e-9,
+                lambda instance: _least(instance, lambda other: _read(other) @ _read(other)) - 1e-9,
             ),
         },
         remarks="One half is the best constant. The update is made for one h. Without a norm, it and the shift are the same "

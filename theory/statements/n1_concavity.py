@@ -27,17 +27,17 @@ def _curvatures(curves, step):
 def _concave(tex: str, identities, transform, curve: Curve) -> Claim:
     """The claim that a function of the log-probabilities is strictly concave in alpha for every token."""
 
-    def instances(one):
-        curves = transform(closed_form_curves(one, TOKENS, jnp.asarray(_NEAR) / one.range))
+    def instances(instance):
+        curves = transform(closed_form_curves(instance, TOKENS, jnp.asarray(_NEAR) / instance.range))
         return jnp.min(-_curvatures(curves, _NEAR[1] - _NEAR[0])) + ROUNDING
 
-    def autodiff(one):
-        curves = model_curves(one, TOKENS)
+    def autodiff(instance):
+        curves = model_curves(instance, TOKENS)
 
         def second(alpha):
             return slope(lambda a: slope(lambda b: transform(curves(b)), a), alpha)
 
-        return jnp.min(-jax.vmap(second)(jnp.asarray(_NEAR) / one.range)) / one.range**2 + ROUNDING
+        return jnp.min(-jax.vmap(second)(jnp.asarray(_NEAR) / instance.range)) / instance.range**2 + ROUNDING
 
     @compiled_quickly
     def least_curvature(measured):
@@ -50,15 +50,15 @@ def _concave(tex: str, identities, transform, curve: Curve) -> Claim:
     return Claim(tex, instances, autodiff, sweep, (curve,), identities)
 
 
-def _curvature_of_probability(one: Instance, alpha):
+def _curvature_of_probability(instance: Instance, alpha):
     """Minus the second derivative of every probability: ``sigma_z (Var - (M(z) - E[M])^2)``."""
-    m = one.log_odds
+    m = instance.log_odds
 
     def context(log_p):
         q = jnp.exp(tilting.log_probabilities(log_p, m, alpha))
         return q * (tilting.variance(log_p, m, alpha) - (m - tilting.mean(log_p, m, alpha)) ** 2)
 
-    return jax.vmap(context)(one.log_p)
+    return jax.vmap(context)(instance.log_p)
 
 
 _CONCAVE = _concave(
@@ -83,13 +83,13 @@ _TIED = 1e-6
 """Log-odds closer than this share of R are not compared: their peaks are as close, and rounding orders them."""
 
 
-def _pairs(one: Instance):
+def _pairs(instance: Instance):
     """Pairs of tokens z, z' with ``M(z) < M(z')``, ``[V, V]``."""
-    m = one.log_odds
-    return m[None, :] - m[:, None] > _TIED * one.range
+    m = instance.log_odds
+    return m[None, :] - m[:, None] > _TIED * instance.range
 
 
-def _least_lead(one: Instance, peaks, pairs):
+def _least_lead(instance: Instance, peaks, pairs):
     """The least ``(peak of z' - peak of z)`` over contexts and pairs (z, z'), infinite leads counted as `_FAR`."""
     # Peaks at the same infinity have no lead over each other; pairs never ask for one.
     leads = jnp.where(pairs, peaks[:, None, :] - peaks[:, :, None], _FAR)
@@ -99,24 +99,24 @@ def _least_lead(one: Instance, peaks, pairs):
 def _ordered(tex: str, pairs) -> Claim:
     """The claim that in each pair (z, z') of a mask ``[V, V]`` z peaks before z'."""
 
-    def instances(one):
-        return _least_lead(one, one.peaks * one.range, pairs(one)) + ROUNDING
+    def instances(instance):
+        return _least_lead(instance, instance.peaks * instance.range, pairs(instance)) + ROUNDING
 
-    def autodiff(one):
+    def autodiff(instance):
         """Where z peaks, z' still rises."""
-        curves, peaks = model_curves(one, TOKENS), one.peaks
+        curves, peaks = model_curves(instance, TOKENS), instance.peaks
 
         def at(j, z):
             finite = jnp.isfinite(peaks[j, z])
-            slopes = slope(curves, jnp.where(finite, peaks[j, z], 0))[j] / one.range
-            return least(slopes, pairs(one)[z] & finite)
+            slopes = slope(curves, jnp.where(finite, peaks[j, z], 0))[j] / instance.range
+            return least(slopes, pairs(instance)[z] & finite)
 
-        contexts, tokens = (jnp.arange(n) for n in one.log_p.shape)
+        contexts, tokens = (jnp.arange(n) for n in instance.log_p.shape)
         return jnp.min(jax.vmap(lambda j: jax.vmap(lambda z: at(j, z))(tokens))(contexts)) + ROUNDING
 
     @compiled_quickly
-    def on_peaks(one, top):
-        return _least_lead(one, top, pairs(one))
+    def on_peaks(instance, top):
+        return _least_lead(instance, top, pairs(instance))
 
     def sweep(swept: Measured):
         top = swept.alphas[np.argmax(swept.log_probabilities, axis=1)]
@@ -124,18 +124,20 @@ def _ordered(tex: str, pairs) -> Claim:
         # Peaks closer than the grid's step coincide on it.
         return float(on_peaks(swept.instance, jnp.asarray(peaks / swept.step))) + 1e-9
 
-    def never_in_turn(one, alpha):
-        slopes = signs.of_tokens(one, alpha)
+    def never_in_turn(instance, alpha):
+        slopes = signs.of_tokens(instance, alpha)
         either = jnp.maximum(slopes[:, None, :], -slopes[:, :, None])
-        return jnp.where(pairs(one), either, jnp.inf)
+        return jnp.where(pairs(instance), either, jnp.inf)
 
     return Claim(tex, instances, autodiff, sweep, (Curve(never_in_turn),))
 
 
-def _target_before(one: Instance):
+def _target_before(instance: Instance):
     """The wrong order: by unsteered probability in the first context."""
-    p = one.log_p[0]
-    return (p[None, :] > p[:, None]) & (jnp.abs(one.log_odds[None, :] - one.log_odds[:, None]) > _TIED * one.range)
+    p = instance.log_p[0]
+    return (p[None, :] > p[:, None]) & (
+        jnp.abs(instance.log_odds[None, :] - instance.log_odds[:, None]) > _TIED * instance.range
+    )
 
 
 _ORDER = _ordered(r"M(z) < M(z') \iff \alpha_{j,z} < \alpha_{j,z'}", _pairs)
@@ -144,19 +146,19 @@ _ORDER_BY_PROBABILITY = _ordered(r"p_1(z) < p_1(z') \iff \alpha_{j,z} < \alpha_{
 # --- N3 --------------------------------------------------------------------------------------------------------------
 
 
-def sweet_spot(one: Instance):
+def sweet_spot(instance: Instance):
     """The ends of S_j for every context: the last off-target peak and the first target peak, each ``[m]``."""
-    peaks, target = one.peaks, one.in_target
+    peaks, target = instance.peaks, instance.in_target
     return (
         jnp.max(jnp.where(target, -jnp.inf, peaks), axis=-1),
         jnp.min(jnp.where(target, peaks, jnp.inf), axis=-1),
     )
 
 
-def _finite_spot(one: Instance):
+def _finite_spot(instance: Instance):
     """The sweet spot with infinite ends moved to 4/R from the finite one, or to +-4/R."""
-    low, high = sweet_spot(one)
-    reach = 4 / one.range
+    low, high = sweet_spot(instance)
+    reach = 4 / instance.range
     low_end = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high - reach, -reach))
     high_end = jnp.where(jnp.isfinite(high), high, jnp.where(jnp.isfinite(low), low + reach, reach))
     return low_end, high_end
@@ -174,56 +176,56 @@ def _all_move_right(tex: str, ends, *, exists: bool = False) -> Claim:
         exists: claim also that it always is.
     """
 
-    def direction(one):
-        return jnp.where(one.in_target, 1.0, -1.0)
+    def direction(instance):
+        return jnp.where(instance.in_target, 1.0, -1.0)
 
     def claimed(slopes, low, high):
         return least(slopes, jnp.broadcast_to((low < high)[:, None, None], slopes.shape))
 
-    def instances(one):
-        m, (low, high) = one.log_odds, ends(one)
+    def instances(instance):
+        m, (low, high) = instance.log_odds, ends(instance)
 
         def context(log_p, low, high):
             alphas = low + (high - low) * _INSIDE
-            return jax.vmap(lambda alpha: direction(one) * (m - tilting.mean(log_p, m, alpha)))(alphas)
+            return jax.vmap(lambda alpha: direction(instance) * (m - tilting.mean(log_p, m, alpha)))(alphas)
 
-        slopes = jax.vmap(context)(one.log_p, low, high) / one.range
-        width = jnp.min(high - low) * one.range if exists else jnp.inf
+        slopes = jax.vmap(context)(instance.log_p, low, high) / instance.range
+        width = jnp.min(high - low) * instance.range if exists else jnp.inf
         return jnp.minimum(claimed(slopes, low, high), width) + ROUNDING
 
-    def autodiff(one):
-        curves, (low, high) = model_curves(one, TOKENS), ends(one)
+    def autodiff(instance):
+        curves, (low, high) = model_curves(instance, TOKENS), ends(instance)
 
         def context(j, low, high):
             alphas = low + (high - low) * _INSIDE
-            return jax.vmap(lambda alpha: direction(one) * slope(curves, alpha)[j])(alphas)
+            return jax.vmap(lambda alpha: direction(instance) * slope(curves, alpha)[j])(alphas)
 
-        slopes = jax.vmap(context)(jnp.arange(low.size), low, high) / one.range
+        slopes = jax.vmap(context)(jnp.arange(low.size), low, high) / instance.range
         return claimed(slopes, low, high) + ROUNDING
 
     @compiled_quickly
-    def secants(one, alphas, measured):
-        low, high = ends(one)
+    def secants(instance, alphas, measured):
+        low, high = ends(instance)
         within = (alphas[:-1] >= low[:, None]) & (alphas[1:] <= high[:, None])
-        return least(direction(one) * jnp.diff(measured, axis=1), within[..., None])
+        return least(direction(instance) * jnp.diff(measured, axis=1), within[..., None])
 
     def sweep(swept: Measured):
         margin = secants(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.log_probabilities))
         return float(margin) + 1e-9
 
-    def inside(one, alpha):
-        low, high = ends(one)
-        blur = 1e-3 / one.range
+    def inside(instance, alpha):
+        low, high = ends(instance)
+        blur = 1e-3 / instance.range
         within = (alpha >= low + blur) & (alpha <= high - blur)
         # Outside nothing is claimed: any positive number. Infinities have no ball around them.
-        return jnp.where(within[:, None], direction(one) * signs.of_tokens(one, alpha), 1.0)
+        return jnp.where(within[:, None], direction(instance) * signs.of_tokens(instance, alpha), 1.0)
 
     return Claim(tex, instances, autodiff, sweep, (Curve(inside),))
 
 
-def _from_zero(one: Instance):
+def _from_zero(instance: Instance):
     """The wrong range: from 0 to the end of the sweet spot."""
-    _, high = _finite_spot(one)
+    _, high = _finite_spot(instance)
     return jnp.zeros_like(high), high
 
 

@@ -19,12 +19,12 @@ _PROOF = "proofs/N4"
 _FIGURE = "cross-entropy"
 
 
-def _model_cross_entropies(one: Instance):
+def _model_cross_entropies(instance: Instance):
     """The cross-entropy of every context as a function of alpha, through the split of a model of gap 0: ``[m]``."""
-    model, contexts, v = exact_split(one)
+    model, contexts, v = exact_split(instance)
 
     def cross_entropies(alpha):
-        return -jnp.sum(one.p * jax.nn.log_softmax(steer(model, contexts, v, alpha)), axis=-1)
+        return -jnp.sum(instance.p * jax.nn.log_softmax(steer(model, contexts, v, alpha)), axis=-1)
 
     return cross_entropies
 
@@ -49,37 +49,39 @@ def _is_divergence(tex: str, identities, divergence, second_derivative, curve: C
         curve: the sign of that.
     """
 
-    def values(one, alpha):
-        m = one.log_odds
-        return jax.vmap(lambda row: divergence(row, tilting.log_probabilities(row, m, alpha)))(one.log_p)
+    def values(instance, alpha):
+        m = instance.log_odds
+        return jax.vmap(lambda row: divergence(row, tilting.log_probabilities(row, m, alpha)))(instance.log_p)
 
-    def instances(one):
-        alphas = jnp.asarray(_STRENGTHS) / one.range
-        per_context = jax.vmap(lambda alpha: values(one, alpha))(alphas)
-        total = per_context @ one.weights
-        m = one.log_odds
+    def instances(instance):
+        alphas = jnp.asarray(_STRENGTHS) / instance.range
+        per_context = jax.vmap(lambda alpha: values(instance, alpha))(alphas)
+        total = per_context @ instance.weights
+        m = instance.log_odds
 
         def by_partition(log_p, alpha):
             return tilting.log_partition(log_p, m, alpha) - alpha * tilting.mean(log_p, m, 0.0)
 
-        expected = jax.vmap(lambda alpha: one.weights @ jax.vmap(lambda row: by_partition(row, alpha))(one.log_p))(alphas)
+        expected = jax.vmap(lambda alpha: instance.weights @ jax.vmap(lambda row: by_partition(row, alpha))(instance.log_p))(
+            alphas
+        )
         convex = jnp.min(per_context[2:] - 2 * per_context[1:-1] + per_context[:-2])
-        size = 1 + jnp.max(jnp.abs(one.log_p)) + jnp.max(jnp.abs(m)) / one.range
+        size = 1 + jnp.max(jnp.abs(instance.log_p)) + jnp.max(jnp.abs(m)) / instance.range
         return jnp.minimum(1e-11 * size - jnp.max(jnp.abs(total - expected)), convex + 1e-12 * size)
 
-    def autodiff(one):
-        cross_entropies, m = _model_cross_entropies(one), one.log_odds
+    def autodiff(instance):
+        cross_entropies, m = _model_cross_entropies(instance), instance.log_odds
 
         def error(alpha):
             second = slope(lambda a: slope(cross_entropies, a), alpha)
-            expected = jax.vmap(lambda row: second_derivative(row, m, alpha))(one.log_p)
-            return jnp.max(jnp.abs(second - expected)) / one.range**2
+            expected = jax.vmap(lambda row: second_derivative(row, m, alpha))(instance.log_p)
+            return jnp.max(jnp.abs(second - expected)) / instance.range**2
 
-        return 1e-9 - jnp.max(jax.vmap(error)(jnp.asarray(_STRENGTHS) / one.range))
+        return 1e-9 - jnp.max(jax.vmap(error)(jnp.asarray(_STRENGTHS) / instance.range))
 
     @compiled_quickly
-    def total(one, alphas):
-        return jax.vmap(lambda alpha: one.weights @ values(one, alpha))(alphas)
+    def total(instance, alphas):
+        return jax.vmap(lambda alpha: instance.weights @ values(instance, alpha))(alphas)
 
     def sweep(swept: Measured):
         alphas = swept.alphas[::40]
@@ -114,7 +116,7 @@ _BACKWARD_DIVERGENCE = _is_divergence(
     symbolic.TWINS["N4.divergence"],
     lambda log_p, log_q: _kl(log_q, log_p),
     _backward_curvature,
-    Curve(lambda one, alpha: jax.vmap(lambda row: _backward_curvature(row, one.log_odds, alpha))(one.log_p)),
+    Curve(lambda instance, alpha: jax.vmap(lambda row: _backward_curvature(row, instance.log_odds, alpha))(instance.log_p)),
 )
 
 # --- Taylor ----------------------------------------------------------------------------------------------------------
@@ -123,17 +125,17 @@ _ORDER = 8
 _SMALL = np.array([-0.04, -0.02, 0.02, 0.04])
 
 
-def _cumulants(one: Instance):
+def _cumulants(instance: Instance):
     """Coefficients of alpha^k in Delta CE, k = 0..8, from the symbolic expansion."""
-    return taylor("cross-entropy", _ORDER).evaluate(one.log_p, one.log_odds, one.weights)
+    return taylor("cross-entropy", _ORDER).evaluate(instance.log_p, instance.log_odds, instance.weights)
 
 
-def _central_moments(one: Instance):
+def _central_moments(instance: Instance):
     """The coefficients with central moments in place of cumulants, which are the same up to order 3."""
-    m = one.log_odds
-    d = m - (one.p @ m)[:, None]
+    m = instance.log_odds
+    d = m - (instance.p @ m)[:, None]
     orders = np.arange(_ORDER + 1)
-    moments = jnp.stack([one.weights @ jnp.sum(one.p * d**k, axis=-1) for k in orders])
+    moments = jnp.stack([instance.weights @ jnp.sum(instance.p * d**k, axis=-1) for k in orders])
     factorials = np.cumprod(np.concatenate([[1], orders[1:]]))
     return jnp.where(orders >= 2, moments / factorials, 0)
 
@@ -141,25 +143,25 @@ def _central_moments(one: Instance):
 def _expands_to(tex: str, identities, coefficients) -> Claim:
     """The claim that these are the Taylor coefficients of Delta CE at 0; `identities` say the same, symbolic."""
 
-    def instances(one):
-        scaled = coefficients(one) / one.range ** np.arange(_ORDER + 1)
-        values = jax.vmap(lambda x: increase(one, x / one.range))(jnp.asarray(_SMALL))
+    def instances(instance):
+        scaled = coefficients(instance) / instance.range ** np.arange(_ORDER + 1)
+        values = jax.vmap(lambda x: increase(instance, x / instance.range))(jnp.asarray(_SMALL))
         sums = jnp.polyval(scaled[::-1], jnp.asarray(_SMALL))
         # Cumulants of order k are at most R^(k-2) Var times a number; nine orders up they are out of sight.
         return 1e-9 - jnp.max(jnp.abs(values - sums) / (scaled[2] * _SMALL**2))
 
-    def autodiff(one):
+    def autodiff(instance):
         """Taylor mode: derivatives to order 6 in one pass through the model."""
-        cross_entropies, spread = _model_cross_entropies(one), one.range
+        cross_entropies, spread = _model_cross_entropies(instance), instance.range
 
         def scaled(t):
-            return one.weights @ cross_entropies(t / spread)
+            return instance.weights @ cross_entropies(t / spread)
 
         zero = jnp.zeros(())
         series = [jnp.ones(())] + [zero] * 5
         _, derivatives = jet.jet(scaled, (zero,), (series,))
         factorials = np.array([1, 2, 6, 24, 120, 720])
-        expected = coefficients(one)[1:7] / spread ** np.arange(1, 7)
+        expected = coefficients(instance)[1:7] / spread ** np.arange(1, 7)
         return 1e-9 - jnp.max(jnp.abs(jnp.stack(derivatives) / factorials - expected))
 
     compiled = compiled_quickly(coefficients)
@@ -202,9 +204,9 @@ def _upper(x):
     return jnp.expm1(x) - x
 
 
-def _variances(one: Instance, alpha=0.0):
-    m = one.log_odds
-    return jax.vmap(lambda row: tilting.variance(row, m, alpha))(one.log_p)
+def _variances(instance: Instance, alpha=0.0):
+    m = instance.log_odds
+    return jax.vmap(lambda row: tilting.variance(row, m, alpha))(instance.log_p)
 
 
 def _bounded(tex: str, bounds, curvature_bounds, curves) -> Claim:
@@ -218,29 +220,29 @@ def _bounded(tex: str, bounds, curvature_bounds, curves) -> Claim:
     """
     grid = GRID[GRID != 0]
 
-    def instances(one):
+    def instances(instance):
         def slack(t):
-            low, high = bounds(one, jnp.abs(t))
-            value = increases(one, t / one.range)
+            low, high = bounds(instance, jnp.abs(t))
+            value = increases(instance, t / instance.range)
             # Relative to the larger of the two, so that the margin keeps its meaning where all are small.
             return jnp.minimum(jnp.min((value - low) / value), jnp.min((high - value) / jnp.maximum(high, value)))
 
         return jnp.min(jax.vmap(slack)(jnp.asarray(grid))) + 1e-9
 
-    def autodiff(one):
-        cross_entropies = _model_cross_entropies(one)
+    def autodiff(instance):
+        cross_entropies = _model_cross_entropies(instance)
 
         def slack(t):
-            second = slope(lambda a: slope(cross_entropies, a), t / one.range)
-            low, high = curvature_bounds(one, jnp.abs(t))
-            return jnp.minimum(jnp.min(second - low), jnp.min(high - second)) / one.range**2
+            second = slope(lambda a: slope(cross_entropies, a), t / instance.range)
+            low, high = curvature_bounds(instance, jnp.abs(t))
+            return jnp.minimum(jnp.min(second - low), jnp.min(high - second)) / instance.range**2
 
         return jnp.min(jax.vmap(slack)(jnp.asarray(grid))) + ROUNDING
 
     @compiled_quickly
-    def expected(one, alphas):
-        low, high = jax.vmap(lambda alpha: bounds(one, one.range * jnp.abs(alpha)))(alphas)
-        return low @ one.weights, high @ one.weights
+    def expected(instance, alphas):
+        low, high = jax.vmap(lambda alpha: bounds(instance, instance.range * jnp.abs(alpha)))(alphas)
+        return low @ instance.weights, high @ instance.weights
 
     def sweep(swept: Measured):
         alphas = swept.alphas[::20]
@@ -251,39 +253,41 @@ def _bounded(tex: str, bounds, curvature_bounds, curves) -> Claim:
     return Claim(tex, instances, autodiff, sweep, curves)
 
 
-def _proved_bounds(one: Instance, x):
-    variance, spread = _variances(one), one.range
+def _proved_bounds(instance: Instance, x):
+    variance, spread = _variances(instance), instance.range
     return variance * _lower(x) / spread**2, jnp.minimum(variance * _upper(x) / spread**2, x**2 / 8)
 
 
-def _proved_curvature(one: Instance, x):
-    variance = _variances(one)
-    return variance * jnp.exp(-x), jnp.minimum(variance * jnp.exp(x), one.range**2 / 4)
+def _proved_curvature(instance: Instance, x):
+    variance = _variances(instance)
+    return variance * jnp.exp(-x), jnp.minimum(variance * jnp.exp(x), instance.range**2 / 4)
 
 
-def _quadratic_bounds(one: Instance, x):
-    return jnp.zeros(one.weights.shape), _variances(one) * (x / one.range) ** 2 / 2
+def _quadratic_bounds(instance: Instance, x):
+    return jnp.zeros(instance.weights.shape), _variances(instance) * (x / instance.range) ** 2 / 2
 
 
-def _log_partition_increases(one: Instance, alpha):
+def _log_partition_increases(instance: Instance, alpha):
     """Delta CE of every context as ``log sum p e^{alpha (M - E M)}``: a strength in every term once."""
-    m = one.log_odds
-    centred = m - (one.p @ m)[:, None]
-    return jnp.log(jnp.sum(one.p * jnp.exp(alpha * centred), axis=-1))
+    m = instance.log_odds
+    centred = m - (instance.p @ m)[:, None]
+    return jnp.log(jnp.sum(instance.p * jnp.exp(alpha * centred), axis=-1))
 
 
 def _beyond_zero(gap) -> tuple[Curve, Curve]:
     """Curves for both signs of alpha, off 0: `gap` of the instance, x = R|alpha| and Delta CE."""
 
     def side(sign):
-        return lambda one, alpha: gap(one, one.range * alpha, _log_partition_increases(one, sign * alpha))
+        return lambda instance, alpha: gap(
+            instance, instance.range * alpha, _log_partition_increases(instance, sign * alpha)
+        )
 
     return Curve(side(1.0), (0.25, 32.0)), Curve(side(-1.0), (0.25, 32.0))
 
 
-def _rates(one: Instance, alpha):
+def _rates(instance: Instance, alpha):
     """``R Var - |kappa_3|`` and ``R^2/4 - Var`` at every strength: what the bounds are the integrals of, at 0 too."""
-    m, spread = one.log_odds, one.range
+    m, spread = instance.log_odds, instance.range
 
     def context(log_p):
         q = jnp.exp(tilting.log_probabilities(log_p, m, alpha))
@@ -291,7 +295,7 @@ def _rates(one: Instance, alpha):
         variance, third = jnp.dot(q, d**2), jnp.dot(q, d**3)
         return jnp.stack([spread * variance - third, spread * variance + third, spread**2 / 4 - variance])
 
-    return jax.vmap(context)(one.log_p)
+    return jax.vmap(context)(instance.log_p)
 
 
 _BOUNDS = _bounded(
@@ -300,17 +304,17 @@ _BOUNDS = _bounded(
     _proved_bounds,
     _proved_curvature,
     (
-        *_beyond_zero(lambda one, x, value: _variances(one) * (jnp.exp(x) - x - 1) / one.range**2 - value),
-        *_beyond_zero(lambda one, x, value: value - _variances(one) * (jnp.exp(-x) + x - 1) / one.range**2),
-        *_beyond_zero(lambda one, x, value: x**2 / 8 - value),
+        *_beyond_zero(lambda instance, x, value: _variances(instance) * (jnp.exp(x) - x - 1) / instance.range**2 - value),
+        *_beyond_zero(lambda instance, x, value: value - _variances(instance) * (jnp.exp(-x) + x - 1) / instance.range**2),
+        *_beyond_zero(lambda instance, x, value: x**2 / 8 - value),
         Curve(_rates, (-8.0, 8.0)),
     ),
 )
 _QUADRATIC_BOUND = _bounded(
     r"\Delta\mathrm{CE}_j(\alpha) \le \tfrac12 \operatorname{Var}_j(M)\, \alpha^2\quad \text{for all}\ \alpha",
     _quadratic_bounds,
-    lambda one, x: (jnp.zeros(one.weights.shape), _variances(one)),
-    _beyond_zero(lambda one, x, value: _variances(one) * (x / one.range) ** 2 / 2 - value),
+    lambda instance, x: (jnp.zeros(instance.weights.shape), _variances(instance)),
+    _beyond_zero(lambda instance, x, value: _variances(instance) * (x / instance.range) ** 2 / 2 - value),
 )
 
 # --- asymptote -------------------------------------------------------------------------------------------------------
@@ -318,9 +322,9 @@ _QUADRATIC_BOUND = _bounded(
 _SETTLED = 1e-9
 
 
-def _far(one: Instance, sign: int):
-    m = one.log_odds
-    return sign * jnp.max(jnp.abs(jax.vmap(lambda row: tilting.saturation(row, m, sign, _SETTLED))(one.log_p)))
+def _far(instance: Instance, sign: int):
+    m = instance.log_odds
+    return sign * jnp.max(jnp.abs(jax.vmap(lambda row: tilting.saturation(row, m, sign, _SETTLED))(instance.log_p)))
 
 
 def _tends_to(tex: str, intercept) -> Claim:
@@ -331,40 +335,40 @@ def _tends_to(tex: str, intercept) -> Claim:
         intercept: of the instance and the sign of alpha.
     """
 
-    def line(one, sign, alpha):
-        m = one.log_odds
+    def line(instance, sign, alpha):
+        m = instance.log_odds
         end = jnp.max(m) if sign > 0 else jnp.min(m)
-        return alpha * (end - one.weights @ (one.p @ m)) + intercept(one, sign)
+        return alpha * (end - instance.weights @ (instance.p @ m)) + intercept(instance, sign)
 
-    def instances(one):
+    def instances(instance):
         def slack(sign):
-            far = _far(one, sign)
-            value = one.weights @ increases(one, far)
-            return 1e-8 + 1e-12 * jnp.abs(value) - jnp.abs(value - line(one, sign, far))
+            far = _far(instance, sign)
+            value = instance.weights @ increases(instance, far)
+            return 1e-8 + 1e-12 * jnp.abs(value) - jnp.abs(value - line(instance, sign, far))
 
         return jnp.minimum(slack(1), slack(-1))
 
-    def autodiff(one):
+    def autodiff(instance):
         """The tangent far out, by its slope and its value at 0."""
-        cross_entropies = _model_cross_entropies(one)
+        cross_entropies = _model_cross_entropies(instance)
 
         def total(alpha):
-            return one.weights @ cross_entropies(alpha)
+            return instance.weights @ cross_entropies(alpha)
 
         def slack(sign):
-            far = _far(one, sign)
+            far = _far(instance, sign)
             value, slope_there = jax.jvp(total, (far,), (jnp.ones_like(far),))
             at_zero = value - total(jnp.zeros(())) - far * slope_there
             size = 1 + jnp.abs(value)
-            steep = slope_there * far - (line(one, sign, far) - line(one, sign, 0.0))
-            return 1e-7 + 1e-11 * size - jnp.maximum(jnp.abs(at_zero - line(one, sign, 0.0)), jnp.abs(steep))
+            slope_error = slope_there * far - (line(instance, sign, far) - line(instance, sign, 0.0))
+            return 1e-7 + 1e-11 * size - jnp.maximum(jnp.abs(at_zero - line(instance, sign, 0.0)), jnp.abs(slope_error))
 
         return jnp.minimum(slack(1), slack(-1))
 
     @compiled_quickly
-    def lines(one, low, high):
-        settled = (_far(one, 1) <= high) & (_far(one, -1) >= low)
-        return line(one, -1, low), line(one, 1, high), settled
+    def lines(instance, low, high):
+        settled = (_far(instance, 1) <= high) & (_far(instance, -1) >= low)
+        return line(instance, -1, low), line(instance, 1, high), settled
 
     def sweep(swept: Measured):
         ends = swept.alphas[[0, -1]]
@@ -376,10 +380,10 @@ def _tends_to(tex: str, intercept) -> Claim:
     return Claim(tex, instances, autodiff, sweep)
 
 
-def _mass_at_end(one: Instance, sign: int):
-    highest, lowest, _ = tilting.extremes(one.log_odds)
+def _mass_at_end(instance: Instance, sign: int):
+    highest, lowest, _ = tilting.extremes(instance.log_odds)
     extreme = highest if sign > 0 else lowest
-    return one.weights @ jax.nn.logsumexp(jnp.where(extreme, one.log_p, -jnp.inf), axis=-1)
+    return instance.weights @ jax.nn.logsumexp(jnp.where(extreme, instance.log_p, -jnp.inf), axis=-1)
 
 
 _ASYMPTOTE_TEX = r"\Delta\mathrm{CE}(\alpha) = \alpha \Big(M_{\max} - \sum_j \pi_j \mathbb{E}_{p_j} M\Big)"
@@ -389,7 +393,7 @@ _ASYMPTOTE = _tends_to(
 )
 _WRONG_SIDE = _tends_to(
     _ASYMPTOTE_TEX + r" - \sum_j \pi_j \log p_j(\overline{M}) + o(1)\quad (M_{\min}, \underline{M}\ \text{at}\ -\infty)",
-    lambda one, sign: -_mass_at_end(one, sign),
+    lambda instance, sign: -_mass_at_end(instance, sign),
 )
 
 

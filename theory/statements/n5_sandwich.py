@@ -16,13 +16,13 @@ from theory.statements.theorem_3_6 import slopes as concept_slopes
 _SHARES = np.array([0.5, 0.9, 0.99])
 
 
-def enough(one: Instance, share):
+def enough(instance: Instance, share):
     """The strength from which ``F_T >= share`` is guaranteed in every context, ``[m]``; +inf where N5 gives none.
 
     ``(logit share - r_j) / (min_T M - max_{T^c} M)`` where the denominator is positive, and at least 0.
     """
-    low, _ = signs.slope_bounds(one, one.in_target[None])
-    r = closed_form_curves(one, lambda one: one.in_target[None], jnp.zeros(1))[:, 0, 0]
+    low, _ = signs.slope_bounds(instance, instance.in_target[None])
+    r = closed_form_curves(instance, lambda instance: instance.in_target[None], jnp.zeros(1))[:, 0, 0]
     wanted = jnp.maximum(logit(share) - r, 0)
     return jnp.where(low[0] > 0, wanted / jnp.where(low[0] > 0, low[0], 1), jnp.inf)
 
@@ -37,42 +37,42 @@ def _between(tex: str, identities, bounds, curves) -> Claim:
         curves: the certificate.
     """
 
-    def slack(one, values, start, alpha):
-        low, high = bounds(one)
-        steep = (values - start) / alpha
-        return jnp.minimum(jnp.min(steep - low), jnp.min(high - steep)) / one.range
+    def slack(instance, values, start, alpha):
+        low, high = bounds(instance)
+        secant = (values - start) / alpha
+        return jnp.minimum(jnp.min(secant - low), jnp.min(high - secant)) / instance.range
 
-    def instances(one):
-        grid = jnp.asarray(GRID[GRID != 0]) / one.range
-        curves = jnp.moveaxis(closed_form_curves(one, concepts, grid), 1, 0)
-        start = closed_form_curves(one, concepts, jnp.zeros(1))[:, 0]
-        margin = jnp.min(jax.vmap(lambda values, alpha: slack(one, values, start, alpha))(curves, grid))
-        return jnp.minimum(margin + 1e-9, _reached(one))
+    def instances(instance):
+        grid = jnp.asarray(GRID[GRID != 0]) / instance.range
+        curves = jnp.moveaxis(closed_form_curves(instance, concepts, grid), 1, 0)
+        start = closed_form_curves(instance, concepts, jnp.zeros(1))[:, 0]
+        margin = jnp.min(jax.vmap(lambda values, alpha: slack(instance, values, start, alpha))(curves, grid))
+        return jnp.minimum(margin + 1e-9, _reached(instance))
 
-    def _reached(one):
-        strengths = jax.vmap(lambda share: enough(one, share))(jnp.asarray(_SHARES))
+    def _reached(instance):
+        strengths = jax.vmap(lambda share: enough(instance, share))(jnp.asarray(_SHARES))
         finite = jnp.isfinite(strengths)
 
         def share_at(j, alpha):
-            return closed_form_curves(one, lambda one: one.in_target[None], alpha[None])[j, 0, 0]
+            return closed_form_curves(instance, lambda instance: instance.in_target[None], alpha[None])[j, 0, 0]
 
         at = jax.vmap(lambda row: jax.vmap(share_at)(jnp.arange(row.size), row))(jnp.where(finite, strengths, 0))
         return least(at - logit(jnp.asarray(_SHARES))[:, None] + 1e-8 * (1 + jnp.abs(at)), finite)
 
-    def autodiff(one):
-        curves, (low, high) = model_curves(one, concepts), bounds(one)
+    def autodiff(instance):
+        curves, (low, high) = model_curves(instance, concepts), bounds(instance)
 
         def slack(alpha):
-            steep = slope(curves, alpha)
-            return jnp.minimum(jnp.min(steep - low), jnp.min(high - steep)) / one.range
+            slopes = slope(curves, alpha)
+            return jnp.minimum(jnp.min(slopes - low), jnp.min(high - slopes)) / instance.range
 
-        return jnp.min(jax.vmap(slack)(jnp.asarray(GRID) / one.range)) + ROUNDING
+        return jnp.min(jax.vmap(slack)(jnp.asarray(GRID) / instance.range)) + ROUNDING
 
     @compiled_quickly
-    def on_grid(one, alphas, values, start):
-        low, high = bounds(one)
-        steep = (values - start[:, None]) / alphas[:, None]
-        return jnp.minimum(jnp.min(steep - low[..., None, :]), jnp.min(high[..., None, :] - steep))
+    def on_grid(instance, alphas, values, start):
+        low, high = bounds(instance)
+        secant = (values - start[:, None]) / alphas[:, None]
+        return jnp.minimum(jnp.min(secant - low[..., None, :]), jnp.min(high[..., None, :] - secant))
 
     def sweep(swept: Measured):
         curves = measured_curves(swept, concepts)
@@ -82,19 +82,19 @@ def _between(tex: str, identities, bounds, curves) -> Claim:
     return Claim(tex, instances, autodiff, sweep, curves, identities)
 
 
-def _logistic_bounds(one: Instance):
-    low, high = signs.slope_bounds(one, one.members)
-    shape = (one.log_p.shape[0], low.size)
+def _logistic_bounds(instance: Instance):
+    low, high = signs.slope_bounds(instance, instance.members)
+    shape = (instance.log_p.shape[0], low.size)
     return jnp.broadcast_to(low, shape), jnp.broadcast_to(high, shape)
 
 
-def _slope_at_zero(one: Instance):
-    at_zero = concept_slopes(one, jnp.zeros(()))
+def _slope_at_zero(instance: Instance):
+    at_zero = concept_slopes(instance, jnp.zeros(()))
     return at_zero, at_zero
 
 
-def _stays_straight(one: Instance, alpha):
-    return 1e-6 * one.range - jnp.abs(concept_slopes(one, alpha) - concept_slopes(one, 0 * alpha))
+def _stays_straight(instance: Instance, alpha):
+    return 1e-6 * instance.range - jnp.abs(concept_slopes(instance, alpha) - concept_slopes(instance, 0 * alpha))
 
 
 _SANDWICH = _between(
@@ -104,7 +104,7 @@ _SANDWICH = _between(
     r"\alpha \ge \frac{\operatorname{logit} \tau - r_j}{\min_T M - \max_{T^\complement} M} \implies F_T(\alpha) \ge \tau",
     symbolic.IDENTITIES["N5"],
     _logistic_bounds,
-    (Curve(lambda one, alpha: jnp.stack(signs.between_events(one, alpha, one.members))),),
+    (Curve(lambda instance, alpha: jnp.stack(signs.between_events(instance, alpha, instance.members))),),
 )
 _LOGISTIC = _between(
     r"\frac{d}{d\alpha} \operatorname{logit} F_C = \left.\frac{d}{d\alpha} \operatorname{logit} F_C\right|_{\alpha = 0}"

@@ -32,36 +32,38 @@ def _preference_follows(tex: str, identities, law) -> Claim:
         law: of the log-odds at 0, M(z) - M(z') and alpha R.
     """
 
-    def expected(one, alpha):
-        return law(_differences(one.log_p), _differences(one.log_odds), alpha, one.range)
+    def expected(instance, alpha):
+        return law(_differences(instance.log_p), _differences(instance.log_odds), alpha, instance.range)
 
-    def size(one):
-        return 1 + jnp.max(jnp.abs(one.log_p)) + 64 * jnp.max(jnp.abs(one.log_odds)) / one.range
+    def size(instance):
+        return 1 + jnp.max(jnp.abs(instance.log_p)) + 64 * jnp.max(jnp.abs(instance.log_odds)) / instance.range
 
-    def instances(one):
-        alphas = jnp.asarray(GRID) / one.range
-        curves = jnp.moveaxis(closed_form_curves(one, TOKENS, alphas), 1, 0)
-        errors = jax.vmap(lambda alpha, log_q: largest_error(_differences(log_q), expected(one, alpha)))(alphas, curves)
-        return 1e-12 - jnp.max(errors) / size(one)
+    def instances(instance):
+        alphas = jnp.asarray(GRID) / instance.range
+        curves = jnp.moveaxis(closed_form_curves(instance, TOKENS, alphas), 1, 0)
+        errors = jax.vmap(lambda alpha, log_q: largest_error(_differences(log_q), expected(instance, alpha)))(alphas, curves)
+        return 1e-12 - jnp.max(errors) / size(instance)
 
-    def autodiff(one):
-        curves = model_curves(one, TOKENS)
+    def autodiff(instance):
+        curves = model_curves(instance, TOKENS)
 
         def errors(alpha):
-            steep, flat = (slope(f, alpha) for f in (curves, lambda a: slope(curves, a)))
-            law_steep, law_flat = (slope(f, alpha) for f in (lambda a: expected(one, a), lambda a: slope(law_of, a)))
-            error = largest_error(_differences(steep), law_steep) / one.range
-            return jnp.maximum(error, largest_error(_differences(flat), law_flat) / one.range**2)
+            slopes, curvatures = (slope(f, alpha) for f in (curves, lambda a: slope(curves, a)))
+            law_slopes, law_curvatures = (
+                slope(f, alpha) for f in (lambda a: expected(instance, a), lambda a: slope(law_of, a))
+            )
+            error = largest_error(_differences(slopes), law_slopes) / instance.range
+            return jnp.maximum(error, largest_error(_differences(curvatures), law_curvatures) / instance.range**2)
 
         def law_of(alpha):
-            return expected(one, alpha)
+            return expected(instance, alpha)
 
-        return 1e-9 - jnp.max(jax.vmap(errors)(jnp.asarray(GRID[::3]) / one.range)) / size(one)
+        return 1e-9 - jnp.max(jax.vmap(errors)(jnp.asarray(GRID[::3]) / instance.range)) / size(instance)
 
-    def on_grid(one, alphas, measured):
-        some = slice(None, None, 60)
-        expect = jnp.moveaxis(jax.vmap(lambda alpha: expected(one, alpha))(alphas[some]), 0, 1)
-        return 1e-8 - largest_error(_differences(measured[:, some]), expect)
+    def on_grid(instance, alphas, measured):
+        strided = slice(None, None, 60)
+        expect = jnp.moveaxis(jax.vmap(lambda alpha: expected(instance, alpha))(alphas[strided]), 0, 1)
+        return 1e-8 - largest_error(_differences(measured[:, strided]), expect)
 
     return Claim(tex, instances, autodiff, on_sweep(on_grid), identities=identities)
 
@@ -70,19 +72,19 @@ _AFFINE = _preference_follows(
     r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \log\frac{p_j(z_p)}{p_j(z_n)} + "
     r"\alpha \left(M(z_p) - M(z_n)\right)\quad \text{for all}\ \alpha",
     symbolic.IDENTITIES["N6.preference"],
-    lambda start, steep, alpha, spread: start + alpha * steep,
+    lambda start, rate, alpha, spread: start + alpha * rate,
 )
 _SATURATING = _preference_follows(
     r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \frac{\log\frac{p_j(z_p)}{p_j(z_n)} + "
     r"\alpha \left(M(z_p) - M(z_n)\right)}{\sqrt{1 + R^2 \alpha^2}}",
     symbolic.TWINS["N6.preference"],
-    lambda start, steep, alpha, spread: (start + alpha * steep) / jnp.sqrt(1 + (spread * alpha) ** 2),
+    lambda start, rate, alpha, spread: (start + alpha * rate) / jnp.sqrt(1 + (spread * alpha) ** 2),
 )
 
 
-def answers(one: Instance):
+def answers(instance: Instance):
     """Two answers as an event ``[1, V]``: the likeliest target token in the first context, and the likeliest other one."""
-    log_p, target = one.log_p[0], one.in_target
+    log_p, target = instance.log_p[0], instance.in_target
     good, bad = jnp.argmax(jnp.where(target, log_p, -jnp.inf)), jnp.argmax(jnp.where(target, -jnp.inf, log_p))
     tokens = np.arange(log_p.size)
     return ((tokens == good) | (tokens == bad))[None]

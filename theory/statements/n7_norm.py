@@ -10,20 +10,20 @@ from jaxtyping import Array, Bool, Float
 from theory import arc, symbolic
 from theory._compilation import compiled_quickly
 from theory.claims import ROUNDING, largest_error, least, slope
-from theory.norms import ANGLES, NORMS, MeasuredNorm, Normed, kinds
+from theory.norms import ANGLES, NORMS, MeasuredNorm, NormInstance, kinds
 from theory.statement import Claim, Hypothesis, Statement
 
 _PROOF = "normalised"
 
 
-def _turned(one: Normed):
+def _turned(instance: NormInstance):
     """1 less the cosine between h and v, in the norm's eyes, squared: 0 where they are parallel and there is no arc."""
 
-    def share(one):
-        h, v = one.centred
+    def share(instance):
+        h, v = instance.centred
         return 1 - (h @ v) ** 2 / ((h @ h) * (v @ v))
 
-    return jnp.minimum(*[share(other) for other in kinds(one)]) - 1e-9
+    return jnp.minimum(*[share(other) for other in kinds(instance)]) - 1e-9
 
 
 NOT_PARALLEL = {
@@ -34,44 +34,46 @@ NOT_PARALLEL = {
 }
 
 
-def _strengths(one: Normed):
-    return arc.alpha_of_theta(one.arc, jnp.asarray(ANGLES))
+def _strengths(instance: NormInstance):
+    return arc.alpha_of_theta(instance.arc, jnp.asarray(ANGLES))
 
 
-def size_of(one: Normed):
+def size_of(instance: NormInstance):
     """What rounding is relative to: the logits, and how far h and v are from parallel."""
-    bends = one.arc
-    return 1 + jnp.max(jnp.hypot(bends.A, bends.B)) + jnp.max(jnp.abs(bends.c)), 1 / jnp.sqrt(_turned(one) + 1e-9)
+    path = instance.arc
+    return 1 + jnp.max(jnp.hypot(path.A, path.B)) + jnp.max(jnp.abs(path.c)), 1 / jnp.sqrt(_turned(instance) + 1e-9)
 
 
-def _decodes_to(tex: str, identities, closed_form: Callable[[Normed, Float[Array, ""]], Float[Array, " V"]]) -> Claim:
+def _decodes_to(tex: str, identities, closed_form: Callable[[NormInstance, Float[Array, ""]], Float[Array, " V"]]) -> Claim:
     """The claim that the logits through the norm are those of a closed form of the instance and the strength."""
 
-    def instances(one):
-        def error(one):
-            logits = jax.vmap(one.decode)(_strengths(one))
-            size, steep = size_of(one)
-            closed = jax.vmap(lambda alpha: closed_form(one, alpha))(_strengths(one))
-            return largest_error(logits, closed) / (size * steep)
+    def instances(instance):
+        def error(instance):
+            logits = jax.vmap(instance.decode)(_strengths(instance))
+            size, condition = size_of(instance)
+            closed = jax.vmap(lambda alpha: closed_form(instance, alpha))(_strengths(instance))
+            return largest_error(logits, closed) / (size * condition)
 
-        return 1e-11 - jnp.maximum(*[error(other) for other in kinds(one)])
+        return 1e-11 - jnp.maximum(*[error(other) for other in kinds(instance)])
 
-    def autodiff(one):
-        def error(one):
-            width, (size, steep) = one.arc.width, size_of(one)
+    def autodiff(instance):
+        def error(instance):
+            width, (size, condition) = instance.arc.width, size_of(instance)
 
             def at(alpha):
-                measured = slope(one.decode, alpha)
-                return largest_error(measured, slope(lambda a: closed_form(one, a), alpha)) * width / (size * steep)
+                measured = slope(instance.decode, alpha)
+                return largest_error(measured, slope(lambda a: closed_form(instance, a), alpha)) * width / (size * condition)
 
-            return jnp.max(jax.vmap(at)(_strengths(one)))
+            return jnp.max(jax.vmap(at)(_strengths(instance)))
 
-        return 1e-10 - jnp.maximum(*[error(other) for other in kinds(one)])
+        return 1e-10 - jnp.maximum(*[error(other) for other in kinds(instance)])
 
     @compiled_quickly
-    def on_grid(one, alphas, logits):
-        size, steep = size_of(one)
-        return 1e-10 - largest_error(logits, jax.vmap(lambda alpha: closed_form(one, alpha))(alphas)) / (size * steep)
+    def on_grid(instance, alphas, logits):
+        size, condition = size_of(instance)
+        return 1e-10 - largest_error(logits, jax.vmap(lambda alpha: closed_form(instance, alpha))(alphas)) / (
+            size * condition
+        )
 
     def sweep(swept: MeasuredNorm):
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
@@ -82,17 +84,17 @@ def _decodes_to(tex: str, identities, closed_form: Callable[[Normed, Float[Array
 # --- N7: the law -----------------------------------------------------------------------------------------------------
 
 
-def _law(one: Normed, alpha):
-    found = arc.law(one.W, one.gamma, one.bias, one.h, one.v, kind=one.kind)
-    return arc.law_logits(found, alpha)
+def _law(instance: NormInstance, alpha):
+    law = arc.law(instance.W, instance.gamma, instance.bias, instance.h, instance.v, kind=instance.kind)
+    return arc.law_logits(law, alpha)
 
 
-def _law_of_wrong_width(one: Normed, alpha):
-    h, v = one.centred
-    found = arc.law(one.W, one.gamma, one.bias, one.h, one.v, kind=one.kind)
+def _law_of_wrong_width(instance: NormInstance, alpha):
+    h, v = instance.centred
+    law = arc.law(instance.W, instance.gamma, instance.bias, instance.h, instance.v, kind=instance.kind)
     width = jnp.sqrt((h @ h) / (v @ v))
     # The height of the curve at its centre is right, so that only the width is wrong.
-    return arc.law_logits(found._replace(width=width), alpha)
+    return arc.law_logits(law._replace(width=width), alpha)
 
 
 _LAW_TEX = (
@@ -105,15 +107,15 @@ _LAW_TWIN = _decodes_to(_LAW_TEX + r"\frac{\|h\|^2}{\|v\|^2}", symbolic.TWINS["N
 # --- N8: the arc -----------------------------------------------------------------------------------------------------
 
 
-def _on_arc(one: Normed, alpha):
+def _on_arc(instance: NormInstance, alpha):
     """From two unembeddings: of the directions at angles 0 and pi/2."""
-    bends = one.arc
-    return arc.arc_logits(bends, arc.theta_of_alpha(bends, alpha))
+    path = instance.arc
+    return arc.arc_logits(path, arc.theta_of_alpha(path, alpha))
 
 
-def _on_arc_from_zero(one: Normed, alpha):
-    bends = one.arc
-    return arc.arc_logits(bends, jnp.arctan(alpha / bends.width))
+def _on_arc_from_zero(instance: NormInstance, alpha):
+    path = instance.arc
+    return arc.arc_logits(path, jnp.arctan(alpha / path.width))
 
 
 _ARC_TEX = r"\operatorname{logit}_z = A_z \cos\theta + B_z \sin\theta + c_z,\quad \alpha = "
@@ -126,50 +128,50 @@ _TIMES = np.array([1.01, 3.0, 10.0, 100.0, 1e3])
 """Strengths at which plateaus are checked, as multiples of the one from which the bound holds."""
 
 
-def _approaches(tex: str, identities, coefficient: Callable[[Normed], Float[Array, " V"]]) -> Claim:
+def _approaches(tex: str, identities, coefficient: Callable[[NormInstance], Float[Array, " V"]]) -> Claim:
     """The claim that logits approach their plateaus like ``coefficient / |alpha|``, with the remainder of `plateau_rate`."""
 
-    def slack(one, alpha, logits):
-        bends = one.arc
-        rate = arc.plateau_rate(bends)
-        ends = jnp.where(alpha > 0, arc.plateau(bends, 1), arc.plateau(bends, -1))
-        error = jnp.abs(logits - ends - coefficient(one) / jnp.abs(alpha))
+    def slack(instance, alpha, logits):
+        path = instance.arc
+        rate = arc.plateau_rate(path)
+        ends = jnp.where(alpha > 0, arc.plateau(path, 1), arc.plateau(path, -1))
+        error = jnp.abs(logits - ends - coefficient(instance) / jnp.abs(alpha))
         bound = rate.remainder / alpha**2
-        size, steep = size_of(one)
+        size, condition = size_of(instance)
         inside = jnp.abs(alpha) >= rate.beyond
-        return least((bound - error) / size + 1e-12 * steep, inside & jnp.isfinite(error))
+        return least((bound - error) / size + 1e-12 * condition, inside & jnp.isfinite(error))
 
-    def far(one):
-        beyond = arc.plateau_rate(one.arc).beyond
+    def far(instance):
+        beyond = arc.plateau_rate(instance.arc).beyond
         return jnp.concatenate([-_TIMES, _TIMES]) * beyond
 
-    def instances(one):
-        def worst(one):
-            return jnp.min(jax.vmap(lambda alpha: slack(one, alpha, one.decode(alpha)))(far(one)))
+    def instances(instance):
+        def worst(instance):
+            return jnp.min(jax.vmap(lambda alpha: slack(instance, alpha, instance.decode(alpha)))(far(instance)))
 
-        return jnp.minimum(*[worst(other) for other in kinds(one)])
+        return jnp.minimum(*[worst(other) for other in kinds(instance)])
 
-    def autodiff(one):
+    def autodiff(instance):
         """In t = 1/alpha, the logits have the plateau as value and the coefficient as derivative at 0, from both sides."""
 
-        def error(one):
+        def error(instance):
             def of_inverse(t):
-                return one.decode(1 / t)
+                return instance.decode(1 / t)
 
-            bends, (size, steep) = one.arc, size_of(one)
-            scale = arc.plateau_rate(bends).beyond
+            path, (size, condition) = instance.arc, size_of(instance)
+            scale = arc.plateau_rate(path).beyond
             t = 1e-6 / scale
             errors = [
-                jnp.abs(slope(of_inverse, sign * t) * sign - coefficient(one)) / (scale * size * steep)
+                jnp.abs(slope(of_inverse, sign * t) * sign - coefficient(instance)) / (scale * size * condition)
                 for sign in (1.0, -1.0)
             ]
             return jnp.max(jnp.stack(errors))
 
-        return 1e-4 - jnp.maximum(*[error(other) for other in kinds(one)])
+        return 1e-4 - jnp.maximum(*[error(other) for other in kinds(instance)])
 
     @compiled_quickly
-    def on_grid(one, alphas, logits):
-        return jnp.min(jax.vmap(lambda alpha, row: slack(one, alpha, row))(alphas, logits))
+    def on_grid(instance, alphas, logits):
+        return jnp.min(jax.vmap(lambda alpha, row: slack(instance, alpha, row))(alphas, logits))
 
     def sweep(swept: MeasuredNorm):
         away = swept.alphas != 0
@@ -178,10 +180,10 @@ def _approaches(tex: str, identities, coefficient: Callable[[Normed], Float[Arra
     return Claim(tex, instances, autodiff, sweep, identities=identities)
 
 
-def _from_whole_state(one: Normed):
+def _from_whole_state(instance: NormInstance):
     """The wrong coefficient: of h where it should be the part of h across v."""
-    h, v = one.centred
-    return jnp.sqrt(h.size) * (one.W * one.gamma) @ h / jnp.linalg.norm(v)
+    h, v = instance.centred
+    return jnp.sqrt(h.size) * (instance.W * instance.gamma) @ h / jnp.linalg.norm(v)
 
 
 _PLATEAU_TEX = (
@@ -191,15 +193,15 @@ _PLATEAU_TEX = (
 _PLATEAU = _approaches(
     _PLATEAU_TEX + r"\frac{h_\perp}{\|v\|},\quad h_\perp = h - \frac{h \cdot v}{\|v\|^2} v",
     symbolic.IDENTITIES["N8.plateau"],
-    lambda one: arc.plateau_rate(one.arc).coefficient,
+    lambda instance: arc.plateau_rate(instance.arc).coefficient,
 )
 _PLATEAU_TWIN = _approaches(_PLATEAU_TEX + r"\frac{h}{\|v\|}", symbolic.TWINS["N8.plateau"], _from_whole_state)
 
 # --- N8: bumps -------------------------------------------------------------------------------------------------------
 
 
-def _unbiased(one: Normed) -> Normed:
-    return Normed(one.W, one.gamma, jnp.zeros_like(one.bias), one.h, one.v, one.kind)
+def _unbiased(instance: NormInstance) -> NormInstance:
+    return NormInstance(instance.W, instance.gamma, jnp.zeros_like(instance.bias), instance.h, instance.v, instance.kind)
 
 
 def _ahead(logits: Float[Array, "K V"]) -> Bool[Array, "K V"]:
@@ -212,41 +214,41 @@ _FINE = np.linspace(-1.5, 1.5, 61)
 
 
 def _concave_while_ahead() -> Claim:
-    def on_arc(one):
-        bends = one.arc
-        return jax.vmap(lambda theta: arc.arc_logits(bends, theta))(jnp.asarray(_FINE))
+    def on_arc(instance):
+        path = instance.arc
+        return jax.vmap(lambda theta: arc.arc_logits(path, theta))(jnp.asarray(_FINE))
 
     def second_differences(values):
         return values[2:] - 2 * values[1:-1] + values[:-2]
 
-    def instances(one):
-        one = _unbiased(one)
-        logits = on_arc(one)
+    def instances(instance):
+        instance = _unbiased(instance)
+        logits = on_arc(instance)
         ahead = _ahead(logits)
         bent = second_differences(jax.nn.log_softmax(logits)) / (_FINE[1] - _FINE[0]) ** 2
         within = ahead[2:] & ahead[1:-1] & ahead[:-2]
-        return least(-bent / size_of(one)[0], within) + ROUNDING
+        return least(-bent / size_of(instance)[0], within) + ROUNDING
 
-    def autodiff(one):
-        one = _unbiased(one)
-        bends, (size, steep) = one.arc, size_of(one)
+    def autodiff(instance):
+        instance = _unbiased(instance)
+        path, (size, condition) = instance.arc, size_of(instance)
 
         def log_q(theta):
-            return jax.nn.log_softmax(one.decode(arc.alpha_of_theta(bends, theta)))
+            return jax.nn.log_softmax(instance.decode(arc.alpha_of_theta(path, theta)))
 
         thetas = jnp.asarray(ANGLES[1:-1])
         bent = jax.vmap(lambda theta: slope(lambda t: slope(log_q, t), theta))(thetas)
-        ahead = _ahead(jax.vmap(lambda theta: one.decode(arc.alpha_of_theta(bends, theta)))(thetas))
-        return least(-bent / (size * steep), ahead) + 1e-8
+        ahead = _ahead(jax.vmap(lambda theta: instance.decode(arc.alpha_of_theta(path, theta)))(thetas))
+        return least(-bent / (size * condition), ahead) + 1e-8
 
     @compiled_quickly
-    def on_sweep(one, alphas, logits):
+    def on_sweep(instance, alphas, logits):
         """Secants in the angle of the measured log-probabilities decrease while the token is ahead."""
-        theta = arc.theta_of_alpha(one.arc, alphas)
-        log_q = jax.nn.log_softmax(logits - one.W @ one.bias)
-        steep = jnp.diff(log_q, axis=0) / jnp.diff(theta)[:, None]
-        ahead = _ahead(logits - one.W @ one.bias)
-        return least(-jnp.diff(steep, axis=0), ahead[2:] & ahead[1:-1] & ahead[:-2])
+        theta = arc.theta_of_alpha(instance.arc, alphas)
+        log_q = jax.nn.log_softmax(logits - instance.W @ instance.bias)
+        slopes = jnp.diff(log_q, axis=0) / jnp.diff(theta)[:, None]
+        ahead = _ahead(logits - instance.W @ instance.bias)
+        return least(-jnp.diff(slopes, axis=0), ahead[2:] & ahead[1:-1] & ahead[:-2])
 
     def sweep(swept: MeasuredNorm):
         return float(on_sweep(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits))) + 1e-8
@@ -266,26 +268,26 @@ def _concave_while_ahead() -> Claim:
 def _one_bump_everywhere() -> Claim:
     """The wrong survival of theorem 3.3: no token has two bumps on the arc. Margins: 1.5 less the number of bumps."""
 
-    def rises_then_falls(steep: Float[Array, "K V"]):
+    def rises_then_falls(slopes: Float[Array, "K V"]):
         """How often the sign of slopes goes from + to -, zeros left out of the count."""
-        return jnp.sum((steep[:-1] > 0) & (steep[1:] < 0), axis=0)
+        return jnp.sum((slopes[:-1] > 0) & (slopes[1:] < 0), axis=0)
 
-    def instances(one):
-        return 1.5 - jnp.max(arc.bumps(_unbiased(one).arc, points=256))
+    def instances(instance):
+        return 1.5 - jnp.max(arc.bumps(_unbiased(instance).arc, points=256))
 
-    def autodiff(one):
-        one = _unbiased(one)
-        bends = one.arc
+    def autodiff(instance):
+        instance = _unbiased(instance)
+        path = instance.arc
 
         def log_q(theta):
-            return jax.nn.log_softmax(one.decode(arc.alpha_of_theta(bends, theta)))
+            return jax.nn.log_softmax(instance.decode(arc.alpha_of_theta(path, theta)))
 
-        steep = jax.vmap(lambda theta: slope(log_q, theta))(jnp.asarray(_FINE))
-        return 1.5 - jnp.max(rises_then_falls(jnp.where(jnp.abs(steep) > 1e-6, steep, 0)))
+        slopes = jax.vmap(lambda theta: slope(log_q, theta))(jnp.asarray(_FINE))
+        return 1.5 - jnp.max(rises_then_falls(jnp.where(jnp.abs(slopes) > 1e-6, slopes, 0)))
 
     def sweep(swept: MeasuredNorm):
-        steep = np.diff(swept.log_probabilities, axis=0)
-        return float(1.5 - np.max(rises_then_falls(jnp.where(np.abs(steep) > 1e-9, steep, 0))))
+        slopes = np.diff(swept.log_probabilities, axis=0)
+        return float(1.5 - np.max(rises_then_falls(jnp.where(np.abs(slopes) > 1e-9, slopes, 0))))
 
     return Claim(r"\text{every token has at most one bump on}\ (-\pi/2, \pi/2)", instances, autodiff, sweep)
 

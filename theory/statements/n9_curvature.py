@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from theory import symbolic
 from theory._compilation import compiled_quickly
-from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
+from theory.blocks import TRANSFORMERS, MeasuredTransformer, SteeredTransformer, kinds
 from theory.claims import largest_error, slope
 from theory.statement import Claim, Statement
 from ufm import curvature
@@ -22,71 +22,72 @@ _INVERSE = np.linalg.inv(np.vander(_PLACES, increasing=True))
 """From values at these places to the coefficients of the polynomial through them."""
 
 
-def _contexts(one: Pushed):
-    return jnp.arange(one.model.tokens.shape[0])
+def _contexts(instance: SteeredTransformer):
+    return jnp.arange(instance.model.tokens.shape[0])
 
 
-def _closed_form(one: Pushed) -> Float[Array, " m"]:
-    return curvature(one.model, _contexts(one), one.v)
+def _closed_form(instance: SteeredTransformer) -> Float[Array, " m"]:
+    return curvature(instance.model, _contexts(instance), instance.v)
 
 
-def _uncentred(one: Pushed) -> Float[Array, " m"]:
+def _uncentred(instance: SteeredTransformer) -> Float[Array, " m"]:
     """With F = diag(p): the second moment of the slopes, where their variance is meant."""
     zero = jnp.zeros(())
-    p, slopes = jax.nn.softmax(one.decode(zero)), slope(one.decode, zero)
+    p, slopes = jax.nn.softmax(instance.decode(zero)), slope(instance.decode, zero)
     return jnp.sum(p * slopes**2, axis=-1) / 2
 
 
-def _scale(one: Pushed) -> Float[Array, ""]:
+def _scale(instance: SteeredTransformer) -> Float[Array, ""]:
     """A strength that is small for the logits and for every norm."""
-    slopes = slope(one.decode, jnp.zeros(()))
-    return 3e-3 * jnp.minimum(1 / jnp.max(jnp.ptp(slopes, axis=-1)), one.scale)
+    slopes = slope(instance.decode, jnp.zeros(()))
+    return 3e-3 * jnp.minimum(1 / jnp.max(jnp.ptp(slopes, axis=-1)), instance.scale)
 
 
-def _size(one: Pushed) -> Float[Array, ""]:
+def _size(instance: SteeredTransformer) -> Float[Array, ""]:
     """What errors are relative to: the largest that the curvature could be, by the range of the slopes."""
-    return jnp.max(jnp.ptp(slope(one.decode, jnp.zeros(())), axis=-1)) ** 2 / 8
+    return jnp.max(jnp.ptp(slope(instance.decode, jnp.zeros(())), axis=-1)) ** 2 / 8
 
 
-def _quadratic(tex: str, coefficient: Callable[[Pushed], Float[Array, " m"]], identities) -> Claim:
+def _quadratic(tex: str, coefficient: Callable[[SteeredTransformer], Float[Array, " m"]], identities) -> Claim:
     """The claim that KL grows by ``coefficient alpha^2`` near 0."""
 
-    def off(one, alphas, logits):
+    def off(instance, alphas, logits):
         """The polynomial through KL / alpha^2 at `_PLACES` of some strength, ``[m, K, V]``, has the coefficient at 0."""
-        base = one.decode(jnp.zeros(()))
+        base = instance.decode(jnp.zeros(()))
         squares = kl(base[:, None], logits) / alphas**2
-        return largest_error(squares @ _INVERSE[0], coefficient(one)) / _size(one)
+        return largest_error(squares @ _INVERSE[0], coefficient(instance)) / _size(instance)
 
-    def instances(one):
-        def error(one):
-            alphas = _scale(one) * _PLACES
-            return off(one, alphas, jnp.moveaxis(jax.vmap(one.decode)(alphas), 0, 1))
+    def instances(instance):
+        def error(instance):
+            alphas = _scale(instance) * _PLACES
+            return off(instance, alphas, jnp.moveaxis(jax.vmap(instance.decode)(alphas), 0, 1))
 
-        return 1e-6 - jnp.max(jnp.stack([error(other) for other in kinds(one)]))
+        return 1e-6 - jnp.max(jnp.stack([error(other) for other in kinds(instance)]))
 
-    def autodiff(one):
+    def autodiff(instance):
         """The first derivative of KL at 0 is 0, the second twice the coefficient."""
 
-        def error(one):
-            base, zero = one.decode(jnp.zeros(())), jnp.zeros(())
+        def error(instance):
+            base, zero = instance.decode(jnp.zeros(())), jnp.zeros(())
 
             def grown(alpha):
-                return kl(base, one.decode(alpha))
+                return kl(base, instance.decode(alpha))
 
             first, second = jax.jvp(lambda alpha: slope(grown, alpha), (zero,), (jnp.ones(()),))
             return jnp.maximum(
-                jnp.max(jnp.abs(first)) / jnp.sqrt(_size(one)), largest_error(second / 2, coefficient(one)) / _size(one)
+                jnp.max(jnp.abs(first)) / jnp.sqrt(_size(instance)),
+                largest_error(second / 2, coefficient(instance)) / _size(instance),
             )
 
-        return 1e-9 - jnp.max(jnp.stack([error(other) for other in kinds(one)]))
+        return 1e-9 - jnp.max(jnp.stack([error(other) for other in kinds(instance)]))
 
     @compiled_quickly
-    def on_grid(one):
-        alphas = _scale(one) * _PLACES
-        steered = one.states[:, None] + alphas[:, None, None] * one.v
-        return 1e-6 - off(one, alphas, one.model.decode(steered))
+    def on_grid(instance):
+        alphas = _scale(instance) * _PLACES
+        steered = instance.states[:, None] + alphas[:, None, None] * instance.v
+        return 1e-6 - off(instance, alphas, instance.model.decode(steered))
 
-    def sweep(swept: MeasuredPush):
+    def sweep(swept: MeasuredTransformer):
         return float(on_grid(swept.instance))
 
     return Claim(tex, instances, autodiff, sweep, identities=identities)

@@ -8,78 +8,79 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from theory._compilation import compiled_quickly
-from theory.blocks import TRANSFORMERS, MeasuredPush, Pushed, kinds
+from theory.blocks import TRANSFORMERS, MeasuredTransformer, SteeredTransformer, kinds
 from theory.claims import largest_error, slope
 from theory.statement import Claim, Hypothesis, Statement
 from ufm.transformer import added
 
 _TIMES = np.array([1.0, 4.0, 30.0, 1e3, 1e6])
-"""Strengths at which the bound is checked, as multiples of `Pushed.scale`: from where it says little."""
+"""Strengths at which the bound is checked, as multiples of `SteeredTransformer.scale`: from where it says little."""
 
 _SHARE, _NODES = 1 / 8, 12
 """Where the integral in 1/alpha begins, as a share of 1 / scale, and its Gauss-Legendre nodes."""
 
 
-def _blind(one: Pushed):
+def _blind(instance: SteeredTransformer):
     """How much longer v is than what each norm sees of it: rounding is that much larger too."""
-    return jnp.max(jnp.stack([jnp.linalg.norm(other.v) / jnp.linalg.norm(other.seen) for other in kinds(one)]))
+    return jnp.max(jnp.stack([jnp.linalg.norm(other.v) / jnp.linalg.norm(other.seen) for other in kinds(instance)]))
 
 
 NEEDS = {
     "seen": Hypothesis(
-        "v is seen by the last norm: it is not 0, and for LayerNorm not constant", lambda one: 1 / _blind(one) - 1e-6
+        "v is seen by the last norm: it is not 0, and for LayerNorm not constant",
+        lambda instance: 1 / _blind(instance) - 1e-6,
     ),
     "bounded": Hypothesis(
         "what the blocks after the place of steering add to the residual stream is bounded",
-        lambda one: 1 / (1 + added(one.model)),
+        lambda instance: 1 / (1 + added(instance.model)),
     ),
 }
 
 
-def _size(one: Pushed):
+def _size(instance: SteeredTransformer):
     """What rounding is relative to."""
-    return _blind(one) * (1 + jnp.maximum(jnp.max(jnp.abs(one.limit(1))), jnp.max(jnp.abs(one.limit(-1)))))
+    return _blind(instance) * (1 + jnp.maximum(jnp.max(jnp.abs(instance.limit(1))), jnp.max(jnp.abs(instance.limit(-1)))))
 
 
-def _tends(tex: str, limit: Callable[[Pushed, int], Float[Array, " V"]]) -> Claim:
-    """The claim that steered logits tend to `limit`, given the sign of alpha, and as fast as `Pushed.bound`."""
+def _tends(tex: str, limit: Callable[[SteeredTransformer, int], Float[Array, " V"]]) -> Claim:
+    """The claim that steered logits tend to `limit`, given the sign of alpha, and as fast as `SteeredTransformer.bound`."""
 
-    def slack(one, alpha, logits):
-        end = jnp.where(alpha > 0, limit(one, 1), limit(one, -1))
-        return jnp.min(one.bound(alpha) - jnp.abs(logits - end)) / _size(one) + 1e-12
+    def slack(instance, alpha, logits):
+        end = jnp.where(alpha > 0, limit(instance, 1), limit(instance, -1))
+        return jnp.min(instance.bound(alpha) - jnp.abs(logits - end)) / _size(instance) + 1e-12
 
-    def instances(one):
-        def worst(one):
-            alphas = jnp.concatenate([-jnp.asarray(_TIMES), jnp.asarray(_TIMES)]) * one.scale
-            return jnp.min(jax.vmap(lambda alpha: slack(one, alpha, one.decode(alpha)))(alphas))
+    def instances(instance):
+        def worst(instance):
+            alphas = jnp.concatenate([-jnp.asarray(_TIMES), jnp.asarray(_TIMES)]) * instance.scale
+            return jnp.min(jax.vmap(lambda alpha: slack(instance, alpha, instance.decode(alpha)))(alphas))
 
-        return jnp.minimum(*[worst(other) for other in kinds(one)])
+        return jnp.minimum(*[worst(other) for other in kinds(instance)])
 
-    def autodiff(one):
+    def autodiff(instance):
         """In t = 1/alpha the logits are smooth up to t = 0: what the derivative adds up to leads to the limit."""
         points, weights = np.polynomial.legendre.leggauss(_NODES)
 
-        def error(one, sign):
-            start = sign * _SHARE / one.scale
+        def error(instance, sign):
+            start = sign * _SHARE / instance.scale
 
             def derivative(share):
-                return slope(lambda t: one.decode(1 / t), share * start)
+                return slope(lambda t: instance.decode(1 / t), share * start)
 
             slopes = jax.vmap(derivative)(jnp.asarray((points + 1) / 2))
             added_up = start * jnp.tensordot(jnp.asarray(weights / 2), slopes, axes=1)
-            end = jnp.where(sign > 0, limit(one, 1), limit(one, -1))
-            return largest_error(one.decode(1 / start) - added_up, end) / _size(one)
+            end = jnp.where(sign > 0, limit(instance, 1), limit(instance, -1))
+            return largest_error(instance.decode(1 / start) - added_up, end) / _size(instance)
 
-        def worst(one):
-            return jnp.max(jax.vmap(lambda sign: error(one, sign))(jnp.asarray([1.0, -1.0])))
+        def worst(instance):
+            return jnp.max(jax.vmap(lambda sign: error(instance, sign))(jnp.asarray([1.0, -1.0])))
 
-        return 1e-9 - jnp.maximum(*[worst(other) for other in kinds(one)])
+        return 1e-9 - jnp.maximum(*[worst(other) for other in kinds(instance)])
 
     @compiled_quickly
-    def on_grid(one, alphas, logits):
-        return jnp.min(jax.vmap(lambda alpha, rows: slack(one, alpha, rows), in_axes=(0, 1))(alphas, logits))
+    def on_grid(instance, alphas, logits):
+        return jnp.min(jax.vmap(lambda alpha, rows: slack(instance, alpha, rows), in_axes=(0, 1))(alphas, logits))
 
-    def sweep(swept: MeasuredPush):
+    def sweep(swept: MeasuredTransformer):
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
 
     return Claim(tex, instances, autodiff, sweep)
@@ -90,12 +91,12 @@ _CLAIM = _tends(
     r"\frac{2 \sqrt{d}\, \|\gamma \odot w_z\|}{|\alpha|\, \|v\|} \sqrt{r^2 + d \varepsilon},\quad "
     r"y^\pm = W \left(\gamma \odot \operatorname{norm}(\pm v) + b\right)\ "
     r"\text{as}\ \alpha \to \pm\infty,\ \text{for every prompt}\ c,\quad r = \max_c \|h_c\| + \text{what blocks add}",
-    lambda one, sign: one.limit(sign),
+    lambda instance, sign: instance.limit(sign),
 )
 _TWIN = _tends(
     r"\operatorname{logit}_z(c, \alpha) \to y_z\ \text{as}\ \alpha \to +\infty,\quad "
     r"\operatorname{logit}_z(c, \alpha) \to -y_z\ \text{as}\ \alpha \to -\infty",
-    lambda one, sign: sign * one.limit(1),
+    lambda instance, sign: sign * instance.limit(1),
 )
 
 STATEMENTS = (

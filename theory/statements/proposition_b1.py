@@ -10,19 +10,19 @@ from theory.statement import Statement
 from theory.statements.hypotheses import chosen
 
 
-def _everywhere(one: Instance):
-    return jnp.ones(one.log_p.shape, bool)
+def _everywhere(instance: Instance):
+    return jnp.ones(instance.log_p.shape, bool)
 
 
-def _limit(one: Instance, sign: int):
-    m = one.log_odds
-    return jax.vmap(lambda log_p: tilting.limit(log_p, m, sign) - jnp.exp(log_p))(one.log_p)
+def _limit(instance: Instance, sign: int):
+    m = instance.log_odds
+    return jax.vmap(lambda log_p: tilting.limit(log_p, m, sign) - jnp.exp(log_p))(instance.log_p)
 
 
-def _even_limit(one: Instance, sign: int):
-    highest, lowest, _ = tilting.extremes(one.log_odds)
+def _even_limit(instance: Instance, sign: int):
+    highest, lowest, _ = tilting.extremes(instance.log_odds)
     extreme = highest if sign > 0 else lowest
-    return extreme / jnp.sum(extreme) - jnp.exp(one.log_p)
+    return extreme / jnp.sum(extreme) - jnp.exp(instance.log_p)
 
 
 STATEMENTS = (

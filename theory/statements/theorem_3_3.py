@@ -14,18 +14,18 @@ from theory.statements.hypotheses import chosen
 
 
 @jax.jit
-def _inner(one: Instance):
-    highest, lowest, _ = tilting.extremes(one.log_odds)
+def _inner(instance: Instance):
+    highest, lowest, _ = tilting.extremes(instance.log_odds)
     return ~(highest | lowest)
 
 
-_peaks = jax.jit(lambda one: one.peaks)
+_peaks = jax.jit(lambda instance: instance.peaks)
 
 
-def _bump_instances(one: Instance):
+def _bump_instances(instance: Instance):
     """Secants of log p between strengths around each token's own closed-form peak: up before it, down after it."""
-    m = one.log_odds
-    spread = one.range
+    m = instance.log_odds
+    spread = instance.range
 
     def token(log_p, z, peak):
         alphas = jnp.where(jnp.isfinite(peak), peak, 0) + jnp.asarray(GRID) / spread
@@ -36,21 +36,21 @@ def _bump_instances(one: Instance):
     def context(log_p, peaks):
         return jax.vmap(lambda z, peak: token(log_p, z, peak))(jnp.arange(m.size), peaks)
 
-    return least(jax.vmap(context)(one.log_p, one.peaks), _inner(one)) + _around(one)
+    return least(jax.vmap(context)(instance.log_p, instance.peaks), _inner(instance)) + _around(instance)
 
 
-def _around(one: Instance):
+def _around(instance: Instance):
     """Rounding of a secant of log p at large strengths: the log-probabilities themselves grow with |alpha|."""
-    peaks = one.peaks
-    far = jnp.max(jnp.where(jnp.isfinite(peaks), jnp.abs(peaks), 0)) * jnp.max(jnp.abs(one.log_odds))
-    return ROUNDING + 1e-14 * (far + jnp.max(jnp.abs(one.log_p)))
+    peaks = instance.peaks
+    far = jnp.max(jnp.where(jnp.isfinite(peaks), jnp.abs(peaks), 0)) * jnp.max(jnp.abs(instance.log_odds))
+    return ROUNDING + 1e-14 * (far + jnp.max(jnp.abs(instance.log_p)))
 
 
-def _bump_autodiff(one: Instance):
+def _bump_autodiff(instance: Instance):
     """At the closed-form peak the model's derivative of log p vanishes and its second derivative is -Var."""
-    m, peaks, inner = one.log_odds, one.peaks, _inner(one)
-    spread = one.range
-    curves = model_curves(one, TOKENS)
+    m, peaks, inner = instance.log_odds, instance.peaks, _inner(instance)
+    spread = instance.range
+    curves = model_curves(instance, TOKENS)
 
     def at(j, z):
         alpha = jnp.where(inner[z], peaks[j, z], 0)
@@ -59,20 +59,20 @@ def _bump_autodiff(one: Instance):
             return curves(a)[j, z]
 
         first, second = jax.jvp(jax.grad(curve), (alpha,), (jnp.ones_like(alpha),))
-        variance = tilting.variance(one.log_p[j], m, alpha)
+        variance = tilting.variance(instance.log_p[j], m, alpha)
         error = jnp.maximum(jnp.abs(first) / spread, jnp.abs(second + variance) / spread**2)
         # Rounding of the model's logits moves the slope by their size times the precision.
         return 1e-10 + 1e-14 * jnp.abs(alpha) * jnp.max(jnp.abs(m)) - error
 
-    contexts, tokens = jnp.arange(one.log_p.shape[0]), jnp.arange(m.size)
+    contexts, tokens = jnp.arange(instance.log_p.shape[0]), jnp.arange(m.size)
     errors = jax.vmap(lambda j: jax.vmap(lambda z: at(j, z))(tokens))(contexts)
     return least(errors, inner)
 
 
 def _bump_sweep(swept: Measured) -> float:
     """Each measured curve rises up to its largest value and falls after it, and that is within a step of the peak."""
-    one = swept.instance
-    peaks, inner = np.asarray(_peaks(one)), np.asarray(_inner(one))
+    instance = swept.instance
+    peaks, inner = np.asarray(_peaks(instance)), np.asarray(_inner(instance))
     p = np.exp(swept.log_probabilities)
     reach = swept.alphas[-1] - swept.step
     worst = np.inf
@@ -89,13 +89,13 @@ _BLUR = 1e-3
 """How close to a peak, in units of 1/R, the sign of the slope is left to its monotony."""
 
 
-def _sign_pattern(one: Instance, alpha):
+def _sign_pattern(instance: Instance, alpha):
     """Up before the peak, down after it; and the slope's sign changes once, for its unnormalised form falls."""
-    slopes, inner, blur = signs.of_tokens(one, alpha), _inner(one), _BLUR / one.range
-    before, after = alpha <= one.peaks - blur, alpha >= one.peaks + blur
+    slopes, inner, blur = signs.of_tokens(instance, alpha), _inner(instance), _BLUR / instance.range
+    before, after = alpha <= instance.peaks - blur, alpha >= instance.peaks + blur
     # On the far side of a peak nothing is claimed: any positive number. Infinities have no ball around them.
     up, down = jnp.where(before, slopes, 1.0), jnp.where(after, -slopes, 1.0)
-    return jnp.where(inner, jnp.stack([up, down, signs.falling_of_tokens(one, alpha)]), jnp.inf)
+    return jnp.where(inner, jnp.stack([up, down, signs.falling_of_tokens(instance, alpha)]), jnp.inf)
 
 
 _BUMP = Claim(
@@ -109,7 +109,7 @@ _BUMP = Claim(
 _TARGETS_ALWAYS_RISE = monotone(
     r"\forall z \in T:\ \Delta p(z \mid c_j, \cdot)\ \text{increases strictly on}\ \mathbb{R}",
     TOKENS,
-    lambda one: jnp.broadcast_to(jnp.where(one.in_target, 1, 0), one.log_p.shape),
+    lambda instance: jnp.broadcast_to(jnp.where(instance.in_target, 1, 0), instance.log_p.shape),
 )
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -127,17 +127,17 @@ def _lead(peaks, target):
     return late - early
 
 
-def _order_instances(one: Instance):
-    spread = one.range
-    leads = _lead(one.peaks, one.in_target) * spread
+def _order_instances(instance: Instance):
+    spread = instance.range
+    leads = _lead(instance.peaks, instance.in_target) * spread
     return jnp.minimum(jnp.min(leads), _INFINITE_LEAD) + ROUNDING
 
 
-def _order_autodiff(one: Instance):
+def _order_autodiff(instance: Instance):
     """Where an off-target token peaks, the model's derivative says every target token still rises; and vice versa."""
-    peaks, target = one.peaks, one.in_target
-    spread = one.range
-    curves = model_curves(one, TOKENS)
+    peaks, target = instance.peaks, instance.in_target
+    spread = instance.range
+    curves = model_curves(instance, TOKENS)
 
     def at(j, z):
         finite = jnp.isfinite(peaks[j, z])
@@ -145,7 +145,7 @@ def _order_autodiff(one: Instance):
         signed = jnp.where(target[z], -slopes, slopes)
         return jnp.where(finite, least(signed, target != target[z]), jnp.inf)
 
-    contexts, tokens = jnp.arange(one.log_p.shape[0]), jnp.arange(target.size)
+    contexts, tokens = jnp.arange(instance.log_p.shape[0]), jnp.arange(target.size)
     return jnp.min(jax.vmap(lambda j: jax.vmap(lambda z: at(j, z))(tokens))(contexts)) + ROUNDING
 
 
@@ -167,21 +167,21 @@ def _opposite_signs_sweep(swept: Measured) -> float:
     return float(_signs(top, swept.instance.in_target))
 
 
-def _opposite_signs_autodiff(one: Instance):
-    slopes = slope(model_curves(one, TOKENS), jnp.zeros(()))
-    return jnp.min(jnp.where(one.in_target, slopes, -slopes))
+def _opposite_signs_autodiff(instance: Instance):
+    slopes = slope(model_curves(instance, TOKENS), jnp.zeros(()))
+    return jnp.min(jnp.where(instance.in_target, slopes, -slopes))
 
 
-def _never_in_turn(one: Instance, alpha):
+def _never_in_turn(instance: Instance, alpha):
     """At no strength does a target token fall while an off-target token rises."""
-    slopes, target = signs.of_tokens(one, alpha), one.in_target
+    slopes, target = signs.of_tokens(instance, alpha), instance.in_target
     rising = jnp.min(jnp.where(target, slopes, jnp.inf), axis=-1)
     falling = jnp.min(jnp.where(target, jnp.inf, -slopes), axis=-1)
     return jnp.maximum(rising, falling)
 
 
-def _opposite_at_zero(one: Instance, alpha):
-    return jnp.where(one.in_target, 1, -1) * signs.of_tokens(one, alpha)
+def _opposite_at_zero(instance: Instance, alpha):
+    return jnp.where(instance.in_target, 1, -1) * signs.of_tokens(instance, alpha)
 
 
 _ORDER = Claim(
@@ -193,7 +193,7 @@ _ORDER = Claim(
 )
 _OPPOSITE_SIGNS = Claim(
     r"z \in T,\ z' \notin T \implies \alpha_{j,z'} < 0 < \alpha_{j,z}",
-    lambda one: _signs(one.peaks, one.in_target),
+    lambda instance: _signs(instance.peaks, instance.in_target),
     _opposite_signs_autodiff,
     _opposite_signs_sweep,
     (Curve(_opposite_at_zero, interval=(0.0, 1e-6)),),
@@ -202,10 +202,10 @@ _OPPOSITE_SIGNS = Claim(
 # --- monotone --------------------------------------------------------------------------------------------------------
 
 
-def _extreme_direction(one: Instance):
-    highest, lowest, _ = tilting.extremes(one.log_odds)
-    up, down = one.in_target & highest, ~one.in_target & lowest
-    return jnp.broadcast_to(jnp.where(up, 1, jnp.where(down, -1, 0)), one.log_p.shape)
+def _extreme_direction(instance: Instance):
+    highest, lowest, _ = tilting.extremes(instance.log_odds)
+    up, down = instance.in_target & highest, ~instance.in_target & lowest
+    return jnp.broadcast_to(jnp.where(up, 1, jnp.where(down, -1, 0)), instance.log_p.shape)
 
 
 _MONOTONE = monotone(
@@ -217,32 +217,32 @@ _MONOTONE = monotone(
 _OFF_TARGETS_ALWAYS_FALL = monotone(
     r"\forall z \notin T:\ \Delta p(z \mid c_j, \cdot)\ \text{decreases strictly on}\ \mathbb{R}",
     TOKENS,
-    lambda one: jnp.broadcast_to(jnp.where(one.in_target, 0, -1), one.log_p.shape),
+    lambda instance: jnp.broadcast_to(jnp.where(instance.in_target, 0, -1), instance.log_p.shape),
 )
 
 # --- remark 3.4 ------------------------------------------------------------------------------------------------------
 
 
-def _foreign(one: Instance):
+def _foreign(instance: Instance):
     """Target tokens after contexts that are not of the target."""
-    return one.in_target & (one.concept != one.target)[:, None]
+    return instance.in_target & (instance.concept != instance.target)[:, None]
 
 
 def _peaks_after_zero(tex: str, where) -> Claim:
     """The claim that the tokens of a mask ``[m, V]`` peak at a positive strength: at 0 they still rise."""
 
-    def instances(one):
-        return jnp.minimum(least(one.peaks * one.range, where(one)), _INFINITE_LEAD) + ROUNDING
+    def instances(instance):
+        return jnp.minimum(least(instance.peaks * instance.range, where(instance)), _INFINITE_LEAD) + ROUNDING
 
-    def autodiff(one):
-        return least(slope(model_curves(one, TOKENS), jnp.zeros(())) / one.range, where(one)) + ROUNDING
+    def autodiff(instance):
+        return least(slope(model_curves(instance, TOKENS), jnp.zeros(())) / instance.range, where(instance)) + ROUNDING
 
     def sweep(swept):
         top = swept.alphas[np.argmax(swept.log_probabilities, axis=1)]
         return float(least(jnp.asarray(top), where(swept.instance)))
 
-    def at_zero(one, alpha):
-        return jnp.where(where(one), signs.of_tokens(one, alpha), jnp.inf)
+    def at_zero(instance, alpha):
+        return jnp.where(where(instance), signs.of_tokens(instance, alpha), jnp.inf)
 
     return Claim(tex, instances, autodiff, sweep, (Curve(at_zero, interval=(0.0, 1e-6)),))
 
@@ -250,7 +250,7 @@ def _peaks_after_zero(tex: str, where) -> Claim:
 _REMARK = _peaks_after_zero(r"c_j \notin T,\ z \in T,\ \varepsilon\ \text{small} \implies \alpha_{j,z} > 0", _foreign)
 _ALL_AFTER_ZERO = _peaks_after_zero(
     r"z \in T,\ \varepsilon\ \text{small} \implies \alpha_{j,z} > 0\ \text{after every context}",
-    lambda one: jnp.broadcast_to(one.in_target, one.log_p.shape),
+    lambda instance: jnp.broadcast_to(instance.in_target, instance.log_p.shape),
 )
 
 STATEMENTS = (

@@ -25,16 +25,16 @@ from theory.statements.hypotheses import chosen
 _STEPS, _NODES, _REACH = 16, 8, 16.0
 
 
-def slopes(one: Instance, alpha, events: Events = concepts):
+def slopes(instance: Instance, alpha, events: Events = concepts):
     """``mu_C - mu_{C^c}`` at one strength, ``[m, E]``: the slope of the log-odds of events."""
 
     def context(log_p):
-        return jax.vmap(lambda members: tilting.concept_slope(log_p, one.log_odds, alpha, members))(events(one))
+        return jax.vmap(lambda members: tilting.concept_slope(log_p, instance.log_odds, alpha, members))(events(instance))
 
-    return jax.vmap(context)(one.log_p)
+    return jax.vmap(context)(instance.log_p)
 
 
-def _nu(one: Instance, edges, nodes: int, events):
+def _nu(instance: Instance, edges, nodes: int, events):
     """``nu_j(alpha) = integral of (mu_C - mu_{C^c}) from 0 to alpha`` at each of `edges`, which start at 0: ``[m, K, E]``.
 
     Gauss-Legendre quadrature with `nodes` points between consecutive edges: no antiderivative is assumed. 8 are enough
@@ -43,14 +43,14 @@ def _nu(one: Instance, edges, nodes: int, events):
     points, weights = np.polynomial.legendre.leggauss(nodes)
     width = jnp.diff(edges)
     alphas = edges[:-1, None] + width[:, None] * (points + 1) / 2
-    values = jax.vmap(jax.vmap(lambda alpha: slopes(one, alpha, events)))(alphas)
+    values = jax.vmap(jax.vmap(lambda alpha: slopes(instance, alpha, events)))(alphas)
     panels = jnp.einsum("kn,knje->jke", width[:, None] * weights / 2, values)
     return jnp.concatenate([jnp.zeros_like(panels[:, :1]), jnp.cumsum(panels, axis=1)], axis=1)
 
 
-def _straight_nu(one: Instance, edges, nodes: int, events):
+def _straight_nu(instance: Instance, edges, nodes: int, events):
     del nodes
-    return edges[None, :, None] * slopes(one, jnp.zeros(()), events)[:, None, :]
+    return edges[None, :, None] * slopes(instance, jnp.zeros(()), events)[:, None, :]
 
 
 def reparametrised_tanh(tex: str, events: Events, identities, *, straight: bool = False) -> Claim:
@@ -64,45 +64,52 @@ def reparametrised_tanh(tex: str, events: Events, identities, *, straight: bool 
     """
     nu = _straight_nu if straight else _nu
 
-    def base(one):
-        return closed_form_curves(one, events, jnp.zeros(1))
+    def base(instance):
+        return closed_form_curves(instance, events, jnp.zeros(1))
 
-    def predicted(one, nu):
-        r = base(one)
-        return (jnp.tanh((nu + r) / 2) - jnp.tanh(r / 2)) / (2 * jnp.sum(events(one), axis=-1))
+    def predicted(instance, nu):
+        r = base(instance)
+        return (jnp.tanh((nu + r) / 2) - jnp.tanh(r / 2)) / (2 * jnp.sum(events(instance), axis=-1))
 
-    def observed(one, log_odds):
-        return (jax.nn.sigmoid(log_odds) - jax.nn.sigmoid(base(one))) / jnp.sum(events(one), axis=-1)
+    def observed(instance, log_odds):
+        return (jax.nn.sigmoid(log_odds) - jax.nn.sigmoid(base(instance))) / jnp.sum(events(instance), axis=-1)
 
-    def margin(one, tolerance, error):
-        return jnp.where(jnp.all(events(one)), jnp.inf, tolerance - error)
+    def margin(instance, tolerance, error):
+        return jnp.where(jnp.all(events(instance)), jnp.inf, tolerance - error)
 
-    def worst(one, left, right):
-        return jnp.max(jnp.where(jnp.all(events(one), axis=-1), 0, jnp.abs(left - right)))
+    def worst(instance, left, right):
+        return jnp.max(jnp.where(jnp.all(events(instance), axis=-1), 0, jnp.abs(left - right)))
 
-    def halves(one):
-        edges = jnp.linspace(0, _REACH, _STEPS // 2 + 1) / one.range
+    def halves(instance):
+        edges = jnp.linspace(0, _REACH, _STEPS // 2 + 1) / instance.range
         return edges, -edges
 
-    def instances(one):
+    def instances(instance):
         def error(edges):
-            curves = closed_form_curves(one, events, edges)
-            return worst(one, observed(one, curves), predicted(one, nu(one, edges, _NODES, events)))
+            curves = closed_form_curves(instance, events, edges)
+            return worst(instance, observed(instance, curves), predicted(instance, nu(instance, edges, _NODES, events)))
 
-        up, down = halves(one)
-        return margin(one, 1e-10, jnp.maximum(error(up), error(down)))
+        up, down = halves(instance)
+        return margin(instance, 1e-10, jnp.maximum(error(up), error(down)))
 
-    def autodiff(one):
-        curves = model_curves(one, events)
+    def autodiff(instance):
+        curves = model_curves(instance, events)
 
         def error(alpha):
-            return worst(one, slope(curves, alpha), slopes(one, 0 * alpha if straight else alpha, events)) / one.range
+            return (
+                worst(instance, slope(curves, alpha), slopes(instance, 0 * alpha if straight else alpha, events))
+                / instance.range
+            )
 
-        return margin(one, 1e-9, jnp.max(jax.vmap(error)(jnp.concatenate(halves(one)))))
+        return margin(instance, 1e-9, jnp.max(jax.vmap(error)(jnp.concatenate(halves(instance)))))
 
     @compiled_quickly
-    def margin_on_grid(one, alphas, measured):
-        return margin(one, 1e-7, worst(one, observed(one, measured), predicted(one, nu(one, alphas, 4, events))))
+    def margin_on_grid(instance, alphas, measured):
+        return margin(
+            instance,
+            1e-7,
+            worst(instance, observed(instance, measured), predicted(instance, nu(instance, alphas, 4, events))),
+        )
 
     def sweep(swept: Measured):
         curves = measured_curves(swept, events)
@@ -133,33 +140,33 @@ _PURE_TANH = reparametrised_tanh(
 # --- target, limits, decreasing --------------------------------------------------------------------------------------
 
 
-def _per_context(one: Instance, per_concept):
-    return jnp.broadcast_to(per_concept, (one.log_p.shape[0], one.members.shape[0]))
+def _per_context(instance: Instance, per_concept):
+    return jnp.broadcast_to(per_concept, (instance.log_p.shape[0], instance.members.shape[0]))
 
 
-def _is_target(one: Instance):
-    return jnp.all(one.members == one.in_target, axis=-1)
+def _is_target(instance: Instance):
+    return jnp.all(instance.members == instance.in_target, axis=-1)
 
 
-def without_extremes(one: Instance):
+def without_extremes(instance: Instance):
     """Concepts none of whose tokens has extreme log-odds, ``[m, G]`` (the same for every context)."""
-    highest, lowest, _ = tilting.extremes(one.log_odds)
-    return _per_context(one, ~jnp.any(one.members & (highest | lowest), axis=-1))
+    highest, lowest, _ = tilting.extremes(instance.log_odds)
+    return _per_context(instance, ~jnp.any(instance.members & (highest | lowest), axis=-1))
 
 
-def lowest_concepts(one: Instance):
+def lowest_concepts(instance: Instance):
     """-1 at concepts C other than the target with ``max_C M <= min_{C^c} M``, ties included; else 0, ``[m, G]``."""
-    m = one.log_odds
-    top = jnp.max(jnp.where(one.members, m, -jnp.inf), axis=-1)
-    bottom = jnp.min(jnp.where(one.members, jnp.inf, m), axis=-1)
-    below = top <= bottom + tilting.TIE * one.range
-    return _per_context(one, jnp.where(below & ~_is_target(one), -1, 0))
+    m = instance.log_odds
+    top = jnp.max(jnp.where(instance.members, m, -jnp.inf), axis=-1)
+    bottom = jnp.min(jnp.where(instance.members, jnp.inf, m), axis=-1)
+    below = top <= bottom + tilting.TIE * instance.range
+    return _per_context(instance, jnp.where(below & ~_is_target(instance), -1, 0))
 
 
-def _loss_of_all(one: Instance, sign: int):
+def _loss_of_all(instance: Instance, sign: int):
     del sign
-    base = jax.nn.sigmoid(closed_form_curves(one, concepts, jnp.zeros(1))[:, 0])
-    return -base / one.sizes
+    base = jax.nn.sigmoid(closed_form_curves(instance, concepts, jnp.zeros(1))[:, 0])
+    return -base / instance.sizes
 
 
 _A1 = ("A2", "not-constant", "positive", "separated")
@@ -183,13 +190,13 @@ STATEMENTS = (
         claim=monotone(
             r"\Delta p(T \mid c_j, \alpha)\ \text{increases in}\ \alpha",
             concepts,
-            lambda one: _per_context(one, jnp.where(_is_target(one), 1, 0)),
+            lambda instance: _per_context(instance, jnp.where(_is_target(instance), 1, 0)),
         ),
         twin=monotone(
             r"\text{the concept a context belongs to keeps rising: }\Delta p(C_{g(j)} \mid c_j, \cdot)"
             r"\ \text{increases for every}\ j",
             concepts,
-            lambda one: jnp.all(one.members == one.inside[:, None, :], axis=-1).astype(int),
+            lambda instance: jnp.all(instance.members == instance.inside[:, None, :], axis=-1).astype(int),
         ),
         hypotheses=chosen(*_A1),
         proof="proofs/theorem-3.6",
@@ -210,7 +217,7 @@ STATEMENTS = (
             r"C' \cap (\overline{M} \cup \underline{M}) = \emptyset \implies "
             r"\lim_{\alpha \to \pm\infty} \Delta p(C' \mid c_j, \alpha) = 0",
             concepts,
-            lambda one, sign: jnp.zeros((one.log_p.shape[0], one.members.shape[0])),
+            lambda instance, sign: jnp.zeros((instance.log_p.shape[0], instance.members.shape[0])),
             without_extremes,
         ),
         hypotheses=chosen("A2", "not-constant", "positive", "resolved"),
@@ -231,7 +238,7 @@ STATEMENTS = (
         twin=monotone(
             r"\forall C \ne T:\ \Delta p(C \mid c_j, \alpha)\ \text{decreases in}\ \alpha",
             concepts,
-            lambda one: _per_context(one, jnp.where(_is_target(one), 0, -1)),
+            lambda instance: _per_context(instance, jnp.where(_is_target(instance), 0, -1)),
         ),
         hypotheses=chosen("A2", "not-constant", "positive"),
         proof="proofs/theorem-3.6",

@@ -13,20 +13,20 @@ from ufm import cross_entropy_increase, steer
 from ufm._numerics import exp_minus_tangent
 
 
-def mean_variance(one: Instance):
+def mean_variance(instance: Instance):
     """``sum_j pi_j Var_j(M)``, nats squared: twice the coefficient of theorem 3.8."""
-    m = one.log_odds
-    return jnp.dot(one.weights, jax.vmap(lambda log_p: tilting.variance(log_p, m, 0.0))(one.log_p))
+    m = instance.log_odds
+    return jnp.dot(instance.weights, jax.vmap(lambda log_p: tilting.variance(log_p, m, 0.0))(instance.log_p))
 
 
-def _variance_of_mixture(one: Instance):
+def _variance_of_mixture(instance: Instance):
     """The variance of M under ``sum_j pi_j p_j``: what one gets by forgetting which context a token follows."""
-    p = one.weights @ one.p
-    m = one.log_odds
+    p = instance.weights @ instance.p
+    m = instance.log_odds
     return jnp.dot(p, (m - jnp.dot(p, m)) ** 2)
 
 
-def increases(one: Instance, alpha):
+def increases(instance: Instance, alpha):
     """``Delta CE_j(alpha) = KL(p_j || p_{j,alpha})`` of every context, ``[m]``, to full relative precision.
 
     With M less its mean, x = alpha M has mean 0, and ``Delta CE_j = log E[e^x] = log(1 + E[e^x - 1 - x])``: a sum of terms
@@ -35,16 +35,16 @@ def increases(one: Instance, alpha):
 
     def context(log_p):
         p = jnp.exp(log_p)
-        shift = alpha * (one.log_odds - jnp.dot(p, one.log_odds))
+        shift = alpha * (instance.log_odds - jnp.dot(p, instance.log_odds))
         near = jnp.log1p(jnp.dot(p, exp_minus_tangent(jnp.minimum(shift, 300.0))))
         return jnp.where(jnp.max(shift) < 300, near, jax.nn.logsumexp(log_p + shift))
 
-    return jax.vmap(context)(one.log_p)
+    return jax.vmap(context)(instance.log_p)
 
 
-def increase(one: Instance, alpha):
+def increase(instance: Instance, alpha):
     """``Delta CE(alpha) = sum_j pi_j Delta CE_j(alpha)``, nats."""
-    return jnp.dot(one.weights, increases(one, alpha))
+    return jnp.dot(instance.weights, increases(instance, alpha))
 
 
 def _quadratic(tex: str, identities, coefficient) -> Claim:
@@ -55,35 +55,35 @@ def _quadratic(tex: str, identities, coefficient) -> Claim:
     which is less than ``x/3 (1 + x/3)`` for ``0 < x <= 1.3``.
     """
 
-    def instances(one):
-        spread = one.range
-        expected = coefficient(one)
+    def instances(instance):
+        spread = instance.range
+        expected = coefficient(instance)
 
         def slack(x):
-            ratio = increase(one, x / spread) / (expected * (x / spread) ** 2 / 2)
+            ratio = increase(instance, x / spread) / (expected * (x / spread) ** 2 / 2)
             bound = jnp.abs(x) / 3 * (1 + jnp.abs(x) / 3)
             return bound + 1e-9 - jnp.abs(ratio - 1)
 
         return jnp.min(jax.vmap(slack)(jnp.asarray([-1e-1, -1e-2, -1e-3, 1e-3, 1e-2, 1e-1])))
 
-    def autodiff(one):
-        (model, contexts, v), spread = exact_split(one), one.range
+    def autodiff(instance):
+        (model, contexts, v), spread = exact_split(instance), instance.range
 
         def cross_entropy(alpha):
             log_q = jax.nn.log_softmax(steer(model, contexts, v, alpha))
-            return -jnp.sum(one.weights[:, None] * one.p * log_q)
+            return -jnp.sum(instance.weights[:, None] * instance.p * log_q)
 
         zero = jnp.zeros(())
         first, second = jax.grad(cross_entropy)(zero), jax.grad(jax.grad(cross_entropy))(zero)
-        error = jnp.maximum(jnp.abs(first) / spread, jnp.abs(second - coefficient(one)) / spread**2)
+        error = jnp.maximum(jnp.abs(first) / spread, jnp.abs(second - coefficient(instance)) / spread**2)
         return 1e-10 - error
 
     def sweep(swept: Measured):
-        one = swept.instance
-        h = 0.02 / float(one.range)
+        instance = swept.instance
+        h = 0.02 / float(instance.range)
         down, up = cross_entropy_increase(swept.model, swept.corpus, swept.v, [-h, h])
         second, first = (up + down) / h**2, (up - down) / (2 * h)
-        expected = float(compiled_quickly(coefficient)(one))
+        expected = float(compiled_quickly(coefficient)(instance))
         error = jnp.maximum(jnp.abs(second / expected - 1), jnp.abs(first) / (expected * h) / 10)
         return 1e-3 - float(error)
 

@@ -13,9 +13,9 @@ import pytest
 import sim.checks.refute
 from sim import cli
 from sim.figures.counterexample import counterexample
-from theory import REGISTRY, Instance, gallery, norms, rationals
+from theory import REGISTRY, Instance, examples, norms, rationals
 from theory._compilation import compiled_quickly
-from theory.population import FAMILIES
+from theory.random_instances import FAMILIES
 
 PAGE = Path(__file__).parents[3] / "docs" / "conjectures.md"
 
@@ -296,7 +296,7 @@ def test_bad_input_is_one_line_with_its_cause(ufm, tmp_path, arguments, message)
 @pytest.mark.parametrize("route", ["instances", "autodiff"])
 def test_an_instance_that_a_route_has_kept_gives_its_margin_again(tmp_path, route):
     """Of which the two routes have different ones."""
-    one, claim = gallery.toy_case().instance, REGISTRY["theorem-3.8"].claim
+    one, claim = examples.toy_case().instance, REGISTRY["theorem-3.8"].claim
     margin = float(compiled_quickly(getattr(claim, route))(one))
     kept = sim.checks.refute.Kept(one, "theorem-3.8", margin, route=route)
     again = sim.checks.refute.replay(sim.checks.refute.write_instance(tmp_path / "worst.json", kept))
@@ -307,7 +307,7 @@ def test_an_instance_that_a_route_has_kept_gives_its_margin_again(tmp_path, rout
 
 
 def test_every_kind_of_instance_comes_back_as_it_was(tmp_path):
-    table = gallery.toy_case().instance
+    table = examples.toy_case().instance
     zero = replace(table, log_p=np.where(table.log_p < -3, -np.inf, table.log_p))
     for one in (table, zero, norms.spread_out(), RARE):
         kept = sim.checks.refute.Kept(one, "N1", -0.1, ("A2",), True, "refutation", 5, (-np.inf, -0.1), 256)

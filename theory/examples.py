@@ -32,7 +32,7 @@ from ufm import (
 from ufm._check import typed
 
 ALPHAS = np.linspace(-60, 60, 1201)
-"""The strengths of the gallery's sweeps: the paper's range, steps of 0.1."""
+"""The strengths of the sweeps: the paper's range, steps of 0.1."""
 
 
 class Case(NamedTuple):
@@ -62,7 +62,7 @@ def toy_case() -> Case:
     return Case(corpus, make_instance(corpus, *contrastive(corpus, target=0, opposite=1), target=0))
 
 
-def gallery() -> dict[str, Case]:
+def all_cases() -> dict[str, Case]:
     """What to train and sweep, by name."""
     default, toy = default_case(), toy_case()
     random = make_instance(toy.corpus, *random_negatives(toy.corpus, 0), target=0)
@@ -96,10 +96,10 @@ def exact_instances() -> dict[str, RationalInstance]:
 def train(cases: dict[str, Case], key: jax.Array | None = None) -> Iterator[tuple[str, Fit]]:
     """Train the corpus of each case as far as float64 carries; cases that share a corpus share the `Fit`."""
     fits: dict[int, Fit] = {}
-    for name, one in cases.items():
-        if id(one.corpus) not in fits:
-            fits[id(one.corpus)] = fit(one.corpus, tolerance=0.0, key=key)
-        yield name, fits[id(one.corpus)]
+    for name, case in cases.items():
+        if id(case.corpus) not in fits:
+            fits[id(case.corpus)] = fit(case.corpus, tolerance=0.0, key=key)
+        yield name, fits[id(case.corpus)]
 
 
 @typed
@@ -113,9 +113,9 @@ def measure(case: Case, model: Steerable) -> Measured:
 
 @typed
 def measured(seed: int = 0) -> list[Measured]:
-    """The gallery, trained and swept."""
-    cases = gallery()
-    return [measure(cases[name], one.model) for name, one in train(cases, jax.random.key(seed))]
+    """All cases, trained and swept."""
+    cases = all_cases()
+    return [measure(cases[name], trained.model) for name, trained in train(cases, jax.random.key(seed))]
 
 
 @jax.jit

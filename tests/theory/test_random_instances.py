@@ -2,13 +2,12 @@ import jax
 import numpy as np
 import pytest
 
-from theory import population as populations
-from theory import routes
-from theory.population import FAMILIES, SEPARATED
+from theory import random_instances, routes
+from theory.random_instances import FAMILIES, SEPARATED
 from theory.statement import TABLES, hold_on, sample_all
 from theory.statements.hypotheses import chosen
 
-assemble = jax.jit(jax.vmap(populations.assemble))
+assemble = jax.jit(jax.vmap(random_instances.assemble))
 
 
 def of(families, n=350):
@@ -45,7 +44,7 @@ def test_tables_contrasts_and_concepts_are_whole(everything):
 def test_families_satisfy_what_the_proofs_use(family):
     _, batch = of([family])
     names = ["separated", "positive"] if family == "per-context-a" else ["separated", "positive", "A1"]
-    assert hold_on(tuple(one.margin for one in chosen(*names).values()), batch).all()
+    assert hold_on(tuple(hypothesis.margin for hypothesis in chosen(*names).values()), batch).all()
     a_exact = hold_on((chosen("A1")["A1"].margin,), batch)
     assert a_exact.all() == (family != "per-context-a")
 
@@ -60,7 +59,7 @@ def test_instances_are_varied(everything):
     designs, batch = everything
     assert set(designs.family.tolist()) == set(range(len(FAMILIES)))
     assert set(batch.target.tolist()) == {0, 1, 2}
-    counts = {(int((one > 0).sum()), int((one < 0).sum())) for one in batch.contrast}
+    counts = {(int((row > 0).sum()), int((row < 0).sum())) for row in batch.contrast}
     assert counts >= {(1, 1), (1, 2), (2, 1)}
     m = np.einsum("nj,njz->nz", batch.contrast, batch.log_p)
     ranges = np.ptp(m, axis=1)
@@ -73,8 +72,8 @@ def test_instances_are_varied(everything):
 
 def test_the_uniform_family_is_that_of_the_paper():
     _, batch = of(["uniform"])
-    for one in range(20):
-        p, members, concept = np.exp(batch.log_p[one]), batch.members[one], batch.concept[one]
+    for k in range(20):
+        p, members, concept = np.exp(batch.log_p[k]), batch.members[k], batch.concept[k]
         own = members[concept]
         inside = np.where(own, p, 0).sum(axis=1)
         np.testing.assert_allclose(inside, inside[0], rtol=1e-12)
@@ -84,13 +83,13 @@ def test_the_uniform_family_is_that_of_the_paper():
 @pytest.mark.parametrize("families", [[], ["uniform", "unheard-of"]])
 def test_unknown_families_are_refused(families):
     with pytest.raises(ValueError, match=r"^families: expected some of uniform, weighted, "):
-        populations.sample(jax.random.key(0), families)
+        random_instances.sample(jax.random.key(0), families)
 
 
 def test_peaks_are_those_of_each_table(few):
-    one = jax.tree.map(lambda leaf: leaf[11], few)
-    m = np.asarray(one.log_odds)
-    for log_p, peaks in zip(np.asarray(one.log_p), np.asarray(one.peaks), strict=True):
+    instance = jax.tree.map(lambda leaf: leaf[11], few)
+    m = np.asarray(instance.log_odds)
+    for log_p, peaks in zip(np.asarray(instance.log_p), np.asarray(instance.peaks), strict=True):
         for z, peak in enumerate(peaks):
             if np.isfinite(peak):
                 q = np.exp(log_p + peak * (m - m[z]))
@@ -103,7 +102,7 @@ def test_gradients_are_finite():
     designs, parameters = sample_all(TABLES, FAMILIES, jax.random.split(jax.random.key(5), 64))
 
     def range_of(design, smooth):
-        return populations.assemble(design, smooth).range
+        return random_instances.assemble(design, smooth).range
 
     slopes = jax.jit(jax.vmap(jax.grad(range_of, argnums=1)))(designs, parameters)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
