@@ -262,11 +262,11 @@ def train(
 ) -> None:
     """Train a small GPT from scratch, by default one layer on Python's own manual in both cases."""
     from sim.experiments import corpora
-    from sim.experiments.gpt.training import Settings
+    from sim.experiments.gpt.training import TrainingSettings
     from sim.experiments.gpt.training import train as run
 
     documents = corpora.manual() if text is None else corpora.read_documents(text)
-    settings = Settings(num_layers=layers, d_model=width, steps=steps, warm_up=min(100, steps // 10), seed=seed)
+    settings = TrainingSettings(num_layers=layers, d_model=width, steps=steps, warm_up=min(100, steps // 10), seed=seed)
     result = run(out, corpora.in_both_cases(documents) if both_cases else documents, settings)
     typer.echo(f"loss {result.losses[-20:].mean():.3f} nats per token at the end, {result.held_out:.3f} on text held out")
     typer.echo(f"the model is in {out / 'model'}, for sim.bridge.model.load")

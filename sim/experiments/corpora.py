@@ -87,12 +87,12 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> Tokenizer:
     return Tokenizer(core, bos=end, eos=end, ends=(end,))
 
 
-def as_tokens(documents: Sequence[str], words: Tokenizer) -> Int[np.ndarray, " N"]:
+def as_tokens(documents: Sequence[str], tokenizer: Tokenizer) -> Int[np.ndarray, " N"]:
     """All documents one after the other, each with an end before it.
 
     Raises:
         ValueError: a tokenizer that has no token for the end of a document.
     """
-    require(words.eos is not None, "tokenizer", "one with a token that ends documents", "none")
-    rows = words.core.encode_batch(list(documents), add_special_tokens=False)
-    return np.concatenate([np.asarray([words.eos, *row.ids], np.int32) for row in rows])
+    require(tokenizer.eos is not None, "tokenizer", "one with a token that ends documents", "none")
+    rows = tokenizer.core.encode_batch(list(documents), add_special_tokens=False)
+    return np.concatenate([np.asarray([tokenizer.eos, *row.ids], np.int32) for row in rows])

@@ -44,7 +44,7 @@ class Experiment:
     progress: bool | None = None
 
     @property
-    def words(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer of the model."""
         assert self.lm.tokenizer is not None
         return self.lm.tokenizer
@@ -67,7 +67,7 @@ class Experiment:
         Raises:
             ValueError: a tokenizer that has neither.
         """
-        first = self.words.bos if self.words.bos is not None else self.words.eos
+        first = self.tokenizer.bos if self.tokenizer.bos is not None else self.tokenizer.eos
         require(first is not None, "tokenizer", "a token that begins or ends a text", "none")
         assert first is not None
         return [first]
@@ -78,8 +78,8 @@ class Experiment:
         Raises:
             ValueError: a set without texts.
         """
-        found = self.store.data("prompts").sel(set=name)["tokens"].values
-        rows = [[*self.words.opening, *row[row >= 0].tolist()] for row in found if (row >= 0).any()]
+        texts = self.store.data("prompts").sel(set=name)["tokens"].values
+        rows = [[*self.tokenizer.opening, *row[row >= 0].tolist()] for row in texts if (row >= 0).any()]
         require(len(rows) > 0, "prompts", f"at least one text of the set {name!r}", "none that is not empty")
         return rows
 
@@ -90,10 +90,10 @@ class Experiment:
 
     def vector(self, concept: str, layer: int, variant: Variant | None = None) -> Float[np.ndarray, " d"]:
         """The steering vector of a concept after a layer (S, equation 3)."""
-        one = variant or self.settings.main
-        of = self.means.sel(layer=layer, resample=one.resample)
-        v = of.sel(set=concept).values - of.sel(set=against(concept, one)).values
-        return v / np.linalg.norm(v) if one.normalised else v
+        steered = variant or self.settings.main
+        of = self.means.sel(layer=layer, resample=steered.resample)
+        v = of.sel(set=concept).values - of.sel(set=against(concept, steered)).values
+        return v / np.linalg.norm(v) if steered.normalised else v
 
     @cached_property
     def last_log_p(self) -> xr.DataArray:
@@ -107,7 +107,7 @@ class Experiment:
 
     def words_of(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """Tokens as readers see them."""
-        return np.asarray([self.words.decode([int(z)]) for z in tokens])
+        return np.asarray([self.tokenizer.decode([int(z)]) for z in tokens])
 
 
 def opposite(concept: str) -> str:

@@ -78,7 +78,7 @@ class Inputs:
             "text": self.documents,
             "questions": self.questions,
         }
-        parts |= {f"pairs.{name}": some for name, some in sorted(self.pairs.items())}
+        parts |= {f"pairs.{name}": pairs for name, pairs in sorted(self.pairs.items())}
         every: dict[str, Any] = parts | ({} if self.prompts is None else {"prompts": dict(sorted(self.prompts.items()))})
         return {name: f"{len(part)}, {_hash(part)}" for name, part in every.items()}
 
@@ -134,15 +134,15 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         ValueError: no such file, nothing in it, a line that is not as it should be.
     """
-    found: dict[str, list[str]] = {}
+    texts_by_set: dict[str, list[str]] = {}
     for where, row in _json_lines(path, "prompts"):
         fits = isinstance(row, dict) and all(
             isinstance(row.get(name), str) and row[name].strip() for name in ("set", "text")
         )
         require(fits, "prompts", 'an object with "set" and "text", not empty', f"{_short(row)} in {where}")
-        found.setdefault(row["set"], []).append(row["text"])
-    require(len(found) > 0, "prompts", "at least one line", f"none in {str(path)!r}")
-    return {name: tuple(texts) for name, texts in found.items()}
+        texts_by_set.setdefault(row["set"], []).append(row["text"])
+    require(len(texts_by_set) > 0, "prompts", "at least one line", f"none in {str(path)!r}")
+    return {name: tuple(texts) for name, texts in texts_by_set.items()}
 
 
 def own_pairs() -> dict[str, tuple[Pair, ...]]:
@@ -163,15 +163,15 @@ def read_pairs(path: Path) -> dict[str, tuple[Pair, ...]]:
 
 
 def _pairs_of(path: Path) -> tuple[Pair, ...]:
-    found = []
+    pairs = []
     for where, row in _json_lines(path, "pairs"):
         for name in Pair._fields:
             text = row.get(name) if isinstance(row, dict) else None
             fits = isinstance(text, str) and bool(text.strip())
             require(fits, "pairs", f'an object with "{name}" that is not empty', f"{_short(row)} in {where}")
-        found.append(Pair(*(row[name].strip() for name in Pair._fields)))
-    require(len(found) > 0, "pairs", "at least one line", f"none in {str(path)!r}")
-    return tuple(found)
+        pairs.append(Pair(*(row[name].strip() for name in Pair._fields)))
+    require(len(pairs) > 0, "pairs", "at least one line", f"none in {str(path)!r}")
+    return tuple(pairs)
 
 
 def own_questions() -> tuple[Question, ...]:
@@ -189,9 +189,9 @@ def read_questions(path: Path) -> list[Question]:
     require_file("questions", path, "a CSV, JSON-lines or parquet file")
     kinds = {".csv": _of_csv, ".jsonl": _of_json_lines, ".parquet": _of_parquet}
     require(path.suffix in kinds, "questions", f"a file whose name ends with {', '.join(kinds)}", repr(str(path)))
-    found = [_question(row, where) for where, row in kinds[path.suffix](path)]
-    require(len(found) > 0, "questions", "at least one question", f"none in {str(path)!r}")
-    return found
+    questions = [_question(row, where) for where, row in kinds[path.suffix](path)]
+    require(len(questions) > 0, "questions", "at least one question", f"none in {str(path)!r}")
+    return questions
 
 
 def _of_csv(path: Path) -> Iterator[tuple[str, Any]]:
@@ -213,8 +213,8 @@ def _of_parquet(path: Path) -> Iterator[tuple[str, Any]]:
 
     names = ["question", "choices", "answer"]
     with reading(path, "a parquet file", argument="questions"):
-        there = pyarrow.parquet.read_schema(path).names
-        missing = [name for name in names if name not in there]
+        columns = pyarrow.parquet.read_schema(path).names
+        missing = [name for name in names if name not in columns]
         rows = [] if missing else pyarrow.parquet.read_table(path, columns=names).to_pylist()
     require(not missing, "questions", f"columns {', '.join(names)}", f"none of {', '.join(missing)} in {path.name}")
     for k, row in enumerate(rows):
@@ -224,7 +224,7 @@ def _of_parquet(path: Path) -> Iterator[tuple[str, Any]]:
 def _question(row: Any, where: str) -> Question:
     text, choices, answer = (row.get(name) if isinstance(row, dict) else None for name in ("question", "choices", "answer"))
     require(isinstance(text, str) and bool(text.strip()), "questions", "a question", f"{_short(text)} in {where}")
-    fits = isinstance(choices, list) and len(choices) == 4 and all(isinstance(one, str) and one for one in choices)
+    fits = isinstance(choices, list) and len(choices) == 4 and all(isinstance(choice, str) and choice for choice in choices)
     require(fits, "questions", "four answers that are not empty", f"{_short(choices)} in {where}")
     if isinstance(answer, str) and len(answer) == 1 and answer in LETTERS:
         answer = LETTERS.index(answer)

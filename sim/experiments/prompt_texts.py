@@ -19,8 +19,8 @@ class Definition:
 
 
 DEFINITIONS: dict[str, Definition] = {
-    one.name: one
-    for one in (
+    definition.name: definition
+    for definition in (
         Definition(
             "apathetic",
             "being apathetic, finding everything dull, and shrugging at whatever happens",

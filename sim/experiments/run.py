@@ -44,11 +44,13 @@ CHECKS: dict[str, Callable[[Experiment], object]] = {
 """What refuses the inputs of a stage, before any stage computes something."""
 
 
-def run(e: Experiment, stages: Sequence[str] | None = None, *, told: Callable[[str], object] = lambda name: None) -> None:
+def run(
+    experiment: Experiment, stages: Sequence[str] | None = None, *, told: Callable[[str], object] = lambda name: None
+) -> None:
     """Do stages, and before them those that they need; what is done already is not done again.
 
     Args:
-        e: the run.
+        experiment: the run.
         stages: names; those of S, `strength.STAGES`, if left out.
         told: called with the name of every stage when it begins.
 
@@ -68,11 +70,11 @@ def run(e: Experiment, stages: Sequence[str] | None = None, *, told: Callable[[s
     for name in chosen:
         need(name)
     for name in order:
-        if name in CHECKS and not (name in e.store.groups and e.store.finished(name)):
-            CHECKS[name](e)
+        if name in CHECKS and not (name in experiment.store.groups and experiment.store.finished(name)):
+            CHECKS[name](experiment)
     for name in order:
         told(name)
-        STAGES[name][0](e)
+        STAGES[name][0](experiment)
 
 
 def prepare(
@@ -99,13 +101,13 @@ def prepare(
     Raises:
         ValueError: whatever is wrong with these, before anything is computed.
     """
-    there = read_store(out).about if (Path(out) / DATA).is_dir() else {}
+    known = read_store(out).about if (Path(out) / DATA).is_dir() else {}
     require(preset is None or preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}", repr(preset))
-    base = from_json(there["settings"]) if there and preset is None else PRESETS[preset or "laptop"]
-    paths = {name: Path(path) for name, path in there.get("files", {}).items()} | dict(files or {})
+    base = from_json(known["settings"]) if known and preset is None else PRESETS[preset or "laptop"]
+    paths = {name: Path(path) for name, path in known.get("files", {}).items()} | dict(files or {})
     settings, inputs = base.changed(changes or {}), read_inputs(**paths)
-    name = model or (there["model"]["name"] if there else fetch.NAME)
-    judging = judge or (there["judge"]["name"] if there else name)
+    name = model or (known["model"]["name"] if known else fetch.NAME)
+    judging = judge or (known["judge"]["name"] if known else name)
     lm = load(name)
     other = None if judging == name else load(judging)
     return begin(out, lm, settings, inputs, judge=other, files=paths, progress=progress)
@@ -113,7 +115,7 @@ def prepare(
 
 def runs(folder: str | Path) -> Iterator[Store]:
     """The runs in a folder and the folders in it."""
-    for path in sorted({one.parent for one in Path(folder).glob(f"**/{DATA}")}):
+    for path in sorted({file.parent for file in Path(folder).glob(f"**/{DATA}")}):
         yield read_store(path)
 
 

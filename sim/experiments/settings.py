@@ -289,7 +289,7 @@ class Updates:
 
     def __post_init__(self) -> None:
         for name, known in (("methods", METHODS), ("forms", FORMS)):
-            unknown = [one for one in getattr(self, name) if one not in known]
+            unknown = [entry for entry in getattr(self, name) if entry not in known]
             require(not unknown, f"updates.{name}", f"some of {', '.join(known)}", ", ".join(unknown))
         for name in ("concepts", "methods", "forms"):
             _names(getattr(self, name), f"updates.{name}")
@@ -302,7 +302,7 @@ class Updates:
 
     def methods_of(self, form: str) -> list[str]:
         """The methods that make updates of a form: a difference of means is a vector."""
-        return [one for one in self.methods if one != "difference" or form == "vector"]
+        return [method for method in self.methods if method != "difference" or form == "vector"]
 
     def alphas(self, form: str) -> Float[np.ndarray, " K"]:
         """The strengths at which updates of a form are measured."""
@@ -339,7 +339,7 @@ class Settings:
     updates: Updates = field(default_factory=Updates)
 
     def __post_init__(self) -> None:
-        for part in (one for one in fields(self) if is_dataclass(getattr(self, one.name))):
+        for part in (setting for setting in fields(self) if is_dataclass(getattr(self, setting.name))):
             _check(part.name, getattr(self, part.name))
         for name in ("concepts", "layers", "variants"):
             _names(getattr(self, name), name)
@@ -360,14 +360,14 @@ class Settings:
     @property
     def steered(self) -> tuple[Variant, ...]:
         """All variants, one for each bootstrap sample."""
-        found = []
+        variants = []
         for name in self.variants:
             if name == "resampled":
                 count = self.vectors.resamples
-                found += [self.main._replace(name=f"resampled {k}", resample=k) for k in range(1, count + 1)]
+                variants += [self.main._replace(name=f"resampled {k}", resample=k) for k in range(1, count + 1)]
             else:
-                found.append(VARIANTS[name])
-        return tuple(found)
+                variants.append(VARIANTS[name])
+        return tuple(variants)
 
     @property
     def middle(self) -> int:
@@ -383,11 +383,11 @@ class Settings:
         names = {"early": a.num_layers // 4, "middle": a.num_layers // 2, "last": a.num_layers - 1}
 
         def number(layer: int | str, name: str) -> int:
-            found = names.get(layer) if isinstance(layer, str) else layer
+            block = names.get(layer) if isinstance(layer, str) else layer
             known = f"a block from 0 to {a.num_layers - 1}, early, middle or last"
-            require(found is not None and 0 <= found < a.num_layers, name, known, repr(layer))
-            assert found is not None
-            return found
+            require(block is not None and 0 <= block < a.num_layers, name, known, repr(layer))
+            assert block is not None
+            return block
 
         # In a model of few blocks early and middle may be the same.
         layers = sorted({number(layer, "layers") for layer in self.layers})
@@ -467,16 +467,16 @@ def _value(value: Any, listed: bool) -> Any:
     return [value] if listed and not isinstance(value, list | tuple) else value
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Where two nested mappings differ, in words."""
-    found = []
-    for name in sorted({*there, *here}):
-        old, new = there.get(name), here.get(name)
+    lines = []
+    for name in sorted({*stored, *here}):
+        old, new = stored.get(name), here.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += [f"{name}.{line}" for line in differences(old, new)]
+            lines += [f"{name}.{line}" for line in differences(old, new)]
         elif old != new:
-            found.append(f"{name} {_short(old)} there, {_short(new)} here")
-    return found
+            lines.append(f"{name} {_short(old)} there, {_short(new)} here")
+    return lines
 
 
 def grid(count: int, reach: float, spread: float) -> Float[np.ndarray, " K"]:
@@ -492,14 +492,14 @@ LARGEST = 1e6
 
 def _check(name: str, part: Any) -> None:
     """Counts of at least 1, odd numbers of strengths, ranges of at least 0."""
-    for one in fields(part):
-        value, what = getattr(part, one.name), f"{name}.{one.name}"
-        if one.name in ("strengths", "law_strengths"):
+    for setting in fields(part):
+        value, what = getattr(part, setting.name), f"{name}.{setting.name}"
+        if setting.name in ("strengths", "law_strengths"):
             odd = 3 <= value <= LARGEST and value % 2 == 1
             require(odd, what, f"an odd number from 3 on, so that 0 is among them, at most {LARGEST:g}", value)
-        elif one.name in ("reach", "normalised_reach"):
+        elif setting.name in ("reach", "normalised_reach"):
             require(0 < value <= LARGEST, what, f"a number above 0, at most {LARGEST:g}", value)
-        elif one.name in ("spread", "resamples", "shots"):
+        elif setting.name in ("spread", "resamples", "shots"):
             require(0 <= value < 100, what, "a number from 0 to 99", value)
         elif what == "cross_entropy.tokens":
             require(2 <= value <= LARGEST, what, f"at least 2, at most {LARGEST:g}", value)
@@ -518,9 +518,9 @@ def _names(values: Sequence[Any], what: str) -> None:
 def _numbers(part: Any, inside: str, *, above: Sequence[str], least: Sequence[str]) -> None:
     """Numbers above 0, and of at least 0; none above `LARGEST`."""
     for name in (*above, *least):
-        value, words = getattr(part, name), "above 0" if name in above else "of at least 0"
+        value, range_of_values = getattr(part, name), "above 0" if name in above else "of at least 0"
         good = (value > 0 if name in above else value >= 0) and value <= LARGEST
-        require(good, f"{inside}{name}", f"a number {words}, at most {LARGEST:g}", value)
+        require(good, f"{inside}{name}", f"a number {range_of_values}, at most {LARGEST:g}", value)
 
 
 def _short(value: Any) -> str:

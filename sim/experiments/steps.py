@@ -72,4 +72,4 @@ def run_steps(
 
 @jax.jit
 def _finite(leaves: list[Array]) -> Array:
-    return jnp.all(jnp.stack([jnp.isfinite(one).all() for one in leaves]))
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))

@@ -249,9 +249,9 @@ def _hidden(progress: bool | None) -> bool | None:
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:
-    found = group[name]
-    assert isinstance(found, zarr.Array)
-    return found
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 def _make(path: Path, layout: Layout, wanted: Sequence[Cell]) -> None:
@@ -300,7 +300,7 @@ def open_store(folder: str | Path, about: Mapping[str, Any]) -> Store:
     output.prepare_folder(path / ".locks")
     with filelock.FileLock(path / ".locks" / "store.lock"):
         if not (path / DATA).is_dir():
-            others = [one.name for one in path.iterdir() if not one.name.startswith(".")]
+            others = [file.name for file in path.iterdir() if not file.name.startswith(".")]
             require(
                 not others, "out", "a new folder, or one of a run", f"{str(path)!r} with {', '.join(sorted(others)[:3])}"
             )
@@ -310,23 +310,23 @@ def open_store(folder: str | Path, about: Mapping[str, Any]) -> Store:
             zarr.create_group(part, attributes={**about, "format": FORMAT}, overwrite=True)
             part.chmod(0o755)
             part.replace(path / DATA)
-        found = read_store(path)
-        if not found.groups and _others(found, about):
+        store = read_store(path)
+        if not store.groups and _others(store, about):
             # Nothing has been computed: a run whose inputs were refused may be begun with others.
             zarr.open_group(path / DATA, mode="r+").attrs.put({**about, "format": FORMAT})
-            found = read_store(path)
-    _same(found, about)
-    return found
+            store = read_store(path)
+    _same(store, about)
+    return store
 
 
-def _others(found: Store, about: Mapping[str, Any]) -> list[str]:
+def _others(store: Store, about: Mapping[str, Any]) -> list[str]:
     """Where a store is of something else, in words."""
-    return differences(*({name: one.get(name) for name in COMPARED} for one in (found.about, about)))
+    return differences(*({name: record.get(name) for name in COMPARED} for record in (store.about, about)))
 
 
-def _same(found: Store, about: Mapping[str, Any]) -> None:
-    off = _others(found, about)
-    wanted = f"a run with these settings, or a new folder ({str(found.path)!r} has others)"
+def _same(store: Store, about: Mapping[str, Any]) -> None:
+    off = _others(store, about)
+    wanted = f"a run with these settings, or a new folder ({str(store.path)!r} has others)"
     require(not off, "out", wanted, "; ".join(off[:6]))
 
 
@@ -341,7 +341,7 @@ def read_store(folder: str | Path) -> Store:
     with reading(path / DATA, "a store of arrays", argument="out"):
         about = dict(zarr.open_group(path / DATA, mode="r").attrs)
     require("settings" in about, "out", "the store of a run", f"{str(path / DATA)!r}, which says nothing of its settings")
-    found = int(str(about.pop("format", 1)))
+    number = int(str(about.pop("format", 1)))
     older = f"{str(path)!r}, of an older version, whose names are others: begin a new folder"
-    require(found == FORMAT, "out", "a run of this version", older if found < FORMAT else f"{str(path)!r}, of a newer one")
+    require(number == FORMAT, "out", "a run of this version", older if number < FORMAT else f"{str(path)!r}, of a newer one")
     return Store(path, about)

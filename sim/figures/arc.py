@@ -48,13 +48,13 @@ def _logits(axes: Axes, data: xr.Dataset) -> None:
     alpha = (data["alpha"].values - centre) / width
     near = np.abs(alpha) < reach
     strengths = (data["strength"].values - centre) / width
-    some = np.abs(strengths) < reach
+    shown = np.abs(strengths) < reach
     for z in range(data.sizes["token"]):
         colour = _COLOURS[z % len(_COLOURS)]
         axes.plot(alpha[near], data["predicted"].values[near, z], color=colour)
         axes.plot(
-            strengths[some],
-            data["measured"].values[some, z],
+            strengths[shown],
+            data["measured"].values[shown, z],
             linestyle="none",
             marker="o",
             markersize=3,

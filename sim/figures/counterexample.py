@@ -40,12 +40,12 @@ def counterexample(data: xr.Dataset) -> Figure:
     return figure
 
 
-def _curves(axes: Axes, one: xr.Dataset) -> None:
-    alphas, curves = one["alpha"].values, one["curve"].values
+def _curves(axes: Axes, context: xr.Dataset) -> None:
+    alphas, curves = context["alpha"].values, context["curve"].values
     # Target tokens are drawn last, and dashed where they share a curve with others, so that both stay visible.
-    for z in np.argsort(one["in_target"].values, kind="stable").tolist():
-        mixed = one["in_target"][z] and len({_colour(one, y) for y in _sharing(curves, z)}) > 1
-        axes.plot(alphas, curves[:, z], color=_colour(one, z), linewidth=1.4, dashes=(4, 4) if mixed else ())
+    for z in np.argsort(context["in_target"].values, kind="stable").tolist():
+        mixed = context["in_target"][z] and len({_colour(context, y) for y in _sharing(curves, z)}) > 1
+        axes.plot(alphas, curves[:, z], color=_colour(context, z), linewidth=1.4, dashes=(4, 4) if mixed else ())
     axes.axvline(0, color=INK, linewidth=0.6)
     axes.set(
         xlim=(alphas[0], alphas[-1]),
@@ -54,13 +54,13 @@ def _curves(axes: Axes, one: xr.Dataset) -> None:
         yticks=(0, 0.5, 1),
         ylabel="$\\sigma_z(\\alpha)$",
     )
-    axes.set_title(_name(one), fontsize=9, pad=3)
-    _name_curves(axes, one)
+    axes.set_title(_name(context), fontsize=9, pad=3)
+    _name_curves(axes, context)
 
 
-def _name_curves(axes: Axes, one: xr.Dataset) -> None:
+def _name_curves(axes: Axes, context: xr.Dataset) -> None:
     """A label at the top of every curve that one can see; tokens of one curve share it."""
-    alphas, curves = one["alpha"].values, one["curve"].values
+    alphas, curves = context["alpha"].values, context["curve"].values
     edge = 0.93 * alphas[-1]
     for z in range(curves.shape[1]):
         same = _sharing(curves, z)
@@ -68,7 +68,7 @@ def _name_curves(axes: Axes, one: xr.Dataset) -> None:
         height = curves[top, z]
         above = np.delete(curves[top], same) - height
         crowded = ((above > -0.02) & (above < 0.2)).any()
-        colours = {_colour(one, y) for y in same}
+        colours = {_colour(context, y) for y in same}
         side = "left" if alphas[top] < -edge / 2 else "right" if alphas[top] > edge / 2 else "center"
         if z == same[0] and height > 0.08 and not crowded:
             axes.annotate(
@@ -90,12 +90,12 @@ def _sharing(curves: np.ndarray, z: int) -> list[int]:
 
 def _table(axes: Axes, data: xr.Dataset) -> None:
     """Probabilities as shaded cells, one row for each context, and the log-odds below."""
-    p, fractions, m = data["probability"].values, data["fraction"].values, data["log_odds"].values
+    p, fractions, log_odds = data["probability"].values, data["fraction"].values, data["log_odds"].values
     short = max(len(text) for text in fractions.ravel()) <= _LONGEST
     shown = fractions if short else np.vectorize(_decimal)(p)
     rows, columns = p.shape
     axes.imshow(np.vstack([p, np.zeros(columns)]), cmap=_SHADES, vmin=0, vmax=max(0.5, p.max()), aspect="auto")
-    for (j, z), text in np.ndenumerate(np.vstack([shown, [[f"${x:+.2f}$" for x in m]]])):
+    for (j, z), text in np.ndenumerate(np.vstack([shown, [[f"${x:+.2f}$" for x in log_odds]]])):
         axes.text(z, j, str(text), ha="center", va="center", fontsize=7, color=INK)
     axes.axhline(rows - 0.5, color=INK, linewidth=0.7)
     axes.set_yticks(range(rows + 1), [*(_name(data.isel(context=k)) for k in range(rows)), "$M(z)$"])
@@ -112,10 +112,10 @@ def _colour(data: xr.Dataset, z: int) -> str:
     return TARGET if data["in_target"][z] else OFF_TARGET
 
 
-def _name(one: xr.Dataset) -> str:
+def _name(context: xr.Dataset) -> str:
     """The contexts of a row, and whether they are of P or N."""
-    contexts = ", ".join(f"$c_{j}$" for j in one["context"].item().split(", "))
-    role = one["role"].item()
+    contexts = ", ".join(f"$c_{j}$" for j in context["context"].item().split(", "))
+    role = context["role"].item()
     return f"{contexts} (${role}$)" if role else contexts
 
 

@@ -14,24 +14,24 @@ def law(data: xr.Dataset) -> Figure:
     """N7 and N8: logits of a few tokens against strength after the last block, a panel for each concept."""
     with style():
         figure = Figure(figsize=(4.9 * data.sizes["concept"], 3.3))
-        for axes, (name, one) in zip(
+        for axes, (name, group) in zip(
             np.ravel(figure.subplots(1, data.sizes["concept"])), data.groupby("concept"), strict=True
         ):
-            _law(axes, one.squeeze("concept"))
+            _law(axes, group.squeeze("concept"))
             axes.set_title(str(name))
     return figure
 
 
-def _law(axes: Axes, one: xr.Dataset) -> None:
-    centre, width, reach = float(one["centre"]), float(one["width"]), 9.0
-    fine, few = ((one[name].values - centre) / width for name in ("alpha", "strengths"))
-    near, some = np.abs(fine) <= reach, np.flatnonzero(np.abs(few) <= reach)[::5]
-    for slot in range(one.sizes["slot"]):
-        colour, word = SPREAD[slot], word_label(one["word"].values[slot])
-        axes.plot(centre + width * fine[near], one["predicted"].values[near, slot], color=colour, label=word)
-        axes.plot(one["strengths"].values[some], one["measured"].values[some, slot], color=colour, **DOTS)
+def _law(axes: Axes, sweep: xr.Dataset) -> None:
+    centre, width, reach = float(sweep["centre"]), float(sweep["width"]), 9.0
+    fine, few = ((sweep[name].values - centre) / width for name in ("alpha", "strengths"))
+    near, measured = np.abs(fine) <= reach, np.flatnonzero(np.abs(few) <= reach)[::5]
+    for slot in range(sweep.sizes["slot"]):
+        colour, word = SPREAD[slot], word_label(sweep["word"].values[slot])
+        axes.plot(centre + width * fine[near], sweep["predicted"].values[near, slot], color=colour, label=word)
+        axes.plot(sweep["strengths"].values[measured], sweep["measured"].values[measured, slot], color=colour, **DOTS)
         for side, plateau in ((-1, "plateau_low"), (1, "plateau_high")):
-            level, ends = float(one[plateau].values[slot]), centre + width * side * np.array([0.62, 1.0]) * reach
+            level, ends = float(sweep[plateau].values[slot]), centre + width * side * np.array([0.62, 1.0]) * reach
             axes.plot(ends, [level, level], color=colour, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set(xlabel="steering strength $\\alpha$", ylabel="logit", xlim=(centre - reach * width, centre + reach * width))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1.0, handlelength=1.2)
@@ -45,8 +45,8 @@ def plateaus(data: xr.Dataset) -> Figure:
         panels = np.ravel(figure.subplots(1, count, sharey=True))
         for axes, name in zip(panels, data["concept"].values, strict=True):
             for colour, layer in zip(LAYERS, data["layer"].values, strict=False):
-                one = data.sel(concept=name, layer=layer)
-                alphas, plus = one["strengths"].values, one.sel(sign=1)
+                sweep = data.sel(concept=name, layer=layer)
+                alphas, plus = sweep["strengths"].values, sweep.sel(sign=1)
                 axes.plot(alphas, plus["distance"], color=colour, **DOTS)
                 late = alphas > alphas[0] * 30
                 axes.plot(
@@ -70,8 +70,8 @@ def cross_entropy(data: xr.Dataset) -> Figure:
     """N9: the increase of cross-entropy on own and foreign text against the parabola of one JVP."""
     with style():
         figure, panels = _by_concept_and_layer(data, (3.2, 2.5), "nats per token")
-        for axes, _, one in panels:
-            alphas, own, foreign = one["strengths"].values, one.sel(text="own"), one.sel(text="foreign")
+        for axes, _, sweep in panels:
+            alphas, own, foreign = sweep["strengths"].values, sweep.sel(text="own"), sweep.sel(text="foreign")
             fine = np.linspace(alphas[0], alphas[-1], 101)
             axes.plot(fine, float(own["curvature"]) * fine**2, color=INK, linewidth=1.2)
             slope = float(foreign["slope"])
@@ -99,8 +99,8 @@ def next_tokens(data: xr.Dataset) -> Figure:
     """S, figure 6: the increase of the eight tokens that are likeliest under strong steering, by concept and layer."""
     with style():
         figure, panels = _by_concept_and_layer(data, (3.5, 3.2), "$\\Delta p(z \\mid c, \\alpha)$")
-        for axes, row, one in panels:
-            _increases(axes, one, below=-0.22 if row == data.sizes["concept"] - 1 else -0.12)
+        for axes, row, sweep in panels:
+            _increases(axes, sweep, below=-0.22 if row == data.sizes["concept"] - 1 else -0.12)
     return figure
 
 
@@ -112,9 +112,9 @@ def _by_concept_and_layer(
     figure = Figure(figsize=(size[0] * len(layers), size[1] * len(concepts)))
     grid, panels = figure.subplots(len(concepts), len(layers), squeeze=False), []
     for (row, column), axes in np.ndenumerate(grid):
-        one = data.isel(concept=row, layer=column)
+        sweep = data.isel(concept=row, layer=column)
         axes.set_title(f"{concepts[row]}, block {layers[column]}")
-        panels.append((axes, row, one))
+        panels.append((axes, row, sweep))
     for axes in grid[:, 0]:
         axes.set_ylabel(y)
     for axes in grid[-1]:
@@ -122,12 +122,12 @@ def _by_concept_and_layer(
     return figure, panels
 
 
-def _increases(axes: Axes, one: xr.Dataset, *, below: float) -> None:
-    alphas = one["strengths"].values
+def _increases(axes: Axes, sweep: xr.Dataset, *, below: float) -> None:
+    alphas = sweep["strengths"].values
     shown = alphas >= 0
-    for rank in range(one.sizes["rank"]):
-        word = word_label(one["word"].values[rank])
-        axes.plot(alphas[shown], one["increase"].values[shown, rank], color=SPREAD[rank], linewidth=1.3, label=word)
+    for rank in range(sweep.sizes["rank"]):
+        word = word_label(sweep["word"].values[rank])
+        axes.plot(alphas[shown], sweep["increase"].values[shown, rank], color=SPREAD[rank], linewidth=1.3, label=word)
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_xlim(0, alphas[-1])
     axes.legend(
@@ -150,12 +150,12 @@ def bump_shares(data: xr.Dataset) -> Figure:
         labels, ticks = [], []
         for row, name in enumerate(data["concept"].values):
             for k, layer in enumerate(data["layer"].values):
-                one, y = data.sel(concept=name, layer=layer), -(row * (data.sizes["layer"] + 0.7) + k)
-                parts, left = one["count"].values / one["count"].values.sum(), 0.0
+                counts, y = data.sel(concept=name, layer=layer), -(row * (data.sizes["layer"] + 0.7) + k)
+                parts, left = counts["count"].values / counts["count"].values.sum(), 0.0
                 for part, colour in zip(parts, KINDS, strict=True):
                     shares.barh(y, part, left=left, color=colour, height=0.75)
                     left += part
-                low, middle, high = one["peak"].values
+                low, middle, high = counts["peak"].values
                 places.plot([low, high], [y, y], color=TARGET, linewidth=2.2, solid_capstyle="butt")
                 places.plot(middle, y, "o", color=TARGET, markersize=4.5, markerfacecolor="white")
                 labels.append(f"{name}, block {layer}")

@@ -96,16 +96,16 @@ def variants(data: xr.Dataset) -> Figure:
     order = sorted(names, key=lambda name: _VARIANTS.index(name) if name in _VARIANTS else len(_VARIANTS))
 
     def find(name: str, variant: str) -> tuple[int, Curves] | None:
-        one = data.sel(concept=name, variant=variant)
-        layer = _only_layer(one)
-        found = None if layer is None else curves(one.sel(layer=layer), -1)
-        return None if layer is None or found is None else (layer, found)
+        sweeps = data.sel(concept=name, variant=variant)
+        layer = _only_layer(sweeps)
+        lines = None if layer is None else curves(sweeps.sel(layer=layer), -1)
+        return None if layer is None or lines is None else (layer, lines)
 
     with style():
         figure, panels = table(labels(data, "concept"), order, find, size=_SIZE, y=_INCREASE)
         for panel in panels:
-            layer, found = panel.content
-            _draw(panel._replace(content=found), f"{panel.row}, {panel.column}, block {layer}", -1)
+            layer, lines = panel.content
+            _draw(panel._replace(content=lines), f"{panel.row}, {panel.column}, block {layer}", -1)
     return figure
 
 
@@ -114,31 +114,31 @@ def resamples(data: xr.Dataset) -> Figure:
     names = [name for name in labels(data, "variant") if _is_resample(name)]
 
     def find(name: str) -> tuple[int, Curves] | None:
-        one = data.sel(concept=name, variant=names)
-        layer = _only_layer(one) if names else None
-        found = None if layer is None else over_resamples(one.sel(layer=layer))
-        return None if layer is None or found is None else (layer, found)
+        sweeps = data.sel(concept=name, variant=names)
+        layer = _only_layer(sweeps) if names else None
+        lines = None if layer is None else over_resamples(sweeps.sel(layer=layer))
+        return None if layer is None or lines is None else (layer, lines)
 
     with style():
         figure, panels = wrapped(labels(data, "concept"), find, size=_SIZE, y=_INCREASE)
         for panel in panels:
-            layer, found = panel.content
-            _draw(panel._replace(content=found), f"{panel.row}, block {layer}", -1)
+            layer, lines = panel.content
+            _draw(panel._replace(content=lines), f"{panel.row}, block {layer}", -1)
     return figure
 
 
-def curves(one: xr.Dataset, end: int, count: int = SHOWN) -> Curves | None:
+def curves(sweeps: xr.Dataset, end: int, count: int = SHOWN) -> Curves | None:
     """The increases of the tokens that are likeliest at one end of a sweep, after the first context.
 
     Args:
-        one: of one variant, concept and layer.
+        sweeps: of one variant, concept and layer.
         end: -1 for the largest strength, 0 for the lowest.
         count: tokens, at most.
 
     Returns:
         None where nothing has been computed.
     """
-    first = one.isel(context=0)
+    first = sweeps.isel(context=0)
     log_p, tokens = first["log_p"].values.astype(float), first["token"].values
     if not np.isfinite(log_p).all():
         return None
@@ -159,24 +159,24 @@ def over_resamples(data: xr.Dataset, count: int = SHOWN) -> Curves | None:
     Returns:
         None where fewer than two have been computed.
     """
-    found: dict[int, list[Float[np.ndarray, " K"]]] = {}
+    increases: dict[int, list[Float[np.ndarray, " K"]]] = {}
     ends: dict[int, list[float]] = {}
     words: dict[int, str] = {}
     first = data.isel(context=0)
     for k in range(data.sizes["variant"]):
-        one = first.isel(variant=k)
-        p, start = np.exp(one["log_p"].values.astype(float)), np.exp(one["start"].values.astype(float))
+        sweep = first.isel(variant=k)
+        p, start = np.exp(sweep["log_p"].values.astype(float)), np.exp(sweep["start"].values.astype(float))
         if not np.isfinite(p).all():
             continue
-        for token, slot in zip(*np.unique(one["token"].values, return_index=True), strict=True):
-            found.setdefault(int(token), []).append(p[:, slot] - start[slot])
+        for token, slot in zip(*np.unique(sweep["token"].values, return_index=True), strict=True):
+            increases.setdefault(int(token), []).append(p[:, slot] - start[slot])
             ends.setdefault(int(token), []).append(float(p[-1, slot]))
-            words[int(token)] = str(one["word"].values[slot])
-    several = [token for token, rows in found.items() if len(rows) > 1]
+            words[int(token)] = str(sweep["word"].values[slot])
+    several = [token for token, rows in increases.items() if len(rows) > 1]
     if not several:
         return None
     top = sorted(several, key=lambda token: -np.mean(ends[token]))[:count]
-    rows = [np.stack(found[token]) for token in top]
+    rows = [np.stack(increases[token]) for token in top]
     return Curves(
         first["alpha"].values[0],
         word_labels(words[token] for token in top),
@@ -186,17 +186,17 @@ def over_resamples(data: xr.Dataset, count: int = SHOWN) -> Curves | None:
 
 
 def _draw(panel: Panel, title: str, end: int) -> None:
-    axes, found = panel.axes, panel.content
-    shown = found.alphas >= 0 if end else found.alphas <= 0
-    alphas = found.alphas[shown]
-    for rank, word in enumerate(found.words):
-        line = found.increase[shown, rank]
-        if found.spread is not None:
-            around = found.spread[shown, rank]
+    axes, lines = panel.axes, panel.content
+    shown = lines.alphas >= 0 if end else lines.alphas <= 0
+    alphas = lines.alphas[shown]
+    for rank, word in enumerate(lines.words):
+        line = lines.increase[shown, rank]
+        if lines.spread is not None:
+            around = lines.spread[shown, rank]
             axes.fill_between(alphas, line - around, line + around, color=SPREAD[rank], alpha=0.2, linewidth=0)
         axes.plot(alphas, line, color=SPREAD[rank], linewidth=1.3, label=word)
     axes.axhline(0, color=INK, linewidth=0.6)
-    strength_axis(axes, found.alphas, *((0.0, alphas[-1]) if end else (alphas[0], 0.0)), room=0.12)
+    strength_axis(axes, lines.alphas, *((0.0, alphas[-1]) if end else (alphas[0], 0.0)), room=0.12)
     axes.set_title(title)
     axes.legend(
         loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5, handlelength=1.0, handletextpad=0.4, labelspacing=0.3
@@ -207,11 +207,11 @@ def _is_resample(name: object) -> bool:
     return str(name).startswith("resampled")
 
 
-def _only_layer(one: xr.Dataset) -> int | None:
+def _only_layer(sweeps: xr.Dataset) -> int | None:
     """The first layer at which something has been computed: of all variants but one, the middle one alone."""
-    there = np.isfinite(one["log_p"].transpose("layer", ...).values)
-    found = one["layer"].values[there.reshape(len(there), -1).any(axis=1)]
-    return int(found[0]) if found.size else None
+    computed = np.isfinite(sweeps["log_p"].transpose("layer", ...).values)
+    layers = sweeps["layer"].values[computed.reshape(len(computed), -1).any(axis=1)]
+    return int(layers[0]) if layers.size else None
 
 
 def bump_shares(data: xr.Dataset) -> Figure:
@@ -269,30 +269,30 @@ def peak_places(data: xr.Dataset) -> Figure:
             x="log-odds of the token",
             y="place of the bump, $\\alpha \\|v\\| / \\|h\\|$",
         )
-        for name, layer, found, axes in panels:
-            for odds, places in found:
+        for name, layer, bumps, axes in panels:
+            for odds, places in bumps:
                 axes.plot(odds, places, color=TARGET, **(DOTS | {"alpha": 0.8}))
             axes.axhline(0, color=INK, linewidth=0.6)
             axes.axvline(0, color=INK, linewidth=0.6)
             scale = float(np.nanmedian(main["scale"].sel(concept=name, layer=layer)))
-            every = np.concatenate([[0.0], *(places for _, places in found)])
+            every = np.concatenate([[0.0], *(places for _, places in bumps)])
             low, high = widened(width / scale, float(every.min()), float(every.max()), 0.07)
             if low < high:
                 stretch(axes, "y", width / scale, low, high, 0.08)
-            order = mean_tau(found)
+            order = mean_tau(bumps)
             axes.set_title(f"{name}, block {layer}" + (f": $\\tau = {order:.2f}$" if np.isfinite(order) else ""))
     return figure
 
 
-def single_bumps(one: xr.Dataset) -> list[Bumps]:
+def single_bumps(sweeps: xr.Dataset) -> list[Bumps]:
     """Log-odds and places, in units of `scale`, of the tokens with one bump; for every context that has some.
 
     Args:
-        one: of one variant, concept and layer.
+        sweeps: of one variant, concept and layer.
     """
-    alphas, found = one["alpha"].values, []
-    for k in range(one.sizes["context"]):
-        after = one.isel(context=k)
+    alphas, bumps = sweeps["alpha"].values, []
+    for k in range(sweeps.sizes["context"]):
+        after = sweeps.isel(context=k)
         p = np.exp(after["log_p"].values.astype(float))
         if not np.isfinite(p).all():
             continue
@@ -300,8 +300,8 @@ def single_bumps(one: xr.Dataset) -> list[Bumps]:
         shaped = shapes(p[:, slots].T)
         if shaped.single.any():
             odds = after["log_odds"].values.astype(float)[slots[shaped.single]]
-            found.append(Bumps(odds, alphas[shaped.place[shaped.single]] / float(after["scale"])))
-    return found
+            bumps.append(Bumps(odds, alphas[shaped.place[shaped.single]] / float(after["scale"])))
+    return bumps
 
 
 def dominant_log_odds(data: xr.Dataset) -> Figure:
@@ -314,21 +314,21 @@ def dominant_log_odds(data: xr.Dataset) -> Figure:
     with style():
         figure, panels = wrapped(
             labels(data, "concept"),
-            lambda name: found if np.isfinite(found := values.sel(concept=name).values).any() else None,
+            lambda name: ranks if np.isfinite(ranks := values.sel(concept=name).values).any() else None,
             size=(2.6, 2.8),
             x="steered after block",
             y="percentile of log-odds",
         )
-        for name, _, found, axes in panels:
-            for at, (layer, ranks) in enumerate(zip(labels(data, "layer"), found, strict=True)):
+        for name, _, percentiles, axes in panels:
+            for at, (layer, ranks) in enumerate(zip(labels(data, "layer"), percentiles, strict=True)):
                 across = at + np.linspace(-0.3, 0.3, ranks.size) if ranks.size > 1 else np.array([at])
                 look = DOTS | {"color": colours[int(layer)]}
                 axes.plot(across, ranks, **look)
                 axes.plot(across[:1], ranks[:1], **(look | {"markerfacecolor": colours[int(layer)]}))
                 if np.isfinite(ranks).any():
                     axes.plot([at - 0.4, at + 0.4], [np.nanmedian(ranks)] * 2, color=INK, linewidth=1.0)
-            axes.set(xlim=(-0.6, len(found) - 0.4), ylim=(-3, 103), title=str(name))
-            axes.set_xticks(range(len(found)), [str(layer) for layer in labels(data, "layer")])
+            axes.set(xlim=(-0.6, len(percentiles) - 0.4), ylim=(-3, 103), title=str(name))
+            axes.set_xticks(range(len(percentiles)), [str(layer) for layer in labels(data, "layer")])
             axes.grid(axis="x", visible=False)
         handles = [
             Line2D([], [], color=INK, label="likeliest token", **(DOTS | {"markerfacecolor": INK})),

@@ -67,11 +67,15 @@ def table(
         NothingToDrawError: no panel.
     """
     rows, columns = list(rows), list(columns)
-    found = {(row, column): content for row in rows for column in columns if (content := find(row, column)) is not None}
-    kept = [[label for label in labels if any(key[k] == label for key in found)] for k, labels in enumerate((rows, columns))]
-    places = [(kept[0].index(row), kept[1].index(column)) for row, column in found]
+    contents = {(row, column): content for row in rows for column in columns if (content := find(row, column)) is not None}
+    kept = [
+        [label for label in labels if any(key[k] == label for key in contents)] for k, labels in enumerate((rows, columns))
+    ]
+    places = [(kept[0].index(row), kept[1].index(column)) for row, column in contents]
     figure, axes = _placed(places, size, x, y)
-    return figure, [Panel(*key, content, one) for (key, content), one in zip(found.items(), axes, strict=True)]
+    return figure, [
+        Panel(*key, content, panel_axes) for (key, content), panel_axes in zip(contents.items(), axes, strict=True)
+    ]
 
 
 def wrapped(
@@ -95,10 +99,12 @@ def wrapped(
     Raises:
         NothingToDrawError: no panel.
     """
-    found = {name: content for name in names if (content := find(name)) is not None}
-    across = -(-len(found) // max(1, -(-len(found) // most)))
-    figure, axes = _placed([divmod(k, across) for k in range(len(found))], size, x, y)
-    return figure, [Panel(name, None, content, one) for (name, content), one in zip(found.items(), axes, strict=True)]
+    contents = {name: content for name in names if (content := find(name)) is not None}
+    across = -(-len(contents) // max(1, -(-len(contents) // most)))
+    figure, axes = _placed([divmod(k, across) for k in range(len(contents))], size, x, y)
+    return figure, [
+        Panel(name, None, content, panel_axes) for (name, content), panel_axes in zip(contents.items(), axes, strict=True)
+    ]
 
 
 def _placed(places: list[tuple[int, int]], size: tuple[float, float], x: str, y: str) -> tuple[Figure, list[Axes]]:
@@ -108,11 +114,11 @@ def _placed(places: list[tuple[int, int]], size: tuple[float, float], x: str, y:
     figure = Figure(figsize=(size[0] * width, size[1] * height))
     cells = figure.add_gridspec(height, width)
     axes = [figure.add_subplot(cells[place]) for place in places]
-    for (row, column), one in zip(places, axes, strict=True):
+    for (row, column), panel_axes in zip(places, axes, strict=True):
         if row == max(r for r, c in places if c == column):
-            one.set_xlabel(x)
+            panel_axes.set_xlabel(x)
         if column == min(c for r, c in places if r == row):
-            one.set_ylabel(y)
+            panel_axes.set_ylabel(y)
     figure.align_ylabels()
     return figure, axes
 
@@ -232,10 +238,10 @@ class Estimate(NamedTuple):
 
 def mean(values: Float[np.ndarray, "K n"]) -> Estimate:
     """Means of what is not NaN, and their standard errors; no error bar for one value."""
-    there = np.isfinite(values)
-    n = there.sum(axis=1)
-    average = np.where(n > 0, np.where(there, values, 0).sum(axis=1) / np.maximum(n, 1), np.nan)
-    squares = np.where(there, (values - average[:, None]) ** 2, 0).sum(axis=1)
+    finite = np.isfinite(values)
+    n = finite.sum(axis=1)
+    average = np.where(n > 0, np.where(finite, values, 0).sum(axis=1) / np.maximum(n, 1), np.nan)
+    squares = np.where(finite, (values - average[:, None]) ** 2, 0).sum(axis=1)
     error = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1)), 0.0)
     return Estimate(average, error, error)
 
@@ -243,22 +249,22 @@ def mean(values: Float[np.ndarray, "K n"]) -> Estimate:
 def share(hits: Bool[np.ndarray, "K n"], asked: Bool[np.ndarray, "K n"]) -> Estimate:
     """Shares of hits among those asked, with intervals of Wilson that have the weight of one standard error."""
     n = asked.sum(axis=1)
-    some = np.maximum(n, 1)
-    p = (hits & asked).sum(axis=1) / some
-    centre = (p + 0.5 / some) / (1 + 1 / some)
-    half = np.sqrt(p * (1 - p) / some + 0.25 / some**2) / (1 + 1 / some)
+    trials = np.maximum(n, 1)
+    p = (hits & asked).sum(axis=1) / trials
+    centre = (p + 0.5 / trials) / (1 + 1 / trials)
+    half = np.sqrt(p * (1 - p) / trials + 0.25 / trials**2) / (1 + 1 / trials)
     value = np.where(n > 0, p, np.nan)
     below, above = np.maximum(p - centre + half, 0), np.maximum(centre + half - p, 0)
-    return Estimate(value, *(np.where(n > 0, one, 0.0) for one in (below, above)))
+    return Estimate(value, *(np.where(n > 0, bar, 0.0) for bar in (below, above)))
 
 
-def points(axes: Axes, alphas: Float[np.ndarray, " K"], found: Estimate, **look: Any) -> None:
+def points(axes: Axes, alphas: Float[np.ndarray, " K"], estimate: Estimate, **look: Any) -> None:
     """Points with error bars; of a long sweep, some of them."""
     every = max(1, alphas.size // 40)
-    bars = np.stack([found.below, found.above])
-    kept = np.isfinite(found.value)
+    bars = np.stack([estimate.below, estimate.above])
+    kept = np.isfinite(estimate.value)
     kept[np.arange(alphas.size) % every != (alphas.size // 2) % every] = False
-    axes.errorbar(alphas[kept], found.value[kept], yerr=bars[:, kept], elinewidth=0.7, linestyle="none", **look)
+    axes.errorbar(alphas[kept], estimate.value[kept], yerr=bars[:, kept], elinewidth=0.7, linestyle="none", **look)
 
 
 def layer_looks(layers: Iterable[Any]) -> dict[int, dict[str, Any]]:

@@ -48,17 +48,17 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
     fits = data if fits is None and "level" in data else fits
 
     def find(name: str, measure: str) -> dict[int, Estimate] | None:
-        found = {int(layer): measured(data.sel(concept=name, layer=layer), measure) for layer in layers}
-        return {layer: one for layer, one in found.items() if np.isfinite(one.value).any()} or None
+        estimates = {int(layer): measured(data.sel(concept=name, layer=layer), measure) for layer in layers}
+        return {layer: estimate for layer, estimate in estimates.items() if np.isfinite(estimate.value).any()} or None
 
     with style():
         figure, panels = table(labels(data, "concept"), list(MEASURES), find, size=(3.1, 2.3), y="concept probability")
-        for name, measure, found, axes in panels:
+        for name, measure, estimates, axes in panels:
             for layer, look in layer_looks(layers).items():
-                if layer not in found:
+                if layer not in estimates:
                     continue
-                points(axes, alphas, found[layer], **look)
-                fine, line = alphas, found[layer].value
+                points(axes, alphas, estimates[layer], **look)
+                fine, line = alphas, estimates[layer].value
                 if fits is not None:
                     fine = even_between(alphas, alphas[0], alphas[-1])
                     line = _fitted(fits, name, layer, measure, fine)
@@ -70,14 +70,14 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
     return figure
 
 
-def measured(one: xr.Dataset, measure: str) -> Estimate:
+def measured(sweep: xr.Dataset, measure: str) -> Estimate:
     """The share of completions that show the concept, at every strength.
 
     Args:
-        one: `shown` of one concept and layer (`sim.experiments.strength.claims.presence`).
+        sweep: `shown` of one concept and layer (`sim.experiments.strength.claims.presence`).
         measure: by which of `MEASURES`.
     """
-    flat = one["shown"].sel(measure=measure).stack(text_of=("prompt", "completion"), create_index=False)
+    flat = sweep["shown"].sel(measure=measure).stack(text_of=("prompt", "completion"), create_index=False)
     values = flat.transpose("strength", "text_of").values
     return share(values == 1, np.isfinite(values))
 
@@ -89,8 +89,8 @@ def _fitted(
     here = [name in fits["concept"], layer in fits["layer"], measure in fits["measure"]]
     if not all(here):
         return np.full(alphas.size, np.nan)
-    one = fits[["level", "height", "rate", "centre"]].sel(concept=name, layer=layer, measure=measure)
-    return Sigmoid(*(float(value) for value in one.values()))(alphas)
+    parameters = fits[["level", "height", "rate", "centre"]].sel(concept=name, layer=layer, measure=measure)
+    return Sigmoid(*(float(value) for value in parameters.values()))(alphas)
 
 
 def cross_entropy(data: xr.Dataset) -> Figure:
@@ -101,26 +101,28 @@ def cross_entropy(data: xr.Dataset) -> Figure:
     layers, alphas = labels(data, "layer"), data["alpha"].values
 
     def find(name: str) -> dict[tuple[int, str], Estimate] | None:
-        one = data["increase"].sel(concept=name).transpose("layer", "text", "strength", "block")
+        increases = data["increase"].sel(concept=name).transpose("layer", "text", "strength", "block")
         every = {
-            (int(layer), str(kind)): mean(one.sel(layer=layer, text=kind).values) for layer in layers for kind in _KINDS
+            (int(layer), str(kind)): mean(increases.sel(layer=layer, text=kind).values)
+            for layer in layers
+            for kind in _KINDS
         }
-        return {key: found for key, found in every.items() if np.isfinite(found.value).any()} or None
+        return {key: estimate for key, estimate in every.items() if np.isfinite(estimate.value).any()} or None
 
     with style():
         figure, panels = wrapped(
             labels(data, "concept"), find, size=(4.3, 3.0), y="$\\Delta\\mathrm{CE}$, nats per token", most=3
         )
-        for name, _, found, axes in panels:
+        for name, _, estimates, axes in panels:
             for layer, look in layer_looks(layers).items():
                 colour = look["color"]
                 for kind in _KINDS:
-                    if (layer, kind) not in found:
+                    if (layer, kind) not in estimates:
                         continue
-                    one = found[layer, kind]
-                    points(axes, alphas, one, **(look | {"markerfacecolor": colour if kind == "foreign" else "white"}))
-                    kept = np.isfinite(one.value)
-                    axes.plot(alphas[kept], one.value[kept], color=colour, linewidth=0.6)
+                    estimate = estimates[layer, kind]
+                    points(axes, alphas, estimate, **(look | {"markerfacecolor": colour if kind == "foreign" else "white"}))
+                    kept = np.isfinite(estimate.value)
+                    axes.plot(alphas[kept], estimate.value[kept], color=colour, linewidth=0.6)
                     _plateaus(axes, data["plateau"].sel(concept=name, layer=layer, text=kind), colour)
             axes.axhline(0, color=INK, linewidth=0.6)
             strength_axis(axes, alphas, alphas[0], alphas[-1], margin=0.08, room=0.085)
@@ -157,25 +159,25 @@ def cross_entropy_near_zero(data: xr.Dataset) -> Figure:
     alphas = data["alpha"].values
 
     def find(name: str, layer: int) -> xr.Dataset | None:
-        one = data.sel(concept=name, layer=layer)
-        return one if np.isfinite(one["increase"]).any() else None
+        sweep = data.sel(concept=name, layer=layer)
+        return sweep if np.isfinite(sweep["increase"]).any() else None
 
     with style():
         figure, panels = table(labels(data, "concept"), labels(data, "layer"), find, size=(3.2, 2.5), y="nats per token")
-        for name, layer, one, axes in panels:
-            own, foreign = ({key: _over_blocks(one[key].sel(text=kind)) for key in _SMALL} for kind in ("own", "foreign"))
+        for name, layer, sweep, axes in panels:
+            own, foreign = ({key: _over_blocks(sweep[key].sel(text=kind)) for key in _SMALL} for kind in ("own", "foreign"))
             curvature = float(own["curvature"].value[0])
             reach = _near_zero(alphas, curvature)
             near = np.abs(alphas) <= reach * (1 + 1e-9)
             fine = np.linspace(-reach, reach, 101)
             heights = []
-            for found, look in (
+            for estimate, look in (
                 (own["increase"], {"color": TARGET, "marker": "s"}),
                 (foreign["increase"], {"color": OFF_TARGET, "marker": "^"}),
                 (own["divergence"], _FILLED),
             ):
-                points(axes, alphas[near], Estimate(*(values[near] for values in found)), **(MARK | look))
-                heights.append(found.value[near])
+                points(axes, alphas[near], Estimate(*(values[near] for values in estimate)), **(MARK | look))
+                heights.append(estimate.value[near])
             top, bottom = (end(np.concatenate(heights)) for end in (np.nanmax, np.nanmin))
             axes.set_ylim(min(bottom, 0) - 0.12 * (top - min(bottom, 0)), max(top, 0) + 0.15 * (top - min(bottom, 0)))
             if np.isfinite(curvature):
@@ -217,17 +219,17 @@ def accuracy(data: xr.Dataset) -> Figure:
     layers, alphas = labels(data, "layer"), data["alpha"].values
 
     def find(name: str) -> dict[int, Estimate] | None:
-        found = {int(layer): answered(data.sel(concept=name, layer=layer)) for layer in layers}
-        return {layer: one for layer, one in found.items() if np.isfinite(one.value).any()} or None
+        estimates = {int(layer): answered(data.sel(concept=name, layer=layer)) for layer in layers}
+        return {layer: estimate for layer, estimate in estimates.items() if np.isfinite(estimate.value).any()} or None
 
     with style():
         figure, panels = wrapped(labels(data, "concept"), find, size=(3.1, 2.4), y="share of right answers")
-        top = max(np.nanmax(one.value + one.above) for panel in panels for one in panel.content.values())
-        for name, _, found, axes in panels:
+        top = max(np.nanmax(estimate.value + estimate.above) for panel in panels for estimate in panel.content.values())
+        for name, _, estimates, axes in panels:
             for layer, look in layer_looks(layers).items():
-                if layer in found:
-                    points(axes, alphas, found[layer], **look)
-                    axes.plot(alphas, found[layer].value, color=look["color"], linewidth=0.6)
+                if layer in estimates:
+                    points(axes, alphas, estimates[layer], **look)
+                    axes.plot(alphas, estimates[layer].value, color=look["color"], linewidth=0.6)
             axes.axhline(1 / data.sizes["letter"], color=INK, linewidth=1.0, linestyle=_DOTTED)
             strength_axis(axes, alphas, alphas[0], alphas[-1], margin=0.03)
             axes.set(ylim=(0, min(1.04, 1.1 * max(top, 0.4))), title=str(name))
@@ -235,15 +237,15 @@ def accuracy(data: xr.Dataset) -> Figure:
     return figure
 
 
-def answered(one: xr.Dataset) -> Estimate:
+def answered(sweep: xr.Dataset) -> Estimate:
     """The share of questions whose likeliest letter is right, at every strength.
 
     Args:
-        one: the group "mmlu", of one concept and layer.
+        sweep: the group "mmlu", of one concept and layer.
     """
-    log_p = one["log_p"].transpose("strength", "question", "letter").values
-    there = np.isfinite(log_p).all(axis=-1)
-    return share(log_p.argmax(axis=-1) == one["answer"].values, there)
+    log_p = sweep["log_p"].transpose("strength", "question", "letter").values
+    finite = np.isfinite(log_p).all(axis=-1)
+    return share(log_p.argmax(axis=-1) == sweep["answer"].values, finite)
 
 
 _TOKENS = "Steps between strengths are even on the axis; the token that is likeliest at the end of the sweep is named first."

@@ -47,26 +47,26 @@ def tradeoff(data: xr.Dataset) -> Figure:
     looks = _looks(updates)
 
     def find(name: str) -> list[str] | None:
-        one = data.sel(concept=name)
-        return [update for update in updates if _there(one.sel(update=update)).sum() > 1] or None
+        paths = data.sel(concept=name)
+        return [update for update in updates if _there(paths.sel(update=update)).sum() > 1] or None
 
     with style():
         figure, panels = wrapped(
             labels(data, "concept"), find, size=(3.6, 3.3), x=_ODDS["utility"], y=_ODDS["preference"], most=3
         )
-        for name, _, found, axes in panels:
-            for update in found:
+        for name, _, drawn, axes in panels:
+            for update in drawn:
                 colour, dashes = looks[update]
-                one = data.sel(concept=name, update=update)
-                there, alpha = _there(one), one["alpha"].values
-                x, y = one["utility"].values, one["preference_used"].values
+                path = data.sel(concept=name, update=update)
+                defined, alpha = _there(path), path["alpha"].values
+                x, y = path["utility"].values, path["preference_used"].values
                 for side, width in ((alpha <= 0, 0.7), (alpha >= 0, 1.5)):
-                    axes.plot(x[there & side], y[there & side], color=colour, linestyle=dashes, linewidth=width)
-                at = np.array([float(one["spent"])])
+                    axes.plot(x[defined & side], y[defined & side], color=colour, linestyle=dashes, linewidth=width)
+                at = np.array([float(path["spent"])])
                 if np.isfinite(at).all():
-                    place = [np.interp(at, alpha[there], values[there]) for values in (x, y)]
+                    place = [np.interp(at, alpha[defined], values[defined]) for values in (x, y)]
                     axes.plot(*place, color=colour, **(DOTS | {"marker": "s", "markersize": 4}))
-                start = there & (alpha == 0)
+                start = defined & (alpha == 0)
                 axes.plot(x[start], y[start], linestyle="none", marker="o", markersize=4.5, color=INK, zorder=4)
             axes.set_title(name)
             axes.margins(0.05)
@@ -103,19 +103,19 @@ def curves(data: xr.Dataset) -> Figure:
 
     with style():
         figure, panels = table(rows, forms, find, size=(3.3, 2.1))
-        for (concept, quantity), form, found, axes in panels:
-            for update in found:
+        for (concept, quantity), form, drawn, axes in panels:
+            for update in drawn:
                 colour, _ = looks[update]
-                one = data.sel(concept=concept, update=update)
-                _bars(axes, one["alpha"].values, one[quantity].values, one[f"{quantity}_error"].values, colour)
-                axes.plot(one["fine_alpha"], one[f"{quantity}_fit"], color=colour, linewidth=1.2)
-            alphas = data["alpha"].sel(update=found).transpose("update", "strength").values
+                curve = data.sel(concept=concept, update=update)
+                _bars(axes, curve["alpha"].values, curve[quantity].values, curve[f"{quantity}_error"].values, colour)
+                axes.plot(curve["fine_alpha"], curve[f"{quantity}_fit"], color=colour, linewidth=1.2)
+            alphas = data["alpha"].sel(update=drawn).transpose("update", "strength").values
             strength_axis(axes, alphas[0], float(alphas.min()), float(alphas.max()), margin=0.03)
             axes.axvline(0, color=INK, linewidth=0.6, zorder=1)
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.set_title(_named(FORMS, form))
             scores = data[f"{quantity}_r_squared"].sel(concept=concept)
-            _scores(axes, [(float(scores.sel(update=update)), looks[update][0]) for update in found])
+            _scores(axes, [(float(scores.sel(update=update)), looks[update][0]) for update in drawn])
             if form == _first_form(panels, (concept, quantity)):
                 axes.set_ylabel(f"{concept}\n{_ODDS[quantity]}")
         figure.align_ylabels()
@@ -140,9 +140,9 @@ def _bars(axes: Axes, alphas: np.ndarray, y: np.ndarray, error: np.ndarray, colo
     axes.errorbar(alphas[kept], y[kept], yerr=bars, color=colour, elinewidth=0.7, **(DOTS | {"markersize": 2.8}))
 
 
-def _scores(axes: Axes, found: Sequence[tuple[float, str]]) -> None:
+def _scores(axes: Axes, scores: Sequence[tuple[float, str]]) -> None:
     """R² above the right end of a panel, in colours."""
-    shown = [(_score(value), colour) for value, colour in found]
+    shown = [(_score(value), colour) for value, colour in scores]
     for k, (text, colour) in enumerate([*reversed(shown), ("$R^2$", INK)]):
         axes.annotate(
             text,
@@ -222,17 +222,17 @@ def toy(data: xr.Dataset) -> Figure:
         figure, panels = wrapped(_ODDS, find, size=(3.5, 2.8))
         strengths = data["strength"].values
         every = max(1, strengths.size // 24)
-        for quantity, _, found, axes in panels:
-            for model in found:
-                one = data.sel(model=model)
-                axes.plot(strengths, one[quantity], color=colours[model])
-                if quantity == "preference" and np.isfinite(one["fit"]).any():
+        for quantity, _, models, axes in panels:
+            for model in models:
+                curve = data.sel(model=model)
+                axes.plot(strengths, curve[quantity], color=colours[model])
+                if quantity == "preference" and np.isfinite(curve["fit"]).any():
                     dots = slice(strengths.size // 2 % every, None, every)
-                    axes.plot(strengths[dots], one["fit"].values[dots], color=colours[model], **DOTS)
+                    axes.plot(strengths[dots], curve["fit"].values[dots], color=colours[model], **DOTS)
             axes.set_xlim(float(strengths[0]), float(strengths[-1]))
             axes.axvline(0, color=INK, linewidth=0.6, zorder=1)
             axes.set_title(_ODDS[quantity])
-        shown = [model for model in colours if any(model in one.content for one in panels)]
+        shown = [model for model in colours if any(model in panel.content for panel in panels)]
         handles = [Line2D([], [], color=colours[model], label=model) for model in shown]
         fit = [Line2D([], [], color="#555555", label="fitted decay", **DOTS)] if np.isfinite(data["fit"]).any() else []
         legend_below(figure, [*handles, *fit])
@@ -241,11 +241,11 @@ def toy(data: xr.Dataset) -> Figure:
 
 def _shown(updates: Iterable[str], panels: Sequence[Panel]) -> list[str]:
     """Updates that are in some panel, in their order."""
-    return [update for update in updates if any(update in one.content for one in panels)]
+    return [update for update in updates if any(update in panel.content for panel in panels)]
 
 
-def _there(one: xr.Dataset) -> np.ndarray:
-    return np.isfinite(one["utility"].values) & np.isfinite(one["preference_used"].values)
+def _there(path: xr.Dataset) -> np.ndarray:
+    return np.isfinite(path["utility"].values) & np.isfinite(path["preference_used"].values)
 
 
 def _method(update: str) -> str:

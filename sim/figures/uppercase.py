@@ -38,9 +38,9 @@ def next_tokens(data: xr.Dataset) -> Figure:
         figure = Figure(figsize=(3.3 * count, 2.75 * len(layers) * len(rows)))
         grid = figure.subplots(len(layers) * len(rows), count, squeeze=False)
         for row, (layer, (span, vector)) in zip(grid, product(layers, rows), strict=True):
-            one = data.sel(layer=layer, vector=vector, range=span)
+            sweep = data.sel(layer=layer, vector=vector, range=span)
             for k, axes in enumerate(row):
-                _increases(axes, one.isel(context=k), predicted=span == "near")
+                _increases(axes, sweep.isel(context=k), predicted=span == "near")
                 name = f"block {layer}, " if len(layers) > 1 else ""
                 axes.set_title(f"{name}\u201c\u2026{_end_of(data['text'].values[..., k].flat[0])}\u201d", fontsize=9)
             row[0].set_ylabel("$\\Delta p(z \\mid c, \\alpha)$")
@@ -54,18 +54,18 @@ def _end_of(text: object) -> str:
     return " ".join(str(text).split())[-28:].replace("$", "\\$")
 
 
-def _increases(axes: Axes, one: xr.Dataset, *, predicted: bool) -> None:
-    alphas = one["alpha"].values
-    for rank in range(one.sizes["rank"]):
-        colour, text = SPREAD[rank], word_label(one["word"].values[rank])
-        axes.plot(alphas, one["increase"].values[:, rank], color=colour, linewidth=1.3, label=text)
+def _increases(axes: Axes, sweep: xr.Dataset, *, predicted: bool) -> None:
+    alphas = sweep["alpha"].values
+    for rank in range(sweep.sizes["rank"]):
+        colour, text = SPREAD[rank], word_label(sweep["word"].values[rank])
+        axes.plot(alphas, sweep["increase"].values[:, rank], color=colour, linewidth=1.3, label=text)
         if predicted:
             few = slice(2 + rank, None, 9)
-            axes.plot(alphas[few], one["predicted"].values[few, rank], color=colour, **(DOTS | {"markersize": 2.6}))
+            axes.plot(alphas[few], sweep["predicted"].values[few, rank], color=colour, **(DOTS | {"markersize": 2.6}))
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_xlim(0, alphas[-1])
     # Room for the legend above all curves.
-    axes.set_ylim(top=1.42 * max(one["increase"].values.max(), one["predicted"].values.max()))
+    axes.set_ylim(top=1.42 * max(sweep["increase"].values.max(), sweep["predicted"].values.max()))
     axes.legend(
         loc="upper center", ncols=4, fontsize=7.5, handlelength=0.9, handletextpad=0.4, labelspacing=0.2, columnspacing=0.8
     )
@@ -79,12 +79,12 @@ def tilts(data: xr.Dataset) -> Figure:
         grid = figure.subplots(len(layers), len(vectors), squeeze=False, sharex=True, sharey=True)
         for row, layer in zip(grid, layers, strict=True):
             for axes, vector in zip(row, vectors, strict=True):
-                one = data.sel(layer=layer, vector=vector)
+                sweep = data.sel(layer=layer, vector=vector)
                 for name, (label, colour, dashes) in _TILTS.items():
-                    shares = one["explained"].sel(tilt=name)
-                    axes.plot(one["relative"], shares, color=colour, linestyle=dashes, label=label, linewidth=1.5)
+                    shares = sweep["explained"].sel(tilt=name)
+                    axes.plot(sweep["relative"], shares, color=colour, linestyle=dashes, label=label, linewidth=1.5)
                 axes.axhline(0.9, color=INK, linewidth=0.6, linestyle=(0, (2, 2)))
-                axes.set(ylim=(-0.25, 1.04), xlim=(float(one["relative"][0]), float(one["relative"][-1])))
+                axes.set(ylim=(-0.25, 1.04), xlim=(float(sweep["relative"][0]), float(sweep["relative"][-1])))
                 axes.set_title(f"{f'block {layer}, ' if len(layers) > 1 else ''}$v$ from {_VECTORS[str(vector)]}")
             row[0].set_ylabel("share explained")
         for axes in grid[-1]:
@@ -101,13 +101,13 @@ def concepts(data: xr.Dataset) -> Figure:
         figure = Figure(figsize=(4.4 * len(layers), 3.0))
         grid = np.ravel(figure.subplots(1, len(layers), sharey=True))
         for axes, layer in zip(grid, layers, strict=True):
-            one = data.sel(layer=layer, vector="last position")
-            relative, some = one["relative"].values, slice(None, None, 4)
+            sweep = data.sel(layer=layer, vector="last position")
+            relative, every_fourth = sweep["relative"].values, slice(None, None, 4)
             for name, colour in _CASES.items():
-                values = one["probability"].sel(case=name)
+                values = sweep["probability"].sel(case=name)
                 axes.plot(relative, values.sel(kind="theory"), color=colour, linewidth=1.0, linestyle=(0, (4, 2)))
                 axes.plot(relative, values.sel(kind="normed"), color=colour, linewidth=1.5)
-                axes.plot(relative[some], values.sel(kind="measured")[some], color=colour, **DOTS)
+                axes.plot(relative[every_fourth], values.sel(kind="measured")[every_fourth], color=colour, **DOTS)
             axes.set(xlabel=_RELATIVE, xlim=(-4, 4))
             if len(layers) > 1:
                 axes.set_title(f"block {layer}")
@@ -130,12 +130,12 @@ def peaks(data: xr.Dataset) -> Figure:
         figure = Figure(figsize=(6.8, 3.1 * len(layers)))
         grid = figure.subplots(len(layers), 2, squeeze=False, sharey=True)
         for row, layer in zip(grid, layers, strict=True):
-            one = data.sel(layer=layer, vector="last position")
-            measured = one.sel(kind="measured")
+            sweep = data.sel(layer=layer, vector="last position")
+            measured = sweep.sel(kind="measured")
             for axes, kind in zip(row, ("theory", "normed"), strict=True):
-                both = (measured["bumps"].values == 1) & (one["bumps"].sel(kind=kind).values == 1)
-                x, y = one["place"].sel(kind=kind).values[both], measured["place"].values[both]
-                z = one["log_odds"].values[both]
+                both = (measured["bumps"].values == 1) & (sweep["bumps"].sel(kind=kind).values == 1)
+                x, y = sweep["place"].sel(kind=kind).values[both], measured["place"].values[both]
+                z = sweep["log_odds"].values[both]
                 points = axes.scatter(x, y, c=z, s=5, cmap="cividis", linewidths=0, alpha=0.7, rasterized=True)
                 span = [min(x.min(), y.min()), max(x.max(), y.max())] if both.any() else [-1, 1]
                 axes.plot(span, span, color=INK, linewidth=0.6)
@@ -155,12 +155,12 @@ def cross_entropy(data: xr.Dataset) -> Figure:
         grid = figure.subplots(len(layers), len(texts), squeeze=False, sharey=True)
         for row, layer in zip(grid, layers, strict=True):
             for axes, text in zip(row, texts, strict=True):
-                one = data.sel(layer=layer, text=text, vector="last position")
-                alphas = one["alpha"].values
+                sweep = data.sel(layer=layer, text=text, vector="last position")
+                alphas = sweep["alpha"].values
                 fine = np.linspace(alphas[0], alphas[-1], 101)
-                axes.plot(fine, float(one["curvature"]) * fine**2, color=INK, linewidth=1.2)
-                axes.plot(fine, float(one["half_variance"]) * fine**2, color=OFF_TARGET, linewidth=1.2)
-                axes.plot(alphas, one["cross_entropy"], color=TARGET, **(DOTS | {"markersize": 4}))
+                axes.plot(fine, float(sweep["curvature"]) * fine**2, color=INK, linewidth=1.2)
+                axes.plot(fine, float(sweep["half_variance"]) * fine**2, color=OFF_TARGET, linewidth=1.2)
+                axes.plot(alphas, sweep["cross_entropy"], color=TARGET, **(DOTS | {"markersize": 4}))
                 axes.set_title(f"{f'block {layer}, ' if len(layers) > 1 else ''}text {_TEXTS[str(text)]}")
             row[0].set_ylabel("$\\Delta$CE, nats per token")
         for axes in grid[-1]:

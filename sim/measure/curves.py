@@ -86,9 +86,9 @@ def peaks(curves: Curves, alphas: Float[np.ndarray, " _"], likeliest: int) -> Pe
     chosen = [np.union1d(*both) for both in zip(*ends, strict=True)]
     context = np.repeat(np.arange(len(chosen)), [tokens.size for tokens in chosen])
     token = np.concatenate(chosen)
-    found = {kind: shapes(np.exp(values[context, :, token], dtype=float)) for kind, values in curves.items()}
-    bumps = {kind: np.minimum(each.bumps, 2) for kind, each in found.items()}
-    return Peaks(context, token, bumps, {kind: alphas[each.place] for kind, each in found.items()})
+    shaped = {kind: shapes(np.exp(values[context, :, token], dtype=float)) for kind, values in curves.items()}
+    bumps = {kind: np.minimum(shape.bumps, 2) for kind, shape in shaped.items()}
+    return Peaks(context, token, bumps, {kind: alphas[shape.place] for kind, shape in shaped.items()})
 
 
 def shares(bumps: Int[np.ndarray, " N"]) -> dict[str, float]:
@@ -96,14 +96,14 @@ def shares(bumps: Int[np.ndarray, " N"]) -> dict[str, float]:
     return dict(zip(KINDS_OF_CURVE, (counts_of_kinds(bumps) / bumps.size).tolist(), strict=True))
 
 
-def order(found: Peaks, m: Float[np.ndarray, " V"], kind: str = "measured") -> float | None:
+def order(peaks: Peaks, log_odds: Float[np.ndarray, " V"], kind: str = "measured") -> float | None:
     """Kendall's tau between the log-odds and the place of the peak of tokens with one bump: its mean over contexts.
 
     1 is the order of theorem 3.3, in full (N2). None if no context has two such tokens.
     """
-    single = found.bumps[kind] == 1
-    groups = [single & (found.context == context) for context in np.unique(found.context)]
-    tau = mean_tau((m[found.token[group]], found.place[kind][group]) for group in groups)
+    single = peaks.bumps[kind] == 1
+    groups = [single & (peaks.context == context) for context in np.unique(peaks.context)]
+    tau = mean_tau((log_odds[peaks.token[group]], peaks.place[kind][group]) for group in groups)
     return tau if np.isfinite(tau) else None
 
 
@@ -114,16 +114,16 @@ def mean_tau(pairs: Iterable[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " 
     return float(np.mean(ordered)) if ordered else float("nan")
 
 
-def alike(found: Peaks, kind: str) -> dict[str, float | None]:
+def alike(peaks: Peaks, kind: str) -> dict[str, float | None]:
     """How near predicted curves are to measured ones.
 
     Returns:
         ``same_kind``, the share of curves that have as many bumps as measured (none, one, several), and ``off``, the median
         distance of the places of peaks where both have one; None if none have.
     """
-    both = (found.bumps[kind] == 1) & (found.bumps["measured"] == 1)
-    off = np.abs(found.place[kind] - found.place["measured"])[both]
-    same = float(np.mean(found.bumps[kind] == found.bumps["measured"]))
+    both = (peaks.bumps[kind] == 1) & (peaks.bumps["measured"] == 1)
+    off = np.abs(peaks.place[kind] - peaks.place["measured"])[both]
+    same = float(np.mean(peaks.bumps[kind] == peaks.bumps["measured"]))
     return {"same_kind": same, "off": float(np.median(off)) if off.size else None}
 
 
@@ -188,16 +188,16 @@ def r_squared(measured: np.ndarray, predicted: np.ndarray) -> float:
     return float(1 - np.sum((measured - predicted) ** 2) / np.sum((measured - measured.mean()) ** 2))
 
 
-def as_dataset(found: Peaks, m: Float[np.ndarray, " V"]) -> xr.Dataset:
+def as_dataset(peaks: Peaks, log_odds: Float[np.ndarray, " V"]) -> xr.Dataset:
     """Every curve with its log-odds, bumps and places; dims curve, kind."""
-    kinds = list(found.place)
+    kinds = list(peaks.place)
     return xr.Dataset(
         {
-            "context": ("curve", found.context),
-            "token": ("curve", found.token),
-            "log_odds": ("curve", m[found.token]),
-            "bumps": (("curve", "kind"), np.stack([found.bumps[kind] for kind in kinds], axis=1)),
-            "place": (("curve", "kind"), np.stack([found.place[kind] for kind in kinds], axis=1)),
+            "context": ("curve", peaks.context),
+            "token": ("curve", peaks.token),
+            "log_odds": ("curve", log_odds[peaks.token]),
+            "bumps": (("curve", "kind"), np.stack([peaks.bumps[kind] for kind in kinds], axis=1)),
+            "place": (("curve", "kind"), np.stack([peaks.place[kind] for kind in kinds], axis=1)),
         },
-        coords={"curve": np.arange(found.token.size), "kind": kinds},
+        coords={"curve": np.arange(peaks.token.size), "kind": kinds},
     )

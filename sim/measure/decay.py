@@ -261,11 +261,11 @@ def _fit(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: 
         return least_squares(problem.left, np.clip(q, low, high), problem.projected, (low, high), **tight).x
 
     loose = {"ftol": 1e-8, "xtol": 1e-8, "gtol": 1e-10, "max_nfev": 60}
-    found = [least_squares(problem.left, start, problem.projected, (low, high), **loose) for start in _starts(problem)]
-    ends, finer = [one.x for one in sorted(found, key=lambda one: one.cost)], problem.finer
+    fits = [least_squares(problem.left, start, problem.projected, (low, high), **loose) for start in _starts(problem)]
+    ends, finer = [fit.x for fit in sorted(fits, key=lambda fit: fit.cost)], problem.finer
     # Polishing may leave what is tame, so that ends count as well.
-    some = [q for q in ends if problem.tame(q, finer)][:_POLISHED] or ends[:_POLISHED]
-    every = [*some, *map(polished, some)]
+    starts = [q for q in ends if problem.tame(q, finer)][:_POLISHED] or ends[:_POLISHED]
+    every = [*starts, *map(polished, starts)]
     tame = [q for q in every if problem.tame(q, finer)]
     return _described(problem, min(tame or every, key=problem.cost))
 
@@ -346,13 +346,13 @@ def _described(problem: _Problem, q: np.ndarray) -> Decay:
 def _spread(jacobian: np.ndarray) -> np.ndarray:
     """Roots of the diagonal of ``(J^T J)^-1``, NaN for numbers that can change while the curve does not."""
     sizes = np.linalg.norm(jacobian, axis=0)
-    there = sizes > 0
+    used = sizes > 0
     out = np.full(sizes.size, np.nan)
-    if not there.any():
+    if not used.any():
         return out
-    _, singular, rows = np.linalg.svd(jacobian[:, there] / sizes[there], full_matrices=False)
+    _, singular, rows = np.linalg.svd(jacobian[:, used] / sizes[used], full_matrices=False)
     clear = singular > np.sqrt(np.finfo(float).eps) * singular[0]
-    spread = np.sqrt(np.sum((rows[clear] / singular[clear, None]) ** 2, axis=0)) / sizes[there]
+    spread = np.sqrt(np.sum((rows[clear] / singular[clear, None]) ** 2, axis=0)) / sizes[used]
     lost: Bool[np.ndarray, " k"] = np.sum(rows[~clear] ** 2, axis=0) > 1e-3
-    out[there] = np.where(lost, np.nan, spread)
+    out[used] = np.where(lost, np.nan, spread)
     return out

@@ -17,7 +17,7 @@ from ufm.steering import Steering, as_steering
 
 
 @runtime_checkable
-class LanguageModel(Protocol):
+class SplittableModel(Protocol):
     """What is asked of a language model (`sim.bridge.model.LanguageModel`)."""
 
     def split(self, prompts: Any, layer: Any = None, *, length: int | None = None, last_only: bool = True) -> Any:
@@ -117,7 +117,7 @@ class Moments(NamedTuple):
         return abs(self.slope) / self.error
 
 
-def loss_moments(lm: LanguageModel, text: Text, steering: Any, layer: int | None = None) -> Moments:
+def loss_moments(lm: SplittableModel, text: Text, steering: Any, layer: int | None = None) -> Moments:
     """What happens to the cross-entropy of a text near strength 0 (N9); arguments are those of `loss_increases`."""
     split, parts = _split(lm, text, steering, layer)
     terms = [finite_at(split, 0.0, term) for term in moments(split, parts)]
@@ -127,7 +127,7 @@ def loss_moments(lm: LanguageModel, text: Text, steering: Any, layer: int | None
 
 
 def loss_increases(
-    lm: LanguageModel, text: Text, steering: Any, layer: int | None, alphas: np.ndarray
+    lm: SplittableModel, text: Text, steering: Any, layer: int | None, alphas: np.ndarray
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
     """Delta CE and KL from the unsteered model by strength, nats per token.
 
@@ -153,6 +153,6 @@ def loss_increases(
     return curves[0], curves[1]
 
 
-def _split(lm: LanguageModel, text: Text, steering: Any, layer: int | None) -> tuple[Any, Steering]:
+def _split(lm: SplittableModel, text: Text, steering: Any, layer: int | None) -> tuple[Any, Steering]:
     split = lm.split(text.rows, layer, length=text.counted.shape[1] + 1, last_only=False)
     return split.prepared(as_steering(steering))

@@ -68,14 +68,14 @@ class Slopes(NamedTuple):
         return self.shared / np.sqrt(self.of_slope * self.of_log_odds)
 
 
-def slopes(model: Steerable, contexts: Any, steering: Any, m: Any) -> Slopes:
+def slopes(model: Steerable, contexts: Any, steering: Any, log_odds: Any) -> Slopes:
     """The slope of the logits at strength 0, by one JVP, beside the log-odds: in the UFM the same up to a constant.
 
     Args:
         model: a split model that JAX differentiates.
         contexts: ``[n]``, what `model.embed` takes.
         steering: a `ufm.Steering`, or a vector ``[d]`` that is added where the model is split.
-        m: log-odds, ``[V]`` nats.
+        log_odds: log-odds, ``[V]`` nats.
 
     Raises:
         ValueError: log-odds that are not finite or not V; a context that the model does not have; a steering
@@ -83,16 +83,16 @@ def slopes(model: Steerable, contexts: Any, steering: Any, m: Any) -> Slopes:
     """
     contexts = known(model, contexts)
     model, parts = model.prepared(as_steering(steering))
-    found = _slopes(model, contexts, parts, _log_odds(model, contexts, m))
-    return Slopes(*(np.asarray(part, float) for part in found))
+    numbers = _slopes(model, contexts, parts, _log_odds(model, contexts, log_odds))
+    return Slopes(*(np.asarray(part, float) for part in numbers))
 
 
 @jax.jit
-def _slopes(model: Steerable, contexts: Int[Array, " n"], steering: Steering, m: Array) -> tuple[Array, Array, Array]:
+def _slopes(model: Steerable, contexts: Int[Array, " n"], steering: Steering, log_odds: Array) -> tuple[Array, Array, Array]:
     logits, s = measures.slopes(model, model.embed(contexts), steering)
     p = jax.nn.softmax(logits)
-    s, m = (values - jnp.sum(p * values, axis=-1, keepdims=True) for values in (s, m))
-    first, second, both = (jnp.sum(p * product, axis=-1) for product in (s * s, m * m, s * m))
+    s, log_odds = (values - jnp.sum(p * values, axis=-1, keepdims=True) for values in (s, log_odds))
+    first, second, both = (jnp.sum(p * product, axis=-1) for product in (s * s, log_odds * log_odds, s * log_odds))
     return first, second, both
 
 
@@ -118,7 +118,7 @@ def distances(
     model: Steerable,
     contexts: Any,
     steering: Any,
-    m: Any,
+    log_odds: Any,
     alphas: Any,
     scale: float,
     *,
@@ -131,7 +131,7 @@ def distances(
         model: a split model.
         contexts: ``[n]``.
         steering: a `ufm.Steering`, or a vector ``[d]`` that is added where the model is split.
-        m: log-odds, ``[V]`` nats, that are not all the same.
+        log_odds: log-odds, ``[V]`` nats, that are not all the same.
         alphas: strengths, ``[K]``, finite.
         scale: c.
         shrinkage: D, ``[n, K]`` or something that broadcasts to it.
@@ -142,34 +142,34 @@ def distances(
     """
     contexts = known(model, contexts)
     model, parts = model.prepared(as_steering(steering))
-    m = _log_odds(model, contexts, m)
-    require(bool(jnp.ptp(m) > 0), "m", "log-odds that are not all the same", "one value")
+    log_odds = _log_odds(model, contexts, log_odds)
+    require(bool(jnp.ptp(log_odds) > 0), "log_odds", "log-odds that are not all the same", "one value")
     alphas = strengths(alphas)
     d = jnp.broadcast_to(jnp.asarray(finite("shrinkage", shrinkage)), (contexts.shape[0], alphas.shape[0]))
-    found = _distances(model, contexts, parts, m, alphas, d, scale, budget)
-    return Distances(*(np.asarray(part, float) for part in found))
+    arrays = _distances(model, contexts, parts, log_odds, alphas, d, scale, budget)
+    return Distances(*(np.asarray(part, float) for part in arrays))
 
 
 @partial(jax.jit, static_argnames="budget")
 @full
-def _distances(model, contexts, steering, m, alphas, shrinkage, scale, budget):
+def _distances(model, contexts, steering, log_odds, alphas, shrinkage, scale, budget):
     states = model.embed(contexts)
     base = jax.nn.log_softmax(model.decode(states))
     alphas, (n, k) = alphas.astype(base.dtype), shrinkage.shape
-    edge = EDGE * jnp.ptp(m)
+    edge = EDGE * jnp.ptp(log_odds)
 
-    def one(given: tuple[Array, Any], which: Array) -> tuple[Array, Array]:
-        i, state = given
+    def distance(context: tuple[Array, Any], which: Array) -> tuple[Array, Array]:
+        i, state = context
         alpha, d, p = alphas[which], shrinkage[i, which].astype(base.dtype), base[i]
         logits = model.steered(state, steering, alpha)
-        mean = jnp.clip(jnp.dot(jax.nn.softmax(logits), m), jnp.min(m) + edge, jnp.max(m) - edge)
-        closest, same = tilting.strength_of_mean(p, m, mean), jnp.ones_like(d)
+        mean = jnp.clip(jnp.dot(jax.nn.softmax(logits), log_odds), jnp.min(log_odds) + edge, jnp.max(log_odds) - edge)
+        closest, same = tilting.strength_of_mean(p, log_odds, mean), jnp.ones_like(d)
         t, d = jnp.stack([0 * alpha, alpha, scale * alpha, closest, alpha]), jnp.stack([same, same, same, same, d])
-        return jax.vmap(lambda t, d: kl(logits, d * (p + tilting.tilt(m, t))))(t, d), closest
+        return jax.vmap(lambda t, d: kl(logits, d * (p + tilting.tilt(log_odds, t))))(t, d), closest
 
     chunk = at_once(model, one_of(states, 0), budget)
-    found, closest = pairs(one, n, jnp.arange(k), chunk, lambda i: (i, one_of(states, i)))
-    return jnp.moveaxis(found, -1, 0), closest
+    kl_by_tilt, closest = pairs(distance, n, jnp.arange(k), chunk, lambda i: (i, one_of(states, i)))
+    return jnp.moveaxis(kl_by_tilt, -1, 0), closest
 
 
 def reach(alphas: Float[np.ndarray, " K"], explained: Float[np.ndarray, " K"], share: float = 0.9) -> float:
@@ -177,9 +177,9 @@ def reach(alphas: Float[np.ndarray, " K"], explained: Float[np.ndarray, " K"], s
     return float(alphas[(alphas > 0) & (explained >= share)].max(initial=0.0))
 
 
-def _log_odds(model: Steerable, contexts: Array, m: Any) -> Float[Array, " V"]:
+def _log_odds(model: Steerable, contexts: Array, log_odds: Any) -> Float[Array, " V"]:
     """Log-odds in the type that the model computes with."""
-    logits = jax.eval_shape(lambda one, asked: one.decode(one.embed(asked)), model, contexts)
-    array = finite("m", m)
-    require(array.shape == logits.shape[-1:], "m", f"{logits.shape[-1]} log-odds", f"shape {array.shape}")
+    logits = jax.eval_shape(lambda split, asked: split.decode(split.embed(asked)), model, contexts)
+    array = finite("log_odds", log_odds)
+    require(array.shape == logits.shape[-1:], "log_odds", f"{logits.shape[-1]} log-odds", f"shape {array.shape}")
     return jnp.asarray(array, logits.dtype)

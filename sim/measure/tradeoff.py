@@ -62,21 +62,21 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
     require(bool(increasing), "alpha", "finite strengths in increasing order", alpha.values.tolist())
 
     matching, other = (loss.sel(side=side).transpose(*_DIMS, "pair").values.astype(float) for side in SIDES)
-    there = (np.isfinite(matching) & np.isfinite(other)).all(axis=2, keepdims=True)
+    defined = (np.isfinite(matching) & np.isfinite(other)).all(axis=2, keepdims=True)
     with in_float64():
         # What is not computed is masked again below: losses are numbers.
-        both = tuple(jnp.asarray(np.where(there, side, 1.0)) for side in (matching, other))
-        preference, utility = (np.where(there, odds(*both), np.nan) for odds in (ufm.preference_odds, ufm.utility_odds))
-    undefined = there & np.isnan(utility)
-    used = there & ~undefined.any(axis=2, keepdims=True)
+        both = tuple(jnp.asarray(np.where(defined, side, 1.0)) for side in (matching, other))
+        preference, utility = (np.where(defined, odds(*both), np.nan) for odds in (ufm.preference_odds, ufm.utility_odds))
+    undefined = defined & np.isnan(utility)
+    used = defined & ~undefined.any(axis=2, keepdims=True)
     utility = np.where(used, utility, np.nan)
-    found = {name: _mean(values) for name, values in (("preference", preference), ("utility", utility))}
-    curves = {name: (_DIMS, mean) for name, (mean, _) in found.items()}
+    results = {name: _mean(values) for name, values in (("preference", preference), ("utility", utility))}
+    curves = {name: (_DIMS, mean) for name, (mean, _) in results.items()}
     curves["preference_used"] = (_DIMS, _mean(np.where(used, preference, np.nan))[0])
-    errors = {f"{name}_error": (_DIMS, error) for name, (_, error) in found.items()}
+    errors = {f"{name}_error": (_DIMS, error) for name, (_, error) in results.items()}
     counts = {
         "undefined": (_DIMS, undefined.sum(axis=-1)),
-        "pairs": (_DIMS[:2], there.sum(axis=(2, 3))),
+        "pairs": (_DIMS[:2], defined.sum(axis=(2, 3))),
         "pairs_used": (_DIMS[:2], used.sum(axis=(2, 3))),
         "alpha": (_DIMS[1:], alpha.values.astype(float)),
     }
@@ -85,12 +85,12 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
 
 def _mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and its standard error over the last axis, of what is not NaN."""
-    there = np.isfinite(values)
-    n = there.sum(axis=-1)
-    some, more = np.where(n > 0, n, np.nan), np.where(n > 1, n - 1, np.nan)
-    mean = np.where(there, values, 0).sum(axis=-1) / some
-    squares = np.where(there, (values - mean[..., None]) ** 2, 0).sum(axis=-1)
-    return mean, np.sqrt(squares / more / some)
+    finite = np.isfinite(values)
+    n = finite.sum(axis=-1)
+    count, more = np.where(n > 0, n, np.nan), np.where(n > 1, n - 1, np.nan)
+    mean = np.where(finite, values, 0).sum(axis=-1) / count
+    squares = np.where(finite, (values - mean[..., None]) ** 2, 0).sum(axis=-1)
+    return mean, np.sqrt(squares / more / count)
 
 
 # --- the best that can be had for a loss of utility -------------------------------------------------------------------
@@ -115,12 +115,12 @@ def frontier(
     """
     gain, loss = _path(gain, change)
     require(bool((np.asarray(allowed) >= 0).all()), "allowed", "losses of 0 or more", allowed)
-    found = [np.where(loss[k] <= allowed, gain[k], -np.inf) for k in range(gain.size)]
+    gains = [np.where(loss[k] <= allowed, gain[k], -np.inf) for k in range(gain.size)]
     for k, j in pairwise(range(gain.size)):
         if loss[k] != loss[j]:
             share = (allowed - loss[k]) / (loss[j] - loss[k])
-            found.append(np.where((share >= 0) & (share <= 1), gain[k] + share * (gain[j] - gain[k]), -np.inf))
-    return np.max(found, axis=0)
+            gains.append(np.where((share >= 0) & (share <= 1), gain[k] + share * (gain[j] - gain[k]), -np.inf))
+    return np.max(gains, axis=0)
 
 
 def area(gain: Float[np.ndarray, " k"], change: Float[np.ndarray, " k"], budget: float = BUDGET) -> float:
@@ -167,9 +167,11 @@ def _path(gain: np.ndarray, change: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _crossings(gain: np.ndarray, loss: np.ndarray) -> list[float]:
     """Losses at which a segment's gain equals that of another segment or of a point."""
-    there = np.flatnonzero(np.diff(loss) != 0)
-    slope = np.diff(gain)[there] / np.diff(loss)[there]
-    slope, offset = (np.append(one, more) for one, more in ((slope, 0 * gain), (gain[there] - slope * loss[there], gain)))
+    moving = np.flatnonzero(np.diff(loss) != 0)
+    slope = np.diff(gain)[moving] / np.diff(loss)[moving]
+    slope, offset = (
+        np.append(values, more) for values, more in ((slope, 0 * gain), (gain[moving] - slope * loss[moving], gain))
+    )
     across, apart = slope[:, None] - slope, offset - offset[:, None]
     return (apart[across != 0] / across[across != 0]).tolist()
 
@@ -177,15 +179,15 @@ def _crossings(gain: np.ndarray, loss: np.ndarray) -> list[float]:
 # --- fits and what is told of them ------------------------------------------------------------------------------------
 
 
-def with_fits(found: xr.Dataset, budget: float = BUDGET) -> xr.Dataset:
+def with_fits(sweeps: xr.Dataset, budget: float = BUDGET) -> xr.Dataset:
     """Sweeps with the curves fitted to them, and what is gained for what is lost.
 
     Args:
-        found: of `averages`; 0 among the strengths of every update.
+        sweeps: of `averages`; 0 among the strengths of every update.
         budget: of `area`, in nats.
 
     Returns:
-        `found`, and over concept, update and `fine` the curves ``preference_fit`` and ``utility_fit`` at strengths
+        `sweeps`, and over concept, update and `fine` the curves ``preference_fit`` and ``utility_fit`` at strengths
         `fine_alpha`; over concept and update, for either quantity: ``_r_squared``; ``_exponent`` and ``_exponent_error``
         and ``_half``, the strength where D is 1/2, over `half` as well ("below" 0 and "above"); and `best_gain`, the largest
         gain of preference at a strength of 0 or more, `area`, `spent`, `reached`, the largest loss of utility at a strength
@@ -195,10 +197,10 @@ def with_fits(found: xr.Dataset, budget: float = BUDGET) -> xr.Dataset:
     Raises:
         ValueError: strengths without 0.
     """
-    alpha = found["alpha"].transpose("update", "strength").values
+    alpha = sweeps["alpha"].transpose("update", "strength").values
     require(bool((alpha == 0).any(axis=1).all()), "alpha", "0 among the strengths of every update", alpha.tolist())
     fine = np.stack([between(row) for row in alpha])
-    size = (found.sizes["concept"], found.sizes["update"])
+    size = (sweeps.sizes["concept"], sweeps.sizes["update"])
     arrays: dict[str, tuple[tuple[str, ...], np.ndarray]] = {"fine_alpha": (("update", "fine"), fine)}
     for name in _QUANTITIES:
         arrays[f"{name}_fit"] = ((*_DIMS[:2], "fine"), np.full((*size, fine.shape[1]), np.nan))
@@ -208,19 +210,19 @@ def with_fits(found: xr.Dataset, budget: float = BUDGET) -> xr.Dataset:
     of_path = ("best_gain", "area", "spent", "reached")
     arrays |= {name: (_DIMS[:2], np.full(size, np.nan)) for name in of_path}
 
-    curves = {name: found[name].transpose(*_DIMS).values for name in (*_QUANTITIES, "preference_used")}
+    curves = {name: sweeps[name].transpose(*_DIMS).values for name in (*_QUANTITIES, "preference_used")}
     for place in np.ndindex(*size):
         strengths = alpha[place[1]]
         for name, fit in _QUANTITIES.items():
-            one = _fitted(fit, strengths, curves[name][place])
-            if one is None:
+            curve = _fitted(fit, strengths, curves[name][place])
+            if curve is None:
                 continue
             told: dict[str, Any] = {
-                "fit": one(fine[place[1]]),
-                "r_squared": one.r_squared,
-                "exponent": [one.below.exponent, one.above.exponent],
-                "exponent_error": [one.errors[f"{side}.exponent"] for side in ("below", "above")],
-                "half": [one.half(-1), one.half(1)],
+                "fit": curve(fine[place[1]]),
+                "r_squared": curve.r_squared,
+                "exponent": [curve.below.exponent, curve.above.exponent],
+                "exponent_error": [curve.errors[f"{side}.exponent"] for side in ("below", "above")],
+                "half": [curve.half(-1), curve.half(1)],
             }
             for key, value in told.items():
                 arrays[f"{name}_{key}"][1][place] = value
@@ -229,7 +231,7 @@ def with_fits(found: xr.Dataset, budget: float = BUDGET) -> xr.Dataset:
         of_this = _of_path(strengths[start:], since["preference_used"], since["utility"], budget)
         for name, value in zip(of_path, (float(since["preference"].max()), *of_this), strict=True):
             arrays[name][1][place] = value
-    return found.assign(arrays).assign_coords(half=["below", "above"]).assign_attrs(budget=budget)
+    return sweeps.assign(arrays).assign_coords(half=["below", "above"]).assign_attrs(budget=budget)
 
 
 def _fitted(fit: Any, alpha: np.ndarray, y: np.ndarray) -> Decay | None:
@@ -246,32 +248,32 @@ def _of_path(alpha: np.ndarray, gain: np.ndarray, change: np.ndarray, budget: fl
     return area(gain, change, budget), spent(alpha, change, budget), float(-change.min())
 
 
-def table(found: xr.Dataset) -> list[dict[str, Any]]:
+def table(sweeps: xr.Dataset) -> list[dict[str, Any]]:
     """One row for each concept and update: how well the curves fit, and what is gained for what is lost.
 
     Args:
-        found: of `with_fits`, or of `averages`, which is then fitted.
+        sweeps: of `with_fits`, or of `averages`, which is then fitted.
 
     Returns:
         Rows with `concept`, `update`, `pairs`, `pairs_used`; `least` and `largest`, the ends of the strengths; for
         preference and utility ``_r_squared``, and by side ("below" 0, "above") ``_exponent``, ``_exponent_error``,
         ``_half``; `best_gain`, `area`, `spent`, `reached`.
     """
-    found = found if "area" in found else with_fits(found)
+    sweeps = sweeps if "area" in sweeps else with_fits(sweeps)
     rows = []
-    for concept in found["concept"].values:
-        for update in found["update"].values:
-            one = found.sel(concept=concept, update=update)
+    for concept in sweeps["concept"].values:
+        for update in sweeps["update"].values:
+            path = sweeps.sel(concept=concept, update=update)
             row: dict[str, Any] = {"concept": str(concept), "update": str(update)}
-            row |= {name: int(one[name]) for name in ("pairs", "pairs_used")}
-            row |= {"least": float(one["alpha"].min()), "largest": float(one["alpha"].max())}
+            row |= {name: int(path[name]) for name in ("pairs", "pairs_used")}
+            row |= {"least": float(path["alpha"].min()), "largest": float(path["alpha"].max())}
             for name in _QUANTITIES:
-                row[f"{name}_r_squared"] = float(one[f"{name}_r_squared"])
+                row[f"{name}_r_squared"] = float(path[f"{name}_r_squared"])
                 for side in ("below", "above"):
-                    sided = one.sel(half=side)
+                    sided = path.sel(half=side)
                     keys = ("exponent", "exponent_error", "half")
                     row |= {f"{name}_{key}_{side}": float(sided[f"{name}_{key}"]) for key in keys}
-            rows.append(row | {name: float(one[name]) for name in ("best_gain", "area", "spent", "reached")})
+            rows.append(row | {name: float(path[name]) for name in ("best_gain", "area", "spent", "reached")})
     return rows
 
 

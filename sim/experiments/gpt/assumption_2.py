@@ -70,15 +70,15 @@ def fidelity(model: LanguageModel, tokens: Int[np.ndarray, " N"], length: int, *
     Raises:
         ValueError: no tokenizer; text that is shorter than one sequence; fewer than two draws.
     """
-    words = model.tokenizer
-    require(words is not None, "model", "one with a tokenizer", "none")
-    assert words is not None
-    require(words.eos is not None, "tokenizer", "one with a token that ends documents", "none")
-    assert words.eos is not None
+    tokenizer = model.tokenizer
+    require(tokenizer is not None, "model", "one with a tokenizer", "none")
+    assert tokenizer is not None
+    require(tokenizer.eos is not None, "tokenizer", "one with a token that ends documents", "none")
+    assert tokenizer.eos is not None
     require(tokens.size > length, "tokens", f"more than {length}", tokens.size)
     require(draws >= 2, "draws", "at least 2", draws)
     v, cases = model.config.vocab_size, np.full(model.config.vocab_size, NONE)
-    cases[: words.size] = case_of_tokens(words)[:v]
+    cases[: tokenizer.size] = case_of_tokens(tokenizer)[:v]
     starts = np.arange(0, tokens.size - length, length)
     rows = tokens[starts[:, None] + np.arange(length + 1)]
     last, following = rows[:, :-1], rows[:, 1:]
@@ -89,11 +89,11 @@ def fidelity(model: LanguageModel, tokens: Int[np.ndarray, " N"], length: int, *
     drawn: list[np.ndarray] = []
     for k in range(0, len(rows), TOGETHER):
         # The last rows are filled up with others that do not count, so that there is one program.
-        some = jnp.asarray(rows[np.arange(k, k + TOGETHER) % len(rows)])
+        batch = jnp.asarray(rows[np.arange(k, k + TOGETHER) % len(rows)])
         counts = jnp.arange(k, k + TOGETHER) < len(rows)
-        logits = all_logits(model.decoder, some[:, :-1], jnp.ones((TOGETHER, length), bool))
+        logits = all_logits(model.decoder, batch[:, :-1], jnp.ones((TOGETHER, length), bool))
         key = jax.random.fold_in(jax.random.key(seed), k)
-        total, loss, case, draw = _add(total, logits, some, counts, masks, jax.random.split(key, draws))
+        total, loss, case, draw = _add(total, logits, batch, counts, masks, jax.random.split(key, draws))
         losses.append(np.asarray(loss))
         by_case.append(np.asarray(case))
         drawn.append(np.asarray(draw))
@@ -101,7 +101,7 @@ def fidelity(model: LanguageModel, tokens: Int[np.ndarray, " N"], length: int, *
     texts = np.concatenate(drawn, axis=1)[:, : len(rows)].reshape(draws, -1)
     sums = np.asarray(total, float)
     noise = [_divergence(last.ravel(), text, sums) for text in texts]
-    share, probability, letters = _same_case(rows, np.concatenate(by_case)[: len(rows)], cases, words.eos)
+    share, probability, letters = _same_case(rows, np.concatenate(by_case)[: len(rows)], cases, tokenizer.eos)
     frequencies = np.bincount(following.ravel(), minlength=v) / following.size
     return Fidelity(
         tokens=int(following.size),
@@ -157,8 +157,8 @@ def _conditional_entropy(last: np.ndarray, following: np.ndarray, v: int) -> flo
 
 
 def _entropy(p: np.ndarray) -> float:
-    some = p[p > 0]
-    return float(-np.sum(some * np.log(some)))
+    positive = p[p > 0]
+    return float(-np.sum(positive * np.log(positive)))
 
 
 def _same_case(

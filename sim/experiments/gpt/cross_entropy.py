@@ -41,24 +41,24 @@ def texts(
     """
     rng = np.random.default_rng((seed, 1))
 
-    def some(tokens: np.ndarray, where: str) -> list[list[int]]:
+    def pieces(tokens: np.ndarray, where: str) -> list[list[int]]:
         count = tokens.size // (2 * length)
         require(count >= rows, "text", f"at least {rows} pieces of {2 * length} tokens {where}", count)
         return [tokens[2 * length * k :][: 2 * length].tolist() for k in rng.permutation(count)[:rows]]
 
-    unseen, seen = some(held_out, "held out"), some(training, "to train on")
+    unseen, seen = pieces(held_out, "held out"), pieces(training, "to train on")
     beginnings = [row[:length] for row in unseen]
     written = lm.generate(beginnings, max_new_tokens=length, sampling=Sampling(temperature=1.0), seed=seed, stop=False)
     own = [[*start, *more] for start, more in zip(beginnings, written.tokens, strict=True)]
     # Position t predicts token t + 1.
     counted = np.broadcast_to(np.arange(1, 2 * length) >= length, (rows, 2 * length - 1))
-    return {name: Text(some, counted) for name, some in zip(TEXTS, (own, unseen, seen), strict=True)}
+    return {name: Text(rows_of_text, counted) for name, rows_of_text in zip(TEXTS, (own, unseen, seen), strict=True)}
 
 
 def cross_entropy(
     lm: LanguageModel,
-    given: Mapping[str, Text],
-    m: Float[np.ndarray, " V"],
+    texts_by_name: Mapping[str, Text],
+    log_odds: Float[np.ndarray, " V"],
     v: Float[np.ndarray, " d"],
     layer: int,
     steps: int,
@@ -67,8 +67,8 @@ def cross_entropy(
 
     Args:
         lm: the model.
-        given: texts by name, "written" among them.
-        m: log-odds, ``[V]`` nats.
+        texts_by_name: texts by name, "written" among them.
+        log_odds: log-odds, ``[V]`` nats.
         v: steering vector, ``[d]``.
         layer: after which v is added.
         steps: strengths on each side of 0, up to where the parabola of what is written is at half a nat.
@@ -76,32 +76,32 @@ def cross_entropy(
     Returns:
         Data by text and strength, and the numbers that need no sweep, by text.
     """
-    moments = {name: loss_moments(lm, text, v, layer) for name, text in given.items()}
+    moments = {name: loss_moments(lm, text, v, layer) for name, text in texts_by_name.items()}
     alphas = np.sqrt(0.5 / moments["written"].curvature) * np.linspace(-1, 1, 2 * steps + 1)
-    increases = {name: loss_increases(lm, text, v, layer, alphas) for name, text in given.items()}
+    increases = {name: loss_increases(lm, text, v, layer, alphas) for name, text in texts_by_name.items()}
     data = xr.Dataset(
         {
-            "cross_entropy": (("text", "strength"), np.asarray([one for one, _ in increases.values()])),
-            "divergence": (("text", "strength"), np.asarray([one for _, one in increases.values()])),
-            "curvature": ("text", [one.curvature for one in moments.values()]),
-            "slope": ("text", [one.slope for one in moments.values()]),
-            "slope_error": ("text", [one.error for one in moments.values()]),
-            "half_variance": ("text", [half_variance(lm, text, m) for text in given.values()]),
+            "cross_entropy": (("text", "strength"), np.asarray([increase for increase, _ in increases.values()])),
+            "divergence": (("text", "strength"), np.asarray([divergence for _, divergence in increases.values()])),
+            "curvature": ("text", [moment.curvature for moment in moments.values()]),
+            "slope": ("text", [moment.slope for moment in moments.values()]),
+            "slope_error": ("text", [moment.error for moment in moments.values()]),
+            "half_variance": ("text", [half_variance(lm, text, log_odds) for text in texts_by_name.values()]),
             "alpha": ("strength", alphas),
         },
-        coords={"text": list(given)},
+        coords={"text": list(texts_by_name)},
     )
     known = ("curvature", "half_variance", "slope", "slope_error")
-    numbers = {name: {key: float(data[key].sel(text=name)) for key in known} for name in given}
+    numbers = {name: {key: float(data[key].sel(text=name)) for key in known} for name in texts_by_name}
     return data, {"cross_entropy": numbers}
 
 
-def half_variance(lm: LanguageModel, text: Text, m: Float[np.ndarray, " V"]) -> float:
+def half_variance(lm: LanguageModel, text: Text, log_odds: Float[np.ndarray, " V"]) -> float:
     """Half the variance of the log-odds under the unsteered model, averaged over a text: the coefficient of theorem 3.8."""
     logits = jnp.asarray(np.stack(lm.logits(text.rows))[:, :-1])
-    return float(np.mean(np.asarray(_variances(logits, jnp.asarray(m)), float)[text.counted])) / 2
+    return float(np.mean(np.asarray(_variances(logits, jnp.asarray(log_odds)), float)[text.counted])) / 2
 
 
 @jax.jit
-def _variances(logits: Array, m: Array) -> Array:
-    return variance(logits, jnp.broadcast_to(m, logits.shape))
+def _variances(logits: Array, log_odds: Array) -> Array:
+    return variance(logits, jnp.broadcast_to(log_odds, logits.shape))

@@ -17,9 +17,9 @@ def case_of(text: str) -> int:
     return UPPER if upper and not lower else LOWER if lower and not upper else NONE
 
 
-def case_of_tokens(words: Tokenizer) -> Int[np.ndarray, " V"]:
+def case_of_tokens(tokenizer: Tokenizer) -> Int[np.ndarray, " V"]:
     """The index in `CASES` of every token."""
-    return np.asarray([case_of(words.decode([z])) for z in range(words.size)])
+    return np.asarray([case_of(tokenizer.decode([z])) for z in range(tokenizer.size)])
 
 
 def case_so_far(rows: Int[np.ndarray, "n T"], cases: Int[np.ndarray, " V"], end: int) -> Int[np.ndarray, "n T"]:
@@ -33,11 +33,11 @@ def contexts(
     tokens: Int[np.ndarray, " N"], cases: Int[np.ndarray, " V"], end: int, length: int
 ) -> dict[int, list[list[int]]]:
     """Pieces of text of one length that do not overlap, each in one document and one case; by index in `CASES`."""
-    found: dict[int, list[list[int]]] = {UPPER: [], LOWER: []}
+    pieces: dict[int, list[list[int]]] = {UPPER: [], LOWER: []}
     for document in np.split(tokens, np.flatnonzero(tokens == end)):
         body = document[document != end]
         for row in body[: len(body) // length * length].reshape(-1, length):
             kinds = set(cases[row].tolist()) - {NONE}
             if len(kinds) == 1:
-                found[kinds.pop()].append(row.tolist())
-    return found
+                pieces[kinds.pop()].append(row.tolist())
+    return pieces

@@ -35,7 +35,7 @@ Parameters = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What is trained, and how.
 
     Attributes:
@@ -77,7 +77,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedGPT:
     """A trained model.
 
     Attributes:
@@ -91,7 +91,7 @@ class Trained:
     held_out: float
 
 
-def config_of(settings: Settings, vocabulary: int) -> Config:
+def config_of(settings: TrainingSettings, vocabulary: int) -> Config:
     """GPT-2's, with few layers."""
     return from_config(
         {
@@ -107,12 +107,12 @@ def config_of(settings: Settings, vocabulary: int) -> Config:
 
 def loss(a: Config, parameters: Parameters, tokens: Int[Array, "n T"]) -> Float[Array, ""]:
     """Mean cross-entropy of every token given those before it in its sequence, nats."""
-    given = tokens[:, :-1]
-    logits = Decoder(a, parameters)(given, jnp.ones(given.shape, bool))
+    inputs = tokens[:, :-1]
+    logits = Decoder(a, parameters)(inputs, jnp.ones(inputs.shape, bool))
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]))
 
 
-def optimizer(settings: Settings) -> optax.GradientTransformation:
+def optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
     """AdamW with clipped gradients, a warm-up and a cosine."""
     rate = optax.warmup_cosine_decay_schedule(0.0, settings.rate, settings.warm_up, settings.steps, settings.rate / 10)
 
@@ -125,7 +125,7 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
 
 
 @partial(jax.jit, static_argnames=("a", "settings"))
-def _step(a: Config, settings: Settings, parameters: Parameters, state: Any, tokens: Array) -> Any:
+def _step(a: Config, settings: TrainingSettings, parameters: Parameters, state: Any, tokens: Array) -> Any:
     value, gradient = jax.value_and_grad(partial(loss, a))(parameters, tokens)
     updates, state = optimizer(settings).update(gradient, state, parameters)
     return optax.apply_updates(parameters, updates), state, value
@@ -134,7 +134,7 @@ def _step(a: Config, settings: Settings, parameters: Parameters, state: Any, tok
 _loss = jax.jit(loss, static_argnums=0)
 
 
-def batch(tokens: Int[np.ndarray, " N"], settings: Settings, step: int) -> Int[np.ndarray, "n T"]:
+def batch(tokens: Int[np.ndarray, " N"], settings: TrainingSettings, step: int) -> Int[np.ndarray, "n T"]:
     """The sequences of a step, from random places."""
     rng = np.random.default_rng((settings.seed, step))
     starts = rng.integers(0, tokens.size - settings.length, settings.batch)
@@ -144,10 +144,10 @@ def batch(tokens: Int[np.ndarray, " N"], settings: Settings, step: int) -> Int[n
 def train(
     folder: str | Path,
     documents: Sequence[str] | None = None,
-    settings: Settings | None = None,
+    settings: TrainingSettings | None = None,
     *,
     progress: bool | None = None,
-) -> Trained:
+) -> TrainedGPT:
     """Train a GPT, or go on with a training that was interrupted.
 
     Args:
@@ -160,19 +160,21 @@ def train(
         ValueError: a folder of another training (the message says what differs); too little text; a loss that is not finite,
             with the last good state kept.
     """
-    chosen = settings or Settings()
+    chosen = settings or TrainingSettings()
     texts = corpora.in_both_cases(corpora.manual()) if documents is None else list(documents)
-    words, training, held_out = prepare(texts, chosen)
+    tokenizer, training, held_out = prepare(texts, chosen)
     path = output.prepare_folder(folder)
     _claim(path, asdict(chosen) | {"text": _fingerprint(training, held_out)})
-    a = config_of(chosen, words.size)
+    a = config_of(chosen, tokenizer.size)
     if not (path / "model").is_dir():
         parameters, losses = _run(path, a, chosen, training, progress)
         output.write_json(path / "losses.json", [float(value) for value in losses])
-        LanguageModel(Decoder(a, parameters), words).save(path / "model")
+        LanguageModel(Decoder(a, parameters), tokenizer).save(path / "model")
         shutil.rmtree(path / "steps", ignore_errors=True)
     model = load(path / "model")
-    return Trained(model, np.asarray(json.loads((path / "losses.json").read_text())), held_out_loss(model, held_out, chosen))
+    return TrainedGPT(
+        model, np.asarray(json.loads((path / "losses.json").read_text())), held_out_loss(model, held_out, chosen)
+    )
 
 
 class Finished(NamedTuple):
@@ -185,7 +187,7 @@ class Finished(NamedTuple):
     """
 
     model: LanguageModel
-    settings: Settings
+    settings: TrainingSettings
     training: Int[np.ndarray, " N"]
     held_out: Int[np.ndarray, " n"]
 
@@ -201,13 +203,13 @@ def finished(folder: str | Path, documents: Sequence[str] | None = None) -> Fini
         ValueError: no training in the folder, or one that is not done; other documents.
     """
     path = Path(folder)
-    there = (path / "training.json").is_file() and (path / "model").is_dir()
-    require(there, "model", "a folder in which a training is done (ufm lm train --out FOLDER)", repr(str(path)))
+    trained = (path / "training.json").is_file() and (path / "model").is_dir()
+    require(trained, "model", "a folder in which a training is done (ufm lm train --out FOLDER)", repr(str(path)))
     about = read_json(path / "training.json")
-    names = [one.name for one in fields(Settings)]
+    names = [field.name for field in fields(TrainingSettings)]
     missing = [name for name in [*names, "text"] if name not in about]
     require(not missing, "training.json", "the settings of a training", f"none of {', '.join(missing)}")
-    settings = Settings(**{name: about[name] for name in names})
+    settings = TrainingSettings(**{name: about[name] for name in names})
     texts = corpora.in_both_cases(corpora.manual()) if documents is None else list(documents)
     _, training, held_out = prepare(texts, settings)
     same = _fingerprint(training, held_out) == about["text"]
@@ -215,22 +217,24 @@ def finished(folder: str | Path, documents: Sequence[str] | None = None) -> Fini
     return Finished(load(path / "model"), settings, training, held_out)
 
 
-def prepare(documents: Sequence[str], settings: Settings) -> tuple[Tokenizer, Int[np.ndarray, " N"], Int[np.ndarray, " n"]]:
+def prepare(
+    documents: Sequence[str], settings: TrainingSettings
+) -> tuple[Tokenizer, Int[np.ndarray, " N"], Int[np.ndarray, " n"]]:
     """A tokenizer made for the documents, and their tokens in random order: to train on, and held out.
 
     Raises:
         ValueError: too little text for one sequence on each side.
     """
-    words = corpora.train_tokenizer(documents, settings.vocab_size)
+    tokenizer = corpora.train_tokenizer(documents, settings.vocab_size)
     order = np.random.default_rng(settings.seed).permutation(len(documents))
-    tokens = corpora.as_tokens([documents[i] for i in order], words)
+    tokens = corpora.as_tokens([documents[i] for i in order], tokenizer)
     kept = int(tokens.size * (1 - settings.held_out))
     least = min(kept, tokens.size - kept)
     require(least > settings.length, "documents", f"more than {settings.length} tokens on each side", least)
-    return words, tokens[:kept], tokens[kept:]
+    return tokenizer, tokens[:kept], tokens[kept:]
 
 
-def held_out_loss(model: LanguageModel, tokens: Int[np.ndarray, " n"], settings: Settings) -> float:
+def held_out_loss(model: LanguageModel, tokens: Int[np.ndarray, " n"], settings: TrainingSettings) -> float:
     """Mean cross-entropy of text in sequences of the length trained on, nats per token."""
     parameters = model.parameters
     rows = [tokens[k : k + settings.length + 1] for k in range(0, tokens.size - settings.length, settings.length)]
@@ -238,7 +242,7 @@ def held_out_loss(model: LanguageModel, tokens: Int[np.ndarray, " n"], settings:
 
 
 def _run(
-    path: Path, a: Config, settings: Settings, tokens: Int[np.ndarray, " N"], progress: bool | None
+    path: Path, a: Config, settings: TrainingSettings, tokens: Int[np.ndarray, " N"], progress: bool | None
 ) -> tuple[Parameters, Float[np.ndarray, " steps"]]:
     """All steps, from the last checkpoint on."""
     parameters = init_parameters(jax.random.key(settings.seed), a)
@@ -252,7 +256,7 @@ def _run(
         path / "steps", start, step, settings.steps, every=settings.every, progress=progress
     )
     if stopped is not None:
-        kept = [int(one.name) for one in (path / "steps").iterdir() if one.name.isdigit()]
+        kept = [int(checkpoint.name) for checkpoint in (path / "steps").iterdir() if checkpoint.name.isdigit()]
         good = f"the state of step {max(kept)} is kept in {str(path / 'steps')!r}" if kept else "nothing is kept before it"
         require(False, "training", "finite losses and parameters", f"others at step {stopped}; {good}")
     return parameters, losses
@@ -264,13 +268,13 @@ def _claim(path: Path, about: dict[str, Any]) -> None:
     if not file.is_file():
         output.write_json(file, about)
         return
-    there = json.loads(file.read_text())
-    off = [f"{name} {there.get(name)!r} there, {value!r} here" for name, value in about.items() if there.get(name) != value]
+    known = json.loads(file.read_text())
+    off = [f"{name} {known.get(name)!r} there, {value!r} here" for name, value in about.items() if known.get(name) != value]
     require(not off, "folder", "one of this training, or a new one", "; ".join(off))
 
 
 def _fingerprint(*tokens: np.ndarray) -> str:
     digest = hashlib.sha256()
-    for one in tokens:
-        digest.update(one.tobytes())
+    for row in tokens:
+        digest.update(row.tobytes())
     return digest.hexdigest()[:16]

@@ -29,39 +29,44 @@ class Written(NamedTuple):
     text: str
 
 
-def measured(e: Experiment) -> xr.Dataset:
+def measured(experiment: Experiment) -> xr.Dataset:
     """`loss` by concept, update, strength, pair and side, and `alpha` by update and strength, of all forms of a run.
 
     Raises:
         ValueError: a run in which nothing has been measured.
     """
     parts = []
-    for form in e.settings.updates.forms:
-        if not e.store.has(f"preference-{form}"):
+    for form in experiment.settings.updates.forms:
+        if not experiment.store.has(f"preference-{form}"):
             continue
-        data = e.store.data(f"preference-{form}")
-        objectives = e.settings.updates.methods_of(form)
-        names = [f"{one} {form}" for one in objectives]
+        data = experiment.store.data(f"preference-{form}")
+        objectives = experiment.settings.updates.methods_of(form)
+        names = [f"{objective} {form}" for objective in objectives]
         loss = data["loss"].sel(objective=objectives).rename(objective="update").assign_coords(update=names)
         parts.append(xr.Dataset({"loss": loss, "alpha": data["alpha"].expand_dims(update=names)}))
-    require(len(parts) > 0, "store", "preference and utility (ufm lm preference-utility)", f"none in {str(e.store.path)!r}")
+    require(
+        len(parts) > 0,
+        "store",
+        "preference and utility (ufm lm preference-utility)",
+        f"none in {str(experiment.store.path)!r}",
+    )
     return xr.concat(parts, "update")
 
 
-def by_layer(e: Experiment) -> xr.Dataset:
+def by_layer(experiment: Experiment) -> xr.Dataset:
     """Fitted exponent, centre and width of the preference for one token over another, and those of N7, by layer and pair."""
-    data = e.store.data("preference-layers").stack(case=("concept", "pair"))
+    data = experiment.store.data("preference-layers").stack(case=("concept", "pair"))
     shape = (data.sizes["layer"], data.sizes["case"])
-    found = {name: np.full(shape, np.nan) for name in ("exponent", "centre", "width", "r_squared")}
+    fits = {name: np.full(shape, np.nan) for name in ("exponent", "centre", "width", "r_squared")}
     for i in range(shape[0]):
         for j in range(shape[1]):
-            one = data.isel(layer=i, case=j)
+            curve = data.isel(layer=i, case=j)
             with suppress(ValueError):  # a curve that is not there, or has no shape
-                fit = fit_preference(one["alpha"].values, one["preference"].values, one_piece=True)
-                found["exponent"][i, j], found["centre"][i, j] = fit.above.exponent, fit.above.centre
-                found["width"][i, j], found["r_squared"][i, j] = fit.above.width, fit.r_squared
+                fit = fit_preference(curve["alpha"].values, curve["preference"].values, one_piece=True)
+                fits["exponent"][i, j], fits["centre"][i, j] = fit.above.exponent, fit.above.centre
+                fits["width"][i, j], fits["r_squared"][i, j] = fit.above.width, fit.r_squared
     laws = {name: data[name].transpose("layer", "case").values for name in ("centre_law", "width_law", "law_error")}
-    every = {name: (("layer", "pair"), values) for name, values in (found | laws).items()}
+    every = {name: (("layer", "pair"), values) for name, values in (fits | laws).items()}
     return xr.Dataset(every, {"layer": data["layer"].values, "pair": np.arange(shape[1])})
 
 
@@ -72,11 +77,13 @@ def layer_rows(layers: xr.Dataset) -> list[dict[str, Any]]:
     """
     rows = []
     for layer in layers["layer"].values:
-        one = layers.sel(layer=layer)
-        row = {name: float(one[name].median()) for name in ("exponent", "r_squared")}
-        row["centre_off"] = float(((one["centre"] - one["centre_law"]) / one["width_law"]).median())
-        row["width_ratio"] = float((one["width"] / one["width_law"]).median())
-        rows.append({"layer": int(layer), **row, "law_error": float(one["law_error"].max())})
+        rows_of_layer = layers.sel(layer=layer)
+        row = {name: float(rows_of_layer[name].median()) for name in ("exponent", "r_squared")}
+        row["centre_off"] = float(
+            ((rows_of_layer["centre"] - rows_of_layer["centre_law"]) / rows_of_layer["width_law"]).median()
+        )
+        row["width_ratio"] = float((rows_of_layer["width"] / rows_of_layer["width_law"]).median())
+        rows.append({"layer": int(layer), **row, "law_error": float(rows_of_layer["law_error"].max())})
     return rows
 
 
@@ -91,37 +98,37 @@ def toy_with_fit(seed: int) -> xr.Dataset:
         toy = answers.run(seed)
     strengths, normalised = toy["strength"].values, toy["model"] == answers.NORMALISED
     fit = fit_preference(strengths, toy["preference"].sel(model=answers.NORMALISED).values)
-    found = {f"fitted_{key}s": [getattr(side, key) for side in (fit.below, fit.above)] for key in Side._fields}
+    numbers = {f"fitted_{key}s": [getattr(side, key) for side in (fit.below, fit.above)] for key in Side._fields}
     curve = xr.DataArray(fit(strengths), {"strength": strengths})
-    return toy.assign(fit=curve.where(normalised)).assign_attrs(found)
+    return toy.assign(fit=curve.where(normalised)).assign_attrs(numbers)
 
 
-def write(e: Experiment) -> Written:
+def write(experiment: Experiment) -> Written:
     """Fit the curves, draw the figures, and write ``why.html``, ``preference.json``, ``preference.nc`` and ``figures``.
 
     Raises:
         ValueError: a run in which nothing has been measured.
     """
-    folder, about = e.store.path, dict(e.store.about)
-    data = {"preference": with_fits(averages(measured(e)))}
-    if e.store.finished("preference-layers"):
-        data["preference-layers"] = by_layer(e)
-    data["preference-toy"] = toy = toy_with_fit(e.settings.seed)
+    folder, about = experiment.store.path, dict(experiment.store.about)
+    data = {"preference": with_fits(averages(measured(experiment)))}
+    if experiment.store.finished("preference-layers"):
+        data["preference-layers"] = by_layer(experiment)
+    data["preference-toy"] = toy = toy_with_fit(experiment.settings.seed)
     rows, layers = table(data["preference"]), layer_rows(data["preference-layers"]) if "preference-layers" in data else []
     files = {}
-    for name, one in PREFERENCE_FIGURES.items():
-        if one.dataset in data:
+    for name, drawing in PREFERENCE_FIGURES.items():
+        if drawing.dataset in data:
             with suppress(NothingToDrawError):
-                files[name] = save(one.draw(data[one.dataset]), output.prepare_folder(folder / "figures"), name)
-    stopped = _stopped(e)
-    found = {"table": _plain(rows), "layers": _plain(layers), "toy": toy.attrs, "stopped": stopped}
-    output.write_json(folder / "preference.json", {"settings": about} | found)
+                files[name] = save(drawing.draw(data[drawing.dataset]), output.prepare_folder(folder / "figures"), name)
+    stopped = _stopped(experiment)
+    result = {"table": _plain(rows), "layers": _plain(layers), "toy": toy.attrs, "stopped": stopped}
+    output.write_json(folder / "preference.json", {"settings": about} | result)
     write_data(folder / "preference.nc", xr.DataTree.from_dict(data), about)
     page = write_page(
         folder / "why.html",
         "why.html",
         about=about,
-        updates=e.settings.updates,
+        updates=experiment.settings.updates,
         rows=rows,
         halved=halved,
         spelt=spelt,
@@ -137,18 +144,19 @@ def write(e: Experiment) -> Written:
 def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows as JSON has them: null for what is not finite."""
     return [
-        {name: None if isinstance(one, float) and not np.isfinite(one) else one for name, one in row.items()} for row in rows
+        {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()}
+        for row in rows
     ]
 
 
-def _stopped(e: Experiment) -> list[str]:
+def _stopped(experiment: Experiment) -> list[str]:
     """Trainings that diverged, in words."""
-    found = []
-    for form in e.settings.updates.forms:
-        if e.store.has(f"update-{form}"):
-            data = e.store.data(f"update-{form}")["stopped"]
+    lines = []
+    for form in experiment.settings.updates.forms:
+        if experiment.store.has(f"update-{form}"):
+            data = experiment.store.data(f"update-{form}")["stopped"]
             for concept in data["concept"].values:
                 for name in data["objective"].values:
                     step = int(data.sel(concept=concept, objective=name))
-                    found += [f"{name} {form} of {concept} diverged at step {step}"] if step >= 0 else []
-    return found
+                    lines += [f"{name} {form} of {concept} diverged at step {step}"] if step >= 0 else []
+    return lines

@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
         """How many pairs there are."""
         return len(self.rows) // 2
 
-    def some(self, numbers: Sequence[int] | np.ndarray) -> "Encoded":
+    def subset(self, numbers: Sequence[int] | np.ndarray) -> "Encoded":
         """Those pairs alone."""
         which = [2 * int(k) + side for k in numbers for side in (0, 1)]
         return Encoded(tuple(self.rows[k] for k in which), tuple(self.counts[k] for k in which))
@@ -63,20 +63,20 @@ def encode(lm: LanguageModel, pairs: Sequence[Pair], *, chat: bool = False) -> E
             for the model.
     """
     require(len(pairs) > 0, "pairs", "at least one", "none")
-    words, longest = lm.tokenizer, lm.config.max_seq_len
-    require(words is not None, "model", "one with a tokenizer", repr(lm.name))
-    assert words is not None
+    tokenizer, longest = lm.tokenizer, lm.config.max_seq_len
+    require(tokenizer is not None, "model", "one with a tokenizer", repr(lm.name))
+    assert tokenizer is not None
     rows, counts = [], []
     for k, pair in enumerate(pairs):
         for side in SIDES:
             text = getattr(pair, side).strip()
-            if chat and words.template is not None:
-                opening = words.encode(words.chat([{"role": "user", "content": pair.question}]), special=False)
-                row = [*opening, *words.encode(text, special=False)]
+            if chat and tokenizer.template is not None:
+                opening = tokenizer.encode(tokenizer.chat([{"role": "user", "content": pair.question}]), special=False)
+                row = [*opening, *tokenizer.encode(text, special=False)]
             else:
                 # At once, since some tokenizers put a space before whatever they are given.
                 asked = f"Question: {pair.question}\nAnswer:"
-                opening, row = words.encode(asked), words.encode(f"{asked} {text}".rstrip())
+                opening, row = tokenizer.encode(asked), tokenizer.encode(f"{asked} {text}".rstrip())
             apart = row[: len(opening)] == opening
             require(apart, "pairs", "answers that begin with a token of their own", f"none in {side} of pair {k}")
             count = len(row) - len(opening)

@@ -43,14 +43,14 @@ class Task:
     """The pairs of a concept before a run's model.
 
     Attributes:
-        e: the run.
+        experiment: the run.
         concept: its name.
         training, held_out: pairs that updates are trained on, and that they are measured on.
         numbers: of the pairs held out, in the order of the file.
         length, answer: tokens of a row and of an answer that all are padded to.
     """
 
-    e: Experiment
+    experiment: Experiment
     concept: str
     training: Encoded
     held_out: Encoded
@@ -60,8 +60,8 @@ class Task:
 
     def asked(self, encoded: Encoded, form: str) -> Asked:
         """Pairs before the model cut where updates of a form act."""
-        layer = int(self.e.settings.updates.layer)
-        return pairs.ask(self.e.lm, encoded, layer, site=SITES[form], length=self.length, answer=self.answer)
+        layer = int(self.experiment.settings.updates.layer)
+        return pairs.ask(self.experiment.lm, encoded, layer, site=SITES[form], length=self.length, answer=self.answer)
 
     @cached_property
     def difference(self) -> Add:
@@ -69,8 +69,8 @@ class Task:
 
         At the largest strength that vectors are trained at it is as long as the states are, in the median.
         """
-        v, size = self._means(int(self.e.settings.updates.layer))
-        return Add(jnp.asarray(v * size / (np.linalg.norm(v) * self.e.settings.updates.vector.reach), jnp.float32))
+        v, size = self._means(int(self.experiment.settings.updates.layer))
+        return Add(jnp.asarray(v * size / (np.linalg.norm(v) * self.experiment.settings.updates.vector.reach), jnp.float32))
 
     def difference_at(self, layer: int) -> Float[np.ndarray, " d"]:
         """The difference of the means of the states at the tokens of the answers, after a layer."""
@@ -78,35 +78,38 @@ class Task:
 
     def _means(self, layer: int) -> tuple[Float[np.ndarray, " d"], float]:
         """The difference of means of a layer, and the median of the lengths of the states."""
-        asked = pairs.ask(self.e.lm, self.training, layer, site=RESIDUAL, length=self.length, answer=self.answer)
+        asked = pairs.ask(self.experiment.lm, self.training, layer, site=RESIDUAL, length=self.length, answer=self.answer)
         x, counted = np.asarray(states(asked).stream[:, -self.answer :], float), np.asarray(asked.counted)
         means = (x * counted[..., None]).sum(axis=1) / counted.sum(axis=1)[:, None]
         v = means[::2].mean(axis=0) - means[1::2].mean(axis=0)
         return v, float(np.median(np.linalg.norm(x[counted], axis=-1)))
 
 
-def tasks(e: Experiment) -> dict[str, Task]:
+def tasks(experiment: Experiment) -> dict[str, Task]:
     """The tasks of a run by concept.
 
     Raises:
         ValueError: a concept without pairs, or with too few.
     """
-    settings, there = e.settings.updates, e.inputs.pairs
-    missing = [name for name in settings.concepts if name not in there]
-    require(not missing, "updates.concepts", f"some of {', '.join(there)}, which have pairs", ", ".join(missing))
-    every = {name: pairs.encode(e.lm, there[name], chat=settings.chat) for name in settings.concepts}
-    length = max(len(row) for one in every.values() for row in one.rows)
-    answer = max(count for one in every.values() for count in one.counts)
-    found = {}
-    for name, one in every.items():
+    settings, pairs_of = experiment.settings.updates, experiment.inputs.pairs
+    missing = [name for name in settings.concepts if name not in pairs_of]
+    require(not missing, "updates.concepts", f"some of {', '.join(pairs_of)}, which have pairs", ", ".join(missing))
+    every = {name: pairs.encode(experiment.lm, pairs_of[name], chat=settings.chat) for name in settings.concepts}
+    length = max(len(row) for encoded in every.values() for row in encoded.rows)
+    answer = max(count for encoded in every.values() for count in encoded.counts)
+    by_concept = {}
+    for name, encoded in every.items():
         require(
-            one.pairs > settings.trained, "pairs", f"more than {settings.trained} (updates.trained) of {name}", one.pairs
+            encoded.pairs > settings.trained,
+            "pairs",
+            f"more than {settings.trained} (updates.trained) of {name}",
+            encoded.pairs,
         )
-        order = np.random.default_rng(e.seed("pairs", name)).permutation(one.pairs)
+        order = np.random.default_rng(experiment.seed("pairs", name)).permutation(encoded.pairs)
         held_out = order[settings.trained :][: settings.held_out]
-        training = one.some(order[: settings.trained])
-        found[name] = Task(e, name, training, one.some(held_out), held_out, length, answer)
-    return found
+        training = encoded.subset(order[: settings.trained])
+        by_concept[name] = Task(experiment, name, training, encoded.subset(held_out), held_out, length, answer)
+    return by_concept
 
 
 def states(asked: Asked) -> State:
@@ -115,7 +118,7 @@ def states(asked: Asked) -> State:
     # The last pass repeats rows, so that one program serves all.
     places = [np.minimum(np.arange(k, k + TOGETHER), n - 1) for k in range(0, n, TOGETHER)]
     split = asked.split.at(jnp.asarray(asked.split.layer))
-    parts = [_embedded(split, jnp.asarray(some)) for some in places]
+    parts = [_embedded(split, jnp.asarray(rows)) for rows in places]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n], *parts)
 
 
@@ -129,7 +132,7 @@ def objective(
     settings: Updates,
     recipe: Recipe,
     asked: Asked,
-    given: State,
+    states: State,
     reference: Answers,
     update: Update,
     alpha: Float[Array, " n"],
@@ -141,36 +144,36 @@ def objective(
         method: "sft", "reps" or "split".
         settings, recipe: its numbers.
         asked: the pairs.
-        given: states of all their rows.
+        states: states of all their rows.
         reference: of all pairs, unsteered; used by "reps".
         update: that is trained.
         alpha: strength of each.
         which: numbers of pairs.
     """
     rows = (2 * which[:, None] + jnp.arange(2)).ravel()
-    strengths = jnp.repeat(alpha, 2).astype(given.stream.dtype)
+    strengths = jnp.repeat(alpha, 2).astype(states.stream.dtype)
 
     def under(intervention: Intervention) -> Answers:
         steering = Steering(intervention, site=asked.split.site)
-        return pairs.answers(asked, one_of(given, rows), steering, strengths, rows)
+        return pairs.answers(asked, one_of(states, rows), steering, strengths, rows)
 
-    found = under(update)
+    under_update = under(update)
     if method == "sft":
-        return jnp.mean(preference.sft(found))
+        return jnp.mean(preference.sft(under_update))
     if method == "split":
         weights = {"weight_positive": settings.weight_positive, "weight_negative": settings.weight_negative}
-        return jnp.mean(preference.split(found, **weights, gamma=recipe.gamma, theta=recipe.theta))
-    unsteered = Answers(*(one[which] for one in reference))
+        return jnp.mean(preference.split(under_update, **weights, gamma=recipe.gamma, theta=recipe.theta))
+    unsteered = Answers(*(values[which] for values in reference))
     # With the concept taken out, the other answer is the one to prefer.
     without = preference.reps(under(NullOut(update)).swapped, unsteered.swapped, scale=settings.scale)
-    return jnp.mean(preference.reps(found, unsteered, scale=settings.scale) + without)
+    return jnp.mean(preference.reps(under_update, unsteered, scale=settings.scale) + without)
 
 
 @partial(jax.jit, static_argnames=("method", "settings", "recipe", "layer", "total"))
-def _step(method, settings, recipe, layer, total, asked, given, reference, update, inner, alpha, which):
+def _step(method, settings, recipe, layer, total, asked, states, reference, update, inner, alpha, which):
     asked = asked._replace(split=asked.split.at(layer))  # a constant of the program, as reverse mode needs it
     loss, gradient = jax.value_and_grad(
-        lambda update: objective(method, settings, recipe, asked, given, reference, update, alpha, which)
+        lambda update: objective(method, settings, recipe, asked, states, reference, update, alpha, which)
     )(update)
     more, inner = _optimizer(settings, recipe, total).update(gradient, inner, update)
     return optax.apply_updates(update, more), inner, loss
@@ -226,17 +229,17 @@ def train(
         seed: of pairs, strengths and the first update.
         progress: whether to show a bar.
     """
-    settings = task.e.settings.updates
+    settings = task.experiment.settings.updates
     recipe, asked, total = settings.recipe(form), task.asked(task.training, form), steps_of(settings)
-    given, layer = states(asked), int(settings.layer)
-    widths, dtype = asked.split.sites[SITES[form]], given.stream.dtype
+    embedded, layer = states(asked), int(settings.layer)
+    widths, dtype = asked.split.sites[SITES[form]], embedded.stream.dtype
     first = init_update(jax.random.key(seed), form, *widths, rank=settings.rank, dtype=dtype)
     count = task.training.pairs
-    reference = unsteered(asked, given, layer) if method == "reps" else Answers(*[jnp.zeros(count, dtype)] * 4)
+    reference = unsteered(asked, embedded, layer) if method == "reps" else Answers(*[jnp.zeros(count, dtype)] * 4)
 
     def step(k: int, state: Any) -> tuple[Any, Any]:
-        one = batch(settings, recipe, count, k, seed)
-        arrays = (asked, given, reference, *state, jnp.asarray(one.alpha), jnp.asarray(one.which))
+        minibatch = batch(settings, recipe, count, k, seed)
+        arrays = (asked, embedded, reference, *state, jnp.asarray(minibatch.alpha), jnp.asarray(minibatch.which))
         update, inner, loss = _step(method, settings, recipe, layer, total, *arrays)
         return (update, inner), loss
 
@@ -246,24 +249,24 @@ def train(
     return done.state[0], done
 
 
-def unsteered(asked: Asked, given: State, layer: int) -> Answers:
+def unsteered(asked: Asked, states: State, layer: int) -> Answers:
     """How likely the answers of all pairs are without an update."""
-    dtype = given.stream.dtype
+    dtype = states.stream.dtype
     nothing = Add(jnp.zeros(asked.split.sites[asked.split.site][1], dtype))
-    found = likelihoods(layer, asked, given, nothing, jnp.zeros(1, dtype), 8)
-    return Answers(*(one[:, 0] for one in found))
+    answers_by_strength = likelihoods(layer, asked, states, nothing, jnp.zeros(1, dtype), 8)
+    return Answers(*(values[:, 0] for values in answers_by_strength))
 
 
 @partial(jax.jit, static_argnames=("layer", "together"))
 def likelihoods(
-    layer: int, asked: Asked, given: State, update: Update, alphas: Float[Array, " K"], together: int
+    layer: int, asked: Asked, states: State, update: Update, alphas: Float[Array, " K"], together: int
 ) -> Answers:
     """How likely the answers of all pairs are under an update, ``[n, K]``, some pairs at a time.
 
     Args:
         layer: where the update is.
         asked: the pairs.
-        given: states of their rows, two for each pair.
+        states: states of their rows, two for each pair.
         update: of the model.
         alphas: its strengths, ``[K]``.
         together: pairs at a time.
@@ -271,15 +274,15 @@ def likelihoods(
     asked = asked._replace(split=asked.split.at(layer))
     steering = Steering(update, site=asked.split.site)
 
-    def one(k: Array, alpha: Array) -> Answers:
+    def of_pair(k: Array, alpha: Array) -> Answers:
         rows = 2 * k + jnp.arange(2)
-        found = pairs.answers(asked, one_of(given, rows), steering, jnp.full(2, alpha), rows)
-        return Answers(*(value[0] for value in found))
+        answered = pairs.answers(asked, one_of(states, rows), steering, jnp.full(2, alpha), rows)
+        return Answers(*(value[0] for value in answered))
 
-    return ufm.steerable.pairs(one, given.mask.shape[0] // 2, alphas, together)
+    return ufm.steerable.pairs(of_pair, states.mask.shape[0] // 2, alphas, together)
 
 
-def train_updates(e: Experiment) -> None:
+def train_updates(experiment: Experiment) -> None:
     """Fill the groups "update-vector", "update-lora" and "update-weight": updates by concept and method.
 
     Beside their arrays: `loss` of every step, and `stopped`, the step at which a training diverged and was stopped, or -1;
@@ -288,18 +291,18 @@ def train_updates(e: Experiment) -> None:
     Raises:
         ValueError: a concept without pairs, or with too few.
     """
-    settings = e.settings.updates
-    every = tasks(e)
+    settings = experiment.settings.updates
+    every = tasks(experiment)
     for form in settings.forms:
-        layout = _layout(e, form)
+        layout = _layout(experiment, form)
 
         def compute(cell: Cell, form: str = form, layout: Layout = layout) -> Mapping[str, Any]:
             (name,), (method,) = layout.labels(cell).values()
             if method == "difference":
                 return {"v": every[name].difference.v, "loss": np.full(steps_of(settings), np.nan), "stopped": -1}
-            folder = e.store.path / ".training" / f"{form}-{name}-{method}"
-            seed = e.seed("update", form, name, method)
-            update, done = train(every[name], form, method, folder, seed=seed, progress=e.progress)
+            folder = experiment.store.path / ".training" / f"{form}-{name}-{method}"
+            seed = experiment.seed("update", form, name, method)
+            update, done = train(every[name], form, method, folder, seed=seed, progress=experiment.progress)
             stopped = -1 if done.stopped is None else done.stopped
             if stopped >= 0:
                 kept = "the last update whose loss was a number is kept"
@@ -309,11 +312,11 @@ def train_updates(e: Experiment) -> None:
         methods = settings.methods_of(form)
         wanted = [cell for cell in layout.all_cells if layout.labels(cell)["objective"][0] in methods]
         if wanted:
-            e.store.fill(f"update-{form}", layout, compute, wanted=wanted, progress=e.progress)
+            experiment.store.fill(f"update-{form}", layout, compute, wanted=wanted, progress=experiment.progress)
 
 
-def _layout(e: Experiment, form: str) -> Layout:
-    a, settings = e.lm.config, e.settings.updates
+def _layout(experiment: Experiment, form: str) -> Layout:
+    a, settings = experiment.lm.config, experiment.settings.updates
     dims = ("concept", "objective")
     parts: dict[str, dict[str, tuple[str, ...]]] = {
         "vector": {"v": ("d_model",)},
@@ -322,26 +325,29 @@ def _layout(e: Experiment, form: str) -> Layout:
     }
     arrays = parts[form]
     sizes = {"d_model": a.d_model, "d_mlp": a.d_mlp, "rank": settings.rank}
-    used = {name: np.arange(sizes[name]) for name in dict.fromkeys(dim for some in arrays.values() for dim in some)}
+    used = {
+        name: np.arange(sizes[name])
+        for name in dict.fromkeys(dim for dims_of_array in arrays.values() for dim in dims_of_array)
+    }
     coords: dict[str, Any] = {"concept": list(settings.concepts), "objective": list(settings.methods)}
     return Layout(
         coords | used | {"step": np.arange(steps_of(settings))},
-        {name: ((*dims, *some), "float32") for name, some in arrays.items()}
+        {name: ((*dims, *dims_of_array), "float32") for name, dims_of_array in arrays.items()}
         | {"loss": ((*dims, "step"), "float32"), "stopped": (dims, "int32")},
         {"concept": 1, "objective": 1},
     )
 
 
-def trained(e: Experiment, form: str, concept: str, method: str) -> Update:
+def trained(experiment: Experiment, form: str, concept: str, method: str) -> Update:
     """An update of a run.
 
     Raises:
         ValueError: one that has not been trained.
     """
-    found = e.store.data(f"update-{form}").sel(concept=concept, objective=method)
+    stored = experiment.store.data(f"update-{form}").sel(concept=concept, objective=method)
     names = {"vector": ("v",), "lora": ("down", "up"), "weight": ("A", "b")}[form]
-    arrays = [jnp.asarray(found[name].values) for name in names]
+    arrays = [jnp.asarray(stored[name].values) for name in names]
     kinds: dict[str, Any] = FORMS
-    whole = all(bool(jnp.isfinite(one).all()) for one in arrays)
+    whole = all(bool(jnp.isfinite(array).all()) for array in arrays)
     require(whole, "update", f"a trained one ({method} {form}, {concept})", "none")
     return kinds[form](*arrays)

@@ -23,7 +23,7 @@ MEASURES = ("answer", "lexicon", "ratio")
 
 
 @dataclass(frozen=True)
-class Claim:
+class PaperClaim:
     """One claim, tested.
 
     Attributes:
@@ -78,7 +78,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Found:
+class TestedClaims:
     """The claims of a run, and what they rest on.
 
     Attributes:
@@ -86,28 +86,28 @@ class Found:
         data: labelled data of what is derived from the measurements, for figures.
     """
 
-    claims: tuple[Claim, ...]
+    claims: tuple[PaperClaim, ...]
     data: dict[str, xr.Dataset]
 
 
-def claims(e: Experiment) -> Found:
+def claims(experiment: Experiment) -> TestedClaims:
     """Test the claims that the data of a run allow."""
-    made: list[Claim] = []
+    made: list[PaperClaim] = []
     data: dict[str, xr.Dataset] = {}
     for group, test in TESTS.items():
-        if e.store.finished(group):
-            for one in test(e, data):
-                made.append(replace(one, group=group))
-    return Found(tuple(made), data)
+        if experiment.store.finished(group):
+            for claim in test(experiment, data):
+                made.append(replace(claim, group=group))
+    return TestedClaims(tuple(made), data)
 
 
 # --- next-token curves ------------------------------------------------------------------------------------------------
 
 
-def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
-    curves = e.store.data("next-token")
+def _of_next_token(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator[PaperClaim]:
+    curves = experiment.store.data("next-token")
     data["shapes"] = shapes(curves)
-    data["dominating"] = dominating(e, curves)
+    data["dominating"] = dominating(experiment, curves)
     main = str(curves["variant"].values[0])
     for variant in curves["variant"].values:
         if str(variant).startswith("resampled"):
@@ -118,7 +118,7 @@ def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim
                 continue
             about = f"{_about(concept, layer)}{'' if variant == main else f', {variant}'}"
             value, error = _mean(share.values)
-            yield Claim(
+            yield PaperClaim(
                 "S, theorem 3.3",
                 "most tokens show one bump",
                 about,
@@ -128,9 +128,9 @@ def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim
                 least=0.5,
             )
     for concept, layer in _pairs(curves):
-        about, one = _about(concept, layer), {"concept": concept, "layer": layer}
+        about, place = _about(concept, layer), {"concept": concept, "layer": layer}
         tau, tau_error = order(data["shapes"], main, concept, layer)
-        yield Claim(
+        yield PaperClaim(
             "S, theorem 3.3",
             "bumps come in the order of the log-odds",
             about,
@@ -139,12 +139,12 @@ def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim
             tau_error,
             least=0.0,
         )
-        value, error = _mean(data["dominating"]["percentile"].sel(one).values.ravel())
-        last = layer == e.lm.config.num_layers - 1
+        value, error = _mean(data["dominating"]["percentile"].sel(place).values.ravel())
+        last = layer == experiment.lm.config.num_layers - 1
         says = (
             "tokens that dominate have extreme log-odds" if last else "tokens that dominate need not have extreme log-odds"
         )
-        yield Claim(
+        yield PaperClaim(
             "S, section 5",
             says,
             about,
@@ -154,9 +154,9 @@ def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim
             least=0.99 if last else None,
             most=None if last else 0.99,
         )
-        first = curves.sel(one).isel(variant=0)
+        first = curves.sel(place).isel(variant=0)
         value, error = _mean(first["agreement"].values.ravel())
-        yield Claim(
+        yield PaperClaim(
             "S, lemma B.4",
             "logits begin to move along the log-odds",
             about,
@@ -166,7 +166,7 @@ def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim
         )
         for k, side in enumerate(("low", "high")):
             value, error = _mean(first["apart"].isel(side=k).values.ravel())
-            yield Claim(
+            yield PaperClaim(
                 "S, proposition 4.1",
                 "strong steering forgets the prompt",
                 f"{about}, {side} end",
@@ -175,7 +175,7 @@ def _of_next_token(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim
                 error,
                 most=0.1,
             )
-    yield from _of_resamples(e, curves)
+    yield from _of_resamples(experiment, curves)
 
 
 def shapes(curves: xr.Dataset) -> xr.Dataset:
@@ -189,13 +189,13 @@ def shapes(curves: xr.Dataset) -> xr.Dataset:
     share = np.full((*size, 3), np.nan)
     peak = np.full((*size, curves.sizes["slot"]), np.nan)
     for place in np.ndindex(*size):
-        one = curves.isel(dict(zip(dims, place, strict=True)))
-        if one["token"].values[0] < 0:
+        sweep = curves.isel(dict(zip(dims, place, strict=True)))
+        if sweep["token"].values[0] < 0:
             continue
-        _, slots = np.unique(one["token"].values, return_index=True)
-        found = shapes_of(np.exp(one["log_p"].values.astype(float))[:, slots].T)
-        peak[(*place, slots[found.single])] = one["alpha"].values[found.place[found.single]] / float(one["scale"])
-        share[place] = counts_of_kinds(found.bumps) / slots.size
+        _, slots = np.unique(sweep["token"].values, return_index=True)
+        bumps = shapes_of(np.exp(sweep["log_p"].values.astype(float))[:, slots].T)
+        peak[(*place, slots[bumps.single])] = sweep["alpha"].values[bumps.place[bumps.single]] / float(sweep["scale"])
+        share[place] = counts_of_kinds(bumps.bumps) / slots.size
     coords = {dim: curves[dim].values for dim in dims} | {"kind": list(KINDS_OF_CURVE)}
     return xr.Dataset(
         {
@@ -207,57 +207,60 @@ def shapes(curves: xr.Dataset) -> xr.Dataset:
     )
 
 
-def order(found: xr.Dataset, variant: str, concept: str, layer: int) -> tuple[float, float]:
+def order(data: xr.Dataset, variant: str, concept: str, layer: int) -> tuple[float, float]:
     """Kendall's tau of the places of single bumps and log-odds, and its standard error were there no order."""
-    one = found.sel(variant=variant, concept=concept, layer=layer)
-    peak, odds = one["peak"].values.ravel(), one["log_odds"].values.ravel()
-    there = np.isfinite(peak)
-    n = int(there.sum())
+    sweeps = data.sel(variant=variant, concept=concept, layer=layer)
+    peak, odds = sweeps["peak"].values.ravel(), sweeps["log_odds"].values.ravel()
+    single = np.isfinite(peak)
+    n = int(single.sum())
     if n < 3:
         return float("nan"), float("nan")
-    tau = float(stats.kendalltau(peak[there], odds[there]).statistic)
+    tau = float(stats.kendalltau(peak[single], odds[single]).statistic)
     return tau, float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
 
 
-def dominating(e: Experiment, curves: xr.Dataset, count: int = 8) -> xr.Dataset:
+def dominating(experiment: Experiment, curves: xr.Dataset, count: int = 8) -> xr.Dataset:
     """The likeliest tokens at the largest strength: at which percentile their log-odds are among all tokens'."""
     half = curves.sizes["slot"] // 2
     count = min(count, half)
-    one = curves.isel(variant=0, slot=slice(half, half + count))
+    likeliest = curves.isel(variant=0, slot=slice(half, half + count))
     dims = ("concept", "layer", "context", "slot")
     ranks = []
-    for concept in one["concept"].values:
-        below = stats.rankdata(e.log_odds(str(concept))) / e.lm.config.vocab_size
-        ranks.append(below[np.maximum(one["token"].sel(concept=concept).values, 0)])
-    percentile = np.where(one["token"].transpose(*dims).values >= 0, np.stack(ranks), np.nan)
-    coords = {dim: one[dim].values for dim in dims[:3]} | {"rank": np.arange(count)}
+    for concept in likeliest["concept"].values:
+        below = stats.rankdata(experiment.log_odds(str(concept))) / experiment.lm.config.vocab_size
+        ranks.append(below[np.maximum(likeliest["token"].sel(concept=concept).values, 0)])
+    percentile = np.where(likeliest["token"].transpose(*dims).values >= 0, np.stack(ranks), np.nan)
+    coords = {dim: likeliest[dim].values for dim in dims[:3]} | {"rank": np.arange(count)}
     return xr.Dataset({"percentile": ((*dims[:3], "rank"), percentile)}, coords)
 
 
-def _of_resamples(e: Experiment, curves: xr.Dataset) -> Iterator[Claim]:
+def _of_resamples(experiment: Experiment, curves: xr.Dataset) -> Iterator[PaperClaim]:
     names = [str(name) for name in curves["variant"].values if str(name).startswith("resampled")]
     if len(names) < 2:
         return
     half = curves.sizes["slot"] // 2
     for concept in curves["concept"].values:
-        some = curves.sel(variant=names, concept=concept, layer=e.settings.middle).isel(context=0)
+        sweeps = curves.sel(variant=names, concept=concept, layer=experiment.settings.middle).isel(context=0)
         rises = []
         for token in (
-            curves["token"].sel(concept=concept, layer=e.settings.middle).isel(variant=0, context=0).values[half:][:8]
+            curves["token"]
+            .sel(concept=concept, layer=experiment.settings.middle)
+            .isel(variant=0, context=0)
+            .values[half:][:8]
         ):
-            found = []
+            increases = []
             for k in range(len(names)):
-                slots = np.flatnonzero(some["token"].values[k] == token)
+                slots = np.flatnonzero(sweeps["token"].values[k] == token)
                 if slots.size:
-                    log_p, start = some["log_p"].values[k, :, slots[-1]], some["start"].values[k, slots[-1]]
-                    found.append(np.exp(log_p.astype(float)) - np.exp(float(start)))
-            if len(found) > 1:
-                rises.append(np.std(found, axis=0, ddof=1).max() / max(np.abs(np.mean(found, axis=0)).max(), 1e-12))
+                    log_p, start = sweeps["log_p"].values[k, :, slots[-1]], sweeps["start"].values[k, slots[-1]]
+                    increases.append(np.exp(log_p.astype(float)) - np.exp(float(start)))
+            if len(increases) > 1:
+                rises.append(np.std(increases, axis=0, ddof=1).max() / max(np.abs(np.mean(increases, axis=0)).max(), 1e-12))
         value, error = _mean(np.asarray(rises))
-        yield Claim(
+        yield PaperClaim(
             "S, figure A.3",
             "other texts of the same kind give much the same curves",
-            _about(str(concept), e.settings.middle),
+            _about(str(concept), experiment.settings.middle),
             "largest deviation over largest rise, mean of tokens",
             value,
             error,
@@ -268,45 +271,45 @@ def _of_resamples(e: Experiment, curves: xr.Dataset) -> Iterator[Claim]:
 # --- concept probability ----------------------------------------------------------------------------------------------
 
 
-def _of_concept(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
-    shown = e.store.data("concept")
-    data["presence"], sides = presence(shown), e.store.data("judge")
-    data["fits"] = sigmoids(data["presence"], e.seed("fits"))
+def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator[PaperClaim]:
+    shown = experiment.store.data("concept")
+    data["presence"], sides = presence(shown), experiment.store.data("judge")
+    data["fits"] = sigmoids(data["presence"], experiment.seed("fits"))
     blind = set()
     for concept in shown["concept"].values:
         texts, name = sides.sel(concept=concept), str(concept)
         answers = shown["answer"].sel(concept=concept).values
         rate = (answers == NO_ANSWER).mean()
-        yield Claim("judge", "the judge answers", name, "share of completions without an answer of 0 or 1", rate)
+        yield PaperClaim("judge", "the judge answers", name, "share of completions without an answer of 0 or 1", rate)
         for measure, variable in (("score", "score"), ("lexicon", "in_lexicon"), ("ratio", "ratio")):
-            there = texts[variable].where(texts["answer"] != MISSING)
-            positive, negative = (_finite(there.sel(side=side).values) for side in ("positive", "negative"))
+            values = texts[variable].where(texts["answer"] != MISSING)
+            positive, negative = (_finite(values.sel(side=side).values) for side in ("positive", "negative"))
             value, error = auc(positive, negative)
             says = f"the {measure} tells the concept's texts from the others"
-            told = Claim("judge", says, name, "AUC", value, error, least=0.7)
+            told = PaperClaim("judge", says, name, "AUC", value, error, least=0.7)
             yield told
             if told.verdict != "holds":
                 blind.add(("answer" if measure == "score" else measure, name))
     for measure in MEASURES:
         for concept, layer in _pairs(shown):
-            one = data["fits"].sel(concept=concept, layer=layer, measure=measure)
-            yield Claim(
+            fit = data["fits"].sel(concept=concept, layer=layer, measure=measure)
+            yield PaperClaim(
                 "S, theorem 3.6",
                 f"concept probability is a sigmoid ({measure})",
                 _about(concept, layer),
                 "R² of a fitted tanh",
-                float(one["r_squared"]),
-                float(one["error"]),
+                float(fit["r_squared"]),
+                float(fit["error"]),
                 least=0.8,
                 blind=(measure, str(concept)) in blind,
             )
-            yield Claim(
+            yield PaperClaim(
                 "S, theorem 3.6",
                 f"steering raises it ({measure})",
                 _about(concept, layer),
                 "probability at the largest strength less that at the lowest",
-                float(one["rise"]),
-                float(one["rise_error"]),
+                float(fit["rise"]),
+                float(fit["rise_error"]),
                 least=0.05,
                 blind=(measure, str(concept)) in blind,
             )
@@ -315,20 +318,20 @@ def _of_concept(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
 def presence(shown: xr.Dataset) -> xr.Dataset:
     """Which completions show the concept by each measure: 1, 0, or NaN where it says nothing; and the strengths."""
     answer = shown["answer"].where((shown["answer"] == SHOWN) | (shown["answer"] == 0))
-    words = (shown["in_lexicon"] > 0).where(shown["in_lexicon"] >= 0).astype(float)
+    in_lexicon = (shown["in_lexicon"] > 0).where(shown["in_lexicon"] >= 0).astype(float)
     likelier = (shown["ratio"] > 0).where(np.isfinite(shown["ratio"])).astype(float)
-    both = xr.concat([answer.astype(float), words, likelier], dim="measure").assign_coords(measure=list(MEASURES))
+    both = xr.concat([answer.astype(float), in_lexicon, likelier], dim="measure").assign_coords(measure=list(MEASURES))
     return both.rename("shown").to_dataset().assign(alpha=shown["alpha"])
 
 
-def sigmoids(found: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
+def sigmoids(data: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
     """A tanh fitted to the concept probability of every concept, layer and measure; errors by bootstrap over completions."""
     dims = ("measure", "concept", "layer")
-    alphas, size = found["alpha"].values, [found.sizes[dim] for dim in dims]
+    alphas, size = data["alpha"].values, [data.sizes[dim] for dim in dims]
     names = (*Sigmoid._fields, "error", "rise", "rise_error")
     values = {name: np.full(size, np.nan) for name in names}
     rng = np.random.default_rng(seed)
-    texts = found["shown"].transpose(*dims, "strength", "prompt", "completion").values
+    texts = data["shown"].transpose(*dims, "strength", "prompt", "completion").values
     texts = texts.reshape(*size, alphas.size, -1)
     for place in np.ndindex(*size):
         if np.isnan(texts[place]).all(axis=-1).any():
@@ -345,7 +348,7 @@ def sigmoids(found: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
         new = (*fit, _deviation(again), curve[-1] - curve[0], _deviation(rises))
         for name, value in zip(names, new, strict=True):
             values[name][place] = value
-    return xr.Dataset({name: (dims, value) for name, value in values.items()}, {dim: found[dim].values for dim in dims})
+    return xr.Dataset({name: (dims, value) for name, value in values.items()}, {dim: data[dim].values for dim in dims})
 
 
 def _fit(alphas: Float[np.ndarray, " K"], curve: Float[np.ndarray, " K"], start: Sigmoid | None = None) -> Sigmoid:
@@ -369,18 +372,18 @@ def auc(positive: Float[np.ndarray, " n"], negative: Float[np.ndarray, " m"]) ->
 # --- cross-entropy and questions --------------------------------------------------------------------------------------
 
 
-def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
+def _of_cross_entropy(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator[PaperClaim]:
     del data
-    found = e.store.data("cross-entropy")
-    alphas, tokens = found["alpha"].values, e.settings.cross_entropy.tokens - 1
+    curves = experiment.store.data("cross-entropy")
+    alphas, tokens = curves["alpha"].values, experiment.settings.cross_entropy.tokens - 1
     near = np.flatnonzero(alphas > 0)[0]
     far = {"low": 0, "high": alphas.size - 1}
-    for concept, layer in _pairs(found):
+    for concept, layer in _pairs(curves):
         about = _about(concept, layer)
-        both = {kind: found.sel(concept=concept, layer=layer, text=kind) for kind in ("foreign", "own")}
+        both = {kind: curves.sel(concept=concept, layer=layer, text=kind) for kind in ("foreign", "own")}
         foreign, own = both["foreign"], both["own"]
         value, error = _mean(foreign["slope"].values)
-        yield Claim(
+        yield PaperClaim(
             "S, theorem 3.8",
             "no linear term on text of others",
             f"{about}, foreign text",
@@ -391,7 +394,7 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
         )
         slope, kappa = float(own["slope"].mean()), float(own["curvature"].mean())
         deviation = np.sqrt(2 * kappa / (tokens * own.sizes["block"]))
-        yield Claim(
+        yield PaperClaim(
             "S, theorem 3.8; N9",
             "no linear term on its own text",
             f"{about}, own text",
@@ -403,7 +406,7 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
         a = float(alphas[near])
         pair = own["divergence"].isel(strength=[near, alphas.size - 1 - near]).mean("strength").values / a**2
         value, error = _ratio(pair, own["curvature"].values)
-        yield Claim(
+        yield PaperClaim(
             "S, theorem 3.8; N9",
             "the quadratic term is N9's",
             f"{about}, own text",
@@ -413,11 +416,11 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
             least=0.8,
             most=1.25,
         )
-        for kind, one in both.items():
-            means = one["increase"].mean("block").values
+        for kind, of_kind in both.items():
+            means = of_kind["increase"].mean("block").values
             worst = int(np.argmin(np.where(alphas == 0, np.inf, means)))
-            value, error = _mean(one["increase"].isel(strength=worst).values)
-            yield Claim(
+            value, error = _mean(of_kind["increase"].isel(strength=worst).values)
+            yield PaperClaim(
                 "S, section 5",
                 "steering always costs",
                 f"{about}, {kind} text",
@@ -427,8 +430,8 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
                 least=0.0,
             )
             for k, (side, end) in enumerate(far.items()):
-                value, error = _ratio(one["increase"].isel(strength=end).values, one["plateau"].isel(side=k).values)
-                yield Claim(
+                value, error = _ratio(of_kind["increase"].isel(strength=end).values, of_kind["plateau"].isel(side=k).values)
+                yield PaperClaim(
                     "S, proposition 4.1",
                     "cross-entropy has a plateau, that of the limit",
                     f"{about}, {kind} text, {side} end",
@@ -440,15 +443,15 @@ def _of_cross_entropy(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Cl
                 )
 
 
-def _of_questions(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]:
-    found = e.store.data("mmlu")
-    right = (found["log_p"].argmax("letter") == found["answer"]).astype(float)
-    data["accuracy"] = right.rename("right").to_dataset().assign(alpha=found["alpha"])
-    middle = found.sizes["strength"] // 2
-    for concept, layer in _pairs(found):
-        one = right.sel(concept=concept, layer=layer).transpose("strength", "question").values
-        value, error = _mean(one[middle])
-        yield Claim(
+def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator[PaperClaim]:
+    answers = experiment.store.data("mmlu")
+    right = (answers["log_p"].argmax("letter") == answers["answer"]).astype(float)
+    data["accuracy"] = right.rename("right").to_dataset().assign(alpha=answers["alpha"])
+    middle = answers.sizes["strength"] // 2
+    for concept, layer in _pairs(answers):
+        hits = right.sel(concept=concept, layer=layer).transpose("strength", "question").values
+        value, error = _mean(hits[middle])
+        yield PaperClaim(
             "S, figure A.6",
             "the model answers better than by chance",
             _about(concept, layer),
@@ -457,8 +460,8 @@ def _of_questions(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]
             error,
             least=0.25,
         )
-        value, error = _mean((one[0] + one[-1]) / 2 - one[middle])
-        yield Claim(
+        value, error = _mean((hits[0] + hits[-1]) / 2 - hits[middle])
+        yield PaperClaim(
             "S, figure A.6",
             "strong steering makes answers worse",
             _about(concept, layer),
@@ -469,7 +472,7 @@ def _of_questions(e: Experiment, data: dict[str, xr.Dataset]) -> Iterator[Claim]
         )
 
 
-TESTS: dict[str, Callable[[Experiment, dict[str, xr.Dataset]], Iterator[Claim]]] = {
+TESTS: dict[str, Callable[[Experiment, dict[str, xr.Dataset]], Iterator[PaperClaim]]] = {
     "next-token": _of_next_token,
     "concept": _of_concept,
     "cross-entropy": _of_cross_entropy,
@@ -488,20 +491,20 @@ def _about(concept: str, layer: int) -> str:
 
 def _mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Mean and its standard error; NaN for what cannot be said."""
-    some = _finite(values)
-    if some.size == 0:
+    numbers = _finite(values)
+    if numbers.size == 0:
         return float("nan"), float("nan")
-    return float(some.mean()), float(some.std(ddof=1) / np.sqrt(some.size)) if some.size > 1 else float("nan")
+    return float(numbers.mean()), float(numbers.std(ddof=1) / np.sqrt(numbers.size)) if numbers.size > 1 else float("nan")
 
 
 def _finite(values: Sequence[float] | np.ndarray) -> Float[np.ndarray, " n"]:
-    some = np.asarray(values, float).ravel()
-    return some[np.isfinite(some)]
+    numbers = np.asarray(values, float).ravel()
+    return numbers[np.isfinite(numbers)]
 
 
 def _deviation(values: Sequence[float]) -> float:
-    some = _finite(values)
-    return float(some.std()) if some.size > 1 else float("nan")
+    numbers = _finite(values)
+    return float(numbers.std()) if numbers.size > 1 else float("nan")
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:

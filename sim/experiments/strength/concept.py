@@ -29,7 +29,7 @@ SHOWN, NOT_SHOWN, NO_ANSWER, MISSING = 1, 0, 2, -1
 """Answers of a judge."""
 
 
-def concept(e: Experiment) -> None:
+def concept(experiment: Experiment) -> None:
     """Fill the groups "judge" and "concept".
 
     "concept": for every concept, layer, strength, prompt and completion the `tokens`, the judge's `answer` (1 shown, 0 not,
@@ -37,14 +37,15 @@ def concept(e: Experiment) -> None:
     likelier each token is, in nats, after an opening that announces the concept than after one that announces its opposite.
     "judge": the same of the texts of its two sets, by concept, side ("positive", "negative") and text. "lexicon": the words.
     """
-    _lexicon(e)
-    _calibrate(e)
-    settings = e.settings.concept
-    alphas, prompts = settings.alphas, [e.words.encode(text) for text in e.inputs.starts[: settings.prompts]]
+    _lexicon(experiment)
+    _calibrate(experiment)
+    settings = experiment.settings.concept
+    alphas = settings.alphas
+    prompts = [experiment.tokenizer.encode(text) for text in experiment.inputs.starts[: settings.prompts]]
     each = len(prompts) * settings.completions
     coords: dict[str, Any] = {
-        "concept": list(e.settings.concepts),
-        "layer": [int(layer) for layer in e.settings.layers],
+        "concept": list(experiment.settings.concepts),
+        "layer": [int(layer) for layer in experiment.settings.layers],
         "strength": np.arange(alphas.size),
         "prompt": np.arange(len(prompts)),
         "completion": np.arange(settings.completions),
@@ -62,7 +63,10 @@ def concept(e: Experiment) -> None:
             "ratio": (dims, "float32"),
         },
         {"concept": 1, "layer": 1, "strength": together},
-        fixed={"alpha": (("strength",), alphas), "text": (("prompt",), [e.words.decode(row) for row in prompts])},
+        fixed={
+            "alpha": (("strength",), alphas),
+            "text": (("prompt",), [experiment.tokenizer.decode(row) for row in prompts]),
+        },
     )
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
@@ -72,13 +76,13 @@ def concept(e: Experiment) -> None:
         strengths = np.zeros(together)
         strengths[: len(numbers)] = alphas[numbers]
         rows = [prompt for _ in strengths for prompt in prompts]
-        made = e.lm.generate(
+        made = experiment.lm.generate(
             rows,
             max_new_tokens=settings.new,
             sampling=settings.sampling,
-            seed=e.seed("concept", *cell),
+            seed=experiment.seed("concept", *cell),
             num_return_sequences=settings.completions,
-            steering=Steering({layer: Add(jnp.asarray(e.vector(name, layer)))}),
+            steering=Steering({layer: Add(jnp.asarray(experiment.vector(name, layer)))}),
             alpha=np.repeat(strengths, len(prompts)),
             length=max(map(len, prompts)),
         )
@@ -86,47 +90,51 @@ def concept(e: Experiment) -> None:
         tokens = np.full((len(kept), settings.new), -1, np.int32)
         for k, row in enumerate(kept):
             tokens[k, : len(row)] = row
-        return {"tokens": tokens, **opinions(e, kept, name)}
+        return {"tokens": tokens, **opinions(experiment, kept, name)}
 
-    e.store.fill("concept", layout, compute, progress=e.progress)
+    experiment.store.fill("concept", layout, compute, progress=experiment.progress)
 
 
-def _lexicon(e: Experiment) -> None:
+def _lexicon(experiment: Experiment) -> None:
     """Fill the group "lexicon": the tokens that count as a concept's, ``[concept, rank]``."""
-    settings = e.settings.concept
-    words = whole_words(e)
+    settings = experiment.settings.concept
+    words = whole_words(experiment)
     require(bool(words.any()), "tokenizer", "tokens that are whole words", "none")
     count = min(settings.lexicon, int(words.sum()))
     layout = Layout(
-        {"concept": list(e.settings.concepts), "rank": np.arange(count)},
+        {"concept": list(experiment.settings.concepts), "rank": np.arange(count)},
         {"token": (("concept", "rank"), "int32"), "word": (("concept", "rank"), "U")},
         {"concept": 1},
     )
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,) = layout.labels(cell)["concept"]
-        likely = e.last_log_p.sel(set=name).values
+        likely = experiment.last_log_p.sel(set=name).values
         # Of words that the model would never say, log-odds are large by chance.
         floor = np.sort(likely[words])[-max(count, int(words.sum()) // 8)]
-        chosen = np.argsort(-np.where(words & (likely >= floor), e.log_odds(name), -np.inf))[:count]
-        return {"token": chosen, "word": e.words_of(chosen)}
+        chosen = np.argsort(-np.where(words & (likely >= floor), experiment.log_odds(name), -np.inf))[:count]
+        return {"token": chosen, "word": experiment.words_of(chosen)}
 
-    e.store.fill("lexicon", layout, compute, progress=e.progress)
+    experiment.store.fill("lexicon", layout, compute, progress=experiment.progress)
 
 
-def whole_words(e: Experiment) -> Bool[np.ndarray, " V"]:
+def whole_words(experiment: Experiment) -> Bool[np.ndarray, " V"]:
     """Which tokens are a space and at least three letters."""
-    v = e.lm.config.vocab_size
-    texts = [*e.words.spoken, *[""] * (v - e.words.size)][:v]
+    v = experiment.lm.config.vocab_size
+    texts = [*experiment.tokenizer.spoken, *[""] * (v - experiment.tokenizer.size)][:v]
     return np.asarray([len(text) > 3 and text[0] == " " and text[1:].isalpha() for text in texts])
 
 
-def _calibrate(e: Experiment) -> None:
+def _calibrate(experiment: Experiment) -> None:
     """Fill the group "judge": what the judge says of the texts that steering vectors are made from."""
-    dims, settings = ("concept", "side", "text"), e.settings.concept
-    texts = e.settings.prompts.texts if e.inputs.prompts is None else len(e.store.data("prompts")["text"])
+    dims, settings = ("concept", "side", "text"), experiment.settings.concept
+    texts = (
+        experiment.settings.prompts.texts
+        if experiment.inputs.prompts is None
+        else len(experiment.store.data("prompts")["text"])
+    )
     layout = Layout(
-        {"concept": list(e.settings.concepts), "side": ["positive", "negative"], "text": np.arange(texts)},
+        {"concept": list(experiment.settings.concepts), "side": ["positive", "negative"], "text": np.arange(texts)},
         {
             "answer": (dims, "int8"),
             "score": (dims, "float32"),
@@ -138,23 +146,28 @@ def _calibrate(e: Experiment) -> None:
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,), (side,) = (layout.labels(cell)[key] for key in ("concept", "side"))
-        rows = e.rows(name if side == "positive" else against(name, e.settings.main))
-        found = opinions(e, [row[: settings.new] for row in rows], name)
+        rows = experiment.rows(name if side == "positive" else against(name, experiment.settings.main))
+        judgements = opinions(experiment, [row[: settings.new] for row in rows], name)
         more = texts - len(rows)
         fills = {"answer": MISSING, "score": np.nan, "in_lexicon": MISSING, "ratio": np.nan}
-        return {key: np.pad(value, (0, more), constant_values=fills[key]) for key, value in found.items()}
+        return {key: np.pad(value, (0, more), constant_values=fills[key]) for key, value in judgements.items()}
 
-    e.store.fill("judge", layout, compute, progress=e.progress)
+    experiment.store.fill("judge", layout, compute, progress=experiment.progress)
 
 
-def opinions(e: Experiment, rows: list[list[int]], name: str) -> dict[str, np.ndarray]:
+def opinions(experiment: Experiment, rows: list[list[int]], name: str) -> dict[str, np.ndarray]:
     """What is said of texts, given as tokens: `answer` and `score` of the judge, `in_lexicon`, and `ratio`."""
-    settings = e.settings.concept
-    texts = [e.words.decode(row) for row in rows]
-    answers, scores = judged(e.judge, texts, name, settings)
-    words = set(e.store.data("lexicon")["token"].sel(concept=name).values.tolist())
-    counted = np.asarray([sum(z in words for z in row) for row in rows], np.int16)
-    return {"answer": answers, "score": scores, "in_lexicon": counted, "ratio": ratios(e.judge, texts, name, settings)}
+    settings = experiment.settings.concept
+    texts = [experiment.tokenizer.decode(row) for row in rows]
+    answers, scores = judged(experiment.judge, texts, name, settings)
+    lexicon = set(experiment.store.data("lexicon")["token"].sel(concept=name).values.tolist())
+    counted = np.asarray([sum(z in lexicon for z in row) for row in rows], np.int16)
+    return {
+        "answer": answers,
+        "score": scores,
+        "in_lexicon": counted,
+        "ratio": ratios(experiment.judge, texts, name, settings),
+    }
 
 
 def judged(
@@ -168,21 +181,21 @@ def judged(
         name: of the concept.
         settings: how it is asked, and how many tokens a text has, about: requests are padded to hold so many.
     """
-    words, last = judge.tokenizer, judge.config.num_layers - 1
-    assert words is not None
-    chat = settings.chat and words.template is not None
+    tokenizer, last = judge.tokenizer, judge.config.num_layers - 1
+    assert tokenizer is not None
+    chat = settings.chat and tokenizer.template is not None
     # In many tokenizers " 1" is one token, in others a space and a digit: the space is then given with the request.
-    space = [] if chat else words.encode(" 1", special=False)[:-1]
+    space = [] if chat else tokenizer.encode(" 1", special=False)[:-1]
 
     def tokens(text: str) -> list[int]:
         asked = judge_request(text.strip() or "(nothing)", name)
         if chat:
-            return words.encode(words.chat([{"role": "user", "content": asked}]), special=False)
-        return [*words.encode(asked), *space]
+            return tokenizer.encode(tokenizer.chat([{"role": "user", "content": asked}]), special=False)
+        return [*tokenizer.encode(asked), *space]
 
-    known = words.spoken[: judge.config.vocab_size]
+    known = tokenizer.spoken[: judge.config.vocab_size]
     digits = [[z for z, text in enumerate(known) if text.strip() == digit] for digit in "10"]
-    yes, no = (np.asarray(some, int) for some in digits)
+    yes, no = (np.asarray(numbers, int) for numbers in digits)
     answers, scores = [], []
     rows = [tokens(text) for text in texts]
     length = _padded(rows, len(tokens("")) + settings.new)
@@ -200,27 +213,27 @@ def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: Conc
 
     NaN for empty texts, and for a concept that is not defined. Arguments are those of `judged`.
     """
-    words = judge.tokenizer
-    assert words is not None
-    found = np.full(len(texts), np.nan)
+    tokenizer = judge.tokenizer
+    assert tokenizer is not None
+    values = np.full(len(texts), np.nan)
     if name not in DEFINITIONS:
-        return found
-    bodies = [words.encode(text.strip(), special=False) for text in texts]
-    there = [k for k, body in enumerate(bodies) if body]
-    openings = [words.encode(plain_request(means)) for means in (DEFINITIONS[name].means, DEFINITIONS[name].opposite)]
-    both = [[[*opening, *bodies[k]] for k in there] for opening in openings]
+        return values
+    bodies = [tokenizer.encode(text.strip(), special=False) for text in texts]
+    filled = [k for k, body in enumerate(bodies) if body]
+    openings = [tokenizer.encode(plain_request(means)) for means in (DEFINITIONS[name].means, DEFINITIONS[name].opposite)]
+    both = [[[*opening, *bodies[k]] for k in filled] for opening in openings]
     # One length for all, so that one program serves both sides.
     length, sides = _padded([row for rows in both for row in rows], max(map(len, openings)) + settings.new), []
     for rows in both:
-        found_losses = []
+        loss_parts = []
         for part, count in batched(rows, length, settings.judged_together):
-            cut = judge.split(part, judge.config.num_layers - 1, length=length, last_only=False)
-            found_losses.append(np.asarray(losses.first_losses(cut), float)[:count])
+            split = judge.split(part, judge.config.num_layers - 1, length=length, last_only=False)
+            loss_parts.append(np.asarray(losses.first_losses(split), float)[:count])
         # Texts are padded on the left: those of a row are its last tokens.
-        every = np.concatenate(found_losses) if there else np.zeros((0, 0))
-        sides.append(np.asarray([row[-len(bodies[k]) :].mean() for k, row in zip(there, every, strict=True)]))
-    found[there] = sides[1] - sides[0]
-    return found
+        every = np.concatenate(loss_parts) if filled else np.zeros((0, 0))
+        sides.append(np.asarray([row[-len(bodies[k]) :].mean() for k, row in zip(filled, every, strict=True)]))
+    values[filled] = sides[1] - sides[0]
+    return values
 
 
 def _padded(rows: list[list[int]], least: int) -> int:

@@ -26,13 +26,13 @@ KINDS = ("foreign", "own")
 """Text that the model has not written, and text that it has."""
 
 
-def blocks(e: Experiment) -> None:
+def blocks(experiment: Experiment) -> None:
     """Fill the group "blocks": the tokens of text of others and of the model's own, ``[text, block, position]``.
 
     Raises:
         ValueError: too little text.
     """
-    settings = e.settings.cross_entropy
+    settings = experiment.settings.cross_entropy
     layout = Layout(
         {"text": list(KINDS), "block": np.arange(settings.blocks), "position": np.arange(settings.tokens)},
         {"tokens": (("text", "block", "position"), "int32")},
@@ -40,64 +40,69 @@ def blocks(e: Experiment) -> None:
     )
 
     # All the text, once, if a cell of it is computed.
-    foreign = cache(lambda: _foreign(e))
+    foreign = cache(lambda: _foreign(experiment))
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         labels = layout.labels(cell)
         numbers = np.asarray(labels["block"])
-        return {"tokens": _own(e, cell[1], len(numbers)) if labels["text"] == ["own"] else foreign()[numbers]}
+        return {"tokens": _own(experiment, cell[1], len(numbers)) if labels["text"] == ["own"] else foreign()[numbers]}
 
-    e.store.fill("blocks", layout, compute, progress=e.progress)
+    experiment.store.fill("blocks", layout, compute, progress=experiment.progress)
 
 
-def enough(e: Experiment) -> None:
+def enough(experiment: Experiment) -> None:
     """Refuse too little text of others.
 
     Raises:
         ValueError: fewer tokens than the blocks have.
     """
-    there, wanted = 0, e.settings.cross_entropy.blocks * e.settings.cross_entropy.tokens
-    for document in e.inputs.documents:
-        there += len(e.words.encode(document, special=False))
-        if there >= wanted:
+    count, wanted = 0, experiment.settings.cross_entropy.blocks * experiment.settings.cross_entropy.tokens
+    for document in experiment.inputs.documents:
+        count += len(experiment.tokenizer.encode(document, special=False))
+        if count >= wanted:
             return
-    _foreign(e)
+    _foreign(experiment)
 
 
-def _own(e: Experiment, part: int, count: int) -> Int[np.ndarray, "n T"]:
+def _own(experiment: Experiment, part: int, count: int) -> Int[np.ndarray, "n T"]:
     """Text that the model draws from nothing, at temperature 1; its ends are tokens like others."""
-    length, first = e.settings.cross_entropy.tokens, e.start()
+    length, first = experiment.settings.cross_entropy.tokens, experiment.start()
     draw = Sampling(temperature=1.0)
-    made = e.lm.generate(
-        [first], num_return_sequences=count, max_new_tokens=length - 1, sampling=draw, seed=e.seed("own", part), stop=False
+    made = experiment.lm.generate(
+        [first],
+        num_return_sequences=count,
+        max_new_tokens=length - 1,
+        sampling=draw,
+        seed=experiment.seed("own", part),
+        stop=False,
     )
     return np.asarray([[*first, *row] for row in made.tokens], np.int32)
 
 
-def _foreign(e: Experiment) -> Int[np.ndarray, "n T"]:
+def _foreign(experiment: Experiment) -> Int[np.ndarray, "n T"]:
     """The documents one after the other, cut into blocks; of a longer text, blocks at even distances."""
-    settings = e.settings.cross_entropy
+    settings = experiment.settings.cross_entropy
     tokens: list[int] = []
-    for document in e.inputs.documents:
-        tokens += e.words.encode(document, special=False)
-    there = len(tokens) // settings.tokens
+    for document in experiment.inputs.documents:
+        tokens += experiment.tokenizer.encode(document, special=False)
+    count = len(tokens) // settings.tokens
     wanted = f"at least {settings.blocks} blocks (cross_entropy.blocks) of {settings.tokens} tokens (cross_entropy.tokens)"
-    require(there >= settings.blocks, "text", wanted, there)
-    chosen = np.linspace(0, there - 1, settings.blocks).round().astype(int)
-    return np.asarray(tokens[: there * settings.tokens], np.int32).reshape(there, -1)[chosen]
+    require(count >= settings.blocks, "text", wanted, count)
+    chosen = np.linspace(0, count - 1, settings.blocks).round().astype(int)
+    return np.asarray(tokens[: count * settings.tokens], np.int32).reshape(count, -1)[chosen]
 
 
-def cross_entropy(e: Experiment) -> None:
+def cross_entropy(experiment: Experiment) -> None:
     """Fill the group "cross-entropy", means over the positions of a block, nats per token.
 
     For every concept, layer, kind of text and block: `increase` of the loss and `divergence` from the unsteered model at
     every strength; `slope` of the loss and `curvature` of the divergence at 0 (N9); `plateau`, the increase at infinite
     strength of either sign (proposition 4.1); and `loss` unsteered.
     """
-    settings = e.settings.cross_entropy
+    settings = experiment.settings.cross_entropy
     coords: dict[str, Any] = {
-        "concept": list(e.settings.concepts),
-        "layer": [int(layer) for layer in e.settings.layers],
+        "concept": list(experiment.settings.concepts),
+        "layer": [int(layer) for layer in experiment.settings.layers],
         "text": list(KINDS),
         "block": np.arange(settings.blocks),
         "strength": np.arange(settings.strengths),
@@ -117,23 +122,23 @@ def cross_entropy(e: Experiment) -> None:
         {"concept": 1, "layer": 1, "text": 1, "block": settings.part},
         fixed={"alpha": (("strength",), settings.alphas)},
     )
-    out, alphas = readout(e.lm), settings.alphas
+    out, alphas = readout(experiment.lm), settings.alphas
     away = alphas != 0
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         labels = layout.labels(cell)
         (name,), (layer,), (kind,), numbers = labels.values()
-        rows = e.store.data("blocks")["tokens"].sel(text=kind).values[numbers]
-        cut = e.lm.split(list(rows), layer, last_only=False)
-        v = jnp.asarray(e.vector(name, layer))
-        cut, steering = cut.prepared(Steering(Add(v)))
+        rows = experiment.store.data("blocks")["tokens"].sel(text=kind).values[numbers]
+        split = experiment.lm.split(list(rows), layer, last_only=False)
+        v = jnp.asarray(experiment.vector(name, layer))
+        split, steering = split.prepared(Steering(Add(v)))
         curves = np.zeros((2, len(rows), alphas.size))
-        found = losses.increases(cut, steering, jnp.asarray(alphas[away], jnp.float32))
-        for values in found:
-            finite_at(cut, alphas[away], values, axis=1)
-        curves[:, :, away] = [np.asarray(values, float).mean(axis=-1) for values in found]
-        curvature, slope = (np.asarray(values, float).mean(axis=-1) for values in losses.moments(cut, steering))
-        first = np.asarray(losses.first_losses(cut), float)
+        measured = losses.increases(split, steering, jnp.asarray(alphas[away], jnp.float32))
+        for values in measured:
+            finite_at(split, alphas[away], values, axis=1)
+        curves[:, :, away] = [np.asarray(values, float).mean(axis=-1) for values in measured]
+        curvature, slope = (np.asarray(values, float).mean(axis=-1) for values in losses.moments(split, steering))
+        first = np.asarray(losses.first_losses(split), float)
         ends = np.asarray(jax.nn.log_softmax(jnp.stack([out.limit(v, -1), out.limit(v, 1)])), float)
         return {
             "increase": curves[0],
@@ -144,4 +149,4 @@ def cross_entropy(e: Experiment) -> None:
             "loss": first.mean(axis=-1),
         }
 
-    e.store.fill("cross-entropy", layout, compute, progress=e.progress)
+    experiment.store.fill("cross-entropy", layout, compute, progress=experiment.progress)

@@ -23,7 +23,7 @@ from ufm.measures import kl, slopes
 from ufm.steerable import finite_at, one_of, sweep_states
 
 
-def next_token(e: Experiment) -> None:
+def next_token(experiment: Experiment) -> None:
     """Fill the group "next-token".
 
     For every variant, concept, layer and context: `token`, the likeliest at the low end of the strengths and at the high
@@ -36,14 +36,17 @@ def next_token(e: Experiment) -> None:
     Raises:
         ValueError: more tokens to keep than there are.
     """
-    settings, steered, vocabulary = e.settings.next_token, e.settings.steered, e.lm.config.vocab_size
+    settings, steered = experiment.settings.next_token, experiment.settings.steered
+    vocabulary = experiment.lm.config.vocab_size
     require(settings.kept <= vocabulary, "next_token.kept", f"at most {vocabulary} tokens", settings.kept)
-    contexts = [e.words.encode(text)[: settings.context] for text in e.inputs.contexts[: settings.contexts]]
+    contexts = [
+        experiment.tokenizer.encode(text)[: settings.context] for text in experiment.inputs.contexts[: settings.contexts]
+    ]
     length = max(map(len, contexts))
     coords: dict[str, Any] = {
-        "variant": [one.name for one in steered],
-        "concept": list(e.settings.concepts),
-        "layer": [int(layer) for layer in e.settings.layers],
+        "variant": [variant.name for variant in steered],
+        "concept": list(experiment.settings.concepts),
+        "layer": [int(layer) for layer in experiment.settings.layers],
         "context": np.arange(len(contexts)),
         "strength": np.arange(settings.strengths),
         "slot": np.arange(2 * settings.kept),
@@ -68,36 +71,36 @@ def next_token(e: Experiment) -> None:
         },
         dict.fromkeys(cut_dims, 1),
         fixed={
-            "alpha": (("variant", "strength"), np.stack([settings.alphas(one) for one in steered])),
-            "text": (("context",), [e.words.decode(row) for row in contexts]),
+            "alpha": (("variant", "strength"), np.stack([settings.alphas(variant) for variant in steered])),
+            "text": (("context",), [experiment.tokenizer.decode(row) for row in contexts]),
         },
     )
     # The first variant at all layers, the others in the middle.
-    middle = coords["layer"].index(e.settings.middle)
+    middle = coords["layer"].index(experiment.settings.middle)
     wanted = [cell for cell in layout.all_cells if cell[0] == 0 or cell[2] == middle]
-    out = readout(e.lm)
+    out = readout(experiment.lm)
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         number, concept, layer, k = cell
         variant, name, at = steered[number], coords["concept"][concept], coords["layer"][layer]
-        cut = e.lm.split([contexts[k]], at, length=length)
-        v = jnp.asarray(e.vector(name, at, variant))
-        cut, steering = cut.prepared(Steering(Add(v), tokens=Last() if variant.last_only else All()))
+        split = experiment.lm.split([contexts[k]], at, length=length)
+        v = jnp.asarray(experiment.vector(name, at, variant))
+        split, steering = split.prepared(Steering(Add(v), tokens=Last() if variant.last_only else All()))
         limits = jnp.stack([out.limit(v, -1), out.limit(v, 1)])
-        odds = jnp.asarray(e.log_odds(name, variant))
+        odds = jnp.asarray(experiment.log_odds(name, variant))
         alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
-        found = swept(cut, steering, alphas, odds, limits, kept=settings.kept)
-        finite_at(cut, alphas, found["log_p"])
-        return {name: np.asarray(value) for name, value in found.items()} | {
-            "scale": np.asarray(jnp.linalg.norm(end_states(cut)) / jnp.linalg.norm(v))
+        values = swept(split, steering, alphas, odds, limits, kept=settings.kept)
+        finite_at(split, alphas, values["log_p"])
+        return {name: np.asarray(value) for name, value in values.items()} | {
+            "scale": np.asarray(jnp.linalg.norm(end_states(split)) / jnp.linalg.norm(v))
         }
 
-    e.store.fill("next-token", layout, compute, wanted=wanted, progress=e.progress)
+    experiment.store.fill("next-token", layout, compute, wanted=wanted, progress=experiment.progress)
 
 
 @partial(jax.jit, static_argnames="kept")
 def swept(
-    cut: Split,
+    split: Split,
     steering: Steering,
     alphas: Float[Array, " K"],
     log_odds: Float[Array, " V"],
@@ -108,17 +111,17 @@ def swept(
     """A sweep of the only context of a split, as `next_token` describes it.
 
     Args:
-        cut: of one context.
+        split: of one context.
         steering: as the split is prepared for it.
         alphas: strengths, from low to high.
         log_odds: of all tokens.
         limits: logits at infinite strength of both signs.
         kept: tokens of each end.
     """
-    states = cut.embed(jnp.arange(1))
+    states = split.embed(jnp.arange(1))
     state = one_of(states, 0)
-    base, slope = slopes(cut, state, steering)
-    at_ends = jax.vmap(lambda alpha: cut.steered(state, steering, alpha))(alphas[jnp.array([0, -1])])
+    base, slope = slopes(split, state, steering)
+    at_ends = jax.vmap(lambda alpha: split.steered(state, steering, alpha))(alphas[jnp.array([0, -1])])
     ends = jax.nn.log_softmax(at_ends)
     tokens = jnp.concatenate([jax.lax.top_k(row, kept)[1] for row in ends])
     start, last = jax.nn.log_softmax(base), jax.nn.log_softmax(limits)
@@ -127,7 +130,7 @@ def swept(
         log_p = jax.nn.log_softmax(logits)
         return {"log_p": log_p[tokens], "likeliest": jnp.argmax(logits), "divergence": kl(base, logits)}
 
-    inside = jax.tree.map(lambda leaf: leaf[0], sweep_states(cut, states, steering, alphas[1:-1], measure))
+    inside = jax.tree.map(lambda leaf: leaf[0], sweep_states(split, states, steering, alphas[1:-1], measure))
     low, high = (measure(logits, jnp.asarray(0)) for logits in at_ends)
     curves = jax.tree.map(lambda a, b, c: jnp.concatenate([a[None], b, c[None]]), low, inside, high)
     return curves | {

@@ -10,7 +10,7 @@ import xarray as xr
 from sim import output
 from sim.experiments.experiment import Experiment
 from sim.experiments.strength import STAGES
-from sim.experiments.strength.claims import Claim, Found, claims
+from sim.experiments.strength.claims import PaperClaim, TestedClaims, claims
 from sim.figures.panels import NothingToDrawError
 from sim.figures.paper import PAPER_FIGURES
 from sim.figures.style import Drawing, save
@@ -31,31 +31,31 @@ class Section:
 
     title: str
     lead: str
-    claims: tuple[Claim, ...]
+    claims: tuple[PaperClaim, ...]
     figures: dict[str, Drawing]
 
     @property
     def summary(self) -> list[dict[str, Any]]:
         """Every claim once, with how often it holds and the range of its numbers."""
-        rows: dict[tuple[str, str, str], list[Claim]] = {}
-        for one in self.claims:
-            rows.setdefault((one.source, one.says, one.what.split(", at ")[0].split(" at ±")[0]), []).append(one)
-        found = []
-        for (source, says, what), some in rows.items():
-            values = [one.value for one in some if np.isfinite(one.value)]
-            found.append(
+        rows: dict[tuple[str, str, str], list[PaperClaim]] = {}
+        for claim in self.claims:
+            rows.setdefault((claim.source, claim.says, claim.what.split(", at ")[0].split(" at ±")[0]), []).append(claim)
+        summaries = []
+        for (source, says, what), alike in rows.items():
+            values = [claim.value for claim in alike if np.isfinite(claim.value)]
+            summaries.append(
                 {
                     "source": source,
                     "says": says,
                     "what": what,
                     "low": min(values, default=np.nan),
                     "high": max(values, default=np.nan),
-                    "wanted": some[0].wanted,
-                    **{verdict: sum(one.verdict == verdict for one in some) for verdict in VERDICTS},
-                    "count": len(some),
+                    "wanted": alike[0].wanted,
+                    **{verdict: sum(claim.verdict == verdict for claim in alike) for verdict in VERDICTS},
+                    "count": len(alike),
                 }
             )
-        return found
+        return summaries
 
 
 VERDICTS = ("holds", "fails", "open", "reported")
@@ -95,7 +95,7 @@ LEADS = {
 """Title and lead of the section of every measurement."""
 
 
-def write(e: Experiment) -> Found:
+def write(experiment: Experiment) -> TestedClaims:
     """Test the claims, draw the figures, and write ``index.html``, ``claims.json``, ``derived.nc`` and ``figures``.
 
     A run that is not finished gives a page of what there is.
@@ -103,91 +103,104 @@ def write(e: Experiment) -> Found:
     Returns:
         The claims, and what they rest on.
     """
-    found, folder = claims(e), e.store.path
-    data = {group: e.store.data(group) for group in e.store.groups} | {f"derived-{k}": v for k, v in found.data.items()}
-    drawable = datasets(e, data)
+    tested, folder = claims(experiment), experiment.store.path
+    data = {group: experiment.store.data(group) for group in experiment.store.groups} | {
+        f"derived-{k}": v for k, v in tested.data.items()
+    }
+    drawable = datasets(experiment, data)
     files = {}
-    for name, one in PAPER_FIGURES.items():
-        if one.dataset in drawable:
+    for name, drawing in PAPER_FIGURES.items():
+        if drawing.dataset in drawable:
             with suppress(NothingToDrawError):
-                files[name] = save(one.draw(drawable[one.dataset]), output.prepare_folder(folder / "figures"), name)
+                files[name] = save(drawing.draw(drawable[drawing.dataset]), output.prepare_folder(folder / "figures"), name)
     output.write_json(
-        folder / "claims.json", {"settings": dict(e.store.about), "claims": [c.as_json() for c in found.claims]}
+        folder / "claims.json", {"settings": dict(experiment.store.about), "claims": [c.as_json() for c in tested.claims]}
     )
-    write_data(folder / "derived.nc", xr.DataTree.from_dict(dict(found.data)), dict(e.store.about))
+    write_data(folder / "derived.nc", xr.DataTree.from_dict(dict(tested.data)), dict(experiment.store.about))
     sections = []
     for group, (title, lead) in LEADS.items():
-        some = tuple(one for one in found.claims if one.group == group)
-        drawn = {name: one for name, one in PAPER_FIGURES.items() if OF_GROUP.get(one.dataset, one.dataset) == group}
-        drawn = {name: one for name, one in drawn.items() if name in files}
-        if some or drawn:
-            sections.append(Section(title, lead, some, drawn))
+        of_group = tuple(claim for claim in tested.claims if claim.group == group)
+        drawn = {
+            name: drawing
+            for name, drawing in PAPER_FIGURES.items()
+            if OF_GROUP.get(drawing.dataset, drawing.dataset) == group
+        }
+        drawn = {name: drawing for name, drawing in drawn.items() if name in files}
+        if of_group or drawn:
+            sections.append(Section(title, lead, of_group, drawn))
     write_page(
         folder / "index.html",
         "experiments.html",
-        about=e.store.about,
-        settings=e.settings.as_json(),
+        about=experiment.store.about,
+        settings=experiment.settings.as_json(),
         sections=sections,
-        counts={verdict: sum(one.verdict == verdict for one in found.claims) for verdict in VERDICTS},
-        texts=samples(e),
-        words=_lexicon(e),
-        completions=completions(e),
-        unfinished=[name for name in STAGES if not e.store.finished(name)],
+        counts={verdict: sum(claim.verdict == verdict for claim in tested.claims) for verdict in VERDICTS},
+        texts=samples(experiment),
+        words=_lexicon(experiment),
+        completions=completions(experiment),
+        unfinished=[name for name in STAGES if not experiment.store.finished(name)],
         pictures=pictures(files),
     )
-    return found
+    return tested
 
 
 OF_GROUP = {"bump-shares": "next-token", "dominant-log-odds": "next-token"}
 """The section of datasets that are derived from others."""
 
 
-def datasets(e: Experiment, data: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+def datasets(experiment: Experiment, data: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     """What the figures are drawn from."""
-    found = {}
+    drawable = {}
     if "next-token" in data:
         tokens = data["next-token"]["token"]
-        spoken = np.asarray([*e.words.spoken, *[""] * (e.lm.config.vocab_size - e.words.size)])
+        spoken = np.asarray(
+            [*experiment.tokenizer.spoken, *[""] * (experiment.lm.config.vocab_size - experiment.tokenizer.size)]
+        )
         words = xr.where(tokens >= 0, spoken[np.maximum(tokens.values, 0)], "")
-        found["next-token"] = data["next-token"].assign(word=words)
+        drawable["next-token"] = data["next-token"].assign(word=words)
     for name in ("concept", "cross-entropy", "mmlu"):
         if name in data:
-            found[name] = data[name]
+            drawable[name] = data[name]
     if "derived-presence" in data:
-        found["concept"] = xr.merge([data["derived-presence"], data["derived-fits"]])
+        drawable["concept"] = xr.merge([data["derived-presence"], data["derived-fits"]])
     if "derived-shapes" in data:
-        found["bump-shares"] = data["derived-shapes"][["share"]].mean("context")
-        found["dominant-log-odds"] = 100 * data["derived-dominating"].mean("context")
-    return found
+        drawable["bump-shares"] = data["derived-shapes"][["share"]].mean("context")
+        drawable["dominant-log-odds"] = 100 * data["derived-dominating"].mean("context")
+    return drawable
 
 
-def samples(e: Experiment, count: int = 2, length: int = 240) -> dict[str, list[str]]:
+def samples(experiment: Experiment, count: int = 2, length: int = 240) -> dict[str, list[str]]:
     """The beginnings of a few texts of every set."""
-    if not e.store.finished("prompts"):
+    if not experiment.store.finished("prompts"):
         return {}
-    return {name: [_cut(e.words.decode(row), length) for row in e.rows(name)[:count]] for name in e.sets}
+    return {
+        name: [_cut(experiment.tokenizer.decode(row), length) for row in experiment.rows(name)[:count]]
+        for name in experiment.sets
+    }
 
 
-def completions(e: Experiment, length: int = 160) -> list[dict[str, Any]]:
+def completions(experiment: Experiment, length: int = 160) -> list[dict[str, Any]]:
     """A completion of the first prompt at a few strengths, for every concept and layer."""
-    if not e.store.finished("concept"):
+    if not experiment.store.finished("concept"):
         return []
-    found, rows = e.store.data("concept"), []
-    alphas = found["alpha"].values
+    stored, rows = experiment.store.data("concept"), []
+    alphas = stored["alpha"].values
     middle = alphas.size // 2
     chosen = sorted({0, middle // 2, middle, middle + (alphas.size - middle) // 2, alphas.size - 1})
-    for concept in found["concept"].values:
-        for layer in found["layer"].values:
-            one = found["tokens"].sel(concept=concept, layer=layer).isel(prompt=0, completion=0).values
-            texts = [(float(alphas[k]), _cut(e.words.decode(one[k][one[k] >= 0]), length)) for k in chosen]
+    for concept in stored["concept"].values:
+        for layer in stored["layer"].values:
+            tokens = stored["tokens"].sel(concept=concept, layer=layer).isel(prompt=0, completion=0).values
+            texts = [
+                (float(alphas[k]), _cut(experiment.tokenizer.decode(tokens[k][tokens[k] >= 0]), length)) for k in chosen
+            ]
             rows.append({"concept": str(concept), "layer": int(layer), "texts": texts})
     return rows
 
 
-def _lexicon(e: Experiment, count: int = 24) -> dict[str, list[str]]:
-    if not e.store.finished("lexicon"):
+def _lexicon(experiment: Experiment, count: int = 24) -> dict[str, list[str]]:
+    if not experiment.store.finished("lexicon"):
         return {}
-    words = e.store.data("lexicon")["word"]
+    words = experiment.store.data("lexicon")["word"]
     return {
         str(name): [str(word).strip() for word in words.sel(concept=name).values[:count]] for name in words["concept"].values
     }
@@ -198,11 +211,11 @@ def _cut(text: str, length: int) -> str:
     return plain if len(plain) <= length else f"{plain[:length].rstrip()} ..."
 
 
-def summary(found: Found) -> str:
+def summary(tested: TestedClaims) -> str:
     """The claims as a table for the terminal."""
     lines = [f"{'claim':<62}{'where':<34}{'value':>9}{'± 2 errors':>12}  verdict"]
-    for one in found.claims:
-        error = "" if not np.isfinite(one.error) else f"{2 * one.error:.2g}"
-        lines.append(f"{one.says[:60]:<62}{one.about[:32]:<34}{one.value:>9.3g}{error:>12}  {one.verdict}")
-    counts = {verdict: sum(one.verdict == verdict for one in found.claims) for verdict in VERDICTS[:3]}
+    for claim in tested.claims:
+        error = "" if not np.isfinite(claim.error) else f"{2 * claim.error:.2g}"
+        lines.append(f"{claim.says[:60]:<62}{claim.about[:32]:<34}{claim.value:>9.3g}{error:>12}  {claim.verdict}")
+    counts = {verdict: sum(claim.verdict == verdict for claim in tested.claims) for verdict in VERDICTS[:3]}
     return "\n".join([*lines, ", ".join(f"{count} {verdict}" for verdict, count in counts.items())])

@@ -13,18 +13,18 @@ from sim.experiments.store import Cell, Layout
 from ufm._check import require
 
 
-def prompts(e: Experiment) -> None:
+def prompts(experiment: Experiment) -> None:
     """Fill the group "prompts": the tokens of every text of every set, ``[set, text, position]``.
 
     Raises:
         ValueError: a concept that is neither defined nor among the given texts.
     """
-    known(e)
-    given, settings = e.inputs.prompts, e.settings.prompts
-    texts = settings.texts if given is None else max(len(given[name]) for name in e.sets)
+    known(experiment)
+    texts_given, settings = experiment.inputs.prompts, experiment.settings.prompts
+    texts = settings.texts if texts_given is None else max(len(texts_given[name]) for name in experiment.sets)
     # Sets are written together as far as a batch holds them, the texts of a set in as few parts as there need be.
     layout = Layout(
-        {"set": e.sets, "text": np.arange(texts), "position": np.arange(settings.new)},
+        {"set": experiment.sets, "text": np.arange(texts), "position": np.arange(settings.new)},
         {"tokens": (("set", "text", "position"), "int32")},
         {"set": max(1, settings.batch // texts), "text": min(texts, settings.batch)},
     )
@@ -32,59 +32,63 @@ def prompts(e: Experiment) -> None:
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         names, numbers = layout.labels(cell).values()
         rows = (
-            _written(e, names, cell, len(numbers)) if given is None else _given(e, [given[name] for name in names], numbers)
+            _written(experiment, names, cell, len(numbers))
+            if texts_given is None
+            else _given(experiment, [texts_given[name] for name in names], numbers)
         )
         tokens = np.full((len(rows), settings.new), -1, np.int32)
         for k, row in enumerate(rows):
             tokens[k, : len(row)] = row
         return {"tokens": tokens}
 
-    e.store.fill("prompts", layout, compute, progress=e.progress)
+    experiment.store.fill("prompts", layout, compute, progress=experiment.progress)
 
 
-def known(e: Experiment) -> None:
+def known(experiment: Experiment) -> None:
     """Refuse concepts of which there are no texts.
 
     Raises:
         ValueError: a concept that is neither defined nor among the given texts.
     """
-    given = e.inputs.prompts
-    if given is not None:
-        missing = [name for name in e.sets if not given.get(name)]
-        require(not missing, "prompts", f"texts of {', '.join(e.sets)}", f"none of {', '.join(missing)}")
+    texts_given = experiment.inputs.prompts
+    if texts_given is not None:
+        missing = [name for name in experiment.sets if not texts_given.get(name)]
+        require(not missing, "prompts", f"texts of {', '.join(experiment.sets)}", f"none of {', '.join(missing)}")
     else:
-        unknown = [concept for concept in e.settings.concepts if concept not in DEFINITIONS]
+        unknown = [concept for concept in experiment.settings.concepts if concept not in DEFINITIONS]
         defined = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
         require(not unknown, "concepts", defined, ", ".join(unknown))
 
 
-def _written(e: Experiment, names: list[str], cell: Cell, each: int) -> list[list[int]]:
+def _written(experiment: Experiment, names: list[str], cell: Cell, each: int) -> list[list[int]]:
     """Texts that the model writes, set by set."""
-    settings = e.settings.prompts
-    made = e.lm.generate(
-        [opening(e, name) for name in names],
+    settings = experiment.settings.prompts
+    made = experiment.lm.generate(
+        [opening(experiment, name) for name in names],
         num_return_sequences=each,
         max_new_tokens=settings.new,
         sampling=settings.sampling,
-        seed=e.seed("prompts", *cell),
-        length=max(len(opening(e, name)) for name in e.sets),
+        seed=experiment.seed("prompts", *cell),
+        length=max(len(opening(experiment, name)) for name in experiment.sets),
     )
     return [list(row) for row in made.tokens]
 
 
-def opening(e: Experiment, name: str) -> list[int]:
+def opening(experiment: Experiment, name: str) -> list[int]:
     """What the model goes on from to write a text of a set: a request in its chat template, or a beginning without one."""
     if name == RANDOM:
-        return e.start()
+        return experiment.start()
     concept = name.removeprefix("not ")
-    one = DEFINITIONS[concept]
-    means = one.means if name == concept else one.opposite
-    if e.words.template is None:
-        return e.words.encode(plain_request(means))
-    return e.words.encode(e.words.chat([{"role": "user", "content": request(means)}]), special=False)
+    definition = DEFINITIONS[concept]
+    means = definition.means if name == concept else definition.opposite
+    if experiment.tokenizer.template is None:
+        return experiment.tokenizer.encode(plain_request(means))
+    return experiment.tokenizer.encode(
+        experiment.tokenizer.chat([{"role": "user", "content": request(means)}]), special=False
+    )
 
 
-def _given(e: Experiment, sets: list[tuple[str, ...]], numbers: list[int]) -> list[list[int]]:
+def _given(experiment: Experiment, sets: list[tuple[str, ...]], numbers: list[int]) -> list[list[int]]:
     """Texts of the user, cut to the length of the others; nothing where there are fewer than in other sets."""
     chosen = [texts[k] if k < len(texts) else "" for texts in sets for k in numbers]
-    return [e.words.encode(text, special=False)[: e.settings.prompts.new] for text in chosen]
+    return [experiment.tokenizer.encode(text, special=False)[: experiment.settings.prompts.new] for text in chosen]

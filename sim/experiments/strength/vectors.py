@@ -7,21 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sim.bridge import split
 from sim.bridge.model import LanguageModel
-from sim.bridge.split import last_log_p
+from sim.bridge.split import all_means, last_log_p
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 
 
-def vectors(e: Experiment) -> None:
+def vectors(experiment: Experiment) -> None:
     """Fill the group "vectors": the mean state of every set of texts, ``[set, resample, layer, d_model]``.
 
     The state of a text is its mean over its first tokens. Sample 0 is the set itself, the others draw from it with
     replacement. A steering vector is the mean of a concept less that of what it is contrasted with (S, equation 3).
     """
-    a, settings = e.lm.config, e.settings.vectors
-    coords: dict[str, Any] = {"set": e.sets, "resample": np.arange(settings.resamples + 1), "layer": np.arange(a.num_layers)}
+    a, settings = experiment.lm.config, experiment.settings.vectors
+    coords: dict[str, Any] = {
+        "set": experiment.sets,
+        "resample": np.arange(settings.resamples + 1),
+        "layer": np.arange(a.num_layers),
+    }
     layout = Layout(
         coords | {"d_model": np.arange(a.d_model)},
         {"mean": (("set", "resample", "layer", "d_model"), "float32")},
@@ -30,31 +33,33 @@ def vectors(e: Experiment) -> None:
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,) = layout.labels(cell)["set"]
-        batches = batched(e.rows(name), settings.tokens, settings.batch)
-        every = np.concatenate([text_means(e.lm, part, settings.tokens)[:, :count] for part, count in batches], axis=1)
-        rng = np.random.default_rng(e.seed("resample", name))
+        batches = batched(experiment.rows(name), settings.tokens, settings.batch)
+        every = np.concatenate(
+            [text_means(experiment.lm, part, settings.tokens)[:, :count] for part, count in batches], axis=1
+        )
+        rng = np.random.default_rng(experiment.seed("resample", name))
         n = every.shape[1]
         shares = [np.full(n, 1 / n), *(rng.multinomial(n, np.full(n, 1 / n)) / n for _ in range(settings.resamples))]
         return {"mean": np.einsum("rn,lnd->rld", np.asarray(shares), every)}
 
-    e.store.fill("vectors", layout, compute, progress=e.progress)
+    experiment.store.fill("vectors", layout, compute, progress=experiment.progress)
 
 
 def text_means(lm: LanguageModel, rows: list[list[int]], length: int) -> Float[np.ndarray, "L n d"]:
     """The mean state of every text, at all layers."""
     tokens, seen = lm.contexts(rows, length=length)
-    return np.asarray(split.all_means(lm.decoder, jnp.asarray(tokens), jnp.asarray(seen)))
+    return np.asarray(all_means(lm.decoder, jnp.asarray(tokens), jnp.asarray(seen)))
 
 
-def log_odds(e: Experiment) -> None:
+def log_odds(experiment: Experiment) -> None:
     """Fill the group "log-odds": mean log-probability of the token after a text, and its standard error, ``[set, token]``.
 
     The log-odds of a concept are the mean over its texts less that over what it is contrasted with; nothing is steered.
     """
-    a, settings = e.lm.config, e.settings.vectors
+    a, settings = experiment.lm.config, experiment.settings.vectors
     dims = ("set", "token")
     layout = Layout(
-        {"set": e.sets, "token": np.arange(a.vocab_size)},
+        {"set": experiment.sets, "token": np.arange(a.vocab_size)},
         {"log_p": (dims, "float32"), "error": (dims, "float32")},
         {"set": 1},
     )
@@ -62,15 +67,15 @@ def log_odds(e: Experiment) -> None:
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,) = layout.labels(cell)["set"]
         total, squares, n = np.zeros(a.vocab_size), np.zeros(a.vocab_size), 0
-        for part, count in batched(e.rows(name), settings.tokens, settings.batch):
-            cut = e.lm.split(part, a.num_layers - 1, length=settings.tokens)
-            values = np.asarray(last_log_p(cut), float)[:count]
+        for part, count in batched(experiment.rows(name), settings.tokens, settings.batch):
+            split = experiment.lm.split(part, a.num_layers - 1, length=settings.tokens)
+            values = np.asarray(last_log_p(split), float)[:count]
             total, squares, n = total + values.sum(axis=0), squares + (values**2).sum(axis=0), n + count
         mean = total / n
         variance = np.maximum(squares / n - mean**2, 0) * n / max(n - 1, 1)
         return {"log_p": mean, "error": np.sqrt(variance / n)}
 
-    e.store.fill("log-odds", layout, compute, progress=e.progress)
+    experiment.store.fill("log-odds", layout, compute, progress=experiment.progress)
 
 
 def batched(rows: list[list[int]], length: int, size: int) -> Iterator[tuple[list[list[int]], int]]:

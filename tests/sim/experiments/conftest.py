@@ -7,12 +7,12 @@ import jax
 import pytest
 
 from sim.experiments import corpora
-from sim.experiments.gpt.training import Settings, train
+from sim.experiments.gpt.training import TrainingSettings, train
 from tests.sim.experiments import tiny
 
 SENTENCES = [f"the {animal} sat on the {place}. " for animal in ("cat", "dog", "fox") for place in ("mat", "hill", "log")]
 DOCUMENTS = corpora.in_both_cases([6 * sentence for sentence in SENTENCES])
-TINY = Settings(
+TINY = TrainingSettings(
     d_model=16, num_heads=2, vocab_size=300, length=12, batch=4, steps=8, warm_up=1, rate=1e-2, every=3, held_out=0.2
 )
 

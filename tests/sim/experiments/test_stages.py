@@ -70,7 +70,7 @@ def odds_of(done):
 
 
 def test_every_set_is_written_from_its_own_beginning_with_likely_tokens(done):
-    settings, words = done.settings.prompts, done.words
+    settings, words = done.settings.prompts, done.tokenizer
     assert done.sets == ["joy", "evil", "not joy", "not evil", "random"]
     tokens = done.store.data("prompts")["tokens"]
     assert tokens.shape == (5, settings.texts, settings.new)
@@ -93,9 +93,9 @@ def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):
     e = begin(tmp_path, lm, settings, replace(tiny.INPUTS, prompts=given), progress=False)
     run(e, ["prompts"])
     assert e.store.data("prompts")["text"].size == 3
-    assert [e.words.decode(row) for row in texts_of(e, "joy")[:2]] == ["I am glad", "Hooray!"]
+    assert [e.tokenizer.decode(row) for row in texts_of(e, "joy")[:2]] == ["I am glad", "Hooray!"]
     assert len(texts_of(e, "joy")[2]) == settings.prompts.new
-    assert e.rows("random") == [e.words.encode(text) for text in given["random"]]
+    assert e.rows("random") == [e.tokenizer.encode(text) for text in given["random"]]
 
 
 def test_a_text_that_is_missing_is_not_a_text(lm, tmp_path):
@@ -108,7 +108,7 @@ def test_a_text_that_is_missing_is_not_a_text(lm, tmp_path):
 
 def test_a_chat_model_is_asked_in_its_template_and_reads_texts_with_their_beginning(done):
     template = "<{{ messages[0].role }}>{{ messages[0].content }}<{{ 'reply' if add_generation_prompt }}>"
-    words = replace(done.words, template=template, adds_bos=True)
+    words = replace(done.tokenizer, template=template, adds_bos=True)
     e = replace(done, lm=replace(done.lm, tokenizer=words))
     assert words.decode(opening(e, "joy")) == f"<user>{request(DEFINITIONS['joy'].means)}<reply>"
     assert words.decode(opening(e, "not joy")) == f"<user>{request(DEFINITIONS['joy'].opposite)}<reply>"
@@ -118,7 +118,7 @@ def test_a_chat_model_is_asked_in_its_template_and_reads_texts_with_their_beginn
 
 
 def test_a_tokenizer_without_a_beginning_is_refused(done):
-    e = replace(done, lm=replace(done.lm, tokenizer=replace(done.words, bos=None, eos=None)))
+    e = replace(done, lm=replace(done.lm, tokenizer=replace(done.tokenizer, bos=None, eos=None)))
     with pytest.raises(ValueError, match="tokenizer: expected a token that begins or ends a text, got none"):
         e.start()
 
@@ -200,7 +200,7 @@ def curve(done, v_of, name, concept, layer, k):
     """The log-probabilities of all tokens along a curve, as a function of the strength; and what v is."""
     v = v_of(concept, layer, "contrastive" if name == "contrastive" else "random", int(name == "resampled 1"))
     v = v / np.linalg.norm(v) if name == "normalised" else v
-    tokens = done.words.encode(tiny.INPUTS.contexts[k])[:12]
+    tokens = done.tokenizer.encode(tiny.INPUTS.contexts[k])[:12]
     where = np.arange(len(tokens)) == len(tokens) - 1 if name == "last-token" else np.ones(len(tokens))
 
     def at(alpha):
@@ -214,7 +214,7 @@ def test_next_tokens_along_every_curve(done, v_of, odds_of):
     data = done.store.data("next-token")
     settings, kept = done.settings.next_token, done.settings.next_token.kept
     assert [data["text"].values[k] for k in (0, 1)] == [
-        done.words.decode(done.words.encode(text)[:12]) for text in tiny.INPUTS.contexts[:2]
+        done.tokenizer.decode(done.tokenizer.encode(text)[:12]) for text in tiny.INPUTS.contexts[:2]
     ]
     for name, concept, layer, k in wanted(done):
         got = data.sel(variant=name, concept=concept, layer=layer, context=k)
@@ -281,7 +281,7 @@ def answers_of(judge, text, concept):
 
 
 def test_completions_are_drawn_from_the_steered_model(done, v_of):
-    data, settings, words = done.store.data("concept"), done.settings.concept, done.words
+    data, settings, words = done.store.data("concept"), done.settings.concept, done.tokenizer
     tokens = data["tokens"]
     assert tokens.dims == ("concept", "layer", "strength", "prompt", "completion", "position")
     assert tokens.shape == (2, 2, 3, 2, 2, settings.new)
@@ -314,7 +314,7 @@ def test_the_answer_of_the_judge_is_its_likeliest_token(done, judge):
     rows = data.stack(one=("concept", "layer", "strength", "prompt", "completion"))
     for k in range(rows.sizes["one"]):
         row = rows.isel(one=k)
-        text = done.words.decode(row["tokens"].values[row["tokens"].values >= 0])
+        text = done.tokenizer.decode(row["tokens"].values[row["tokens"].values >= 0])
         answer, score = answers_of(judge, text, str(row["concept"].values))
         assert int(row["answer"]) == answer
         assert float(row["score"]) == pytest.approx(score, abs=1e-3)
@@ -339,7 +339,7 @@ def test_the_judge_also_judges_the_texts_of_both_sides(done, judge):
         for side, name in (("positive", concept), ("negative", against(concept, done.settings.main))):
             got = data.sel(concept=concept, side=side)
             for k, row in enumerate(texts_of(done, name)):
-                answer, score = answers_of(judge, done.words.decode(row[: done.settings.concept.new]), concept)
+                answer, score = answers_of(judge, done.tokenizer.decode(row[: done.settings.concept.new]), concept)
                 assert int(got["answer"][k]) == answer
                 assert float(got["score"][k]) == pytest.approx(score, abs=1e-3)
     assert MISSING not in data["answer"].values
@@ -364,7 +364,7 @@ def test_the_ratio_is_the_gain_of_an_announcement(done, judge):
 
 
 def test_the_lexicon_has_the_whole_words_of_the_highest_log_odds(done, odds_of):
-    data, words = done.store.data("lexicon"), done.words
+    data, words = done.store.data("lexicon"), done.tokenizer
     whole = [z for z in range(words.size) if (text := words.decode([z]))[:1] == " " and len(text) > 3 and text[1:].isalpha()]
     assert np.flatnonzero(whole_words(done)).tolist() == whole
     for concept in done.settings.concepts:
@@ -402,10 +402,10 @@ def test_blocks_of_text(done):
     data, settings = done.store.data("blocks")["tokens"], done.settings.cross_entropy
     assert data.shape == (2, settings.blocks, settings.tokens)
     own, foreign = data.sel(text="own").values, data.sel(text="foreign").values
-    assert (own[:, 0] == done.words.eos).all()
+    assert (own[:, 0] == done.tokenizer.eos).all()
     assert (own >= 0).all()
     assert len({row.tobytes() for row in own}) == settings.blocks
-    whole = [z for text in tiny.INPUTS.documents for z in done.words.encode(text)]
+    whole = [z for text in tiny.INPUTS.documents for z in done.tokenizer.encode(text)]
     there = len(whole) // settings.tokens
     chosen = [round(k * (there - 1) / (settings.blocks - 1)) for k in range(settings.blocks)]
     expected = [whole[k * settings.tokens : (k + 1) * settings.tokens] for k in chosen]
@@ -489,13 +489,13 @@ def test_log_probabilities_of_the_letters(done, v_of):
     assert data["layer"].values.tolist() == [0]
     assert data["text"].values.tolist() == [one.text for one in questions[1:4]]
     assert data["answer"].values.tolist() == [1, 2, 3]
-    letters = [done.words.encode(f" {letter}")[-1] for letter in LETTERS]
+    letters = [done.tokenizer.encode(f" {letter}")[-1] for letter in LETTERS]
     assert len(set(letters)) == 4
     for concept in done.settings.concepts:
         v = v_of(concept, 0)
         for s, alpha in enumerate(data["alpha"].values):
             for k, question in enumerate(questions[1:4]):
-                tokens = done.words.encode(as_text(question, questions[:1]))
+                tokens = done.tokenizer.encode(as_text(question, questions[:1]))
                 expected = plain.log_p(done.lm, tokens, 0, alpha * v)[-1, letters]
                 got = data["log_p"].sel(concept=concept, layer=0, strength=s, question=k)
                 np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
@@ -566,7 +566,7 @@ def test_inputs_tell_apart_what_differs():
 
 def test_a_readout_of_the_last_position_has_no_padding(done):
     """Contexts of two lengths are padded to one, which changes nothing: the shorter one alone gives the same."""
-    tokens = done.words.encode(tiny.INPUTS.contexts[0])
+    tokens = done.tokenizer.encode(tiny.INPUTS.contexts[0])
     alone = np.asarray(last_log_p(done.lm.split([tokens], 2)))
     padded = np.asarray(last_log_p(done.lm.split([tokens], 2, length=12)))
     np.testing.assert_allclose(alone, padded, atol=1e-5)

@@ -145,9 +145,9 @@ def test_reach_is_the_last_strength_with_that_share():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"m": np.zeros(3)}, r"m: expected 4 log-odds, got shape \(3,\)"),
-        ({"m": np.asarray([0, 1, np.nan, 2])}, "m: expected finite numbers"),
-        ({"m": np.ones(4)}, "m: expected log-odds that are not all the same"),
+        ({"log_odds": np.zeros(3)}, r"log_odds: expected 4 log-odds, got shape \(3,\)"),
+        ({"log_odds": np.asarray([0, 1, np.nan, 2])}, "log_odds: expected finite numbers"),
+        ({"log_odds": np.ones(4)}, "log_odds: expected log-odds that are not all the same"),
         ({"steering": jnp.ones(9)}, "steering: expected an intervention"),
         ({"contexts": [7]}, "contexts: expected indices from 0 to 4"),
         ({"alphas": [np.inf]}, "alphas: expected finite numbers"),
@@ -156,7 +156,7 @@ def test_reach_is_the_last_strength_with_that_share():
 )
 def test_bad_input(small_corpus, contrast, change, message):
     model = ufm.exact(small_corpus)
-    given = {"contexts": [0], "steering": jnp.ones(4), "m": np.arange(4.0), "alphas": [1.0], "scale": 1.0} | change
+    given = {"contexts": [0], "steering": jnp.ones(4), "log_odds": np.arange(4.0), "alphas": [1.0], "scale": 1.0} | change
     with pytest.raises(ValueError, match=message):
         tilt.distances(model, **given)
 

@@ -17,7 +17,7 @@ from sim.bridge.model import LanguageModel, random_model
 from sim.experiments.gpt import cross_entropy, uppercase
 from sim.experiments.gpt.letter_case import LOWER, UPPER, case_of_tokens, contexts
 from sim.experiments.gpt.training import Finished, config_of, finished
-from sim.experiments.gpt.uppercase import VECTORS, Size, analyse, as_table
+from sim.experiments.gpt.uppercase import VECTORS, AnalysisSize, analyse, as_table
 from sim.figures import CASE_FIGURES, style
 from sim.measure.tilt import TILTS
 from tests.sim.experiments.conftest import DOCUMENTS, SENTENCES, TINY
@@ -25,7 +25,7 @@ from tests.sim.experiments.conftest import DOCUMENTS, SENTENCES, TINY
 pytestmark = pytest.mark.slow
 """A minute of compilation; what the analysis is made of has default tests of its own, beside this file."""
 
-SMALL = Size(length=4, contrasted=8, steered=4, shown=2, strengths=9, likeliest=6, rows=4, steps=2, draws=2)
+SMALL = AnalysisSize(length=4, contrasted=8, steered=4, shown=2, strengths=9, likeliest=6, rows=4, steps=2, draws=2)
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ def test_pairs_as_tokens(lm):
             assert lm.tokenizer.decode(list(row[-count:])).strip() == pair[1 + side]
             assert found.first[k, side] == row[-count]
         assert found.questions[k] == found.rows[2 * k][: -found.counts[2 * k]]
-    assert found.some([2, 0]).rows == (*found.rows[4:6], *found.rows[:2])
+    assert found.subset([2, 0]).rows == (*found.rows[4:6], *found.rows[:2])
 
 
 def test_pairs_before_a_tokenizer_that_begins_every_text_with_a_space(lm):
@@ -148,7 +148,7 @@ def test_an_answer_of_no_tokens_is_refused(lm):
 def test_answers_without_an_update_are_those_of_the_model(lm, task, form):
     asked = task.asked(task.training, form)
     h = updates.states(asked)
-    found = updates.unsteered(asked, h, int(task.e.settings.updates.layer))
+    found = updates.unsteered(asked, h, int(task.experiment.settings.updates.layer))
     for k in range(task.training.pairs):
         for side, values, tokens in ((0, found.positive, found.tokens_positive), (1, found.negative, found.tokens_negative)):
             row, count = task.training.rows[2 * k + side], task.training.counts[2 * k + side]
@@ -157,7 +157,7 @@ def test_answers_without_an_update_are_those_of_the_model(lm, task, form):
 
 
 def test_answers_under_a_vector_are_those_of_the_steered_model(lm, task):
-    layer = int(task.e.settings.updates.layer)
+    layer = int(task.experiment.settings.updates.layer)
     asked = task.asked(task.held_out, "vector")
     b = jnp.asarray(task.difference.v)
     found = updates.likelihoods(layer, asked, updates.states(asked), Add(b), jnp.asarray([0.0, 3.0]), 2)
@@ -174,10 +174,10 @@ def test_answers_under_a_vector_are_those_of_the_steered_model(lm, task):
     [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in product(("sft", "reps", "split"), FORMS)],
 )
 def test_gradients_of_objectives_against_finite_differences(task, form, method):
-    settings = task.e.settings.updates
+    settings = task.experiment.settings.updates
     recipe = Recipe(0.1, 2.0, 5.0, 0.4)
     with jax.enable_x64(True):
-        wide = replace(task, e=replace(task.e, lm=task.e.lm.with_dtype(jnp.float64)))
+        wide = replace(task, experiment=replace(task.experiment, lm=task.experiment.lm.with_dtype(jnp.float64)))
         asked = wide.asked(wide.training, form)
         h = asked.split.embed(jnp.arange(asked.split.n_contexts))
         update, which, m = some_update(asked.split, form), jnp.asarray([2, 0]), jnp.asarray([0.4, 1.7])
@@ -201,7 +201,7 @@ def test_gradients_of_objectives_against_finite_differences(task, form, method):
 
 
 def test_reps_has_both_branches(task):
-    settings, recipe = task.e.settings.updates, Recipe(0.1, 2.0, 5.0, 0.4)
+    settings, recipe = task.experiment.settings.updates, Recipe(0.1, 2.0, 5.0, 0.4)
     asked = task.asked(task.training, "vector")
     h, which, m = updates.states(asked), jnp.asarray([1, 3]), jnp.asarray([1.0, 2.0])
     reference, update = updates.unsteered(asked, h, int(settings.layer)), Add(task.difference.v)
@@ -328,7 +328,7 @@ def test_preference_of_first_tokens_by_layer(e, lm, task):
     assert np.isnan(error.sel(layer=0).values).all()
     first = task.training.first
     differ = np.flatnonzero(first[:, 0] != first[:, 1])[:3]
-    chosen = task.training.some(differ)
+    chosen = task.training.subset(differ)
     for layer in (1, last):
         v = task.difference_at(layer)
         alphas = data["alpha"].sel(layer=layer).values

@@ -6,7 +6,7 @@ import xarray as xr
 from scipy.stats import norm
 
 from sim.experiments.strength import claims
-from sim.experiments.strength.claims import Claim
+from sim.experiments.strength.claims import PaperClaim
 
 
 @pytest.mark.parametrize(
@@ -25,10 +25,10 @@ from sim.experiments.strength.claims import Claim
     ],
 )
 def test_verdicts_take_two_standard_errors(value, error, least, most, verdict):
-    one = Claim("S", "says", "about", "what", value, error, least, most)
+    one = PaperClaim("S", "says", "about", "what", value, error, least, most)
     assert one.verdict == verdict
     assert one.as_json()["value"] == (value if np.isfinite(value) else None)
-    blind = Claim("S", "says", "about", "what", value, error, least, most, blind=True)
+    blind = PaperClaim("S", "says", "about", "what", value, error, least, most, blind=True)
     assert blind.verdict == ("reported" if verdict == "reported" else "open")
 
 
