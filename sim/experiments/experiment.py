@@ -57,15 +57,15 @@ class Experiment:
         return [*self.settings.concepts, *opposites, *([RANDOM] if RANDOM in kinds else [])]
 
     def seed(self, *parts: str | int) -> int:
-        """A seed for one piece of work, the same whoever does it and when."""
+        """A seed for one piece of work. It depends on the seed of the run and on `parts`, not on the process or the time."""
         names = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
         return int(np.random.SeedSequence([self.settings.seed, *names]).generate_state(1)[0] >> 1)
 
     def start(self) -> list[int]:
-        """The empty prompt: the token that begins a text, or ends one.
+        """The empty prompt: the token that begins a text, or the one that ends a text if no token begins it.
 
         Raises:
-            ValueError: a tokenizer that has neither.
+            ValueError: the tokenizer has neither token.
         """
         first = self.tokenizer.bos if self.tokenizer.bos is not None else self.tokenizer.eos
         require(first is not None, "tokenizer", "a token that begins or ends a text", "none")
@@ -106,7 +106,7 @@ class Experiment:
         return both.sel(set=concept).values - both.sel(set=against(concept, variant or self.settings.main)).values
 
     def words_of(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Tokens as readers see them."""
+        """The text of each token."""
         return np.asarray([self.tokenizer.decode([int(z)]) for z in tokens])
 
 
@@ -130,15 +130,15 @@ def begin(
     files: Mapping[str, Path] | None = None,
     progress: bool | None = None,
 ) -> Experiment:
-    """A run in a folder, begun or gone on with.
+    """Begin a run in a folder, or continue the run that the folder holds.
 
     Args:
         folder: of the run.
         lm: the model that is steered.
         settings: what is computed.
         inputs: texts.
-        judge: another model to judge texts; the same if left out.
-        files: where inputs were read from, to be noted.
+        judge: the model that judges texts; `lm` if left out.
+        files: the files that inputs were read from; the store records them.
         progress: whether to show bars.
 
     Raises:

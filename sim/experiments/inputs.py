@@ -1,4 +1,4 @@
-"""What the experiments read: prompts, contexts, text and questions, from the user's files or the project's own."""
+"""The inputs of the experiments: prompts, contexts, text and questions, from the user's files or the project's own."""
 
 import csv
 import hashlib
@@ -71,7 +71,7 @@ class Inputs:
 
     @property
     def about(self) -> dict[str, str]:
-        """How many there are of each, and a hash of them."""
+        """The number of texts of each kind, and a hash of them."""
         parts: dict[str, Any] = {
             "contexts": self.contexts,
             "starts": self.starts,
@@ -92,7 +92,7 @@ def read_inputs(
     prompts: Path | None = None,
     pairs: Path | None = None,
 ) -> Inputs:
-    """The texts of a run, from files where they are given and the project's own where not.
+    """The texts of a run, from the user's files, and from the project's own where no file is given.
 
     Args:
         contexts, starts: text files, one in each line.
@@ -103,7 +103,7 @@ def read_inputs(
             files: each is named after its concept.
 
     Raises:
-        ValueError: a file that is missing, empty or malformed; names the file and, where it can, the line.
+        ValueError: a file is missing, empty or malformed; the message names the file and, where possible, the line.
     """
     return Inputs(
         (*OPENINGS, *CONTEXTS) if contexts is None else tuple(read_lines(contexts, "contexts")),
@@ -132,7 +132,7 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
     """Texts by set.
 
     Raises:
-        ValueError: no such file, nothing in it, a line that is not as it should be.
+        ValueError: no such file, nothing in it, a malformed line.
     """
     texts_by_set: dict[str, list[str]] = {}
     for where, row in _json_lines(path, "prompts"):
@@ -155,7 +155,7 @@ def read_pairs(path: Path) -> dict[str, tuple[Pair, ...]]:
     """Pairs by concept, of a file or of all files in a folder whose names end with ``.jsonl``.
 
     Raises:
-        ValueError: no such file, nothing in it, a line that is not as it should be.
+        ValueError: no such file, nothing in it, a malformed line.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     require(len(files) > 0, "pairs", "a JSON-lines file, or a folder of such", f"the folder {str(path)!r} without one")
@@ -184,7 +184,7 @@ def read_questions(path: Path) -> list[Question]:
     """Questions of a CSV file (question, four answers, letter), a JSON-lines or a parquet file (question, choices, answer).
 
     Raises:
-        ValueError: no such file, another type, nothing in it, a row that is not as it should be.
+        ValueError: no such file, another type, nothing in it, a malformed row.
     """
     require_file("questions", path, "a CSV, JSON-lines or parquet file")
     kinds = {".csv": _of_csv, ".jsonl": _of_json_lines, ".parquet": _of_parquet}
@@ -237,7 +237,7 @@ def _question(row: Any, where: str) -> Question:
 
 
 def _json_lines(path: Path, argument: str) -> Iterator[tuple[str, Any]]:
-    """The objects of a JSON-lines file, with where they are."""
+    """The objects of a JSON-lines file, each with a text that names its line."""
     require_file(argument, path, "a JSON-lines file")
     with reading(path, "a text file in UTF-8", argument=argument):
         lines = _lines(path)

@@ -10,7 +10,7 @@ class Definition:
     Attributes:
         name: one word.
         means: what somebody does or feels who shows it; it goes on from "known for".
-        opposite: the same for the negated concept.
+        opposite: what somebody does or feels who shows the negated concept.
     """
 
     name: str

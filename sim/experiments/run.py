@@ -41,13 +41,13 @@ CHECKS: dict[str, Callable[[Experiment], object]] = {
     "mmlu": rows_of,
     "train-update": tasks,
 }
-"""What refuses the inputs of a stage, before any stage computes something."""
+"""Functions that raise an error if the inputs do not suit a stage. They run before any stage computes anything."""
 
 
 def run(
     experiment: Experiment, stages: Sequence[str] | None = None, *, told: Callable[[str], object] = lambda name: None
 ) -> None:
-    """Do stages, and before them those that they need; what is done already is not done again.
+    """Run stages, and first the stages that they need. A stage that is finished is not run again.
 
     Args:
         experiment: the run.
@@ -87,19 +87,19 @@ def prepare(
     files: Mapping[str, Path] | None = None,
     progress: bool | None = None,
 ) -> Experiment:
-    """A run in a folder. What is left out is as it is there already, or else the default.
+    """Begin or continue a run in a folder. An argument that is left out keeps the run's value; a new run gets the default.
 
     Args:
         out: the folder.
         model: what `load` takes.
-        judge: the same; the model itself if left out.
+        judge: what `load` takes, for the judge; the model itself if left out.
         preset: one of `PRESETS`.
-        changes: other settings than those of the preset, by name (`Settings.changed`).
+        changes: settings that differ from the preset, by name (`Settings.changed`).
         files: the user's own texts, by the arguments of `read_inputs`.
         progress: whether to show bars.
 
     Raises:
-        ValueError: whatever is wrong with these, before anything is computed.
+        ValueError: an argument is wrong; the error comes before anything is computed.
     """
     known = read_store(out).about if (Path(out) / DATA).is_dir() else {}
     require(preset is None or preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}", repr(preset))
@@ -114,13 +114,13 @@ def prepare(
 
 
 def runs(folder: str | Path) -> Iterator[Store]:
-    """The runs in a folder and the folders in it."""
+    """The stores of all runs in a folder and in its subfolders."""
     for path in sorted({file.parent for file in Path(folder).glob(f"**/{DATA}")}):
         yield read_store(path)
 
 
 def as_table(store: Store) -> str:
-    """What a run is and how far it is, for the terminal."""
+    """A table of the settings of a run and of the progress of its stages, for the terminal."""
     about, settings = store.about, from_json(store.about["settings"])
     size = sum(path.stat().st_size for path in store.root.glob("**/*") if path.is_file()) / 2**20
     lines = [

@@ -60,7 +60,7 @@ class Sampled:
 
     @property
     def sampling(self) -> Sampling:
-        """What `generate` takes."""
+        """The sampling that `generate` takes."""
         return Sampling(self.temperature, self.top_k, self.top_p)
 
 
@@ -371,7 +371,7 @@ class Settings:
 
     @property
     def middle(self) -> int:
-        """The layer in the middle of those that are steered, once they are numbers."""
+        """The middle one of the layers that are steered, whose names must have been replaced by numbers."""
         return sorted(int(layer) for layer in self.layers)[(len(self.layers) - 1) // 2]
 
     def for_model(self, a: Config) -> "Settings":
@@ -416,7 +416,7 @@ class Settings:
         return _read(whole, "set")
 
     def as_json(self) -> dict[str, Any]:
-        """As plain data, which `from_json` reads."""
+        """These settings as plain data, which `from_json` reads."""
         return json.loads(json.dumps(asdict(self)))
 
 
@@ -453,7 +453,7 @@ def _read(data: Mapping[str, Any], argument: str) -> Settings:
 
 
 _KINDS = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "string_type": "a name"}
-"""What a setting has to be, by what pydantic calls the error."""
+"""The type that a setting must have, by the name of pydantic's error."""
 
 
 def _value(value: Any, listed: bool) -> Any:
@@ -468,7 +468,7 @@ def _value(value: Any, listed: bool) -> Any:
 
 
 def differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Where two nested mappings differ, in words."""
+    """The entries in which two nested mappings differ, one line for each."""
     lines = []
     for name in sorted({*stored, *here}):
         old, new = stored.get(name), here.get(name)
@@ -487,11 +487,11 @@ def grid(count: int, reach: float, spread: float) -> Float[np.ndarray, " K"]:
 
 
 LARGEST = 1e6
-"""Of any setting: strengths beyond it have no digits left for what they are added to, and counts beyond it no end."""
+"""The largest value of any setting. Beyond it a strength leaves no digits of the state, and a count makes a run endless."""
 
 
 def _check(name: str, part: Any) -> None:
-    """Counts of at least 1, odd numbers of strengths, ranges of at least 0."""
+    """Require counts of at least 1, odd numbers of strengths and ranges of at least 0."""
     for setting in fields(part):
         value, what = getattr(part, setting.name), f"{name}.{setting.name}"
         if setting.name in ("strengths", "law_strengths"):
@@ -510,13 +510,13 @@ def _check(name: str, part: Any) -> None:
 
 
 def _names(values: Sequence[Any], what: str) -> None:
-    """At least one, and no two alike."""
+    """Require at least one value, and no value twice."""
     require(len(values) > 0, what, "at least one", "none")
     require(len(set(values)) == len(values), what, "different ones", ", ".join(map(str, values)))
 
 
 def _numbers(part: Any, inside: str, *, above: Sequence[str], least: Sequence[str]) -> None:
-    """Numbers above 0, and of at least 0; none above `LARGEST`."""
+    """Require values above 0 and values of at least 0, none above `LARGEST`."""
     for name in (*above, *least):
         value, range_of_values = getattr(part, name), "above 0" if name in above else "of at least 0"
         good = (value > 0 if name in above else value >= 0) and value <= LARGEST

@@ -1,4 +1,4 @@
-"""Training in steps that may be interrupted: from the last checkpoint on, with a bar, stopped where it is no number."""
+"""Training in steps that may be interrupted: from the last checkpoint on, with a bar, stopped when a loss is not finite."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,16 +31,16 @@ class Steps(NamedTuple):
 def run_steps(
     folder: str | Path, state: Any, step: Step, total: int, *, every: int, name: str = "train", progress: bool | None = None
 ) -> Steps:
-    """Train, or go on with a training that was interrupted, with the same numbers.
+    """Train, or continue a training that was interrupted. Both give the same numbers.
 
     Args:
-        folder: gets checkpoints, of which the last two are kept: of states whose loss was a number, and of no others.
+        folder: gets checkpoints, of which the last two are kept. A checkpoint holds a state whose loss was finite.
         state: parameters and the optimiser's state: a pytree of arrays.
-        step: must depend on its arguments alone.
+        step: a pure function of the step's number and the state.
         total: how many steps.
         every: steps between checkpoints.
-        name: for the bar.
-        progress: whether to show one.
+        name: the label of the progress bar.
+        progress: whether to show the bar.
     """
     import orbax.checkpoint as ocp
 

@@ -29,13 +29,13 @@ from sim.experiments.settings import differences
 from ufm._check import require
 
 FORMAT = 2
-"""Of what is stored: another number, other names."""
+"""The version of what is stored. It changes when names in the store change."""
 
 DATA = "data.zarr"
 """The name of the Zarr hierarchy in the folder of a run."""
 
 FILLS = {"f": np.nan, "i": -1, "U": ""}
-"""What stands where nothing has been computed, by kind of number."""
+"""The value of entries that have not been computed, by kind of data type."""
 
 Cell = tuple[int, ...]
 
@@ -107,7 +107,7 @@ class Store:
             return xr.open_zarr(self.root / group, consolidated=False).load()
 
     def done(self, group: str) -> tuple[int, int]:
-        """How many cells of a group are done, and how many there are to be.
+        """The number of cells of a group that are done, and the number that are wanted.
 
         Raises:
             ValueError: a group that cannot be read.
@@ -137,9 +137,9 @@ class Store:
         wanted: Sequence[Cell] | None = None,
         progress: bool | None = None,
     ) -> None:
-        """Compute the cells of a group that are not done yet, those left out that another process is at.
+        """Compute the cells of a group that are not done yet.
 
-        It comes back when all are done, by whomever.
+        A cell that another process is computing is left to that process. The call returns when all cells are done.
 
         Args:
             group: its name.
@@ -149,7 +149,7 @@ class Store:
             progress: whether to show a bar.
 
         Raises:
-            ValueError: a group that is there and cannot be read.
+            ValueError: the group exists and cannot be read.
         """
         cells = layout.all_cells if wanted is None else list(wanted)
         self._begin(group, layout, cells)
@@ -177,7 +177,7 @@ class Store:
             left.unlink(missing_ok=True)
 
     def _write(self, arrays: zarr.Group, layout: Layout, cell: Cell, values: Mapping[str, Any]) -> None:
-        """Write the arrays of a cell, and then that it is done.
+        """Write the arrays of a cell, and then mark it as done.
 
         xarray's `to_zarr` with a region takes as many lines and 1.6 to 3.5 times as long (13 to 20 ms a cell).
         """
@@ -189,10 +189,10 @@ class Store:
         _array(arrays, "done")[cell] = True
 
     def _begin(self, group: str, layout: Layout, wanted: Sequence[Cell]) -> None:
-        """Make the arrays of a group beside their place and move them there, and list the group, unless that is done."""
+        """Create the arrays of a group in a temporary folder, move it to its place, and list the group."""
         place = self.root / group
         with filelock.FileLock(self._locks / "store.lock"):
-            # What others have left who died in these lines.
+            # Another process that was killed here may have left these folders.
             for left in self.path.glob(".group-*"):
                 shutil.rmtree(left, ignore_errors=True)
             for file in self.root.glob("*.partial"):
@@ -216,13 +216,13 @@ class Store:
                     zarr.consolidate_metadata(self.root)
 
     def _listed(self, group: str) -> bool:
-        """Whether those who open the whole find the group."""
+        """Whether the metadata of the whole store list the group."""
         with reading(self.root, "a store of arrays", argument="store"):
             whole = json.loads((self.root / "zarr.json").read_text(encoding="utf-8"))
         return group in (whole.get("consolidated_metadata") or {}).get("metadata", {})
 
     def _reading(self, group: str) -> AbstractContextManager[None]:
-        """Errors of reading a group name it."""
+        """A context in which an error of reading names the group."""
         return reading(self.root / group, "a group of arrays", argument="store")
 
     @property
@@ -231,7 +231,7 @@ class Store:
 
     @contextmanager
     def _mine(self, name: str) -> Iterator[bool]:
-        """Whether this process has a lock for itself, while the block runs."""
+        """Hold a lock while the block runs, and yield whether this process got it."""
         lock = filelock.FileLock(self._locks / f"{name}.lock", timeout=0)
         try:
             lock.acquire()
@@ -282,15 +282,15 @@ def _known(group: zarr.Group, name: str, dims: Sequence[str], values: Any) -> No
 
 
 COMPARED = ("settings", "model", "judge", "inputs", "dtype")
-"""What must be the same for a run to go on."""
+"""The entries of `about` that must stay the same for a run to continue."""
 
 
 def open_store(folder: str | Path, about: Mapping[str, Any]) -> Store:
-    """The store of a run, made if it is not there, or if nothing has been computed in it.
+    """The store of a run. It is created if the folder has none, and replaced if nothing has been computed in it.
 
     Args:
         folder: of the run.
-        about: what produces it; `COMPARED` of it must be what is there.
+        about: settings and versions of the run; its entries `COMPARED` must equal those of a store that exists.
 
     Raises:
         ValueError: a folder that cannot be written, one of something else, one of a run with other settings, another model
@@ -320,7 +320,7 @@ def open_store(folder: str | Path, about: Mapping[str, Any]) -> Store:
 
 
 def _others(store: Store, about: Mapping[str, Any]) -> list[str]:
-    """Where a store is of something else, in words."""
+    """The entries in which a store differs from `about`, one line for each."""
     return differences(*({name: record.get(name) for name in COMPARED} for record in (store.about, about)))
 
 
@@ -331,7 +331,7 @@ def _same(store: Store, about: Mapping[str, Any]) -> None:
 
 
 def read_store(folder: str | Path) -> Store:
-    """The store of a run that is there.
+    """Open the store of a run.
 
     Raises:
         ValueError: a folder without one, or with one that cannot be read.

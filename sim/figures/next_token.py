@@ -71,7 +71,7 @@ def next_tokens(data: xr.Dataset) -> Figure:
 
 
 def next_tokens_below(data: xr.Dataset) -> Figure:
-    """S, figure A.10: the same for strengths below 0, and the likeliest tokens at the lowest."""
+    """S, figure A.10: increases, at strengths below 0, of the likeliest tokens at the lowest strength."""
     return _by_layer(data, 0)
 
 
@@ -91,7 +91,7 @@ def _by_layer(data: xr.Dataset, end: int) -> Figure:
 
 
 def variants(data: xr.Dataset) -> Figure:
-    """S, figures A.1, A.2 and A.5: the same for other ways to steer, at the middle layer."""
+    """S, figures A.1, A.2 and A.5: increases of the likeliest tokens under other ways to steer, at the middle layer."""
     names = [name for name in labels(data, "variant")[1:] if not _is_resample(name)]
     order = sorted(names, key=lambda name: _VARIANTS.index(name) if name in _VARIANTS else len(_VARIANTS))
 
@@ -208,7 +208,7 @@ def _is_resample(name: object) -> bool:
 
 
 def _only_layer(sweeps: xr.Dataset) -> int | None:
-    """The first layer at which something has been computed: of all variants but one, the middle one alone."""
+    """The first layer with computed values. All variants but the first have values at the middle layer alone."""
     computed = np.isfinite(sweeps["log_p"].transpose("layer", ...).values)
     layers = sweeps["layer"].values[computed.reshape(len(computed), -1).any(axis=1)]
     return int(layers[0]) if layers.size else None

@@ -37,7 +37,7 @@ class Shapes(NamedTuple):
 
     @property
     def single(self) -> Bool[np.ndarray, " N"]:
-        """Which have one bump."""
+        """A mask of the curves that have one bump."""
         return self.bumps == 1
 
 

@@ -23,7 +23,7 @@ from sim.measure.curves import r_squared
 from ufm._check import finite, require
 
 REACH_OF_CENTRE, REACH_OF_WIDTH, REACH_OF_EXPONENT = 3.0, (1e-3, 30.0), (0.02, 20.0)
-"""Where numbers are looked for: centres up to, and widths between, these times the largest strength; and exponents."""
+"""Limits of the fitted numbers: centres and widths in units of the largest strength, and exponents."""
 
 _STARTS, _POLISHED = 30, 10
 _GRID = (np.linspace(-1.5, 1.5, 13), np.log(np.geomspace(0.03, 10, 7)), np.log([0.05, 0.5, 2.0, 10.0]))
@@ -163,7 +163,7 @@ class _Problem(NamedTuple):
 
     @property
     def free(self) -> int:
-        """Numbers of a piece that are fitted."""
+        """How many numbers of a piece are fitted."""
         return 3 if self.held is None else 2
 
     @property
@@ -193,13 +193,13 @@ class _Problem(NamedTuple):
         return d, functions, weights
 
     def only(self, k: int) -> "_Problem":
-        """That of one piece, as if there were no other."""
+        """The problem of piece k alone."""
         mine = self.piece == k
         return _Problem(self.m[mine], self.y[mine], self.piece[mine] - k, self.scale[[k]], self.tilted, self.held)
 
     @property
     def finer(self) -> "_Problem":
-        """This problem with strengths between those that there are, and no values at them."""
+        """This problem with additional strengths between its own, and NaN as values."""
         known = self.m * self.scale[self.piece]
         knots = np.unique(np.append(known, 0.0) if known.min() < 0 < known.max() else known)
         m = between(knots)
@@ -213,16 +213,16 @@ class _Problem(NamedTuple):
         return bool((curve >= self.y.min() - room).all() and (curve <= self.y.max() + room).all())
 
     def left(self, q: np.ndarray) -> np.ndarray:
-        """What the best weights leave."""
+        """The residuals of the curve with the best weights."""
         _, functions, weights = self.solved(q)
         return functions @ weights - self.y
 
     def cost(self, q: np.ndarray) -> float:
-        """The sum of its squares."""
+        """The sum of the squared residuals."""
         return float(np.sum(self.left(q) ** 2))
 
     def slopes(self, q: np.ndarray) -> np.ndarray:
-        """Of the curve along q, the weights held, ``[n, q]``."""
+        """The derivatives of the curve with respect to q, with the weights held, ``[n, q]``."""
         d, functions, weights = self.solved(q)
         scaled = functions[:, :-1] @ weights[:-1]
         each = np.stack(_slopes(self.m, self.piece, *self.numbers(q), np.log(d))[: self.free], axis=1)
@@ -230,7 +230,7 @@ class _Problem(NamedTuple):
         return (mine * (scaled[:, None] * each)[:, None, :]).reshape(self.m.size, -1)
 
     def projected(self, q: np.ndarray) -> np.ndarray:
-        """The slopes less what the weights make up for (variable projection, as Kaufman approximates it)."""
+        """The slopes without the part that the weights compensate (variable projection in Kaufman's approximation)."""
         _, functions, _ = self.solved(q)
         basis = np.linalg.qr(functions / np.linalg.norm(functions, axis=0))[0]
         slopes = self.slopes(q)
@@ -263,7 +263,7 @@ def _fit(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: 
     loose = {"ftol": 1e-8, "xtol": 1e-8, "gtol": 1e-10, "max_nfev": 60}
     fits = [least_squares(problem.left, start, problem.projected, (low, high), **loose) for start in _starts(problem)]
     ends, finer = [fit.x for fit in sorted(fits, key=lambda fit: fit.cost)], problem.finer
-    # Polishing may leave what is tame, so that ends count as well.
+    # A polished curve may no longer be tame, so that the starting points count as well.
     starts = [q for q in ends if problem.tame(q, finer)][:_POLISHED] or ends[:_POLISHED]
     every = [*starts, *map(polished, starts)]
     tame = [q for q in every if problem.tame(q, finer)]

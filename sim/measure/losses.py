@@ -18,7 +18,7 @@ from ufm.steering import Steering, as_steering
 
 @runtime_checkable
 class SplittableModel(Protocol):
-    """What is asked of a language model (`sim.bridge.model.LanguageModel`)."""
+    """A language model that can be split, such as `sim.bridge.model.LanguageModel`."""
 
     def split(self, prompts: Any, layer: Any = None, *, length: int | None = None, last_only: bool = True) -> Any:
         """The model split at a layer (`sim.bridge.split.Split`), asked about prompts."""
@@ -53,7 +53,7 @@ def increases(
 ) -> tuple[Float[Array, "n K t"], Float[Array, "n K t"]]:
     """Increase of the loss of the next token, and KL from the unsteered model, at every strength and position, nats.
 
-    Arguments are those of `moments`, and the strengths.
+    The arguments are those of `moments`, and the strengths.
     """
 
     def of(j):
@@ -118,7 +118,7 @@ class Moments(NamedTuple):
 
 
 def loss_moments(lm: SplittableModel, text: Text, steering: Any, layer: int | None = None) -> Moments:
-    """What happens to the cross-entropy of a text near strength 0 (N9); arguments are those of `loss_increases`."""
+    """How the cross-entropy of a text changes near strength 0 (N9). The arguments are those of `loss_increases`."""
     split, parts = _split(lm, text, steering, layer)
     terms = [finite_at(split, 0.0, term) for term in moments(split, parts)]
     curvature, slope = (float(np.mean(np.asarray(term, float)[text.counted])) for term in terms)

@@ -84,7 +84,7 @@ def averages(losses: xr.Dataset) -> xr.Dataset:
 
 
 def _mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and its standard error over the last axis, of what is not NaN."""
+    """The mean over the last axis and its standard error, without NaN."""
     finite = np.isfinite(values)
     n = finite.sum(axis=-1)
     count, more = np.where(n > 0, n, np.nan), np.where(n > 1, n - 1, np.nan)
@@ -155,7 +155,7 @@ def spent(alpha: Float[np.ndarray, " k"], change: Float[np.ndarray, " k"], budge
 
 
 def _path(gain: np.ndarray, change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gains and losses."""
+    """The gains and the losses of a path, checked."""
     gain, change = np.asarray(gain, float), np.asarray(change, float)
     require(gain.ndim == 1 and gain.shape == change.shape, "change", f"one for each gain, shape {gain.shape}", change.shape)
     finite = bool(np.isfinite(gain).all() and np.isfinite(change).all())

@@ -51,14 +51,14 @@ class Fidelity:
     letters: int
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers by name."""
+        """The attributes by name."""
         return asdict(self)
 
 
 def fidelity(model: LanguageModel, tokens: Int[np.ndarray, " N"], length: int, *, draws: int = 4, seed: int = 0) -> Fidelity:
-    """Lay a model beside a text, in sequences of the length it was trained on.
+    """Compare a model with a text, in sequences of the length that the model was trained on.
 
-    It holds two arrays of V by V numbers.
+    The comparison holds two arrays of V by V numbers.
 
     Args:
         model: with a tokenizer.

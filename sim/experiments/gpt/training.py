@@ -92,7 +92,7 @@ class TrainedGPT:
 
 
 def config_of(settings: TrainingSettings, vocabulary: int) -> Config:
-    """GPT-2's, with few layers."""
+    """The configuration of a GPT-2 with few layers."""
     return from_config(
         {
             "model_type": "gpt2",
@@ -193,7 +193,7 @@ class Finished(NamedTuple):
 
 
 def finished(folder: str | Path, documents: Sequence[str] | None = None) -> Finished:
-    """A training that is done, with the text it was made on.
+    """Open a finished training, with the text that the model was trained on.
 
     Args:
         folder: that `train` was given.
@@ -244,7 +244,7 @@ def held_out_loss(model: LanguageModel, tokens: Int[np.ndarray, " n"], settings:
 def _run(
     path: Path, a: Config, settings: TrainingSettings, tokens: Int[np.ndarray, " N"], progress: bool | None
 ) -> tuple[Parameters, Float[np.ndarray, " steps"]]:
-    """All steps, from the last checkpoint on."""
+    """Run all steps that follow the last checkpoint."""
     parameters = init_parameters(jax.random.key(settings.seed), a)
     start = (parameters, optimizer(settings).init(parameters))
 
@@ -263,7 +263,7 @@ def _run(
 
 
 def _claim(path: Path, about: dict[str, Any]) -> None:
-    """Note what a folder is for, or refuse one that is for something else."""
+    """Record which training a folder holds, or raise an error if it holds another one."""
     file = path / "training.json"
     if not file.is_file():
         output.write_json(file, about)

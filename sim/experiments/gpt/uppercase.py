@@ -52,7 +52,7 @@ class AnalysisSize:
         steered: contexts in lower case, of text held out.
         shown: of these in figure A.4.
         largest: strength of figure A.4.
-        near: the same in its closer look, in lengths of the hidden state.
+        near: largest strength of the detail of figure A.4, in lengths of the hidden state.
         reach: of all other sweeps, in lengths of the hidden state.
         strengths: of a sweep, odd so that 0 is one.
         likeliest: tokens at each end of a sweep whose curves are looked at.
@@ -85,11 +85,11 @@ class AnalysisSize:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found.
+    """The result of an analysis.
 
     Attributes:
         data: labelled, one group for each question.
-        numbers: the settings, and what the data come to.
+        numbers: the settings, and numbers that summarise the data.
     """
 
     data: xr.DataTree
@@ -109,7 +109,7 @@ class _Prepared(NamedTuple):
 
 
 def analyse(trained: Finished, *, size: AnalysisSize | None = None, seed: int = 0) -> Analysis:
-    """Lay the theory beside a trained GPT, in float32.
+    """Compare the theory with a trained GPT, in float32.
 
     Args:
         trained: with text in lower and in upper case.
@@ -187,7 +187,7 @@ def _prepare(trained: Finished, size: AnalysisSize, seed: int) -> _Prepared:
 
 
 def _split_at(lm: LanguageModel, rows: Sequence[Sequence[int]], layer: int) -> Split:
-    """The split; a constant of the program after the last block, where there is little to compile."""
+    """The model split after a layer. After the last block the layer is a constant of the program, which is then small."""
     split = lm.split(rows, layer)
     return split.statically() if layer == lm.config.num_layers - 1 else split
 
@@ -211,7 +211,7 @@ def _joined(run: _Prepared, parts: list[xr.Dataset]) -> xr.Dataset:
 
 
 def _steer(run: _Prepared, texts: dict[str, Text], layer: int, vector: str) -> tuple[dict[str, xr.Dataset], dict[str, Any]]:
-    """Everything about one place to steer and one vector: data by group, and numbers."""
+    """The data by group, and the numbers, of steering after one layer with one vector."""
     size, v = run.size, run.vectors[vector][layer]
     split = _split_at(run.lm, run.steered, layer)
     v, states = jnp.asarray(v), np.asarray(end_states(split))

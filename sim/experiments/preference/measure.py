@@ -42,7 +42,7 @@ def preference_utility(experiment: Experiment) -> None:
 
     @cache
     def before(name: str, form: str) -> tuple[Asked, State]:
-        """The pairs of a concept before the cut, and their states, which all strengths and methods share."""
+        """The pairs of a concept with the model split, and their states, which all strengths and methods share."""
         asked = every[name].asked(every[name].held_out, form)
         return asked, states(asked)
 

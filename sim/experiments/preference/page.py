@@ -150,7 +150,7 @@ def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _stopped(experiment: Experiment) -> list[str]:
-    """Trainings that diverged, in words."""
+    """A line for every training that diverged."""
     lines = []
     for form in experiment.settings.updates.forms:
         if experiment.store.has(f"update-{form}"):

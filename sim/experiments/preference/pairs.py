@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
         return len(self.rows) // 2
 
     def subset(self, numbers: Sequence[int] | np.ndarray) -> "Encoded":
-        """Those pairs alone."""
+        """The pairs with these numbers, as another `Encoded`."""
         which = [2 * int(k) + side for k in numbers for side in (0, 1)]
         return Encoded(tuple(self.rows[k] for k in which), tuple(self.counts[k] for k in which))
 

@@ -59,13 +59,13 @@ class Task:
     answer: int
 
     def asked(self, encoded: Encoded, form: str) -> Asked:
-        """Pairs before the model cut where updates of a form act."""
+        """The pairs, with the model split where updates of a form act."""
         layer = int(self.experiment.settings.updates.layer)
         return pairs.ask(self.experiment.lm, encoded, layer, site=SITES[form], length=self.length, answer=self.answer)
 
     @cached_property
     def difference(self) -> Add:
-        """The difference of means at the layer of the run, as long as to make strengths comparable (W's untrained baseline).
+        """The difference of means at the layer of the run, scaled so that strengths are comparable (W's untrained baseline).
 
         At the largest strength that vectors are trained at it is as long as the states are, in the median.
         """
@@ -113,7 +113,7 @@ def tasks(experiment: Experiment) -> dict[str, Task]:
 
 
 def states(asked: Asked) -> State:
-    """The states of all rows where the model is split, some at a time."""
+    """The states of all rows where the model is split. They are computed in batches of `TOGETHER` rows."""
     n = asked.split.n_contexts
     # The last pass repeats rows, so that one program serves all.
     places = [np.minimum(np.arange(k, k + TOGETHER), n - 1) for k in range(0, n, TOGETHER)]
@@ -193,9 +193,9 @@ class Batch(NamedTuple):
 
 
 def batch(settings: Updates, recipe: Recipe, count: int, step: int, seed: int) -> Batch:
-    """What a step sees: every pair once in each epoch, in an order and with strengths of its own.
+    """The pairs of a step and their strengths. In each epoch every pair comes once, in an order of its own.
 
-    Where the pairs do not fill the last batch of an epoch, its first ones are in it again.
+    If the pairs do not fill the last batch of an epoch, the first pairs of the epoch fill it up.
 
     Args:
         settings: those of updates.
@@ -342,7 +342,7 @@ def trained(experiment: Experiment, form: str, concept: str, method: str) -> Upd
     """An update of a run.
 
     Raises:
-        ValueError: one that has not been trained.
+        ValueError: the update has not been trained.
     """
     stored = experiment.store.data(f"update-{form}").sel(concept=concept, objective=method)
     names = {"vector": ("v",), "lora": ("down", "up"), "weight": ("A", "b")}[form]

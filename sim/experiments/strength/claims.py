@@ -27,14 +27,15 @@ class PaperClaim:
     """One claim, tested.
 
     Attributes:
-        source: where it is made.
-        says: what is claimed.
-        about: of what.
-        what: the number.
+        source: the theorem, figure or section that makes the claim.
+        says: the claim in words.
+        about: the concept, block and text that the claim is tested on.
+        what: the name of the number that is compared.
         value, error: it and its standard error; NaN where there is none.
-        least, most: between which it has to be; None for no limit. Without both it is only reported.
-        group: the data that it rests on.
-        blind: whether what the number was found with is not known to tell the one from the other; then it is open.
+        least, most: limits of the value; None for no limit. A claim without limits is only reported.
+        group: the group of data that the claim rests on.
+        blind: whether the measure behind the number has not been shown to separate texts that show the concept from others;
+            the verdict is then "open".
     """
 
     source: str
@@ -66,24 +67,24 @@ class PaperClaim:
 
     @property
     def wanted(self) -> str:
-        """What the value has to be, in words."""
+        """The limits of the value, in words."""
         ends = [f"at least {self.least:g}"] if self.least is not None else []
         ends += [f"at most {self.most:g}"] if self.most is not None else []
         return ", ".join(ends)
 
     def as_json(self) -> dict[str, Any]:
-        """As plain data; None for NaN."""
+        """The claim as plain data, with None for NaN."""
         data = asdict(self) | {"verdict": self.verdict}
         return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in data.items()}
 
 
 @dataclass(frozen=True)
 class TestedClaims:
-    """The claims of a run, and what they rest on.
+    """The claims of a run, and the data that they rest on.
 
     Attributes:
         claims: one by one.
-        data: labelled data of what is derived from the measurements, for figures.
+        data: labelled data derived from the measurements, for figures.
     """
 
     claims: tuple[PaperClaim, ...]
@@ -490,7 +491,7 @@ def _about(concept: str, layer: int) -> str:
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error; NaN for what cannot be said."""
+    """The mean and its standard error; NaN where there are too few values."""
     numbers = _finite(values)
     if numbers.size == 0:
         return float("nan"), float("nan")

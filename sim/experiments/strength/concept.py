@@ -35,13 +35,13 @@ def concept(experiment: Experiment) -> None:
     "concept": for every concept, layer, strength, prompt and completion the `tokens`, the judge's `answer` (1 shown, 0 not,
     2 neither 0 nor 1) and `score`, the log-odds of "1" against "0"; how many tokens are `in_lexicon`; and `ratio`, how much
     likelier each token is, in nats, after an opening that announces the concept than after one that announces its opposite.
-    "judge": the same of the texts of its two sets, by concept, side ("positive", "negative") and text. "lexicon": the words.
+    "judge" holds the same variables for the texts of the two sets of a concept, by concept, side ("positive", "negative")
+    and text. "lexicon" holds the words of a concept.
     """
     _lexicon(experiment)
     _calibrate(experiment)
-    settings = experiment.settings.concept
-    alphas = settings.alphas
-    prompts = [experiment.tokenizer.encode(text) for text in experiment.inputs.starts[: settings.prompts]]
+    settings, tokenizer = experiment.settings.concept, experiment.tokenizer
+    alphas, prompts = settings.alphas, [tokenizer.encode(text) for text in experiment.inputs.starts[: settings.prompts]]
     each = len(prompts) * settings.completions
     coords: dict[str, Any] = {
         "concept": list(experiment.settings.concepts),
@@ -63,10 +63,7 @@ def concept(experiment: Experiment) -> None:
             "ratio": (dims, "float32"),
         },
         {"concept": 1, "layer": 1, "strength": together},
-        fixed={
-            "alpha": (("strength",), alphas),
-            "text": (("prompt",), [experiment.tokenizer.decode(row) for row in prompts]),
-        },
+        fixed={"alpha": (("strength",), alphas), "text": (("prompt",), [tokenizer.decode(row) for row in prompts])},
     )
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
@@ -119,7 +116,7 @@ def _lexicon(experiment: Experiment) -> None:
 
 
 def whole_words(experiment: Experiment) -> Bool[np.ndarray, " V"]:
-    """Which tokens are a space and at least three letters."""
+    """A mask of the tokens that consist of a space and at least three letters."""
     v = experiment.lm.config.vocab_size
     texts = [*experiment.tokenizer.spoken, *[""] * (v - experiment.tokenizer.size)][:v]
     return np.asarray([len(text) > 3 and text[0] == " " and text[1:].isalpha() for text in texts])
@@ -156,7 +153,7 @@ def _calibrate(experiment: Experiment) -> None:
 
 
 def opinions(experiment: Experiment, rows: list[list[int]], name: str) -> dict[str, np.ndarray]:
-    """What is said of texts, given as tokens: `answer` and `score` of the judge, `in_lexicon`, and `ratio`."""
+    """The measures of texts, which are given as tokens: `answer` and `score` of the judge, `in_lexicon`, `ratio`."""
     settings = experiment.settings.concept
     texts = [experiment.tokenizer.decode(row) for row in rows]
     answers, scores = judged(experiment.judge, texts, name, settings)
@@ -211,7 +208,7 @@ def judged(
 def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: ConceptProbability) -> Float[np.ndarray, " n"]:
     """By how many nats a token of a text is likelier after the concept is announced than after its opposite.
 
-    NaN for empty texts, and for a concept that is not defined. Arguments are those of `judged`.
+    The ratio is NaN for empty texts, and for a concept that is not defined. The arguments are those of `judged`.
     """
     tokenizer = judge.tokenizer
     assert tokenizer is not None

@@ -39,7 +39,7 @@ def blocks(experiment: Experiment) -> None:
         {"text": 1, "block": settings.part},
     )
 
-    # All the text, once, if a cell of it is computed.
+    # The text is encoded once, and only if a cell needs it.
     foreign = cache(lambda: _foreign(experiment))
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
@@ -51,7 +51,7 @@ def blocks(experiment: Experiment) -> None:
 
 
 def enough(experiment: Experiment) -> None:
-    """Refuse too little text of others.
+    """Raise an error if there is too little text that the model has not written.
 
     Raises:
         ValueError: fewer tokens than the blocks have.

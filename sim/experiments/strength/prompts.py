@@ -45,7 +45,7 @@ def prompts(experiment: Experiment) -> None:
 
 
 def known(experiment: Experiment) -> None:
-    """Refuse concepts of which there are no texts.
+    """Raise an error if a concept has no texts.
 
     Raises:
         ValueError: a concept that is neither defined nor among the given texts.
@@ -75,7 +75,7 @@ def _written(experiment: Experiment, names: list[str], cell: Cell, each: int) ->
 
 
 def opening(experiment: Experiment, name: str) -> list[int]:
-    """What the model goes on from to write a text of a set: a request in its chat template, or a beginning without one."""
+    """The prompt for a text of a set: a request in the chat template, or the beginning of a text if there is no template."""
     if name == RANDOM:
         return experiment.start()
     concept = name.removeprefix("not ")
@@ -89,6 +89,6 @@ def opening(experiment: Experiment, name: str) -> list[int]:
 
 
 def _given(experiment: Experiment, sets: list[tuple[str, ...]], numbers: list[int]) -> list[list[int]]:
-    """Texts of the user, cut to the length of the others; nothing where there are fewer than in other sets."""
+    """The user's texts as tokens, cut to a length; a set with fewer texts than others is filled with empty ones."""
     chosen = [texts[k] if k < len(texts) else "" for texts in sets for k in numbers]
     return [experiment.tokenizer.encode(text, special=False)[: experiment.settings.prompts.new] for text in chosen]

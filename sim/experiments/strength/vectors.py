@@ -79,7 +79,7 @@ def log_odds(experiment: Experiment) -> None:
 
 
 def batched(rows: list[list[int]], length: int, size: int) -> Iterator[tuple[list[list[int]], int]]:
-    """Rows cut to a length, in batches of one size; and how many of each batch are rows, the rest repeats."""
+    """Batches of rows cut to a length, each with its number of rows. The last batch is filled up by repeating a row."""
     for k in range(0, len(rows), size):
         part = [row[:length] for row in rows[k : k + size]]
         yield [*part, *part[:1] * (size - len(part))], len(part)
