@@ -15,7 +15,7 @@ from sim import output
 from sim.bridge.model import LanguageModel
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments.inputs import Inputs
-from sim.experiments.settings import Settings, Variant
+from sim.experiments.settings import ExperimentSettings, Variant
 from sim.experiments.store import Store, open_store
 from ufm._check import require
 
@@ -38,7 +38,7 @@ class Experiment:
 
     lm: LanguageModel
     judge: LanguageModel
-    settings: Settings
+    settings: ExperimentSettings
     inputs: Inputs
     store: Store
     progress: bool | None = None
@@ -123,7 +123,7 @@ def against(concept: str, variant: Variant) -> str:
 def begin(
     folder: str | Path,
     lm: LanguageModel,
-    settings: Settings,
+    settings: ExperimentSettings,
     inputs: Inputs,
     *,
     judge: LanguageModel | None = None,

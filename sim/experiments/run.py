@@ -94,7 +94,7 @@ def prepare(
         model: what `load` takes.
         judge: what `load` takes, for the judge; the model itself if left out.
         preset: one of `PRESETS`.
-        changes: settings that differ from the preset, by name (`Settings.changed`).
+        changes: settings that differ from the preset, by name (`ExperimentSettings.changed`).
         files: the user's own texts, by the arguments of `read_inputs`.
         progress: whether to show bars.
 

@@ -23,7 +23,7 @@ class Variant(NamedTuple):
     """How a model is steered.
 
     Attributes:
-        name: as in `Settings.variants`.
+        name: as in `ExperimentSettings.variants`.
         negatives: what the concept is contrasted with: "random" text of the model, or its "contrastive" opposite.
         normalised: whether v has length 1.
         last_only: whether the last position alone is steered.
@@ -314,7 +314,7 @@ METHODS = ("difference", "sft", "reps", "split")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExperimentSettings:
     """Everything that is set.
 
     Attributes:
@@ -374,7 +374,7 @@ class Settings:
         """The middle one of the layers that are steered, whose names must have been replaced by numbers."""
         return sorted(int(layer) for layer in self.layers)[(len(self.layers) - 1) // 2]
 
-    def for_model(self, a: Config) -> "Settings":
+    def for_model(self, a: Config) -> "ExperimentSettings":
         """These settings with layers as numbers.
 
         Raises:
@@ -396,7 +396,7 @@ class Settings:
         require(updates.rank <= widest, "updates.rank", f"at most {widest}, the smaller width of the site", updates.rank)
         return replace(self, layers=tuple(layers), updates=updates)
 
-    def changed(self, changes: Mapping[str, Any]) -> "Settings":
+    def changed(self, changes: Mapping[str, Any]) -> "ExperimentSettings":
         """These settings with other values, by names such as "seed" or "next_token.strengths".
 
         A text is read as JSON if it is JSON; where a list is set, as the entries of one with commas between them.
@@ -420,8 +420,8 @@ class Settings:
         return json.loads(json.dumps(asdict(self)))
 
 
-def from_json(data: Mapping[str, Any]) -> Settings:
-    """Settings from what `Settings.as_json` gave.
+def from_json(data: Mapping[str, Any]) -> ExperimentSettings:
+    """Settings from what `ExperimentSettings.as_json` gave.
 
     Raises:
         ValueError: a setting that there is not, or is no longer; a value of another type.
@@ -429,10 +429,10 @@ def from_json(data: Mapping[str, Any]) -> Settings:
     return _read(data, "settings")
 
 
-_schema = functools.cache(lambda: TypeAdapter(Settings))
+_schema = functools.cache(lambda: TypeAdapter(ExperimentSettings))
 
 
-def _read(data: Mapping[str, Any], argument: str) -> Settings:
+def _read(data: Mapping[str, Any], argument: str) -> ExperimentSettings:
     """Settings from plain data; what pydantic finds wrong with them is said as `require` says it."""
     try:
         return _schema().validate_json(json.dumps(data, default=repr), strict=True, extra="forbid")
@@ -532,8 +532,8 @@ EIGHT = ("apathetic", "depression", "evil", "humorous", "impolite", "joy", "lyin
 """The concepts of S."""
 
 PRESETS = {
-    "laptop": Settings(),
-    "paper": Settings(
+    "laptop": ExperimentSettings(),
+    "paper": ExperimentSettings(
         concepts=EIGHT,
         updates=Updates(chat=True, strengths=41, spread=0.0),
         prompts=Prompts(texts=500, new=300, batch=250),
@@ -543,7 +543,7 @@ PRESETS = {
         cross_entropy=CrossEntropy(strengths=129, spread=0.0, blocks=8192, part=64),
         mmlu=Mmlu(strengths=21, spread=0.0, questions=100_000, part=50),
     ),
-    "smoke": Settings(
+    "smoke": ExperimentSettings(
         concepts=("joy",),
         layers=("middle", "last"),
         variants=("random", "contrastive"),

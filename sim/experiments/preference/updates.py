@@ -1,7 +1,7 @@
 """Updates trained on paired answers of a frozen model (W, arXiv:2602.02343); only what is behind the site is computed.
 
-The states of all pairs at the cut are computed once. A step takes some pairs, draws a strength for each, and differentiates
-the objective through the blocks behind the cut with respect to the update alone.
+The states of all pairs where the model is split are computed once. A step takes some pairs, draws a strength for each, and
+differentiates the objective through the blocks behind the split with respect to the update alone.
 """
 
 import warnings

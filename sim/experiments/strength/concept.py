@@ -35,8 +35,7 @@ def concept(experiment: Experiment) -> None:
     "concept": for every concept, layer, strength, prompt and completion the `tokens`, the judge's `answer` (1 shown, 0 not,
     2 neither 0 nor 1) and `score`, the log-odds of "1" against "0"; how many tokens are `in_lexicon`; and `ratio`, how much
     likelier each token is, in nats, after an opening that announces the concept than after one that announces its opposite.
-    "judge" holds the same variables for the texts of the two sets of a concept, by concept, side ("positive", "negative")
-    and text. "lexicon" holds the words of a concept.
+    "judge": these values for the texts of two sets, by concept, side ("positive", "negative") and text. "lexicon": words.
     """
     _lexicon(experiment)
     _calibrate(experiment)

@@ -22,7 +22,7 @@ from sim.experiments import corpora, prompt_texts
 from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import Inputs, Pair, Question
 from sim.experiments.run import run
-from sim.experiments.settings import PRESETS, Settings
+from sim.experiments.settings import PRESETS, ExperimentSettings
 from sim.experiments.store import Layout, Store
 
 ANIMALS = ("cat", "dog", "fox", "owl", "hen", "pig")
@@ -43,7 +43,7 @@ INPUTS = Inputs(
 )
 
 
-def settings() -> Settings:
+def settings() -> ExperimentSettings:
     """Every variant, two concepts, two layers; last cells that are smaller than the others where that compiles nothing."""
     return PRESETS["smoke"].changed(
         {
@@ -122,7 +122,7 @@ def judging() -> LanguageModel:
     return model(2, digits=5.0)
 
 
-def start(folder: Path, lm: LanguageModel, judge: LanguageModel, *, of: Settings | None = None) -> Experiment:
+def start(folder: Path, lm: LanguageModel, judge: LanguageModel, *, of: ExperimentSettings | None = None) -> Experiment:
     """A run of the tiny settings, or of others."""
     return begin(folder, lm, of or settings(), INPUTS, judge=judge, progress=False)
 
