@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ PROMPTS, LENGTH, VOCABULARY, WIDTH = 2, 3, 6, 8
 """The size of random instances: prompts, their tokens, and of the transformer."""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["model", "v"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SteeredTransformer:
     """A transformer with alpha v added to its residual stream, at every position.

@@ -8,7 +8,7 @@ instances are drawn in `theory.random_instances`; `Measured` is an instance toge
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,7 @@ from ufm.directions import contrast_of_rows
 from ufm.precision import full
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["log_p", "weights", "concept", "members", "contrast", "target", "known_peaks"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Instance:
     """A next-token table to be steered.

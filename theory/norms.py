@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float
 from theory import arc
 from theory.statement import Domain
 from ufm import NormalisedUFM, contrast, contrastive, difference_of_means, fit, init_normalised, norm, uniform
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, static
 from ufm.normalised import KINDS, as_seen
 from ufm.precision import full
 
@@ -25,7 +24,7 @@ ANGLES = np.linspace(-1.5, 1.5, 13)
 """Angles at which claims about the whole arc are checked: strengths from -14 to 14 widths around the centre."""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["W", "gamma", "bias", "h", "v"], meta_fields=["kind"])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NormInstance:
     """A hidden state to be steered and decoded by ``W (gamma * norm(h + alpha v) + bias)``.
@@ -43,7 +42,7 @@ class NormInstance:
     bias: Float[Array, " d"] | Leaf
     h: Float[Array, " d"] | Leaf
     v: Float[Array, " d"] | Leaf
-    kind: str = "rms"
+    kind: str = static(default="rms")
 
     @property
     def arc(self) -> arc.Arc:

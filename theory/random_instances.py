@@ -23,7 +23,6 @@ free          any table                                says nothing
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +45,7 @@ VOCABULARY, CONTEXTS, CONCEPTS = 7, 6, 3
 equal, and tokens of equal log-odds, stand for smaller tables."""
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["family", "count", "of_token", "of_context", "target", "positive", "negative"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Design:
     """The discrete part of an instance.
@@ -72,7 +67,7 @@ class Design:
     negative: Bool[Array, " m"] | Leaf
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["gamma", "omega", "slack", "mixture", "weights"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Parameters:
     """The smooth part of an instance; any real numbers give one.

@@ -8,7 +8,6 @@ however many contexts, and every closed form costs rows, not contexts. Builders 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm._check import require, typed
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, static
 from ufm.concepts import Concepts
 from ufm.precision import full
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["log_rows", "row", "weights", "concept", "words"],
-    meta_fields=["concepts"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Corpus:
     """A next-token table with its contexts (a pytree; `concepts` is static).
@@ -46,7 +41,7 @@ class Corpus:
     row: Int[Array, " m"] | Leaf
     weights: Float[Array, " m"] | Leaf
     concept: Int[Array, " m"] | Leaf
-    concepts: Concepts
+    concepts: Concepts = static()
     words: Int[Array, "m length"] | Leaf | None = field(default=None)
 
     @property
@@ -183,7 +178,7 @@ def entropy(corpus: Corpus) -> Float[Array, ""]:
     return jnp.dot(corpus.row_weights, h)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["inside", "outside", "separation", "interior"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AssumptionMargins:
     """How far a corpus is inside (positive) or outside (negative) each part of assumption 1; all in probabilities.

@@ -10,7 +10,6 @@ One law covers the first three: ``y + alpha added(x)``. At a hidden state, which
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +58,7 @@ class Intervention:
         raise NotImplementedError
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["v"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Add(Intervention):
     """Adds the same vector, whatever the input.
@@ -79,7 +78,7 @@ class Add(Intervention):
         return jnp.shape(self.v) == (outputs,)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["down", "up"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LoRA(Intervention):
     """Adds a matrix of low rank to the weights of the site.
@@ -103,7 +102,7 @@ class LoRA(Intervention):
         return down[1:] == (inputs,) and up[:1] == (outputs,) and up[1:] == down[:1] and min(down) > 0
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["A", "b"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Weight(Intervention):
     """Adds a matrix and a bias to those of the site.
@@ -126,7 +125,7 @@ class Weight(Intervention):
         return jnp.shape(self.A) == (outputs, inputs) and jnp.shape(self.b) == (outputs,)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["update"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NullOut(Intervention):
     """Takes out of the output what points along an update: ``y - relu(y . u) u / ||u||^2``, at every strength.

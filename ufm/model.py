@@ -68,7 +68,7 @@ class FreeFeatures(Steerable):
         return steering.apply(DECODER, x, x @ self.W.T, alpha)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["W", "H"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class UFM(FreeFeatures):
     """Parameters (W, H) of an unconstrained features model: logits ``W h``.

@@ -6,8 +6,7 @@ RMSNorm as it stands ("rms"), LayerNorm with h less its mean ("layer"). What is 
 h + alpha v and not on its length, so that steering turns where it translated: `theory.arc` has the closed forms.
 """
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ufm._check import in_range, require, typed
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, static
 from ufm.corpus import Corpus
 from ufm.model import FreeFeatures, init
 from ufm.precision import wide
@@ -75,7 +74,7 @@ def _scaled(h: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array,
     return h * size, size
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["W", "H", "gamma", "bias"], meta_fields=["kind", "eps"])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NormalisedUFM(FreeFeatures):
     """Parameters of a normalised unconstrained features model; `ufm.fit` trains all of them, given one as `start`.
@@ -93,8 +92,8 @@ class NormalisedUFM(FreeFeatures):
     H: Float[Array, "d m"] | Leaf
     gamma: Float[Array, " d"] | Leaf
     bias: Float[Array, " d"] | Leaf = None
-    kind: str = field(default="rms")
-    eps: float = field(default=0.0)
+    kind: str = static(default="rms")
+    eps: float = static(default=0.0)
 
     def read(self, h: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """What the decoder is given: ``gamma * norm(h) + bias``."""

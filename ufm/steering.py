@@ -12,7 +12,6 @@ The strength alpha is not part of it: it is swept, differentiated and mapped ove
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,14 +21,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm._check import real_numbers, require, shown, whole_number
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, static
 from ufm.interventions import Add, Intervention, checked
 
 RESIDUAL = "residual"
 """The site that every model has: its hidden state where it is split, the residual stream after a block."""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["stream", "mask", "context", "keys", "values"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
     """The hidden state of a model that reads tokens, where it is split; that of a UFM is h alone, an array.
@@ -101,7 +100,7 @@ class Last(Tokens):
         return
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["length"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class After(Tokens):
     """The tokens after the first `length` of a context, those of a prompt for instance, and whatever is generated.
@@ -127,7 +126,7 @@ class After(Tokens):
         return self._beyond(position, context)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["mask"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Where(Tokens):
     """The tokens that a mask says; no token that is generated.
@@ -156,7 +155,7 @@ class Where(Tokens):
 # --- steering ----------------------------------------------------------------------------------------------------------
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["intervention", "layer", "tokens"], meta_fields=["site", "turn"])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Part:
     """One intervention of a steering.
@@ -172,8 +171,8 @@ class Part:
     intervention: Intervention | Leaf
     layer: Int[Array, ""] | int | Leaf
     tokens: Tokens | Leaf
-    site: str
-    turn: int
+    site: str = static()
+    turn: int = static()
 
     def apply(
         self,

@@ -11,7 +11,7 @@ which decides whether what blocks add stays bounded while the stream grows:
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ufm._check import in_range, require, typed
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, static
 from ufm.normalised import KINDS, norm
 from ufm.precision import full
 from ufm.steerable import Steerable
@@ -55,11 +55,7 @@ class Layers(NamedTuple):
 _STATIC = ["cut", "heads", "kind", "eps", "softcap", "placement"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["tokens", "embedding", "positions", "layers", "gamma", "bias", "W"],
-    meta_fields=_STATIC,
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Transformer(Steerable):
     """Parameters of a decoder-only transformer; `init_transformer` draws them.
@@ -87,12 +83,12 @@ class Transformer(Steerable):
     gamma: Float[Array, " d"] | Leaf
     bias: Float[Array, " d"] | Leaf
     W: Float[Array, "V d"] | Leaf
-    cut: int
-    heads: int
-    kind: str
-    eps: float
-    softcap: float | None = field(default=None)
-    placement: str = field(default="pre")
+    cut: int = static()
+    heads: int = static()
+    kind: str = static()
+    eps: float = static()
+    softcap: float | None = static(default=None)
+    placement: str = static(default="pre")
 
     @property
     def n_contexts(self) -> int:

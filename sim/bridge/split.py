@@ -21,7 +21,7 @@ from sim.bridge import devices
 from sim.bridge.config import Config
 from sim.bridge.decoder import Act, Decoder, Index, Past, Place, only_at
 from ufm._check import require
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, static
 from ufm.precision import of_products, wide
 from ufm.steerable import Steerable
 from ufm.steering import RESIDUAL, All, Last, State, Steering, Tokens, at_block, require_sites, stacks
@@ -30,11 +30,7 @@ MLP_DOWN = "mlp_down"
 """The site of a block at the down-projection of its MLP."""
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["parameters", "tokens", "mask", "layer"],
-    meta_fields=["graph", "last_only", "budget", "together", "unrolled", "site", "start"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Split(Steerable):
     """A decoder split after block `layer`, and the contexts it is asked about. It shares the decoder's parameters.
@@ -58,13 +54,13 @@ class Split(Steerable):
     tokens: Int[Array, "m T"] | Leaf
     mask: Bool[Array, "m T"] | Leaf
     layer: Index | Leaf
-    graph: Any
-    last_only: bool = True
-    budget: int = devices.ON_CPU.budget
-    together: int = devices.ON_CPU.together
-    unrolled: bool = False
-    site: str = RESIDUAL
-    start: int = 0
+    graph: Any = static()
+    last_only: bool = static(default=True)
+    budget: int = static(default=devices.ON_CPU.budget)
+    together: int = static(default=devices.ON_CPU.together)
+    unrolled: bool = static(default=False)
+    site: str = static(default=RESIDUAL)
+    start: int = static(default=0)
 
     @property
     def decoder(self) -> Decoder:

@@ -1,7 +1,6 @@
 """The last steps of a decoder, norm and unembedding, as the theory of what is behind a norm takes them (N7, N8)."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +8,10 @@ from jaxtyping import Array, Float
 
 from sim.bridge.model import LanguageModel
 from theory import arc
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, static
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["W", "gamma", "bias", "eps"], meta_fields=["kind", "softcap"])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Readout:
     """The last steps of a decoder: ``softcapped(W (gamma * norm(x) + bias))``.
@@ -29,8 +28,8 @@ class Readout:
     gamma: Float[Array, " d"] | Leaf
     bias: Float[Array, " d"] | Leaf
     eps: Float[Array, ""] | Leaf
-    kind: str
-    softcap: float | None
+    kind: str = static()
+    softcap: float | None = static()
 
     def arc(self, h: Float[Array, " d"], v: Float[Array, " d"]) -> arc.Arc:
         """The arc of a hidden state steered along v (N8)."""

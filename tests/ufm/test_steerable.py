@@ -1,5 +1,4 @@
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from ufm import Add, Steerable, Steering, Weight, init, probability_increase, st
 from ufm.steerable import at_once, pairs, strengths
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["table", "W"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Curved(Steerable):
     """A split model that is not linear after the cut: anything that assumes it is fails on it."""
