@@ -37,7 +37,7 @@ _FAMILIES = {
 
 
 class _Reader(gguf.GGUFReader):
-    """A reader whose data are a plain array: metadata are read in 250,000 views, which are dear of a memmap."""
+    """A reader whose data are a plain array: it makes 250,000 views of the metadata, and a view of a memmap takes long."""
 
     @property  # type: ignore[override]
     def data(self) -> np.ndarray:
