@@ -299,9 +299,9 @@ PAPER_FIGURES: dict[str, Drawing] = {
         "cross-entropy",
         cross_entropy_near_zero,
         "S, theorem 3.8, and N9",
-        "The same at small strengths. The parabola is known from one Jacobian-vector product. On text that the model wrote "
-        "itself there is no linear term; on text of others there may be one (dotted), and where the increase is below 0, "
-        "steering helps.",
+        "The increase at small strengths. The parabola is known from one Jacobian-vector product. On text that the model "
+        "wrote itself there is no linear term; on text of others there may be one (dotted), and where the increase is below "
+        "0, steering helps.",
     ),
     "figure-A6": Drawing(
         "mmlu",

@@ -128,7 +128,7 @@ def test_a_tokenizer_without_a_beginning_is_refused(done):
 
 def test_means_of_states_over_tokens_and_texts(done):
     found = done.store.data("vectors")["mean"]
-    assert found.dims == ("set", "resample", "layer", "width")
+    assert found.dims == ("set", "resample", "layer", "d_model")
     assert found.sizes["layer"] == done.lm.config.num_layers
     for name in done.sets:
         each = mean_states(done, name)
