@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from sim.bridge.architectures import from_config
 from sim.bridge.config import Config
-from sim.bridge.families import from_config
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel, random_model
 from sim.bridge.parameters import shapes

@@ -1,6 +1,6 @@
 """What a decoder is made of: one description for all families.
 
-Families differ in a few switches (`sim.bridge.families` reads them).
+Families differ in a few switches (`sim.bridge.architectures` reads them).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Config:
     """A decoder-only transformer. Hashable, so that it is part of a compiled program's key.
 
     Attributes:
-        family: a key of `sim.bridge.families.FAMILIES`.
+        family: a key of `sim.bridge.architectures.FAMILIES`.
         vocab_size: V.
         d_model: d, of the residual stream.
         num_layers: L, the number of blocks.

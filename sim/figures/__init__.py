@@ -2,7 +2,6 @@
 
 from sim.figures.arc import arc
 from sim.figures.counterexample import counterexample
-from sim.figures.language import LANGUAGE_FIGURES
 from sim.figures.preference import PREFERENCE_FIGURES
 from sim.figures.style import Drawing, save
 from sim.figures.toy import (
@@ -14,6 +13,7 @@ from sim.figures.toy import (
     training,
 )
 from sim.figures.uppercase import CASE_FIGURES
+from sim.figures.validation import LANGUAGE_FIGURES
 
 FIGURES: dict[str, Drawing] = {
     **TOY_FIGURES,

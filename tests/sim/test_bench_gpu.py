@@ -39,7 +39,7 @@ def test_every_work_is_timed_beside_the_official_loop():
 
 
 def test_operations_are_two_for_each_weight():
-    from sim.bridge.families import from_config
+    from sim.bridge.architectures import from_config
 
     # Query and output 16 x 16, key and value 16 x 8, gate, up and down 16 x 24.
     assert bench_gpu.operations(from_config(TINY)) == (2 * (2 * 256 + 2 * 128 + 3 * 384), 2 * 16 * 50)

@@ -14,8 +14,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from sim.bridge.architectures import from_config, is_mixture
 from sim.bridge.config import Config
-from sim.bridge.families import from_config, is_mixture
 from sim.bridge.files import reading
 from sim.bridge.rope import Rope, mscale
 from ufm._check import require

@@ -21,11 +21,11 @@ import safetensors
 from jax.typing import DTypeLike
 from tqdm import tqdm
 
+from sim.bridge.architectures import from_config, refuse_quantised
 from sim.bridge.config import Config
-from sim.bridge.families import from_config, refuse_quantised
 from sim.bridge.files import read_json, reading, some_of
 from sim.bridge.parameters import Placement, is_gain, placed, require_finite, shapes
-from sim.bridge.weights import weight_map
+from sim.bridge.weights import tensor_names
 from ufm._check import require
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -244,7 +244,7 @@ def tied_as_saved(a: Config, tensors: Tensors) -> Config:
     So does transformers, whatever the configuration says of it.
     """
     there = tensors.shapes()
-    entries = weight_map.table(replace(a, tied=False), tensors.kind, there)
+    entries = tensor_names.table(replace(a, tied=False), tensors.kind, there)
     pair = [entries["embedding"], entries["unembedding"]]
     if not a.tied or not all(entry.template in there for entry in pair):
         return a
@@ -284,7 +284,7 @@ def fill(
 def _read(a: Config, tensors: Tensors, dtype: np.dtype, progress: bool | None) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters one by one, the layers of the blocks put together, each checked against the architecture."""
     there, expected = tensors.shapes(), shapes(a)
-    entries = weight_map.table(a, tensors.kind, there)
+    entries = tensor_names.table(a, tensors.kind, there)
     _check_names(a, there, entries)
     # The largest first: what is needed beside the parameters that are there gets smaller as these add up.
     order = sorted(expected, key=lambda name: -math.prod(expected[name]))
@@ -302,14 +302,14 @@ def _read(a: Config, tensors: Tensors, dtype: np.dtype, progress: bool | None) -
         del whole, part, tensor
 
 
-def _changed(tensor: np.ndarray, entry: weight_map.Entry, a: Config, name: str) -> np.ndarray:
+def _changed(tensor: np.ndarray, entry: tensor_names.Entry, a: Config, name: str) -> np.ndarray:
     try:
         return entry.change(tensor, a)
     except ValueError as error:
         raise ValueError(f"{name}: expected a shape that fits the architecture, got {tensor.shape} ({error})") from error
 
 
-def _check_names(a: Config, there: Mapping[str, Any], entries: Mapping[str, weight_map.Entry]) -> None:
+def _check_names(a: Config, there: Mapping[str, Any], entries: Mapping[str, tensor_names.Entry]) -> None:
     wanted = {
         entry.template.format(i)
         for name, entry in entries.items()
@@ -317,5 +317,5 @@ def _check_names(a: Config, there: Mapping[str, Any], entries: Mapping[str, weig
     }
     missing = sorted(wanted - set(there))
     require(not missing, "checkpoint", "all tensors of the architecture", f"no {some_of(missing)}")
-    extra = sorted(name for name in set(there) - wanted if not weight_map.ignored(name, a))
+    extra = sorted(name for name in set(there) - wanted if not tensor_names.ignored(name, a))
     require(not extra, "checkpoint", "tensors of the architecture only", f"also {some_of(extra)}")

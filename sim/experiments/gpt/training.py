@@ -20,9 +20,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from sim import output
+from sim.bridge.architectures import from_config
 from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
-from sim.bridge.families import from_config
 from sim.bridge.files import read_json
 from sim.bridge.model import LanguageModel, load
 from sim.bridge.parameters import init_parameters, is_gain

@@ -12,7 +12,7 @@ from sim.experiments.experiment import Experiment
 from sim.experiments.strength import STAGES
 from sim.experiments.strength.claims import PaperClaim, TestedClaims, claims
 from sim.figures.panels import NothingToDrawError
-from sim.figures.paper import PAPER_FIGURES
+from sim.figures.strength import PAPER_FIGURES
 from sim.figures.style import Drawing, save
 from sim.output import write_data
 from sim.pages import pictures, write_page

@@ -12,9 +12,9 @@ import pytest
 
 import ufm
 from sim.bridge import devices, generation, split
+from sim.bridge.architectures import from_config
 from sim.bridge.decoder import Decoder
 from sim.bridge.devices import ON_ACCELERATOR, ON_CPU, portion
-from sim.bridge.families import from_config
 from sim.bridge.model import load, parameter_bytes, random_model
 from sim.bridge.parameters import shapes
 from sim.bridge.unembedding import readout

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.experimental.jet import jet
 
 import ufm
-from sim.bridge.families import from_config
+from sim.bridge.architectures import from_config
 from sim.bridge.model import random_model
 from ufm import Add, After, All, Last, LoRA, Steering, Where
 from ufm.steering import stacks

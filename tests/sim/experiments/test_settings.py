@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim.bridge.families import from_config
+from sim.bridge.architectures import from_config
 from sim.experiments.settings import (
     EIGHT,
     PRESETS,

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from sim.bridge.architectures import from_config
 from sim.bridge.decoder import Decoder
-from sim.bridge.families import from_config
 from sim.bridge.model import LanguageModel
 from sim.bridge.parameters import init_parameters
 from sim.experiments import corpora, prompt_texts

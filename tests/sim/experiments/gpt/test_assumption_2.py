@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
 
-from sim.bridge.families import from_config
+from sim.bridge.architectures import from_config
 from sim.bridge.model import random_model
 from sim.experiments import corpora
 from sim.experiments.gpt.assumption_2 import fidelity

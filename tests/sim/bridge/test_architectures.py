@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import ufm
 from sim.bridge import unembedding
-from sim.bridge.families import DEFAULTS, FAMILIES, from_config
+from sim.bridge.architectures import DEFAULTS, FAMILIES, from_config
 from sim.bridge.model import load, random_model
 from sim.bridge.rope import Rope
 from sim.bridge.weights.gguf_file import Gguf

@@ -1,7 +1,7 @@
 """Where a checkpoint has the parameters of `sim.bridge.decoder`: one table for each way of naming them.
 
 An entry is the template of a name, with ``{}`` for the layer, and what is done to the tensor. A family is added by a
-table here and a configuration in `sim.bridge.families`.
+table here and a configuration in `sim.bridge.architectures`.
 """
 
 from collections.abc import Callable, Iterable

@@ -11,7 +11,14 @@ from sim.experiments.settings import grid
 from sim.experiments.strength.claims import presence
 from sim.figures.next_token import curves, over_resamples, single_bumps
 from sim.figures.panels import NothingToDrawError, linear_width, mean, nice_ticks, share
-from sim.figures.paper import MEASURES, PAPER_FIGURES, accuracy, concept_probability, cross_entropy, cross_entropy_near_zero
+from sim.figures.strength import (
+    MEASURES,
+    PAPER_FIGURES,
+    accuracy,
+    concept_probability,
+    cross_entropy,
+    cross_entropy_near_zero,
+)
 from sim.figures.style import word_label, word_labels
 from sim.measure.curves import mean_tau
 
