@@ -107,13 +107,13 @@ def test_defaults_are_those_of_transformers(family):
 @pytest.mark.parametrize(
     ("family", "settings", "expected"),
     [
-        ("llama", {"head_dim": None, "num_key_value_heads": None}, {"head_dim": 128, "kv_heads": 32}),
+        ("llama", {"head_dim": None, "num_key_value_heads": None}, {"head_dim": 128, "num_kv_heads": 32}),
         ("mistral", {"sliding_window": None}, {"windows": (None,) * 32}),
-        ("smollm3", {"num_key_value_heads": None}, {"kv_heads": 16}),
+        ("smollm3", {"num_key_value_heads": None}, {"num_kv_heads": 16}),
         ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}, {"final_softcap": None}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": None}, {"windows": (None,) * 32}),
-        ("gpt2", {"n_inner": None}, {"hidden": 3072}),
-        ("gpt2", {"hidden_size": 24, "num_hidden_layers": 2}, {"width": 24, "layers": 2}),
+        ("gpt2", {"n_inner": None}, {"d_mlp": 3072}),
+        ("gpt2", {"hidden_size": 24, "num_hidden_layers": 2}, {"d_model": 24, "num_layers": 2}),
         ("gpt2", {"scale_attn_weights": False}, {"query_scale": 1.0}),
         ("gemma2", {"hidden_act": "gelu"}, {"activation": "gelu_tanh"}),
         ("gemma", {"hidden_act": "gelu"}, {"activation": "gelu_tanh"}),
@@ -380,18 +380,18 @@ def write_gguf(folder, path, *, change=None, leave_out=(), apart=False):
     family = config["model_type"]
     kind = gguf.MODEL_ARCH[ARCHITECTURES.get(family, family.upper())]
     about = from_config(config)
-    named = gguf.get_tensor_name_map(kind, about.layers)
+    named = gguf.get_tensor_name_map(kind, about.num_layers)
     writer = gguf.GGUFWriter(str(path), gguf.MODEL_ARCH_NAMES[kind])
     facts = {
-        "block_count": lambda: writer.add_block_count(about.layers),
-        "context_length": lambda: writer.add_context_length(about.context),
-        "embedding_length": lambda: writer.add_embedding_length(about.width),
-        "feed_forward_length": lambda: writer.add_feed_forward_length(about.hidden),
-        "head_count": lambda: writer.add_head_count(about.heads),
-        "head_count_kv": lambda: writer.add_head_count_kv(about.kv_heads),
+        "block_count": lambda: writer.add_block_count(about.num_layers),
+        "context_length": lambda: writer.add_context_length(about.max_seq_len),
+        "embedding_length": lambda: writer.add_embedding_length(about.d_model),
+        "feed_forward_length": lambda: writer.add_feed_forward_length(about.d_mlp),
+        "head_count": lambda: writer.add_head_count(about.num_heads),
+        "head_count_kv": lambda: writer.add_head_count_kv(about.num_kv_heads),
         "eps": lambda: (writer.add_layer_norm_eps if about.norm == "layer" else writer.add_layer_norm_rms_eps)(about.eps),
     }
-    if about.head_dim * about.heads != about.width:
+    if about.head_dim * about.num_heads != about.d_model:
         facts["key_length"] = lambda: (writer.add_key_length(about.head_dim), writer.add_value_length(about.head_dim))
     if about.rope is not None:
         facts["freq_base"] = lambda: writer.add_rope_freq_base(about.rope.theta)
@@ -417,15 +417,15 @@ def write_gguf(folder, path, *, change=None, leave_out=(), apart=False):
             continue
         last = name.split(".")[-2]
         if family in ("llama", "smollm3", "granite") and last in ("q_proj", "k_proj"):
-            value = paired(value, about.heads if last == "q_proj" else about.kv_heads)
+            value = paired(value, about.num_heads if last == "q_proj" else about.num_kv_heads)
         if family.startswith("gemma") and "norm" in last:
             value = value + 1
         if last == "query_key_value":
-            value = value.reshape(about.heads, 3, -1, *value.shape[1:]).swapaxes(0, 1).reshape(value.shape)
+            value = value.reshape(about.num_heads, 3, -1, *value.shape[1:]).swapaxes(0, 1).reshape(value.shape)
         if family == "gpt2" and last in ("c_attn", "c_proj", "c_fc") and value.ndim == 2:
             value = value.T
         if last == "qkv_proj" and apart:
-            sizes = [about.heads * about.head_dim, about.kv_heads * about.head_dim]
+            sizes = [about.num_heads * about.head_dim, about.num_kv_heads * about.head_dim]
             for part, rows in zip("qkv", np.split(value, np.cumsum([*sizes])), strict=True):
                 writer.add_tensor(f"blk.{name.split('.')[2]}.attn_{part}.weight", rows)
             continue

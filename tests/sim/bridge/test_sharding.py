@@ -64,8 +64,8 @@ def test_two_processes(checkpoint, tmp_path, alone):
 
 def test_rules():
     mesh = make_mesh(1, 1)
-    assert spec(("layer", "width", "heads"), (3, 32, 64), mesh) == PartitionSpec(None, None, "model")
-    assert spec(("heads", "hidden"), (8, 8), mesh) == PartitionSpec("model", None)
+    assert spec(("layer", "d_model", "heads"), (3, 32, 64), mesh) == PartitionSpec(None, None, "model")
+    assert spec(("heads", "d_mlp"), (8, 8), mesh) == PartitionSpec("model", None)
     with pytest.raises(ValueError, match=r"rules: expected axes of the mesh, data, model, got \['other'\]"):
         spec(("heads",), (8,), mesh, RULES | {"heads": "other"})
     with pytest.raises(ValueError, match=f"mesh: expected at most the {len(jax.devices())} devices there are, got 99"):
