@@ -33,11 +33,13 @@ class Steerable:
     Attributes:
         n_contexts: how many contexts it has, which are then known by their index; None if it does not say.
         activation_size: numbers that it holds while it decodes one state; None for its logits alone.
+        prefix_size: numbers that it holds for one context while it embeds it, and afterwards; None for few.
         budget: numbers that a sweep of it holds at once, unless told otherwise.
     """
 
     n_contexts: Any = None
     activation_size: Any = None
+    prefix_size: Any = None
     budget: Any = DEFAULT_BUDGET
 
     def embed(self, contexts: Int[Array, "*n"]) -> Any:
@@ -279,7 +281,8 @@ def _sweep(
         return measure(jnp.where(good, logits, jnp.nan), i), jnp.where(good, 0.0, jnp.nan)
 
     chunk = at_once(model, jax.eval_shape(state_of, jax.ShapeDtypeStruct((), jnp.int32)), budget)
-    values, marks = pairs(at, n, alphas, chunk, lambda i: (i, state_of(i)))
+    together = max(1, (budget or model.budget) // (model.prefix_size or 1))
+    values, marks = pairs(at, n, alphas, chunk, lambda i: (i, state_of(i)), together=together)
     finite_at(model, alphas, marks, axis=1)
     return values
 
@@ -306,6 +309,8 @@ def pairs(
     alphas: Array,
     chunk: int,
     prefix: Callable[[Int[Array, ""]], Any] = lambda i: i,
+    *,
+    together: int | None = None,
 ) -> Any:
     """``function(prefix(i), alphas[k])`` for all i < n and k; leaves come back as ``[n, K, ...]``.
 
@@ -315,6 +320,7 @@ def pairs(
         alphas: strengths.
         chunk: pairs at a time, at most. All are of one context, unless all strengths of several fit.
         prefix: what belongs to context i, and is the same for all strengths.
+        together: contexts at a time, at most; as many as the pairs allow if left out.
 
     Raises:
         ValueError: a chunk below 1, no context, no strength.
@@ -323,7 +329,7 @@ def pairs(
     k = alphas.shape[0]
     require(n >= 1, "contexts", "at least one", "none")
     require(k >= 1, "alphas", "at least one strength", "none")
-    at_a_time = max(1, chunk // k)
+    at_a_time = max(1, min(chunk // k, n if together is None else together))
 
     def of_context(i):
         own = prefix(i)

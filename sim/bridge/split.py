@@ -92,6 +92,12 @@ class Split(Steerable):
         return (1 if self.last_only else t) * a.vocab_size + held_by_blocks(a, t - self.start, t)
 
     @property
+    def prefix_size(self) -> int:
+        """Numbers held for one context: the widest part of a block, and keys and values of what is not steered."""
+        a, t = self.decoder.config, self.tokens.shape[1]
+        return held_by_blocks(a, t, t) + 2 * a.num_layers * a.num_kv_heads * a.head_dim * self.start
+
+    @property
     def sites(self) -> dict[str, tuple[int, int]]:
         """How many numbers each site takes and gives."""
         a = self.decoder.config
@@ -304,6 +310,9 @@ class Split(Steerable):
             at: the one position that is computed; all if left out.
         """
         later, strengths, start = stacks(steering), steering.strengths(alpha), state.mask.shape[1] - state.stream.shape[1]
+        selections = [part.tokens.chosen(state.mask, state.context) for part in steering.parts] if start else []
+        # What is known in a compiled program only: no token before the first of this state can be steered any more.
+        early = [jnp.any(every[:, :start]) for every in selections if every is not None]
 
         def chosen(tokens: Tokens) -> Bool[Array, "n t"] | None:
             every = tokens.chosen(state.mask, state.context)
@@ -320,7 +329,7 @@ class Split(Steerable):
                     # What is known in a compiled program only: no block before the split can be steered any more.
                     traced = isinstance(stack.layers, jax.core.Tracer)
                     y = jnp.where(jnp.all(stack.layers > self.layer), y, jnp.nan) if traced else y
-                return y
+                return jnp.where(jnp.any(jnp.stack(early)), jnp.nan, y) if early else y
             return at_block(later, site, i, x, y, strengths, chosen)
 
         return act

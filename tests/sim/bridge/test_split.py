@@ -229,6 +229,37 @@ def test_a_sweep_holds_what_its_budget_allows(budget):
     assert at_a_time == max(1, budget // cut.activation_size)
 
 
+def test_a_sweep_of_last_tokens_holds_what_its_budget_allows():
+    """Keys, values and the passes that make them are for a few contexts at a time."""
+    settings = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    model = random_model(from_config({"model_type": "llama", "num_attention_heads": 4, **settings}), jax.random.key(0))
+
+    def temporary(contexts, budget):
+        split = replace(model.split([list(range(40))] * contexts), budget=budget)
+        split, steering = split.prepared(Steering({1: Add(jnp.ones(32))}, tokens=Last()))
+        assert split.start == 39
+        swept = jax.jit(lambda split: ufm.sweep(split, jnp.arange(contexts), steering, jnp.ones(2), lambda row, _: row[0]))
+        return swept.lower(split).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = temporary(64, 2**17), temporary(64, 2**24)
+    assert small <= 4 * 2**17 + 2**20
+    assert large > 4 * small
+
+
+def test_tokens_that_were_computed_without_steering_give_no_number(small):
+    """In a compiled program, a steering of tokens before the first that a split was prepared for."""
+    model, v = small("llama"), direction(small("llama"))
+    split, _ = model.split(PROMPTS, 1).prepared(Steering(Add(v), tokens=Last()))
+
+    @jax.jit
+    def logits(split, steering):
+        return ufm.steer(split, jnp.arange(3), steering, 1.0)
+
+    assert np.isfinite(logits(split, Steering(Add(v), tokens=Last()))).all()
+    assert np.isfinite(logits(split, Steering(Add(v), tokens=After(jnp.asarray([7, 2, 4]))))).all()
+    assert np.isnan(logits(split, Steering(Add(v), tokens=After(jnp.asarray([6, 2, 4]))))).all()
+
+
 def test_a_transformer_of_one_layer():
     """Its one block is the first and the last: the cut is before the norm."""
     settings = {"vocab_size": 30, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
