@@ -137,8 +137,9 @@ def curvature(
         steering: a `Steering`, or a vector ``[d]`` that is added where the model is split.
         alpha: where: a strength, for all parts of the steering.
     """
-    contexts, alpha = known(model, contexts), one_strength(steering, alpha)
-    model, steering = model.prepared(as_steering(steering))
+    contexts, steering = known(model, contexts), as_steering(steering)
+    alpha = one_strength(steering, alpha)
+    model, steering = model.prepared(steering)
     return finite_at(model, alpha, _curvature(model, contexts, steering, alpha))
 
 

@@ -112,19 +112,20 @@ def steer(
         ValueError: contexts that the model does not have, a steering that is made for another model; outside
             transformations, numbers that are not finite, and a strength at which logits are not.
     """
-    contexts, alpha = known(model, contexts), one_strength(steering, alpha)
-    at_place, parts = model.prepared(as_steering(steering))
+    contexts, steering = known(model, contexts), as_steering(steering)
+    alpha = one_strength(steering, alpha)
+    at_place, parts = model.prepared(steering)
     return finite_at(at_place, alpha, at_place.steered(at_place.embed(contexts), parts, alpha))
 
 
-def one_strength(steering: Any, alpha: Any) -> Any:
+def one_strength(steering: Steering, alpha: Any) -> Any:
     """A strength, or one for each part of a steering, as it is (a boundary check).
 
     Raises:
         ValueError: another number of strengths; outside transformations, one that is not finite.
     """
     value = number("alpha", alpha)
-    parts = len(as_steering(steering).parts)
+    parts = len(steering.parts)
     fits = np.ndim(value) == 0 or np.shape(value) == (parts,)
     require(fits, "alpha", f"a number, or one for each of the {parts} interventions", f"shape {np.shape(value)}")
     return value if np.ndim(value) == 0 else jnp.asarray(value)

@@ -50,6 +50,18 @@ class State:
 # --- tokens ------------------------------------------------------------------------------------------------------------
 
 
+def positions_of(mask: Bool[Array, "n T"]) -> Int[Array, "n T"]:
+    """The position of every token, padding not counted; 0 for padding before them."""
+    counted = lax.cumsum(lax.convert_element_type(mask, jnp.int32), axis=1)
+    return lax.max(counted - 1, jnp.zeros(mask.shape, jnp.int32))
+
+
+def last_of(mask: Bool[Array, "n T"]) -> Int[Array, " n"]:
+    """The last position of every context that is not padding."""
+    t = mask.shape[1]
+    return t - 1 - lax.argmax(lax.rev(lax.convert_element_type(mask, jnp.int32), (1,)), 1, jnp.int32)
+
+
 class Tokens:
     """Which tokens of a context an intervention acts at; derive from it, and register the class as a pytree."""
 
@@ -91,9 +103,7 @@ class Last(Tokens):
 
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
         """The last position that is not padding."""
-        t = mask.shape[-1]
-        last = t - 1 - lax.argmax(lax.rev(lax.convert_element_type(mask, jnp.int32), (1,)), 1, jnp.int32)
-        return jnp.arange(t) == last[:, None]
+        return jnp.arange(mask.shape[1]) == last_of(mask)[:, None]
 
     def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> None:
         """Every new token is chosen."""
@@ -118,8 +128,7 @@ class After(Tokens):
 
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
         """The positions from `length` on, padding not counted."""
-        position = lax.cumsum(lax.convert_element_type(mask, jnp.int32), axis=1) - 1
-        return self._beyond(position, context) & mask
+        return self._beyond(positions_of(mask), context) & mask
 
     def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> Bool[Array, " n"]:
         """Whether a token's position is beyond them."""
@@ -238,7 +247,7 @@ class Steering:
         for part in (*self.parts, *other.parts):
             # Layers that are traced may be the same.
             before = [p for p in parts if p.site == part.site and not _apart(p.layer, part.layer)]
-            parts.append(Part(part.intervention, part.layer, part.tokens, part.site, len(before)))
+            parts.append(replace(part, turn=len(before)))
         return Steering.of(parts)
 
     def __repr__(self) -> str:
@@ -279,8 +288,7 @@ class Steering:
 
     def moved(self, places: Sequence[Any]) -> "Steering":
         """This steering with other layers."""
-        pairs = zip(self.parts, places, strict=True)
-        return Steering.of([Part(p.intervention, layer, p.tokens, p.site, p.turn) for p, layer in pairs])
+        return Steering.of([replace(part, layer=layer) for part, layer in zip(self.parts, places, strict=True)])
 
 
 def _block(layer: Any) -> int:
@@ -383,7 +391,7 @@ def stacks(steering: Steering) -> list[Stack]:
     for (site, *_), members in groups.items():
         layers = [part.layer for _, part in members]
         static = all(isinstance(layer, int) for layer in layers)
-        bare = [Part(part.intervention, None, part.tokens, part.site, 0) for _, part in members]
+        bare = [replace(part, layer=None) for _, part in members]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(list(map(jnp.asarray, leaves))), *bare)
         layers_of = np.asarray(layers) if static else jnp.stack(list(map(jnp.asarray, layers)))
         result.append(Stack(site, layers_of, np.asarray([k for k, _ in members]), stacked))

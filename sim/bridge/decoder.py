@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sim.bridge.config import Config
 from ufm.normalised import norm
 from ufm.precision import of_products, wide
+from ufm.steering import positions_of
 
 Index = Int[Array, ""] | int
 
@@ -395,12 +396,6 @@ def only_at(values: Array, at: Int[Array, " n"]) -> Array:
     chosen = lax.broadcasted_iota(at.dtype, values.shape[:2], 1) == lax.broadcast_in_dim(at, values.shape[:2], (0,))
     exact = of_products(values.dtype)
     return jnp.einsum("nt,nt...->n...", chosen.astype(values.dtype), values, precision=exact)[:, None]
-
-
-def positions_of(seen: Bool[Array, "n T"]) -> Int[Array, "n T"]:
-    """The position of every token, counted over those that are seen; 0 for padding before them."""
-    counted = lax.cumsum(lax.convert_element_type(seen, jnp.int32), axis=1)
-    return lax.max(counted - 1, jnp.zeros(seen.shape, jnp.int32))
 
 
 def _act(x: Array, kind: str) -> Array:

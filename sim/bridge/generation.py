@@ -10,10 +10,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.decoder import Decoder, Place, Slots, only_at, positions_of
-from sim.bridge.split import last_of
+from sim.bridge.decoder import Decoder, Place, Slots, only_at
 from ufm._check import require, shown, whole_number
-from ufm.steering import Steering, Tokens, at_block, stacks
+from ufm.steering import Steering, Tokens, at_block, last_of, positions_of, stacks
 
 
 @dataclass(frozen=True)

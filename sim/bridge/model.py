@@ -26,7 +26,7 @@ from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampling
 from sim.bridge.parameters import init_parameters, is_gain, shapes
-from sim.bridge.split import MLP_DOWN, Split, all_logits, all_means, all_states, held_by_blocks
+from sim.bridge.split import MLP_DOWN, Split, all_logits, all_means, all_states, held_by_blocks, sites_of
 from sim.bridge.tokenizer import Tokenizer
 from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
@@ -336,7 +336,7 @@ class LanguageModel:
         if steering is None:
             return np.zeros((count, 1), np.float32)
         a, parts = self.config, len(steering.parts)
-        require_sites(steering, {RESIDUAL: (a.d_model, a.d_model), MLP_DOWN: (a.d_mlp, a.d_model)}, layers=a.num_layers)
+        require_sites(steering, sites_of(a), layers=a.num_layers)
         placed = all(part.layer is not None for part in steering.parts)
         require(placed, "steering", "a layer for every intervention, as in Steering({12: Add(v)})", repr(steering))
         array = finite("alpha", alpha)

@@ -24,7 +24,7 @@ from ufm._check import require
 from ufm._pytree import Leaf, static
 from ufm.precision import of_products, wide
 from ufm.steerable import Steerable
-from ufm.steering import RESIDUAL, All, Last, State, Steering, Tokens, at_block, require_sites, stacks
+from ufm.steering import RESIDUAL, All, Last, State, Steering, Tokens, at_block, last_of, require_sites, stacks
 
 MLP_DOWN = "mlp_down"
 """The site of a block at the down-projection of its MLP."""
@@ -100,8 +100,7 @@ class Split(Steerable):
     @property
     def sites(self) -> dict[str, tuple[int, int]]:
         """How many numbers each site takes and gives."""
-        a = self.decoder.config
-        return {RESIDUAL: (a.d_model, a.d_model), MLP_DOWN: (a.d_mlp, a.d_model)}
+        return sites_of(self.decoder.config)
 
     # --- to where a steering acts --------------------------------------------------------------------------------------
 
@@ -349,6 +348,11 @@ class Split(Steerable):
         return decoder.transform(block, self.layer, x, act=here)
 
 
+def sites_of(a: Config) -> dict[str, tuple[int, int]]:
+    """The sites of a decoder's blocks: how many numbers each takes and gives."""
+    return {RESIDUAL: (a.d_model, a.d_model), MLP_DOWN: (a.d_mlp, a.d_model)}
+
+
 def _is_same(layer: Index, other: Index) -> bool:
     """Whether two layers are the same, as far as that is known before compilation."""
     return not isinstance(layer, jax.core.Tracer) and not isinstance(other, jax.core.Tracer) and int(layer) == int(other)
@@ -358,12 +362,6 @@ def held_by_blocks(a: Config, t: int, whole: int) -> int:
     """Numbers held while blocks run on t tokens of a context of `whole`: the stream, and the widest part of a block."""
     attention = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim + 2 * a.num_heads * whole
     return t * (3 * a.d_model + max(3 * a.d_mlp, attention))
-
-
-def last_of(mask: Bool[Array, "n T"]) -> Int[Array, " n"]:
-    """The last position of every context that is not padding."""
-    t = mask.shape[1]
-    return t - 1 - lax.argmax(lax.rev(lax.convert_element_type(mask, jnp.int32), (1,)), 1, jnp.int32)
 
 
 @nnx.jit
