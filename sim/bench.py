@@ -177,9 +177,8 @@ def language_model(seed: int = 0) -> Figures:
     def embedded(cut):
         return cut.embed_all(jnp.arange(1))
 
-    @jax.jit
     def swept(cut, states, alphas):
-        return ufm.sweep_states(cut, states, v, alphas, lambda row, _: jax.nn.log_softmax(row)[:TOKENS])
+        return _swept(cut, states, v, alphas)
 
     figures: Figures = {}
     with _torch() as other:
@@ -194,7 +193,7 @@ def language_model(seed: int = 0) -> Figures:
                 theirs.append(other(_full_pass_seconds))
         theirs.append(other(_full_pass_seconds))
     last = _median_seconds(swept, cut.at(layers - 1), one_of(states, -1), alphas)
-    alone = _median_seconds(jax.jit(lambda cut: cut.embed(jnp.arange(1))), cut.at(layers - 1))
+    alone = _median_seconds(_embedded, cut.at(layers - 1))
     middle = ours[layers // 2]
     figures |= {
         "all streams, one pass": every,
@@ -231,18 +230,11 @@ def last_token(seed: int = 0) -> Figures:
     kept, parts = lm.split([prompt]).prepared(steering)
     whole, alphas = replace(kept, start=0), jnp.linspace(-200.0, 200.0, SWEPT)
 
-    @jax.jit
-    def embedded(split):
-        return split.embed(jnp.arange(1))
-
-    @jax.jit
-    def swept(split, states, alphas):
-        return ufm.sweep_states(split, states, parts, alphas, lambda row, _: jax.nn.log_softmax(row)[:TOKENS])
-
-    states = [embedded(split) for split in (kept, whole)]
-    prefixes = [_median_seconds(embedded, split) for split in (kept, whole)]
-    sweeps = [_median_seconds(swept, split, state, alphas) for split, state in zip((kept, whole), states, strict=True)]
-    apart = jnp.max(jnp.abs(swept(kept, states[0], alphas) - swept(whole, states[1], alphas)))
+    states = [_embedded(split) for split in (kept, whole)]
+    prefixes = [_median_seconds(_embedded, split) for split in (kept, whole)]
+    given = [(split, state, parts, alphas) for split, state in zip((kept, whole), states, strict=True)]
+    sweeps = [_median_seconds(_swept, *arguments) for arguments in given]
+    apart = jnp.max(jnp.abs(_swept(*given[0]) - _swept(*given[1])))
     return {
         "keys kept: prefix": prefixes[0],
         "keys kept: sweep": sweeps[0],
@@ -252,6 +244,18 @@ def last_token(seed: int = 0) -> Figures:
         "ratio with the prefix": (prefixes[1] + sweeps[1]) / (prefixes[0] + sweeps[0]),
         "largest difference": float(apart),
     }
+
+
+@jax.jit
+def _embedded(split):
+    """The state of the only context of a split."""
+    return split.embed(jnp.arange(1))
+
+
+@jax.jit
+def _swept(split, states, steering, alphas):
+    """Next-token log-probabilities of a few tokens along a sweep from states."""
+    return ufm.sweep_states(split, states, steering, alphas, lambda row, _: jax.nn.log_softmax(row)[:TOKENS])
 
 
 def _swept_prompt(seed: int) -> tuple[list[int], Any]:

@@ -124,11 +124,9 @@ class Split(Steerable):
         """
         require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
         first = self._first_layer(steering)
-        here = [part.layer is None or part.layer is first or _is_same(part.layer, first) for part in steering.parts]
-        sites = {part.site for part, is_here in zip(steering.parts, here, strict=True) if is_here}
-        moved = steering.moved([None if is_here else part.layer for part, is_here in zip(steering.parts, here, strict=True)])
+        moved = steering.moved([None if _is_same(part.layer, first) else part.layer for part in steering.parts])
         layer = first if isinstance(self.layer, int) else jnp.asarray(first)
-        site = MLP_DOWN if MLP_DOWN in sites else RESIDUAL
+        site = MLP_DOWN if moved.here(MLP_DOWN) else RESIDUAL
         return replace(self, layer=layer, site=site, start=self._first_touched(steering)), moved
 
     def _first_layer(self, steering: Steering) -> Index:
@@ -353,8 +351,10 @@ def sites_of(a: Config) -> dict[str, tuple[int, int]]:
     return {RESIDUAL: (a.d_model, a.d_model), MLP_DOWN: (a.d_mlp, a.d_model)}
 
 
-def _is_same(layer: Index, other: Index) -> bool:
-    """Whether two layers are the same, as far as that is known before compilation."""
+def _is_same(layer: Index | None, other: Index) -> bool:
+    """Whether a part's layer is another, or left open, as far as that is known before compilation."""
+    if layer is None or layer is other:
+        return True
     return not isinstance(layer, jax.core.Tracer) and not isinstance(other, jax.core.Tracer) and int(layer) == int(other)
 
 
