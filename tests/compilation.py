@@ -1,8 +1,7 @@
 """`jax.jit` as the tests have it: it asks for hasty compilation, which is most of what they cost.
 
-Emitters of fused loops take two thirds of the time that XLA's compiler for CPUs takes without optimisation. A program that
-is called, rather than traced into another one, is compiled without them; options are those of `jax.jit`, each asked for only
-if this release of XLA takes it. Everything else is `jax.jit`.
+A program that is called, rather than traced into another one, is compiled with the options of `theory._compilation`, where
+this release of XLA takes them. Everything else is `jax.jit`.
 """
 
 import functools
@@ -11,8 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 LONG = {"_train": {"xla_backend_optimization_level": 1}}
 """More options, by the name of a function: of programs that run for so long that some optimisation pays."""
@@ -33,14 +30,14 @@ def jit(function: Callable | None = None, **keywords: Any) -> Any:
 
 
 class Program:
-    """What `jax.jit` returns of a function, and the same with `OPTIONS`."""
+    """What `jax.jit` returns of a function, and the same with options for haste."""
 
     def __init__(self, function: Callable, keywords: dict[str, Any]) -> None:
         # Not the attributes of a function that wraps a program: they are those of that program.
         functools.update_wrapper(self, function, updated=())
         self.plain = JIT(function, **keywords)
         more = LONG.get(getattr(function, "__name__", ""), {})
-        self.hasty = functools.cache(lambda: JIT(function, compiler_options=options() | more, **keywords))
+        self.hasty = functools.cache(lambda: JIT(function, compiler_options=options(more), **keywords))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         # JAX takes options of programs that are called, not of those that are traced.
@@ -58,9 +55,8 @@ def traced(*arguments: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(arguments), jnp.zeros(())))
 
 
-@functools.cache
-def options() -> dict[str, Any]:
-    """Those of `OPTIONS` that this release takes."""
+def options(more: dict[str, Any]) -> dict[str, Any]:
+    """What this release takes of the options for haste, and of some more."""
     from theory import _compilation
 
-    return _compilation._taken(OPTIONS)
+    return _compilation.taken(_compilation.PLAIN_LOOPS | more)

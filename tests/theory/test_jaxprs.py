@@ -68,6 +68,6 @@ def test_a_form_that_is_not_known_is_refused():
 
 def test_an_option_that_this_release_does_not_take_is_not_asked_for():
     options = {"xla_backend_optimization_level": 0, "xla_no_such_option": True}
-    assert _compilation._taken(options) == {"xla_backend_optimization_level": 0}
+    assert _compilation.taken(options) == {"xla_backend_optimization_level": 0}
     double = _compilation._compiled(lambda x: 2 * x, options, {})
     assert float(double(3.0)) == 6.0

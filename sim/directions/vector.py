@@ -1,0 +1,333 @@
+"""A steering vector as a value: a direction for each block, the model it was made for, and a diagnosis of each direction.
+
+vector = sim.make_vector(lm, positive, negative)
+print(vector)
+lm.generate(prompts, steering=vector.steering(20), alpha=2.0)
+
+Layers are blocks, counted from 0, and a direction acts on the residual stream after its block. Strengths are in units of the
+vector, so that arithmetic (`2 * joy - anger`) means what it says.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sim.bridge.model import LanguageModel
+from ufm._check import finite, finite_number, require, shown, whole_number
+from ufm.interventions import Add
+from ufm.steering import RESIDUAL, Steering
+
+MOST_ALONG_SINKS = 0.1
+"""A larger share of a direction's squared length along the attention sinks: it measures the length of texts."""
+
+LEAST_AGREEMENT = 0.5
+"""A smaller cosine between the directions of two halves of the texts: there are too few texts, or they differ in nothing."""
+
+LEAST_ACCURACY = 0.6
+"""A smaller share of held-out texts told apart along the direction."""
+
+
+@dataclass(frozen=True)
+class ModelTag:
+    """The model that a vector was made for.
+
+    Attributes:
+        name: what it was loaded as.
+        family: of its architecture, a key of `sim.bridge.architectures.FAMILIES`.
+        fingerprint: a hash of its weights; "" if unknown.
+        d_model: width of the residual stream.
+        num_layers: number of blocks; None if unknown.
+    """
+
+    name: str = ""
+    family: str = ""
+    fingerprint: str = ""
+    d_model: int = 0
+    num_layers: int | None = None
+
+    @classmethod
+    def of(cls, lm: LanguageModel) -> "ModelTag":
+        """The tag of a loaded model."""
+        a = lm.config
+        return cls(lm.name, a.family, lm.fingerprint, a.d_model, a.num_layers)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What tells whether a direction means what it should; None where it is not known.
+
+    Attributes:
+        sink_share: share of its squared length along the mean state of the attention sinks (0 to 1).
+        removed_share: the same before that part was taken out, if it was.
+        halves_cosine: cosine between the directions of two halves of the texts.
+        accuracy: share of held-out texts whose state along the direction of the other half is on the right side.
+        effect_size: distance between the sets along it, in standard deviations of held-out texts (Cohen's d).
+        relative_norm: its length in units of the median length of the states.
+    """
+
+    sink_share: float | None = None
+    removed_share: float | None = None
+    halves_cosine: float | None = None
+    accuracy: float | None = None
+    effect_size: float | None = None
+    relative_norm: float | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with the direction, a sentence each."""
+        sentences = []
+        if self.sink_share is not None and self.sink_share > MOST_ALONG_SINKS:
+            sentences.append(
+                f"{self.sink_share:.0%} of its squared length points along the attention sinks: it measures how long texts are"
+            )
+        if self.halves_cosine is not None and self.halves_cosine < LEAST_AGREEMENT:
+            sentences.append(f"two halves of the texts give directions with a cosine of {self.halves_cosine:.2f} only")
+        if self.accuracy is not None and self.accuracy < LEAST_ACCURACY:
+            sentences.append(f"it tells {self.accuracy:.0%} of held-out texts apart, where chance is 50%")
+        return tuple(sentences)
+
+
+@dataclass(frozen=True)
+class SteeringVector:
+    """Directions by block; immutable.
+
+    Attributes:
+        directions: one for each block it has one for, ``[d]``, float32.
+        name: of what it steers towards.
+        model: what it was made for; None if unknown.
+        site: where it acts in a block, "residual" unless said otherwise.
+        extraction: how it was made: names and numbers.
+        diagnosis: of every direction, by block; empty if unknown.
+        sinks: unit vectors along the mean state of the attention sinks, by block, ``[d]``; empty if unknown.
+        scales: median length of the states, by block; empty if unknown.
+    """
+
+    directions: Mapping[int, Float[np.ndarray, " d"]]
+    name: str = ""
+    model: ModelTag | None = None
+    site: str = RESIDUAL
+    extraction: Mapping[str, Any] = field(default_factory=dict)
+    diagnosis: Mapping[int, Diagnosis] = field(default_factory=dict)
+    sinks: Mapping[int, Float[np.ndarray, " d"]] = field(default_factory=dict)
+    scales: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.directions, Mapping), "directions", "directions by block", shown(self.directions))
+        require(len(self.directions) > 0, "directions", "at least one", "none")
+        arrays = {}
+        for layer, value in self.directions.items():
+            number = whole_number("layer", layer, 0)
+            array = finite(f"direction of block {number}", value).astype(np.float32)
+            require(array.ndim == 1 and array.size > 0, f"direction of block {number}", "a vector [d]", array.shape)
+            arrays[number] = array
+        widths = {array.size for array in arrays.values()}
+        require(len(widths) == 1, "directions", "one width", f"{sorted(widths)}")
+        if self.model is not None:
+            d, blocks = self.model.d_model, self.model.num_layers
+            require(d in (0, *widths), "directions", f"the {d} numbers of the model's states", f"{widths.pop()}")
+            inside = blocks is None or max(arrays) < blocks
+            require(inside, "layer", f"a block of the model, 0 to {(blocks or 0) - 1}", max(arrays))
+        object.__setattr__(self, "directions", dict(sorted(arrays.items())))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks it has a direction for, in order."""
+        return tuple(self.directions)
+
+    @property
+    def d_model(self) -> int:
+        """The width of its directions."""
+        return next(iter(self.directions.values())).size
+
+    def __getitem__(self, layer: int) -> Float[np.ndarray, " d"]:
+        """The direction of a block, ``[d]``.
+
+        Raises:
+            ValueError: a block that it has no direction for.
+        """
+        number = whole_number("layer", layer)
+        require(number in self.directions, "layer", f"one of {_ranges(self.layers)}", number)
+        return self.directions[number]
+
+    def at(self, layers: int | Sequence[int]) -> "SteeringVector":
+        """The directions of one block or several.
+
+        Raises:
+            ValueError: a block that it has no direction for, none.
+        """
+        numbers = [layers] if isinstance(layers, int | np.integer) else list(layers)
+        chosen = {int(layer): self[layer] for layer in numbers}
+
+        def kept(facts: Mapping[int, Any]) -> dict[int, Any]:
+            return {layer: fact for layer, fact in facts.items() if layer in chosen}
+
+        return replace(
+            self, directions=chosen, diagnosis=kept(self.diagnosis), sinks=kept(self.sinks), scales=kept(self.scales)
+        )
+
+    def steering(self, layers: int | Sequence[int] | None = None, *, tokens: Any = None) -> Steering:
+        """The steering that adds it.
+
+        Args:
+            layers: after which blocks; after all that it has a direction for if left out.
+            tokens: at which tokens; all if left out.
+
+        Raises:
+            ValueError: a block that it has no direction for.
+        """
+        chosen = self if layers is None else self.at(layers)
+        return Steering({layer: Add(v) for layer, v in chosen.directions.items()}, site=self.site, tokens=tokens)
+
+    def require_fits(self, lm: LanguageModel, *, other_weights: bool = False) -> "SteeringVector":
+        """The vector itself, if it is one for this model.
+
+        Args:
+            lm: the model to steer.
+            other_weights: whether a model of the same shape with other weights will do (another quantisation of it).
+
+        Raises:
+            ValueError: another width, a block that the model does not have, other weights.
+        """
+        here, tag = ModelTag.of(lm), self.model or ModelTag()
+        require(
+            self.d_model == here.d_model,
+            "vector",
+            f"one of width {here.d_model}, the model's",
+            f"one of width {self.d_model}",
+        )
+        blocks = here.num_layers or 0
+        require(self.layers[-1] < blocks, "vector", f"blocks 0 to {blocks - 1}, the model's", f"block {self.layers[-1]}")
+        require(tag.num_layers in (None, blocks), "vector", f"one for {blocks} blocks", f"one for {tag.num_layers}")
+        known = not tag.family or tag.family == here.family
+        require(known, "vector", f"one for the architecture {here.family}", f"one for {tag.family}")
+        same = other_weights or not tag.fingerprint or tag.fingerprint == here.fingerprint
+        allow = "other_weights=True if the two are the same model, as in another quantisation"
+        require(same, "vector", f"one for {here.name or 'this model'} ({allow})", f"one for {tag.name or 'another model'}")
+        return self
+
+    # --- arithmetic --------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: "SteeringVector") -> "SteeringVector":
+        return self._with(other, lambda a, b: a + b, "+")
+
+    def __sub__(self, other: "SteeringVector") -> "SteeringVector":
+        return self._with(other, lambda a, b: a - b, "-")
+
+    def __mul__(self, factor: float) -> "SteeringVector":
+        if not isinstance(factor, Real):
+            return NotImplemented
+        number = finite_number("factor", factor)
+        scaled = {layer: np.float32(number) * v for layer, v in self.directions.items()}
+        diagnosis = {
+            layer: replace(found, relative_norm=None if found.relative_norm is None else abs(number) * found.relative_norm)
+            for layer, found in self.diagnosis.items()
+        }
+        return replace(self, directions=scaled, name=f"{number:g} * {_grouped(self.name)}", diagnosis=diagnosis)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "SteeringVector":
+        if not isinstance(divisor, Real):
+            return NotImplemented
+        require(divisor != 0, "divisor", "a number other than 0", divisor)
+        return self * (1 / divisor)
+
+    def __neg__(self) -> "SteeringVector":
+        return self * -1.0
+
+    def normalized(self) -> "SteeringVector":
+        """The same directions, each of length 1.
+
+        Raises:
+            ValueError: a direction of length 0.
+        """
+        lengths = {layer: float(np.linalg.norm(v)) for layer, v in self.directions.items()}
+        empty = [layer for layer, length in lengths.items() if length == 0]
+        require(not empty, "vector", "directions that are not 0", f"zeros at block {empty[0] if empty else None}")
+        unit = {layer: v / np.float32(lengths[layer]) for layer, v in self.directions.items()}
+        diagnosis = {
+            layer: replace(found, relative_norm=1 / self.scales[layer] if layer in self.scales else None)
+            for layer, found in self.diagnosis.items()
+        }
+        return replace(self, directions=unit, diagnosis=diagnosis)
+
+    def _with(self, other: Any, operation: Callable[[Any, Any], Any], sign: str) -> "SteeringVector":
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        mine, theirs = self.model or ModelTag(), other.model or ModelTag()
+        unknown = not mine.fingerprint or not theirs.fingerprint
+        same = unknown or mine.fingerprint == theirs.fingerprint
+        require(
+            same, "vector", f"another one for {mine.name or 'the same model'}", f"one for {theirs.name or 'another model'}"
+        )
+        require(self.site == other.site, "vector", f"one for the site {self.site}", f"one for {other.site}")
+        require(self.d_model == other.d_model, "vector", f"width {self.d_model}", f"width {other.d_model}")
+        shared = [layer for layer in self.layers if layer in other.directions]
+        expected = f"one with directions for some of {_ranges(self.layers)}"
+        require(len(shared) > 0, "vector", expected, f"one for {_ranges(other.layers)}")
+        directions = {layer: operation(self[layer], other[layer]) for layer in shared}
+        sinks = {layer: self.sinks[layer] for layer in shared if layer in self.sinks}
+        scales = {layer: self.scales[layer] for layer in shared if layer in self.scales}
+        name = f"{self.name or '?'} {sign} {other.name if sign == '+' else _grouped(other.name)}"
+        diagnosis = {layer: geometry(directions[layer], sinks.get(layer), scales.get(layer)) for layer in shared}
+        extraction = {"combined": name, "of": [dict(self.extraction), dict(other.extraction)]}
+        model = self.model or other.model
+        return SteeringVector(directions, name, model, self.site, extraction, diagnosis, sinks, scales)
+
+    # --- for people --------------------------------------------------------------------------------------------------
+
+    @property
+    def warnings(self) -> dict[int, tuple[str, ...]]:
+        """What the diagnosis says against a direction, by block; blocks without anything are left out."""
+        return {layer: found.warnings for layer, found in self.diagnosis.items() if found.warnings}
+
+    def table(self) -> str:
+        """The diagnosis as a table of text, one line for each block, with a sentence for each warning below it."""
+        columns = ("length", "/ states", "along sinks", "halves", "held out", "effect")
+        lines = ["block " + " ".join(f"{column:>12}" for column in columns)]
+        for layer, v in self.directions.items():
+            found = self.diagnosis.get(layer, Diagnosis())
+            numbers = (float(np.linalg.norm(v)), found.relative_norm, found.sink_share, found.halves_cosine, found.accuracy)
+            cells = [f"{'-' if x is None else f'{x:.3g}':>12}" for x in (*numbers, found.effect_size)]
+            lines.append(f"{layer:5d} " + " ".join(cells))
+        sentences = (f"block {layer}: {sentence}" for layer, found in self.warnings.items() for sentence in found)
+        return "\n".join([*lines, *sentences])
+
+    def __repr__(self) -> str:
+        of = f" for {self.model.name}" if self.model is not None and self.model.name else ""
+        return f"SteeringVector({self.name!r}{of}: blocks {_ranges(self.layers)}, width {self.d_model})"
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{self.table()}"
+
+
+def geometry(
+    v: Float[np.ndarray, " d"], sink: Float[np.ndarray, " d"] | None, scale: float | None, *, removed: float | None = None
+) -> Diagnosis:
+    """What a direction's own numbers tell.
+
+    Args:
+        v: the direction.
+        sink: unit vector along the mean state of the attention sinks, if known.
+        scale: median length of the states, if known.
+        removed: the share along the sinks that was taken out, if any.
+    """
+    length = float(np.linalg.norm(v))
+    along = None if sink is None or length == 0 else float((np.asarray(v, float) @ np.asarray(sink, float) / length) ** 2)
+    return Diagnosis(sink_share=along, removed_share=removed, relative_norm=None if not scale else length / scale)
+
+
+def _grouped(name: str) -> str:
+    return f"({name})" if " " in name else name or "?"
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Blocks in words: "3", "0 to 29", "3, 7, 11"."""
+    ordered = sorted(layers)
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))
