@@ -82,7 +82,7 @@ class Diagnosis:
         sentences = []
         if self.sink_share is not None and self.sink_share > MOST_ALONG_SINKS:
             sentences.append(
-                f"{self.sink_share:.0%} of its squared length points along the attention sinks: it measures how long texts are"
+                f"{self.sink_share:.0%} of its squared length is along the attention sinks: it measures how long texts are"
             )
         if self.halves_cosine is not None and self.halves_cosine < LEAST_AGREEMENT:
             sentences.append(f"two halves of the texts give directions with a cosine of {self.halves_cosine:.2f} only")
