@@ -117,10 +117,12 @@ def many_small_corpora(seed: int = 0) -> Figures:
         batch = routes.populate(jax.random.key(seed), n, TABLES)
         alphas = jnp.linspace(-6, 6, 121)
 
-        def curve(one: Instance):
-            m = one.log_odds
-            a = jax.vmap(lambda log_p: jax.vmap(lambda alpha: tilting.log_partition(log_p, m, alpha))(alphas))(one.log_p)
-            return one.weights @ (a - alphas * (jnp.exp(one.log_p) @ m)[:, None])
+        def curve(instance: Instance):
+            m = instance.log_odds
+            a = jax.vmap(lambda log_p: jax.vmap(lambda alpha: tilting.log_partition(log_p, m, alpha))(alphas))(
+                instance.log_p
+            )
+            return instance.weights @ (a - alphas * (jnp.exp(instance.log_p) @ m)[:, None])
 
         every = jax.jit(jax.vmap(curve))
         start = time.perf_counter()
@@ -128,8 +130,8 @@ def many_small_corpora(seed: int = 0) -> Figures:
         seconds = time.perf_counter() - start
         together = _median_seconds(every, batch)
         single = jax.jit(curve)
-        ones = [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in range(looped)]
-        loop = _median_seconds(lambda: [single(one) for one in ones]) * n / looped
+        instances = [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in range(looped)]
+        loop = _median_seconds(lambda: [single(instance) for instance in instances]) * n / looped
     return {"seconds": seconds, "loop / vmap": loop / together, "corpora per second": n / together, "peak MiB": _peak_mib()}
 
 
@@ -232,9 +234,9 @@ def last_token(seed: int = 0) -> Figures:
 
     states = [_embedded(split) for split in (kept, whole)]
     prefixes = [_median_seconds(_embedded, split) for split in (kept, whole)]
-    given = [(split, state, parts, alphas) for split, state in zip((kept, whole), states, strict=True)]
-    sweeps = [_median_seconds(_swept, *arguments) for arguments in given]
-    apart = jnp.max(jnp.abs(_swept(*given[0]) - _swept(*given[1])))
+    calls = [(split, state, parts, alphas) for split, state in zip((kept, whole), states, strict=True)]
+    sweeps = [_median_seconds(_swept, *arguments) for arguments in calls]
+    apart = jnp.max(jnp.abs(_swept(*calls[0]) - _swept(*calls[1])))
     return {
         "keys kept: prefix": prefixes[0],
         "keys kept: sweep": sweeps[0],
@@ -290,8 +292,8 @@ def _passes_seconds(ids: Any, reach: float, use: Callable[[Any], Any]) -> float:
     model, push, times = _transformers(), torch.tensor(_swept_prompt(0)[1]), []
     layers, alpha = model.model.layers, 0.0
 
-    def steered(module: Any, given: Any, out: Any) -> Any:
-        del module, given
+    def steered(module: Any, inputs: Any, out: Any) -> Any:
+        del module, inputs
         more = alpha * push
         return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
 

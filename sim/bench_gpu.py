@@ -97,7 +97,7 @@ def gpu(seed: int = 0) -> Figures:
         if pool.submit(platform).result() == "cpu":
             return {}
         installed = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
-        theirs = {name: pool.submit(official, one).result() for name, one in MODELS.items()} if installed else {}
+        theirs = {name: pool.submit(official, config).result() for name, config in MODELS.items()} if installed else {}
     return measured(MODELS, Sizes(), theirs, seed)
 
 
@@ -128,8 +128,8 @@ def measured(
                 figures[f"{label}, tokens/s"] = (1 if what == GENERATED[0] else sizes.together) * sizes.new / seconds
             other = theirs.get(name, {})
             figures |= {
-                f"{label}, {kind.removeprefix(what).strip(', ')}": found
-                for kind, found in other.items()
+                f"{label}, {kind.removeprefix(what).strip(', ')}": duration
+                for kind, duration in other.items()
                 if kind.startswith(f"{what}, ")
             }
         del lm
@@ -237,8 +237,8 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
     a = from_config(config)
     push, alphas = torch.randn(a.d_model, device=device, dtype=torch.bfloat16), [torch.zeros(1, 1, 1, device=device)]
 
-    def steered(module: Any, given: Any, out: Any) -> Any:
-        del module, given
+    def steered(module: Any, inputs: Any, out: Any) -> Any:
+        del module, inputs
         more = alphas[0].to(push.dtype) * push
         return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
 
@@ -253,7 +253,7 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
         return float(np.median(times[1:]))
 
     lengths = ((1, sizes.prompt), (sizes.blocks, sizes.block), (sizes.texts, sizes.text), (sizes.together, sizes.prompt))
-    prompt, rows, texts, few = (torch.tensor(_rows(a, *one), device=device) for one in lengths)
+    prompt, rows, texts, few = (torch.tensor(_rows(a, *shape), device=device) for shape in lengths)
     many, targets = prompt.expand(sizes.batch, -1), rows[:, 1:].reshape(-1)
 
     def full_pass() -> None:
@@ -268,26 +268,26 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
 
     def states() -> None:
         states = model.model(texts, output_hidden_states=True).hidden_states
-        torch.stack([one.float().mean(dim=1) for one in states[1:]])
+        torch.stack([layer.float().mean(dim=1) for layer in states[1:]])
 
     def generated(ids: Any) -> Callable[[], Any]:
         how = {"do_sample": True, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "pad_token_id": 0}
         length = {"max_new_tokens": sizes.new, "min_new_tokens": sizes.new}
         return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **how, **length)
 
-    one, several = torch.full((1, 1, 1), 2.0, device=device), torch.linspace(-200, 200, sizes.batch, device=device)
-    found: dict[str, float] = {}
+    single, several = torch.full((1, 1, 1), 2.0, device=device), torch.linspace(-200, 200, sizes.batch, device=device)
+    figures: dict[str, float] = {}
     with torch.no_grad():
         for what, layer in (("first layer", 0), ("middle layer", a.num_layers // 2), ("last block", a.num_layers - 1)):
             hook = model.model.layers[layer].register_forward_hook(steered)
-            alphas[0] = one
-            found[f"next-token, {what}, full passes"] = sizes.strengths * seconds(full_pass, 8)
+            alphas[0] = single
+            figures[f"next-token, {what}, full passes"] = sizes.strengths * seconds(full_pass, 8)
             if layer == a.num_layers // 2:
-                found["cross-entropy, full passes"] = sizes.costs * seconds(loss, 8)
+                figures["cross-entropy, full passes"] = sizes.costs * seconds(loss, 8)
             alphas[0] = several[:, None, None]
-            found[f"next-token, {what}, batched passes"] = sizes.strengths / sizes.batch * seconds(batched_pass, 3)
+            figures[f"next-token, {what}, batched passes"] = sizes.strengths / sizes.batch * seconds(batched_pass, 3)
             hook.remove()
-        found["vectors, full passes"] = seconds(states, 3)
+        figures["vectors, full passes"] = seconds(states, 3)
         for what, ids in zip(GENERATED, (prompt, few), strict=True):
-            found[f"{what}, generate"] = seconds(generated(ids), 3)
-    return found
+            figures[f"{what}, generate"] = seconds(generated(ids), 3)
+    return figures

@@ -110,15 +110,15 @@ def _verify_on_model(model: str, statements: list[str] | None, json: Path | None
     names = chosen(statements)
     target = output.prepare_file(json, "json") if json else None
     folder = output.prepare_folder(out) if out else None
-    found = validate(load(model), statements=names, seed=seed)
+    validation = validate(load(model), statements=names, seed=seed)
     if target:
-        output.write_json(target, found.as_json())
+        output.write_json(target, validation.as_json())
     if folder:
-        write_validation(folder, found, alone=True)
-    typer.echo(as_table(found))
+        write_validation(folder, validation, alone=True)
+    typer.echo(as_table(validation))
     if folder:
         typer.echo(f"open {folder / 'language-model.html'}")
-    return 0 if found.holds else 1
+    return 0 if validation.holds else 1
 
 
 @app.command()
@@ -223,9 +223,9 @@ def assumption(
     from sim.checks.assumption_1 import as_table, leave, write
 
     file = output.prepare_file(out, "out")
-    found = leave(_names(statements), _names(departures), seed=seed)
-    write(file, found, seed)
-    typer.echo(as_table(found))
+    outcomes = leave(_names(statements), _names(departures), seed=seed)
+    write(file, outcomes, seed)
+    typer.echo(as_table(outcomes))
 
 
 @app.command()
@@ -322,23 +322,23 @@ def _stage(name: str) -> None:
         changes: dict[str, object] = {} if seed is None else {"seed": seed}
         lists = {"concepts": concepts, "layers": layers, "variants": variants}
         changes |= {key: value for key, value in lists.items() if value is not None}
-        changes |= dict(_parted(one) for one in change or [])
-        given = {"prompts": prompts, "contexts": contexts, "starts": starts, "text": text, "questions": questions}
-        given |= {"pairs": pairs}
-        files = {key: path for key, path in given.items() if path is not None}
-        e = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files)
+        changes |= dict(_parted(assignment) for assignment in change or [])
+        paths = {"prompts": prompts, "contexts": contexts, "starts": starts, "text": text, "questions": questions}
+        paths |= {"pairs": pairs}
+        files = {key: path for key, path in paths.items() if path is not None}
+        experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files)
         # Where bars are not shown.
-        run(e, None if name == "all" else [name], told=_say if not sys.stderr.isatty() else lambda stage: None)
-        typer.echo(as_table(e.store))
+        run(experiment, None if name == "all" else [name], told=_say if not sys.stderr.isatty() else lambda stage: None)
+        typer.echo(as_table(experiment.store))
         if name == "all":
-            typer.echo(summary(write(e)))
+            typer.echo(summary(write(experiment)))
             typer.echo(f"open {out / 'index.html'}")
         if name == "preference-utility":
             from sim.experiments.preference import page
 
-            found = page.write(e)
-            typer.echo(found.text)
-            typer.echo(f"open {found.page}")
+            report = page.write(experiment)
+            typer.echo(report.text)
+            typer.echo(f"open {report.page}")
 
     command.__doc__ = _STAGES[name]
     lm.command(name)(command)
@@ -361,14 +361,14 @@ def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("o
     trained = [name for name in groups if name.startswith(("update-", "preference-"))]
     measured = any(name in groups for name in ("preference-vector", "preference-lora", "preference-weight"))
     require(measured or len(groups) > len(trained), "out", "a run with something measured", f"{str(out)!r} without it")
-    e = prepare(out)
+    experiment = prepare(out)
     if len(groups) > len(trained):
-        typer.echo(summary(write(e)))
+        typer.echo(summary(write(experiment)))
         typer.echo(f"open {out / 'index.html'}")
     if measured:
-        found = page.write(e)
-        typer.echo(found.text)
-        typer.echo(f"open {found.page}")
+        report = page.write(experiment)
+        typer.echo(report.text)
+        typer.echo(f"open {report.page}")
 
 
 @lm.command()
@@ -377,9 +377,9 @@ def show(folder: Annotated[Path, typer.Argument(help="A folder with runs in it."
     from sim.experiments.run import as_table, runs
     from ufm._check import require
 
-    found = [as_table(one) for one in runs(folder)]
-    require(len(found) > 0, "folder", "one with runs in it", repr(str(folder)))
-    typer.echo("\n".join(found))
+    tables = [as_table(store) for store in runs(folder)]
+    require(len(tables) > 0, "folder", "one with runs in it", repr(str(folder)))
+    typer.echo("\n".join(tables))
 
 
 def _say(stage: str) -> None:
@@ -414,11 +414,11 @@ def case(
 
     folder = output.prepare_folder(out)
     documents = corpora.manual() if text is None else corpora.read_documents(text)
-    found = analyse(finished(model, corpora.in_both_cases(documents)), seed=seed)
-    output.write_json(folder / "case.json", found.numbers)
-    write_data(folder / "case.nc", found.data, found.numbers["settings"])
-    draw_all(CASE_FIGURES, found.data, output.prepare_folder(folder / "figures"))
-    typer.echo(as_table(found))
+    analysis = analyse(finished(model, corpora.in_both_cases(documents)), seed=seed)
+    output.write_json(folder / "case.json", analysis.numbers)
+    write_data(folder / "case.nc", analysis.data, analysis.numbers["settings"])
+    draw_all(CASE_FIGURES, analysis.data, output.prepare_folder(folder / "figures"))
+    typer.echo(as_table(analysis))
     typer.echo(f"the figures are in {folder / 'figures'}")
 
 

@@ -11,12 +11,12 @@ from sim import output
 from sim.tex import to_html
 
 
-def write_page(path: Path, template: str, **given: Any) -> Path:
+def write_page(path: Path, template: str, **values: Any) -> Path:
     """Write a page from one of the templates, whole; returns its path."""
     environment = Environment(
         loader=PackageLoader("sim"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    html = environment.get_template(template).render(tex=to_html, **given)
+    html = environment.get_template(template).render(tex=to_html, **values)
     return output.write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
 
 

@@ -115,17 +115,17 @@ def reproduce(
     return Reproduction(verdicts, numbers, data, page, seconds, on_model, missing)
 
 
-def write_validation(folder: Path, found: Validation, *, alone: bool = False) -> dict[str, dict[str, Path]]:
+def write_validation(folder: Path, validation: Validation, *, alone: bool = False) -> dict[str, dict[str, Path]]:
     """Write what was found on a language model: ``language-model.html``, ``.json`` and ``.nc``, and figures.
 
     Returns:
         The paths of the figures, by figure and format.
     """
-    groups = {name: figure for name, figure in LANGUAGE_FIGURES.items() if figure.dataset in found.data.children}
-    files = draw_all(groups, found.data, output.prepare_folder(folder / "figures"))
-    write_data(folder / "language-model.nc", found.data, found.numbers)
-    write_json(folder / "language-model.json", found.as_json())
-    report.write_language_model(folder, found, files, alone=alone)
+    groups = {name: figure for name, figure in LANGUAGE_FIGURES.items() if figure.dataset in validation.data.children}
+    files = draw_all(groups, validation.data, output.prepare_folder(folder / "figures"))
+    write_data(folder / "language-model.nc", validation.data, validation.numbers)
+    write_json(folder / "language-model.json", validation.as_json())
+    report.write_language_model(folder, validation, files, alone=alone)
     return files
 
 
@@ -154,11 +154,11 @@ def keep(folder: Path, verdicts: list[Verdict], seed: int) -> dict[tuple[str, st
     files = {}
     for verdict in verdicts:
         name = verdict.statement.id
-        for twin, found in ((False, verdict.evidence), (True, verdict.twin)):
-            for one in found:
-                if one.worst is None or one.route == "sweep":
+        for twin, evidence in ((False, verdict.evidence), (True, verdict.twin)):
+            for result in evidence:
+                if result.worst is None or result.route == "sweep":
                     continue
-                path = folder / f"{name}{'.twin' if twin else ''}.{one.route}.json"
-                kept = Kept(one.worst, name, one.worst_margin, twin=twin, route=one.route, seed=seed)
-                files[name, one.route, twin] = write_instance(path, kept)
+                path = folder / f"{name}{'.twin' if twin else ''}.{result.route}.json"
+                kept = Kept(result.worst, name, result.worst_margin, twin=twin, route=result.route, seed=seed)
+                files[name, result.route, twin] = write_instance(path, kept)
     return files

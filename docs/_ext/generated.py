@@ -98,7 +98,7 @@ def counterexample(statement_id: str, departure: str) -> str:
     file = f"assumption-1/{statement_id}.{departure}.json"
     kept = json.loads((DATA / file).read_text(encoding="utf-8"))
     exact = rationals.from_json(kept["instance"]["fields"])
-    one = rationals.to_floats(exact)
+    instance = rationals.to_floats(exact)
     tokens = range(len(exact.p[0]))
     concept_of = [next(k for k, mask in enumerate(exact.members) if mask[z]) for z in tokens]
     rows = [
@@ -108,7 +108,7 @@ def counterexample(statement_id: str, departure: str) -> str:
     for j, row in enumerate(exact.p):
         used = "P" if exact.contrast[j] > 0 else "N" if exact.contrast[j] < 0 else ""
         rows.append(f"| $c_{j}$ | {exact.concept[j]} | {used} | " + " | ".join(map(str, row)) + " |")
-    rows.append("| $M$ | | | " + " | ".join(f"{m:.4f}" for m in one.log_odds) + " |")
+    rows.append("| $M$ | | | " + " | ".join(f"{m:.4f}" for m in instance.log_odds) + " |")
     low, high = (float(end) for end in kept["enclosure"])
     return (
         "\n".join(rows) + f"\n\nThe target is concept {exact.target}. Margin of [{statement_id}](#{statement_id}): "

@@ -49,54 +49,54 @@ Verdict = Literal["survives", "fails", "not confirmed"]
 # --- departures ------------------------------------------------------------------------------------------------------
 
 
-def _told_apart(one: Instance) -> Float[Array, ""]:
+def _told_apart(instance: Instance) -> Float[Array, ""]:
     """Log-odds are equal or clearly not: margins take those within `theory.tilting.TIE` for equal, the statements do not.
 
     Mixtures come near to ties: where b is negligible, M is the logarithm of a ratio of shares for all tokens of a concept.
     """
-    m = one.log_odds
-    gaps = jnp.abs(m[:, None] - m) / one.range
+    m = instance.log_odds
+    gaps = jnp.abs(m[:, None] - m) / instance.range
     return jnp.min(jnp.maximum(EXACT / 1000 - gaps, gaps - 1000 * EXACT))
 
 
-def _only_a(one: Instance) -> Float[Array, ""]:
-    low, high, b_low, b_high = spreads(one)
+def _only_a(instance: Instance) -> Float[Array, ""]:
+    low, high, b_low, b_high = spreads(instance)
     return jnp.minimum(varies(low, high), -varies(b_low, b_high))
 
 
-def _only_b(one: Instance) -> Float[Array, ""]:
-    low, high, b_low, b_high = spreads(one)
+def _only_b(instance: Instance) -> Float[Array, ""]:
+    low, high, b_low, b_high = spreads(instance)
     return jnp.minimum(-varies(low, high), varies(b_low, b_high))
 
 
-def _mixed(one: Instance) -> Float[Array, ""]:
+def _mixed(instance: Instance) -> Float[Array, ""]:
     """b varies, and within a concept the probabilities of all contexts lie on one line that rises in each of them.
 
     That is what mixtures of one row for each concept do, and all that they do: token z of concept C has b_z plus the
     share of C in the context times a_z - b_z.
     """
-    _, _, b_low, b_high = spreads(one)
+    _, _, b_low, b_high = spreads(instance)
 
     def off_line(members: Any) -> Float[Array, ""]:
-        p = jnp.where(members, one.p, 0)
+        p = jnp.where(members, instance.p, 0)
         mass = jnp.sum(p, axis=1)
         low, high = jnp.argmin(mass), jnp.argmax(mass)
         expected = (mass - mass[low])[:, None] * (p[high] - p[low])
         return jnp.max(jnp.abs((mass[high] - mass[low]) * (p - p[low]) - expected))
 
-    return jnp.minimum(varies(b_low, b_high), EXACT - jnp.max(jax.vmap(off_line)(one.members)))
+    return jnp.minimum(varies(b_low, b_high), EXACT - jnp.max(jax.vmap(off_line)(instance.members)))
 
 
-def _unequal(one: Instance) -> Float[Array, ""]:
-    low, high, b_low, b_high = spreads(one)
-    sizes = one.sizes.astype(one.log_p.dtype)
+def _unequal(instance: Instance) -> Float[Array, ""]:
+    low, high, b_low, b_high = spreads(instance)
+    sizes = instance.sizes.astype(instance.log_p.dtype)
     return jnp.minimum(jnp.max(sizes) - jnp.min(sizes) - 0.5, -jnp.maximum(varies(low, high), varies(b_low, b_high)))
 
 
-def _completed(one: Instance, digits: int | None, *, free: bool) -> list[list[Fraction]]:
+def _completed(instance: Instance, digits: int | None, *, free: bool) -> list[list[Fraction]]:
     """Probabilities rounded, and rows completed by the largest in their own concept or, if not `free`, outside it."""
     rows = []
-    for row, own in zip(np.exp(np.asarray(one.log_p)), np.asarray(one.inside), strict=True):
+    for row, own in zip(np.exp(np.asarray(instance.log_p)), np.asarray(instance.inside), strict=True):
         shares = [rounded(x, digits) for x in row]
         largest = int(np.argmax(np.where(own == free, row, 0)))
         shares[largest] += 1 - sum(shares, Fraction(0))
@@ -104,9 +104,9 @@ def _completed(one: Instance, digits: int | None, *, free: bool) -> list[list[Fr
     return rows
 
 
-def _mixtures(one: Instance, digits: int | None) -> list[list[Fraction]]:
+def _mixtures(instance: Instance, digits: int | None) -> list[list[Fraction]]:
     """The line of every concept and its mass after contexts of others, rounded; a context's own gets what is left."""
-    p, concept, members = (np.asarray(x) for x in (np.exp(one.log_p), one.concept, one.members))
+    p, concept, members = (np.asarray(x) for x in (np.exp(instance.log_p), instance.concept, instance.members))
     distinct = sorted({tuple(mask) for mask in members.tolist()})
     masses = [[rounded(float(row[list(mask)].sum()), digits) for mask in distinct] for row in p]
     for row, own in zip(masses, concept, strict=True):
@@ -146,7 +146,7 @@ class Departure:
     rows: Callable[[Instance, int | None], list[list[Fraction]]] | None = field(default=None)
 
     @property
-    def given(self) -> tuple[Margin, ...]:
+    def conditions(self) -> tuple[Margin, ...]:
         """What every table of the departure satisfies."""
         return self.margin, likelier, _told_apart
 
@@ -183,7 +183,7 @@ _UNEQUAL = Departure(
     separated=True,
 )
 
-DEPARTURES = {one.name: one for one in (_A, _B, _MIXED, _UNEQUAL)}
+DEPARTURES = {departure.name: departure for departure in (_A, _B, _MIXED, _UNEQUAL)}
 """The departures by name."""
 
 
@@ -191,7 +191,7 @@ DEPARTURES = {one.name: one for one in (_A, _B, _MIXED, _UNEQUAL)}
 
 
 @dataclass(frozen=True)
-class Found:
+class Outcome:
     """What an attack on a statement found among the tables of a departure.
 
     Attributes:
@@ -234,7 +234,7 @@ def dropped(statement: Statement) -> tuple[str, ...]:
 
 def kept(statement: Statement) -> dict[str, Hypothesis]:
     """The other ones."""
-    return {name: given for name, given in statement.hypotheses.items() if name not in DROPPED}
+    return {name: hypothesis for name, hypothesis in statement.hypotheses.items() if name not in DROPPED}
 
 
 class _Tables(NamedTuple):
@@ -244,13 +244,13 @@ class _Tables(NamedTuple):
     designs: Any
     parameters: Any
     batch: Any
-    given: np.ndarray
+    of_departure: np.ndarray
 
 
 def _drawn(departure: Departure, key: jax.Array, n: int) -> _Tables:
     designs, parameters = sample_all(TABLES, departure.families, jax.random.split(key, n))
     batch = assemble_all(TABLES, designs, parameters)
-    return _Tables(departure, designs, parameters, batch, np.asarray(hold_on(departure.given, batch)))
+    return _Tables(departure, designs, parameters, batch, np.asarray(hold_on(departure.conditions, batch)))
 
 
 def leave(
@@ -262,7 +262,7 @@ def leave(
     restarts: int = RESTARTS,
     steps: int = STEPS,
     workers: int = 2,
-) -> list[Found]:
+) -> list[Outcome]:
     """Attack statements about tables under departures from assumption 1, in float64.
 
     Args:
@@ -278,9 +278,9 @@ def leave(
     Raises:
         ValueError: an unknown id or departure; a statement that is not about tables; no random tables.
     """
-    everything = [one.id for one in REGISTRY.values() if one.domain is TABLES]
+    everything = [statement.id for statement in REGISTRY.values() if statement.domain is TABLES]
     statements = [find(name, REGISTRY) for name in (everything if ids is None else ids)]
-    others = [one.id for one in statements if one.domain is not TABLES]
+    others = [statement.id for statement in statements if statement.domain is not TABLES]
     require(not others, "statements", "statements about next-token tables", others)
     unknown = [name for name in departures or () if name not in DEPARTURES]
     require(not unknown, "departures", f"some of {', '.join(DEPARTURES)}", unknown)
@@ -288,27 +288,27 @@ def leave(
     chosen = [DEPARTURES[name] for name in departures or DEPARTURES]
     with in_float64(), ThreadPoolExecutor(workers) as pool:
         keys = jax.random.split(jax.random.key(seed), len(chosen))
-        tables = [_drawn(one, key, drawn) for one, key in zip(chosen, keys, strict=True)]
-        attacks = pool.map(lambda one: _attack(one, tables, restarts, steps), statements)
+        tables = [_drawn(departure, key, drawn) for departure, key in zip(chosen, keys, strict=True)]
+        attacks = pool.map(lambda statement: _attack(statement, tables, restarts, steps), statements)
         bar = tqdm(attacks, total=len(statements), desc="assumption 1", unit="statement", disable=None)
-        return [found for one in bar for found in one]
+        return [outcome for outcomes in bar for outcome in outcomes]
 
 
-def _attack(statement: Statement, tables: Sequence[_Tables], restarts: int, steps: int) -> list[Found]:
+def _attack(statement: Statement, tables: Sequence[_Tables], restarts: int, steps: int) -> list[Outcome]:
     """The random tables first; where none breaks the margin, the lowest go down, those of all departures in one run."""
     # The setting belongs to a thread.
     with in_float64():
-        margin, conditions = statement.claim.instances, tuple(given.margin for given in kept(statement).values())
-        values = [np.where(_claims(conditions, some), margins_on(margin, some.batch), np.inf) for some in tables]
+        margin, conditions = statement.claim.instances, tuple(hypothesis.margin for hypothesis in kept(statement).values())
+        values = [np.where(_claims(conditions, sample), margins_on(margin, sample.batch), np.inf) for sample in tables]
         require(not np.isnan(values).any(), "margin", "a number or +inf on every instance", "NaN on a random one")
-        found = [
-            Found(statement, some.departure, float(low.min()), int((low < np.inf).sum()))
-            for some, low in zip(tables, values, strict=True)
+        outcomes = [
+            Outcome(statement, sample.departure, float(low.min()), int((low < np.inf).sum()))
+            for sample, low in zip(tables, values, strict=True)
         ]
         starts = [
             (k, i) for k, low in enumerate(values) if 0 < low.min() < np.inf for i in np.argsort(low)[:restarts].tolist()
         ]
-        where = [(some.batch, low) for some, low in zip(tables, values, strict=True)]
+        where = [(sample.batch, low) for sample, low in zip(tables, values, strict=True)]
         if starts:
             picked = [pick((tables[k].designs, tables[k].parameters), i) for k, i in starts]
             designs, parameters = jax.tree.map(lambda *leaves: jnp.stack(leaves), *picked)
@@ -318,65 +318,65 @@ def _attack(statement: Statement, tables: Sequence[_Tables], restarts: int, step
             lowest, family = np.where(np.isnan(lowest), np.inf, lowest), np.array([k for k, _ in starts])
             for k in set(family):
                 reached = np.where(family == k, lowest, np.inf)
-                found[k] = replace(found[k], margin=min(found[k].margin, float(reached.min())), descended=True)
-                if found[k].margin < 0:
+                outcomes[k] = replace(outcomes[k], margin=min(outcomes[k].margin, float(reached.min())), descended=True)
+                if outcomes[k].margin < 0:
                     where[k] = assemble_all(TABLES, designs, best), reached
-        pairs = zip(found, where, strict=True)
-        return [_confirmed(one, *found_in) if one.margin < 0 else one for one, found_in in pairs]
+        pairs = zip(outcomes, where, strict=True)
+        return [_confirmed(outcome, *source) if outcome.margin < 0 else outcome for outcome, source in pairs]
 
 
-def _claims(conditions: tuple[Margin, ...], some: _Tables) -> np.ndarray:
-    return np.asarray(hold_on(conditions, some.batch)) & some.given
+def _claims(conditions: tuple[Margin, ...], sample: _Tables) -> np.ndarray:
+    return np.asarray(hold_on(conditions, sample.batch)) & sample.of_departure
 
 
 # --- counterexamples -------------------------------------------------------------------------------------------------
 
 
-def _confirmed(found: Found, batch: Any, values: np.ndarray) -> Found:
+def _confirmed(outcome: Outcome, batch: Any, values: np.ndarray) -> Outcome:
     """With the shortest counterexample among the tamest tables of the lower half of the negative margins."""
     negative = np.sort(values[values < 0])
     half = np.flatnonzero(values <= negative[len(negative) // 2])
     extreme = np.abs(np.asarray(batch.log_p)).max(axis=(1, 2))
-    tries = [_small(found, pick(batch, k)) for k in half[np.argsort(extreme[half])][:TAMEST].tolist()]
-    short = sorted((one for one in tries if one is not None), key=lambda one: len(str(one[0].p)))
-    return replace(found, exact=short[0][0], confirmation=short[0][1]) if short else found
+    tries = [_small(outcome, pick(batch, k)) for k in half[np.argsort(extreme[half])][:TAMEST].tolist()]
+    short = sorted((pair for pair in tries if pair is not None), key=lambda pair: len(str(pair[0].p)))
+    return replace(outcome, exact=short[0][0], confirmation=short[0][1]) if short else outcome
 
 
-def _small(found: Found, one: Instance) -> tuple[RationalInstance, Confirmation] | None:
+def _small(outcome: Outcome, instance: Instance) -> tuple[RationalInstance, Confirmation] | None:
     """A counterexample of few contexts, tokens and digits from a table; None if it is none in exact arithmetic."""
     try:
-        exact = rationalise(one)
+        exact = rationalise(instance)
     except ValueError:
         return None
-    confirmation = _breaks(found, exact)
+    confirmation = _breaks(outcome, exact)
     if confirmation is None:
         return None
     smaller: RationalInstance | None = exact
     while smaller is not None:
         exact = smaller
-        smaller = next((other for other in _smaller(exact) if _breaks(found, other)), None)
-    one = to_floats(exact)
+        smaller = next((other for other in _smaller(exact) if _breaks(outcome, other)), None)
+    instance = to_floats(exact)
     for digits in DIGITS:
         try:
-            short = rationalise(one, digits)
-            if found.departure.rows:
-                rows = tuple(tuple(row) for row in found.departure.rows(one, digits))
+            short = rationalise(instance, digits)
+            if outcome.departure.rows:
+                rows = tuple(tuple(row) for row in outcome.departure.rows(instance, digits))
                 short = checked(replace(short, p=rows))
         except (ValueError, ZeroDivisionError):
             continue
         short = replace(short, weights=_even(len(short.p)))
-        if confirmation := _breaks(found, short):
+        if confirmation := _breaks(outcome, short):
             return short, confirmation
     return None
 
 
-def _breaks(found: Found, exact: RationalInstance) -> Confirmation | None:
+def _breaks(outcome: Outcome, exact: RationalInstance) -> Confirmation | None:
     """The margin in ball arithmetic, if it is negative there and everything that was kept is given."""
-    conditions = [*(given.margin for given in kept(found.statement).values()), *found.departure.given]
+    conditions = [*(hypothesis.margin for hypothesis in kept(outcome.statement).values()), *outcome.departure.conditions]
     try:
         if not all(confirm(margin, exact).sign > 0 for margin in conditions):
             return None
-        confirmation = confirm(found.statement.claim.instances, exact)
+        confirmation = confirm(outcome.statement.claim.instances, exact)
     except balls.Unsupported:
         return None
     return confirmation if confirmation.sign < 0 else None
@@ -413,7 +413,7 @@ def _even(m: int) -> tuple[Fraction, ...]:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def write(path: str | Path, found: Sequence[Found], seed: int) -> Path:
+def write(path: str | Path, outcomes: Sequence[Outcome], seed: int) -> Path:
     """Write what was found as JSON, and counterexamples, as `ufm replay` reads them, in a folder of that name beside it.
 
     Raises:
@@ -421,39 +421,39 @@ def write(path: str | Path, found: Sequence[Found], seed: int) -> Path:
     """
     file = output.prepare_file(path, "out")
     statements: dict[str, dict[str, Any]] = {}
-    for one in found:
-        names = {"kept": list(kept(one.statement)), "dropped": list(dropped(one.statement))}
-        entry = statements.setdefault(one.statement.id, {"id": one.statement.id, **names, "departures": {}})
-        entry["departures"][one.departure.name] = {
-            "verdict": one.verdict,
-            "margin": _number(one.margin),
-            "tried": one.tried,
-            "descended": one.descended,
-            "why": one.why if one.verdict == "survives" else "",
-            "counterexample": _counterexample(one, file, seed),
+    for outcome in outcomes:
+        names = {"kept": list(kept(outcome.statement)), "dropped": list(dropped(outcome.statement))}
+        entry = statements.setdefault(outcome.statement.id, {"id": outcome.statement.id, **names, "departures": {}})
+        entry["departures"][outcome.departure.name] = {
+            "verdict": outcome.verdict,
+            "margin": _number(outcome.margin),
+            "tried": outcome.tried,
+            "descended": outcome.descended,
+            "why": outcome.why if outcome.verdict == "survives" else "",
+            "counterexample": _counterexample(outcome, file, seed),
         }
-    departures = {name: one.words for name, one in DEPARTURES.items()}
+    departures = {name: departure.words for name, departure in DEPARTURES.items()}
     settings = {"version": output.package_version(), "seed": seed}
     return output.write_json(file, {**settings, "departures": departures, "statements": list(statements.values())})
 
 
-def _counterexample(found: Found, beside: Path, seed: int) -> dict[str, Any] | None:
+def _counterexample(outcome: Outcome, beside: Path, seed: int) -> dict[str, Any] | None:
     """Where it was written and what the margin is there, if there is one."""
-    if found.exact is None or found.confirmation is None:
+    if outcome.exact is None or outcome.confirmation is None:
         return None
     folder = output.prepare_folder(beside.with_suffix(""))
-    margin = found.confirmation
+    margin = outcome.confirmation
     keep = Kept(
-        found.exact,
-        found.statement.id,
+        outcome.exact,
+        outcome.statement.id,
         margin.upper,
-        needs=tuple(kept(found.statement)),
+        needs=tuple(kept(outcome.statement)),
         route="refutation",
         seed=seed,
         enclosure=(margin.lower, margin.upper),
         bits=margin.precision,
     )
-    file = write_instance(folder / f"{found.statement.id}.{found.departure.name}.json", keep)
+    file = write_instance(folder / f"{outcome.statement.id}.{outcome.departure.name}.json", keep)
     where = f"{folder.name}/{file.name}"
     return {"file": where, "enclosure": [_number(margin.lower), _number(margin.upper)], "bits": margin.precision}
 
@@ -463,12 +463,12 @@ def _number(x: float) -> float | str:
     return x if np.isfinite(x) else str(x)
 
 
-def as_table(found: Sequence[Found]) -> str:
+def as_table(outcomes: Sequence[Outcome]) -> str:
     """The verdicts as a table for the terminal."""
-    names = list(dict.fromkeys(one.departure.name for one in found))
+    names = list(dict.fromkeys(outcome.departure.name for outcome in outcomes))
     lines = [f"{'statement':<24}" + "".join(f"{name:<24}" for name in names).rstrip()]
-    for name in dict.fromkeys(one.statement.id for one in found):
-        cells = [f"{one.verdict} {one.margin:+.2e}" for one in found if one.statement.id == name]
+    for name in dict.fromkeys(outcome.statement.id for outcome in outcomes):
+        cells = [f"{outcome.verdict} {outcome.margin:+.2e}" for outcome in outcomes if outcome.statement.id == name]
         lines.append((f"{name:<24}" + "".join(f"{cell:<24}" for cell in cells)).rstrip())
     lines.append("cells: without the hypotheses that are forms of assumption 1, and the lowest margin found")
     return "\n".join(lines)

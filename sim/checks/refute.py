@@ -111,8 +111,8 @@ def conjecture(
         margin = claim.autodiff if route == "autodiff" and claim.autodiff else claim.instances
         domain, own = statement.domain, list(statement.hypotheses)
     chosen = own if needs is None else tuple(needs)
-    others = [one.hypotheses for one in REGISTRY.values() if one.domain.name == domain.name]
-    known = {name: given for hypotheses in others for name, given in hypotheses.items()}
+    others = [registered.hypotheses for registered in REGISTRY.values() if registered.domain.name == domain.name]
+    known = {name: hypothesis for hypotheses in others for name, hypothesis in hypotheses.items()}
     unknown = [name for name in chosen if name not in known]
     require(not unknown, "needs", f"some of {', '.join(known)}", unknown)
     return Conjecture(target, margin, domain, {name: known[name] for name in chosen}, twin)
@@ -123,7 +123,7 @@ def _margin_in_file(target: str, folders: Sequence[Path]) -> Margin:
     name_of_file, _, name = target.rpartition(":")
     require(name_of_file.endswith(".py") and bool(name), "conjecture", "FILE.py:NAME", repr(target))
     path = Path(name_of_file)
-    path = next((one for one in (path, *(folder / path for folder in folders)) if one.is_file()), path)
+    path = next((candidate for candidate in (path, *(folder / path for folder in folders)) if candidate.is_file()), path)
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     try:
@@ -147,9 +147,9 @@ def _margin_in_file(target: str, folders: Sequence[Path]) -> Margin:
 
 def _check_margin(margin: Callable, path: Path) -> None:
     """Refuse what is no scalar function of an instance, or has no gradient; traces it, and evaluates nothing."""
-    one = jax.eval_shape(lambda key: random_instances.draw(key), jax.random.key(0))
+    structure = jax.eval_shape(lambda key: random_instances.draw(key), jax.random.key(0))
     try:
-        result = jax.eval_shape(margin, one)
+        result = jax.eval_shape(margin, structure)
     except jax.errors.JAXTypeError as error:
         got = f"NumPy, float() or a Python condition on a traced array: {_cause(error, path)}"
         require(False, "conjecture", "JAX operations, which gradients go through", got)
@@ -160,8 +160,8 @@ def _check_margin(margin: Callable, path: Path) -> None:
     real = jnp.issubdtype(result.dtype, jnp.floating)
     require(real, "conjecture", "a differentiable function, which returns floats", result.dtype)
 
-    def gradient(one: Instance) -> Any:
-        return jax.grad(lambda log_p: margin(dataclasses.replace(one, log_p=log_p)))(one.log_p)
+    def gradient(instance: Instance) -> Any:
+        return jax.grad(lambda log_p: margin(dataclasses.replace(instance, log_p=log_p)))(instance.log_p)
 
     try:
         # As the attack takes it: over a batch.
@@ -191,29 +191,29 @@ class Refutation:
 
     Attributes:
         conjecture: what was attacked.
-        found: what the attack found.
+        result: what the attack found.
         file: the counterexample as JSON, if there is one.
         figure: its figure by format, if it is a table.
     """
 
     conjecture: Conjecture
-    found: Attack
+    result: Attack
     file: Path | None = field(default=None)
     figure: dict[str, Path] | None = field(default=None)
 
     @property
     def answer(self) -> str:
         """One line in words."""
-        found = self.found
-        if found.confirmation is None:
-            if found.margin < 0:
-                return f"{found.note}; in floating point the margin is {found.margin:+.3g}"
-            lowest = f"not refuted: lowest margin {found.margin:+.3g} among {found.tried} instances after descent"
+        result = self.result
+        if result.confirmation is None:
+            if result.margin < 0:
+                return f"{result.note}; in floating point the margin is {result.margin:+.3g}"
+            lowest = f"not refuted: lowest margin {result.margin:+.3g} among {result.tried} instances after descent"
             same = "; it is the same on all of them and does not move: nothing was tested, for the margin is constant"
-            return lowest + (same if found.constant else "")
-        exactly = "in exact fractions" if found.exact else "for exactly these floats"
+            return lowest + (same if result.constant else "")
+        exactly = "in exact fractions" if result.exact else "for exactly these floats"
         where = f"written to {self.file}" + (f", figure {self.figure['pdf']}" if self.figure else "")
-        return f"refuted: confirmed {exactly}, margin {_enclosure(found.confirmation)}; {where}"
+        return f"refuted: confirmed {exactly}, margin {_enclosure(result.confirmation)}; {where}"
 
 
 @typed
@@ -252,28 +252,28 @@ def refute(
             random_instances.check_families(families)
         key, conditions = jax.random.key(seed), tried.conditions
         size = {"drawn": drawn, "restarts": restarts, "steps": steps}
-        found = attack(tried.margin, key, tried.domain, conditions, families=families, **size)
+        result = attack(tried.margin, key, tried.domain, conditions, families=families, **size)
         everywhere = f"+inf, or a hypothesis that fails, on all {drawn} random ones"
-        require(found.tried > 0, "conjecture", "a claim about some instance", everywhere)
-        found = confirmed(found)
-        if found.confirmation is None:
-            return Refutation(tried, found)
+        require(result.tried > 0, "conjecture", "a claim about some instance", everywhere)
+        result = confirmed(result)
+        if result.confirmation is None:
+            return Refutation(tried, result)
         kept = Kept(
-            found.exact or found.instance,
+            result.exact or result.instance,
             target,
-            found.confirmation.upper,
+            result.confirmation.upper,
             needs=tuple(tried.needs),
             twin=twin,
             route="refutation",
             seed=seed,
-            enclosure=_ends(found.confirmation),
-            bits=found.confirmation.precision,
+            enclosure=_ends(result.confirmation),
+            bits=result.confirmation.precision,
         )
         file = write_instance(folder / f"{tried.name}.json", kept)
         figure = None
-        if found.exact:
-            figure = save(counterexample(curves(found.exact, tried.margin)), folder, tried.name)
-    return Refutation(tried, found, file, figure)
+        if result.exact:
+            figure = save(counterexample(curves(result.exact, tried.margin)), folder, tried.name)
+    return Refutation(tried, result, file, figure)
 
 
 @typed
@@ -292,9 +292,9 @@ def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Datase
         probability, fraction ``(context, token)``, log_odds, in_target ``(token)``, role, shown ``(context)``, curve
         ``(context, alpha, token)`` with alpha in units of 1/R (of 1 where M is constant).
     """
-    one = rationals.to_floats(exact)
-    moves = bool(one.range > 0)
-    slopes = compiled_quickly(jax.grad(lambda log_p: margin(dataclasses.replace(one, log_p=log_p))))(one.log_p)
+    instance = rationals.to_floats(exact)
+    moves = bool(instance.range > 0)
+    slopes = compiled_quickly(jax.grad(lambda log_p: margin(dataclasses.replace(instance, log_p=log_p))))(instance.log_p)
     weight = np.abs(np.nan_to_num(np.asarray(slopes), posinf=0, neginf=0)).sum(axis=1)
     groups: dict[Any, list[int]] = {}
     for j, which in enumerate(zip(exact.p, exact.contrast, exact.concept, strict=True)):
@@ -303,7 +303,9 @@ def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Datase
     first = [group[0] for group in contexts]
     telling = sorted(range(len(contexts)), key=lambda k: -weight[contexts[k]].sum())[:shown]
     alphas = np.linspace(-64, 64, 2049)
-    curve = np.exp(np.asarray(closed_form_curves(one, TOKENS, jnp.asarray(alphas) / (one.range if moves else 1))))[first]
+    curve = np.exp(np.asarray(closed_form_curves(instance, TOKENS, jnp.asarray(alphas) / (instance.range if moves else 1))))[
+        first
+    ]
     # As wide as it takes for the curves to settle.
     ends = (curve[telling][:, :1], curve[telling][:, -1:])
     for width in (8, 16, 32, 64):
@@ -314,10 +316,10 @@ def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Datase
     rows = [exact.p[j] for j in first]
     return xr.Dataset(
         {
-            "probability": (("context", "token"), np.asarray(one.p)[first]),
+            "probability": (("context", "token"), np.asarray(instance.p)[first]),
             "fraction": (("context", "token"), [[str(x) for x in row] for row in rows]),
-            "log_odds": ("token", np.asarray(one.log_odds)),
-            "in_target": ("token", np.asarray(one.in_target)),
+            "log_odds": ("token", np.asarray(instance.log_odds)),
+            "in_target": ("token", np.asarray(instance.in_target)),
             "role": ("context", [_role(exact.contrast[j]) for j in first]),
             "shown": ("context", np.isin(np.arange(len(first)), telling)),
             "curve": (("context", "alpha", "token"), curve[:, kept]),
@@ -384,8 +386,8 @@ def read_instance(path: str | Path) -> Kept:
     except ValueError as error:
         require(False, "file", "JSON as `ufm refute` writes it", f"{str(path)!r} ({error})")
     names = ["instance", *_FORMS]
-    found = sorted(data) if isinstance(data, dict) else type(data).__name__
-    require(found == sorted(names), "file", f"the fields {sorted(names)}", found)
+    fields = sorted(data) if isinstance(data, dict) else type(data).__name__
+    require(fields == sorted(names), "file", f"the fields {sorted(names)}", fields)
     for name, (expected, fits) in _FORMS.items():
         require(fits(data[name]), name, expected, repr(data[name]))
     return Kept(
@@ -429,11 +431,11 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 """What a file has beside the instance: in words, and as a check."""
 
 
-def _plain_instance(one: Any) -> dict[str, Any]:
-    if isinstance(one, RationalInstance):
-        return {"type": "fractions", "fields": rationals.as_json(one)}
-    fields = {name: _plain(getattr(one, name)) for name in _fields(type(one))}
-    return {"type": type(one).__name__, "fields": fields}
+def _plain_instance(instance: Any) -> dict[str, Any]:
+    if isinstance(instance, RationalInstance):
+        return {"type": "fractions", "fields": rationals.as_json(instance)}
+    fields = {name: _plain(getattr(instance, name)) for name in _fields(type(instance))}
+    return {"type": type(instance).__name__, "fields": fields}
 
 
 def _read_instance(data: Any) -> Any:
@@ -441,17 +443,17 @@ def _read_instance(data: Any) -> Any:
     require(whole, "instance", "the fields 'fields' and 'type'", repr(data)[:60])
     if data["type"] == "fractions":
         return rationals.from_json(data["fields"])
-    types = {one.__name__: one for one in (Instance, NormInstance, SteeredTransformer, *_PARTS)}
+    types = {kind.__name__: kind for kind in (Instance, NormInstance, SteeredTransformer, *_PARTS)}
     require(data["type"] in types, "instance", f"a type in {['fractions', *types]}", repr(data["type"]))
     kind, fields = types[data["type"]], data["fields"]
-    found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
-    require(found == sorted(_fields(kind)), "instance", f"the fields {sorted(_fields(kind))}", found)
+    names = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
+    require(names == sorted(_fields(kind)), "instance", f"the fields {sorted(_fields(kind))}", names)
     return kind(**{name: _array(name, value) for name, value in fields.items()})
 
 
 def _fields(kind: Any) -> list[str]:
     """The fields that are kept: peaks are computed again."""
-    names = kind._fields if hasattr(kind, "_fields") else [one.name for one in dataclasses.fields(kind)]
+    names = kind._fields if hasattr(kind, "_fields") else [attribute.name for attribute in dataclasses.fields(kind)]
     return [name for name in names if name != "known_peaks"]
 
 
@@ -509,7 +511,7 @@ class Replay:
         """
         if self.kept.enclosure is None:
             return _sign(self.floats["margin"]) == _sign(self.kept.margin)
-        signs = {name: one.sign if isinstance(one, Confirmation) else 0 for name, one in self.exact.items()}
+        signs = {name: margin.sign if isinstance(margin, Confirmation) else 0 for name, margin in self.exact.items()}
         as_said = [sign * (-1 if name == "margin" else 1) for name, sign in signs.items()]
         return None if 0 in as_said and -1 not in as_said else min(as_said) > 0
 
@@ -539,15 +541,20 @@ def replay(path: str | Path) -> Replay:
         kept = read_instance(path)
         folders = Path(path).absolute().parents
         target = conjecture(kept.target, kept.needs, twin=kept.twin, route=kept.route, folders=list(folders))
-        exact, one = kept.instance, kept.instance
+        exact, instance = kept.instance, kept.instance
         if isinstance(exact, RationalInstance):
-            one = rationals.to_floats(exact)
+            instance = rationals.to_floats(exact)
         expected = target.domain.kind
-        require(isinstance(one, expected), "instance", f"one of statements about {target.domain.name}", type(one).__name__)
-        margins = {**{name: given.margin for name, given in target.needs.items()}, "margin": target.margin}
+        require(
+            isinstance(instance, expected),
+            "instance",
+            f"one of statements about {target.domain.name}",
+            type(instance).__name__,
+        )
+        margins = {**{name: hypothesis.margin for name, hypothesis in target.needs.items()}, "margin": target.margin}
         try:
-            one = compiled_quickly(target.domain.complete)(one)
-            floats = {name: float(compiled_quickly(margin)(one)) for name, margin in margins.items()}
+            instance = compiled_quickly(target.domain.complete)(instance)
+            floats = {name: float(compiled_quickly(margin)(instance)) for name, margin in margins.items()}
         except (TypeError, IndexError) as error:
             require(False, "instance", "arrays that fit together", str(error).splitlines()[0])
         return Replay(kept, target, floats, {name: _in_balls(margin, exact) for name, margin in margins.items()})

@@ -41,14 +41,14 @@ def write(
     """
     pages = output.prepare_folder(folder / "statements")
     for verdict in verdicts:
-        one = verdict.statement
-        shown = {name: figure for name, figure in FIGURES.items() if figure.dataset == one.figure}
+        statement = verdict.statement
+        shown = {name: figure for name, figure in FIGURES.items() if figure.dataset == statement.figure}
         write_page(
-            pages / f"{one.id}.html",
+            pages / f"{statement.id}.html",
             "statement.html",
             verdict=verdict,
             kept=kept,
-            module=MODULE_OF[one.id],
+            module=MODULE_OF[statement.id],
             figures=shown,
         )
     return write_page(
@@ -72,24 +72,24 @@ FIRST = ("language-next-tokens", "language-bumps")
 
 
 def write_language_model(
-    folder: Path, found: Validation, figures: Mapping[str, dict[str, Path]], *, alone: bool = False
+    folder: Path, validation: Validation, figures: Mapping[str, dict[str, Path]], *, alone: bool = False
 ) -> Path:
     """Write ``language-model.html``, what was found on a language model; returns its path.
 
     Args:
         folder: where.
-        found: from `sim.checks.validation.validate`.
+        validation: from `sim.checks.validation.validate`.
         figures: paths of its figures.
         alone: whether there is no first page to go back to.
     """
     groups: dict[str, list[Any]] = {}
-    for finding in found.findings:
+    for finding in validation.findings:
         groups.setdefault(finding.statement, []).append(finding)
     shown: dict[str, Drawing] = {name: LANGUAGE_FIGURES[name] for name in figures}
     return write_page(
         folder / "language-model.html",
         "language_model.html",
-        found=found,
+        validation=validation,
         groups=groups,
         titles={name: REGISTRY[name].title for name in groups},
         figures=shown,

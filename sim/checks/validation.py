@@ -144,14 +144,15 @@ class Validation:
         return {"model": self.model, "holds": self.holds, "findings": findings, "settings": self.numbers}
 
 
-def as_table(found: Validation) -> str:
+def as_table(validation: Validation) -> str:
     """The findings as a table for the terminal."""
     lines = [f"{'statement':<18}{'where':<22}{'what':<72}{'value':>11}{'at most':>10}"]
-    for one in found.findings:
-        most = "" if one.tolerance is None else f"{one.tolerance:.0e}"
-        verdict = "" if one.tolerance is None else ("holds" if one.holds else "FAILS")
-        lines.append(f"{one.statement:<18}{one.about:<22}{one.what:<72}{one.value:>11.2e}{most:>10}  {verdict}".rstrip())
-    return "\n".join([*lines, f"{found.summary} on {found.model}"])
+    for finding in validation.findings:
+        most = "" if finding.tolerance is None else f"{finding.tolerance:.0e}"
+        verdict = "" if finding.tolerance is None else ("holds" if finding.holds else "FAILS")
+        place = f"{finding.statement:<18}{finding.about:<22}{finding.what:<72}"
+        lines.append(f"{place}{finding.value:>11.2e}{most:>10}  {verdict}".rstrip())
+    return "\n".join([*lines, f"{validation.summary} on {validation.model}"])
 
 
 def validate(
@@ -187,9 +188,9 @@ def validate(
             bar.set_postfix_str(name)
             group, check = CHECKS[name]
             if group not in parts:
-                data, found = check(run)
+                data, comparisons = check(run)
                 parts[group] = data
-                findings += found
+                findings += comparisons
             bar.update()
     kept = tuple(finding for finding in findings if finding.statement in names)
     about = {"model": lm.name, "fingerprint": lm.fingerprint, "layers": run.layers, "size": asdict(run.size)}
@@ -216,7 +217,9 @@ class _Run:
         self.layers = sorted({count // 4, count // 2, count - 1})
         self.names = [concept.name for concept in texts.concepts]
         with jax.enable_x64(False):
-            self.vectors = {one.name: lm.difference_of_means(one.positive, one.negative) for one in texts.concepts}
+            self.vectors = {
+                concept.name: lm.difference_of_means(concept.positive, concept.negative) for concept in texts.concepts
+            }
             self.openings = lm.split(texts.openings, self.layers[0])
 
     def v(self, concept: str, layer: int) -> Float[np.ndarray, " d"]:
@@ -253,10 +256,10 @@ def last_block(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
         cut = wide.split(run.texts.openings, layer)
         for name in run.names:
             v = jnp.asarray(run.v(name, layer), float)
-            found = {
+            sweep = {
                 key: np.asarray(value) for key, value in _behind_norm(cut, out, jnp.asarray(states), v, run.size).items()
             }
-            worst = {key: float(value.max()) for key, value in found.items() if value.ndim == 1}
+            worst = {key: float(value.max()) for key, value in sweep.items() if value.ndim == 1}
             about = _about(name, layer)
             findings += [
                 Finding("N7", about, "logits of the law, relative to their size", worst["law"], 1e-10),
@@ -264,9 +267,9 @@ def last_block(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
                 Finding("N7", about, "what eps changes at most, in logits", worst["eps"]),
                 Finding("N8.arc", about, "logits of the arc, relative to their size", worst["arc"], 1e-10),
                 Finding("N8.plateau", about, "distance to the plateau beyond rate and remainder", worst["plateau"], 1e-10),
-                Finding("N8.bumps", about, "most bumps of a token on the arc", float(found["bumps"].max())),
+                Finding("N8.bumps", about, "most bumps of a token on the arc", float(sweep["bumps"].max())),
             ]
-            parts.append(_shown(run, found, out, states[0], v))
+            parts.append(_shown(run, sweep, out, states[0], v))
     return xr.concat(parts, "concept", join="override").assign_coords(concept=run.names), findings
 
 
@@ -276,9 +279,9 @@ def _behind_norm(cut: Split, out: Readout, states: Array, v: Array, size: Size) 
     theta = jnp.linspace(-1.5, 1.5, size.angles)
     paper = jnp.linspace(-200.0, 200.0, 81)
 
-    def one(h):
+    def of_state(h):
         bends = out.arc(h, v)
-        found = arc.law(out.W, out.gamma, out.bias, h, v, kind=out.kind, eps=out.eps)
+        law = arc.law(out.W, out.gamma, out.bias, h, v, kind=out.kind, eps=out.eps)
         bare = arc.law(out.W, out.gamma, out.bias, h, v, kind=out.kind)
         of_eps = arc.eps_bound(out.W, out.gamma, h, v, out.eps, kind=out.kind)
         rate, scale = arc.plateau_rate(bends), 1 + jnp.max(jnp.hypot(bends.A, bends.B))
@@ -292,7 +295,7 @@ def _behind_norm(cut: Split, out: Readout, states: Array, v: Array, size: Size) 
             end = jnp.where(alpha > 0, arc.plateau(bends, 1), arc.plateau(bends, -1))
             bound = (jnp.abs(rate.coefficient) + rate.remainder / jnp.abs(alpha)) / jnp.abs(alpha) / scale
             errors = {
-                "law": jnp.max(off(arc.law_logits(found, alpha))),
+                "law": jnp.max(off(arc.law_logits(law, alpha))),
                 "arc": jnp.max(off(arc.logits_at(bends, alpha))),
                 "bare": jnp.max(off(arc.law_logits(bare, alpha)) - of_eps / scale),
                 "plateau": jnp.where(jnp.abs(alpha) > rate.beyond, jnp.max(off(end) - bound), -jnp.inf),
@@ -305,12 +308,12 @@ def _behind_norm(cut: Split, out: Readout, states: Array, v: Array, size: Size) 
         worst = {key: jnp.max(value) for key, value in errors.items()}
         return worst | {"eps": jnp.max(of_eps), "logits": logits[: size.angles], "bumps": arc.bumps(bends, points=1024)}
 
-    return jax.lax.map(one, states)
+    return jax.lax.map(of_state, states)
 
 
-def _shown(run: _Run, found: dict[str, np.ndarray], out: Readout, h: np.ndarray, v: Array) -> xr.Dataset:
+def _shown(run: _Run, sweep: dict[str, np.ndarray], out: Readout, h: np.ndarray, v: Array) -> xr.Dataset:
     """The sweep of the first hidden state as data: the logits of a few tokens, and the bumps of all."""
-    logits, theta = found["logits"][0], np.linspace(-1.5, 1.5, run.size.angles)
+    logits, theta = sweep["logits"][0], np.linspace(-1.5, 1.5, run.size.angles)
     tokens = _distinct(logits)
     bends = jax.tree.map(lambda leaf: leaf[tokens] if leaf.ndim else leaf, out.arc(jnp.asarray(h), v))
     fine = np.linspace(-1.5, 1.5, 401)
@@ -324,7 +327,7 @@ def _shown(run: _Run, found: dict[str, np.ndarray], out: Readout, h: np.ndarray,
             "plateau_high": ("slot", np.asarray(arc.plateau(bends, 1))),
             "id": ("slot", tokens),
             "word": ("slot", np.asarray([run.words(int(z)) for z in tokens])),
-            "bumps": ("token", found["bumps"][0]),
+            "bumps": ("token", sweep["bumps"][0]),
             "centre": float(bends.centre),
             "width": float(bends.width),
         },
@@ -351,9 +354,9 @@ def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
         wide, out = run.lm.with_dtype(jnp.float64), readout(run.lm)
         cuts = {layer: wide.split(run.texts.openings, layer) for layer in run.layers}
         for name, layer in run.pairs():
-            one = _approach(cuts[layer], out, jnp.asarray(run.v(name, layer), float), run.size.far)
-            found = {key: np.asarray(value) for key, value in one.items()}
-            sizes, distance, leading = found["sizes"], found["distance"], found["leading"]
+            arrays = _approach(cuts[layer], out, jnp.asarray(run.v(name, layer), float), run.size.far)
+            approach = {key: np.asarray(value) for key, value in arrays.items()}
+            sizes, distance, leading = approach["sizes"], approach["distance"], approach["leading"]
             # The rate, where it is the leading term and not yet rounding; rounding of the sizes themselves decides nothing.
             decades = np.log10(sizes / sizes[0]).round(6)
             clean = (decades >= 4) & (decades <= 6)
@@ -365,7 +368,7 @@ def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
                     "proposition-4.1",
                     about,
                     "distance to the limit beyond its bound, in logits",
-                    found["beyond"].max(),
+                    approach["beyond"].max(),
                     1e-9,
                 ),
                 Finding("proposition-4.1", about, "exponent of the rate, less -1", np.abs(np.add(slopes, 1)).max(), 0.01),
@@ -381,7 +384,7 @@ def plateaus(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
                 xr.Dataset(
                     {
                         "distance": (("sign", "size"), distance),
-                        "bound": (("sign", "size"), found["bound"]),
+                        "bound": (("sign", "size"), approach["bound"]),
                         "leading": ("sign", leading),
                         "strengths": ("size", sizes),
                     },
@@ -441,8 +444,8 @@ def curvatures(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
         with jax.enable_x64(True):
             # The row that is moved most: where a model is certain of what it wrote, there is nothing to compare.
             k = int(np.argmax(moments["own"].of_rows))
-            one = Text(texts["own"].rows[k : k + 1], texts["own"].counted[k : k + 1])
-            exact, fitted = _fine(run.lm.with_dtype(jnp.float64), one, v, layer)
+            row = Text(texts["own"].rows[k : k + 1], texts["own"].counted[k : k + 1])
+            exact, fitted = _fine(run.lm.with_dtype(jnp.float64), row, v, layer)
         findings += [
             Finding("N9", about, "curvature by JVP against a fine sweep, relative error", abs(fitted / exact - 1), 1e-6),
             Finding("N9", about, "linear term of ΔCE on text it wrote, in standard errors", moments["own"].score, 4.0),
@@ -453,9 +456,9 @@ def curvatures(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
                 {
                     "cross_entropy": (("text", "strength"), np.asarray([curve[0] for curve in curves.values()])),
                     "divergence": (("text", "strength"), np.asarray([curve[1] for curve in curves.values()])),
-                    "curvature": ("text", [one.curvature for one in moments.values()]),
-                    "slope": ("text", [one.slope for one in moments.values()]),
-                    "slope_error": ("text", [one.error for one in moments.values()]),
+                    "curvature": ("text", [moment.curvature for moment in moments.values()]),
+                    "slope": ("text", [moment.slope for moment in moments.values()]),
+                    "slope_error": ("text", [moment.error for moment in moments.values()]),
                     "strengths": ("strength", alphas),
                 },
                 coords={"text": list(texts)},
@@ -521,8 +524,8 @@ def next_tokens(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
             probabilities = np.exp(
                 np.asarray(_swept(run.openings.at(layer), jnp.asarray(v), jnp.asarray(alphas, jnp.float32)))
             )
-            one, shares = _shapes(run, probabilities, alphas, scale)
-            parts.append(one)
+            data, shares = _shapes(run, probabilities, alphas, scale)
+            parts.append(data)
             findings += [
                 Finding("theorem-3.3.bump", _about(name, layer), f"share of tokens with {kind}", float(share))
                 for kind, share in zip(KINDS_OF_CURVE, shares, strict=True)
@@ -532,7 +535,7 @@ def next_tokens(run: _Run) -> tuple[xr.Dataset, list[Finding]]:
                     "theorem-3.3.bump",
                     _about(name, layer),
                     "share that another count has with half the strengths",
-                    float(one["unsettled"]),
+                    float(data["unsettled"]),
                 )
             )
     return _by_pair(run, parts), findings
@@ -544,10 +547,10 @@ def _shapes(run: _Run, probabilities: Float[np.ndarray, "n K V"], alphas: np.nda
     for rows in probabilities:
         ends = [np.argsort(-rows[end])[: run.size.likeliest] for end in (0, -1)]
         kept = rows[:, np.union1d(*ends)].T
-        found = shapes(kept)
-        counts += counts_of_kinds(found.bumps)
-        unsettled += int(np.sum(shapes(kept[:, ::2]).bumps != found.bumps))
-        places += (alphas[found.place[found.single]] / scale).tolist()
+        curves = shapes(kept)
+        counts += counts_of_kinds(curves.bumps)
+        unsettled += int(np.sum(shapes(kept[:, ::2]).bumps != curves.bumps))
+        places += (alphas[curves.place[curves.single]] / scale).tolist()
     first = probabilities[0]
     zero, top = int(np.argmin(np.abs(alphas))), np.argsort(-first[-1])[:8]
     shares = counts / counts.sum()

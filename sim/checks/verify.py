@@ -49,8 +49,8 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Whether every route checked something and found it to hold, and no route took the false twin for true."""
-        held = len(self.evidence) > 0 and all(one.holds for one in self.evidence)
-        return held and not any(one.holds or one.checked == 0 for one in self.twin)
+        held = len(self.evidence) > 0 and all(result.holds for result in self.evidence)
+        return held and not any(result.holds or result.checked == 0 for result in self.twin)
 
 
 @typed
@@ -103,15 +103,15 @@ def verify(
     require(workers >= 1, "workers", "at least one", workers)
     require(instances >= 1, "instances", "at least one", instances)
     wanted = [
-        (route, one, claim)
+        (route, statement, claim)
         for route in ORDER
-        for one in chosen
-        for claim in ((one.claim, one.twin) if twins and route in TWIN_ROUTES else (one.claim,))
+        for statement in chosen
+        for claim in ((statement.claim, statement.twin) if twins and route in TWIN_ROUTES else (statement.claim,))
         if route in names and routes.applies(claim, route)
     ]
     key = jax.random.key(seed)
     with in_float64(), ThreadPoolExecutor(workers) as pool:
-        domains = {one.domain.name: one.domain for one in chosen}
+        domains = {statement.domain.name: statement.domain for statement in chosen}
         swept = {}
         if "sweep" in names:
             train = trained or partial(train_gallery, seed)
@@ -140,20 +140,20 @@ def verify(
                     return routes.symbolic(statement, claim=claim)
                 return routes.refutation(statement, key, claim=claim)
 
-        futures = {(claim, route): pool.submit(check, route, one, claim) for route, one, claim in wanted}
+        futures = {(claim, route): pool.submit(check, route, statement, claim) for route, statement, claim in wanted}
         with tqdm(total=len(futures), desc="verify", unit="route", disable=None) as bar:
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
 
-            def found(claim: Claim) -> tuple[Evidence, ...]:
+            def evidence(claim: Claim) -> tuple[Evidence, ...]:
                 return tuple(futures[claim, route].result() for route in routes.ROUTES if (claim, route) in futures)
 
-            return [Verdict(one, found(one.claim), found(one.twin)) for one in chosen]
+            return [Verdict(statement, evidence(statement.claim), evidence(statement.twin)) for statement in chosen]
 
 
 def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
     with in_float64():
-        return [examples.measure(one.case, one.model) for one in trained().values()]
+        return [examples.measure(example.case, example.model) for example in trained().values()]
 
 
 def _measured(domain: Domain, seed: int) -> Sequence[object]:
@@ -173,41 +173,43 @@ def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
                 "id": verdict.statement.id,
                 "source": verdict.statement.source,
                 "holds": verdict.holds,
-                "routes": [_plain(one) for one in verdict.evidence],
-                "twin": [_plain(one) for one in verdict.twin],
+                "routes": [_plain(result) for result in verdict.evidence],
+                "twin": [_plain(result) for result in verdict.twin],
             }
             for verdict in verdicts
         ],
     }
 
 
-def _plain(one: Evidence) -> dict[str, object]:
+def _plain(result: Evidence) -> dict[str, object]:
     return {
-        "route": one.route,
-        "holds": one.holds,
-        "instances": one.checked,
-        "worst_margin": one.worst_margin if np.isfinite(one.worst_margin) else None,
-        "seconds": round(one.seconds, 3),
-        "note": one.note,
+        "route": result.route,
+        "holds": result.holds,
+        "instances": result.checked,
+        "worst_margin": result.worst_margin if np.isfinite(result.worst_margin) else None,
+        "seconds": round(result.seconds, 3),
+        "note": result.note,
     }
 
 
 @typed
 def as_table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a table for the terminal: instances checked and the worst margin, route by route."""
-    shown = [route for route in routes.ROUTES if any(one.route == route for verdict in verdicts for one in verdict.evidence)]
+    shown = [
+        route for route in routes.ROUTES if any(result.route == route for verdict in verdicts for result in verdict.evidence)
+    ]
     lines = [f"{'statement':<24}" + "".join(f"{route:^27}" for route in shown).rstrip()]
     for verdict in verdicts:
-        found = {one.route: one for one in verdict.evidence}
-        lines.append((f"{verdict.statement.id:<24}" + " ".join(_cell(found.get(route)) for route in shown)).rstrip())
+        by_route = {result.route: result for result in verdict.evidence}
+        lines.append((f"{verdict.statement.id:<24}" + " ".join(_cell(by_route.get(route)) for route in shown)).rstrip())
     lines.append("cells: verdict, how many were checked, worst margin (positive where the statement holds)")
     counted = {"symbolic": "identities", "certificate": "inequalities, each on a whole interval"}
     lines += [f"{route}: {what}" for route, what in counted.items() if route in shown]
     return "\n".join(lines)
 
 
-def _cell(one: Evidence | None) -> str:
-    if one is None:
+def _cell(result: Evidence | None) -> str:
+    if result is None:
         return f"{'-':^26}"
-    margin = f"{one.worst_margin:>+11.2e}" if np.isfinite(one.worst_margin) else " " * 11
-    return f"{'holds' if one.holds else 'FAILS':>6} {one.checked:>6} {margin} "
+    margin = f"{result.worst_margin:>+11.2e}" if np.isfinite(result.worst_margin) else " " * 11
+    return f"{'holds' if result.holds else 'FAILS':>6} {result.checked:>6} {margin} "

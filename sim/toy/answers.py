@@ -61,14 +61,15 @@ def run(seed: int = 0) -> xr.Dataset:
     law = arc.law(normalised.W, normalised.gamma, normalised.bias, normalised.H[:, context], v, kind=normalised.kind)
     strengths = float(law.centre) + float(law.width) * _WIDTHS
     swept = [
-        answered(one.model, context, difference_of_means(one.model, contexts, weights), strengths, *answers) for one in fits
+        answered(fitted.model, context, difference_of_means(fitted.model, contexts, weights), strengths, *answers)
+        for fitted in fits
     ]
-    losses = [(one.loss_positive, one.loss_negative) for one in swept]
+    losses = [(answer.loss_positive, answer.loss_negative) for answer in swept]
     logits = np.asarray(jax.vmap(lambda m: arc.law_logits(law, m))(jnp.asarray(strengths)))
     return xr.Dataset(
         {
-            "preference": (("model", "strength"), np.stack([preference_odds(*one) for one in losses])),
-            "utility": (("model", "strength"), np.stack([utility_odds(*one) for one in losses])),
+            "preference": (("model", "strength"), np.stack([preference_odds(*pair) for pair in losses])),
+            "utility": (("model", "strength"), np.stack([utility_odds(*pair) for pair in losses])),
             "law": ("strength", logits[:, answers[0]] - logits[:, answers[1]]),
         },
         coords={"model": [UFM, NORMALISED], "strength": strengths},
@@ -78,7 +79,7 @@ def run(seed: int = 0) -> xr.Dataset:
             "exponent": 0.5,
             "answers": answers,
             "context": context,
-            "gaps": [one.gap for one in fits],
+            "gaps": [fitted.gap for fitted in fits],
         },
     )
 

@@ -12,7 +12,7 @@ _MEASURED = np.tan(np.linspace(-1.45, 1.45, 30))
 """Strengths that are measured, in widths from the centre."""
 
 
-def data(one: norms.NormInstance) -> xr.Dataset:
+def data(instance: norms.NormInstance) -> xr.Dataset:
     """A whole sweep of one hidden state (call it inside ``jax.enable_x64(True)``).
 
     Returns:
@@ -20,7 +20,7 @@ def data(one: norms.NormInstance) -> xr.Dataset:
         through the norm itself); by token: "towards" and "along", its unembedding in the plane of h and v, "plateau_low",
         "plateau_high" and "bumps". The strength of every angle is "alpha".
     """
-    bends = one.arc
+    bends = instance.arc
     alphas = float(bends.centre) + float(bends.width) * _MEASURED
     predicted = jax.vmap(lambda theta: arc.arc_logits(bends, theta))(jnp.asarray(_ANGLES))
     size = float(jnp.max(jnp.hypot(bends.A, bends.B)))
@@ -29,7 +29,7 @@ def data(one: norms.NormInstance) -> xr.Dataset:
             "predicted": (("theta", "token"), np.asarray(predicted)),
             "probability": (("theta", "token"), np.asarray(jax.nn.softmax(predicted))),
             "alpha": ("theta", np.asarray(arc.alpha_of_theta(bends, jnp.asarray(_ANGLES)))),
-            "measured": (("strength", "token"), np.asarray(jax.vmap(one.decode)(jnp.asarray(alphas)))),
+            "measured": (("strength", "token"), np.asarray(jax.vmap(instance.decode)(jnp.asarray(alphas)))),
             "towards": ("token", np.asarray(bends.A) / size),
             "along": ("token", np.asarray(bends.B) / size),
             "plateau_low": ("token", np.asarray(arc.plateau(bends, -1))),

@@ -109,16 +109,16 @@ def next_token_table(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
 @typed
 def next_token_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dataset:
     """``Delta p(z | c_j, alpha)`` for every token of one context (S, figures 3 and B.1); dims alpha, token."""
-    one = trained.instance
+    instance = trained.instance
     return xr.Dataset(
         {
             "predicted": (
                 ("alpha", "token"),
-                predicted.probability_increase(trained.corpus, [context], one.log_odds, alphas)[0],
+                predicted.probability_increase(trained.corpus, [context], instance.log_odds, alphas)[0],
             ),
             "measured": (("alpha", "token"), probability_increase(trained.model, [context], trained.v, alphas)[0]),
-            "peak": ("token", np.asarray(one.peaks[context])),
-            "log_odds": ("token", np.asarray(one.log_odds)),
+            "peak": ("token", np.asarray(instance.peaks[context])),
+            "log_odds": ("token", np.asarray(instance.log_odds)),
         },
         coords={"alpha": alphas, **_token_coordinates(trained)},
         attrs={"context": context, "gap": trained.fit.gap},
@@ -131,16 +131,16 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
 
     `behaviour` names what theorem 3.6 says of each: "target", "vanishing" (no extreme log-odds), "decreasing".
     """
-    one = trained.instance
+    instance = trained.instance
     concepts = trained.corpus.concepts
-    is_target = np.arange(concepts.count) == int(one.target)
-    between, lowest = np.asarray(without_extremes(one)[context]), np.asarray(lowest_concepts(one)[context]) < 0
+    is_target = np.arange(concepts.count) == int(instance.target)
+    between, lowest = np.asarray(without_extremes(instance)[context]), np.asarray(lowest_concepts(instance)[context]) < 0
     behaviour = np.select([is_target, between, lowest], ["target", "vanishing", "decreasing"], "none")
     return xr.Dataset(
         {
             "predicted": (
                 ("alpha", "concept"),
-                predicted.concept_increase(trained.corpus, [context], one.log_odds, alphas)[0],
+                predicted.concept_increase(trained.corpus, [context], instance.log_odds, alphas)[0],
             ),
             "measured": (
                 ("alpha", "concept"),
@@ -149,7 +149,7 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
             "behaviour": ("concept", behaviour),
             "limit": (
                 "concept",
-                [-np.exp(np.asarray(one.log_p))[context][concepts.members(k)].mean() for k in range(concepts.count)],
+                [-np.exp(np.asarray(instance.log_p))[context][concepts.members(k)].mean() for k in range(concepts.count)],
             ),
         },
         coords={"alpha": alphas, "concept": list(CONCEPT_NAMES)},
@@ -160,11 +160,11 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
 @typed
 def cross_entropy(trained: Trained, alphas: np.ndarray) -> xr.Dataset:
     """``Delta CE(alpha)`` and the quadratic of theorem 3.8 (S, figure 5); dim alpha."""
-    one = trained.instance
-    half_variance = float(mean_variance(one)) / 2
+    instance = trained.instance
+    half_variance = float(mean_variance(instance)) / 2
     return xr.Dataset(
         {
-            "predicted": ("alpha", predicted.cross_entropy_increase(trained.corpus, one.log_odds, alphas)),
+            "predicted": ("alpha", predicted.cross_entropy_increase(trained.corpus, instance.log_odds, alphas)),
             "measured": ("alpha", cross_entropy_increase(trained.model, trained.corpus, trained.v, alphas)),
             "quadratic": ("alpha", half_variance * alphas**2),
         },
@@ -181,10 +181,10 @@ def training(runs: dict[str, Fit]) -> xr.Dataset:
         ValueError: no runs.
     """
     require(len(runs) > 0, "runs", "at least one", "none")
-    longest = max(one.steps for one in runs.values()) + 1
+    longest = max(fitted.steps for fitted in runs.values()) + 1
     gaps = np.full((longest, len(runs)), np.nan)
-    for column, one in enumerate(runs.values()):
-        gaps[: one.gaps.size, column] = one.gaps
+    for column, fitted in enumerate(runs.values()):
+        gaps[: fitted.gaps.size, column] = fitted.gaps
     entropy = next(iter(runs.values())).entropy
     return xr.Dataset(
         {"loss": (("step", "optimizer"), entropy + gaps), "gap": (("step", "optimizer"), gaps)},
@@ -210,12 +210,12 @@ class Agreement(NamedTuple):
 @typed
 def agreement(trained: Trained) -> Agreement:
     """Lay a trained model over the closed forms of its corpus (inside ``jax.enable_x64(True)``)."""
-    one, swept = trained.instance, measure(trained.case, trained.model)
+    instance, swept = trained.instance, measure(trained.case, trained.model)
     contexts = np.arange(trained.corpus.n_contexts)
     p = np.exp(swept.log_probabilities)
-    expected = predicted.probability_increase(trained.corpus, contexts, one.log_odds, swept.alphas)
-    difference = np.abs(p - np.exp(np.asarray(one.log_p))[:, None, :] - np.asarray(expected))
-    expected_peaks = np.asarray(one.peaks)
+    expected = predicted.probability_increase(trained.corpus, contexts, instance.log_odds, swept.alphas)
+    difference = np.abs(p - np.exp(np.asarray(instance.log_p))[:, None, :] - np.asarray(expected))
+    expected_peaks = np.asarray(instance.peaks)
     inside = np.abs(expected_peaks) < swept.alphas[-1] - swept.step
     offsets = np.abs(swept.alphas[p.argmax(axis=1)] - expected_peaks)[inside] / swept.step
     return Agreement(float(difference.max()), float(offsets.max(initial=0.0)), int(inside.sum()))
