@@ -25,8 +25,8 @@ def float64(request):
 def kept():
     """The reference logits, and the configurations and shapes under "about"."""
     with np.load(references.FILE) as file:
-        found = {name: file[name] for name in file.files}
-    return {**found, "about": json.loads(bytes(found["about"]))}
+        arrays = {name: file[name] for name in file.files}
+    return {**arrays, "about": json.loads(bytes(arrays["about"]))}
 
 
 @pytest.fixture(scope="session")

@@ -28,14 +28,14 @@ THEIRS = {"tiny": {"next-token, last block, full passes": 7.0, "generation of on
 
 def test_every_work_is_timed_beside_the_official_loop():
     with jax.enable_x64(False):
-        found = bench_gpu.measured({"tiny": TINY}, SMALL, THEIRS)
-    assert all(math.isfinite(value) and value > 0 for value in found.values())
+        figures = bench_gpu.measured({"tiny": TINY}, SMALL, THEIRS)
+    assert all(math.isfinite(value) and value > 0 for value in figures.values())
     for what in ("first layer", "middle layer", "last block"):
-        assert {f"tiny, next-token, {what}", f"tiny, next-token, {what}, share"} <= set(found)
-    assert {"bfloat16, TFLOP/s", "float32, TFLOP/s", "float32 fast, TFLOP/s"} <= set(found)
-    assert found["tiny, next-token, last block, full passes"] == 7
-    assert found["tiny, generation of one, generate"] == 3
-    assert found["tiny, generation together, tokens/s"] == pytest.approx(2 * 3 / found["tiny, generation together"])
+        assert {f"tiny, next-token, {what}", f"tiny, next-token, {what}, share"} <= set(figures)
+    assert {"bfloat16, TFLOP/s", "float32, TFLOP/s", "float32 fast, TFLOP/s"} <= set(figures)
+    assert figures["tiny, next-token, last block, full passes"] == 7
+    assert figures["tiny, generation of one, generate"] == 3
+    assert figures["tiny, generation together, tokens/s"] == pytest.approx(2 * 3 / figures["tiny, generation together"])
 
 
 def test_operations_are_two_for_each_weight():
@@ -57,6 +57,6 @@ def test_without_an_accelerator_it_is_skipped_with_a_word():
 @pytest.mark.parity
 def test_the_official_loop_in_transformers():
     pytest.importorskip("transformers")
-    found = bench_gpu.official(TINY, SMALL)
-    assert len(found) == 10
-    assert all(value > 0 for value in found.values())
+    seconds = bench_gpu.official(TINY, SMALL)
+    assert len(seconds) == 10
+    assert all(value > 0 for value in seconds.values())

@@ -94,7 +94,7 @@ def test_verify_exits_with_1_when_a_statement_fails(monkeypatch, capsys):
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, message):
     file = tmp_path / "file"
     file.write_text("not a folder")
-    filled = [one.format(folder=tmp_path, file=file) for one in arguments]
+    filled = [argument.format(folder=tmp_path, file=file) for argument in arguments]
     code, out, err = run(monkeypatch, capsys, *filled)
     assert code == 2
     assert out == ""

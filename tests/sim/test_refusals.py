@@ -33,13 +33,15 @@ CALLED = {"ids": "ids|statement", "names": "names|routes", "target": "target|sta
 
 
 @pytest.mark.parametrize(
-    ("function", "arguments", "argument", "values"), WRONG, ids=[f"{one.__name__}-{name}" for one, _, name, _ in WRONG]
+    ("function", "arguments", "argument", "values"),
+    WRONG,
+    ids=[f"{function.__name__}-{name}" for function, _, name, _ in WRONG],
 )
 def test_wrong_values_are_refused_by_the_name_of_the_argument(monkeypatch, tmp_path, function, arguments, argument, values):
     monkeypatch.chdir(tmp_path)
     for value in values:
-        given = {**arguments, argument: value}
+        keywords = {**arguments, argument: value}
         if function is toy.run:
-            given["toy"] = None
+            keywords["toy"] = None
         with pytest.raises(ValueError, match=rf"^({CALLED.get(argument, argument)}): expected .*, got "):
-            function(**given)
+            function(**keywords)

@@ -61,15 +61,17 @@ def test_verdicts_have_the_documented_form(reproduction):
     for statement in verdicts["statements"]:
         assert set(statement) == {"id", "source", "holds", "routes", "twin"}
         claim = REGISTRY[statement["id"]].claim
-        assert [one["route"] for one in statement["routes"]] == [one for one in DEFAULT_ROUTES if applies(claim, one)]
+        assert [result["route"] for result in statement["routes"]] == [
+            route for route in DEFAULT_ROUTES if applies(claim, route)
+        ]
         for route in statement["routes"]:
             assert set(route) == {"route", "holds", "instances", "worst_margin", "seconds", "note"}
             assert route["instances"] > 0
             assert route["holds"] is True
             assert (route["worst_margin"] is None) == (route["route"] == "symbolic")
             assert route["worst_margin"] is None or route["worst_margin"] > 0
-        assert [one["route"] for one in statement["twin"]] == [
-            one["route"] for one in statement["routes"] if one["route"] in TWIN_ROUTES
+        assert [result["route"] for result in statement["twin"]] == [
+            result["route"] for result in statement["routes"] if result["route"] in TWIN_ROUTES
         ]
         for route in statement["twin"]:
             assert route["holds"] is False
@@ -81,8 +83,8 @@ def test_worst_instances_are_kept_and_replayed(reproduction):
     for name in ("theorem-3.8.instances", "N7.autodiff", "N1.twin.certificate"):
         assert replay(folder / f"{name}.json").stands
     kept = {path.stem for path in folder.iterdir()}
-    for one in SOME:
-        assert {f"{one}.instances", f"{one}.autodiff", f"{one}.twin.instances"} <= kept
+    for name in SOME:
+        assert {f"{name}.instances", f"{name}.autodiff", f"{name}.twin.instances"} <= kept
 
 
 def test_every_statement_has_a_page(reproduction):
@@ -111,9 +113,9 @@ def test_data_opens_as_labelled_arrays(reproduction):
         inner = np.isfinite(curves["peak"])
         assert inner.sum() == 7
         for token in curves.isel(token=np.flatnonzero(inner))["token"].values:
-            one = curves.sel(token=token)
-            top = float(one["alpha"][int(one["measured"].argmax("alpha"))])
-            assert abs(top - float(one["peak"])) <= 0.05
+            curve = curves.sel(token=token)
+            top = float(curve["alpha"][int(curve["measured"].argmax("alpha"))])
+            assert abs(top - float(curve["peak"])) <= 0.05
 
 
 def test_concept_behaviours_are_all_shown(reproduction):
@@ -167,12 +169,12 @@ def test_the_first_page_shows_a_language_model(reproduction, tmp_path, value, ve
     result, folder = reproduction
     findings = (Finding("N7", "joy, block 3", "an error", value, 1e-10), Finding("N7", "joy, block 3", "a number", 4.0))
     figures = {name: {"svg": folder / "figures" / f"{name}.svg"} for name in FIGURES}
-    found = Validation("small", findings, xr.DataTree())
-    page = report.write(tmp_path, result.verdicts, figures, {}, result.numbers, 1.0, on_model=found)
+    validation = Validation("small", findings, xr.DataTree())
+    page = report.write(tmp_path, result.verdicts, figures, {}, result.numbers, 1.0, on_model=validation)
     assert verdict in page.read_text()
     assert 'href="language-model.html"' in page.read_text()
-    assert "N7" in report.write_language_model(tmp_path, found, {}).read_text()
-    assert replace(result, on_model=found).holds is (value < 1e-10)
+    assert "N7" in report.write_language_model(tmp_path, validation, {}).read_text()
+    assert replace(result, on_model=validation).holds is (value < 1e-10)
 
 
 def test_nothing_temporary_is_left(reproduction):

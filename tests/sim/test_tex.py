@@ -46,12 +46,12 @@ def test_limits_go_under_the_operator_in_display_style_only():
     ],
 )
 def test_what_browsers_do_not_honour_is_spelled_out(tex, element, attributes):
-    found = [{"text": e.text, **e.attrib} for e in parse(tex).iter(element)]
-    assert any(attributes.items() <= one.items() for one in found)
+    elements = [{"text": node.text, **node.attrib} for node in parse(tex).iter(element)]
+    assert any(attributes.items() <= attributes_of_element.items() for attributes_of_element in elements)
 
 
 def test_a_minus_between_operands_stays_binary():
-    assert all(e.get("form") is None for e in parse("|a| - b").iter("mo"))
+    assert all(operator.get("form") is None for operator in parse("|a| - b").iter("mo"))
 
 
 @pytest.mark.parametrize("tex", [r"\unknowncommand x", r"a & b", r"x_1_2"])

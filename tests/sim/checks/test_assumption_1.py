@@ -17,9 +17,9 @@ from theory.statement import TABLES
 DATA = Path(__file__).parents[3] / "docs" / "data"
 TABLE = json.loads((DATA / "assumption-1.json").read_text())
 FAILURES = [
-    (one["id"], name, cell)
-    for one in TABLE["statements"]
-    for name, cell in one["departures"].items()
+    (entry["id"], name, cell)
+    for entry in TABLE["statements"]
+    for name, cell in entry["departures"].items()
     if cell["verdict"] == "fails"
 ]
 
@@ -35,8 +35,8 @@ def are_mixtures(exact):
     """Within every concept all rows lie on one line, along which every probability rises with the concept's mass."""
     for mask in exact.members:
         parts = [[x for x, inside in zip(row, mask, strict=True) if inside] for row in exact.p]
-        for (one, other), (third, fourth) in combinations(combinations(parts, 2), 2):
-            step, second = ([y - x for x, y in zip(*pair, strict=True)] for pair in ((one, other), (third, fourth)))
+        for (lowest, low), (third, fourth) in combinations(combinations(parts, 2), 2):
+            step, second = ([y - x for x, y in zip(*pair, strict=True)] for pair in ((lowest, low), (third, fourth)))
             if any(x * sum(second) != y * sum(step) for x, y in zip(step, second, strict=True)):
                 return False
             if not (all(x > 0 for x in step) or all(x < 0 for x in step) or not any(step)):
@@ -45,13 +45,15 @@ def are_mixtures(exact):
 
 
 def test_every_statement_about_tables_has_a_verdict_under_every_departure():
-    assert [one["id"] for one in TABLE["statements"]] == [one.id for one in REGISTRY.values() if one.domain is TABLES]
+    assert [entry["id"] for entry in TABLE["statements"]] == [
+        entry.id for entry in REGISTRY.values() if entry.domain is TABLES
+    ]
     assert list(TABLE["departures"]) == list(DEPARTURES) == ["per-context-a", "per-context-b", "mixed", "unequal"]
-    for one in TABLE["statements"]:
-        assert list(one["departures"]) == list(DEPARTURES)
-        assert sorted([*one["kept"], *one["dropped"]]) == sorted(REGISTRY[one["id"]].hypotheses)
-        assert set(one["dropped"]) <= set(DROPPED)
-        for cell in one["departures"].values():
+    for entry in TABLE["statements"]:
+        assert list(entry["departures"]) == list(DEPARTURES)
+        assert sorted([*entry["kept"], *entry["dropped"]]) == sorted(REGISTRY[entry["id"]].hypotheses)
+        assert set(entry["dropped"]) <= set(DROPPED)
+        for cell in entry["departures"].values():
             assert cell["verdict"] == ("survives" if float(cell["margin"]) > 0 else "fails")
             assert cell["tried"] > 0
 
@@ -75,7 +77,7 @@ def test_a_counterexample_is_one_and_of_its_departure(name, departure, cell):
     exact = checked(kept.instance)
     target = conjecture(kept.target, kept.needs)
     assert kept.target == name
-    assert list(target.needs) == [given for given in REGISTRY[name].hypotheses if given not in DROPPED]
+    assert list(target.needs) == [hypothesis for hypothesis in REGISTRY[name].hypotheses if hypothesis not in DROPPED]
     assert all(confirm(margin, exact).sign > 0 for margin in target.conditions)
     margin = confirm(target.margin, exact)
     assert margin.sign < 0
@@ -95,9 +97,9 @@ def test_a_counterexample_is_one_and_of_its_departure(name, departure, cell):
 
 
 def test_an_attack_on_one_departure_finds_and_writes_a_counterexample(tmp_path):
-    found = leave(["theorem-3.6.target"], ["per-context-b"], seed=3, drawn=512)
-    assert [(one.verdict, one.descended) for one in found] == [("fails", False)]
-    file = write(tmp_path / "new" / "some.json", found, 3)
+    outcomes = leave(["theorem-3.6.target"], ["per-context-b"], seed=3, drawn=512)
+    assert [(outcome.verdict, outcome.descended) for outcome in outcomes] == [("fails", False)]
+    file = write(tmp_path / "new" / "some.json", outcomes, 3)
     cell = json.loads(file.read_text())["statements"][0]["departures"]["per-context-b"]
     kept = read_instance(file.parent / cell["counterexample"]["file"])
     # By hand: the target loses probability somewhere although the strength grows.
@@ -112,10 +114,10 @@ def test_an_attack_on_one_departure_finds_and_writes_a_counterexample(tmp_path):
 
 @pytest.mark.slow
 def test_where_no_random_table_breaks_gradients_are_followed(tmp_path):
-    found = leave(["theorem-3.6.target"], ["per-context-a", "per-context-b"], seed=3, drawn=64)
-    assert [(one.verdict, one.descended) for one in found] == [("survives", True), ("fails", True)]
-    assert found[0].why == "separated still holds"
-    cells = json.loads(write(tmp_path / "some.json", found, 3).read_text())["statements"][0]["departures"]
+    outcomes = leave(["theorem-3.6.target"], ["per-context-a", "per-context-b"], seed=3, drawn=64)
+    assert [(outcome.verdict, outcome.descended) for outcome in outcomes] == [("survives", True), ("fails", True)]
+    assert outcomes[0].why == "separated still holds"
+    cells = json.loads(write(tmp_path / "some.json", outcomes, 3).read_text())["statements"][0]["departures"]
     assert [cell["counterexample"] is None for cell in cells.values()] == [True, False]
 
 

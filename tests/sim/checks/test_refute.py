@@ -178,7 +178,7 @@ def test_replay_says_that_a_tie_is_not_decided(ufm, tmp_path):
 
 def test_the_page_names_all_that_a_conjecture_can_need_and_be_made_of():
     page = PAGE.read_text()
-    needs = {name for one in REGISTRY.values() if one.domain.name == "tables" for name in one.hypotheses}
+    needs = {name for statement in REGISTRY.values() if statement.domain.name == "tables" for name in statement.hypotheses}
     assert all(f"| `{name}` |" in page for name in needs)
     assert all(f"`{name}`" in page or f"{name}," in page or f",{name}`" in page for name in FAMILIES)
     assert all(
@@ -207,7 +207,7 @@ def test_every_false_twin_falls_by_the_command_and_is_replayed(monkeypatch, caps
 
 def test_curves_of_an_instance_on_which_steering_does_nothing_are_flat():
     constant = replace(RARE, p=(RARE.p[0], RARE.p[0]))
-    shown = sim.checks.refute.curves(constant, lambda one: one.p[0, 0])
+    shown = sim.checks.refute.curves(constant, lambda instance: instance.p[0, 0])
     assert shown["alpha"].attrs["units"] == "1"
     np.testing.assert_allclose(np.ptp(shown["curve"].values, axis=1), 0, atol=1e-12)
     assert r"steering strength $\alpha$" in [axes.get_xlabel() for axes in counterexample(shown).axes]
@@ -296,9 +296,9 @@ def test_bad_input_is_one_line_with_its_cause(ufm, tmp_path, arguments, message)
 @pytest.mark.parametrize("route", ["instances", "autodiff"])
 def test_an_instance_that_a_route_has_kept_gives_its_margin_again(tmp_path, route):
     """Of which the two routes have different ones."""
-    one, claim = examples.toy_case().instance, REGISTRY["theorem-3.8"].claim
-    margin = float(compiled_quickly(getattr(claim, route))(one))
-    kept = sim.checks.refute.Kept(one, "theorem-3.8", margin, route=route)
+    instance, claim = examples.toy_case().instance, REGISTRY["theorem-3.8"].claim
+    margin = float(compiled_quickly(getattr(claim, route))(instance))
+    kept = sim.checks.refute.Kept(instance, "theorem-3.8", margin, route=route)
     again = sim.checks.refute.replay(sim.checks.refute.write_instance(tmp_path / "worst.json", kept))
     assert again.floats["margin"] == pytest.approx(margin, rel=1e-6, abs=0)
     assert list(again.floats) == ["A2", "not-constant", "positive", "margin"]
@@ -309,12 +309,12 @@ def test_an_instance_that_a_route_has_kept_gives_its_margin_again(tmp_path, rout
 def test_every_kind_of_instance_comes_back_as_it_was(tmp_path):
     table = examples.toy_case().instance
     zero = replace(table, log_p=np.where(table.log_p < -3, -np.inf, table.log_p))
-    for one in (table, zero, norms.spread_out(), RARE):
-        kept = sim.checks.refute.Kept(one, "N1", -0.1, ("A2",), True, "refutation", 5, (-np.inf, -0.1), 256)
+    for instance in (table, zero, norms.spread_out(), RARE):
+        kept = sim.checks.refute.Kept(instance, "N1", -0.1, ("A2",), True, "refutation", 5, (-np.inf, -0.1), 256)
         again = sim.checks.refute.read_instance(sim.checks.refute.write_instance(tmp_path / "kept.json", kept))
         assert replace(again, instance=RARE) == replace(kept, instance=RARE)
-        assert type(again.instance) is type(one)
-        for name, value in vars(one).items():
+        assert type(again.instance) is type(instance)
+        for name, value in vars(instance).items():
             np.testing.assert_array_equal(getattr(again.instance, name), value)
             assert np.asarray(getattr(again.instance, name)).dtype.kind == np.asarray(value).dtype.kind
 

@@ -37,7 +37,7 @@ def of(model, **options):
 
 
 @pytest.fixture(scope="module")
-def found(small):
+def validation(small):
     """LayerNorm, with biases."""
     return of(small("gpt2"))
 
@@ -48,8 +48,8 @@ def all_hold(got):
     assert all(np.isfinite(finding.value) for finding in got.findings)
 
 
-def test_every_comparison_holds(found):
-    all_hold(found)
+def test_every_comparison_holds(validation):
+    all_hold(validation)
 
 
 @pytest.mark.slow
@@ -63,13 +63,13 @@ def test_a_softcap_and_norms_after_blocks_change_nothing(small):
     assert of(small("gemma2"), statements=["N7", "proposition-4.1"]).holds
 
 
-def test_all_concepts_and_layers_are_there(found):
+def test_all_concepts_and_layers_are_there(validation):
     layers = [0, 1, 2]
-    assert set(found.data.children) == {figure.dataset for figure in LANGUAGE_FIGURES.values()}
+    assert set(validation.data.children) == {figure.dataset for figure in LANGUAGE_FIGURES.values()}
     for name in ("plateaus", "curvatures", "next_tokens"):
-        assert found.data[name]["layer"].values.tolist() == layers
-        assert found.data[name]["concept"].values.tolist() == ["one", "other"]
-    shares = found.data["next_tokens"]["count"]
+        assert validation.data[name]["layer"].values.tolist() == layers
+        assert validation.data[name]["concept"].values.tolist() == ["one", "other"]
+    shares = validation.data["next_tokens"]["count"]
     np.testing.assert_array_equal(shares.sum("kind") > 0, True)
 
 
@@ -155,8 +155,8 @@ def test_an_unknown_statement_is_refused(small):
         of(small("gpt2"), statements=["N5"])
 
 
-def test_table_and_files(found, tmp_path):
-    files = write_validation(tmp_path, found, alone=True)
+def test_table_and_files(validation, tmp_path):
+    files = write_validation(tmp_path, validation, alone=True)
     assert set(files) == set(LANGUAGE_FIGURES)
     page = (tmp_path / "language-model.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == len(LANGUAGE_FIGURES)
@@ -164,8 +164,8 @@ def test_table_and_files(found, tmp_path):
         assert (tmp_path / link).exists(), link
     kept = json.loads((tmp_path / "language-model.json").read_text())
     assert kept["holds"] is True
-    assert len(kept["findings"]) == len(found.findings)
+    assert len(kept["findings"]) == len(validation.findings)
     with xr.open_datatree(tmp_path / "language-model.nc", engine="h5netcdf") as tree:
-        assert set(tree.children) == set(found.data.children)
-        assert tree.attrs["fingerprint"] == found.numbers["fingerprint"]
-    assert as_table(found).endswith("comparisons hold on " + found.model)
+        assert set(tree.children) == set(validation.data.children)
+        assert tree.attrs["fingerprint"] == validation.numbers["fingerprint"]
+    assert as_table(validation).endswith("comparisons hold on " + validation.model)

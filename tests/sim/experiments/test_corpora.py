@@ -21,7 +21,7 @@ def test_both_cases():
 def test_text_files(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("first\nline\n\n\nsecond\n\nstill\n\n\n\n\n\n", encoding="utf-8")
-    assert [one.strip() for one in corpora.read_documents(file)] == ["first\nline", "second\n\nstill"]
+    assert [text.strip() for text in corpora.read_documents(file)] == ["first\nline", "second\n\nstill"]
 
 
 @pytest.mark.parametrize(

@@ -32,23 +32,27 @@ def write(path, content):
 
 def as_rows(letters):
     return [
-        {"question": one.text, "choices": list(one.choices), "answer": "ABCD"[one.answer] if letters else one.answer}
-        for one in QUESTIONS
+        {
+            "question": question.text,
+            "choices": list(question.choices),
+            "answer": "ABCD"[question.answer] if letters else question.answer,
+        }
+        for question in QUESTIONS
     ]
 
 
 def test_own_texts_where_no_file_is_given():
-    found = read_inputs()
-    assert found.contexts == (*OPENINGS, *CONTEXTS)
-    assert found.starts == STARTS
-    assert list(found.documents) == corpora.manual()
-    assert found.questions == own_questions()
-    assert found.prompts is None
-    assert len(found.questions) == 45
+    inputs = read_inputs()
+    assert inputs.contexts == (*OPENINGS, *CONTEXTS)
+    assert inputs.starts == STARTS
+    assert list(inputs.documents) == corpora.manual()
+    assert inputs.questions == own_questions()
+    assert inputs.prompts is None
+    assert len(inputs.questions) == 45
 
 
 def test_files_instead(tmp_path):
-    found = read_inputs(
+    inputs = read_inputs(
         contexts=write(tmp_path / "contexts", "One\r\n\n  Two  \n"),
         starts=write(tmp_path / "starts", "Three"),
         text=write(tmp_path / "text", "a\n\n\nb"),
@@ -56,13 +60,13 @@ def test_files_instead(tmp_path):
         prompts=write(tmp_path / "p", '{"set": "joy", "text": "x"}\n\n{"set": "random", "text": "y", "more": 1}\n'),
         pairs=write(tmp_path / "calm.jsonl", '{"question": "a", "matching": "b", "not_matching": "c"}\n'),
     )
-    assert found.pairs == {"calm": (Pair("a", "b", "c"),)}
-    assert found.contexts == ("One", "Two")
-    assert found.starts == ("Three",)
-    assert [text.strip() for text in found.documents] == ["a", "b"]
-    assert found.questions == (Question("Why?", ("a", "b", "c", "d"), 2),)
-    assert found.prompts == {"joy": ("x",), "random": ("y",)}
-    assert set(found.about) == {"contexts", "starts", "text", "questions", "prompts", "pairs.calm"}
+    assert inputs.pairs == {"calm": (Pair("a", "b", "c"),)}
+    assert inputs.contexts == ("One", "Two")
+    assert inputs.starts == ("Three",)
+    assert [text.strip() for text in inputs.documents] == ["a", "b"]
+    assert inputs.questions == (Question("Why?", ("a", "b", "c", "d"), 2),)
+    assert inputs.prompts == {"joy": ("x",), "random": ("y",)}
+    assert set(inputs.about) == {"contexts", "starts", "text", "questions", "prompts", "pairs.calm"}
 
 
 @pytest.mark.parametrize("letters", [True, False])

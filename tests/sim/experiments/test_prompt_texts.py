@@ -22,17 +22,17 @@ def rows():
 
 def test_the_eight_concepts_in_words():
     assert tuple(prompt_texts.DEFINITIONS) == CONCEPTS
-    assert all(name == one.name for name, one in prompt_texts.DEFINITIONS.items())
-    texts = [text for one in prompt_texts.DEFINITIONS.values() for text in (one.means, one.opposite)]
+    assert all(name == definition.name for name, definition in prompt_texts.DEFINITIONS.items())
+    texts = [text for definition in prompt_texts.DEFINITIONS.values() for text in (definition.means, definition.opposite)]
     assert len(set(texts)) == 16
     # They go on from "known for" and are followed by a full stop.
     assert all(text.split(" ")[0].rstrip(",").endswith("ing") and text[-1].isalpha() for text in texts)
 
 
-@pytest.mark.parametrize("one", prompt_texts.DEFINITIONS.values(), ids=lambda one: one.name)
-def test_an_opposite_does_not_name_what_it_negates(one):
-    assert one.name in one.means
-    assert one.name not in one.opposite
+@pytest.mark.parametrize("definition", prompt_texts.DEFINITIONS.values(), ids=lambda definition: definition.name)
+def test_an_opposite_does_not_name_what_it_negates(definition):
+    assert definition.name in definition.means
+    assert definition.name not in definition.opposite
 
 
 def test_starts_and_contexts_are_neutral():
@@ -57,9 +57,9 @@ def test_starts_and_contexts_have_the_lengths_that_they_should_have():
 
 @pytest.mark.parametrize("ask", [prompt_texts.request, prompt_texts.plain_request])
 def test_requests_contain_the_definition_and_no_other(ask):
-    for one in prompt_texts.DEFINITIONS.values():
-        assert one.means in ask(one.means)
-        assert one.opposite not in ask(one.means)
+    for definition in prompt_texts.DEFINITIONS.values():
+        assert definition.means in ask(definition.means)
+        assert definition.opposite not in ask(definition.means)
     assert ask("juggling with eggs").replace("juggling with eggs", "singing") == ask("singing")
 
 
@@ -105,6 +105,6 @@ def arithmetic():
 
 
 def test_sums_are_right():
-    found = list(arithmetic())
-    assert len(found) == 3
-    assert all(int(right) == value for right, value in found)
+    questions = list(arithmetic())
+    assert len(questions) == 3
+    assert all(int(right) == value for right, value in questions)

@@ -46,8 +46,13 @@ def test_the_paper_is_as_it_says():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_has_strengths_of_both_signs_and_0(name):
-    one = PRESETS[name]
-    every = [one.concept.alphas, one.cross_entropy.alphas, one.mmlu.alphas, *map(one.next_token.alphas, one.steered)]
+    preset = PRESETS[name]
+    every = [
+        preset.concept.alphas,
+        preset.cross_entropy.alphas,
+        preset.mmlu.alphas,
+        *map(preset.next_token.alphas, preset.steered),
+    ]
     for alphas in every:
         assert alphas.size % 2 == 1
         assert alphas[alphas.size // 2] == 0
@@ -73,9 +78,9 @@ def test_strengths_are_denser_in_the_middle():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_survive_json(name):
-    one = PRESETS[name]
-    assert from_json(json.loads(json.dumps(one.as_json()))) == one
-    assert differences(one.as_json(), json.loads(json.dumps(one.as_json()))) == []
+    preset = PRESETS[name]
+    assert from_json(json.loads(json.dumps(preset.as_json()))) == preset
+    assert differences(preset.as_json(), json.loads(json.dumps(preset.as_json()))) == []
 
 
 def test_layers_become_numbers():
@@ -99,12 +104,12 @@ def test_layers_that_a_model_does_not_have(layer):
 
 def test_variants_and_bootstrap_samples():
     laptop = PRESETS["laptop"]
-    assert [one.name for one in laptop.steered] == [*VARIANTS, *(f"resampled {k}" for k in range(1, 6))]
-    assert [one.resample for one in laptop.steered] == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+    assert [variant.name for variant in laptop.steered] == [*VARIANTS, *(f"resampled {k}" for k in range(1, 6))]
+    assert [variant.resample for variant in laptop.steered] == [0, 0, 0, 0, 1, 2, 3, 4, 5]
     assert laptop.main == VARIANTS["random"]
     contrastive = replace(laptop, variants=("contrastive", "resampled"))
-    assert {one.negatives for one in contrastive.steered} == {"contrastive"}
-    assert [one.name for one in SMOKE.changed({"variants": ["random", "resampled"]}).steered] == ["random"]
+    assert {variant.negatives for variant in contrastive.steered} == {"contrastive"}
+    assert [variant.name for variant in SMOKE.changed({"variants": ["random", "resampled"]}).steered] == ["random"]
 
 
 @pytest.mark.parametrize(
@@ -130,13 +135,13 @@ def test_variants_and_bootstrap_samples():
     ],
 )
 def test_one_setting_is_changed(path, value, expected):
-    found = PRESETS["laptop"].changed({path: value})
-    part = found
+    changed = PRESETS["laptop"].changed({path: value})
+    part = changed
     for name in path.split("."):
         part = getattr(part, name)
     assert part == expected
     assert type(part) is type(expected)
-    (line,) = differences(PRESETS["laptop"].as_json(), found.as_json())
+    (line,) = differences(PRESETS["laptop"].as_json(), changed.as_json())
     assert line.startswith(f"{path} ")
 
 
@@ -308,13 +313,13 @@ def test_stored_settings_out_of_range_are_named():
 
 
 def test_differences_are_said_in_words():
-    there = {"a": 1, "b": {"c": 2.5, "d": "x"}, "e": list(range(50))}
-    here = {"a": 1, "b": {"c": 3.5, "d": "x"}, "f": None, "g": True}
-    lines = differences(there, here)
+    stored = {"a": 1, "b": {"c": 2.5, "d": "x"}, "e": list(range(50))}
+    asked = {"a": 1, "b": {"c": 3.5, "d": "x"}, "f": None, "g": True}
+    lines = differences(stored, asked)
     assert lines[0] == "b.c 2.5 there, 3.5 here"
     assert lines[1].startswith("e [0, 1, ")
     assert lines[1].endswith("... there, null here")
     assert len(lines[1]) < 90
     assert lines[2:] == ["g null there, true here"]
-    assert differences(there, there) == []
+    assert differences(stored, stored) == []
     assert differences({"b": {"c": 1}}, {}) == ['b {"c": 1} there, null here']

@@ -27,16 +27,16 @@ CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 """float32 against float64."""
 
 
-def texts_of(e, name):
+def texts_of(experiment, name):
     """The tokens of a set, as the stages store them."""
-    found = e.store.data("prompts")["tokens"].sel(set=name).values
-    return [row[row >= 0].tolist() for row in found]
+    rows = experiment.store.data("prompts")["tokens"].sel(set=name).values
+    return [row[row >= 0].tolist() for row in rows]
 
 
-def mean_states(e, name):
+def mean_states(experiment, name):
     """The mean state of every text of a set, ``[text, L, d]``."""
-    count = e.settings.vectors.tokens
-    return np.stack([plain.through(e.lm, row[:count])[0].mean(axis=1) for row in texts_of(e, name)])
+    count = experiment.settings.vectors.tokens
+    return np.stack([plain.through(experiment.lm, row[:count])[0].mean(axis=1) for row in texts_of(experiment, name)])
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,14 @@ def test_every_set_is_written_from_its_own_beginning_with_likely_tokens(done):
 
 
 def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):
-    given = {"joy": ("I am glad", "Hooray!", "A " * 40), "random": ("It is late", "No")}
+    prompts = {"joy": ("I am glad", "Hooray!", "A " * 40), "random": ("It is late", "No")}
     settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
-    e = begin(tmp_path, lm, settings, replace(tiny.INPUTS, prompts=given), progress=False)
-    run(e, ["prompts"])
-    assert e.store.data("prompts")["text"].size == 3
-    assert [e.tokenizer.decode(row) for row in texts_of(e, "joy")[:2]] == ["I am glad", "Hooray!"]
-    assert len(texts_of(e, "joy")[2]) == settings.prompts.new
-    assert e.rows("random") == [e.tokenizer.encode(text) for text in given["random"]]
+    experiment = begin(tmp_path, lm, settings, replace(tiny.INPUTS, prompts=prompts), progress=False)
+    run(experiment, ["prompts"])
+    assert experiment.store.data("prompts")["text"].size == 3
+    assert [experiment.tokenizer.decode(row) for row in texts_of(experiment, "joy")[:2]] == ["I am glad", "Hooray!"]
+    assert len(texts_of(experiment, "joy")[2]) == settings.prompts.new
+    assert experiment.rows("random") == [experiment.tokenizer.encode(text) for text in prompts["random"]]
 
 
 def test_a_text_that_is_missing_is_not_a_text(lm, tmp_path):
@@ -109,32 +109,32 @@ def test_a_text_that_is_missing_is_not_a_text(lm, tmp_path):
 def test_a_chat_model_is_asked_in_its_template_and_reads_texts_with_their_beginning(done):
     template = "<{{ messages[0].role }}>{{ messages[0].content }}<{{ 'reply' if add_generation_prompt }}>"
     words = replace(done.tokenizer, template=template, adds_bos=True)
-    e = replace(done, lm=replace(done.lm, tokenizer=words))
-    assert words.decode(opening(e, "joy")) == f"<user>{request(DEFINITIONS['joy'].means)}<reply>"
-    assert words.decode(opening(e, "not joy")) == f"<user>{request(DEFINITIONS['joy'].opposite)}<reply>"
-    assert opening(e, "random") == [words.bos]
-    assert e.rows("joy") == [[words.bos, *row] for row in texts_of(done, "joy")]
+    experiment = replace(done, lm=replace(done.lm, tokenizer=words))
+    assert words.decode(opening(experiment, "joy")) == f"<user>{request(DEFINITIONS['joy'].means)}<reply>"
+    assert words.decode(opening(experiment, "not joy")) == f"<user>{request(DEFINITIONS['joy'].opposite)}<reply>"
+    assert opening(experiment, "random") == [words.bos]
+    assert experiment.rows("joy") == [[words.bos, *row] for row in texts_of(done, "joy")]
     assert done.rows("joy") == texts_of(done, "joy")
 
 
 def test_a_tokenizer_without_a_beginning_is_refused(done):
-    e = replace(done, lm=replace(done.lm, tokenizer=replace(done.tokenizer, bos=None, eos=None)))
+    experiment = replace(done, lm=replace(done.lm, tokenizer=replace(done.tokenizer, bos=None, eos=None)))
     with pytest.raises(ValueError, match="tokenizer: expected a token that begins or ends a text, got none"):
-        e.start()
+        experiment.start()
 
 
 # --- vectors and log-odds --------------------------------------------------------------------------------------------
 
 
 def test_means_of_states_over_tokens_and_texts(done):
-    found = done.store.data("vectors")["mean"]
-    assert found.dims == ("set", "resample", "layer", "d_model")
-    assert found.sizes["layer"] == done.lm.config.num_layers
+    means = done.store.data("vectors")["mean"]
+    assert means.dims == ("set", "resample", "layer", "d_model")
+    assert means.sizes["layer"] == done.lm.config.num_layers
     for name in done.sets:
         each = mean_states(done, name)
-        np.testing.assert_allclose(found.sel(set=name, resample=0), each.mean(axis=0), **CLOSE)
+        np.testing.assert_allclose(means.sel(set=name, resample=0), each.mean(axis=0), **CLOSE)
         # A bootstrap sample is a mean in which every text is counted a whole number of times.
-        weights = np.linalg.lstsq(each.reshape(len(each), -1).T, found.sel(set=name, resample=1).values.ravel(), rcond=None)[
+        weights = np.linalg.lstsq(each.reshape(len(each), -1).T, means.sel(set=name, resample=1).values.ravel(), rcond=None)[
             0
         ]
         counts = weights * len(each)
@@ -144,8 +144,8 @@ def test_means_of_states_over_tokens_and_texts(done):
 
 
 def test_bootstrap_samples_of_different_sets_are_drawn_apart(done):
-    found = done.store.data("vectors")["mean"]
-    assert not np.allclose(found.sel(resample=0), found.sel(resample=1))
+    means = done.store.data("vectors")["mean"]
+    assert not np.allclose(means.sel(resample=0), means.sel(resample=1))
     assert len({done.seed("resample", name) for name in done.sets}) == len(done.sets)
 
 
@@ -162,12 +162,12 @@ def test_a_vector_is_the_difference_of_means(done, v_of):
 
 
 def test_log_odds_are_differences_of_mean_log_probabilities(done, odds_of):
-    found, count = done.store.data("log-odds"), done.settings.vectors.tokens
+    data, count = done.store.data("log-odds"), done.settings.vectors.tokens
     for name in done.sets:
         values = np.stack([plain.log_p(done.lm, row[:count])[-1] for row in texts_of(done, name)])
-        np.testing.assert_allclose(found["log_p"].sel(set=name), values.mean(axis=0), **CLOSE)
+        np.testing.assert_allclose(data["log_p"].sel(set=name), values.mean(axis=0), **CLOSE)
         error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
-        np.testing.assert_allclose(found["error"].sel(set=name), error, rtol=2e-3, atol=2e-5)
+        np.testing.assert_allclose(data["error"].sel(set=name), error, rtol=2e-3, atol=2e-5)
     for variant in (VARIANTS["random"], VARIANTS["contrastive"]):
         np.testing.assert_allclose(done.log_odds("evil", variant), odds_of("evil", variant.negatives), **CLOSE)
 
@@ -183,7 +183,7 @@ def test_batches_are_filled_up():
 def wanted(done):
     """The cells of next-token curves: variant, concept, layer, context."""
     layers = done.settings.layers
-    names = [one.name for one in done.settings.steered]
+    names = [variant.name for variant in done.settings.steered]
     assert names == ["random", "contrastive", "normalised", "last-token", "resampled 1"]
     middle = min(layers)  # of two
     return [
@@ -247,20 +247,20 @@ def test_next_tokens_along_every_curve(done, v_of, odds_of):
 
 
 def test_more_tokens_than_there_are_cannot_be_kept(lm, tmp_path):
-    e = begin(tmp_path, lm, tiny.settings().changed({"next_token.kept": 401}), tiny.INPUTS, progress=False)
+    experiment = begin(tmp_path, lm, tiny.settings().changed({"next_token.kept": 401}), tiny.INPUTS, progress=False)
     with pytest.raises(ValueError, match=r"next_token\.kept: expected at most 400 tokens, got 401"):
-        STAGES["next-token"][0](e)
+        STAGES["next-token"][0](experiment)
 
 
 def test_the_other_variants_are_steered_in_the_middle_only(done):
     data = done.store.data("next-token")
-    there = np.isfinite(data["scale"].values)
-    expected = np.zeros(there.shape, bool)
-    names = [one.name for one in done.settings.steered]
+    computed = np.isfinite(data["scale"].values)
+    expected = np.zeros(computed.shape, bool)
+    names = [variant.name for variant in done.settings.steered]
     for name, concept, layer, k in wanted(done):
         place = (names.index(name), done.settings.concepts.index(concept), done.settings.layers.index(layer), k)
         expected[place] = True
-    np.testing.assert_array_equal(there, expected)
+    np.testing.assert_array_equal(computed, expected)
     assert (data["token"].values[~expected] == -1).all()
     assert done.store.done("next-token") == (expected.sum(), expected.sum())
 
@@ -311,9 +311,9 @@ def test_completions_are_drawn_from_the_steered_model(done, v_of):
 
 def test_the_answer_of_the_judge_is_its_likeliest_token(done, judge):
     data, seen = done.store.data("concept"), set()
-    rows = data.stack(one=("concept", "layer", "strength", "prompt", "completion"))
-    for k in range(rows.sizes["one"]):
-        row = rows.isel(one=k)
+    rows = data.stack(cell=("concept", "layer", "strength", "prompt", "completion"))
+    for k in range(rows.sizes["cell"]):
+        row = rows.isel(cell=k)
         text = done.tokenizer.decode(row["tokens"].values[row["tokens"].values >= 0])
         answer, score = answers_of(judge, text, str(row["concept"].values))
         assert int(row["answer"]) == answer
@@ -348,8 +348,8 @@ def test_the_judge_also_judges_the_texts_of_both_sides(done, judge):
 def test_the_ratio_is_the_gain_of_an_announcement(done, judge):
     words, settings = judge.tokenizer, ConceptProbability(new=12, judged_together=4)
     texts = ["The cat sat on the mat.", "", "It said nothing", " my sister", "Here is what I have", "a"]
-    found = ratios(judge, texts, "evil", settings)
-    for text, value in zip(texts, found, strict=True):
+    gains = ratios(judge, texts, "evil", settings)
+    for text, value in zip(texts, gains, strict=True):
         body = words.encode(text.strip())
         if not body:
             assert np.isnan(value)
@@ -380,9 +380,9 @@ def test_the_lexicon_has_the_whole_words_of_the_highest_log_odds(done, odds_of):
 
 def test_a_tokenizer_without_whole_words_has_no_lexicon(lm, tmp_path):
     letters = train_tokenizer(["a"], 300)
-    e = begin(tmp_path, replace(lm, tokenizer=letters), tiny.settings(), tiny.INPUTS, progress=False)
+    experiment = begin(tmp_path, replace(lm, tokenizer=letters), tiny.settings(), tiny.INPUTS, progress=False)
     with pytest.raises(ValueError, match="tokenizer: expected tokens that are whole words, got none"):
-        STAGES["concept"][0](e)
+        STAGES["concept"][0](experiment)
 
 
 # --- cross-entropy ---------------------------------------------------------------------------------------------------
@@ -391,10 +391,10 @@ def test_a_tokenizer_without_whole_words_has_no_lexicon(lm, tmp_path):
 def test_text_is_made_tokens_of_once(lm, tmp_path, monkeypatch):
     calls, real = [], Tokenizer.encode
     monkeypatch.setattr(Tokenizer, "encode", lambda self, text, **options: calls.append(text) or real(self, text, **options))
-    monkeypatch.setattr(stage, "_own", lambda e, part, count: np.zeros((count, 12), np.int32))
-    e = begin(tmp_path, lm, tiny.settings(), tiny.INPUTS, progress=False)
-    STAGES["blocks"][0](e)
-    assert e.store.done("blocks") == (4, 4)
+    monkeypatch.setattr(stage, "_own", lambda experiment, part, count: np.zeros((count, 12), np.int32))
+    experiment = begin(tmp_path, lm, tiny.settings(), tiny.INPUTS, progress=False)
+    STAGES["blocks"][0](experiment)
+    assert experiment.store.done("blocks") == (4, 4)
     assert calls == list(tiny.INPUTS.documents)
 
 
@@ -406,8 +406,8 @@ def test_blocks_of_text(done):
     assert (own >= 0).all()
     assert len({row.tobytes() for row in own}) == settings.blocks
     whole = [z for text in tiny.INPUTS.documents for z in done.tokenizer.encode(text)]
-    there = len(whole) // settings.tokens
-    chosen = [round(k * (there - 1) / (settings.blocks - 1)) for k in range(settings.blocks)]
+    whole_blocks = len(whole) // settings.tokens
+    chosen = [round(k * (whole_blocks - 1) / (settings.blocks - 1)) for k in range(settings.blocks)]
     expected = [whole[k * settings.tokens : (k + 1) * settings.tokens] for k in chosen]
     assert foreign.tolist() == expected
 
@@ -487,7 +487,7 @@ def test_log_probabilities_of_the_letters(done, v_of):
     data, questions = done.store.data("mmlu"), tiny.INPUTS.questions
     assert data["log_p"].dims == ("concept", "layer", "strength", "question", "letter")
     assert data["layer"].values.tolist() == [0]
-    assert data["text"].values.tolist() == [one.text for one in questions[1:4]]
+    assert data["text"].values.tolist() == [question.text for question in questions[1:4]]
     assert data["answer"].values.tolist() == [1, 2, 3]
     letters = [done.tokenizer.encode(f" {letter}")[-1] for letter in LETTERS]
     assert len(set(letters)) == 4
@@ -557,11 +557,11 @@ def test_models_without_a_tokenizer_are_refused(lm, tmp_path):
 
 
 def test_inputs_tell_apart_what_differs():
-    one = Inputs(("a", "b"), ("c",), ("d",), ())
-    assert one.about["contexts"].startswith("2, ")
-    assert one.about != replace(one, contexts=("a b",)).about
-    assert "prompts" not in one.about
-    assert replace(one, prompts={"joy": ("a",)}).about["prompts"].startswith("1, ")
+    inputs = Inputs(("a", "b"), ("c",), ("d",), ())
+    assert inputs.about["contexts"].startswith("2, ")
+    assert inputs.about != replace(inputs, contexts=("a b",)).about
+    assert "prompts" not in inputs.about
+    assert replace(inputs, prompts={"joy": ("a",)}).about["prompts"].startswith("1, ")
 
 
 def test_a_readout_of_the_last_position_has_no_padding(done):

@@ -37,21 +37,21 @@ def whole(tmp_path_factory):
 
 def files(folder):
     """All files, but for those that are made to see whether a folder can be written."""
-    found = {path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()}
-    return {str(path) for path in found if not path.name.startswith(".writable-")}
+    paths = {path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()}
+    return {str(path) for path in paths if not path.name.startswith(".writable-")}
 
 
-def same(one, other):
+def same(store, other):
     """Whether two stores hold the same, and nothing else is left in their folders."""
-    assert one.groups == other.groups
-    for group in one.groups:
-        assert one.finished(group)
-        first, second = one.data(group), other.data(group)
+    assert store.groups == other.groups
+    for group in store.groups:
+        assert store.finished(group)
+        first, second = store.data(group), other.data(group)
         assert first.identical(second)
         assert all(first[name].values.tobytes() == second[name].values.tobytes() for name in ("f", "i"))
-    assert files(one.path) == files(other.path)
-    with opened(one) as tree:
-        assert set(tree.children) == set(one.groups)
+    assert files(store.path) == files(other.path)
+    with opened(store) as tree:
+        assert set(tree.children) == set(store.groups)
 
 
 def opened(store):
@@ -255,13 +255,13 @@ def test_a_cell_that_another_is_at_is_left_out_and_waited_for(tmp_path, whole):
             others.set()
         return compute(cell)
 
-    one = threading.Thread(target=fill, args=(tmp_path / "run", tmp_path / "first", first, ("one",)))
-    one.start()
+    thread = threading.Thread(target=fill, args=(tmp_path / "run", tmp_path / "first", first, ("one",)))
+    thread.start()
     assert begun.wait(30)
     store = fill(tmp_path / "run", tmp_path / "second", second, ("one",))
     # It came back when all were done, one of them by the other.
     assert store.finished("one")
-    one.join(30)
+    thread.join(30)
     assert lines(tmp_path / "first.one") == ["0-0"]
     assert lines(tmp_path / "second.one") == ["0-1", "1-0", "1-1"]
     assert store.data("one").identical(whole.data("one"))
@@ -281,13 +281,13 @@ def test_a_cell_is_computed_when_another_has_given_it_up(tmp_path, store):
 
 def test_processes_share_a_run(tmp_path, whole):
     context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=fill, args=(tmp_path / "run", tmp_path / "cells")) for _ in range(2)]
-    for one in both:
-        one.start()
+    processes = [context.Process(target=fill, args=(tmp_path / "run", tmp_path / "cells")) for _ in range(2)]
+    for process in processes:
+        process.start()
     fill(tmp_path / "run", tmp_path / "cells")
-    for one in both:
-        one.join(60)
-        assert one.exitcode == 0
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
     same(read_store(tmp_path / "run"), whole)
     for group in ("one", "other"):
         assert sorted(lines(tmp_path / f"cells.{group}")) == CELLS
@@ -322,9 +322,9 @@ def test_a_run_that_is_there_is_gone_on_with_by_the_same_settings_only(store, tm
     for difference, about in changed.items():
         with pytest.raises(
             ValueError, match=r"^out: expected a run with these settings, or a new folder \(.*run' has others\)"
-        ) as e:
+        ) as refusal:
             open_store(store.path, about)
-        assert str(e.value).endswith(f"got {difference}")
+        assert str(refusal.value).endswith(f"got {difference}")
 
 
 def test_folders_of_something_else(tmp_path):

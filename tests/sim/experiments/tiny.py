@@ -30,14 +30,18 @@ ANIMALS = ("cat", "dog", "fox", "owl", "hen", "pig")
 INPUTS = Inputs(
     contexts=("The cat sat", "A new family has moved into the flat above ours, and the dog is theirs", "Not used"),
     starts=("It was a Tuesday and", "Here is what", "Not used"),
-    documents=tuple(f"The {one} sat on the mat. It said nothing to the other animals. " * 3 for one in ANIMALS),
+    documents=tuple(f"The {animal} sat on the mat. It said nothing to the other animals. " * 3 for animal in ANIMALS),
     questions=tuple(
-        Question(f"Is it a {one}?", ("Yes.", "No.", f"A {one}.", "Who?"), k % 4) for k, one in enumerate(ANIMALS)
+        Question(f"Is it a {animal}?", ("Yes.", "No.", f"A {animal}.", "Who?"), k % 4) for k, animal in enumerate(ANIMALS)
     ),
     pairs={
         "optimistic": tuple(
-            Pair(f"How is the {one}?", f"The {one} will be well soon, I know.", f"So ill. The {one} will not live, no.")
-            for one in ANIMALS
+            Pair(
+                f"How is the {animal}?",
+                f"The {animal} will be well soon, I know.",
+                f"So ill. The {animal} will not live, no.",
+            )
+            for animal in ANIMALS
         )
     },
 )
@@ -87,17 +91,17 @@ def settings() -> ExperimentSettings:
 @cache
 def words():
     """A tokenizer made for the texts of the experiments."""
-    texts = [prompt_texts.request(one.means) for one in prompt_texts.DEFINITIONS.values()]
+    texts = [prompt_texts.request(definition.means) for definition in prompt_texts.DEFINITIONS.values()]
     return corpora.train_tokenizer([*texts, *prompt_texts.CONTEXTS, *INPUTS.documents], 400)
 
 
 def model(seed: int, *, digits: float = 1.0) -> LanguageModel:
     """A random model; the tokens 0 and 1 have embeddings that are longer by a factor, so that it says them more often."""
-    there = words()
+    tokenizer = words()
     a = from_config(
         {
             "model_type": "gpt2",
-            "vocab_size": there.size,
+            "vocab_size": tokenizer.size,
             "n_embd": 32,
             "n_layer": 3,
             "n_head": 4,
@@ -112,9 +116,9 @@ def model(seed: int, *, digits: float = 1.0) -> LanguageModel:
     # Attention that matters.
     for name, factor in (("query", 2.0), ("key", 2.0), ("out", 4.0)):
         parameters[f"blocks.{name}"] = factor * parameters[f"blocks.{name}"]
-    chosen = np.asarray([there.encode(digit)[0] for digit in "01"])
+    chosen = np.asarray([tokenizer.encode(digit)[0] for digit in "01"])
     parameters["embedding"] = parameters["embedding"].at[chosen].multiply(digits)
-    return LanguageModel(Decoder(a, parameters), there, f"tiny {seed}", f"fingerprint {seed} {digits}")
+    return LanguageModel(Decoder(a, parameters), tokenizer, f"tiny {seed}", f"fingerprint {seed} {digits}")
 
 
 def judging() -> LanguageModel:

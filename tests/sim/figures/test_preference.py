@@ -38,9 +38,9 @@ def preference_data() -> xr.Dataset:
     # A pair without utility makes the two preferences differ.
     arrays["preference_used"] = arrays["preference"] + 0.05
     arrays["preference_used"][0, :, 10] = 0.7
-    found = {name: (dims, values) for name, values in arrays.items()}
+    measured = {name: (dims, values) for name, values in arrays.items()}
     coords = {"concept": CONCEPTS[:1], "update": UPDATES}
-    joy = averages.with_fits(xr.Dataset(found | errors | counts | {"alpha": (dims[1:], alpha)}, coords))
+    joy = averages.with_fits(xr.Dataset(measured | errors | counts | {"alpha": (dims[1:], alpha)}, coords))
     evil = joy.assign({name: joy[name] - 1 for name in ("preference", "preference_used", "preference_fit")})
     return xr.concat([joy, evil.assign_coords(concept=CONCEPTS[1:])], "concept", data_vars="minimal")
 
@@ -56,7 +56,7 @@ def layers_data() -> xr.Dataset:
         "centre_law": centre,
         "width_law": width,
     }
-    return xr.Dataset({name: (("layer", "pair"), one) for name, one in values.items()}, {"layer": np.arange(12)})
+    return xr.Dataset({name: (("layer", "pair"), array) for name, array in values.items()}, {"layer": np.arange(12)})
 
 
 def toy_data() -> xr.Dataset:
@@ -81,8 +81,8 @@ def run() -> dict[str, xr.Dataset]:
 
 
 def panel(figure: Figure, title: str) -> Axes:
-    (found,) = (axes for axes in figure.axes if axes.get_title(loc="left").startswith(title))
-    return found
+    (axes_of_title,) = (axes for axes in figure.axes if axes.get_title(loc="left").startswith(title))
+    return axes_of_title
 
 
 def titles(figure: Figure) -> list[str]:
@@ -95,41 +95,41 @@ def legend_of(figure: Figure) -> list[str]:
 
 @pytest.mark.parametrize("name", PREFERENCE_FIGURES)
 def test_every_figure_is_drawn_and_saved(name, run, tmp_path):
-    one = PREFERENCE_FIGURES[name]
-    data = run[one.dataset]
+    drawing = PREFERENCE_FIGURES[name]
+    data = run[drawing.dataset]
     data = data.sel(concept=["joy"], update=UPDATES[2:6]) if "update" in data.dims else data
-    paths = save(one.draw(data), tmp_path, name)
+    paths = save(drawing.draw(data), tmp_path, name)
     assert all(path.stat().st_size > 5000 for path in paths.values())
-    assert one.caption.endswith(".")
+    assert drawing.caption.endswith(".")
 
 
 @pytest.mark.parametrize("name", PREFERENCE_FIGURES)
 def test_what_is_not_computed_is_not_drawn(name, run):
-    one = PREFERENCE_FIGURES[name]
-    data = run[one.dataset]
+    drawing = PREFERENCE_FIGURES[name]
+    data = run[drawing.dataset]
     nothing = data.assign({key: values.where(False) for key, values in data.data_vars.items() if "alpha" not in key})
     with pytest.raises(NothingToDrawError):
-        one.draw(nothing)
+        drawing.draw(nothing)
 
 
 def test_paths_run_through_the_averages(run):
     data = run["preference"]
     axes = panel(tradeoff(data), "evil")
-    one = data.sel(concept="evil", update="reps vector")
+    averages_of_update = data.sel(concept="evil", update="reps vector")
     lines = [line for line in axes.get_lines() if line.get_color() == METHODS["reps"][1] and line.get_linestyle() == "-"]
     below, above = lines
-    assert below.get_xdata() == pytest.approx(one["utility"].values[:11])
-    assert above.get_xdata() == pytest.approx(one["utility"].values[10:])
-    assert above.get_ydata() == pytest.approx(one["preference_used"].values[10:])
+    assert below.get_xdata() == pytest.approx(averages_of_update["utility"].values[:11])
+    assert above.get_xdata() == pytest.approx(averages_of_update["utility"].values[10:])
+    assert above.get_ydata() == pytest.approx(averages_of_update["preference_used"].values[10:])
     assert below.get_linewidth() < above.get_linewidth()
 
 
 def test_marks_are_where_the_budget_is_spent_and_at_0(run):
     data = run["preference"].sel(update=["sft lora"])
     axes = panel(tradeoff(data), "joy")
-    one = data.sel(concept="joy", update="sft lora")
+    fit = data.sel(concept="joy", update="sft lora")
     (square,) = (line for line in axes.get_lines() if line.get_marker() == "s")
-    assert square.get_xdata() == pytest.approx(float(one["utility"][10]) - 2)
+    assert square.get_xdata() == pytest.approx(float(fit["utility"][10]) - 2)
     (start,) = (line for line in axes.get_lines() if line.get_marker() == "o" and line.get_color() == INK)
     assert (start.get_xdata()[0], start.get_ydata()[0]) == pytest.approx((-1.5, 0.7))
     unspent = tradeoff(data.assign(spent=data["spent"].where(False)))
@@ -162,12 +162,16 @@ def test_rows_are_concepts_and_quantities_and_columns_forms(run):
 def test_fits_and_their_r_squared_are_drawn(run):
     data = run["preference"]
     axes = curves(data).axes[4]
-    (line,) = (one for one in axes.get_lines() if len(one.get_xdata()) == 161 and one.get_color() == METHODS["sft"][1])
-    one = data.sel(concept="joy", update="sft lora")
-    assert line.get_ydata() == pytest.approx(one["utility_fit"].values)
-    assert line.get_xdata() == pytest.approx(one["fine_alpha"].values)
+    (line,) = (
+        candidate
+        for candidate in axes.get_lines()
+        if len(candidate.get_xdata()) == 161 and candidate.get_color() == METHODS["sft"][1]
+    )
+    fit = data.sel(concept="joy", update="sft lora")
+    assert line.get_ydata() == pytest.approx(fit["utility_fit"].values)
+    assert line.get_xdata() == pytest.approx(fit["fine_alpha"].values)
     shown = {text.get_text(): text.get_color() for text in axes.texts}
-    assert shown[f"{float(one['utility_r_squared']):.3f}".removeprefix("0")] == METHODS["sft"][1]
+    assert shown[f"{float(fit['utility_r_squared']):.3f}".removeprefix("0")] == METHODS["sft"][1]
     assert len(axes.texts) == 3
 
 
@@ -181,7 +185,7 @@ def test_a_low_r_squared_is_shown_as_it_is(run):
 
 def test_missing_methods_forms_concepts_and_curves(run):
     data = run["preference"]
-    for some in (
+    for part in (
         data.sel(concept=["evil"]),
         data.sel(update=[update for update in UPDATES if not update.startswith("split")]),
         data.sel(update=[update for update in UPDATES if not update.endswith("lora")]),
@@ -190,7 +194,7 @@ def test_missing_methods_forms_concepts_and_curves(run):
         data.where((data["update"] != "split vector") | (data["concept"] != "joy")).assign(alpha=data["alpha"]),
     ):
         for draw in (tradeoff, curves):
-            assert draw(some).axes
+            assert draw(part).axes
     gone = data.assign(utility=data["utility"].where(data["concept"] != "joy"))
     assert titles(tradeoff(gone)) == ["evil"]
     assert len(curves(gone).axes) == 9
@@ -207,8 +211,8 @@ def test_medians_and_quartiles_by_layer(run):
     off = panel(figure, "centre").get_lines()[1]
     expected = (data["centre"] - data["centre_law"]) / data["width_law"]
     assert off.get_ydata() == pytest.approx(expected.median("pair").values)
-    some = data.assign(exponent=data["exponent"].where(data["layer"] > 3), centre=data["centre"].where(False))
-    figure = layers(some)
+    part = data.assign(exponent=data["exponent"].where(data["layer"] > 3), centre=data["centre"].where(False))
+    figure = layers(part)
     assert len(figure.axes) == 2
     assert panel(figure, "exponent").get_lines()[1].get_xdata().tolist() == list(range(4, 12))
     layers(data.isel(layer=[11], pair=[0])).draw_without_rendering()

@@ -181,8 +181,8 @@ def drawn(name: str, run: dict[str, xr.Dataset]) -> Figure:
 
 
 def panel(figure: Figure, title: str) -> Axes:
-    (found,) = (axes for axes in figure.axes if axes.get_title(loc="left").startswith(title))
-    return found
+    (axes_of_title,) = (axes for axes in figure.axes if axes.get_title(loc="left").startswith(title))
+    return axes_of_title
 
 
 def longest(axes: Axes) -> list[np.ndarray]:
@@ -192,14 +192,14 @@ def longest(axes: Axes) -> list[np.ndarray]:
 
 def without(data: xr.Dataset, **where: object) -> xr.Dataset:
     """A run that has not come to some concept, layer or variant yet."""
-    there = xr.ones_like(data["concept"], bool)
+    kept = xr.ones_like(data["concept"], bool)
     for name, label in where.items():
-        there = there & (data[name] != label) if name in data.coords else there
+        kept = kept & (data[name] != label) if name in data.coords else kept
     arrays = {}
     for name, values in data.data_vars.items():
         if "concept" in values.dims:
             fill = -1 if values.dtype.kind == "i" else "" if values.dtype.kind == "O" else np.nan
-            arrays[name] = values.where(there, fill).transpose(*values.dims).astype(values.dtype)
+            arrays[name] = values.where(kept, fill).transpose(*values.dims).astype(values.dtype)
     return data.assign(arrays)
 
 
@@ -235,26 +235,26 @@ def test_a_whole_run_is_drawn(name, figures):
 
 @pytest.mark.parametrize("name", PAPER_FIGURES)
 def test_what_has_not_been_computed_is_left_out(name, run):
-    one = PAPER_FIGURES[name]
-    data = run[one.dataset]
-    figure = one.draw(without(data, concept="evil"))
+    drawing = PAPER_FIGURES[name]
+    data = run[drawing.dataset]
+    figure = drawing.draw(without(data, concept="evil"))
     assert len(figure.axes) == (3 if name == "figure-7-concept" else PANELS[name] // 2)
     assert all(axes.get_title(loc="left").startswith("joy") for axes in figure.axes)
     evil = data.sel(concept=["evil"])
     for missing in ({"layer": 29}, {"layer": 15, "variant": "normalised"}):
-        some = without(evil, **missing)
+        part = without(evil, **missing)
         if name in ("figure-A1-A2-A5", "figure-A3", "figure-A6") and missing["layer"] == 15:
             with pytest.raises(NothingToDrawError):
-                one.draw(some)
+                drawing.draw(part)
         else:
-            assert all(axes.has_data() for axes in one.draw(some).axes)
+            assert all(axes.has_data() for axes in drawing.draw(part).axes)
     with pytest.raises(NothingToDrawError, match="nothing that has been computed"):
-        one.draw(without(evil, concept="evil"))
+        drawing.draw(without(evil, concept="evil"))
 
 
 def test_one_concept_one_layer_one_variant_and_few_strengths(run):
-    for name, one in PAPER_FIGURES.items():
-        data = run[one.dataset].isel(concept=[0])
+    for name, drawing in PAPER_FIGURES.items():
+        data = run[drawing.dataset].isel(concept=[0])
         data = data.sel(layer=[15]) if data.sizes["layer"] > 1 else data
         data = data.isel(variant=[0]) if "variant" in data.dims else data
         if "strength" in data.dims:
@@ -262,25 +262,25 @@ def test_one_concept_one_layer_one_variant_and_few_strengths(run):
             data = data.isel(strength=[0, middle, -1])
         if name in ("figure-A1-A2-A5", "figure-A3"):
             with pytest.raises(NothingToDrawError):
-                one.draw(data)
+                drawing.draw(data)
         else:
-            figure = one.draw(data)
+            figure = drawing.draw(data)
             assert len(figure.axes) == (3 if name == "figure-7-concept" else 1)
 
 
 @pytest.mark.parametrize(("name", "end"), [("figure-6", -1), ("figure-A10", 0)])
 def test_lines_are_the_increases_of_the_likeliest(name, end, figures, run):
     axes = panel(figures[name], "evil, block 15")
-    one = run["next-token"].sel(variant="random", concept="evil", layer=15, context=0)
-    p, start = np.exp(one["log_p"].values.astype(float)), np.exp(one["start"].values.astype(float))
-    shown = one["alpha"].values >= 0 if end else one["alpha"].values <= 0
+    sweep = run["next-token"].sel(variant="random", concept="evil", layer=15, context=0)
+    p, start = np.exp(sweep["log_p"].values.astype(float)), np.exp(sweep["start"].values.astype(float))
+    shown = sweep["alpha"].values >= 0 if end else sweep["alpha"].values <= 0
     lines = longest(axes)
     assert len(lines) == 8
     assert np.diff([line[end] for line in lines] + start[np.argsort(-p[end])[:8]]).max() < 1e-6
     for line, slot in zip(lines, np.argsort(-p[end])[:8], strict=True):
         assert np.abs(line - (p[shown, slot] - start[slot])).max() < 1e-6
     words = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert words == word_labels(one["word"].values[np.argsort(-p[end])[:8]])
+    assert words == word_labels(sweep["word"].values[np.argsort(-p[end])[:8]])
 
 
 def test_other_ways_to_steer_have_strengths_of_their_own(figures):
@@ -295,25 +295,28 @@ def test_other_ways_to_steer_have_strengths_of_their_own(figures):
 
 def test_resamples_are_matched_by_token(figures, run):
     data = run["next-token"]
-    one = data.sel(variant=VARIANTS[4:], concept="joy", layer=15, context=0)
-    found = over_resamples(data.sel(variant=VARIANTS[4:], concept="joy", layer=15), count=30)
-    assert found is not None
-    assert found.spread is not None
+    resamples = data.sel(variant=VARIANTS[4:], concept="joy", layer=15, context=0)
+    increases = over_resamples(data.sel(variant=VARIANTS[4:], concept="joy", layer=15), count=30)
+    assert increases is not None
+    assert increases.spread is not None
     ranks = {}
-    for token in np.unique(one["token"].values):
+    for token in np.unique(resamples["token"].values):
         rows = []
         for k in range(5):
-            slots = np.flatnonzero(one["token"].values[k] == token)
-            rows += [np.exp(one["log_p"].values[k, :, slot]) - np.exp(one["start"].values[k, slot]) for slot in slots[:1]]
+            slots = np.flatnonzero(resamples["token"].values[k] == token)
+            rows += [
+                np.exp(resamples["log_p"].values[k, :, slot]) - np.exp(resamples["start"].values[k, slot])
+                for slot in slots[:1]
+            ]
         if len(rows) > 1:
             ranks[token] = rows
     ends = {token: np.mean([row[-1] for row in rows]) for token, rows in ranks.items()}
     best = max(ends, key=lambda token: ends[token])
-    column = int(np.argmax(found.increase[-1]))
-    assert np.abs(found.increase[:, column] - np.mean(ranks[best], axis=0)).max() < 1e-6
-    assert np.abs(found.spread[:, column] - np.std(ranks[best], axis=0, ddof=1)).max() < 1e-6
+    column = int(np.argmax(increases.increase[-1]))
+    assert np.abs(increases.increase[:, column] - np.mean(ranks[best], axis=0)).max() < 1e-6
+    assert np.abs(increases.spread[:, column] - np.std(ranks[best], axis=0, ddof=1)).max() < 1e-6
     lines = longest(panel(figures["figure-A3"], "joy"))
-    assert np.abs(lines[column] - found.increase[80:, column]).max() < 1e-12
+    assert np.abs(lines[column] - increases.increase[80:, column]).max() < 1e-12
 
 
 def test_a_token_that_is_kept_twice_or_by_some_resamples_alone():
@@ -341,21 +344,21 @@ def test_a_token_that_is_kept_twice_or_by_some_resamples_alone():
 
 
 def test_concept_probability_counts_answers_and_draws_fits(run):
-    one = concept_data().sel(concept="joy", layer=7)
+    sweep = concept_data().sel(concept="joy", layer=7)
     figure = concept_probability(run["concept"], fits_data())
     judged, words, likelier = (panel(figure, f"joy, {what}") for what in MEASURES.values())
-    answers, counted = (one[name].values.reshape(11, -1) for name in ("answer", "in_lexicon"))
+    answers, counted = (sweep[name].values.reshape(11, -1) for name in ("answer", "in_lexicon"))
     expected = [(row == 1).sum() / ((row == 0) | (row == 1)).sum() for row in answers]
     assert longest(judged)[0] == pytest.approx(expected)
     assert longest(words)[0] == pytest.approx((counted > 0).mean(axis=1))
-    assert longest(likelier)[0] == pytest.approx((one["ratio"].values > 0).reshape(11, -1).mean(axis=1))
+    assert longest(likelier)[0] == pytest.approx((sweep["ratio"].values > 0).reshape(11, -1).mean(axis=1))
     fine = judged.get_lines()[1]
     assert fine.get_ydata() == pytest.approx(0.5 + 0.45 * np.tanh(0.5 * (fine.get_xdata() - 3)))
     other = [line for line in judged.get_lines() if len(line.get_xdata()) == 201][1]
     assert other.get_ydata() == pytest.approx(0.5 + 0.45 * np.tanh(0.25 * (other.get_xdata() - 3)))
     # Fits in the data do as well, and where there is no fit there is no line.
-    there = concept_probability(run["concept"].merge(fits_data()))
-    assert panel(there, "joy, as").get_lines()[1].get_ydata() == pytest.approx(fine.get_ydata())
+    merged = concept_probability(run["concept"].merge(fits_data()))
+    assert panel(merged, "joy, as").get_lines()[1].get_ydata() == pytest.approx(fine.get_ydata())
     fewer = concept_probability(run["concept"], fits_data().sel(layer=[15], measure=["answer"]))
     assert [len(line) for line in longest(panel(fewer, "joy, as"))] == [11, 11, 201, 11]
 
@@ -376,9 +379,9 @@ def test_small_strengths_lie_on_the_parabola(run):
     data = run["cross-entropy"]
     axes = panel(cross_entropy_near_zero(data), "joy, block 29")
     fine, slope = (line for line in axes.get_lines() if len(line.get_xdata()) == 101)
-    one = data.sel(concept="joy", layer=29)
-    assert fine.get_ydata() == pytest.approx(float(one["curvature"].sel(text="own").mean()) * fine.get_xdata() ** 2)
-    assert slope.get_ydata() == pytest.approx(float(one["slope"].sel(text="foreign").mean()) * slope.get_xdata())
+    moments = data.sel(concept="joy", layer=29)
+    assert fine.get_ydata() == pytest.approx(float(moments["curvature"].sel(text="own").mean()) * fine.get_xdata() ** 2)
+    assert slope.get_ydata() == pytest.approx(float(moments["slope"].sel(text="foreign").mean()) * slope.get_xdata())
     assert 7 <= len(longest(axes)[0]) < 17
     few = cross_entropy_near_zero(data.isel(strength=[0, 4, 8, 12, 16]))
     assert panel(few, "joy, block 29").get_xlim()[1] == pytest.approx(1.05 * float(data["alpha"][12]))
@@ -414,7 +417,7 @@ def test_places_of_single_bumps_in_lengths_of_the_state():
     alpha, peaks = grid(161, 200.0, 6.0), np.array([-4.0, 1.0, 3.0, 10.0])
     shapes = -1 - (np.arcsinh(alpha)[:, None] - np.arcsinh(peaks)) ** 2
     both = np.logaddexp(8 * shapes[:, 1], 8 * shapes[:, 3])[:, None]
-    one = xr.Dataset(
+    sweep = xr.Dataset(
         {
             "log_p": (("context", "strength", "slot"), np.concatenate([shapes, both], axis=1)[None]),
             "token": (("context", "slot"), np.arange(5)[None]),
@@ -424,7 +427,7 @@ def test_places_of_single_bumps_in_lengths_of_the_state():
         },
         coords={"context": [0]},
     )
-    ((odds, places),) = single_bumps(one)
+    ((odds, places),) = single_bumps(sweep)
     assert odds.tolist() == [-2.0, 0.1, 0.5, 0.4]
     assert places == pytest.approx(peaks / 2, rel=0.08)
     # Of six pairs one is the wrong way round.
@@ -457,9 +460,9 @@ def test_the_axis_of_strengths():
 
 
 def test_error_bars():
-    found = mean(np.array([[1.0, 2.0, 3.0, np.nan], [5.0, np.nan, np.nan, np.nan], [np.nan] * 4]))
-    assert found.value == pytest.approx([2, 5, np.nan], nan_ok=True)
-    assert found.below == pytest.approx([1 / np.sqrt(3), 0, 0])
+    bars = mean(np.array([[1.0, 2.0, 3.0, np.nan], [5.0, np.nan, np.nan, np.nan], [np.nan] * 4]))
+    assert bars.value == pytest.approx([2, 5, np.nan], nan_ok=True)
+    assert bars.below == pytest.approx([1 / np.sqrt(3), 0, 0])
     hits = np.arange(400) < np.array([[100], [0], [400]])
     of = share(hits, np.ones_like(hits))
     assert of.value == pytest.approx([0.25, 0, 1])

@@ -31,45 +31,45 @@ def law(seed, d=12):
 
 
 def test_the_curve_is_as_written():
-    for one in PLANTED.values():
+    for decay in PLANTED.values():
         d = np.where(M >= 0, by_hand(M, ABOVE), by_hand(M, BELOW))
-        np.testing.assert_allclose(one.validity(M), d, rtol=1e-12)
-        np.testing.assert_allclose(one(M), (one.alpha * M + one.beta) * d + one.b, rtol=1e-12)
+        np.testing.assert_allclose(decay.validity(M), d, rtol=1e-12)
+        np.testing.assert_allclose(decay(M), (decay.alpha * M + decay.beta) * d + decay.b, rtol=1e-12)
 
 
 def test_validity_is_1_at_0_from_both_sides():
-    one = PLANTED["preference"]
-    assert one.validity(np.zeros(1))[0] == 1
-    np.testing.assert_allclose(one.validity(np.array([-1e-9, 1e-9])), 1, atol=1e-8)
+    decay = PLANTED["preference"]
+    assert decay.validity(np.zeros(1))[0] == 1
+    np.testing.assert_allclose(decay.validity(np.array([-1e-9, 1e-9])), 1, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", FITS)
 @pytest.mark.parametrize("unit", [1.0, 1e-3, 40.0])
 def test_planted_numbers_are_found(kind, unit):
-    one = PLANTED[kind]
-    found = FITS[kind](unit * M, one(M))
-    for name, value in one.parameters.items():
+    decay = PLANTED[kind]
+    fit = FITS[kind](unit * M, decay(M))
+    for name, value in decay.parameters.items():
         scaled = value * (unit if name.endswith(("centre", "width")) else 1 / unit if name == "alpha" else 1)
-        assert found.parameters[name] == pytest.approx(scaled, rel=1e-5), name
-    assert found.r_squared == pytest.approx(1, abs=1e-12)
-    assert found.residual < 1e-8
-    assert found.points == 41
-    np.testing.assert_allclose(found(unit * M), one(M), atol=1e-7)
+        assert fit.parameters[name] == pytest.approx(scaled, rel=1e-5), name
+    assert fit.r_squared == pytest.approx(1, abs=1e-12)
+    assert fit.residual < 1e-8
+    assert fit.points == 41
+    np.testing.assert_allclose(fit(unit * M), decay(M), atol=1e-7)
 
 
 def test_sides_may_have_other_scales():
     m = np.concatenate([np.linspace(-80, 0, 20, endpoint=False), np.linspace(0, 4, 21)])
-    one = Decay(0.5, 2.0, 1.0, Side(5.0, 20.0, 0.6), Side(0.5, 1.5, 1.1), {}, 1.0, 0.0, 41)
-    found = fit_preference(m, one(m))
-    np.testing.assert_allclose([*found.below, *found.above], [*one.below, *one.above], rtol=1e-5)
+    decay = Decay(0.5, 2.0, 1.0, Side(5.0, 20.0, 0.6), Side(0.5, 1.5, 1.1), {}, 1.0, 0.0, 41)
+    fit = fit_preference(m, decay(m))
+    np.testing.assert_allclose([*fit.below, *fit.above], [*decay.below, *decay.above], rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_law_of_a_norm_is_one_piece_of_exponent_one_half(seed):
     y, centre, width = law(seed)
-    found = fit_preference(M, y, one_piece=True)
-    assert found.below == found.above
-    np.testing.assert_allclose(found.above, [centre, width, 0.5], rtol=1e-4, atol=1e-6)
+    fit = fit_preference(M, y, one_piece=True)
+    assert fit.below == fit.above
+    np.testing.assert_allclose(fit.above, [centre, width, 0.5], rtol=1e-4, atol=1e-6)
     held = fit_preference(M, y, one_piece=True, exponent=0.5)
     np.testing.assert_allclose(held.above, [centre, width, 0.5], rtol=1e-6, atol=1e-8)
     assert np.isnan(held.errors["above.exponent"])
@@ -78,9 +78,9 @@ def test_the_law_of_a_norm_is_one_piece_of_exponent_one_half(seed):
 
 def test_two_pieces_hold_the_law_as_well():
     y, centre, width = law(1)
-    found = fit_preference(M, y)
-    np.testing.assert_allclose(found.above, [centre, width, 0.5], rtol=1e-2)
-    np.testing.assert_allclose(found.below, [centre, width, 0.5], rtol=1e-2)
+    fit = fit_preference(M, y)
+    np.testing.assert_allclose(fit.above, [centre, width, 0.5], rtol=1e-2)
+    np.testing.assert_allclose(fit.below, [centre, width, 0.5], rtol=1e-2)
 
 
 def test_a_wrong_exponent_fits_worse():
@@ -101,9 +101,9 @@ def keeps_near(curve, y):
 
 def test_a_curve_does_not_go_through_points_by_way_of_infinity():
     m, y = crooked()
-    found = fit_preference(m, y)
-    assert keeps_near(found(np.linspace(-40, 40, 4001)), y)
-    assert found.r_squared > 0.97
+    fit = fit_preference(m, y)
+    assert keeps_near(fit(np.linspace(-40, 40, 4001)), y)
+    assert fit.r_squared > 0.97
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -114,7 +114,7 @@ def test_no_curve_from_a_random_start_is_nearer(seed):
     x, fine = m / 40, np.linspace(-1, 1, 4001)
 
     def curve(q, x):
-        below, above = (Side(one[0], np.exp(one[1]), np.exp(one[2])) for one in (q[3:6], q[6:]))
+        below, above = (Side(side[0], np.exp(side[1]), np.exp(side[2])) for side in (q[3:6], q[6:]))
         return (q[0] * x + q[1]) * np.where(x >= 0, by_hand(x, above), by_hand(x, below)) + q[2]
 
     ends = np.array([(-3, 3), np.log((1e-3, 30)), np.log((0.02, 20))] * 2)
@@ -122,21 +122,21 @@ def test_no_curve_from_a_random_start_is_nearer(seed):
     for _ in range(25):
         q = np.concatenate([rng.normal(size=3), rng.uniform(*ends.T)])
         low, high = (np.concatenate([sign * np.full(3, np.inf), ends[:, k]]) for k, sign in ((0, -1), (1, 1)))
-        one = least_squares(lambda q: curve(q, x) - y, q, bounds=(low, high), x_scale="jac", max_nfev=200)
-        if keeps_near(curve(one.x, fine), y):
-            best = min(best, 2 * one.cost)
-    found = fit_preference(m, y)
-    assert m.size * found.residual**2 <= best * (1 + 1e-3)
+        solution = least_squares(lambda q: curve(q, x) - y, q, bounds=(low, high), x_scale="jac", max_nfev=200)
+        if keeps_near(curve(solution.x, fine), y):
+            best = min(best, 2 * solution.cost)
+    fit = fit_preference(m, y)
+    assert m.size * fit.residual**2 <= best * (1 + 1e-3)
 
 
 def test_r_squared_is_that_of_the_points():
     rng = np.random.default_rng(5)
     y = PLANTED["utility"](M) + rng.normal(0, 0.5, M.size)
-    found = fit_utility(M, y)
-    left = y - found(M)
-    assert found.r_squared == pytest.approx(1 - np.sum(left**2) / np.sum((y - y.mean()) ** 2))
-    assert found.residual == pytest.approx(np.sqrt(np.mean(left**2)))
-    assert found.r_squared > 0.8
+    fit = fit_utility(M, y)
+    left = y - fit(M)
+    assert fit.r_squared == pytest.approx(1 - np.sum(left**2) / np.sum((y - y.mean()) ** 2))
+    assert fit.residual == pytest.approx(np.sqrt(np.mean(left**2)))
+    assert fit.r_squared > 0.8
     nothing = fit_utility(M, rng.normal(size=M.size), one_piece=True)
     assert nothing.r_squared < 0.5
 
@@ -145,8 +145,10 @@ def test_r_squared_is_that_of_the_points():
 @pytest.mark.parametrize("kind", FITS)
 def test_errors_are_those_of_refits(kind):
     rng = np.random.default_rng(6)
-    one = Decay(0.7 if kind == "preference" else 0.0, 3.0, -1.0, Side(1.0, 3.0, 1.0), Side(1.0, 3.0, 1.0), {}, 1.0, 0.0, 41)
-    fits = [FITS[kind](M, one(M) + rng.normal(0, 0.02, M.size), one_piece=True) for _ in range(60)]
+    decay = Decay(
+        0.7 if kind == "preference" else 0.0, 3.0, -1.0, Side(1.0, 3.0, 1.0), Side(1.0, 3.0, 1.0), {}, 1.0, 0.0, 41
+    )
+    fits = [FITS[kind](M, decay(M) + rng.normal(0, 0.02, M.size), one_piece=True) for _ in range(60)]
     for name in fits[0].errors:
         if name == "alpha" and kind == "utility":
             assert all(np.isnan(fit.errors[name]) for fit in fits)
@@ -158,13 +160,13 @@ def test_errors_are_those_of_refits(kind):
 
 def test_no_error_is_told_where_data_do_not_determine_a_number():
     # Straight but for two points: D is 1 for whatever width and exponent that are large enough together.
-    found = fit_preference(M, 0.3 * M + 1.0, one_piece=True)
-    assert found.r_squared == pytest.approx(1, abs=1e-6)
-    assert np.isnan(found.errors["above.width"]) or np.isnan(found.errors["above.exponent"])
+    fit = fit_preference(M, 0.3 * M + 1.0, one_piece=True)
+    assert fit.r_squared == pytest.approx(1, abs=1e-6)
+    assert np.isnan(fit.errors["above.width"]) or np.isnan(fit.errors["above.exponent"])
     # Two strengths say nothing of three numbers, whatever the other side says of its own.
     m = np.concatenate([M[:20], [3.0, 6.0]])
-    found = fit_utility(m, PLANTED["utility"](m) + np.random.default_rng(7).normal(0, 0.01, 22))
-    assert [np.isnan(found.errors[f"{side}.{name}"]) for side in ("below", "above") for name in Side._fields] == 3 * [
+    fit = fit_utility(m, PLANTED["utility"](m) + np.random.default_rng(7).normal(0, 0.01, 22))
+    assert [np.isnan(fit.errors[f"{side}.{name}"]) for side in ("below", "above") for name in Side._fields] == 3 * [
         False
     ] + 3 * [True]
     few = np.linspace(-2, 2, 5)
@@ -174,19 +176,19 @@ def test_no_error_is_told_where_data_do_not_determine_a_number():
 
 @pytest.mark.parametrize("side", [ABOVE, Side(-4.0, 0.3, 0.3), Side(0.0, 2.0, 5.0), Side(-300.0, 2.0, 1.0)])
 def test_half_is_where_validity_is_one_half(side):
-    one = Decay(0.0, 1.0, 0.0, Side(-side.centre, side.width, side.exponent), side, {}, 1.0, 0.0, 0)
-    place = brentq(lambda x: one.validity(np.array([x]))[0] - 0.5, 0, 1e6, xtol=1e-12, rtol=1e-14)
-    assert one.half(1) == pytest.approx(place, rel=1e-9)
-    assert one.half(-1) == pytest.approx(-place, rel=1e-9)
+    decay = Decay(0.0, 1.0, 0.0, Side(-side.centre, side.width, side.exponent), side, {}, 1.0, 0.0, 0)
+    place = brentq(lambda x: decay.validity(np.array([x]))[0] - 0.5, 0, 1e6, xtol=1e-12, rtol=1e-14)
+    assert decay.half(1) == pytest.approx(place, rel=1e-9)
+    assert decay.half(-1) == pytest.approx(-place, rel=1e-9)
 
 
 def test_half_may_be_beyond_all_numbers_or_unknown():
     flat = Side(0.0, 1.0, 1e-4)
-    one = Decay(0.0, 1.0, 0.0, flat, Side(float("nan"), 1.0, 1.0), {}, 1.0, 0.0, 0)
-    assert one.half(-1) == -np.inf
-    assert np.isnan(one.half(1))
+    decay = Decay(0.0, 1.0, 0.0, flat, Side(float("nan"), 1.0, 1.0), {}, 1.0, 0.0, 0)
+    assert decay.half(-1) == -np.inf
+    assert np.isnan(decay.half(1))
     with pytest.raises(ValueError, match="sign: expected 1 or -1, got 0"):
-        one.half(0)
+        decay.half(0)
 
 
 @pytest.mark.parametrize("fit", FITS.values())

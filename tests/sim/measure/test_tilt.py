@@ -54,27 +54,27 @@ def test_steering_the_ufm_is_a_tilt(small_corpus, contrast):
     assert slope.scale == pytest.approx(1, abs=1e-12)
     assert slope.r_squared() == pytest.approx(1, abs=1e-12)
     np.testing.assert_allclose(slope.correlations, 1, atol=1e-12)
-    found = distances(model, range(5), v, m, ALPHAS, slope.scale)
-    assert found.kl[0].min() > 1e-3
-    assert np.abs(found.kl[1:]).max() < 1e-9
-    np.testing.assert_allclose(found.closest, np.broadcast_to(ALPHAS, (5, 4)), rtol=1e-3)
-    np.testing.assert_allclose(found.explained[1:], 1, atol=1e-8)
-    np.testing.assert_array_equal(found.explained[0], 0)
+    tilts = distances(model, range(5), v, m, ALPHAS, slope.scale)
+    assert tilts.kl[0].min() > 1e-3
+    assert np.abs(tilts.kl[1:]).max() < 1e-9
+    np.testing.assert_allclose(tilts.closest, np.broadcast_to(ALPHAS, (5, 4)), rtol=1e-3)
+    np.testing.assert_allclose(tilts.explained[1:], 1, atol=1e-8)
+    np.testing.assert_array_equal(tilts.explained[0], 0)
 
 
 def test_before_a_norm_it_is_the_normed_tilt_where_states_have_one_size(contrast):
     model = normalised([2.0] * 5)
     v, m, d = direction(model, contrast)
-    found = distances(model, range(5), jnp.asarray(v), m, ALPHAS, 1.0, shrinkage=d)
-    assert np.abs(found.kl[TILTS.index("normed")]).max() < 1e-12
-    assert found.kl[TILTS.index("theory")].max() > 0.1
-    assert found.kl[TILTS.index("closest")].max() > 0.01
+    tilts = distances(model, range(5), jnp.asarray(v), m, ALPHAS, 1.0, shrinkage=d)
+    assert np.abs(tilts.kl[TILTS.index("normed")]).max() < 1e-12
+    assert tilts.kl[TILTS.index("theory")].max() > 0.1
+    assert tilts.kl[TILTS.index("closest")].max() > 0.01
 
 
 def test_distances_are_those_of_distributions_computed_one_by_one(contrast):
     model = normalised([1.0, 2.0, 0.5, 3.0, 1.5])
     v, m, d = direction(model, contrast)
-    found = distances(model, range(5), jnp.asarray(v), m, ALPHAS, 0.6, shrinkage=d)
+    tilts = distances(model, range(5), jnp.asarray(v), m, ALPHAS, 0.6, shrinkage=d)
     for i, h in enumerate(np.asarray(model.H.T)):
         log_p = log_softmax(np.asarray(model.decode(jnp.asarray(h))))
         for k, alpha in enumerate(ALPHAS):
@@ -86,37 +86,37 @@ def test_distances_are_those_of_distributions_computed_one_by_one(contrast):
             best = minimize_scalar(off, bounds=(-50, 50), method="bounded", options={"xatol": 1e-9})
             normed = kl(steered, log_softmax(d[i, k] * (log_p + alpha * m)))
             expected = [off(0.0), off(alpha), off(0.6 * alpha), best.fun, normed]
-            np.testing.assert_allclose(found.kl[:, i, k], expected, rtol=1e-6, atol=1e-10)
-            assert found.closest[i, k] == pytest.approx(best.x, abs=1e-4)
-    shares = 1 - found.kl.sum(axis=1) / found.kl[0].sum(axis=0)
-    np.testing.assert_allclose(found.explained, shares)
+            np.testing.assert_allclose(tilts.kl[:, i, k], expected, rtol=1e-6, atol=1e-10)
+            assert tilts.closest[i, k] == pytest.approx(best.x, abs=1e-4)
+    shares = 1 - tilts.kl.sum(axis=1) / tilts.kl[0].sum(axis=0)
+    np.testing.assert_allclose(tilts.explained, shares)
 
 
 def test_slopes_are_a_regression_with_the_probabilities_as_weights(contrast):
     model = normalised([1.0, 2.0, 0.5, 3.0, 1.5])
     v, m, _ = direction(model, contrast)
-    found, step = slopes(model, range(5), jnp.asarray(v), m), 1e-5
+    moments, step = slopes(model, range(5), jnp.asarray(v), m), 1e-5
     tables, left = [], 0.0
     for h in np.asarray(model.H.T):
         ends = [np.asarray(model.decode(jnp.asarray(h + side * step * v))) for side in (-1, 1)]
         p = np.exp(log_softmax(np.asarray(model.decode(jnp.asarray(h)))))
         tables.append(np.cov((ends[1] - ends[0]) / (2 * step), m, ddof=0, aweights=p))
-    np.testing.assert_allclose(found.of_slope, [one[0, 0] for one in tables], rtol=1e-7)
-    np.testing.assert_allclose(found.of_log_odds, [one[1, 1] for one in tables], rtol=1e-7)
-    np.testing.assert_allclose(found.shared, [one[0, 1] for one in tables], rtol=1e-7)
+    np.testing.assert_allclose(moments.of_slope, [table[0, 0] for table in tables], rtol=1e-7)
+    np.testing.assert_allclose(moments.of_log_odds, [table[1, 1] for table in tables], rtol=1e-7)
+    np.testing.assert_allclose(moments.shared, [table[0, 1] for table in tables], rtol=1e-7)
     total = np.sum(tables, axis=0)
-    assert found.scale == pytest.approx(total[0, 1] / total[1, 1], rel=1e-7)
-    assert found.r_squared() == pytest.approx(total[0, 1] ** 2 / total[0, 0] / total[1, 1], rel=1e-7)
-    left = sum(one[0, 0] - 2 * one[0, 1] + one[1, 1] for one in tables)
-    assert found.r_squared(1.0) == pytest.approx(1 - left / total[0, 0], rel=1e-6)
+    assert moments.scale == pytest.approx(total[0, 1] / total[1, 1], rel=1e-7)
+    assert moments.r_squared() == pytest.approx(total[0, 1] ** 2 / total[0, 0] / total[1, 1], rel=1e-7)
+    left = sum(table[0, 0] - 2 * table[0, 1] + table[1, 1] for table in tables)
+    assert moments.r_squared(1.0) == pytest.approx(1 - left / total[0, 0], rel=1e-6)
 
 
 def test_the_share_explained_near_0_is_that_of_the_slope(contrast):
     model = normalised([1.0, 2.0, 0.5, 3.0, 1.5])
     v, m, _ = direction(model, contrast)
     slope = slopes(model, range(5), jnp.asarray(v), m)
-    found = distances(model, range(5), jnp.asarray(v), m, [1e-3], slope.scale)
-    shares = dict(zip(TILTS, found.explained[:, 0], strict=True))
+    tilts = distances(model, range(5), jnp.asarray(v), m, [1e-3], slope.scale)
+    shares = dict(zip(TILTS, tilts.explained[:, 0], strict=True))
     assert shares["scaled"] == pytest.approx(slope.r_squared(), abs=5e-3)
     assert shares["theory"] == pytest.approx(slope.r_squared(1.0), abs=5e-3)
 
@@ -130,9 +130,9 @@ def test_what_is_not_steered_has_no_share(small_corpus, contrast):
 def test_a_mean_at_an_extreme_of_the_log_odds_has_a_closest_tilt_all_the_same(small_corpus, contrast):
     model, m = ufm.exact(small_corpus), ufm.log_odds(small_corpus, contrast)
     v = ufm.difference_of_means(model, jnp.arange(5), contrast)
-    found = distances(model, range(5), v, m, [-1e4, 1e4], 1.0)
-    assert np.isfinite(found.kl).all()
-    assert np.isfinite(found.closest).all()
+    tilts = distances(model, range(5), v, m, [-1e4, 1e4], 1.0)
+    assert np.isfinite(tilts.kl).all()
+    assert np.isfinite(tilts.closest).all()
 
 
 def test_reach_is_the_last_strength_with_that_share():
@@ -156,9 +156,15 @@ def test_reach_is_the_last_strength_with_that_share():
 )
 def test_bad_input(small_corpus, contrast, change, message):
     model = ufm.exact(small_corpus)
-    given = {"contexts": [0], "steering": jnp.ones(4), "log_odds": np.arange(4.0), "alphas": [1.0], "scale": 1.0} | change
+    arguments = {
+        "contexts": [0],
+        "steering": jnp.ones(4),
+        "log_odds": np.arange(4.0),
+        "alphas": [1.0],
+        "scale": 1.0,
+    } | change
     with pytest.raises(ValueError, match=message):
-        tilt.distances(model, **given)
+        tilt.distances(model, **arguments)
 
 
 def test_it_works_in_float32(small_corpus, contrast):
@@ -167,5 +173,5 @@ def test_it_works_in_float32(small_corpus, contrast):
     W, H = np.asarray(wide.W), np.asarray(wide.H)
     with jax.enable_x64(False):
         model = ufm.UFM(jnp.asarray(W, jnp.float32), jnp.asarray(H, jnp.float32))
-        found = distances(model, range(5), jnp.asarray(v, jnp.float32), m, ALPHAS, 1.0)
-    assert found.explained[1:].min() > 0.999
+        tilts = distances(model, range(5), jnp.asarray(v, jnp.float32), m, ALPHAS, 1.0)
+    assert tilts.explained[1:].min() > 0.999

@@ -29,23 +29,23 @@ def by_hand(p, n):
 
 def test_means_over_pairs():
     values = [[[2.0, 3.0], [1.0, 1.5]], [[2.0, 2.0], [1.5, 3.0]], [[4.0, 5.0], [2.0, 6.0]]]
-    one = tradeoff.averages(losses_of(values)).sel(concept="joy", update="split vector")
-    np.testing.assert_allclose(one["preference"], [0.75, 0.75, 2.5])
-    np.testing.assert_allclose(one["preference_error"], [0.25, 0.75, 1.5])
+    means = tradeoff.averages(losses_of(values)).sel(concept="joy", update="split vector")
+    np.testing.assert_allclose(means["preference"], [0.75, 0.75, 2.5])
+    np.testing.assert_allclose(means["preference_error"], [0.25, 0.75, 1.5])
     expected = [[by_hand(*pair) for pair in row] for row in values]
-    np.testing.assert_allclose(one["utility"], np.mean(expected, axis=1))
-    np.testing.assert_allclose(one["utility_error"], np.std(expected, axis=1, ddof=1) / np.sqrt(2))
-    assert (int(one["pairs"]), int(one["pairs_used"])) == (2, 2)
-    assert one["undefined"].values.tolist() == [0, 0, 0]
-    assert one["alpha"].values.tolist() == ALPHA.tolist()
+    np.testing.assert_allclose(means["utility"], np.mean(expected, axis=1))
+    np.testing.assert_allclose(means["utility_error"], np.std(expected, axis=1, ddof=1) / np.sqrt(2))
+    assert (int(means["pairs"]), int(means["pairs_used"])) == (2, 2)
+    assert means["undefined"].values.tolist() == [0, 0, 0]
+    assert means["alpha"].values.tolist() == ALPHA.tolist()
 
 
 def test_sides_are_told_by_their_labels():
     values = np.array([[[2.0, 3.0]], [[2.0, 2.5]], [[4.0, 7.0]]])
-    given = losses_of(values)
-    turned = given.isel(side=[1, 0]).transpose("pair", "side", "strength", "update", "concept")
-    xr.testing.assert_identical(tradeoff.averages(turned), tradeoff.averages(given))
-    assert tradeoff.averages(given)["preference"].values.ravel().tolist() == [1.0, 0.5, 3.0]
+    losses = losses_of(values)
+    turned = losses.isel(side=[1, 0]).transpose("pair", "side", "strength", "update", "concept")
+    xr.testing.assert_identical(tradeoff.averages(turned), tradeoff.averages(losses))
+    assert tradeoff.averages(losses)["preference"].values.ravel().tolist() == [1.0, 0.5, 3.0]
 
 
 def test_pairs_without_utility_are_counted_and_left_out_at_every_strength():
@@ -55,24 +55,24 @@ def test_pairs_without_utility_are_counted_and_left_out_at_every_strength():
         [[2.0, 2.0], [0.5, 0.6], [2.0, 2.0]],
         [[4.0, 5.0], [2.0, 6.0], [3.0, 9.0]],
     ]
-    one = tradeoff.averages(losses_of(values)).sel(concept="joy", update="split vector")
-    assert one["undefined"].values.tolist() == [0, 1, 0]
-    assert (int(one["pairs"]), int(one["pairs_used"])) == (3, 2)
-    np.testing.assert_allclose(one["utility"], [np.mean([by_hand(*row[k]) for k in (0, 2)]) for row in values])
-    np.testing.assert_allclose(one["preference"], [0.5, (0 + 0.1 + 0) / 3, (1 + 4 + 6) / 3])
-    np.testing.assert_allclose(one["preference_used"], [0.5, 0, (1 + 6) / 2])
+    means = tradeoff.averages(losses_of(values)).sel(concept="joy", update="split vector")
+    assert means["undefined"].values.tolist() == [0, 1, 0]
+    assert (int(means["pairs"]), int(means["pairs_used"])) == (3, 2)
+    np.testing.assert_allclose(means["utility"], [np.mean([by_hand(*row[k]) for k in (0, 2)]) for row in values])
+    np.testing.assert_allclose(means["preference"], [0.5, (0 + 0.1 + 0) / 3, (1 + 4 + 6) / 3])
+    np.testing.assert_allclose(means["preference_used"], [0.5, 0, (1 + 6) / 2])
     fitted = tradeoff.with_fits(tradeoff.averages(losses_of(values))).sel(concept="joy", update="split vector")
-    gained = tradeoff.area(np.array([0, 3.5]), one["utility"].values[1:] - float(one["utility"][1]))
+    gained = tradeoff.area(np.array([0, 3.5]), means["utility"].values[1:] - float(means["utility"][1]))
     np.testing.assert_allclose(fitted["area"], gained)
     assert float(fitted["best_gain"]) == pytest.approx((11 - 0.1) / 3)
 
 
 def test_pairs_that_are_not_computed_do_not_count():
     values = [[[2.0, 3.0], [1.0, 1.5]], [[2.0, 2.0], [1.5, np.nan]], [[4.0, 5.0], [2.0, 6.0]]]
-    one = tradeoff.averages(losses_of(values)).sel(concept="joy", update="split vector")
-    assert (int(one["pairs"]), int(one["pairs_used"])) == (1, 1)
-    np.testing.assert_allclose(one["preference"], [1, 0, 1])
-    assert np.isnan(one["preference_error"]).all()
+    means = tradeoff.averages(losses_of(values)).sel(concept="joy", update="split vector")
+    assert (int(means["pairs"]), int(means["pairs_used"])) == (1, 1)
+    np.testing.assert_allclose(means["preference"], [1, 0, 1])
+    assert np.isnan(means["preference_error"]).all()
     none = tradeoff.averages(losses_of(np.full((3, 2, 2), np.nan))).sel(concept="joy", update="split vector")
     assert np.isnan(none["preference"]).all()
     assert np.isnan(none["utility"]).all()
@@ -81,9 +81,9 @@ def test_pairs_that_are_not_computed_do_not_count():
 
 @pytest.mark.parametrize(("p", "n"), [(0.0, 800.0), (0.3, 0.3), (np.log(2), np.log(2))])
 def test_utility_is_not_clamped_where_it_is_undefined(p, n):
-    found = tradeoff.averages(losses_of([[[p, n]]] * 3))
-    assert np.isnan(found["utility"]).all()
-    assert found["undefined"].values.tolist() == [[[1, 1, 1]]]
+    means = tradeoff.averages(losses_of([[[p, n]]] * 3))
+    assert np.isnan(means["utility"]).all()
+    assert means["undefined"].values.tolist() == [[[1, 1, 1]]]
 
 
 def test_utility_is_exact_where_the_answers_are_all_but_certain_or_impossible():
@@ -107,8 +107,8 @@ def test_the_best_gain_is_had_before_the_path_turns():
 def test_a_path_may_come_back_to_a_smaller_loss():
     # The gain of 6 at a loss of 0.5 is reached through a loss of 3.
     gain, change = np.array([0.0, 1.0, 6.0]), -np.array([0.0, 3.0, 0.5])
-    found = tradeoff.frontier(gain, change, np.array([0.25, 0.5, 1.0]))
-    assert found == pytest.approx([0.25 / 3, 6, 6])
+    best = tradeoff.frontier(gain, change, np.array([0.25, 0.5, 1.0]))
+    assert best == pytest.approx([0.25 / 3, 6, 6])
     assert tradeoff.area(gain, change, 2.0) == pytest.approx((0.5 * 0.5 / 6 + 6 * 1.5) / 2)
 
 
@@ -126,9 +126,9 @@ def test_the_area_is_the_mean_of_the_frontier(seed):
     assert tradeoff.area(gain, change, 2.0) == pytest.approx(tradeoff.frontier(gain, change, allowed).mean(), abs=2e-4)
     # And the frontier is the best of a fine walk along the path.
     steps = np.linspace(0, 9, 90001)
-    walk, loss = (np.interp(steps, np.arange(10), one) for one in (gain, -change))
-    for one in (0.1, 0.7, 1.9):
-        assert tradeoff.frontier(gain, change, np.array([one]))[0] == pytest.approx(walk[loss <= one].max(), abs=1e-3)
+    walk, loss = (np.interp(steps, np.arange(10), path) for path in (gain, -change))
+    for budget in (0.1, 0.7, 1.9):
+        assert tradeoff.frontier(gain, change, np.array([budget]))[0] == pytest.approx(walk[loss <= budget].max(), abs=1e-3)
 
 
 def test_the_same_gain_at_a_smaller_loss_has_a_larger_area():
@@ -152,11 +152,11 @@ def planted():
     curves["preference_used"] = [preference(alpha), nan, nan]
     data = {name: (("concept", "update", "strength"), np.array(rows)[None]) for name, rows in curves.items()}
     counts = {name: (("concept", "update"), np.array([[5, 5, 0]])) for name in ("pairs", "pairs_used")}
-    found = xr.Dataset(
+    averages = xr.Dataset(
         data | counts | {"alpha": (("update", "strength"), np.tile(alpha, (3, 1)))},
         {"concept": ["joy"], "update": ["split vector", "sft lora", "reps weight"]},
     )
-    return found, preference, utility
+    return averages, preference, utility
 
 
 @pytest.fixture(scope="module")
@@ -166,25 +166,25 @@ def fitted():
 
 def test_fits_are_those_of_the_curves(fitted):
     _, preference, utility = planted()
-    one = fitted.sel(concept="joy", update="split vector")
+    fit = fitted.sel(concept="joy", update="split vector")
     for name, curve in (("preference", preference), ("utility", utility)):
-        assert float(one[f"{name}_r_squared"]) == pytest.approx(1, abs=1e-9)
-        np.testing.assert_allclose(one[f"{name}_exponent"], [curve.below.exponent, curve.above.exponent], rtol=1e-4)
-        np.testing.assert_allclose(one[f"{name}_half"], [curve.half(-1), curve.half(1)], rtol=1e-4)
-        np.testing.assert_allclose(one[f"{name}_fit"], curve(one["fine_alpha"].values), atol=1e-5)
-    assert one["fine_alpha"].values[::8].tolist() == one["alpha"].values.tolist()
+        assert float(fit[f"{name}_r_squared"]) == pytest.approx(1, abs=1e-9)
+        np.testing.assert_allclose(fit[f"{name}_exponent"], [curve.below.exponent, curve.above.exponent], rtol=1e-4)
+        np.testing.assert_allclose(fit[f"{name}_half"], [curve.half(-1), curve.half(1)], rtol=1e-4)
+        np.testing.assert_allclose(fit[f"{name}_fit"], curve(fit["fine_alpha"].values), atol=1e-5)
+    assert fit["fine_alpha"].values[::8].tolist() == fit["alpha"].values.tolist()
 
 
 def test_gains_and_losses_are_since_strength_0(fitted):
-    found, preference, utility = planted()
-    one, above = fitted.sel(concept="joy", update="split vector"), np.linspace(0, 8, 17)
+    averages, preference, utility = planted()
+    fit, above = fitted.sel(concept="joy", update="split vector"), np.linspace(0, 8, 17)
     gain, change = (curve(above) - curve(np.zeros(1)) for curve in (preference, utility))
-    assert float(one["best_gain"]) == pytest.approx(gain.max())
-    assert float(one["reached"]) == pytest.approx(-change.min())
-    assert float(one["area"]) == pytest.approx(tradeoff.area(gain, change, 2.0))
-    place = float(one["spent"])
+    assert float(fit["best_gain"]) == pytest.approx(gain.max())
+    assert float(fit["reached"]) == pytest.approx(-change.min())
+    assert float(fit["area"]) == pytest.approx(tradeoff.area(gain, change, 2.0))
+    place = float(fit["spent"])
     assert np.interp(place, above, change) == pytest.approx(-2)
-    other = tradeoff.with_fits(found.isel(update=[0]), budget=1.0).sel(concept="joy", update="split vector")
+    other = tradeoff.with_fits(averages.isel(update=[0]), budget=1.0).sel(concept="joy", update="split vector")
     assert float(other["area"]) == pytest.approx(tradeoff.area(gain, change, 1.0))
     assert other.attrs["budget"] == 1.0
 
@@ -216,23 +216,23 @@ def test_an_unfitted_table_is_fitted(fitted):
 
 
 def test_few_strengths_are_not_fitted_but_told():
-    found = tradeoff.averages(losses_of([[[2.0, 3.0]], [[2.0, 2.0]], [[4.0, 5.0]]]))
-    (row,) = tradeoff.table(found)
+    averages = tradeoff.averages(losses_of([[[2.0, 3.0]], [[2.0, 2.0]], [[4.0, 5.0]]]))
+    (row,) = tradeoff.table(averages)
     assert np.isnan(row["preference_r_squared"])
     assert row["best_gain"] == 1
     assert row["spent"] == pytest.approx(2 * 2 / (by_hand(2, 2) - by_hand(4, 5)))
 
 
 def test_bad_input():
-    given = losses_of(np.ones((3, 2, 2)))
+    losses = losses_of(np.ones((3, 2, 2)))
     with pytest.raises(ValueError, match="side: expected"):
-        tradeoff.averages(given.assign_coords(side=["a", "b"]))
+        tradeoff.averages(losses.assign_coords(side=["a", "b"]))
     with pytest.raises(ValueError, match="loss: expected dims"):
-        tradeoff.averages(given.isel(pair=0))
+        tradeoff.averages(losses.isel(pair=0))
     with pytest.raises(ValueError, match="alpha: expected finite strengths in increasing order"):
-        tradeoff.averages(given.assign(alpha=-given["alpha"]))
+        tradeoff.averages(losses.assign(alpha=-losses["alpha"]))
     with pytest.raises(ValueError, match="alpha: expected 0 among the strengths"):
-        tradeoff.with_fits(tradeoff.averages(given.assign(alpha=given["alpha"] + 0.5)))
+        tradeoff.with_fits(tradeoff.averages(losses.assign(alpha=losses["alpha"] + 0.5)))
     with pytest.raises(ValueError, match="paths from 0"):
         tradeoff.area(np.ones(3), np.zeros(3))
     with pytest.raises(ValueError, match="budget: expected a positive number"):

@@ -21,19 +21,19 @@ def float32():
 
 
 @pytest.fixture(scope="module")
-def given(trained):
+def measured_text(trained):
     """The model, a text, and for every token of it the ones before it, the next one and the model's log-probabilities."""
     with jax.enable_x64(False):
-        found = finished(trained[1], DOCUMENTS)
-        tokens, length = found.held_out, TINY.length
+        training = finished(trained[1], DOCUMENTS)
+        tokens, length = training.held_out, TINY.length
         rows = [tokens[k : k + length + 1].tolist() for k in range(0, tokens.size - length, length)]
-        logits = found.model.logits([row[:-1] for row in rows])
+        logits = training.model.logits([row[:-1] for row in rows])
     places = [
-        (row[: t + 1], row[t + 1], log_softmax(one[t].astype(float)))
-        for row, one in zip(rows, logits, strict=True)
+        (row[: t + 1], row[t + 1], log_softmax(log_p[t].astype(float)))
+        for row, log_p in zip(rows, logits, strict=True)
         for t in range(length)
     ]
-    return found.model, tokens, places
+    return training.model, tokens, places
 
 
 def of_last(places, following):
@@ -41,41 +41,41 @@ def of_last(places, following):
     total = 0.0
     lasts = np.asarray([before[-1] for before, _, _ in places])
     for last in np.unique(lasts):
-        some = np.flatnonzero(lasts == last)
-        model = np.mean([np.exp(places[k][2]) for k in some], axis=0)
-        frequency = np.bincount([following[k] for k in some], minlength=model.size) / some.size
-        total += some.size / lasts.size * rel_entr(frequency, model).sum()
+        chosen = np.flatnonzero(lasts == last)
+        model = np.mean([np.exp(places[k][2]) for k in chosen], axis=0)
+        frequency = np.bincount([following[k] for k in chosen], minlength=model.size) / chosen.size
+        total += chosen.size / lasts.size * rel_entr(frequency, model).sum()
     return total
 
 
-def test_the_numbers_are_those_counted_token_by_token(given):
-    model, tokens, places = given
-    found = fidelity(model, tokens, TINY.length)
+def test_the_numbers_are_those_counted_token_by_token(measured_text):
+    model, tokens, places = measured_text
+    fit = fidelity(model, tokens, TINY.length)
     following = [after for _, after, _ in places]
-    assert found.tokens == len(places)
-    assert found.loss == pytest.approx(-np.mean([log_p[after] for _, after, log_p in places]), rel=1e-5)
-    assert found.last_token == pytest.approx(of_last(places, following), rel=1e-4)
+    assert fit.tokens == len(places)
+    assert fit.loss == pytest.approx(-np.mean([log_p[after] for _, after, log_p in places]), rel=1e-5)
+    assert fit.last_token == pytest.approx(of_last(places, following), rel=1e-4)
     counts = np.unique(following, return_counts=True)[1] / len(places)
-    assert found.unigram == pytest.approx(-np.sum(counts * np.log(counts)))
+    assert fit.unigram == pytest.approx(-np.sum(counts * np.log(counts)))
     pairs = np.unique([before[-1] * 10_000 + after for before, after, _ in places], return_counts=True)[1] / len(places)
     lasts = np.unique([before[-1] for before, _, _ in places], return_counts=True)[1] / len(places)
-    assert found.bigram == pytest.approx(np.sum(lasts * np.log(lasts)) - np.sum(pairs * np.log(pairs)))
+    assert fit.bigram == pytest.approx(np.sum(lasts * np.log(lasts)) - np.sum(pairs * np.log(pairs)))
 
 
-def test_a_perfect_model_is_one_whose_text_it_draws(given):
-    model, tokens, places = given
-    found, rng = fidelity(model, tokens, TINY.length, draws=64), np.random.default_rng(5)
+def test_a_perfect_model_is_one_whose_text_it_draws(measured_text):
+    model, tokens, places = measured_text
+    fit, rng = fidelity(model, tokens, TINY.length, draws=64), np.random.default_rng(5)
     p = np.exp([log_p for _, _, log_p in places])
     texts = [[int(rng.choice(row.size, p=row / row.sum())) for row in p] for _ in range(64)]
     values = [of_last(places, text) for text in texts]
-    error = np.hypot(found.perfect_deviation, np.std(values)) / 8
-    assert abs(found.perfect - np.mean(values)) < 5 * error
-    assert found.perfect_deviation == pytest.approx(np.std(values, ddof=1), rel=0.5)
+    error = np.hypot(fit.perfect_deviation, np.std(values)) / 8
+    assert abs(fit.perfect - np.mean(values)) < 5 * error
+    assert fit.perfect_deviation == pytest.approx(np.std(values, ddof=1), rel=0.5)
 
 
-def test_going_on_in_the_same_case(given):
-    model, tokens, places = given
-    found, words = fidelity(model, tokens, TINY.length), model.tokenizer
+def test_going_on_in_the_same_case(measured_text):
+    model, tokens, places = measured_text
+    fit, words = fidelity(model, tokens, TINY.length), model.tokenizer
     cases = [case_of(words.decode([z])) for z in range(words.size)]
     same, probabilities = [], []
     for before, after, log_p in places:
@@ -87,13 +87,13 @@ def test_going_on_in_the_same_case(given):
         masses = [p[np.asarray(cases) == case].sum() for case in (UPPER, LOWER)]
         same.append(lettered[-1] == cases[after])
         probabilities.append(masses[lettered[-1]] / sum(masses))
-    assert found.letters == len(same) > 0
-    assert found.same_case == pytest.approx(np.mean(same))
-    assert found.same_case_model == pytest.approx(np.mean(probabilities), rel=1e-5)
+    assert fit.letters == len(same) > 0
+    assert fit.same_case == pytest.approx(np.mean(same))
+    assert fit.same_case_model == pytest.approx(np.mean(probabilities), rel=1e-5)
 
 
-def test_draws_are_seeded(given):
-    model, tokens, _ = given
+def test_draws_are_seeded(measured_text):
+    model, tokens, _ = measured_text
     first, second = (fidelity(model, tokens, TINY.length, seed=seed).as_json() for seed in (3, 3))
     assert first == second
     assert first["perfect"] != fidelity(model, tokens, TINY.length, seed=4).perfect
@@ -120,8 +120,8 @@ def test_contexts_are_pieces_of_one_document_in_one_case():
     assert contexts(tokens, cases, end, 2) == {UPPER: [[0, 2], [2, 0]], LOWER: [[1, 1], [1, 2]]}
 
 
-def test_bad_input(given):
-    model, tokens, _ = given
+def test_bad_input(measured_text):
+    model, tokens, _ = measured_text
     with pytest.raises(ValueError, match="tokens: expected more than 12, got 12"):
         fidelity(model, tokens[:12], 12)
     with pytest.raises(ValueError, match="draws: expected at least 2, got 1"):

@@ -104,12 +104,12 @@ def test_too_little_text(tmp_path):
 
 def test_a_training_that_is_done_is_opened_with_its_text(trained):
     result, folder = trained
-    found = finished(folder, DOCUMENTS)
-    assert found.settings == TINY
-    assert found.model.fingerprint == result.model.fingerprint
+    opened = finished(folder, DOCUMENTS)
+    assert opened.settings == TINY
+    assert opened.model.fingerprint == result.model.fingerprint
     _, tokens, held_out = prepare(DOCUMENTS, TINY)
-    np.testing.assert_array_equal(found.training, tokens)
-    np.testing.assert_array_equal(found.held_out, held_out)
+    np.testing.assert_array_equal(opened.training, tokens)
+    np.testing.assert_array_equal(opened.held_out, held_out)
 
 
 def test_what_is_no_training_that_is_done_is_refused(trained, tmp_path):

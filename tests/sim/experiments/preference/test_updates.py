@@ -25,18 +25,18 @@ QUICK = (("reps", "vector"), ("split", "lora"), ("sft", "weight"))
 
 
 @pytest.fixture(scope="session")
-def e(lm, tmp_path_factory):
+def experiment(lm, tmp_path_factory):
     """A run in which updates are trained and measured."""
     with jax.enable_x64(False):
-        found = tiny.start(tmp_path_factory.mktemp("updates") / "run", lm, lm)
-        run(found, ["preference-utility"])
-        return found
+        begun = tiny.start(tmp_path_factory.mktemp("updates") / "run", lm, lm)
+        run(begun, ["preference-utility"])
+        return begun
 
 
 @pytest.fixture(scope="session")
-def task(e):
+def task(experiment):
     with jax.enable_x64(False):
-        return updates.tasks(e)["optimistic"]
+        return updates.tasks(experiment)["optimistic"]
 
 
 def log_p(lm, row, count, steering=None):
@@ -75,39 +75,39 @@ def some_update(split, form, seed=0):
 
 
 def test_the_projects_own_pairs():
-    found = inputs.own_pairs()
-    assert set(found) == {"impolite", "optimistic"}
-    for some in found.values():
-        assert len(some) >= 40
-        assert len({pair.question for pair in some}) == len(some)
-        lengths = np.asarray([[len(pair.matching.split()), len(pair.not_matching.split())] for pair in some])
+    own = inputs.own_pairs()
+    assert set(own) == {"impolite", "optimistic"}
+    for pairs_of_concept in own.values():
+        assert len(pairs_of_concept) >= 40
+        assert len({pair.question for pair in pairs_of_concept}) == len(pairs_of_concept)
+        lengths = np.asarray([[len(pair.matching.split()), len(pair.not_matching.split())] for pair in pairs_of_concept])
         assert abs(lengths[:, 0].mean() - lengths[:, 1].mean()) < 0.5
 
 
 def test_pairs_as_tokens(lm):
-    some = tiny.INPUTS.pairs["optimistic"]
-    found = pairs.encode(lm, some)
-    assert found.pairs == len(some)
-    for k, pair in enumerate(some):
+    asked = tiny.INPUTS.pairs["optimistic"]
+    encoded = pairs.encode(lm, asked)
+    assert encoded.pairs == len(asked)
+    for k, pair in enumerate(asked):
         for side in (0, 1):
-            row, count = found.rows[2 * k + side], found.counts[2 * k + side]
+            row, count = encoded.rows[2 * k + side], encoded.counts[2 * k + side]
             assert lm.tokenizer.decode(list(row)) == f"Question: {pair.question}\nAnswer: {pair[1 + side]}"
             assert lm.tokenizer.decode(list(row[-count:])).strip() == pair[1 + side]
-            assert found.first[k, side] == row[-count]
-        assert found.questions[k] == found.rows[2 * k][: -found.counts[2 * k]]
-    assert found.subset([2, 0]).rows == (*found.rows[4:6], *found.rows[:2])
+            assert encoded.first[k, side] == row[-count]
+        assert encoded.questions[k] == encoded.rows[2 * k][: -encoded.counts[2 * k]]
+    assert encoded.subset([2, 0]).rows == (*encoded.rows[4:6], *encoded.rows[:2])
 
 
 def test_pairs_before_a_tokenizer_that_begins_every_text_with_a_space(lm):
     """As Llama 2's does: an answer is preceded by one space, not by two."""
     letters = ["▁", "\n", ":", "?", *"abcdefghijklmnopqrstuvwxyzAQ"]
-    core = tokenizers.Tokenizer(tokenizers.models.BPE({one: k for k, one in enumerate(letters)}, []))
+    core = tokenizers.Tokenizer(tokenizers.models.BPE({letter: k for k, letter in enumerate(letters)}, []))
     before = [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
     core.normalizer = tokenizers.normalizers.Sequence(before)
-    found = pairs.encode(replace(lm, tokenizer=Tokenizer(core)), [Pair("who?", "you", "not me ")])
-    spelt = ["".join(letters[z] for z in row) for row in found.rows]
+    encoded = pairs.encode(replace(lm, tokenizer=Tokenizer(core)), [Pair("who?", "you", "not me ")])
+    spelt = ["".join(letters[z] for z in row) for row in encoded.rows]
     assert spelt == ["▁Question:▁who?\nAnswer:▁you", "▁Question:▁who?\nAnswer:▁not▁me"]
-    assert found.counts == (4, 7)
+    assert encoded.counts == (4, 7)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,12 @@ def test_an_answer_of_no_tokens_is_refused(lm):
 def test_answers_without_an_update_are_those_of_the_model(lm, task, form):
     asked = task.asked(task.training, form)
     h = updates.states(asked)
-    found = updates.unsteered(asked, h, int(task.experiment.settings.updates.layer))
+    answers = updates.unsteered(asked, h, int(task.experiment.settings.updates.layer))
     for k in range(task.training.pairs):
-        for side, values, tokens in ((0, found.positive, found.tokens_positive), (1, found.negative, found.tokens_negative)):
+        for side, values, tokens in (
+            (0, answers.positive, answers.tokens_positive),
+            (1, answers.negative, answers.tokens_negative),
+        ):
             row, count = task.training.rows[2 * k + side], task.training.counts[2 * k + side]
             assert float(values[k]) == pytest.approx(log_p(lm, row, count), abs=1e-4)
             assert int(tokens[k]) == count
@@ -160,10 +163,10 @@ def test_answers_under_a_vector_are_those_of_the_steered_model(lm, task):
     layer = int(task.experiment.settings.updates.layer)
     asked = task.asked(task.held_out, "vector")
     b = jnp.asarray(task.difference.v)
-    found = updates.likelihoods(layer, asked, updates.states(asked), Add(b), jnp.asarray([0.0, 3.0]), 2)
+    answers = updates.likelihoods(layer, asked, updates.states(asked), Add(b), jnp.asarray([0.0, 3.0]), 2)
     row, count = task.held_out.rows[1], task.held_out.counts[1]
-    assert float(found.negative[0, 1]) == pytest.approx(log_p(lm, row, count, (layer, 3 * b)), abs=1e-4)
-    assert abs(float(found.negative[0, 1] - found.negative[0, 0])) > 1e-2
+    assert float(answers.negative[0, 1]) == pytest.approx(log_p(lm, row, count, (layer, 3 * b)), abs=1e-4)
+    assert abs(float(answers.negative[0, 1] - answers.negative[0, 0])) > 1e-2
 
 
 # --- objectives --------------------------------------------------------------------------------------------------------
@@ -171,7 +174,10 @@ def test_answers_under_a_vector_are_those_of_the_steered_model(lm, task):
 
 @pytest.mark.parametrize(
     ("method", "form"),
-    [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in product(("sft", "reps", "split"), FORMS)],
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in product(("sft", "reps", "split"), FORMS)
+    ],
 )
 def test_gradients_of_objectives_against_finite_differences(task, form, method):
     settings = task.experiment.settings.updates
@@ -186,16 +192,16 @@ def test_gradients_of_objectives_against_finite_differences(task, form, method):
         reference = pairs.answers(asked, h, Steering(nothing, site=asked.split.site), jnp.zeros(rows.size), rows)
 
         @jax.jit
-        def loss(one):
-            return updates.objective(method, settings, recipe, asked, h, reference, one, m, which)
+        def loss(candidate):
+            return updates.objective(method, settings, recipe, asked, h, reference, candidate, m, which)
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(update)
         direction = some_update(asked.split, form, seed=5)
         slope = sum(
             float(jnp.sum(a * b)) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
         )
-        there, back = (float(loss(jax.tree.map(lambda a, b, s=s: a + s * b, update, direction))) for s in (1e-4, -1e-4))
-        assert slope == pytest.approx((there - back) / 2e-4, rel=1e-3, abs=1e-6)
+        forth, back = (float(loss(jax.tree.map(lambda a, b, s=s: a + s * b, update, direction))) for s in (1e-4, -1e-4))
+        assert slope == pytest.approx((forth - back) / 2e-4, rel=1e-3, abs=1e-6)
         assert abs(slope) > 1e-4
         assert np.isfinite(float(value))
 
@@ -206,10 +212,10 @@ def test_reps_has_both_branches(task):
     h, which, m = updates.states(asked), jnp.asarray([1, 3]), jnp.asarray([1.0, 2.0])
     reference, update = updates.unsteered(asked, h, int(settings.layer)), Add(task.difference.v)
     rows = jnp.asarray([2, 3, 6, 7])
-    found = pairs.answers(asked, one_of(h, rows), Steering(update), jnp.asarray([1.0, 1.0, 2.0, 2.0]), rows)
+    answers = pairs.answers(asked, one_of(h, rows), Steering(update), jnp.asarray([1.0, 1.0, 2.0, 2.0]), rows)
     nulled = pairs.answers(asked, one_of(h, rows), Steering(NullOut(update)), jnp.zeros(4), rows)
-    of = Answers(*(one[which] for one in reference))
-    plain = float(jnp.mean(preference.reps(found, of)))
+    of = Answers(*(values[which] for values in reference))
+    plain = float(jnp.mean(preference.reps(answers, of)))
     both = plain + float(jnp.mean(preference.reps(nulled.swapped, of.swapped)))
     value = float(updates.objective("reps", settings, recipe, asked, h, reference, update, m, which))
     assert value == pytest.approx(both, rel=1e-5)
@@ -226,7 +232,7 @@ def test_every_pair_once_in_each_epoch():
     recipe = Recipe(0.1, 2.0, 5.0, 0.4, levels=4)
     steps = [updates.batch(settings, recipe, 6, k, seed=3) for k in range(4)]
     for epoch in (steps[:2], steps[2:]):
-        assert sorted(np.concatenate([one.which for one in epoch])) == list(range(6))
+        assert sorted(np.concatenate([batch.which for batch in epoch])) == list(range(6))
     assert (steps[0].which != steps[2].which).any()
     every = np.concatenate([updates.batch(settings, recipe, 6, k, seed=3).alpha for k in range(200)])
     assert sorted(set(every)) == [0.5, 1.0, 1.5, 2.0]
@@ -235,29 +241,29 @@ def test_every_pair_once_in_each_epoch():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("method", ["reps", "split"])
-def test_trained_updates_lower_their_objective(e, task, form, method):
-    settings = e.settings.updates
-    update = updates.trained(e, form, "optimistic", method)
+def test_trained_updates_lower_their_objective(experiment, task, form, method):
+    settings = experiment.settings.updates
+    update = updates.trained(experiment, form, "optimistic", method)
     asked = task.asked(task.training, form)
     h = updates.states(asked)
     reference = updates.unsteered(asked, h, int(settings.layer))
     inputs, outputs = asked.split.sites[asked.split.site]
-    seed = e.seed("update", form, "optimistic", method)
+    seed = experiment.seed("update", form, "optimistic", method)
     first = init_update(jax.random.key(seed), form, inputs, outputs, rank=settings.rank)
     which = jnp.arange(task.training.pairs)
     m = jnp.full(which.size, settings.recipe(form).strengths[2])
 
     @jax.jit
-    def loss(one):
-        return updates.objective(method, settings, settings.recipe(form), asked, h, reference, one, m, which)
+    def loss(candidate):
+        return updates.objective(method, settings, settings.recipe(form), asked, h, reference, candidate, m, which)
 
     assert float(loss(update)) < float(loss(first))
-    kept = e.store.data(f"update-{form}").sel(concept="optimistic", objective=method)
+    kept = experiment.store.data(f"update-{form}").sel(concept="optimistic", objective=method)
     assert np.isfinite(kept["loss"].values).all()
     assert int(kept["stopped"]) == -1
 
 
-def test_a_training_that_was_interrupted_gives_the_same_update(e, task, tmp_path, monkeypatch):
+def test_a_training_that_was_interrupted_gives_the_same_update(experiment, task, tmp_path, monkeypatch):
     step, count = updates._step, 0
 
     def interrupted(*arguments):
@@ -268,13 +274,13 @@ def test_a_training_that_was_interrupted_gives_the_same_update(e, task, tmp_path
         return step(*arguments)
 
     monkeypatch.setattr(updates, "_step", interrupted)
-    seed = e.seed("update", "lora", "optimistic", "split")
+    seed = experiment.seed("update", "lora", "optimistic", "split")
     with pytest.raises(KeyboardInterrupt):
         updates.train(task, "lora", "split", tmp_path, seed=seed, progress=False)
-    found, _ = updates.train(task, "lora", "split", tmp_path, seed=seed, progress=False)
-    expected = updates.trained(e, "lora", "optimistic", "split")
-    np.testing.assert_array_equal(found.up, expected.up)
-    np.testing.assert_array_equal(found.down, expected.down)
+    update, _ = updates.train(task, "lora", "split", tmp_path, seed=seed, progress=False)
+    expected = updates.trained(experiment, "lora", "optimistic", "split")
+    np.testing.assert_array_equal(update.up, expected.up)
+    np.testing.assert_array_equal(update.down, expected.down)
 
 
 def test_a_training_that_diverges_says_so_and_keeps_the_last_good_update(lm, tmp_path, monkeypatch):
@@ -293,25 +299,25 @@ def test_a_training_that_diverges_says_so_and_keeps_the_last_good_update(lm, tmp
 # --- preference and utility ----------------------------------------------------------------------------------------------
 
 
-def test_losses_without_strength_are_those_of_the_model(e, lm, task):
+def test_losses_without_strength_are_those_of_the_model(experiment, lm, task):
     for form in FORMS:
-        data = e.store.data(f"preference-{form}").sel(concept="optimistic")
+        data = experiment.store.data(f"preference-{form}").sel(concept="optimistic")
         middle = data["loss"].isel(strength=int(np.flatnonzero(data["alpha"].values == 0)[0]))
-        assert data["alpha"].values.max() == pytest.approx(2 * e.settings.updates.recipe(form).reach)
+        assert data["alpha"].values.max() == pytest.approx(2 * experiment.settings.updates.recipe(form).reach)
         for method in data["objective"].values:
-            found = middle.sel(objective=method).values
+            losses = middle.sel(objective=method).values
             if method == "difference" and form != "vector":
-                assert np.isnan(found).all()
+                assert np.isnan(losses).all()
                 continue
             for k in range(task.held_out.pairs):
                 for side in (0, 1):
                     row, count = task.held_out.rows[2 * k + side], task.held_out.counts[2 * k + side]
-                    assert found[k, side] == pytest.approx(-log_p(lm, row, count) / count, abs=1e-4)
+                    assert losses[k, side] == pytest.approx(-log_p(lm, row, count) / count, abs=1e-4)
 
 
-def test_losses_under_a_trained_vector(e, lm, task):
-    data = e.store.data("preference-vector").sel(concept="optimistic", objective="split")
-    update, layer = updates.trained(e, "vector", "optimistic", "split"), int(e.settings.updates.layer)
+def test_losses_under_a_trained_vector(experiment, lm, task):
+    data = experiment.store.data("preference-vector").sel(concept="optimistic", objective="split")
+    update, layer = updates.trained(experiment, "vector", "optimistic", "split"), int(experiment.settings.updates.layer)
     for k in (0, 5, 6):  # of both parts of the strengths
         alpha = float(data["alpha"][k])
         row, count = task.held_out.rows[2], task.held_out.counts[2]
@@ -319,8 +325,8 @@ def test_losses_under_a_trained_vector(e, lm, task):
         assert float(data["loss"][k, 1, 0]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_preference_of_first_tokens_by_layer(e, lm, task):
-    data = e.store.data("preference-layers").sel(concept="optimistic")
+def test_preference_of_first_tokens_by_layer(experiment, lm, task):
+    data = experiment.store.data("preference-layers").sel(concept="optimistic")
     last = lm.config.num_layers - 1
     assert data["layer"].values.tolist() == [0, 1, 2]
     error = data["law_error"]
@@ -341,16 +347,16 @@ def test_preference_of_first_tokens_by_layer(e, lm, task):
                 assert float(data["preference"].sel(layer=layer)[pair, k]) == pytest.approx(expected, abs=2e-3)
 
 
-def test_the_page_of_preference_and_utility(e):
-    found = page.write(e)
-    html, about = found.page.read_text(), json.loads((e.store.path / "preference.json").read_text())
+def test_the_page_of_preference_and_utility(experiment):
+    report = page.write(experiment)
+    html, about = report.page.read_text(), json.loads((experiment.store.path / "preference.json").read_text())
     assert {row["update"] for row in about["table"]} == {
         "difference vector",
         *(f"{objective} {form}" for objective in ("reps", "split") for form in FORMS),
     }
-    assert "reps weight" in found.text
+    assert "reps weight" in report.text
     assert "local weight, RePS" in html
-    assert html.count("<img") == len(list((e.store.path / "figures").glob("preference-*.svg"))) >= 2
+    assert html.count("<img") == len(list((experiment.store.path / "figures").glob("preference-*.svg"))) >= 2
     assert [row["layer"] for row in about["layers"]] == [0, 1, 2]
     # Behind the last block the law is exact, and the fit finds it.
     assert about["layers"][-1]["law_error"] < 1e-6
@@ -360,7 +366,7 @@ def test_the_page_of_preference_and_utility(e):
     assert about["toy"]["fitted_exponents"] == pytest.approx([0.5, 0.5], abs=1e-6)
     for key in ("centre", "width"):
         assert about["toy"][f"fitted_{key}s"] == pytest.approx(2 * [about["toy"][key]], rel=1e-6)
-    losses = page.measured(e)
+    losses = page.measured(experiment)
     assert losses["loss"].sel(update="reps lora", concept="optimistic").notnull().all()
 
 
@@ -377,6 +383,6 @@ def test_a_concept_without_pairs_is_refused(lm, tmp_path):
         tiny.settings().changed({"updates.forms": ["matrix"]})
 
 
-def test_an_update_that_was_not_trained(e):
+def test_an_update_that_was_not_trained(experiment):
     with pytest.raises(ValueError, match="a trained one"):
-        updates.trained(e, "lora", "optimistic", "difference")
+        updates.trained(experiment, "lora", "optimistic", "difference")

@@ -25,9 +25,9 @@ from sim.experiments.strength.claims import PaperClaim
     ],
 )
 def test_verdicts_take_two_standard_errors(value, error, least, most, verdict):
-    one = PaperClaim("S", "says", "about", "what", value, error, least, most)
-    assert one.verdict == verdict
-    assert one.as_json()["value"] == (value if np.isfinite(value) else None)
+    claim = PaperClaim("S", "says", "about", "what", value, error, least, most)
+    assert claim.verdict == verdict
+    assert claim.as_json()["value"] == (value if np.isfinite(value) else None)
     blind = PaperClaim("S", "says", "about", "what", value, error, least, most, blind=True)
     assert blind.verdict == ("reported" if verdict == "reported" else "open")
 
@@ -62,10 +62,10 @@ def curves(places, odds, alphas):
 def test_shapes_count_bumps_and_know_their_order():
     alphas = np.linspace(-20, 20, 401)
     data = curves([-6.0, 2.0, 8.0, np.inf, 5.0], [-1.0, 0.5, 3.0, 9.0, 1.0], alphas)
-    found = claims.shapes(data)
-    np.testing.assert_allclose(found["share"].values.ravel(), [0.8, 0.2, 0.0])
-    np.testing.assert_allclose(found["peak"].values.ravel(), [-3.0, 1.0, 4.0, np.nan, 2.5], atol=0.06)
-    assert claims.order(found, "random", "joy", 3)[0] == pytest.approx(1.0)
+    summary = claims.shapes(data)
+    np.testing.assert_allclose(summary["share"].values.ravel(), [0.8, 0.2, 0.0])
+    np.testing.assert_allclose(summary["peak"].values.ravel(), [-3.0, 1.0, 4.0, np.nan, 2.5], atol=0.06)
+    assert claims.order(summary, "random", "joy", 3)[0] == pytest.approx(1.0)
     swapped = claims.shapes(curves([8.0, 2.0, -6.0, np.inf], [-1.0, 0.5, 3.0, 9.0], alphas))
     assert claims.order(swapped, "random", "joy", 3)[0] == pytest.approx(-1.0)
 
@@ -114,7 +114,7 @@ def test_presence_leaves_out_what_has_no_answer():
             "alpha": ("strength", [-1.0, 1.0]),
         }
     )
-    found = claims.presence(shown)["shown"].values.reshape(3, 6)
-    np.testing.assert_array_equal(found[0], [1, 0, np.nan, 1, np.nan, 0])
-    np.testing.assert_array_equal(found[1], [0, 1, 1, np.nan, 0, 0])
-    np.testing.assert_array_equal(found[2], [1, 0, np.nan, 0, 1, 0])
+    shares = claims.presence(shown)["shown"].values.reshape(3, 6)
+    np.testing.assert_array_equal(shares[0], [1, 0, np.nan, 1, np.nan, 0])
+    np.testing.assert_array_equal(shares[1], [0, 1, 1, np.nan, 0, 0])
+    np.testing.assert_array_equal(shares[2], [1, 0, np.nan, 0, 1, 0])

@@ -21,34 +21,34 @@ def written(done):
 
 
 def test_a_page_has_every_part(written):
-    e, found = written
-    html = (e.store.path / "index.html").read_text(encoding="utf-8")
+    experiment, tested = written
+    html = (experiment.store.path / "index.html").read_text(encoding="utf-8")
     for title, _ in LEADS.values():
         assert f"<h2>{title}</h2>" in html
-    for name in e.sets:
+    for name in experiment.sets:
         assert f"<dt>{name}</dt>" in html
     assert "Not finished" not in html
-    assert len(list((e.store.path / "figures").glob("*.svg"))) >= 9
-    kept = json.loads((e.store.path / "claims.json").read_text())
-    assert len(kept["claims"]) == len(found.claims) > 40
-    assert {one["verdict"] for one in kept["claims"]} <= {"holds", "fails", "open", "reported"}
-    with xr.open_datatree(e.store.path / "derived.nc") as tree:
-        assert set(tree.children) == set(found.data)
-    assert summary(found).splitlines()[-1].count(",") == 2
+    assert len(list((experiment.store.path / "figures").glob("*.svg"))) >= 9
+    kept = json.loads((experiment.store.path / "claims.json").read_text())
+    assert len(kept["claims"]) == len(tested.claims) > 40
+    assert {claim["verdict"] for claim in kept["claims"]} <= {"holds", "fails", "open", "reported"}
+    with xr.open_datatree(experiment.store.path / "derived.nc") as tree:
+        assert set(tree.children) == set(tested.data)
+    assert summary(tested).splitlines()[-1].count(",") == 2
 
 
 def test_claims_say_what_the_data_say(written):
-    e, found = written
-    data = e.store.data("cross-entropy").sel(concept="joy", layer=2, text="own")
-    one = next(
-        c for c in found.claims if c.says.startswith("cross-entropy has") and c.about == "joy, block 2, own text, high end"
+    experiment, tested = written
+    data = experiment.store.data("cross-entropy").sel(concept="joy", layer=2, text="own")
+    claim = next(
+        c for c in tested.claims if c.says.startswith("cross-entropy has") and c.about == "joy, block 2, own text, high end"
     )
     wanted = data["increase"].isel(strength=-1).mean() / data["plateau"].sel(side="high").mean()
-    assert one.value == pytest.approx(float(wanted), rel=1e-6)
-    right = e.store.data("mmlu")
+    assert claim.value == pytest.approx(float(wanted), rel=1e-6)
+    right = experiment.store.data("mmlu")
     share = (right["log_p"].argmax("letter") == right["answer"]).sel(concept="joy").values.reshape(3, -1)[1].mean()
-    one = next(c for c in found.claims if c.what == "accuracy at 0" and c.about.startswith("joy"))
-    assert one.value == pytest.approx(share)
+    claim = next(c for c in tested.claims if c.what == "accuracy at 0" and c.about.startswith("joy"))
+    assert claim.value == pytest.approx(share)
 
 
 @pytest.mark.slow
@@ -59,14 +59,14 @@ def test_an_unfinished_run_has_a_page_of_what_there_is(done, tmp_path):
     from dataclasses import replace
 
     part = replace(done, store=replace(done.store, path=tmp_path / "run"))
-    found = write(part)
-    assert {one.group for one in found.claims} == {"next-token", "cross-entropy"}
+    tested = write(part)
+    assert {claim.group for claim in tested.claims} == {"next-token", "cross-entropy"}
     assert "Not finished: concept, mmlu." in (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
 
 
 def test_runs_are_listed(done, tmp_path):
-    (found,) = runs(done.store.path)
-    table = as_table(found)
+    (store,) = runs(done.store.path)
+    table = as_table(store)
     assert "tiny 0 (fingerprint 0 1.0), judged by tiny 2" in table
     assert "not finished" not in table
     store = open_store(tmp_path / "other", dict(done.store.about))
