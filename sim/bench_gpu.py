@@ -242,24 +242,37 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
         more = alphas[0].to(push.dtype) * push
         return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
 
-    def seconds(work: Callable[[], Any], runs: int) -> float:
-        times = []
-        for _ in range(runs + 1):
-            start = time.perf_counter()
-            work()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return float(np.median(times[1:]))
+    passes, seconds = _official_passes(model, a, sizes), _torch_seconds
+    single, several = torch.full((1, 1, 1), 2.0, device=device), torch.linspace(-200, 200, sizes.batch, device=device)
+    figures: dict[str, float] = {}
+    with torch.no_grad():
+        for what, layer in (("first layer", 0), ("middle layer", a.num_layers // 2), ("last block", a.num_layers - 1)):
+            hook = model.model.layers[layer].register_forward_hook(steered)
+            alphas[0] = single
+            figures[f"next-token, {what}, full passes"] = sizes.strengths * seconds(passes["full"], 8)
+            if layer == a.num_layers // 2:
+                figures["cross-entropy, full passes"] = sizes.costs * seconds(passes["loss"], 8)
+            alphas[0] = several[:, None, None]
+            figures[f"next-token, {what}, batched passes"] = sizes.strengths / sizes.batch * seconds(passes["batched"], 3)
+            hook.remove()
+        figures["vectors, full passes"] = seconds(passes["states"], 3)
+        for what in GENERATED:
+            figures[f"{what}, generate"] = seconds(passes[what], 3)
+    return figures
+
+
+def _official_passes(model: Any, a: Config, sizes: Sizes) -> dict[str, Callable[[], Any]]:
+    """What is timed of a model of transformers, by name: passes, and the generations of `GENERATED`."""
+    import torch
 
     lengths = ((1, sizes.prompt), (sizes.blocks, sizes.block), (sizes.texts, sizes.text), (sizes.together, sizes.prompt))
-    prompt, rows, texts, few = (torch.tensor(_rows(a, *shape), device=device) for shape in lengths)
+    prompt, rows, texts, few = (torch.tensor(_rows(a, *shape), device=model.device) for shape in lengths)
     many, targets = prompt.expand(sizes.batch, -1), rows[:, 1:].reshape(-1)
 
-    def full_pass() -> None:
+    def full() -> None:
         model(prompt).logits[0, -1].float().log_softmax(-1)
 
-    def batched_pass() -> None:
+    def batched() -> None:
         model(many, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
 
     def loss() -> None:
@@ -275,19 +288,19 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
         length = {"max_new_tokens": sizes.new, "min_new_tokens": sizes.new}
         return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **how, **length)
 
-    single, several = torch.full((1, 1, 1), 2.0, device=device), torch.linspace(-200, 200, sizes.batch, device=device)
-    figures: dict[str, float] = {}
-    with torch.no_grad():
-        for what, layer in (("first layer", 0), ("middle layer", a.num_layers // 2), ("last block", a.num_layers - 1)):
-            hook = model.model.layers[layer].register_forward_hook(steered)
-            alphas[0] = single
-            figures[f"next-token, {what}, full passes"] = sizes.strengths * seconds(full_pass, 8)
-            if layer == a.num_layers // 2:
-                figures["cross-entropy, full passes"] = sizes.costs * seconds(loss, 8)
-            alphas[0] = several[:, None, None]
-            figures[f"next-token, {what}, batched passes"] = sizes.strengths / sizes.batch * seconds(batched_pass, 3)
-            hook.remove()
-        figures["vectors, full passes"] = seconds(states, 3)
-        for what, ids in zip(GENERATED, (prompt, few), strict=True):
-            figures[f"{what}, generate"] = seconds(generated(ids), 3)
-    return figures
+    passes = {"full": full, "batched": batched, "loss": loss, "states": states}
+    return passes | {GENERATED[0]: generated(prompt), GENERATED[1]: generated(few)}
+
+
+def _torch_seconds(work: Callable[[], Any], runs: int) -> float:
+    """The median time of some runs, after one that warms up, each to the end of what it has begun on a CUDA device."""
+    import torch
+
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))

@@ -103,16 +103,23 @@ def reproduce(
     kept = keep(output.prepare_folder(folder / "instances"), verdicts, seed)
     on_model, missing = None, ""
     if model is not None:
-        try:
-            loaded = load(model) if isinstance(model, str) else model
-        except ValueError as error:
-            missing = str(error)
-        else:
-            on_model = validate(loaded, seed=seed) if check_model is None else check_model(loaded)
-            files |= write_validation(folder, on_model)
+        on_model, missing = _on_model(model, check_model or partial(validate, seed=seed))
+    if on_model is not None:
+        files |= write_validation(folder, on_model)
     seconds = time.perf_counter() - start
     page = report.write(folder, verdicts, files, kept, numbers, seconds, on_model=on_model, missing=missing)
     return Reproduction(verdicts, numbers, data, page, seconds, on_model, missing)
+
+
+def _on_model(
+    model: str | LanguageModel, check_model: Callable[[LanguageModel], Validation]
+) -> tuple[Validation | None, str]:
+    """What is found on a language model; or nothing, and why it could not be loaded."""
+    try:
+        loaded = load(model) if isinstance(model, str) else model
+    except ValueError as error:
+        return None, str(error)
+    return check_model(loaded), ""
 
 
 def write_validation(folder: Path, validation: Validation, *, alone: bool = False) -> dict[str, dict[str, Path]]:

@@ -157,16 +157,13 @@ def limiting(
 
     The autodiff route integrates the derivative from 0 until the curve has settled: the limit is what it adds up to.
     """
-    tolerance = 1e-7
-    panels, nodes, longest = 50, 8, 200.0
+    tolerance, longest = 1e-7, 200.0
 
     def start(instance):
         return increases(instance, events, closed_form_curves(instance, events, jnp.zeros(1))[:, 0])
 
     def saturated(instance, sign):
-        m = instance.log_odds
-        far = jax.vmap(lambda log_p: tilting.saturation(log_p, m, sign, tolerance / 100))(instance.log_p)
-        return sign * jnp.max(jnp.abs(far))
+        return _saturation(instance, sign, tolerance / 100)
 
     def instances(instance):
         def error(sign):
@@ -177,18 +174,13 @@ def limiting(
 
     def autodiff(instance):
         curves = model_curves(instance, events)
-        points, weights = np.polynomial.legendre.leggauss(nodes)
-        # Unit panels in units of 1/R where the curve bends at the scale R allows; wider ones if it settles late.
-        offsets = jnp.asarray((np.arange(panels)[:, None] + (points + 1) / 2).ravel() / panels)
-        total_weights = jnp.asarray(np.tile(weights / 2, panels) / panels)
+
+        def derivative(alpha):
+            return slope(lambda alpha: increases(instance, events, curves(alpha)), alpha)
 
         def error(sign):
             far = saturated(instance, sign)
-
-            def derivative(share):
-                return slope(lambda alpha: increases(instance, events, curves(alpha)), share * far)
-
-            added = far * jnp.tensordot(total_weights, jax.vmap(derivative)(offsets), axes=1)
+            added = _integral(derivative, far)
             return jnp.abs(added - value(instance, sign)), jnp.abs(far) * instance.range
 
         (up, far_up), (down, far_down) = error(1), error(-1)
@@ -209,6 +201,27 @@ def limiting(
         return float(margin_at_ends(swept.instance, ends[0], curves[:, 0], ends[-1], curves[:, -1]))
 
     return Claim(tex, instances, autodiff, sweep)
+
+
+def _saturation(instance: Instance, sign: int, tolerance: float) -> Float[Array, ""]:
+    """The strength of a sign from which on all contexts have settled."""
+    m = instance.log_odds
+    far = jax.vmap(lambda log_p: tilting.saturation(log_p, m, sign, tolerance))(instance.log_p)
+    return sign * jnp.max(jnp.abs(far))
+
+
+def _integral(
+    derivative: Callable[[Float[Array, ""]], Float[Array, "m i"]], end: Float[Array, ""], panels: int = 50, nodes: int = 8
+) -> Float[Array, "m i"]:
+    """The integral from 0 to `end`, by Gauss and Legendre in even panels.
+
+    For an end of 50/R these are unit panels in units of 1/R, where curves bend at the scale that R allows; for a curve that
+    settles later they are wider.
+    """
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    shares = jnp.asarray((np.arange(panels)[:, None] + (points + 1) / 2).ravel() / panels)
+    total_weights = jnp.asarray(np.tile(weights / 2, panels) / panels)
+    return end * jnp.tensordot(total_weights, jax.vmap(lambda share: derivative(share * end))(shares), axes=1)
 
 
 def on_sweep(margin: Callable[[Instance, Float[Array, " K"], Float[Array, "m K V"]], Float[Array, ""]]):

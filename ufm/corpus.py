@@ -101,6 +101,32 @@ def from_table(
         ValueError: concepts that overlap or leave a token out, rows that do not sum to 1 (to the square root of the
             precision), are negative or hold NaN, a context whose concept does not exist, weights that are not positive.
     """
+    table, sums = _checked_table(p)
+    if not isinstance(concepts, Concepts):
+        concepts = Concepts.from_lists(concepts, table.shape[1])
+    require(
+        concepts.vocabulary_size == table.shape[1],
+        "concepts",
+        f"a partition of the {table.shape[1]} tokens of p",
+        f"one of {concepts.vocabulary_size}",
+    )
+    owner, row = _checked_contexts(concept_of_context, row, len(table), concepts.count)
+    pi = _checked_weights(weights, row.size)
+    words = None if words is None else _checked_words(words, row.size, table.shape[1])
+    with np.errstate(divide="ignore"):
+        log_rows = np.log(table) - np.log(sums)[:, None]
+    return Corpus(
+        log_rows=jnp.asarray(log_rows),
+        row=jnp.asarray(row),
+        weights=jnp.asarray(pi / pi.sum()),
+        concept=jnp.asarray(owner),
+        concepts=concepts,
+        words=None if words is None else jnp.asarray(words),
+    )
+
+
+def _checked_table(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The table of probabilities, ``[r, V]`` floats, and the sums of its rows, ``[r]``."""
     table = np.asarray(p)
     require(table.ndim == 2 and table.size > 0, "p", "a table [contexts, vocabulary]", f"shape {table.shape}")
     tolerance = np.sqrt(np.finfo(table.dtype if np.issubdtype(table.dtype, np.floating) else float).eps)
@@ -116,17 +142,15 @@ def from_table(
     sums = table.sum(axis=1)
     worst = int(np.argmax(np.abs(sums - 1)))
     require(bool(abs(sums[worst] - 1) <= tolerance), "p", "rows that sum to 1", f"{sums[worst]!r} in row {worst}")
+    return table, sums
 
-    if not isinstance(concepts, Concepts):
-        concepts = Concepts.from_lists(concepts, table.shape[1])
-    require(
-        concepts.vocabulary_size == table.shape[1],
-        "concepts",
-        f"a partition of the {table.shape[1]} tokens of p",
-        f"one of {concepts.vocabulary_size}",
-    )
+
+def _checked_contexts(
+    concept_of_context: Sequence[int] | np.ndarray, row: Sequence[int] | np.ndarray | None, rows: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The concept and the row of each context, ``[m]`` integers."""
     owner = np.asarray(concept_of_context)
-    row = np.arange(len(table)) if row is None else np.asarray(row)
+    row = np.arange(rows) if row is None else np.asarray(row)
     require(
         owner.shape == row.shape and row.ndim == 1 and row.size > 0,
         "concept_of_context",
@@ -135,37 +159,37 @@ def from_table(
     )
     for argument, array in (("concept_of_context", owner), ("row", row)):
         require(np.issubdtype(array.dtype, np.integer), argument, "integers", f"numbers of type {array.dtype}")
-    require(bool(((row >= 0) & (row < len(table))).all()), "row", f"rows in 0..{len(table) - 1}", row.tolist())
-    unknown = np.flatnonzero((owner < 0) | (owner >= concepts.count))
+    require(bool(((row >= 0) & (row < rows)).all()), "row", f"rows in 0..{rows - 1}", row.tolist())
+    unknown = np.flatnonzero((owner < 0) | (owner >= count))
     if unknown.size:
         j = int(unknown[0])
-        require(False, "concept_of_context", f"concepts in 0..{concepts.count - 1}", f"{owner[j]} for context {j}")
-    pi = np.full(row.size, 1.0) if weights is None else np.asarray(weights, dtype=float)
-    require(pi.shape == row.shape, "weights", f"one weight for each of the {row.size} contexts", f"shape {pi.shape}")
+        require(False, "concept_of_context", f"concepts in 0..{count - 1}", f"{owner[j]} for context {j}")
+    return owner, row
+
+
+def _checked_weights(weights: Sequence[float] | np.ndarray | None, contexts: int) -> np.ndarray:
+    """The weights of contexts as they are given, or all 1: ``[m]`` floats."""
+    pi = np.full(contexts, 1.0) if weights is None else np.asarray(weights, dtype=float)
+    require(pi.shape == (contexts,), "weights", f"one weight for each of the {contexts} contexts", f"shape {pi.shape}")
     wrong = np.flatnonzero(~(np.isfinite(pi) & (pi > 0)))
     if wrong.size:
         require(False, "weights", "positive numbers", f"{pi[wrong[0]]} for context {wrong[0]}")
-    if words is not None:
-        words = np.asarray(words)
-        require(
-            words.ndim == 2 and len(words) == row.size,
-            "words",
-            f"the tokens of each of the {row.size} contexts",
-            f"shape {words.shape}",
-        )
-        require(np.issubdtype(words.dtype, np.integer), "words", "tokens, which are integers", words.dtype)
-        outside = words[(words < 0) | (words >= table.shape[1])]
-        require(outside.size == 0, "words", f"tokens in 0..{table.shape[1] - 1}", outside[:5].tolist())
-    with np.errstate(divide="ignore"):
-        log_rows = np.log(table) - np.log(sums)[:, None]
-    return Corpus(
-        log_rows=jnp.asarray(log_rows),
-        row=jnp.asarray(row),
-        weights=jnp.asarray(pi / pi.sum()),
-        concept=jnp.asarray(owner),
-        concepts=concepts,
-        words=None if words is None else jnp.asarray(words),
+    return pi
+
+
+def _checked_words(words: np.ndarray, contexts: int, vocabulary: int) -> np.ndarray:
+    """The tokens of contexts, ``[m, T-1]`` integers."""
+    words = np.asarray(words)
+    require(
+        words.ndim == 2 and len(words) == contexts,
+        "words",
+        f"the tokens of each of the {contexts} contexts",
+        f"shape {words.shape}",
     )
+    require(np.issubdtype(words.dtype, np.integer), "words", "tokens, which are integers", words.dtype)
+    outside = words[(words < 0) | (words >= vocabulary)]
+    require(outside.size == 0, "words", f"tokens in 0..{vocabulary - 1}", outside[:5].tolist())
+    return words
 
 
 @typed

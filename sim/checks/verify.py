@@ -1,9 +1,10 @@
 """The verification run: statements by routes, with a verdict for each, as data and as JSON."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from sim.output import package_version
 from sim.toy.curves import Trained
 from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, examples, find, routes
+from theory.rationals import RationalInstance
 from theory.statement import TABLES
 from ufm._check import require, typed
 from ufm.precision import in_float64
@@ -97,7 +99,7 @@ def verify(
     Raises:
         ValueError: an unknown id or route, fewer than one instance.
     """
-    chosen = [find(name, REGISTRY) for name in ids] if ids else list(REGISTRY.values())
+    statements = [find(name, REGISTRY) for name in ids] if ids else list(REGISTRY.values())
     unknown = [name for name in names if name not in routes.ROUTES]
     require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
     require(workers >= 1, "workers", "at least one", workers)
@@ -105,42 +107,16 @@ def verify(
     wanted = [
         (route, statement, claim)
         for route in ORDER
-        for statement in chosen
+        for statement in statements
         for claim in ((statement.claim, statement.twin) if twins and route in TWIN_ROUTES else (statement.claim,))
         if route in names and routes.applies(claim, route)
     ]
-    key = jax.random.key(seed)
     with in_float64(), ThreadPoolExecutor(workers) as pool:
-        domains = {statement.domain.name: statement.domain for statement in chosen}
-        swept = {}
-        if "sweep" in names:
-            train = trained or partial(train_gallery, seed)
-            swept = {
-                name: pool.submit(_sweep_gallery, train) if name == TABLES.name else pool.submit(_measured, domain, seed)
-                for name, domain in domains.items()
-            }
-        random = {"instances", "autodiff"} & set(names)
-        populations = {name: routes.populate(key, instances, domain) for name, domain in domains.items() if random}
-        exacts = list(examples.exact_instances().values()) if "certificate" in names else []
-
-        def check(route: str, statement: Statement, claim: Claim) -> Evidence:
-            population = populations.get(statement.domain.name)
-            # The setting belongs to a thread, so each worker enters it.
-            with in_float64():
-                if route == "instances":
-                    return routes.instances(statement, population, claim=claim)
-                if route == "autodiff":
-                    few = routes.subset(population, max(min(instances, AUTODIFF_SHARE), instances // AUTODIFF_SHARE))
-                    return routes.autodiff(statement, few, claim=claim)
-                if route == "sweep":
-                    return routes.sweep(statement, swept[statement.domain.name].result(), claim=claim)
-                if route == "certificate":
-                    return routes.certificate(statement, exacts, claim=claim)
-                if route == "symbolic":
-                    return routes.symbolic(statement, claim=claim)
-                return routes.refutation(statement, key, claim=claim)
-
-        futures = {(claim, route): pool.submit(check, route, statement, claim) for route, statement, claim in wanted}
+        domains = {statement.domain.name: statement.domain for statement in statements}
+        material = _material(pool, domains, names, seed, instances, trained or partial(train_gallery, seed))
+        futures = {
+            (claim, route): pool.submit(_check, route, statement, claim, material) for route, statement, claim in wanted
+        }
         with tqdm(total=len(futures), desc="verify", unit="route", disable=None) as bar:
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
@@ -148,7 +124,64 @@ def verify(
             def evidence(claim: Claim) -> tuple[Evidence, ...]:
                 return tuple(futures[claim, route].result() for route in routes.ROUTES if (claim, route) in futures)
 
-            return [Verdict(statement, evidence(statement.claim), evidence(statement.twin)) for statement in chosen]
+            return [Verdict(statement, evidence(statement.claim), evidence(statement.twin)) for statement in statements]
+
+
+class _Material(NamedTuple):
+    """What the routes check statements on.
+
+    Attributes:
+        populations: random instances, by the name of their domain.
+        swept: the futures of measured sweeps, by the name of their domain.
+        exacts: tables in fractions.
+        instances: how many random ones.
+        key: of the attacks.
+    """
+
+    populations: dict[str, Any]
+    swept: dict[str, Future[Any]]
+    exacts: list[RationalInstance]
+    instances: int
+    key: jax.Array
+
+
+def _material(
+    pool: ThreadPoolExecutor,
+    domains: dict[str, Domain],
+    names: Sequence[str],
+    seed: int,
+    instances: int,
+    train: Callable[[], dict[str, Trained]],
+) -> _Material:
+    """What the routes named need: models are trained in the pool, as its first work."""
+    swept = {}
+    if "sweep" in names:
+        swept = {
+            name: pool.submit(_sweep_gallery, train) if name == TABLES.name else pool.submit(_measured, domain, seed)
+            for name, domain in domains.items()
+        }
+    key, random = jax.random.key(seed), {"instances", "autodiff"} & set(names)
+    populations = {name: routes.populate(key, instances, domain) for name, domain in domains.items() if random}
+    exacts = list(examples.exact_instances().values()) if "certificate" in names else []
+    return _Material(populations, swept, exacts, instances, key)
+
+
+def _check(route: str, statement: Statement, claim: Claim, material: _Material) -> Evidence:
+    """What a route finds about a claim; for a worker, which the setting of float64 does not come to by itself."""
+    name = statement.domain.name
+    with in_float64():
+        if route == "instances":
+            return routes.instances(statement, material.populations[name], claim=claim)
+        if route == "autodiff":
+            few = max(min(material.instances, AUTODIFF_SHARE), material.instances // AUTODIFF_SHARE)
+            return routes.autodiff(statement, routes.subset(material.populations[name], few), claim=claim)
+        if route == "sweep":
+            return routes.sweep(statement, material.swept[name].result(), claim=claim)
+        if route == "certificate":
+            return routes.certificate(statement, material.exacts, claim=claim)
+        if route == "symbolic":
+            return routes.symbolic(statement, claim=claim)
+        return routes.refutation(statement, material.key, claim=claim)
 
 
 def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:

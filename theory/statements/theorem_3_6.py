@@ -53,6 +53,12 @@ def _straight_nu(instance: Instance, edges, nodes: int, events):
     return edges[None, :, None] * slopes(instance, jnp.zeros(()), events)[:, None, :]
 
 
+def _halves(instance: Instance):
+    """The strengths at which the claim is checked, from 0 up and from 0 down."""
+    edges = jnp.linspace(0, _REACH, _STEPS // 2 + 1) / instance.range
+    return edges, -edges
+
+
 def reparametrised_tanh(tex: str, events: Events, identities, *, straight: bool = False) -> Claim:
     """The claim that the probability of events is a tanh of nu, which is the integral of `slopes`.
 
@@ -80,36 +86,27 @@ def reparametrised_tanh(tex: str, events: Events, identities, *, straight: bool 
     def worst(instance, left, right):
         return jnp.max(jnp.where(jnp.all(events(instance), axis=-1), 0, jnp.abs(left - right)))
 
-    def halves(instance):
-        edges = jnp.linspace(0, _REACH, _STEPS // 2 + 1) / instance.range
-        return edges, -edges
-
     def instances(instance):
         def error(edges):
             curves = closed_form_curves(instance, events, edges)
             return worst(instance, observed(instance, curves), predicted(instance, nu(instance, edges, _NODES, events)))
 
-        up, down = halves(instance)
+        up, down = _halves(instance)
         return margin(instance, 1e-10, jnp.maximum(error(up), error(down)))
 
     def autodiff(instance):
         curves = model_curves(instance, events)
 
         def error(alpha):
-            return (
-                worst(instance, slope(curves, alpha), slopes(instance, 0 * alpha if straight else alpha, events))
-                / instance.range
-            )
+            predicted_slope = slopes(instance, 0 * alpha if straight else alpha, events)
+            return worst(instance, slope(curves, alpha), predicted_slope) / instance.range
 
-        return margin(instance, 1e-9, jnp.max(jax.vmap(error)(jnp.concatenate(halves(instance)))))
+        return margin(instance, 1e-9, jnp.max(jax.vmap(error)(jnp.concatenate(_halves(instance)))))
 
     @compiled_quickly
     def margin_on_grid(instance, alphas, measured):
-        return margin(
-            instance,
-            1e-7,
-            worst(instance, observed(instance, measured), predicted(instance, nu(instance, alphas, 4, events))),
-        )
+        expected = predicted(instance, nu(instance, alphas, 4, events))
+        return margin(instance, 1e-7, worst(instance, observed(instance, measured), expected))
 
     def sweep(swept: Measured):
         curves = measured_curves(swept, events)

@@ -109,74 +109,74 @@ def _of_next_token(experiment: Experiment, data: dict[str, xr.Dataset]) -> Itera
     curves = experiment.store.data("next-token")
     data["shapes"] = shapes(curves)
     data["dominating"] = dominating(experiment, curves)
+    yield from _of_bumps(curves, data["shapes"]["share"])
+    for concept, layer in _pairs(curves):
+        yield from _of_order(experiment, data, concept, layer)
+        yield from _of_ends(curves.sel(concept=concept, layer=layer).isel(variant=0), _about(concept, layer))
+    yield from _of_resamples(experiment, curves)
+
+
+def _of_bumps(curves: xr.Dataset, shares: xr.DataArray) -> Iterator[PaperClaim]:
+    """How many of the likeliest tokens have one bump, under every variant."""
     main = str(curves["variant"].values[0])
-    for variant in curves["variant"].values:
-        if str(variant).startswith("resampled"):
+    for variant in map(str, curves["variant"].values):
+        if variant.startswith("resampled"):
             continue
         for concept, layer in _pairs(curves):
-            share = data["shapes"]["share"].sel(variant=variant, concept=concept, layer=layer, kind=KINDS_OF_CURVE[0])
+            share = shares.sel(variant=variant, concept=concept, layer=layer, kind=KINDS_OF_CURVE[0])
             if np.isnan(share).all():
                 continue
-            about = f"{_about(concept, layer)}{'' if variant == main else f', {variant}'}"
-            value, error = _mean(share.values)
             yield PaperClaim(
                 "S, theorem 3.3",
                 "most tokens show one bump",
-                about,
+                _about(concept, layer) + ("" if variant == main else f", {variant}"),
                 "share of the likeliest tokens",
-                value,
-                error,
+                *_mean(share.values),
                 least=0.5,
             )
-    for concept, layer in _pairs(curves):
-        about, place = _about(concept, layer), {"concept": concept, "layer": layer}
-        tau, tau_error = order(data["shapes"], main, concept, layer)
+
+
+def _of_order(experiment: Experiment, data: dict[str, xr.Dataset], concept: str, layer: int) -> Iterator[PaperClaim]:
+    """Where bumps are, and which tokens dominate in the end, against the log-odds."""
+    about, bumps = _about(concept, layer), data["shapes"]
+    yield PaperClaim(
+        "S, theorem 3.3",
+        "bumps come in the order of the log-odds",
+        about,
+        "Kendall's tau of single bumps and log-odds",
+        *order(bumps, str(bumps["variant"].values[0]), concept, layer),
+        least=0.0,
+    )
+    last = layer == experiment.lm.config.num_layers - 1
+    yield PaperClaim(
+        "S, section 5",
+        f"tokens that dominate {'have' if last else 'need not have'} extreme log-odds",
+        about,
+        "mean percentile of their log-odds",
+        *_mean(data["dominating"]["percentile"].sel(concept=concept, layer=layer)),
+        least=0.99 if last else None,
+        most=None if last else 0.99,
+    )
+
+
+def _of_ends(sweeps: xr.Dataset, about: str) -> Iterator[PaperClaim]:
+    """How the logits of all tokens begin to move, and where they end."""
+    yield PaperClaim(
+        "S, lemma B.4",
+        "logits begin to move along the log-odds",
+        about,
+        "correlation of their slopes at 0 with the log-odds",
+        *_mean(sweeps["agreement"]),
+    )
+    for k, side in enumerate(("low", "high")):
         yield PaperClaim(
-            "S, theorem 3.3",
-            "bumps come in the order of the log-odds",
-            about,
-            "Kendall's tau of single bumps and log-odds",
-            tau,
-            tau_error,
-            least=0.0,
+            "S, proposition 4.1",
+            "strong steering forgets the prompt",
+            f"{about}, {side} end",
+            "total variation to the limit",
+            *_mean(sweeps["apart"].isel(side=k)),
+            most=0.1,
         )
-        value, error = _mean(data["dominating"]["percentile"].sel(place).values.ravel())
-        last = layer == experiment.lm.config.num_layers - 1
-        says = (
-            "tokens that dominate have extreme log-odds" if last else "tokens that dominate need not have extreme log-odds"
-        )
-        yield PaperClaim(
-            "S, section 5",
-            says,
-            about,
-            "mean percentile of their log-odds",
-            value,
-            error,
-            least=0.99 if last else None,
-            most=None if last else 0.99,
-        )
-        first = curves.sel(place).isel(variant=0)
-        value, error = _mean(first["agreement"].values.ravel())
-        yield PaperClaim(
-            "S, lemma B.4",
-            "logits begin to move along the log-odds",
-            about,
-            "correlation of their slopes at 0 with the log-odds",
-            value,
-            error,
-        )
-        for k, side in enumerate(("low", "high")):
-            value, error = _mean(first["apart"].isel(side=k).values.ravel())
-            yield PaperClaim(
-                "S, proposition 4.1",
-                "strong steering forgets the prompt",
-                f"{about}, {side} end",
-                "total variation to the limit",
-                value,
-                error,
-                most=0.1,
-            )
-    yield from _of_resamples(experiment, curves)
 
 
 def shapes(curves: xr.Dataset) -> xr.Dataset:
@@ -257,14 +257,12 @@ def _of_resamples(experiment: Experiment, curves: xr.Dataset) -> Iterator[PaperC
                     increases.append(np.exp(log_p.astype(float)) - np.exp(float(start)))
             if len(increases) > 1:
                 rises.append(np.std(increases, axis=0, ddof=1).max() / max(np.abs(np.mean(increases, axis=0)).max(), 1e-12))
-        value, error = _mean(np.asarray(rises))
         yield PaperClaim(
             "S, figure A.3",
             "other texts of the same kind give much the same curves",
             _about(str(concept), experiment.settings.middle),
             "largest deviation over largest rise, mean of tokens",
-            value,
-            error,
+            *_mean(rises),
             most=0.5,
         )
 
@@ -285,9 +283,8 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
         for measure, variable in (("score", "score"), ("lexicon", "in_lexicon"), ("ratio", "ratio")):
             values = texts[variable].where(texts["answer"] != MISSING)
             positive, negative = (_finite(values.sel(side=side).values) for side in ("positive", "negative"))
-            value, error = auc(positive, negative)
             says = f"the {measure} tells the concept's texts from the others"
-            told = PaperClaim("judge", says, name, "AUC", value, error, least=0.7)
+            told = PaperClaim("judge", says, name, "AUC", *auc(positive, negative), least=0.7)
             yield told
             if told.verdict != "holds":
                 blind.add(("answer" if measure == "score" else measure, name))
@@ -376,72 +373,74 @@ def auc(positive: Float[np.ndarray, " n"], negative: Float[np.ndarray, " m"]) ->
 def _of_cross_entropy(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator[PaperClaim]:
     del data
     curves = experiment.store.data("cross-entropy")
-    alphas, tokens = curves["alpha"].values, experiment.settings.cross_entropy.tokens - 1
-    near = np.flatnonzero(alphas > 0)[0]
-    far = {"low": 0, "high": alphas.size - 1}
     for concept, layer in _pairs(curves):
-        about = _about(concept, layer)
         both = {kind: curves.sel(concept=concept, layer=layer, text=kind) for kind in ("foreign", "own")}
-        foreign, own = both["foreign"], both["own"]
-        value, error = _mean(foreign["slope"].values)
+        about = _about(concept, layer)
+        slope, error = _mean(both["foreign"]["slope"])
         yield PaperClaim(
             "S, theorem 3.8",
             "no linear term on text of others",
             f"{about}, foreign text",
             "|slope| in standard errors",
-            abs(value / error),
+            abs(slope / error),
             0.0,
             most=3.0,
         )
-        slope, kappa = float(own["slope"].mean()), float(own["curvature"].mean())
-        deviation = np.sqrt(2 * kappa / (tokens * own.sizes["block"]))
+        yield from _of_parabola(both["own"], about, experiment.settings.cross_entropy.tokens - 1)
+        for kind, sweep in both.items():
+            yield from _of_cost(sweep, f"{about}, {kind} text")
+
+
+def _of_parabola(own: xr.Dataset, about: str, tokens: int) -> Iterator[PaperClaim]:
+    """The linear and the quadratic term on text of the model's own, so many tokens in each block."""
+    slope, kappa = float(own["slope"].mean()), float(own["curvature"].mean())
+    deviation = np.sqrt(2 * kappa / (tokens * own.sizes["block"]))
+    yield PaperClaim(
+        "S, theorem 3.8; N9",
+        "no linear term on its own text",
+        f"{about}, own text",
+        "|slope| in standard errors",
+        abs(slope / deviation),
+        0.0,
+        most=3.0,
+    )
+    alphas = own["alpha"].values
+    near = np.flatnonzero(alphas > 0)[0]
+    a = float(alphas[near])
+    pair = own["divergence"].isel(strength=[near, alphas.size - 1 - near]).mean("strength").values / a**2
+    yield PaperClaim(
+        "S, theorem 3.8; N9",
+        "the quadratic term is N9's",
+        f"{about}, own text",
+        f"KL / alpha² at ±{a:.2g} over the curvature",
+        *_ratio(pair, own["curvature"].values),
+        least=0.8,
+        most=1.25,
+    )
+
+
+def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
+    """What steering costs at least, and in the end, on text of one kind."""
+    alphas, increase = sweep["alpha"].values, sweep["increase"]
+    worst = int(np.argmin(np.where(alphas == 0, np.inf, increase.mean("block").values)))
+    yield PaperClaim(
+        "S, section 5",
+        "steering always costs",
+        about,
+        f"smallest increase of cross-entropy, at {alphas[worst]:.2g}, nats",
+        *_mean(increase.isel(strength=worst)),
+        least=0.0,
+    )
+    for k, (side, end) in enumerate({"low": 0, "high": alphas.size - 1}.items()):
         yield PaperClaim(
-            "S, theorem 3.8; N9",
-            "no linear term on its own text",
-            f"{about}, own text",
-            "|slope| in standard errors",
-            abs(slope / deviation),
-            0.0,
-            most=3.0,
+            "S, proposition 4.1",
+            "cross-entropy has a plateau, that of the limit",
+            f"{about}, {side} end",
+            "increase at the end over that of the limit",
+            *_ratio(increase.isel(strength=end).values, sweep["plateau"].isel(side=k).values),
+            least=0.9,
+            most=1.1,
         )
-        a = float(alphas[near])
-        pair = own["divergence"].isel(strength=[near, alphas.size - 1 - near]).mean("strength").values / a**2
-        value, error = _ratio(pair, own["curvature"].values)
-        yield PaperClaim(
-            "S, theorem 3.8; N9",
-            "the quadratic term is N9's",
-            f"{about}, own text",
-            f"KL / alpha² at ±{a:.2g} over the curvature",
-            value,
-            error,
-            least=0.8,
-            most=1.25,
-        )
-        for kind, of_kind in both.items():
-            means = of_kind["increase"].mean("block").values
-            worst = int(np.argmin(np.where(alphas == 0, np.inf, means)))
-            value, error = _mean(of_kind["increase"].isel(strength=worst).values)
-            yield PaperClaim(
-                "S, section 5",
-                "steering always costs",
-                f"{about}, {kind} text",
-                f"smallest increase of cross-entropy, at {alphas[worst]:.2g}, nats",
-                value,
-                error,
-                least=0.0,
-            )
-            for k, (side, end) in enumerate(far.items()):
-                value, error = _ratio(of_kind["increase"].isel(strength=end).values, of_kind["plateau"].isel(side=k).values)
-                yield PaperClaim(
-                    "S, proposition 4.1",
-                    "cross-entropy has a plateau, that of the limit",
-                    f"{about}, {kind} text, {side} end",
-                    "increase at the end over that of the limit",
-                    value,
-                    error,
-                    least=0.9,
-                    most=1.1,
-                )
 
 
 def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator[PaperClaim]:
@@ -451,24 +450,20 @@ def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterat
     middle = answers.sizes["strength"] // 2
     for concept, layer in _pairs(answers):
         hits = right.sel(concept=concept, layer=layer).transpose("strength", "question").values
-        value, error = _mean(hits[middle])
         yield PaperClaim(
             "S, figure A.6",
             "the model answers better than by chance",
             _about(concept, layer),
             "accuracy at 0",
-            value,
-            error,
+            *_mean(hits[middle]),
             least=0.25,
         )
-        value, error = _mean((hits[0] + hits[-1]) / 2 - hits[middle])
         yield PaperClaim(
             "S, figure A.6",
             "strong steering makes answers worse",
             _about(concept, layer),
             "accuracy at the ends less that at 0",
-            value,
-            error,
+            *_mean((hits[0] + hits[-1]) / 2 - hits[middle]),
             most=0.0,
         )
 
@@ -490,7 +485,7 @@ def _about(concept: str, layer: int) -> str:
     return f"{concept}, block {layer}"
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def _mean(values: Sequence[float] | np.ndarray | xr.DataArray) -> tuple[float, float]:
     """The mean and its standard error; NaN where there are too few values."""
     numbers = _finite(values)
     if numbers.size == 0:
@@ -498,7 +493,7 @@ def _mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(numbers.mean()), float(numbers.std(ddof=1) / np.sqrt(numbers.size)) if numbers.size > 1 else float("nan")
 
 
-def _finite(values: Sequence[float] | np.ndarray) -> Float[np.ndarray, " n"]:
+def _finite(values: Sequence[float] | np.ndarray | xr.DataArray) -> Float[np.ndarray, " n"]:
     numbers = np.asarray(values, float).ravel()
     return numbers[np.isfinite(numbers)]
 

@@ -6,7 +6,6 @@ the whole distribution has moved. Nothing of the size of vocabulary and strength
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,19 +42,46 @@ def next_token(experiment: Experiment) -> None:
         experiment.tokenizer.encode(text)[: settings.context] for text in experiment.inputs.contexts[: settings.contexts]
     ]
     length = max(map(len, contexts))
-    coords: dict[str, Any] = {
-        "variant": [variant.name for variant in steered],
-        "concept": list(experiment.settings.concepts),
-        "layer": [int(layer) for layer in experiment.settings.layers],
-        "context": np.arange(len(contexts)),
-        "strength": np.arange(settings.strengths),
-        "slot": np.arange(2 * settings.kept),
-        "side": ["low", "high"],
-    }
+    layout = _layout(experiment, [experiment.tokenizer.decode(row) for row in contexts])
+    concepts, layers = experiment.settings.concepts, [int(layer) for layer in experiment.settings.layers]
+    # The first variant at all layers, the others in the middle.
+    middle = layers.index(experiment.settings.middle)
+    wanted = [cell for cell in layout.all_cells if cell[0] == 0 or cell[2] == middle]
+    out = readout(experiment.lm)
+
+    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
+        number, concept, layer, k = cell
+        variant, name, at = steered[number], concepts[concept], layers[layer]
+        split = experiment.lm.split([contexts[k]], at, length=length)
+        v = jnp.asarray(experiment.vector(name, at, variant))
+        split, steering = split.prepared(Steering(Add(v), tokens=Last() if variant.last_only else All()))
+        limits = jnp.stack([out.limit(v, -1), out.limit(v, 1)])
+        odds = jnp.asarray(experiment.log_odds(name, variant))
+        alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
+        values = swept(split, steering, alphas, odds, limits, kept=settings.kept)
+        finite_at(split, alphas, values["log_p"])
+        return {name: np.asarray(value) for name, value in values.items()} | {
+            "scale": np.asarray(jnp.linalg.norm(end_states(split)) / jnp.linalg.norm(v))
+        }
+
+    experiment.store.fill("next-token", layout, compute, wanted=wanted, progress=experiment.progress)
+
+
+def _layout(experiment: Experiment, texts: list[str]) -> Layout:
+    """What the group has, for contexts of these texts: a cell for every variant, concept, layer and context."""
+    settings, steered = experiment.settings.next_token, experiment.settings.steered
     cut_dims = ("variant", "concept", "layer", "context")
     of_slot, of_strength, of_side = ((*cut_dims, dim) for dim in ("slot", "strength", "side"))
-    layout = Layout(
-        coords,
+    return Layout(
+        {
+            "variant": [variant.name for variant in steered],
+            "concept": list(experiment.settings.concepts),
+            "layer": [int(layer) for layer in experiment.settings.layers],
+            "context": np.arange(len(texts)),
+            "strength": np.arange(settings.strengths),
+            "slot": np.arange(2 * settings.kept),
+            "side": ["low", "high"],
+        },
         {
             "token": (of_slot, "int32"),
             "log_p": ((*of_strength, "slot"), "float32"),
@@ -72,30 +98,9 @@ def next_token(experiment: Experiment) -> None:
         dict.fromkeys(cut_dims, 1),
         fixed={
             "alpha": (("variant", "strength"), np.stack([settings.alphas(variant) for variant in steered])),
-            "text": (("context",), [experiment.tokenizer.decode(row) for row in contexts]),
+            "text": (("context",), texts),
         },
     )
-    # The first variant at all layers, the others in the middle.
-    middle = coords["layer"].index(experiment.settings.middle)
-    wanted = [cell for cell in layout.all_cells if cell[0] == 0 or cell[2] == middle]
-    out = readout(experiment.lm)
-
-    def compute(cell: Cell) -> Mapping[str, np.ndarray]:
-        number, concept, layer, k = cell
-        variant, name, at = steered[number], coords["concept"][concept], coords["layer"][layer]
-        split = experiment.lm.split([contexts[k]], at, length=length)
-        v = jnp.asarray(experiment.vector(name, at, variant))
-        split, steering = split.prepared(Steering(Add(v), tokens=Last() if variant.last_only else All()))
-        limits = jnp.stack([out.limit(v, -1), out.limit(v, 1)])
-        odds = jnp.asarray(experiment.log_odds(name, variant))
-        alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
-        values = swept(split, steering, alphas, odds, limits, kept=settings.kept)
-        finite_at(split, alphas, values["log_p"])
-        return {name: np.asarray(value) for name, value in values.items()} | {
-            "scale": np.asarray(jnp.linalg.norm(end_states(split)) / jnp.linalg.norm(v))
-        }
-
-    experiment.store.fill("next-token", layout, compute, wanted=wanted, progress=experiment.progress)
 
 
 @partial(jax.jit, static_argnames="kept")
