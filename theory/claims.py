@@ -1,4 +1,4 @@
-"""Claims that several statements share: a curve is monotone in alpha, a curve has a limit, one thing equals another.
+"""Makers of the claims that statements share: a curve is monotone in alpha, a curve has a limit, one thing equals another.
 
 A curve belongs to an item of a context: the log-probability of a token, or the log-odds of an event (a set of tokens: a
 concept, say). Both kinds are computed three ways: in closed form (instances), through a split model of gap 0 that JAX can

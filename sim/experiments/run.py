@@ -35,7 +35,7 @@ STAGES: dict[str, tuple[Callable[[Experiment], None], tuple[str, ...]]] = {
 }
 """Every stage, and those that it needs."""
 
-CHECKS: dict[str, Callable[[Experiment], object]] = {
+INPUT_CHECKS: dict[str, Callable[[Experiment], object]] = {
     "prompts": known,
     "blocks": enough,
     "mmlu": rows_of,
@@ -70,8 +70,8 @@ def run(
     for name in chosen:
         need(name)
     for name in order:
-        if name in CHECKS and not (name in experiment.store.groups and experiment.store.finished(name)):
-            CHECKS[name](experiment)
+        if name in INPUT_CHECKS and not (name in experiment.store.groups and experiment.store.finished(name)):
+            INPUT_CHECKS[name](experiment)
     for name in order:
         told(name)
         STAGES[name][0](experiment)

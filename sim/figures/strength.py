@@ -40,7 +40,7 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
 
     Args:
         data: `shown` over measure, concept, layer, strength, prompt and completion, as
-            `sim.experiments.strength.claims.presence` has it.
+            `sim.experiments.strength.paper_claims.presence` has it.
         fits: `level`, `height`, `rate` and `centre` over concept, layer and measure (`MEASURES`), of which
             ``level + height tanh(rate (alpha - centre))`` is drawn; if left out, they may be in `data`.
     """
@@ -74,7 +74,7 @@ def measured(sweep: xr.Dataset, measure: str) -> Estimate:
     """The share of completions that show the concept, at every strength.
 
     Args:
-        sweep: `shown` of one concept and layer (`sim.experiments.strength.claims.presence`).
+        sweep: `shown` of one concept and layer (`sim.experiments.strength.paper_claims.presence`).
         measure: by which of `MEASURES`.
     """
     flat = sweep["shown"].sel(measure=measure).stack(text_of=("prompt", "completion"), create_index=False)

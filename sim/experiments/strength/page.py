@@ -10,7 +10,7 @@ import xarray as xr
 from sim import output
 from sim.experiments.experiment import Experiment
 from sim.experiments.strength import STAGES
-from sim.experiments.strength.claims import PaperClaim, TestedClaims, claims
+from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims
 from sim.figures.panels import NothingToDrawError
 from sim.figures.strength import PAPER_FIGURES
 from sim.figures.style import Drawing, save

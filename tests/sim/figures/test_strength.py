@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy.special import log_softmax
 
 from sim.experiments.settings import grid
-from sim.experiments.strength.claims import presence
+from sim.experiments.strength.paper_claims import presence
 from sim.figures.next_token import curves, over_resamples, single_bumps
 from sim.figures.panels import NothingToDrawError, linear_width, mean, nice_ticks, share
 from sim.figures.strength import (

@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 from scipy.stats import norm
 
-from sim.experiments.strength import claims
-from sim.experiments.strength.claims import PaperClaim
+from sim.experiments.strength import paper_claims
+from sim.experiments.strength.paper_claims import PaperClaim
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_auc_is_the_chance_of_the_right_order():
     rng = np.random.default_rng(0)
     positive, negative = rng.normal(1.0, 1.0, 400), rng.normal(0.0, 1.0, 300)
     counted = np.mean([(p > q) + (p == q) / 2 for p in positive for q in negative])
-    value, error = claims.auc(positive, negative)
+    value, error = paper_claims.auc(positive, negative)
     assert value == pytest.approx(counted)
     assert abs(value - norm.cdf(1 / np.sqrt(2))) < 3 * error
-    draws = [claims.auc(rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 30))[0] for _ in range(400)]
-    assert claims.auc(rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 30))[1] == pytest.approx(np.std(draws), rel=0.5)
+    draws = [paper_claims.auc(rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 30))[0] for _ in range(400)]
+    assert paper_claims.auc(rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 30))[1] == pytest.approx(np.std(draws), rel=0.5)
 
 
 def curves(places, odds, alphas):
@@ -62,18 +62,18 @@ def curves(places, odds, alphas):
 def test_shapes_count_bumps_and_know_their_order():
     alphas = np.linspace(-20, 20, 401)
     data = curves([-6.0, 2.0, 8.0, np.inf, 5.0], [-1.0, 0.5, 3.0, 9.0, 1.0], alphas)
-    summary = claims.shapes(data)
+    summary = paper_claims.shapes(data)
     np.testing.assert_allclose(summary["share"].values.ravel(), [0.8, 0.2, 0.0])
     np.testing.assert_allclose(summary["peak"].values.ravel(), [-3.0, 1.0, 4.0, np.nan, 2.5], atol=0.06)
-    assert claims.order(summary, "random", "joy", 3)[0] == pytest.approx(1.0)
-    swapped = claims.shapes(curves([8.0, 2.0, -6.0, np.inf], [-1.0, 0.5, 3.0, 9.0], alphas))
-    assert claims.order(swapped, "random", "joy", 3)[0] == pytest.approx(-1.0)
+    assert paper_claims.order(summary, "random", "joy", 3)[0] == pytest.approx(1.0)
+    swapped = paper_claims.shapes(curves([8.0, 2.0, -6.0, np.inf], [-1.0, 0.5, 3.0, 9.0], alphas))
+    assert paper_claims.order(swapped, "random", "joy", 3)[0] == pytest.approx(-1.0)
 
 
 def test_a_token_at_both_ends_counts_once():
     data = curves([-6.0, 2.0, 2.0], [-1.0, 0.5, 0.5], np.linspace(-20, 20, 401))
     data["token"][..., 2] = 1
-    assert np.isfinite(claims.shapes(data)["peak"]).sum() == 2
+    assert np.isfinite(paper_claims.shapes(data)["peak"]).sum() == 2
 
 
 def test_fits_are_of_the_curve_and_nothing_is_fitted_to_a_flat_one():
@@ -84,7 +84,7 @@ def test_fits_are_of_the_curve_and_nothing_is_fitted_to_a_flat_one():
         {"shown": (dims, np.concatenate([rising, np.ones_like(rising)])), "alpha": ("strength", alphas)},
         {"measure": ["answer", "ratio"], "concept": ["joy"], "layer": [3]},
     )
-    fits = claims.sigmoids(shown, 0, samples=3).squeeze(["concept", "layer"], drop=True)
+    fits = paper_claims.sigmoids(shown, 0, samples=3).squeeze(["concept", "layer"], drop=True)
     for name, value in {"level": 0.4, "height": 0.3, "rate": 0.2, "centre": 0.0}.items():
         assert fits[name].values[0] == pytest.approx(value, abs=0.05 if name != "centre" else 1)
         assert np.isnan(fits[name].values[1])
@@ -98,7 +98,7 @@ def test_ratios_of_means_and_their_errors():
     rng = np.random.default_rng(1)
     below = rng.uniform(1, 3, 2000)
     above = 1.5 * below + rng.normal(0, 0.2, 2000)
-    value, error = claims._ratio(above, below)
+    value, error = paper_claims._ratio(above, below)
     assert abs(value - 1.5) < 3 * error
     assert error == pytest.approx(0.2 / np.sqrt(2000) / 2, rel=0.1)
 
@@ -114,7 +114,7 @@ def test_presence_leaves_out_what_has_no_answer():
             "alpha": ("strength", [-1.0, 1.0]),
         }
     )
-    shares = claims.presence(shown)["shown"].values.reshape(3, 6)
+    shares = paper_claims.presence(shown)["shown"].values.reshape(3, 6)
     np.testing.assert_array_equal(shares[0], [1, 0, np.nan, 1, np.nan, 0])
     np.testing.assert_array_equal(shares[1], [0, 1, 1, np.nan, 0, 0])
     np.testing.assert_array_equal(shares[2], [1, 0, np.nan, 0, 1, 0])
