@@ -91,6 +91,6 @@ STATEMENTS = (
         "states alone: |alpha| times the difference of their logits tends to the derivative along the difference of h. "
         "After the last block it is N8.plateau. A softcap belongs to y.",
         domain=TRANSFORMERS,
-        proof="normalised",
+        proof="proofs/N11",
     ),
 )

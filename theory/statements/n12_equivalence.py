@@ -130,6 +130,6 @@ STATEMENTS = (
         "at every strength; so are, inside a network and context by context, an update of a linear map that writes the "
         "stream and the shift by what it adds (arXiv:2602.02343).",
         domain=NORMS,
-        proof="normalised",
+        proof="proofs/N12",
     ),
 )
