@@ -14,6 +14,7 @@ import pytest
 import theory
 import ufm
 from sim.bridge import fetch
+from theory.statements import MODULE_OF
 
 DOCS = Path(__file__).parents[2] / "docs"
 README = DOCS.parent / "README.md"
@@ -68,6 +69,15 @@ def test_every_public_module_is_in_the_reference(package):
     names = [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     missing = [n for n in names if "._" not in n and f".. automodule:: {n}\n" not in page]
     assert not missing
+
+
+@pytest.mark.parametrize("name", theory.REGISTRY)
+def test_every_statement_has_its_proof_and_those_of_the_project_a_page_and_a_module_of_their_number(name):
+    proof, module = theory.REGISTRY[name].proof, MODULE_OF[name].rpartition(".")[2]
+    assert f"(proof-of-{name})=\n" in (DOCS / f"{proof}.md").read_text()
+    if number := re.match(r"N\d+", name):
+        assert proof == f"proofs/{number[0]}"
+        assert module.split("_")[0] == number[0].lower()
 
 
 @pytest.mark.slow
