@@ -27,14 +27,14 @@ def from_config(config: Mapping[str, Any]) -> Config:
     require(
         isinstance(family, str) and family in FAMILIES, "model_type", f"one of {', '.join(sorted(FAMILIES))}", repr(family)
     )
-    given = config
+    settings = config
     if family == "gemma3" and outer.has("text_config"):
         # Whether the unembedding is the embedding is a setting of the whole, and the family's default where it says nothing.
-        given = {**Settings(config["text_config"], name="text_config").raw, "tie_word_embeddings": True}
-        given |= {key: config[key] for key in ("tie_word_embeddings",) if key in config}
-    for holder in (config, given):
+        settings = {**Settings(config["text_config"], name="text_config").raw, "tie_word_embeddings": True}
+        settings |= {key: config[key] for key in ("tie_word_embeddings",) if key in config}
+    for holder in (config, settings):
         _refuse_quantised(holder)
-    read = FAMILIES[family](Settings(given, DEFAULTS["gemma3_text" if family == "gemma3" else family]))
+    read = FAMILIES[family](Settings(settings, DEFAULTS["gemma3_text" if family == "gemma3" else family]))
     _check(read)
     return read
 
@@ -221,7 +221,7 @@ def _gpt2(s: Settings) -> Config:
     names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
     names |= {"max_position_embeddings": "n_positions"}
     # The names that most families have stand for those of this one.
-    s = Settings({**s.raw, **{own: s.raw[usual] for usual, own in names.items() if usual in s.raw}})
+    s = Settings({**s.raw, **{key: s.raw[usual] for usual, key in names.items() if usual in s.raw}})
     names |= {"layer_norm_eps": "layer_norm_epsilon", "hidden_act": "activation_function"}
     for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         s.refuse(key, False)

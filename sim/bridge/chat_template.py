@@ -51,12 +51,12 @@ def render(template: str, messages: Any, values: Mapping[str, Any]) -> str:
 
 
 def _checked(messages: Any) -> list[Mapping[str, Any]]:
-    what = 'a list of messages, each a mapping with "role" and "content"'
+    expected = 'a list of messages, each a mapping with "role" and "content"'
     listed = isinstance(messages, list | tuple)
-    require(listed and len(messages) > 0, "messages", what, repr(messages) if not listed else "none")
+    require(listed and len(messages) > 0, "messages", expected, repr(messages) if not listed else "none")
     for k, message in enumerate(messages):
-        require(isinstance(message, Mapping), "messages", what, f"a {type(message).__name__} in place {k}")
-        require("role" in message, "messages", what, f"no role in place {k}")
+        require(isinstance(message, Mapping), "messages", expected, f"a {type(message).__name__} in place {k}")
+        require("role" in message, "messages", expected, f"no role in place {k}")
     return list(messages)
 
 
@@ -71,9 +71,9 @@ def _plain(argument: str, value: Any) -> Any:
     if isinstance(value, int | float):
         return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, Mapping):
-        return {_plain(argument, key): _plain(argument, one) for key, one in value.items()}
+        return {_plain(argument, key): _plain(argument, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(argument, one) for one in value]
+        return [_plain(argument, item) for item in value]
     raise ValueError(f"{argument}: expected text, numbers, lists and mappings, got a {type(value).__name__}")
 
 

@@ -94,5 +94,5 @@ class Config:
     @property
     def switch(self) -> int | None:
         """The length beyond which a sequence has other rotary frequencies; None if there is none that the context holds."""
-        found = [rope.original for rope in self.ropes if rope.scaling == "longrope" and rope.long != rope.divisors]
-        return found[0] if found and found[0] < self.max_seq_len else None
+        lengths = [rope.original for rope in self.ropes if rope.scaling == "longrope" and rope.long != rope.divisors]
+        return lengths[0] if lengths and lengths[0] < self.max_seq_len else None

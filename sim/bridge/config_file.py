@@ -30,9 +30,9 @@ class Settings:
     read by `maybe`.
     """
 
-    def __init__(self, given: Any, defaults: Mapping[str, Any] | None = None, *, name: str = "config") -> None:
-        require(isinstance(given, Mapping), name, "an object of settings", type(given).__name__)
-        self.raw: Mapping[str, Any] = {**(defaults or {}), **given}
+    def __init__(self, settings: Any, defaults: Mapping[str, Any] | None = None, *, name: str = "config") -> None:
+        require(isinstance(settings, Mapping), name, "an object of settings", type(settings).__name__)
+        self.raw: Mapping[str, Any] = {**(defaults or {}), **settings}
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value as it is."""

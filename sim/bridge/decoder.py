@@ -169,18 +169,18 @@ class Decoder(nnx.Module):
             act: what is done at the sites of the block, of this position alone.
         """
         i = self.config.num_layers - 1
-        one = self.block(i)
+        block = self.block(i)
 
         def only(values: Array) -> Array:
             return only_at(values, at)
 
-        h = self.before(x, one, "attention_norm")
-        key, value = self.keys_values(one, i, h, place.turns)
+        h = self.before(x, block, "attention_norm")
+        key, value = self.keys_values(block, i, h, place.turns)
         x, h = only(x), only(h)
         turns = jax.tree.map(lambda t: jax.vmap(only)(t), place.turns)
         alone = place._replace(positions=only(place.positions), turns=turns)
-        attended = x + self.attention(one, i, h, key, value, alone)
-        return self.transform(one, i, attended, act=act, read=x)[:, 0]
+        attended = x + self.attention(block, i, h, key, value, alone)
+        return self.transform(block, i, attended, act=act, read=x)[:, 0]
 
     def place(self, mask: Bool[Array, "n T"]) -> Place:
         """Where the tokens of whole contexts are."""
@@ -203,7 +203,7 @@ class Decoder(nnx.Module):
         graph, state = nnx.split(self.blocks)
         return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
 
-    def through(self, one, i, x, place, *, cache=None, act=None):
+    def through(self, block, i, x, place, *, cache=None, act=None):
         """The stream after a block.
 
         Args:
@@ -214,24 +214,24 @@ class Decoder(nnx.Module):
             cache: takes the new keys and values, ``[n, k, t, h]``, and gives all that `place` speaks of.
             act: what is done at the sites of the block.
         """
-        return self.transform(one, i, self.attend(one, i, x, place, cache), act=act, read=x)
+        return self.transform(block, i, self.attend(block, i, x, place, cache), act=act, read=x)
 
-    def attend(self, one, i, x, place, cache=None):
+    def attend(self, block, i, x, place, cache=None):
         """The stream after attention; the arguments are those of `through`."""
-        h = self.before(x, one, "attention_norm")
-        key, value = self.keys_values(one, i, h, place.turns)
+        h = self.before(x, block, "attention_norm")
+        key, value = self.keys_values(block, i, h, place.turns)
         if cache is not None:
             key, value = cache(key, value)
-        return x + self.attention(one, i, h, key, value, place)
+        return x + self.attention(block, i, h, key, value, place)
 
-    def keys_values(self, one, i, h, turns):
+    def keys_values(self, block, i, h, turns):
         """Keys, turned to their positions, and values, ``[n, k, T, h]``: heads first, as attention reads them."""
         a = self.config
-        key = self._heads(h, one, "key", a.num_kv_heads)
-        value = self._project(h, one, "value").reshape(*h.shape[:-1], a.num_kv_heads, a.head_dim)
+        key = self._heads(h, block, "key", a.num_kv_heads)
+        value = self._project(h, block, "value").reshape(*h.shape[:-1], a.num_kv_heads, a.head_dim)
         return heads_first(self._turned(key, i, turns)), heads_first(value)
 
-    def attention(self, one, i, h, key, value, place):
+    def attention(self, block, i, h, key, value, place):
         """What attention adds to the stream.
 
         Args:
@@ -242,7 +242,7 @@ class Decoder(nnx.Module):
             place: where the tokens of h are, and what they can attend to.
         """
         a = self.config
-        query = self._turned(self._heads(h, one, "query", a.num_heads), i, place.turns)
+        query = self._turned(self._heads(h, block, "query", a.num_heads), i, place.turns)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.num_kv_heads, a.num_heads // a.num_kv_heads, a.head_dim)
         window = self._window(i)
@@ -250,31 +250,31 @@ class Decoder(nnx.Module):
         past = place.past
         if past is not None:
             # Two products and no joined keys: those of the past are the same for all strengths of a sweep.
-            before = jnp.einsum("ntkgh,nksh->nkgts", grouped, past.key[:, i], precision=self._precision)
-            scores = jnp.concatenate([before, scores], axis=-1)
+            past_scores = jnp.einsum("ntkgh,nksh->nkgts", grouped, past.key[:, i], precision=self._precision)
+            scores = jnp.concatenate([past_scores, scores], axis=-1)
             mask = jnp.concatenate([past.slots.visible(place.positions, window), mask], axis=-1)
         scores = softcapped(wide(scores) * a.query_scale, a.attention_softcap)
         shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, UNSEEN), axis=-1).astype(self.dtype)
         if past is None:
             mixed = _mixed(shares, value, self._precision)
         else:
-            before, own = jnp.split(shares, [past.key.shape[-2]], axis=-1)
-            mixed = jnp.einsum("nkgts,nksh->ntkgh", before, past.value[:, i], precision=self._precision)
-            mixed = mixed + _mixed(own, value, self._precision)
+            past_shares, shares = jnp.split(shares, [past.key.shape[-2]], axis=-1)
+            mixed = jnp.einsum("nkgts,nksh->ntkgh", past_shares, past.value[:, i], precision=self._precision)
+            mixed = mixed + _mixed(shares, value, self._precision)
         return self.after(
-            self._project(mixed.reshape(n, t, a.num_heads * a.head_dim), one, "out"), one, "after_attention_norm"
+            self._project(mixed.reshape(n, t, a.num_heads * a.head_dim), block, "out"), block, "after_attention_norm"
         )
 
-    def _heads(self, h, one, name, count):
+    def _heads(self, h, block, name, count):
         """Queries or keys, head by head, normalised where the architecture has it."""
         a = self.config
-        x = self._project(h, one, name)
+        x = self._project(h, block, name)
         if a.whole_qk_norm:
-            x = self.normalise(x, one, f"{name}_norm")
+            x = self.normalise(x, block, f"{name}_norm")
         x = x.reshape(*h.shape[:-1], count, a.head_dim)
-        return self.normalise(x, one, f"{name}_norm") if a.qk_norm and not a.whole_qk_norm else x
+        return self.normalise(x, block, f"{name}_norm") if a.qk_norm and not a.whole_qk_norm else x
 
-    def transform(self, one, i, x, *, act=None, read=None):
+    def transform(self, block, i, x, *, act=None, read=None):
         """The stream after the MLP, which is the stream after the block.
 
         Args:
@@ -285,22 +285,22 @@ class Decoder(nnx.Module):
             read: the stream before attention, which the MLP reads in an architecture whose MLP is parallel to it.
         """
         a = self.config
-        h = self.before(read if a.parallel else x, one, "mlp_norm")
-        inner = self._project(h, one, "up")
-        inner = _act(self._project(h, one, "gate"), a.activation) * inner if a.gated else _act(inner, a.activation)
-        added = self._project(inner, one, "down")
+        h = self.before(read if a.parallel else x, block, "mlp_norm")
+        inner = self._project(h, block, "up")
+        inner = _act(self._project(h, block, "gate"), a.activation) * inner if a.gated else _act(inner, a.activation)
+        added = self._project(inner, block, "down")
         added = added if act is None else act("mlp_down", i, inner, added)
-        x = x + self.after(added, one, "after_mlp_norm")
+        x = x + self.after(added, block, "after_mlp_norm")
         return x if act is None else act("residual", i, x, x)
 
-    def before(self, x, one, name):
+    def before(self, x, block, name):
         """What attention or MLP read: the stream, through the norm of that name if there is one."""
-        return self.normalise(x, one, name) if self.config.pre_norm else x
+        return self.normalise(x, block, name) if self.config.pre_norm else x
 
-    def after(self, added, one, name):
+    def after(self, added, block, name):
         """What attention or MLP add: their output, through the norm of that name if there is one, and scaled."""
         a = self.config
-        return _scaled(self.normalise(added, one, name) if a.post_norm else added, a.residual_scale)
+        return _scaled(self.normalise(added, block, name) if a.post_norm else added, a.residual_scale)
 
     def normalise(self, x: Float[Array, "*n d"], holder: Any, name: str) -> Float[Array, "*n d"]:
         """The norm of that name, computed in float32 at least."""
@@ -355,9 +355,9 @@ class Decoder(nnx.Module):
         """The precision that products are asked for."""
         return of_products(self.dtype, fast=self.fast)
 
-    def _project(self, x: Array, one: Blocks, name: str) -> Array:
-        out = jnp.matmul(x, getattr(one, name)[...].astype(self.dtype), precision=self._precision)
-        bias = getattr(one, f"{name}_bias", None)
+    def _project(self, x: Array, block: Blocks, name: str) -> Array:
+        out = jnp.matmul(x, getattr(block, name)[...].astype(self.dtype), precision=self._precision)
+        bias = getattr(block, f"{name}_bias", None)
         return out if bias is None else out + bias[...].astype(self.dtype)
 
 

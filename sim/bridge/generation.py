@@ -128,7 +128,7 @@ def generate(
     empty = jnp.zeros((a.num_layers, n, a.num_kv_heads, slots, a.head_dim), decoder.dtype)
     # A slot that nothing has been written to is not seen; a generated token sees all that is.
     places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(max_new_tokens)], axis=1)
-    there = jnp.concatenate([seen, jnp.ones((n, max_new_tokens), bool)], axis=1)
+    filled = jnp.concatenate([seen, jnp.ones((n, max_new_tokens), bool)], axis=1)
     parts = [] if steering is None else stacks(steering)
 
     def forward(ids, at, keys, steered, cache, first):
@@ -141,7 +141,7 @@ def generate(
 
         def step(i, carry):
             x, all_keys, all_values = carry
-            one = decoder.block(i)
+            block = decoder.block(i)
 
             def written(key, value):
                 nonlocal all_keys, all_values
@@ -155,7 +155,7 @@ def generate(
                 all_values = lax.dynamic_update_index_in_dim(all_values, one_value, i, 0)
                 return one_key, one_value
 
-            return decoder.through(one, i, x, place, cache=written, act=act), all_keys, all_values
+            return decoder.through(block, i, x, place, cache=written, act=act), all_keys, all_values
 
         x, *cache = lax.fori_loop(0, a.num_layers, step, (decoder.embed(ids, at), *cache))
         return x, tuple(cache)
@@ -163,10 +163,10 @@ def generate(
     def in_prompt(tokens: Tokens) -> Bool[Array, "n T"] | None:
         return tokens.chosen(seen, jnp.arange(n))
 
-    x, cache = forward(tokens, positions, Slots(places, there), (alpha, in_prompt), (empty, empty), 0)
+    x, cache = forward(tokens, positions, Slots(places, filled), (alpha, in_prompt), (empty, empty), 0)
     last = repeated(only_at(x, last_of(seen))[:, 0])
-    cache, alpha, ends_at = tuple(repeated(one, 1) for one in cache), repeated(alpha), repeated(positions[:, -1:])
-    keys, context, n = Slots(repeated(places), repeated(there)), repeated(jnp.arange(n)), n * num_return_sequences
+    cache, alpha, ends_at = tuple(repeated(block, 1) for block in cache), repeated(alpha), repeated(positions[:, -1:])
+    keys, context, n = Slots(repeated(places), repeated(filled)), repeated(jnp.arange(n)), n * num_return_sequences
 
     def pick(k, x):
         """The next tokens, and of which sequences all logits are finite."""
@@ -189,8 +189,8 @@ def generate(
         at = ends_at + 1 + k
 
         def is_chosen(tokens: Tokens) -> Bool[Array, "n 1"] | None:
-            found = tokens.chosen_new(at[:, 0], context)
-            return None if found is None else found[:, None]
+            mask = tokens.chosen_new(at[:, 0], context)
+            return None if mask is None else mask[:, None]
 
         x, cache = forward(chosen[:, None], at, keys, (alpha, is_chosen), cache, t + k)
         return k + 1, out, pick(k + 1, x[:, 0]), cache, lengths, over

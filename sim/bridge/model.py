@@ -140,10 +140,10 @@ class LanguageModel:
                 return self._known(words.encode(prompt))
             said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             return self._known(words.encode(words.chat(said), special=False))
-        what = "a text or token ids"
-        require(_is_list(prompt) and getattr(prompt, "ndim", 1) == 1, "prompt", what, f"{shown(prompt)} in place {k}")
-        messages = isinstance(prompt, list | tuple) and any(isinstance(one, Mapping) for one in prompt)
-        require(not messages, "prompt", what, f"messages in place {k}: give chat=True")
+        expected = "a text or token ids"
+        require(_is_list(prompt) and getattr(prompt, "ndim", 1) == 1, "prompt", expected, f"{shown(prompt)} in place {k}")
+        messages = isinstance(prompt, list | tuple) and any(isinstance(message, Mapping) for message in prompt)
+        require(not messages, "prompt", expected, f"messages in place {k}: give chat=True")
         ids = prompt if isinstance(prompt, list | tuple) else real_numbers(f"prompt {k}", prompt).tolist()
         return self._known([whole_number(f"prompt {k}", i) for i in ids])
 
@@ -208,16 +208,16 @@ class LanguageModel:
         together = max(1, most // held_by_blocks(self.config, length, length))
         for ids, seen in sides:
             more = ((0, 0), (length - ids.shape[1], 0))
-            tokens, there = np.pad(ids, more), np.pad(seen, more)
+            tokens, mask = np.pad(ids, more), np.pad(seen, more)
             total = np.zeros((self.config.num_layers, self.config.d_model))
             for k in range(0, len(ids), together):
                 part = slice(k, k + together)
-                found = all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(there[part]))
-                total += np.asarray(found, float).sum(axis=1)
+                batch = all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(mask[part]))
+                total += np.asarray(batch, float).sum(axis=1)
             means.append(total / len(ids))
-            self._require_finite(np.isfinite(means[-1]).all(), tokens, there)
+            self._require_finite(np.isfinite(means[-1]).all(), tokens, mask)
         # A mean of numbers in half precision is worth more than they are.
-        return (means[0] - means[1]).astype(jnp.promote_types(found.dtype, jnp.float32))
+        return (means[0] - means[1]).astype(jnp.promote_types(batch.dtype, jnp.float32))
 
     def split(
         self,
@@ -250,17 +250,17 @@ class LanguageModel:
         require(site in known, "site", f"one of {', '.join(known)}", repr(site))
         portion = devices.portion(self.device)
         together: dict[str, Any] = {"budget": self.budget or portion.budget, "together": portion.together}
-        made = Split(state, jnp.asarray(ids), jnp.asarray(mask), at, graph, last_only, **together, site=site)
-        devices.require_room("prompts", 4 * made.activation_size, self.device)
-        return made
+        split = Split(state, jnp.asarray(ids), jnp.asarray(mask), at, graph, last_only, **together, site=site)
+        devices.require_room("prompts", 4 * split.activation_size, self.device)
+        return split
 
     def _layer(self, layer: Any) -> int:
         last = self.config.num_layers - 1
-        what = f"a block from 0 to {last}"
-        require(not isinstance(layer, str), "layer", what, shown(layer))
-        found = whole_number("layer", layer)
-        require(0 <= found <= last, "layer", what, found)
-        return found
+        expected = f"a block from 0 to {last}"
+        require(not isinstance(layer, str), "layer", expected, shown(layer))
+        number = whole_number("layer", layer)
+        require(0 <= number <= last, "layer", expected, number)
+        return number
 
     def generate(
         self,
@@ -326,9 +326,9 @@ class LanguageModel:
             require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
         rows = [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)]
         ended = [bool(row) and row[-1] in ends for row in rows]
-        own = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
-        texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in own)
-        return Generated(own, texts, tuple(ended))
+        tokens = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
+        texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in tokens)
+        return Generated(tokens, texts, tuple(ended))
 
     def _strengths(self, steering: Any, alpha: Any, count: int) -> Float[np.ndarray, "n k"]:
         """The strength of each part of a steering for each prompt, in float32."""
@@ -452,13 +452,13 @@ def _require_model(folder: Path) -> None:
             f"{str(folder)!r}, a PEFT adapter for {base!r}: put the two together with PEFT (merge_and_unload, then "
             "save_pretrained into a new folder), and load that",
         )
-    there = sorted(one.name for one in folder.glob("*.gguf"))
+    files = sorted(file.name for file in folder.glob("*.gguf"))
     bare = not (folder / "config.json").is_file()
     require(
-        not (there and bare),
+        not (files and bare),
         "model",
         "a folder of a model, or a GGUF file",
-        f"a folder that holds {', '.join(there)}: name one",
+        f"a folder that holds {', '.join(files)}: name one",
     )
 
 
@@ -475,8 +475,8 @@ def _require_gguf(path: Path) -> None:
         "one file of a model: give its folder": path.suffix in (".safetensors", ".json", ".msgpack", ".model"),
         "a pickle by its name (a pickle can run code; convert it to safetensors)": path.suffix in PICKLES,
     }
-    found = next((what for what, fits in kinds.items() if fits), "a file that does not begin as GGUF does")
-    require(False, "model", "a folder or a GGUF file", f"{str(path)!r}, {found}")
+    description = next((kind for kind, fits in kinds.items() if fits), "a file that does not begin as GGUF does")
+    require(False, "model", "a folder or a GGUF file", f"{str(path)!r}, {description}")
 
 
 def random_model(config: Config, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:

@@ -23,16 +23,16 @@ def shapes(a: Config) -> dict[str, tuple[int, ...]]:
     Names of the axes: `axes`.
     """
     sizes = _sizes(a)
-    return {name: tuple(sizes[axis] for axis in found) for name, found in axes(a).items()}
+    return {name: tuple(sizes[axis] for axis in names) for name, names in axes(a).items()}
 
 
 def axes(a: Config) -> dict[str, tuple[str, ...]]:
     """The logical axes of every parameter, by its path: what sharding rules speak of."""
-    found: dict[str, tuple[str, ...]] = {"embedding": ("vocab", "d_model")}
+    outer: dict[str, tuple[str, ...]] = {"embedding": ("vocab", "d_model")}
     if a.learned_positions:
-        found["positions"] = ("position", "d_model")
+        outer["positions"] = ("position", "d_model")
     if not a.tied:
-        found["unembedding"] = ("vocab", "d_model")
+        outer["unembedding"] = ("vocab", "d_model")
     blocks: dict[str, tuple[str, ...]] = {
         "query": ("d_model", "heads"),
         "key": ("d_model", "kv_heads"),
@@ -54,7 +54,7 @@ def axes(a: Config) -> dict[str, tuple[str, ...]]:
     if a.norm == "layer":
         blocks |= {f"{name}_bias": ("d_model",) for name in norms}
         last["norm_bias"] = ("d_model",)
-    return found | {f"blocks.{name}": ("layer", *axis) for name, axis in blocks.items()} | last
+    return outer | {f"blocks.{name}": ("layer", *axis) for name, axis in blocks.items()} | last
 
 
 def _sizes(a: Config) -> dict[str, int]:
@@ -80,17 +80,17 @@ def init_parameters(key: jax.Array, a: Config, *, dtype: DTypeLike = jnp.float32
 
     What blocks add is smaller by the square root of their number, as in GPT-2.
     """
-    found = {}
+    parameters = {}
     for k, (name, shape) in zip(jax.random.split(key, len(shapes(a))), shapes(a).items(), strict=True):
         if is_gain(name):
-            found[name] = (jnp.zeros if name.endswith("_bias") else jnp.ones)(shape, jnp.float32)
+            parameters[name] = (jnp.zeros if name.endswith("_bias") else jnp.ones)(shape, jnp.float32)
         elif name.endswith("_bias"):
-            found[name] = jnp.zeros(shape, dtype)
+            parameters[name] = jnp.zeros(shape, dtype)
         else:
             fan_in = a.d_model if name in ("embedding", "unembedding", "positions") else shape[-2]
             size = fan_in**-0.5 / (math.sqrt(2 * a.num_layers) if name in ("blocks.out", "blocks.down") else 1)
-            found[name] = (size * jax.random.normal(k, shape)).astype(dtype)
-    return found
+            parameters[name] = (size * jax.random.normal(k, shape)).astype(dtype)
+    return parameters
 
 
 def require_finite(argument: str, weights: np.ndarray) -> None:

@@ -56,13 +56,13 @@ class Rope:
             long: whether of sequences that are longer than `original`.
         """
         turned = int(head_dim * self.fraction)
-        found = []
+        scaled = []
         for i in range(self.pairs(head_dim)):
             plain = self.theta ** (-2 * i / turned)
             kept = self._kept(i, plain, turned)
-            found.append(kept * plain + (1 - kept) * plain / self.factor)
-        divisors = (self.long if long and self.long else self.divisors) or (1.0,) * len(found)
-        return tuple(f / divisor for f, divisor in zip(found, divisors, strict=True))
+            scaled.append(kept * plain + (1 - kept) * plain / self.factor)
+        divisors = (self.long if long and self.long else self.divisors) or (1.0,) * len(scaled)
+        return tuple(f / divisor for f, divisor in zip(scaled, divisors, strict=True))
 
     def _kept(self, i: int, frequency: float, turned: int) -> float:
         """The part of a frequency that is not scaled."""
@@ -126,39 +126,39 @@ def read(
     Raises:
         ValueError: a scaling that is not implemented, settings that are missing or malformed.
     """
-    given = Settings(_parameters(s, layer_type), name="rope_parameters")
-    base = given.number("rope_theta") if given.has("rope_theta") else s.number(theta)
-    scaling = given.get("rope_type") or given.get("type") or "default"
+    settings = Settings(_parameters(s, layer_type), name="rope_parameters")
+    base = settings.number("rope_theta") if settings.has("rope_theta") else s.number(theta)
+    scaling = settings.get("rope_type") or settings.get("type") or "default"
     scaling = (renamed or {}).get(str(scaling), scaling)
     known = get_args(Scaling)
     require(scaling in known, "rope_type", f"{', '.join(known)}: the scalings that are implemented", repr(scaling))
     more = ("original_max_position_embeddings",) if scaling in ("llama3", "yarn", "longrope") else ()
-    unused = sorted(set(given.raw) - {*_EVERYWHERE, *_KEYS[scaling], *more})
+    unused = sorted(set(settings.raw) - {*_EVERYWHERE, *_KEYS[scaling], *more})
     if unused:
         warnings.warn(f"rope_parameters: {', '.join(unused)} of type {scaling} is not used", stacklevel=4)
-    share = _fraction(s, given, fraction)
+    share = _fraction(s, settings, fraction)
     if scaling == "default":
         return Rope(base, fraction=share)
     if scaling == "linear":
-        return Rope(base, "linear", given.number("factor"), fraction=share)
-    original = _original(s, given, nested=layer_type is not None)
+        return Rope(base, "linear", settings.number("factor"), fraction=share)
+    original = _original(s, settings, nested=layer_type is not None)
     if scaling == "llama3":
-        low, high = given.number("low_freq_factor"), given.number("high_freq_factor")
-        return Rope(base, "llama3", given.number("factor"), low, high, original, fraction=share)
-    factor = given.maybe("factor") or s.whole("max_position_embeddings") / original
+        low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
+        return Rope(base, "llama3", settings.number("factor"), low, high, original, fraction=share)
+    factor = settings.maybe("factor") or s.whole("max_position_embeddings") / original
     if scaling == "yarn":
-        require("factor" in given.raw, "factor", "a number, for yarn", "none")
-        size = given.maybe("attention_factor")
+        require("factor" in settings.raw, "factor", "a number, for yarn", "none")
+        size = settings.maybe("attention_factor")
         if size is None:
-            weights = given.maybe("mscale"), given.maybe("mscale_all_dim")
+            weights = settings.maybe("mscale"), settings.maybe("mscale_all_dim")
             size = mscale(factor, weights[0]) / mscale(factor, weights[1]) if weights[0] and weights[1] else mscale(factor)
-        low, high = given.maybe("beta_slow") or 1.0, given.maybe("beta_fast") or 32.0
-        whole = given.flag("truncate") if "truncate" in given.raw else True
+        low, high = settings.maybe("beta_slow") or 1.0, settings.maybe("beta_fast") or 32.0
+        whole = settings.flag("truncate") if "truncate" in settings.raw else True
         return Rope(base, "yarn", factor, low, high, original, truncated=whole, fraction=share, size=size)
-    size = given.maybe("attention_factor")
+    size = settings.maybe("attention_factor")
     if size is None:
         size = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    short, long = given.numbers("short_factor"), given.numbers("long_factor")
+    short, long = settings.numbers("short_factor"), settings.numbers("long_factor")
     return Rope(base, "longrope", original=original, fraction=share, size=size, divisors=short, long=long)
 
 
@@ -166,30 +166,30 @@ def _parameters(s: Settings, layer_type: str | None) -> Any:
     """The settings of a layer's rotary positions, without those at the top of the configuration."""
     older, newer = s.get("rope_scaling"), s.get("rope_parameters")
     if layer_type is None:
-        given = older or newer or {}
-        nested = isinstance(given, Mapping) and any(isinstance(value, Mapping) for value in given.values())
+        settings = older or newer or {}
+        nested = isinstance(settings, Mapping) and any(isinstance(value, Mapping) for value in settings.values())
         require(not nested, "rope_parameters", "the same for all layers, in this family", "settings for types of layers")
-        return given
+        return settings
     each = Settings(newer or {}, name="rope_parameters")
     named = {"full_attention", "sliding_attention"} & set(each.raw)
     require(not each.raw or bool(named), "rope_parameters", "settings for each type of layer", sorted(each.raw))
-    given = each.get(layer_type) or {}
+    settings = each.get(layer_type) or {}
     # A scaling in the older spelling is one of the layers without a window.
     scaled = older is not None and layer_type == "full_attention"
-    return {**given, **Settings(older, name="rope_scaling").raw} if scaled else given
+    return {**settings, **Settings(older, name="rope_scaling").raw} if scaled else settings
 
 
-def _fraction(s: Settings, given: Settings, key: str | None) -> float:
+def _fraction(s: Settings, settings: Settings, key: str | None) -> float:
     if key is None:
-        for settings in (s, given):
-            settings.refuse("partial_rotary_factor", 1)
+        for holder in (s, settings):
+            holder.refuse("partial_rotary_factor", 1)
         return 1.0
-    value = given.number("partial_rotary_factor") if given.has("partial_rotary_factor") else s.number(key)
+    value = settings.number("partial_rotary_factor") if settings.has("partial_rotary_factor") else s.number(key)
     require(value <= 1, "partial_rotary_factor", "a share of the coordinates, at most 1", value)
     return value
 
 
-def _original(s: Settings, given: Settings, *, nested: bool) -> int:
+def _original(s: Settings, settings: Settings, *, nested: bool) -> int:
     key = "original_max_position_embeddings"
-    holders = [settings for settings in ([] if nested else [s]) + [given] if settings.has(key)]
+    holders = [holder for holder in ([] if nested else [s]) + [settings] if holder.has(key)]
     return holders[0].whole(key) if holders else s.whole("max_position_embeddings")

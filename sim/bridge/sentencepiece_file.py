@@ -39,9 +39,9 @@ def _message() -> Any:
     for name, fields in _FIELDS.items():
         message = file.message_type.add(name=name)
         for field, (number, kind, default) in fields.items():
-            one = message.field.add(name=field, number=number, type=f"TYPE_{kind}", label=kinds.LABEL_OPTIONAL)
+            entry = message.field.add(name=field, number=number, type=f"TYPE_{kind}", label=kinds.LABEL_OPTIONAL)
             if default is not None:
-                one.default_value = default
+                entry.default_value = default
     whole = file.message_type.add(name="Model")
     for number, (field, name) in enumerate(
         (("pieces", "Piece"), ("trainer_spec", "Trainer"), ("normalizer_spec", "Normalizer"))
@@ -60,12 +60,12 @@ def read(path: Path) -> Any:
         ValueError: no such file, or one of a kind whose tokens cannot be made here; the message says what to do.
     """
     with reading(path, f"a vocabulary of SentencePiece; if it is another, {_HOW}", argument="tokenizer.model"):
-        found = _message().FromString(path.read_bytes())
-        require(len(found.pieces) > 0, "pieces", "at least one", "none")
-    kind, changes = found.trainer_spec.model_type, found.normalizer_spec
+        model = _message().FromString(path.read_bytes())
+        require(len(model.pieces) > 0, "pieces", "at least one", "none")
+    kind, changes = model.trainer_spec.model_type, model.normalizer_spec
     require(
         kind == PAIRS, "tokenizer.model", "SentencePiece of pairs (BPE), as Llama and Gemma have it", f"kind {kind}: {_HOW}"
     )
     plain = not changes.precompiled_charsmap and not changes.remove_extra_whitespaces
     require(plain, "tokenizer.model", "SentencePiece that leaves characters as they are", f"one that changes some: {_HOW}")
-    return found
+    return model

@@ -32,11 +32,11 @@ def make_mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.
     Raises:
         ValueError: fewer devices than that.
     """
-    found = list(jax.devices() if devices is None else devices)
+    available = list(jax.devices() if devices is None else devices)
     require(data >= 1 and (model is None or model >= 1), "mesh", "at least one device along each axis", (data, model))
-    across = max(1, len(found) // data) if model is None else model
-    require(data * across <= len(found), "mesh", f"at most the {len(found)} devices there are", data * across)
-    grid = np.asarray(found[: data * across]).reshape(data, across)
+    across = max(1, len(available) // data) if model is None else model
+    require(data * across <= len(available), "mesh", f"at most the {len(available)} devices there are", data * across)
+    grid = np.asarray(available[: data * across]).reshape(data, across)
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 

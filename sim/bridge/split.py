@@ -208,7 +208,7 @@ class Split(Steerable):
         """Keys and values of the first positions at block `first` and those after it, where nothing is steered."""
         decoder = self.decoder
         a, (n, size, _) = decoder.config, x.shape
-        own = Place(
+        prefix = Place(
             place.positions[:, :size],
             jax.tree.map(lambda turns: turns[:, :, :size], place.turns),
             jax.tree.map(lambda slots: slots[:, :size], place.keys),
@@ -225,7 +225,7 @@ class Split(Steerable):
                 )
                 return key, value
 
-            x = decoder.through(decoder.block(i), i, x, own, cache=seen)
+            x = decoder.through(decoder.block(i), i, x, prefix, cache=seen)
             return x, keys, values
 
         empty = jnp.zeros((n, a.num_layers, a.num_kv_heads, size, a.head_dim), decoder.dtype)
@@ -291,11 +291,11 @@ class Split(Steerable):
         start = state.mask.shape[1] - state.stream.shape[1]
         if start == 0:
             return whole
-        before, own = (
+        before, slots = (
             jax.tree.map(lambda slots, part=part: slots[:, part], whole.keys) for part in (slice(start), slice(start, None))
         )
         turns = jax.tree.map(lambda turns: turns[:, :, start:], whole.turns)
-        return Place(own.positions, turns, own, Past(before, state.keys, state.values))
+        return Place(slots.positions, turns, slots, Past(before, state.keys, state.values))
 
     def _act(self, steering: Steering, alpha: Any, state: State, at: Int[Array, " n"] | None) -> Act:
         """What a steering does at the sites of the blocks behind the split.
@@ -315,8 +315,8 @@ class Split(Steerable):
             every = tokens.chosen(state.mask, state.context)
             if every is None:
                 return None
-            own = every[:, start:]
-            return own if at is None else jnp.take_along_axis(own, at[:, None], axis=1)
+            suffix = every[:, start:]
+            return suffix if at is None else jnp.take_along_axis(suffix, at[:, None], axis=1)
 
         def act(site: str, i: Index | None, x: Array, y: Array) -> Array:
             if i is None:
@@ -337,9 +337,9 @@ class Split(Steerable):
             return x if act is None else act(RESIDUAL, None, x, x)
         decoder, block = self.decoder, self.decoder.block(self.layer)
 
-        def here(site: str, i: Index, given: Array, out: Array) -> Array:
+        def here(site: str, i: Index, x: Array, out: Array) -> Array:
             del i
-            return out if act is None else act(site, None, given, out)
+            return out if act is None else act(site, None, x, out)
 
         if decoder.config.parallel:
             return decoder.through(block, self.layer, x, place, act=here)

@@ -60,7 +60,7 @@ class Tokenizer:
         first, twice = (
             self.core.decode_batch([[z] * n for z in range(self.size)], skip_special_tokens=True) for n in (1, 2)
         )
-        return [both[len(one) :] for one, both in zip(first, twice, strict=True)]
+        return [both[len(text) :] for text, both in zip(first, twice, strict=True)]
 
     @cached_property
     def opening(self) -> list[int]:
@@ -83,9 +83,9 @@ class Tokenizer:
         if not special or self.bos is None:
             return ids
         if ids[:2] == [self.bos, self.bos]:
-            own = self.core.encode(text, add_special_tokens=False).ids
+            plain = self.core.encode(text, add_special_tokens=False).ids
             # What is there twice is in the text once, and was put before it once.
-            return ids[1:] if ids[: 1 + len(own)] == [self.bos, *own] else ids
+            return ids[1:] if ids[: 1 + len(plain)] == [self.bos, *plain] else ids
         return [self.bos, *ids] if self.adds_bos and ids[:1] != [self.bos] else ids
 
     def token(self, word: Any) -> int:
@@ -149,9 +149,9 @@ class Tokenizer:
             ValueError: there is no template; it fails; it does not take these messages.
         """
         ids = {"bos_token": self.bos, "eos_token": self.eos}
-        own = {name: self.core.id_to_token(i) for name, i in ids.items() if i is not None}
-        given = {**own, **self.named, "add_generation_prompt": bool(reply), **values}
-        return chat_template.render(self._template(template, values.get("tools")), messages, given)
+        special = {name: self.core.id_to_token(i) for name, i in ids.items() if i is not None}
+        variables = {**special, **self.named, "add_generation_prompt": bool(reply), **values}
+        return chat_template.render(self._template(template, values.get("tools")), messages, variables)
 
     def _template(self, name: str | None, tools: Any) -> str:
         require(bool(self.template), "template", "a model with a chat template", "none")
@@ -217,8 +217,8 @@ def from_folder(folder: Path) -> Tokenizer | None:
         core, settings = _of_pairs(folder, settings)
     else:
         traces = [name for name in _TRACES if (folder / name).is_file()]
-        what = "a tokenizer.json, a tokenizer.model, or a vocab.json with merges.txt"
-        require(not traces, "tokenizer", what, f"only {', '.join(traces)} in {str(folder)!r}; {_HOW}")
+        expected = "a tokenizer.json, a tokenizer.model, or a vocab.json with merges.txt"
+        require(not traces, "tokenizer", expected, f"only {', '.join(traces)} in {str(folder)!r}; {_HOW}")
         return None
     _add(core, settings)
     named = {name: _content(settings[name]) for name in settings if name.endswith("_token")}
@@ -228,9 +228,9 @@ def from_folder(folder: Path) -> Tokenizer | None:
     plain = [texts[name] for name in order if texts[name] not in _added(core)]
     core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in plain])
     more = [read_json(folder / name) for name in ("generation_config.json", "config.json") if (folder / name).is_file()]
-    more += [one["text_config"] for one in more if isinstance(one.get("text_config"), dict)]
+    more += [config["text_config"] for config in more if isinstance(config.get("text_config"), dict)]
     bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
-    ends = {eos, *(i for one in more for i in _ids(one.get("eos_token_id")))} - {None}
+    ends = {eos, *(i for config in more for i in _ids(config.get("eos_token_id")))} - {None}
     # What a tokenizer.json adds by itself is not added again.
     adds = bool(settings.get("add_bos_token")) and bos is not None and core.encode("a").ids[:1] != [bos]
     return Tokenizer(core, bos, eos, tuple(sorted(i for i in ends if i is not None)), adds, _templates(folder), texts)
@@ -242,18 +242,18 @@ def _settings(folder: Path) -> dict[str, Any]:
     Where it lists added tokens itself, it goes before the older `special_tokens_map.json`, and `added_tokens.json` has
     nothing more to say.
     """
-    found = {
+    files = {
         name: read_json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {}
         for name in ("tokenizer_config", "special_tokens_map", "added_tokens")
     }
-    config, older = found["tokenizer_config"], found["special_tokens_map"]
+    config, older = files["tokenizer_config"], files["special_tokens_map"]
     if "added_tokens_decoder" in config:
         return {**older, **config}
     both = {**config, **older}
     special = {_content(value) for name, value in both.items() if name.endswith("_token")}
     several = (both.get(name) or [] for name in ("additional_special_tokens", "extra_special_tokens"))
     special |= {_content(value) for group in several if isinstance(group, list) for value in group}
-    listed = {str(i): {"content": text, "special": text in special} for text, i in found["added_tokens"].items()}
+    listed = {str(i): {"content": text, "special": text in special} for text, i in files["added_tokens"].items()}
     return {**both, "added_tokens_decoder": listed}
 
 
@@ -272,7 +272,7 @@ def _first(core: tokenizers.Tokenizer, settings: dict[str, Any], more: list[dict
     if f"{name}_token" in settings:
         text = _content(settings[f"{name}_token"])
         return None if text is None else core.token_to_id(text)
-    return next((i for one in more for i in _ids(one.get(f"{name}_token_id"))), None)
+    return next((i for config in more for i in _ids(config.get(f"{name}_token_id"))), None)
 
 
 def _add(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
@@ -282,17 +282,19 @@ def _add(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
         ValueError: a token whose id does not follow on those that are there.
     """
     listed = settings["added_tokens_decoder"] or {}
-    fits = isinstance(listed, dict) and all(str(i).isdecimal() and _content(one) for i, one in listed.items())
+    fits = isinstance(listed, dict) and all(str(i).isdecimal() and _content(token) for i, token in listed.items())
     require(fits, "added_tokens_decoder", "tokens by id", "something else")
-    there = _added(core)
-    for i, one in sorted(((int(i), one) for i, one in listed.items()), key=lambda pair: pair[0]):
-        if one["content"] in there:
+    added = _added(core)
+    for i, token in sorted(((int(i), token) for i, token in listed.items()), key=lambda pair: pair[0]):
+        if token["content"] in added:
             continue
-        flags = {name: bool(one.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
-        known = core.token_to_id(one["content"]) is not None
-        core.add_tokens([AddedToken(one["content"], normalized=bool(one.get("normalized", not flags["special"])), **flags)])
-        place = core.token_to_id(one["content"])
-        require(known or place == i, "added_tokens", f"{one['content']!r} to follow on the vocabulary as {place}", i)
+        flags = {name: bool(token.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
+        known = core.token_to_id(token["content"]) is not None
+        core.add_tokens(
+            [AddedToken(token["content"], normalized=bool(token.get("normalized", not flags["special"])), **flags)]
+        )
+        place = core.token_to_id(token["content"])
+        require(known or place == i, "added_tokens", f"{token['content']!r} to follow on the vocabulary as {place}", i)
 
 
 def _added(core: tokenizers.Tokenizer) -> set[str]:
@@ -326,15 +328,16 @@ def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeni
 def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """From a `tokenizer.model`; and settings with what it says of special tokens, where they say nothing."""
     model = sentencepiece_file.read(path)
-    types, prefix = [one.type for one in model.pieces], model.normalizer_spec.add_dummy_prefix
+    types, prefix = [piece.type for piece in model.pieces], model.normalizer_spec.add_dummy_prefix
     # In text, what users defined has spaces.
     tokens = [
-        one.piece.replace(tokenizer_cores.SPACE, " ") if one.type == USER_DEFINED else one.piece for one in model.pieces
+        piece.piece.replace(tokenizer_cores.SPACE, " ") if piece.type == USER_DEFINED else piece.piece
+        for piece in model.pieces
     ]
     spec, legacy = model.trainer_spec, bool(settings.get("legacy", False))
     with reading(path, "a vocabulary of SentencePiece"):
         core = tokenizer_cores.sentence_piece(
-            tokens, [one.score for one in model.pieces], types, unknown=spec.unk_id, prefix=prefix, first=not legacy
+            tokens, [piece.score for piece in model.pieces], types, unknown=spec.unk_id, prefix=prefix, first=not legacy
         )
         tokenizer_cores.mark(core, tokens, types)
     ids = {"bos_token": spec.bos_id, "eos_token": spec.eos_id, "unk_token": spec.unk_id}
@@ -346,17 +349,19 @@ def _templates(folder: Path) -> str | dict[str, str] | None:
     """The chat template, or several by name: files of their own go before what configurations have."""
     files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
     files |= {"default": folder / "chat_template.jinja"} if (folder / "chat_template.jinja").is_file() else {}
-    found: Any = {name: read_text(path) for name, path in files.items()}
+    templates: Any = {name: read_text(path) for name, path in files.items()}
     for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
-        found = found or (read_json(folder / name).get("chat_template") if (folder / name).is_file() else None)
-    if isinstance(found, list):
-        found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-    if isinstance(found, dict) and found:
-        fits = all(isinstance(name, str) and isinstance(text, str) for name, text in found.items())
+        templates = templates or (read_json(folder / name).get("chat_template") if (folder / name).is_file() else None)
+    if isinstance(templates, list):
+        templates = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
+    if isinstance(templates, dict) and templates:
+        fits = all(isinstance(name, str) and isinstance(text, str) for name, text in templates.items())
         require(fits, "chat_template", "texts by name", "something else")
-        return found["default"] if list(found) == ["default"] else found
-    require(not found or isinstance(found, str), "chat_template", "a text, or several by name", type(found).__name__)
-    return found or None
+        return templates["default"] if list(templates) == ["default"] else templates
+    require(
+        not templates or isinstance(templates, str), "chat_template", "a text, or several by name", type(templates).__name__
+    )
+    return templates or None
 
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------
@@ -415,20 +420,20 @@ def _id(file: Gguf, name: str, count: int, default: int | None) -> int | None:
 
 def _known_ends(places: Mapping[str, int]) -> set[int]:
     """Tokens that end a generation by what they are called."""
-    found = _ENDS & set(places)
+    texts = _ENDS & set(places)
     # Where parts of an answer end with <|end|> or </s>, the whole ends otherwise.
-    if found & {"<|call|>", "<|calls|>"} and found & {"<|return|>", "<|flush|>"}:
-        found -= {"<|end|>"}
-    if "<|tool_response>" in found:
-        found -= {"</s>"}
-    return {places[text] for text in found}
+    if texts & {"<|call|>", "<|calls|>"} and texts & {"<|return|>", "<|flush|>"}:
+        texts -= {"<|end|>"}
+    if "<|tool_response>" in texts:
+        texts -= {"</s>"}
+    return {places[text] for text in texts}
 
 
 def _gguf_templates(file: Gguf) -> str | dict[str, str] | None:
-    one, names = file.metadata("tokenizer.chat_template"), file.metadata("tokenizer.chat_templates", [])
+    default, names = file.metadata("tokenizer.chat_template"), file.metadata("tokenizer.chat_templates", [])
     more = {name: file.metadata(f"tokenizer.chat_template.{name}") for name in names if isinstance(name, str)}
-    several = {**({"default": one} if one else {}), **{name: text for name, text in more.items() if text}}
-    return several if set(several) - {"default"} else one or None
+    several = {**({"default": default} if default else {}), **{name: text for name, text in more.items() if text}}
+    return several if set(several) - {"default"} else default or None
 
 
 def _byte_level(file: Gguf, places: dict[str, int]) -> tuple[tokenizers.Tokenizer, bool]:

@@ -55,7 +55,7 @@ _CASED_RANGES = (
     "A680-A69B A722-A76F A771-A787 A78B-A78E AB70-ABBF FB00-FB06 FB13-FB17 FF21-FF3A FF41-FF5A 10400-1044F 104B0-104D3 "
     "104D8-104FB 10C80-10CB2 10CC0-10CF2 118A0-118DF 1E900-1E943"
 )
-_CASED = "".join("-".join(rf"\x{{{end}}}" for end in one.split("-")) for one in _CASED_RANGES.split())
+_CASED = "".join("-".join(rf"\x{{{end}}}" for end in span.split("-")) for span in _CASED_RANGES.split())
 _ASIAN = "[一-龥ࠀ-一가-퟿]+"
 _DEEPSEEK_3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"""
@@ -112,7 +112,7 @@ def pre_tokenizer(splitting: Splitting, *, prefix: bool = False) -> pre_tokenize
         splitting: into words.
         prefix: whether a space is put before a text.
     """
-    splits = [pre_tokenizers.Split(Regex(one), "isolated") for one in splitting.regexes]
+    splits = [pre_tokenizers.Split(Regex(regex), "isolated") for regex in splitting.regexes]
     steps = [*splits, pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=splitting.gpt2)]
     return steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
 

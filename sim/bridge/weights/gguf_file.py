@@ -68,7 +68,7 @@ class Gguf:
         self.path = path
         with reading(path, "a whole GGUF file (one that is cut off or damaged cannot be read)"):
             self._reader = _Reader(path)
-            self._tensors = {one.name: one for one in self._reader.tensors}
+            self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         part, parts = self.metadata("split.no", 0), self.metadata("split.count", 1)
         got = f"part {part + 1} of {parts} in {path.name}: join them with llama-gguf-split --merge"
         require(parts in (0, 1), "model", "a GGUF file that is not split", got)
@@ -87,7 +87,7 @@ class Gguf:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor by its name, ``[out, in]`` for matrices."""
-        return {name: _shape(one) for name, one in self._tensors.items()}
+        return {name: _shape(tensor) for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in float32.
@@ -95,16 +95,16 @@ class Gguf:
         Raises:
             ValueError: a type that is not read, a file that is not whole.
         """
-        one = self._tensors[name]
-        if one.tensor_type == gguf.GGMLQuantizationType.F64:
-            return np.asarray(one.data, np.float32).reshape(_shape(one))
+        tensor = self._tensors[name]
+        if tensor.tensor_type == gguf.GGMLQuantizationType.F64:
+            return np.asarray(tensor.data, np.float32).reshape(_shape(tensor))
         # What the scale of a damaged block gives is found by the check for finite weights.
         with reading(self.path, "a whole GGUF file"), np.errstate(all="ignore"):
             try:
-                values = gguf.dequantize(one.data, one.tensor_type).reshape(_shape(one))
+                values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(_shape(tensor))
             except NotImplementedError:
                 values = None
-        require(values is not None, name, "a type that the package gguf dequantises", one.tensor_type.name)
+        require(values is not None, name, "a type that the package gguf dequantises", tensor.tensor_type.name)
         self._reader.let_go()
         assert values is not None
         return values
@@ -116,22 +116,22 @@ class Gguf:
         Raises:
             ValueError: an unknown architecture, or a key that is missing.
         """
-        kind, there = self.metadata("general.architecture"), self.shapes()
+        kind, tensors = self.metadata("general.architecture"), self.shapes()
         mixed = is_mixture(str(kind), {"num_experts": self.metadata(f"{kind}.expert_count")})
         require(not mixed, "general.architecture", "a dense model", f"{kind!r} with experts, which is not implemented")
         require(kind in _FAMILIES, "general.architecture", f"one of {', '.join(_FAMILIES)}", repr(kind))
         about = _About(self, kind)
         sizes = about.sizes()
-        config = sizes | about.family(sizes) | {"tie_word_embeddings": "output.weight" not in there}
-        config |= {"vocab_size": there.get("token_embd.weight", (0,))[0]}
+        config = sizes | about.family(sizes) | {"tie_word_embeddings": "output.weight" not in tensors}
+        config |= {"vocab_size": tensors.get("token_embd.weight", (0,))[0]}
         a = from_config({"model_type": _FAMILIES[kind], **config})
         if a.rope is not None:
             a = replace(a, rope=about.scaled(a.rope, a))
         return replace(
             a,
-            qkv_bias=any(f"blk.0.attn_{part}.bias" in there for part in ("q", "qkv")),
-            out_bias="blk.0.attn_output.bias" in there,
-            mlp_bias="blk.0.ffn_up.bias" in there,
+            qkv_bias=any(f"blk.0.attn_{part}.bias" in tensors for part in ("q", "qkv")),
+            out_bias="blk.0.attn_output.bias" in tensors,
+            mlp_bias="blk.0.ffn_up.bias" in tensors,
         )
 
 
@@ -171,7 +171,7 @@ class _About:
         turned = self.whole("rope.dimension_count", head_dim)
         partly = self.kind in ("phi3", "gptneox")
         require(turned == head_dim or partly, f"{self.kind}.rope.dimension_count", f"{head_dim}, a whole head", turned)
-        found = {
+        sizes = {
             "hidden_size": width,
             "num_hidden_layers": self.needed("block_count"),
             "intermediate_size": self.needed("feed_forward_length"),
@@ -184,16 +184,16 @@ class _About:
                 "partial_rotary_factor": _share(turned, head_dim),
             },
         }
-        return found | {"rms_norm_eps" if "rms" in eps else "layer_norm_eps": self.needed(f"attention.{eps}")}
+        return sizes | {"rms_norm_eps" if "rms" in eps else "layer_norm_eps": self.needed(f"attention.{eps}")}
 
     def family(self, sizes: dict[str, Any]) -> dict[str, Any]:
         """What is the family's own."""
         window = self.get("attention.sliding_window")
-        own = {"gpt2": self._gpt2, "gptneox": self._gpt_neox, "phi3": self._phi3, "granite": self._granite}
-        own |= {"gemma2": self._gemma2, "gemma3": self._gemma3}
+        readers = {"gpt2": self._gpt2, "gptneox": self._gpt_neox, "phi3": self._phi3, "granite": self._granite}
+        readers |= {"gemma2": self._gemma2, "gemma3": self._gemma3}
         if window and self.kind not in ("gemma2", "gemma3", "phi3"):
             warnings.warn(f"{self.kind}.attention.sliding_window: {window} is not used, as in llama.cpp", stacklevel=2)
-        return own[self.kind](sizes) if self.kind in own else {}
+        return readers[self.kind](sizes) if self.kind in readers else {}
 
     def _gpt2(self, sizes: dict[str, Any]) -> dict[str, Any]:
         return {"n_inner": sizes["intermediate_size"], "layer_norm_epsilon": sizes["layer_norm_eps"]}
@@ -247,9 +247,9 @@ class _About:
             rope = replace(rope, scaling="linear", factor=float(factor))
         if kind == "yarn":
             fast, slow = self.get("rope.scaling.yarn_beta_fast", 32.0), self.get("rope.scaling.yarn_beta_slow", 1.0)
-            own = self.get("rope.scaling.yarn_attn_factor", 1.0)
+            attention_factor = self.get("rope.scaling.yarn_attn_factor", 1.0)
             rope = replace(rope, scaling="yarn", factor=float(factor), low=slow, high=fast, original=original)
-            size *= own * mscale(factor)
+            size *= attention_factor * mscale(factor)
         rope = replace(rope, size=float(size))
         divisors = self._divisors("rope_freqs.weight")
         short, long = self._divisors("rope_factors_short.weight"), self._divisors("rope_factors_long.weight")
@@ -274,9 +274,9 @@ class _About:
         return () if bool((values == 1).all()) else tuple(float(x) for x in values)
 
 
-def _shape(one: gguf.ReaderTensor) -> tuple[int, ...]:
+def _shape(tensor: gguf.ReaderTensor) -> tuple[int, ...]:
     """The file has the innermost axis first."""
-    return tuple(int(n) for n in reversed(one.shape))
+    return tuple(int(n) for n in reversed(tensor.shape))
 
 
 def _query_scale(sizes: dict[str, Any], layers_of_27b: int) -> dict[str, Any]:

@@ -87,11 +87,11 @@ class Safetensors:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor by its name."""
-        found: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for path in sorted(set(self._files.values())):
             with reading(path, "a whole safetensors file"), safetensors.safe_open(path, "np") as file:
-                found |= {name: tuple(file.get_slice(name).get_shape()) for name, at in self._files.items() if at == path}
-        return found
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name, at in self._files.items() if at == path}
+        return shapes
 
     def read(self, name: str) -> np.ndarray:
         """Read one tensor of the file.
@@ -231,8 +231,8 @@ _QUANTISED_PARTS = {
 """How names end that only quantised checkpoints have."""
 
 
-def _refuse_quantised(there: Mapping[str, Any]) -> None:
-    for name in there:
+def _refuse_quantised(names: Mapping[str, Any]) -> None:
+    for name in names:
         method = next((method for end, method in _QUANTISED_PARTS.items() if name.endswith(end)), None)
         if method is not None:
             refuse_quantised(name, method)
@@ -243,10 +243,10 @@ def tied_as_saved(a: Config, tensors: Tensors) -> Config:
 
     So does transformers, whatever the configuration says of it.
     """
-    there = tensors.shapes()
-    entries = tensor_names.table(replace(a, tied=False), tensors.kind, there)
+    names = tensors.shapes()
+    entries = tensor_names.table(replace(a, tied=False), tensors.kind, names)
     pair = [entries["embedding"], entries["unembedding"]]
-    if not a.tied or not all(entry.template in there for entry in pair):
+    if not a.tied or not all(entry.template in names for entry in pair):
         return a
     embedding, head = (_changed(tensors.read(entry.template), entry, a, entry.template) for entry in pair)
     if np.array_equal(embedding, head):
@@ -283,9 +283,9 @@ def fill(
 
 def _read(a: Config, tensors: Tensors, dtype: np.dtype, progress: bool | None) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters one by one, the layers of the blocks put together, each checked against the architecture."""
-    there, expected = tensors.shapes(), shapes(a)
-    entries = tensor_names.table(a, tensors.kind, there)
-    _check_names(a, there, entries)
+    stored, expected = tensors.shapes(), shapes(a)
+    entries = tensor_names.table(a, tensors.kind, stored)
+    _check_names(a, stored, entries)
     # The largest first: what is needed beside the parameters that are there gets smaller as these add up.
     order = sorted(expected, key=lambda name: -math.prod(expected[name]))
     for name in tqdm(order, desc="load", unit="tensor", disable=progress is False or None):
@@ -295,7 +295,7 @@ def _read(a: Config, tensors: Tensors, dtype: np.dtype, progress: bool | None) -
             theirs = entry.template.format(i)
             tensor = _changed(tensors.read(theirs), entry, a, theirs)
             part = whole[i] if stacked else whole
-            require(tensor.shape == part.shape, theirs, f"shape {part.shape} for {name}", there[theirs])
+            require(tensor.shape == part.shape, theirs, f"shape {part.shape} for {name}", stored[theirs])
             part[...] = tensor
             require_finite(theirs, part)
         yield name, whole
@@ -309,13 +309,13 @@ def _changed(tensor: np.ndarray, entry: tensor_names.Entry, a: Config, name: str
         raise ValueError(f"{name}: expected a shape that fits the architecture, got {tensor.shape} ({error})") from error
 
 
-def _check_names(a: Config, there: Mapping[str, Any], entries: Mapping[str, tensor_names.Entry]) -> None:
+def _check_names(a: Config, names: Mapping[str, Any], entries: Mapping[str, tensor_names.Entry]) -> None:
     wanted = {
         entry.template.format(i)
         for name, entry in entries.items()
         for i in range(a.num_layers if name.startswith("blocks.") else 1)
     }
-    missing = sorted(wanted - set(there))
+    missing = sorted(wanted - set(names))
     require(not missing, "checkpoint", "all tensors of the architecture", f"no {some_of(missing)}")
-    extra = sorted(name for name in set(there) - wanted if not tensor_names.ignored(name, a))
+    extra = sorted(name for name in set(names) - wanted if not tensor_names.ignored(name, a))
     require(not extra, "checkpoint", "tensors of the architecture only", f"also {some_of(extra)}")

@@ -46,8 +46,8 @@ def save(folder: str | Path, config: Config, parameters: Mapping[str, Any], word
 
     path = Path(folder).absolute()
     require(not path.exists() or not any(path.iterdir()), "folder", "one that is not there, or empty", f"{str(folder)!r}")
-    found, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(config)
-    require(found == wanted, "parameters", "those of the architecture", _difference(found, wanted))
+    actual, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(config)
+    require(actual == wanted, "parameters", "those of the architecture", _difference(actual, wanted))
     about = {"config": asdict(config), "tokenizer": None if words is None else _as_json(words)}
     if path.exists():
         path.rmdir()
@@ -71,8 +71,8 @@ def read(
     """
     import orbax.checkpoint as ocp
 
-    path, what = folder.absolute(), "a whole Orbax checkpoint of this project"
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer, reading(path, what):
+    path, expected = folder.absolute(), "a whole Orbax checkpoint of this project"
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer, reading(path, expected):
         about = checkpointer.restore(path, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         older = "architecture" in about
         require(not older, "checkpoint", "one of this version", "one of an older version: train or save the model anew")
@@ -111,6 +111,6 @@ def _of_json(kept: dict[str, Any]) -> Tokenizer:
     return Tokenizer(core, kept["bos"], kept["eos"], tuple(kept["ends"]), kept["adds_bos"], kept["template"], named)
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    off = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    return ", ".join(f"{name} {found.get(name)} for {wanted.get(name)}" for name in off[:3])
+def _difference(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    off = sorted(name for name in {*actual, *wanted} if actual.get(name) != wanted.get(name))
+    return ", ".join(f"{name} {actual.get(name)} for {wanted.get(name)}" for name in off[:3])

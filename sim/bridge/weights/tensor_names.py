@@ -101,16 +101,16 @@ def _llama(prefix: str, gain: Change = _same) -> Table:
     layer = f"{prefix}layers.{{}}."
     linear = {"query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj", "out": "self_attn.o_proj"}
     linear |= {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
-    found = {f"blocks.{ours}": Entry(f"{layer}{theirs}.weight", _transposed) for ours, theirs in linear.items()}
-    found |= {f"blocks.{ours}_bias": Entry(f"{layer}{theirs}.bias", _same) for ours, theirs in linear.items()}
-    found |= {f"blocks.{kind}_norm": Entry(f"{layer}self_attn.{kind[0]}_norm.weight", gain) for kind in ("query", "key")}
-    found |= {
+    table = {f"blocks.{ours}": Entry(f"{layer}{theirs}.weight", _transposed) for ours, theirs in linear.items()}
+    table |= {f"blocks.{ours}_bias": Entry(f"{layer}{theirs}.bias", _same) for ours, theirs in linear.items()}
+    table |= {f"blocks.{kind}_norm": Entry(f"{layer}self_attn.{kind[0]}_norm.weight", gain) for kind in ("query", "key")}
+    table |= {
         "blocks.attention_norm": Entry(f"{layer}input_layernorm.weight", gain),
         "blocks.mlp_norm": Entry(f"{layer}post_attention_layernorm.weight", gain),
         "embedding": Entry(f"{prefix}embed_tokens.weight", _same),
         "norm": Entry(f"{prefix}norm.weight", gain),
     }
-    return found
+    return table
 
 
 def _gemma(prefix: str) -> Table:
@@ -132,12 +132,12 @@ def _gemma_with_post_norms(prefix: str) -> Table:
 
 def _phi3(prefix: str) -> Table:
     layer = f"{prefix}layers.{{}}."
-    found = _llama(prefix)
+    table = _llama(prefix)
     for k, ours in enumerate(("query", "key", "value")):
-        found[f"blocks.{ours}"] = Entry(f"{layer}self_attn.qkv_proj.weight", _rows(k, _qkv_rows))
+        table[f"blocks.{ours}"] = Entry(f"{layer}self_attn.qkv_proj.weight", _rows(k, _qkv_rows))
     for k, ours in enumerate(("gate", "up")):
-        found[f"blocks.{ours}"] = Entry(f"{layer}mlp.gate_up_proj.weight", _rows(k, _mlp_rows))
-    return found
+        table[f"blocks.{ours}"] = Entry(f"{layer}mlp.gate_up_proj.weight", _rows(k, _mlp_rows))
+    return table
 
 
 def _with_bias(ours: str, theirs: str, weight: str, change: Change, of_bias: Change = _same) -> Table:
@@ -147,18 +147,18 @@ def _with_bias(ours: str, theirs: str, weight: str, change: Change, of_bias: Cha
 
 def _gpt_neox(prefix: str) -> Table:
     layer = f"{prefix}layers.{{}}."
-    found = {
+    table = {
         "embedding": Entry(f"{prefix}embed_in.weight", _same),
         "norm": Entry(f"{prefix}final_layer_norm.weight", _same),
         "norm_bias": Entry(f"{prefix}final_layer_norm.bias", _same),
     }
     for ours, theirs in (("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")):
-        found |= _with_bias(ours, f"{layer}{theirs}", "weight", _same)
+        table |= _with_bias(ours, f"{layer}{theirs}", "weight", _same)
     for k, ours in enumerate(("query", "key", "value")):
-        found |= _with_bias(ours, f"{layer}attention.query_key_value", "weight", _of_heads(k), _of_heads(k))
+        table |= _with_bias(ours, f"{layer}attention.query_key_value", "weight", _of_heads(k), _of_heads(k))
     for ours, theirs in (("out", "attention.dense"), ("up", "mlp.dense_h_to_4h"), ("down", "mlp.dense_4h_to_h")):
-        found |= _with_bias(ours, f"{layer}{theirs}", "weight", _transposed)
-    return found
+        table |= _with_bias(ours, f"{layer}{theirs}", "weight", _transposed)
+    return table
 
 
 def _gpt2(prefix: str, weight: str = "weight") -> Table:
@@ -167,21 +167,21 @@ def _gpt2(prefix: str, weight: str = "weight") -> Table:
     Flax has them as ``[out, in]``, and other names for gains and embeddings.
     """
     layer, flax = f"{prefix}h.{{}}.", weight == "kernel"
-    gain, table = ("scale", "embedding") if flax else ("weight", "weight")
+    gain, embedding = ("scale", "embedding") if flax else ("weight", "weight")
     matrix = _transposed if flax else _same
-    found = {
-        "embedding": Entry(f"{prefix}wte.{table}", _same),
-        "positions": Entry(f"{prefix}wpe.{table}", _same),
+    table = {
+        "embedding": Entry(f"{prefix}wte.{embedding}", _same),
+        "positions": Entry(f"{prefix}wpe.{embedding}", _same),
         "norm": Entry(f"{prefix}ln_f.{gain}", _same),
         "norm_bias": Entry(f"{prefix}ln_f.bias", _same),
     }
     for ours, theirs in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
-        found |= _with_bias(ours, f"{layer}{theirs}", gain, _same)
+        table |= _with_bias(ours, f"{layer}{theirs}", gain, _same)
     for k, ours in enumerate(("query", "key", "value")):
-        found |= _with_bias(ours, f"{layer}attn.c_attn", weight, _third(k, transposed=flax), _third(k))
+        table |= _with_bias(ours, f"{layer}attn.c_attn", weight, _third(k, transposed=flax), _third(k))
     for ours, theirs in (("out", "attn.c_proj"), ("up", "mlp.c_fc"), ("down", "mlp.c_proj")):
-        found |= _with_bias(ours, f"{layer}{theirs}", weight, matrix)
-    return found
+        table |= _with_bias(ours, f"{layer}{theirs}", weight, matrix)
+    return table
 
 
 _NAMED: dict[str, Callable[[str], Table]] = {
@@ -217,10 +217,10 @@ def _gguf(family: str) -> Table:
     linear |= {"gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
     norms = {"attention_norm": "attn_norm", "mlp_norm": "ffn_norm", "query_norm": "attn_q_norm", "key_norm": "attn_k_norm"}
     norms |= {"after_attention_norm": "post_attention_norm", "after_mlp_norm": "post_ffw_norm"}
-    found = {f"blocks.{ours}": Entry(f"blk.{{}}.{theirs}.weight", _transposed) for ours, theirs in linear.items()}
-    found |= {f"blocks.{ours}_bias": Entry(f"blk.{{}}.{theirs}.bias", _same) for ours, theirs in (linear | norms).items()}
-    found |= {f"blocks.{ours}": Entry(f"blk.{{}}.{theirs}.weight", _same) for ours, theirs in norms.items()}
-    found |= {
+    table = {f"blocks.{ours}": Entry(f"blk.{{}}.{theirs}.weight", _transposed) for ours, theirs in linear.items()}
+    table |= {f"blocks.{ours}_bias": Entry(f"blk.{{}}.{theirs}.bias", _same) for ours, theirs in (linear | norms).items()}
+    table |= {f"blocks.{ours}": Entry(f"blk.{{}}.{theirs}.weight", _same) for ours, theirs in norms.items()}
+    table |= {
         "embedding": Entry("token_embd.weight", _same),
         "positions": Entry("position_embd.weight", _same),
         "unembedding": Entry("output.weight", _same),
@@ -230,21 +230,21 @@ def _gguf(family: str) -> Table:
     if family in _PAIRED:
         for part in ("weight", "bias"):
             suffix = "" if part == "weight" else "_bias"
-            found[f"blocks.query{suffix}"] = Entry(f"blk.{{}}.attn_q.{part}", _unpermuted(lambda a: a.num_heads))
-            found[f"blocks.key{suffix}"] = Entry(f"blk.{{}}.attn_k.{part}", _unpermuted(lambda a: a.num_kv_heads))
-    return found
+            table[f"blocks.query{suffix}"] = Entry(f"blk.{{}}.attn_q.{part}", _unpermuted(lambda a: a.num_heads))
+            table[f"blocks.key{suffix}"] = Entry(f"blk.{{}}.attn_k.{part}", _unpermuted(lambda a: a.num_kv_heads))
+    return table
 
 
 def _gguf_fused(family: str) -> Table:
     """The names where queries, keys and values are one tensor, and gate and up one where there is a gate."""
-    found = _gguf(family)
+    table = _gguf(family)
     for k, ours in enumerate(("query", "key", "value")):
-        found[f"blocks.{ours}"] = Entry("blk.{}.attn_qkv.weight", _rows(k, _qkv_rows))
-        found[f"blocks.{ours}_bias"] = Entry("blk.{}.attn_qkv.bias", _rows(k, _qkv_rows))
+        table[f"blocks.{ours}"] = Entry("blk.{}.attn_qkv.weight", _rows(k, _qkv_rows))
+        table[f"blocks.{ours}_bias"] = Entry("blk.{}.attn_qkv.bias", _rows(k, _qkv_rows))
     if family == "phi3":
         for k, ours in enumerate(("gate", "up")):
-            found[f"blocks.{ours}"] = Entry("blk.{}.ffn_up.weight", _rows(k, _mlp_rows))
-    return found
+            table[f"blocks.{ours}"] = Entry("blk.{}.ffn_up.weight", _rows(k, _mlp_rows))
+    return table
 
 
 def _gguf_phi3_apart() -> Table:
@@ -279,13 +279,13 @@ def table(a: Config, kind: str, names: Iterable[str]) -> Table:
         kind: "safetensors", "msgpack" or "gguf".
         names: of the tensors of the checkpoint.
     """
-    there, wanted = set(names), {*axes(a), "unembedding"}
+    stored, wanted = set(names), {*axes(a), "unembedding"}
 
-    def fit(one: Table) -> int:
-        return sum(one[name].template.format(0) in there for name in wanted)
+    def fit(candidate: Table) -> int:
+        return sum(candidate[name].template.format(0) in stored for name in wanted)
 
     chosen = max(_tables(a.family, kind), key=fit)
-    if a.tied and chosen["embedding"].template not in there and chosen["unembedding"].template in there:
+    if a.tied and chosen["embedding"].template not in stored and chosen["unembedding"].template in stored:
         chosen = {**chosen, "embedding": chosen["unembedding"]}
     return {name: chosen[name] for name in axes(a)}
 

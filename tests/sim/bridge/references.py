@@ -205,13 +205,13 @@ def reference(config: dict) -> tuple[dict, dict[str, tuple[int, ...]], dict[str,
             positions = torch.clamp(torch.cumsum(mask, dim=1) - 1, min=0)
             return model(torch.from_numpy(ids), attention_mask=mask, position_ids=positions).logits.numpy()
 
-        found = {}
+        results = {}
         for length in LENGTHS:
-            found[str(length)] = logits(tokens(length)[None], np.ones((1, length), bool))[0, -KEPT:]
+            results[str(length)] = logits(tokens(length)[None], np.ones((1, length), bool))[0, -KEPT:]
         for side in ("left", "right"):
             ids, seen = batch(side)
-            found[side] = logits(ids, seen)[seen]
-    return json.loads(whole.to_json_string(use_diff=False)), shapes, found
+            results[side] = logits(ids, seen)[seen]
+    return json.loads(whole.to_json_string(use_diff=False)), shapes, results
 
 
 def main() -> None:
@@ -219,9 +219,9 @@ def main() -> None:
     kept: dict[str, np.ndarray] = {}
     about = {}
     for name, config in CONFIGS.items():
-        settings, shapes, found = reference(config)
+        settings, shapes, results = reference(config)
         about[name] = {"config": settings, "shapes": shapes}
-        kept |= {f"{name}|{case}": values for case, values in found.items()}
+        kept |= {f"{name}|{case}": values for case, values in results.items()}
     np.savez_compressed(FILE, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **kept)
     print(f"{len(CONFIGS)} models, {FILE.stat().st_size} bytes", file=sys.stderr)
 

@@ -52,7 +52,7 @@ def empty(family, **settings):
 @pytest.mark.parametrize("family", TRANSFORMERS)
 def test_what_is_absent_is_what_transformers_takes(family):
     a = empty(family)
-    found = (
+    fields = (
         a.vocab_size,
         a.d_model,
         a.d_mlp,
@@ -64,7 +64,7 @@ def test_what_is_absent_is_what_transformers_takes(family):
         a.eps,
         a.activation,
     )
-    assert (*found, a.rope.theta if a.rope else None, a.tied) == TRANSFORMERS[family]
+    assert (*fields, a.rope.theta if a.rope else None, a.tied) == TRANSFORMERS[family]
     biased = {"gpt2": (True, True, True), "qwen2": (True, False, False), "gpt_neox": (True, True, True)}
     assert (a.qkv_bias, a.out_bias, a.mlp_bias) == biased.get(family, (False, False, False))
     windows = {"mistral": {4096}, "gemma2": {4096, None}, "gemma3_text": {4096, None}}
@@ -98,10 +98,10 @@ def test_defaults_are_those_of_transformers(family):
     if family in ("qwen2", "qwen3"):
         renamed["sliding_window"] = AutoConfig.for_model(family, use_sliding_window=True).sliding_window
     for key, value in DEFAULTS[family].items():
-        there = renamed.get(key) if key in renamed else getattr(theirs, key, None)
+        reference = renamed.get(key) if key in renamed else getattr(theirs, key, None)
         if hasattr(theirs, key) or key in renamed:
             derived = value is None and key in ("num_key_value_heads", "head_dim")
-            assert derived or there == value, key
+            assert derived or reference == value, key
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_defaults_are_those_of_transformers(family):
     ],
 )
 def test_null_and_other_names(family, settings, expected):
-    found = vars(empty(family, **settings))
-    assert {key: found[key] for key in expected} == expected
+    fields = vars(empty(family, **settings))
+    assert {key: fields[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ def test_frequencies_are_those_of_transformers(scaling, long):
 def test_yarn_between_the_ends(truncate, expected):
     """Numbers that transformers 5 gave."""
     settings = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "truncate": truncate}
-    found = empty("llama", rope_parameters=settings).rope
-    np.testing.assert_allclose(found.frequencies(64)[8:24:3], expected, rtol=1e-6)
-    assert found.size == pytest.approx(1.138629436111989)
+    rope = empty("llama", rope_parameters=settings).rope
+    np.testing.assert_allclose(rope.frequencies(64)[8:24:3], expected, rtol=1e-6)
+    assert rope.size == pytest.approx(1.138629436111989)
 
 
 @pytest.mark.parametrize(("length", "long"), [(40, False), (41, True)])
@@ -293,9 +293,9 @@ def test_a_sequence_has_the_frequencies_of_its_own_length(small):
 @pytest.mark.parametrize("name", ["gpt_neox", "smollm3", "olmo2", "granite", "phi3, longrope", "llama, yarn"])
 def test_generation_with_a_cache_is_the_model_again_and_again(small, name):
     model, prompt = small(name), references.tokens(41 if "longrope" in name else 7).tolist()
-    found = list(model.generate([prompt], max_new_tokens=5).tokens[0])
-    again = model.logits([prompt + found[:k] for k in range(5)])
-    assert [int(np.argmax(logits[-1])) for logits in again] == found
+    tokens = list(model.generate([prompt], max_new_tokens=5).tokens[0])
+    again = model.logits([prompt + tokens[:k] for k in range(5)])
+    assert [int(np.argmax(logits[-1])) for logits in again] == tokens
 
 
 # --- steering ---------------------------------------------------------------------------------------------------------
@@ -307,8 +307,8 @@ def test_both_sites_of_a_block_give_the_model_again(small, name):
     whole = model.logits([row, row[:4]])
     decoded = jax.jit(lambda split: split.decode(split.embed(jnp.arange(2))))
     for site in ("residual", "mlp_down"):
-        for found, logits in zip(decoded(model.split([row, row[:4]], 1, site=site)), whole, strict=True):
-            np.testing.assert_allclose(found, logits[-1], atol=2e-5)
+        for last, logits in zip(decoded(model.split([row, row[:4]], 1, site=site)), whole, strict=True):
+            np.testing.assert_allclose(last, logits[-1], atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt_neox", "granite"])
@@ -319,12 +319,12 @@ def test_a_change_of_the_down_projection_is_that_of_its_weights(small, name):
     weights = parameters["blocks.down"][1].T
     bias = parameters.get("blocks.down_bias", jnp.zeros((2, weights.shape[0])))[1]
     steering = ufm.Steering({1: ufm.Weight(weights, bias)}, site="mlp_down")
-    found = jax.jit(lambda split: ufm.steer(split, jnp.arange(1), steering, 1.0))(model.split([row]))
+    steered = jax.jit(lambda split: ufm.steer(split, jnp.arange(1), steering, 1.0))(model.split([row]))
     for part in ("blocks.down", "blocks.down_bias"):
         if part in parameters:
             parameters[part] = parameters[part].at[1].multiply(2)
     doubled = replace(model, decoder=type(model.decoder)(model.config, parameters))
-    np.testing.assert_allclose(found[0], doubled.logits([row])[0][-1], atol=2e-5)
+    np.testing.assert_allclose(steered[0], doubled.logits([row])[0][-1], atol=2e-5)
 
 
 def test_the_read_out_has_the_scale_of_logits(small):
@@ -440,7 +440,7 @@ def write_gguf(folder, path, *, change=None, leave_out=(), apart=False):
 
 def same(a, b, **apart):
     """Whether two architectures agree but for some fields, and numbers that a file has in float32."""
-    left, right = ({**asdict(one), **apart} for one in (a, b))
+    left, right = ({**asdict(config), **apart} for config in (a, b))
     for key in left:
         if isinstance(left[key], float):
             assert left[key] == pytest.approx(right[key], rel=1e-6), key
@@ -474,8 +474,8 @@ def test_llama_3_1_as_gguf(checkpoint, tmp_path):
     llama3 = empty("llama", rope_parameters={"rope_type": "llama3", **LLAMA3}).rope
     divisors = np.asarray(Rope(1e4).frequencies(8)) / np.asarray(llama3.frequencies(8))
     assert divisors.max() == 8
-    found = scaling(checkpoint, tmp_path, lambda w: w.add_tensor("rope_freqs.weight", divisors.astype(np.float32)))
-    np.testing.assert_allclose(found.frequencies(8), llama3.frequencies(8), rtol=1e-6)
+    rope = scaling(checkpoint, tmp_path, lambda w: w.add_tensor("rope_freqs.weight", divisors.astype(np.float32)))
+    np.testing.assert_allclose(rope.frequencies(8), llama3.frequencies(8), rtol=1e-6)
 
 
 def test_factors_that_do_not_fit_are_refused(checkpoint, tmp_path):
@@ -518,8 +518,8 @@ def test_phi_3_with_long_contexts_as_gguf(checkpoint, tmp_path):
         writer.add_tensor("rope_factors_short.weight", short)
         writer.add_tensor("rope_factors_long.weight", long)
 
-    found = scaling(checkpoint, tmp_path, change, "phi3")
-    assert found == Rope(1e4, "longrope", original=40, size=1.125, divisors=tuple(short.tolist()), long=tuple(long.tolist()))
+    rope = scaling(checkpoint, tmp_path, change, "phi3")
+    assert rope == Rope(1e4, "longrope", original=40, size=1.125, divisors=tuple(short.tolist()), long=tuple(long.tolist()))
 
 
 @pytest.mark.parametrize(

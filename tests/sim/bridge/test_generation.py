@@ -38,9 +38,9 @@ def test_each_prompt_can_have_its_own_steering(small):
         for prompt, alpha in zip(PROMPTS, alphas, strict=False)
     ]
     assert list(both) == alone
-    one = model.generate(PROMPTS[:2], max_new_tokens=8, steering=steering, alpha=[0.0, 1.0]).tokens
-    assert one[0] == both[0] == model.generate(PROMPTS[:1], max_new_tokens=8).tokens[0]
-    assert one[1] == model.generate(PROMPTS[1:2], max_new_tokens=8, steering=steering).tokens[0] != both[1]
+    steered = model.generate(PROMPTS[:2], max_new_tokens=8, steering=steering, alpha=[0.0, 1.0]).tokens
+    assert steered[0] == both[0] == model.generate(PROMPTS[:1], max_new_tokens=8).tokens[0]
+    assert steered[1] == model.generate(PROMPTS[1:2], max_new_tokens=8, steering=steering).tokens[0] != both[1]
 
 
 @pytest.mark.parametrize("tokens", ["last", "after", "where"])
@@ -51,7 +51,7 @@ def test_only_some_tokens_are_steered(small, tokens):
     masks = np.arange(8) == np.array([[3], [6], [7]])
     selection = {"last": Last(), "after": After([8, 3, 4]), "where": Where(masks)}[tokens]
     got = model.generate(PROMPTS, max_new_tokens=new, steering=Steering({1: Add(v)}, tokens=selection))
-    for k, (prompt, found) in enumerate(zip(PROMPTS, got.tokens, strict=True)):
+    for k, (prompt, written) in enumerate(zip(PROMPTS, got.tokens, strict=True)):
         n = len(prompt)
         touched = {
             "last": np.arange(n + new) >= n - 1,
@@ -63,19 +63,19 @@ def test_only_some_tokens_are_steered(small, tokens):
             at = np.zeros((model.config.num_layers, len(grown), v.size), np.float32)
             at[1] = touched[: len(grown), None] * v
             grown.append(int(whole(model, at, grown)[-1].argmax()))
-        assert list(found) == grown[n:]
+        assert list(written) == grown[n:]
 
 
 def test_each_continuation_is_steered_like_its_prompt(small):
     model, sampling = small("llama"), Sampling(temperature=1.0)
     steering = Steering({0: Add(100 * direction(model))}, tokens=After([8, 100]))
-    found = model.generate(
+    steered = model.generate(
         PROMPTS[:2], max_new_tokens=8, num_return_sequences=3, sampling=sampling, steering=steering
     ).tokens
     free = model.generate(PROMPTS[:2], max_new_tokens=8, num_return_sequences=3, sampling=sampling).tokens
-    assert found[3:] == free[3:]
-    assert [row[0] for row in found[:3]] == [row[0] for row in free[:3]]  # the prompt is not steered
-    assert found[:3] != free[:3]
+    assert steered[3:] == free[3:]
+    assert [row[0] for row in steered[:3]] == [row[0] for row in free[:3]]  # the prompt is not steered
+    assert steered[:3] != free[:3]
 
 
 def test_the_seed_tells_what_is_sampled(small):
@@ -132,9 +132,9 @@ def shares_left(logits, temperature, top_k, top_p):
     p = np.exp(scaled[order] - np.logaddexp.reduce(scaled[order]))
     # The likeliest, until they have the probability top_p together.
     kept = order[: int(np.searchsorted(np.cumsum(p), top_p * (1 - 1e-6))) + 1]
-    found = np.zeros(len(logits))
-    found[kept] = np.exp(scaled[kept] - np.logaddexp.reduce(scaled[kept]))
-    return found
+    shares = np.zeros(len(logits))
+    shares[kept] = np.exp(scaled[kept] - np.logaddexp.reduce(scaled[kept]))
+    return shares
 
 
 @pytest.mark.parametrize(

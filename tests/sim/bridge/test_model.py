@@ -176,8 +176,8 @@ def test_means_are_taken_in_batches(lm, monkeypatch):
         return real(decoder, tokens, seen)
 
     monkeypatch.setattr(model, "all_means", counted)
-    one = held_by_blocks(lm.config, 9, 9)
-    for budget, expected in ((1, [1] * 7), (2 * one, [2, 2, 1, 2]), (3 * one - 1, [2, 2, 1, 2]), (None, [5, 2])):
+    size = held_by_blocks(lm.config, 9, 9)
+    for budget, expected in ((1, [1] * 7), (2 * size, [2, 2, 1, 2]), (3 * size - 1, [2, 2, 1, 2]), (None, [5, 2])):
         sizes.clear()
         np.testing.assert_allclose(lm.difference_of_means(positive, negative, budget=budget), together, atol=1e-6)
         assert [n for n, _ in sizes] == expected

@@ -18,16 +18,16 @@ TOLERANCE = 1e-4
 def off(model, kept, name):
     """The largest difference of logits in each case: one program, for three sequences padded to the longest, serves all."""
     sequences = [references.tokens(n) for n in LENGTHS]
-    found = {
+    errors = {
         str(n): np.abs(logits[-KEPT:] - kept[f"{name}|{n}"]).max()
         for n, logits in zip(LENGTHS, model.logits(sequences), strict=True)
     }
     for side in ("left", "right"):
         ids, seen = references.batch(side)
         rows = [row[mask].tolist() for row, mask in zip(ids, seen, strict=True)]
-        padded, there = model.contexts(rows, side=side, length=max(LENGTHS))
-        found[side] = np.abs(all_logits(model, padded, there)[there] - kept[f"{name}|{side}"]).max()
-    return found
+        padded, mask = model.contexts(rows, side=side, length=max(LENGTHS))
+        errors[side] = np.abs(all_logits(model, padded, mask)[mask] - kept[f"{name}|{side}"]).max()
+    return errors
 
 
 def all_logits(model, ids, seen):
@@ -56,10 +56,10 @@ def test_a_sequence_without_padding_gives_the_same(small, kept, name, n):
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_references_are_what_transformers_says(kept, name):
-    config, shapes, found = references.reference(CONFIGS[name])
+    config, shapes, results = references.reference(CONFIGS[name])
     assert {key: list(shape) for key, shape in shapes.items()} == kept["about"][name]["shapes"]
     assert config["model_type"] == kept["about"][name]["config"]["model_type"]
-    for case, logits in found.items():
+    for case, logits in results.items():
         np.testing.assert_allclose(logits, kept[f"{name}|{case}"], atol=1e-5, rtol=0)
 
 

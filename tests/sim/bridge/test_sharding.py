@@ -39,11 +39,11 @@ def alone(checkpoint, tmp_path_factory):
 
 
 def compare(out, alone, devices):
-    found = np.load(out)
-    assert found["devices"] == devices
-    assert any("model" in one for one in found["shardings"])
+    spread = np.load(out)
+    assert spread["devices"] == devices
+    assert any("model" in sharding for sharding in spread["shardings"])
     for name in ("logits", "curves"):
-        np.testing.assert_allclose(found[name], alone[name], atol=2e-5, rtol=0)
+        np.testing.assert_allclose(spread[name], alone[name], atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("data", "model"), [(1, 8), (4, 2)])

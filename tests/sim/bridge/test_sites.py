@@ -92,8 +92,8 @@ def test_a_vector_at_the_down_projection_is_one_at_the_stream(small, name):
     for tokens in (None, Last()):
         for layer in (0, 1):
             both = [Steering({layer: Add(v)}, site=site, tokens=tokens) for site in ("residual", "mlp_down")]
-            found, expected = (steered(*model.split(PROMPTS).prepared(one), 1.3) for one in both)
-            np.testing.assert_allclose(found, expected, atol=2e-5)
+            logits, expected = (steered(*model.split(PROMPTS).prepared(steering), 1.3) for steering in both)
+            np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
 def test_both_sites_of_a_block_and_a_block_behind(small):
@@ -102,10 +102,10 @@ def test_both_sites_of_a_block_and_a_block_behind(small):
     outputs, inputs = reversed(split.sites["mlp_down"])
     delta = normal(5, outputs, inputs)
     steering = Steering({1: Weight(delta, jnp.zeros(outputs))}, site="mlp_down") + Steering({1: Add(v), 2: Add(v)})
-    found = steered(*split.prepared(steering), jnp.asarray([0.7, 2.0, -1.0]))
+    logits = steered(*split.prepared(steering), jnp.asarray([0.7, 2.0, -1.0]))
     other = changed(model, {1: 0.7 * delta}).split(PROMPTS)
     expected = steered(*other.prepared(Steering({1: Add(v), 2: Add(v)})), jnp.asarray([2.0, -1.0]))
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
 def test_sweeps_of_an_update(small):
@@ -152,5 +152,5 @@ def test_gradients_go_through_the_suffix(small):
     gradient = jax.jit(jax.grad(loss))(update)
     step = normal(9, *update.down.shape, scale=1.0)
     size = 1e-2
-    there, back = (loss(LoRA(update.down + sign * size * step, update.up)) for sign in (1, -1))
-    assert float(jnp.sum(gradient.down * step)) == pytest.approx(float(there - back) / (2 * size), rel=2e-2)
+    forward, backward = (loss(LoRA(update.down + sign * size * step, update.up)) for sign in (1, -1))
+    assert float(jnp.sum(gradient.down * step)) == pytest.approx(float(forward - backward) / (2 * size), rel=2e-2)

@@ -329,12 +329,12 @@ def test_taylor_mode_goes_through_the_strength_and_the_state(small, name, layer)
 
         @jax.jit
         def both(alpha):
-            found, expected = jet(curve, (alpha,), ((1.0, 0.0, 0.0),))[1], []
+            derivatives, expected = jet(curve, (alpha,), ((1.0, 0.0, 0.0),))[1], []
             function = curve
             for _ in range(3):
                 function = partial(_slope, function)
                 expected.append(function(alpha))
-            return found, expected
+            return derivatives, expected
 
         for got, expected in zip(*both(jnp.asarray(0.3)), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
@@ -433,9 +433,9 @@ def test_states_that_a_steering_cannot_act_on_are_refused(small):
         "site: expected residual, or states from before the MLP": (split, states, Steering(lora, site="mlp_down")),
         "tokens: expected positions from 7 on": (last, last.embed(jnp.arange(3)), Steering(Add(v))),
     }
-    for message, (at, given, steering) in refused.items():
+    for message, (at, held, steering) in refused.items():
         with pytest.raises(ValueError, match=message):
-            ufm.sweep_states(at, given, steering, alphas, lambda logits, _: logits)
+            ufm.sweep_states(at, held, steering, alphas, lambda logits, _: logits)
 
 
 @pytest.mark.parametrize("measure", [ufm.curvature, lambda *a: ufm.divergence(*a, [1.0]), lambda *a: ufm.steer(*a, 1.0)])
