@@ -363,9 +363,9 @@ def _smollm3(s: Settings) -> Config:
 
 
 def _phi3(s: Settings) -> Config:
-    turns = rope.read(s, fraction="partial_rotary_factor", renamed={"su": "longrope", "yarn": "longrope"})
-    require(turns.scaling in ("default", "longrope"), "rope_type", "default or longrope, in this family", turns.scaling)
-    return _llama_like(s, "phi3", windows=_everywhere(s), rope=turns)
+    rotary = rope.read(s, fraction="partial_rotary_factor", renamed={"su": "longrope", "yarn": "longrope"})
+    require(rotary.scaling in ("default", "longrope"), "rope_type", "default or longrope, in this family", rotary.scaling)
+    return _llama_like(s, "phi3", windows=_everywhere(s), rope=rotary)
 
 
 def _granite(s: Settings) -> Config:
@@ -415,9 +415,9 @@ def _check(a: Config) -> None:
     require(
         a.num_heads % a.num_kv_heads == 0, "num_key_value_heads", f"a divisor of the {a.num_heads} heads", a.num_kv_heads
     )
-    for turns in a.ropes:
-        pairs = turns.pairs(a.head_dim)
-        fits = 0 < 2 * pairs <= a.head_dim and (turns.fraction < 1 or a.head_dim % 2 == 0)
+    for rotary in a.ropes:
+        pairs = rotary.pairs(a.head_dim)
+        fits = 0 < 2 * pairs <= a.head_dim and (rotary.fraction < 1 or a.head_dim % 2 == 0)
         require(fits, "head_dim", "an even number of coordinates to turn, for rotary positions", a.head_dim)
-        for key, listed in (("short_factor", turns.divisors), ("long_factor", turns.long)):
+        for key, listed in (("short_factor", rotary.divisors), ("long_factor", rotary.long)):
             require(len(listed) in (0, pairs), key, f"{pairs} numbers, one for each pair of coordinates", len(listed))

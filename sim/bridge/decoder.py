@@ -25,8 +25,8 @@ from ufm.steering import positions_of
 
 Index = Int[Array, ""] | int
 
-UNSEEN = -1e30
-"""The attention logit of what a position does not see: finite, so that a position that sees nothing gives no NaN."""
+MASK_VALUE = -1e30
+"""The attention logit of a masked position: finite, so that a position that attends to nothing gives no NaN."""
 
 
 Act = Callable[[str, Index | None, Array, Array], Array]
@@ -35,13 +35,13 @@ input and its output to another output."""
 
 
 class Slots(NamedTuple):
-    """Places of keys and values: the position of every one, and whether there is something."""
+    """Slots of keys and values: the position of each, and whether it is filled."""
 
     positions: Int[Array, "n S"]
     filled: Bool[Array, "n S"]
 
-    def visible(self, of: Int[Array, "n t"], window: Index | None) -> Bool[Array, "n t S"]:
-        """Which slots every query position sees: its own and earlier ones, up to `window` of them."""
+    def mask(self, of: Int[Array, "n t"], window: Index | None) -> Bool[Array, "n t S"]:
+        """The attention mask of query positions: their own slots and earlier ones, up to `window` of them."""
         back = of[:, :, None] - self.positions[:, None, :]
         near = back >= 0 if window is None else (back >= 0) & (back < window)
         return near & self.filled[:, None, :]
@@ -65,14 +65,14 @@ class Place(NamedTuple):
 
     Attributes:
         positions: of its tokens, counted from 0 at the first that is not padding, ``[n, t]``.
-        turns: of these positions (`Decoder.rotations`).
-        keys: the slots of the keys that the stream itself gives, or of a cache.
+        rope: cosines and sines of these positions (`Decoder.rope`).
+        slots: of the keys and values that the stream itself gives, or of a cache.
         past: what is before them, if anything.
     """
 
     positions: Int[Array, "n t"]
-    turns: Any
-    keys: Slots
+    rope: Any
+    slots: Slots
     past: Past | None = None
 
 
@@ -111,9 +111,9 @@ class Decoder(nnx.Module):
                 setattr(self, name, nnx.Param(value))
         self.blocks = Blocks({name.removeprefix("blocks."): value for name, value in parameters.items() if "." in name})
 
-    def __call__(self, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
+    def __call__(self, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
         """The logits at every position of unsteered contexts."""
-        place = self.place(seen)
+        place = self.place(mask)
         return self.logits(self.run(self.embed(tokens, place.positions), place, 0, self.config.num_layers))
 
     # --- the parts ---------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Decoder(nnx.Module):
             x = step(i, x)
         return x
 
-    def finish(
+    def last_block(
         self, x: Float[Array, "n t d"], place: Place, at: Int[Array, " n"], *, act: Act | None = None
     ) -> Float[Array, "n d"]:
         """The last block, as far as one position of every sequence needs it: all keys, one query, one MLP.
@@ -175,17 +175,17 @@ class Decoder(nnx.Module):
             return only_at(values, at)
 
         h = self.before(x, block, "attention_norm")
-        key, value = self.keys_values(block, i, h, place.turns)
+        key, value = self.keys_values(block, i, h, place.rope)
         x, h = only(x), only(h)
-        turns = jax.tree.map(lambda t: jax.vmap(only)(t), place.turns)
-        alone = place._replace(positions=only(place.positions), turns=turns)
-        attended = x + self.attention(block, i, h, key, value, alone)
-        return self.transform(block, i, attended, act=act, read=x)[:, 0]
+        rope = jax.tree.map(lambda t: jax.vmap(only)(t), place.rope)
+        alone = place._replace(positions=only(place.positions), rope=rope)
+        attended = x + self.attention_output(block, i, h, key, value, alone)
+        return self.mlp(block, i, attended, act=act, read=x)[:, 0]
 
     def place(self, mask: Bool[Array, "n T"]) -> Place:
         """Where the tokens of whole contexts are."""
         positions = positions_of(mask)
-        return Place(positions, self.rotations(positions), Slots(positions, mask))
+        return Place(positions, self.rope(positions), Slots(positions, mask))
 
     def logits(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Last norm and unembedding."""
@@ -207,54 +207,54 @@ class Decoder(nnx.Module):
         """The stream after a block.
 
         Args:
-            one: the parameters of the block.
+            block: the parameters of the block.
             i: its number.
             x: the stream before it, ``[n, t, d]``.
             place: where its tokens are, and what they can attend to.
             cache: takes the new keys and values, ``[n, k, t, h]``, and gives all that `place` speaks of.
             act: what is done at the sites of the block.
         """
-        return self.transform(block, i, self.attend(block, i, x, place, cache), act=act, read=x)
+        return self.mlp(block, i, self.attention(block, i, x, place, cache), act=act, read=x)
 
-    def attend(self, block, i, x, place, cache=None):
+    def attention(self, block, i, x, place, cache=None):
         """The stream after attention; the arguments are those of `through`."""
         h = self.before(x, block, "attention_norm")
-        key, value = self.keys_values(block, i, h, place.turns)
+        key, value = self.keys_values(block, i, h, place.rope)
         if cache is not None:
             key, value = cache(key, value)
-        return x + self.attention(block, i, h, key, value, place)
+        return x + self.attention_output(block, i, h, key, value, place)
 
-    def keys_values(self, block, i, h, turns):
-        """Keys, turned to their positions, and values, ``[n, k, T, h]``: heads first, as attention reads them."""
+    def keys_values(self, block, i, h, rope):
+        """Keys, with their rotary positions, and values, ``[n, k, T, h]``: heads first, as attention reads them."""
         a = self.config
         key = self._heads(h, block, "key", a.num_kv_heads)
         value = self._project(h, block, "value").reshape(*h.shape[:-1], a.num_kv_heads, a.head_dim)
-        return heads_first(self._turned(key, i, turns)), heads_first(value)
+        return heads_first(self._apply_rope(key, i, rope)), heads_first(value)
 
-    def attention(self, block, i, h, key, value, place):
+    def attention_output(self, block, i, h, key, value, place):
         """What attention adds to the stream.
 
         Args:
-            one: the parameters of a block.
+            block: its parameters.
             i: its number.
             h: the stream after the norm, ``[n, t, d]``.
-            key, value: those that `place.keys` speaks of, ``[n, k, S, h]``.
+            key, value: those of `place.slots`, ``[n, k, S, h]``.
             place: where the tokens of h are, and what they can attend to.
         """
         a = self.config
-        query = self._turned(self._heads(h, block, "query", a.num_heads), i, place.turns)
+        query = self._apply_rope(self._heads(h, block, "query", a.num_heads), i, place.rope)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.num_kv_heads, a.num_heads // a.num_kv_heads, a.head_dim)
         window = self._window(i)
-        scores, mask = _scores(grouped, key, self._precision), place.keys.visible(place.positions, window)
+        scores, mask = _scores(grouped, key, self._precision), place.slots.mask(place.positions, window)
         past = place.past
         if past is not None:
             # Two products and no joined keys: those of the past are the same for all strengths of a sweep.
             past_scores = jnp.einsum("ntkgh,nksh->nkgts", grouped, past.key[:, i], precision=self._precision)
             scores = jnp.concatenate([past_scores, scores], axis=-1)
-            mask = jnp.concatenate([past.slots.visible(place.positions, window), mask], axis=-1)
+            mask = jnp.concatenate([past.slots.mask(place.positions, window), mask], axis=-1)
         scores = softcapped(wide(scores) * a.query_scale, a.attention_softcap)
-        shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, UNSEEN), axis=-1).astype(self.dtype)
+        shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASK_VALUE), axis=-1).astype(self.dtype)
         if past is None:
             mixed = _mixed(shares, value, self._precision)
         else:
@@ -274,11 +274,11 @@ class Decoder(nnx.Module):
         x = x.reshape(*h.shape[:-1], count, a.head_dim)
         return self.normalise(x, block, f"{name}_norm") if a.qk_norm and not a.whole_qk_norm else x
 
-    def transform(self, block, i, x, *, act=None, read=None):
+    def mlp(self, block, i, x, *, act=None, read=None):
         """The stream after the MLP, which is the stream after the block.
 
         Args:
-            one: the parameters of the block.
+            block: the parameters of the block.
             i: its number.
             x: the stream after attention.
             act: what is done at the sites of the block.
@@ -310,7 +310,7 @@ class Decoder(nnx.Module):
         bias = getattr(holder, f"{name}_bias")[...].astype(x.dtype) if a.norm == "layer" else None
         return norm(x, gamma, bias, kind=a.norm, eps=a.eps).astype(self.dtype)
 
-    def rotations(self, positions: Int[Array, "n T"]) -> Any:
+    def rope(self, positions: Int[Array, "n T"]) -> Any:
         """Cosines and sines of every kind of rotary positions, ``[kinds, n, T, pairs]``; None without.
 
         A last kind turns nothing, where there are layers without positions. Where frequencies depend on the length of a
@@ -333,12 +333,12 @@ class Decoder(nnx.Module):
         sizes = of_all([rope.size for rope in a.ropes], 1.0)[:, None, None, None]
         return jnp.cos(angles) * sizes, jnp.sin(angles) * sizes
 
-    def _turned(self, x: Float[Array, "n T k h"], i: Index, turns: Any) -> Float[Array, "n T k h"]:
-        if turns is None:
+    def _apply_rope(self, x: Float[Array, "n T k h"], i: Index, rope: Any) -> Float[Array, "n T k h"]:
+        if rope is None:
             return x
         kinds = self.config.rotation_of_layer
         which = jnp.asarray(kinds)[i] if any(kinds) else 0
-        cos, sin = (t[which][:, :, None, :].astype(x.dtype) for t in turns)
+        cos, sin = (t[which][:, :, None, :].astype(x.dtype) for t in rope)
         pairs = cos.shape[-1]
         low, high, rest = jnp.split(x, (pairs, 2 * pairs), axis=-1)
         turned = [low * cos - high * sin, high * cos + low * sin]

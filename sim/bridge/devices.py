@@ -81,7 +81,7 @@ def require_room(argument: str, needed: int, device: Device) -> None:
     """Refuse work that cannot fit, before it begins.
 
     Args:
-        what: for the message: the argument that asks for it.
+        argument: the name of the argument that asks for it, for the message.
         needed: bytes, at least.
         device: where it would run.
 

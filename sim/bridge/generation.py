@@ -85,10 +85,10 @@ def sample(
 def generate(
     decoder: Decoder,
     tokens: Int[Array, "n T"],
-    seen: Bool[Array, "n T"],
+    mask: Bool[Array, "n T"],
     key: jax.Array,
     settings: tuple[Any, Any, Any],
-    ends: Int[Array, " e"],
+    eos_ids: Int[Array, " e"],
     steering: Steering | None,
     alpha: Float[Array, "n k"],
     *,
@@ -101,10 +101,10 @@ def generate(
 
     Args:
         decoder: the model.
-        tokens, seen: the prompts.
+        tokens, mask: the prompts, and which of it is not padding.
         key: of the randomness.
         settings: temperature, top_k and top_p, as `sample` takes them.
-        ends: tokens that end a sequence; what follows is filled with the first of them.
+        eos_ids: tokens that end a sequence; what follows is filled with the first of them.
         steering: whose parts all have layers; None for nothing.
         alpha: the strength of each part, for each prompt.
         max_new_tokens: of each sequence.
@@ -124,16 +124,16 @@ def generate(
     def repeated(x, axis=0):
         return x if num_return_sequences == 1 or x is None else jnp.repeat(x, num_return_sequences, axis=axis)
 
-    positions = positions_of(seen)
+    positions = positions_of(mask)
     empty = jnp.zeros((a.num_layers, n, a.num_kv_heads, slots, a.head_dim), decoder.dtype)
     # A slot that nothing has been written to is not seen; a generated token sees all that is.
     places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(max_new_tokens)], axis=1)
-    filled = jnp.concatenate([seen, jnp.ones((n, max_new_tokens), bool)], axis=1)
+    filled = jnp.concatenate([mask, jnp.ones((n, max_new_tokens), bool)], axis=1)
     parts = [] if steering is None else stacks(steering)
 
     def forward(ids, at, keys, steered, cache, first):
         """The stream of some tokens after all blocks, and the cache with their keys and values from slot `first` on."""
-        place = Place(at, decoder.rotations(at), keys)
+        place = Place(at, decoder.rope(at), keys)
         strengths, chosen = steered
 
         def act(site, i, x, y):
@@ -161,10 +161,10 @@ def generate(
         return x, tuple(cache)
 
     def in_prompt(tokens: Tokens) -> Bool[Array, "n T"] | None:
-        return tokens.chosen(seen, jnp.arange(n))
+        return tokens.chosen(mask, jnp.arange(n))
 
     x, cache = forward(tokens, positions, Slots(places, filled), (alpha, in_prompt), (empty, empty), 0)
-    last = repeated(only_at(x, last_of(seen))[:, 0])
+    last = repeated(only_at(x, last_of(mask))[:, 0])
     cache, alpha, ends_at = tuple(repeated(block, 1) for block in cache), repeated(alpha), repeated(positions[:, -1:])
     keys, context, n = Slots(repeated(places), repeated(filled)), repeated(jnp.arange(n)), n * num_return_sequences
 
@@ -183,19 +183,19 @@ def generate(
 
     def advance(carry):
         k, out, (chosen, _), cache, lengths, over = carry
-        out = lax.dynamic_update_index_in_dim(out, jnp.where(over, ends[0], chosen), k, 1)
+        out = lax.dynamic_update_index_in_dim(out, jnp.where(over, eos_ids[0], chosen), k, 1)
         lengths = lengths + ~over
-        over = over | jnp.any(chosen[:, None] == ends, axis=1)
+        over = over | jnp.any(chosen[:, None] == eos_ids, axis=1)
         at = ends_at + 1 + k
 
         def is_chosen(tokens: Tokens) -> Bool[Array, "n 1"] | None:
-            mask = tokens.chosen_new(at[:, 0], context)
-            return None if mask is None else mask[:, None]
+            chosen = tokens.chosen_new(at[:, 0], context)
+            return None if chosen is None else chosen[:, None]
 
         x, cache = forward(chosen[:, None], at, keys, (alpha, is_chosen), cache, t + k)
         return k + 1, out, pick(k + 1, x[:, 0]), cache, lengths, over
 
-    out = jnp.full((n, max_new_tokens), ends[0], jnp.int32)
+    out = jnp.full((n, max_new_tokens), eos_ids[0], jnp.int32)
     nothing = jnp.zeros(n, jnp.int32)
     start = (jnp.asarray(0), out, pick(0, last), cache, nothing, jnp.zeros(n, bool))
     k, out, (_, good), _, lengths, over = lax.while_loop(unfinished, advance, start)

@@ -20,17 +20,17 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge import devices, fetch, generation, sharding, tokenizer
+from sim.bridge import devices, fetch, generation, sharding
 from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampling
 from sim.bridge.parameters import init_parameters, is_gain, shapes
-from sim.bridge.split import MLP_DOWN, Split, all_logits, all_means, all_states, held_by_blocks, sites_of
-from sim.bridge.tokenizer import Tokenizer
+from sim.bridge.split import MLP_DOWN, Split, all_logits, all_means, all_states, block_activation_size, sites_of
+from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
-from sim.bridge.weights.hf import PICKLES, Tensors, fill, open_folder
+from sim.bridge.weights.hf import PICKLES, Tensors, load_params, open_folder
 from ufm._check import finite, real_numbers, require, shown, whole_number
 from ufm.steering import RESIDUAL, Steering, require_sites
 
@@ -90,9 +90,9 @@ class LanguageModel:
     def __repr__(self) -> str:
         a, decoder = self.config, self.decoder
         where = ", ".join(sorted({str(device) for device in decoder.embedding[...].devices()}))
-        words = "no tokenizer" if self.tokenizer is None else f"{self.tokenizer.size} tokens"
+        vocabulary = "no tokenizer" if self.tokenizer is None else f"{self.tokenizer.size} tokens"
         return (
-            f"LanguageModel({self.name!r}: {a.family}, {a.num_layers} layers of width {a.d_model}, {words}, "
+            f"LanguageModel({self.name!r}: {a.family}, {a.num_layers} layers of width {a.d_model}, {vocabulary}, "
             f"{jnp.dtype(decoder.dtype).name} on {where})"
         )
 
@@ -117,29 +117,29 @@ class LanguageModel:
         prompts = list(prompts)
         require(len(prompts) > 0, "prompts", "at least one", "none")
         rows = [self._tokens(prompt, k, chat) for k, prompt in enumerate(prompts)]
-        ids, seen = tokenizer.pad(rows, side=side, length=length)
-        longest, context = int(seen.sum(axis=1).max()) + room, self.config.max_seq_len
+        ids, mask = pad(rows, side=side, length=length)
+        longest, context = int(mask.sum(axis=1).max()) + room, self.config.max_seq_len
         require(
             longest <= context, "prompt", f"at most {context} tokens{f' with {room} to follow' if room else ''}", longest
         )
-        switch, lengths = self.config.switch, seen.sum(axis=1)
+        switch, lengths = self.config.switch, mask.sum(axis=1)
         if switch is not None and room:
             # Keys that are kept would have been turned by the frequencies of shorter sequences.
             crosses = (lengths <= switch) & (lengths + room - 1 > switch)
             beyond = f"beyond {switch} tokens the model has other rotary frequencies"
             expected = f"longer prompts, or prompts of at most {switch + 1} tokens with the new ones ({beyond})"
             require(not crosses.any(), "max_new_tokens", expected, room)
-        return ids, seen
+        return ids, mask
 
     def _tokens(self, prompt: Any, k: int, chat: bool) -> list[int]:
-        words = self.tokenizer
+        tokenizer = self.tokenizer
         if chat or isinstance(prompt, str):
-            require(words is not None, "prompt", "token ids, for a model without a tokenizer", shown(prompt))
-            assert words is not None
+            require(tokenizer is not None, "prompt", "token ids, for a model without a tokenizer", shown(prompt))
+            assert tokenizer is not None
             if not chat:
-                return self._known(words.encode(prompt))
+                return self._known(tokenizer.encode(prompt))
             said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            return self._known(words.encode(words.chat(said), special=False))
+            return self._known(tokenizer.encode(tokenizer.chat(said), special=False))
         expected = "a text or token ids"
         require(_is_list(prompt) and getattr(prompt, "ndim", 1) == 1, "prompt", expected, f"{shown(prompt)} in place {k}")
         messages = isinstance(prompt, list | tuple) and any(isinstance(message, Mapping) for message in prompt)
@@ -164,18 +164,18 @@ class LanguageModel:
         Raises:
             ValueError: as `contexts`; logits that are not finite.
         """
-        ids, seen = self.contexts(prompts, chat=chat)
+        ids, mask = self.contexts(prompts, chat=chat)
         numbers = ids.size * self.config.vocab_size
         devices.require_room("prompts", numbers * max(4, self.decoder.dtype.itemsize), self.device)
-        values = np.asarray(all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(seen)))
-        self._require_finite(np.isfinite(values[seen]).all(), ids, seen)
-        return [row[mask] for row, mask in zip(values, seen, strict=True)]
+        values = np.asarray(all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(mask)))
+        self._require_finite(np.isfinite(values[mask]).all(), ids, mask)
+        return [row[real] for row, real in zip(values, mask, strict=True)]
 
-    def _require_finite(self, good: bool | np.bool_, ids: np.ndarray, seen: np.ndarray) -> None:
+    def _require_finite(self, good: bool | np.bool_, ids: np.ndarray, mask: np.ndarray) -> None:
         """Refuse logits that are not finite, unsteered, and say after which block the stream is not for the first time."""
         if not good:
-            states = all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen))
-            bad = ~np.asarray(jnp.where(jnp.asarray(seen)[None, ..., None], jnp.isfinite(states), True).all(axis=(1, 2, 3)))
+            states = all_states(self.decoder, jnp.asarray(ids), jnp.asarray(mask))
+            bad = ~np.asarray(jnp.where(jnp.asarray(mask)[None, ..., None], jnp.isfinite(states), True).all(axis=(1, 2, 3)))
             place = f"after block {np.argmax(bad)}" if bad.any() else "in the last norm or the logits"
             require(False, "logits", "finite numbers", f"others, first {place}, in {self.decoder.dtype.name}")
 
@@ -183,8 +183,8 @@ class LanguageModel:
         self, prompts: Prompts, *, length: int | None = None, chat: bool = False
     ) -> tuple[Float[Array, "L n T d"], Bool[np.ndarray, "n T"]]:
         """The residual stream after every block, in one pass, and which positions are not padding."""
-        ids, seen = self.contexts(prompts, length=length, chat=chat)
-        return all_states(self.decoder, jnp.asarray(ids), jnp.asarray(seen)), seen
+        ids, mask = self.contexts(prompts, length=length, chat=chat)
+        return all_states(self.decoder, jnp.asarray(ids), jnp.asarray(mask)), mask
 
     def difference_of_means(
         self, positive: Prompts, negative: Prompts, *, chat: bool = False, budget: int | None = None
@@ -205,10 +205,10 @@ class LanguageModel:
         most = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
         sides = [self.contexts(texts, chat=chat) for texts in (positive, negative)]
         length, means = max(ids.shape[1] for ids, _ in sides), []
-        together = max(1, most // held_by_blocks(self.config, length, length))
-        for ids, seen in sides:
+        together = max(1, most // block_activation_size(self.config, length, length))
+        for ids, real in sides:
             more = ((0, 0), (length - ids.shape[1], 0))
-            tokens, mask = np.pad(ids, more), np.pad(seen, more)
+            tokens, mask = np.pad(ids, more), np.pad(real, more)
             total = np.zeros((self.config.num_layers, self.config.d_model))
             for k in range(0, len(ids), together):
                 part = slice(k, k + together)
@@ -297,10 +297,10 @@ class LanguageModel:
         new, seed = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("seed", seed)
         copies = whole_number("num_return_sequences", num_return_sequences, 1)
         require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
-        ids, seen = self.contexts(prompts, length=length, room=new, chat=chat)
+        ids, mask = self.contexts(prompts, length=length, room=new, chat=chat)
         a, chosen = self.config, sampling or Sampling()
         strengths = self._strengths(steering, alpha, len(ids))
-        ends = self.tokenizer.ends if stop and self.tokenizer is not None and self.tokenizer.ends else (-1,)
+        eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
         top_k = a.vocab_size if chosen.top_k is None else chosen.top_k
         settings = (jnp.asarray(chosen.temperature), jnp.asarray(top_k), jnp.asarray(chosen.top_p))
         caches = 2 * len(prompts) * copies * a.num_layers * a.num_kv_heads * a.head_dim * (ids.shape[1] + new)
@@ -308,10 +308,10 @@ class LanguageModel:
         out, lengths, good = generation.compiled(
             self.decoder,
             jnp.asarray(ids),
-            jnp.asarray(seen),
+            jnp.asarray(mask),
             jax.random.key(seed),
             settings,
-            jnp.asarray(ends, jnp.int32),
+            jnp.asarray(eos_ids, jnp.int32),
             steering,
             jnp.asarray(strengths),
             max_new_tokens=new,
@@ -325,7 +325,7 @@ class LanguageModel:
             require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
             require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
         rows = [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)]
-        ended = [bool(row) and row[-1] in ends for row in rows]
+        ended = [bool(row) and row[-1] in eos_ids for row in rows]
         tokens = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
         texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in tokens)
         return Generated(tokens, texts, tuple(ended))
@@ -413,14 +413,14 @@ def load(
     refuse_pointers(path)
     digest, place = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh)
     if path.is_dir() and orbax_checkpoint.is_one(path):
-        config, parameters, words = orbax_checkpoint.read(path, dtype=kind, place=place, digest=digest)
+        config, parameters, tokenizer = orbax_checkpoint.read(path, dtype=kind, place=place, digest=digest)
     else:
-        config, tensors, words = _open(path)
+        config, tensors, tokenizer = _open(path)
         if place is None:
             devices.require_room("model", parameter_bytes(config, kind), device)
-        parameters = fill(config, tensors, dtype=kind, place=place, progress=progress, digest=digest)
+        parameters = load_params(config, tensors, dtype=kind, place=place, progress=progress, digest=digest)
     decoder = Decoder(config, parameters, dtype=computing, fast=fast)
-    return LanguageModel(decoder, words, str(source), digest.hexdigest()[:16])
+    return LanguageModel(decoder, tokenizer, str(source), digest.hexdigest()[:16])
 
 
 def parameter_bytes(a: Config, dtype: DTypeLike) -> int:
@@ -433,12 +433,12 @@ def _open(path: Path) -> tuple[Config, Tensors, Tokenizer | None]:
     """The architecture, the tensors and the tokenizer of a folder or a GGUF file."""
     if path.is_dir():
         _require_model(path)
-        return *open_folder(path), tokenizer.from_folder(path)
+        return *open_folder(path), from_folder(path)
     _require_gguf(path)
     file = Gguf(path)
-    config, words = file.config, tokenizer.from_gguf(file)
+    config, tokenizer = file.config, from_gguf(file)
     file.forget_metadata()
-    return config, file, words
+    return config, file, tokenizer
 
 
 def _require_model(folder: Path) -> None:

@@ -89,13 +89,13 @@ class Split(Steerable):
     def activation_size(self) -> int:
         """Numbers held while one state is decoded: its logits, and the widest part of a block."""
         a, t = self.decoder.config, self.tokens.shape[1]
-        return (1 if self.last_only else t) * a.vocab_size + held_by_blocks(a, t - self.start, t)
+        return (1 if self.last_only else t) * a.vocab_size + block_activation_size(a, t - self.start, t)
 
     @property
     def prefix_size(self) -> int:
         """Numbers held for one context: the widest part of a block, and keys and values of what is not steered."""
         a, t = self.decoder.config, self.tokens.shape[1]
-        return held_by_blocks(a, t, t) + 2 * a.num_layers * a.num_kv_heads * a.head_dim * self.start
+        return block_activation_size(a, t, t) + 2 * a.num_layers * a.num_kv_heads * a.head_dim * self.start
 
     @property
     def sites(self) -> dict[str, tuple[int, int]]:
@@ -197,7 +197,7 @@ class Split(Steerable):
         x = decoder.run(decoder.embed(tokens, place.positions), place, 0, first)
         start, later = self.start, x
         if self.site == MLP_DOWN and not decoder.config.parallel:
-            later = decoder.attend(decoder.block(self.layer), self.layer, x, place)
+            later = decoder.attention(decoder.block(self.layer), self.layer, x, place)
         keys, values = (None, None) if start == 0 else self._kept(x[:, :start], place, first)
         state = State(wide(later[:, start:]), mask, flat, keys, values)
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), state)
@@ -210,14 +210,14 @@ class Split(Steerable):
         a, (n, size, _) = decoder.config, x.shape
         prefix = Place(
             place.positions[:, :size],
-            jax.tree.map(lambda turns: turns[:, :, :size], place.turns),
-            jax.tree.map(lambda slots: slots[:, :size], place.keys),
+            jax.tree.map(lambda rope: rope[:, :, :size], place.rope),
+            jax.tree.map(lambda slots: slots[:, :size], place.slots),
         )
 
         def step(i: Index, carry: Any) -> Any:
             x, keys, values = carry
 
-            def seen(key: Array, value: Array) -> tuple[Array, Array]:
+            def kept(key: Array, value: Array) -> tuple[Array, Array]:
                 nonlocal keys, values
                 keys, values = (
                     lax.dynamic_update_index_in_dim(every, new.astype(every.dtype), i, 1)
@@ -225,7 +225,7 @@ class Split(Steerable):
                 )
                 return key, value
 
-            x = decoder.through(decoder.block(i), i, x, prefix, cache=seen)
+            x = decoder.through(decoder.block(i), i, x, prefix, cache=kept)
             return x, keys, values
 
         empty = jnp.zeros((n, a.num_layers, a.num_kv_heads, size, a.head_dim), decoder.dtype)
@@ -274,7 +274,7 @@ class Split(Steerable):
         at_end = None if steering is None else self._act(steering, alpha, state, at)
 
         def through(x: Array) -> Array:
-            return decoder.finish(run(x, last=last), place, at, act=at_end)
+            return decoder.last_block(run(x, last=last), place, at, act=at_end)
 
         def nothing(x: Array) -> Array:
             return only_at(x, at)[:, 0]
@@ -292,10 +292,10 @@ class Split(Steerable):
         if start == 0:
             return whole
         before, slots = (
-            jax.tree.map(lambda slots, part=part: slots[:, part], whole.keys) for part in (slice(start), slice(start, None))
+            jax.tree.map(lambda slots, part=part: slots[:, part], whole.slots) for part in (slice(start), slice(start, None))
         )
-        turns = jax.tree.map(lambda turns: turns[:, :, start:], whole.turns)
-        return Place(slots.positions, turns, slots, Past(before, state.keys, state.values))
+        rope = jax.tree.map(lambda rope: rope[:, :, start:], whole.rope)
+        return Place(slots.positions, rope, slots, Past(before, state.keys, state.values))
 
     def _act(self, steering: Steering, alpha: Any, state: State, at: Int[Array, " n"] | None) -> Act:
         """What a steering does at the sites of the blocks behind the split.
@@ -343,7 +343,7 @@ class Split(Steerable):
 
         if decoder.config.parallel:
             return decoder.through(block, self.layer, x, place, act=here)
-        return decoder.transform(block, self.layer, x, act=here)
+        return decoder.mlp(block, self.layer, x, act=here)
 
 
 def sites_of(a: Config) -> dict[str, tuple[int, int]]:
@@ -358,39 +358,39 @@ def _is_same(layer: Index | None, other: Index) -> bool:
     return not isinstance(layer, jax.core.Tracer) and not isinstance(other, jax.core.Tracer) and int(layer) == int(other)
 
 
-def held_by_blocks(a: Config, t: int, whole: int) -> int:
+def block_activation_size(a: Config, t: int, whole: int) -> int:
     """Numbers held while blocks run on t tokens of a context of `whole`: the stream, and the widest part of a block."""
     attention = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim + 2 * a.num_heads * whole
     return t * (3 * a.d_model + max(3 * a.d_mlp, attention))
 
 
 @nnx.jit
-def all_logits(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
+def all_logits(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
     """The logits at every position of unsteered contexts."""
-    return decoder(tokens, seen)
+    return decoder(tokens, mask)
 
 
 @nnx.jit
-def all_states(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "L n T d"]:
+def all_states(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "L n T d"]:
     """The residual stream after every block, in one pass."""
-    return _after_every_block(decoder, tokens, seen, lambda x: x)
+    return _after_every_block(decoder, tokens, mask, lambda x: x)
 
 
 @nnx.jit
-def all_means(decoder: Decoder, tokens: Int[Array, "n T"], seen: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
-    """The states of every block as their mean over the positions that are seen."""
-    shares = seen / jnp.maximum(seen.sum(axis=1, keepdims=True), 1)
+def all_means(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
+    """The states of every block as their mean over the positions of the mask."""
+    shares = mask / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
 
     def mean(x: Array) -> Array:
         x = wide(x)
         return jnp.einsum("ntd,nt->nd", x, shares.astype(x.dtype), precision=of_products(x.dtype))
 
-    return _after_every_block(decoder, tokens, seen, mean)
+    return _after_every_block(decoder, tokens, mask, mean)
 
 
-def _after_every_block(decoder: Decoder, tokens: Array, seen: Array, keep: Callable[[Array], Array]) -> Array:
+def _after_every_block(decoder: Decoder, tokens: Array, mask: Array, keep: Callable[[Array], Array]) -> Array:
     """What is kept of the residual stream after every block, with a leading layer axis."""
-    place = decoder.place(seen)
+    place = decoder.place(mask)
     x = decoder.embed(tokens, place.positions)
     kept = jax.eval_shape(keep, x)
     every = jnp.zeros((decoder.config.num_layers, *kept.shape), kept.dtype)

@@ -31,7 +31,7 @@ class Tokenizer:
     Attributes:
         core: of the package `tokenizers`.
         bos, eos: first token of a text and token that ends one, if there are any.
-        ends: all tokens that end a generation.
+        eos_ids: all tokens that end a generation.
         adds_bos: whether `encode` puts `bos` first, where `core` does not.
         template: of chats, in Jinja; or several, by name.
         named: special tokens as text, by what templates call them ("bos_token", "pad_token"); those of `bos` and `eos` may
@@ -41,13 +41,13 @@ class Tokenizer:
     core: tokenizers.Tokenizer
     bos: int | None = None
     eos: int | None = None
-    ends: tuple[int, ...] = field(default=())
+    eos_ids: tuple[int, ...] = field(default=())
     adds_bos: bool = False
     template: str | Mapping[str, str] | None = None
     named: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Tokenizer({self.size} tokens, bos={self.bos}, eos={self.eos}, ends={self.ends})"
+        return f"Tokenizer({self.size} tokens, bos={self.bos}, eos={self.eos}, eos_ids={self.eos_ids})"
 
     @property
     def size(self) -> int:
@@ -55,7 +55,7 @@ class Tokenizer:
         return self.core.get_vocab_size(with_added_tokens=True)
 
     @cached_property
-    def spoken(self) -> list[str]:
+    def token_strings(self) -> list[str]:
         """Every token as text, as it is after another: some decoders take the space from the first."""
         first, twice = (
             self.core.decode_batch([[z] * n for z in range(self.size)], skip_special_tokens=True) for n in (1, 2)
@@ -176,11 +176,11 @@ def pad(
     longest = max(len(row) for row in rows)
     width = longest if length is None else whole_number("length", length, 1)
     require(longest <= width, "prompt", f"at most {width} tokens", longest)
-    ids, seen = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
+    ids, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for k, row in enumerate(rows):
         place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        ids[k, place], seen[k, place] = row, True
-    return ids, seen
+        ids[k, place], mask[k, place] = row, True
+    return ids, mask
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -230,10 +230,10 @@ def from_folder(folder: Path) -> Tokenizer | None:
     more = [read_json(folder / name) for name in ("generation_config.json", "config.json") if (folder / name).is_file()]
     more += [config["text_config"] for config in more if isinstance(config.get("text_config"), dict)]
     bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
-    ends = {eos, *(i for config in more for i in _ids(config.get("eos_token_id")))} - {None}
+    eos_ids = {*_ids(eos), *(i for config in more for i in _ids(config.get("eos_token_id")))}
     # What a tokenizer.json adds by itself is not added again.
     adds = bool(settings.get("add_bos_token")) and bos is not None and core.encode("a").ids[:1] != [bos]
-    return Tokenizer(core, bos, eos, tuple(sorted(i for i in ends if i is not None)), adds, _templates(folder), texts)
+    return Tokenizer(core, bos, eos, tuple(sorted(eos_ids)), adds, _templates(folder), texts)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -367,7 +367,7 @@ def _templates(folder: Path) -> str | dict[str, str] | None:
 # --- GGUF ------------------------------------------------------------------------------------------------------------
 
 # fmt: off
-_ENDS = frozenset((
+_EOS_TEXTS = frozenset((
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
     "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
     "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<fim-pad>", "<fim_pad>",
@@ -395,8 +395,8 @@ def from_gguf(file: Gguf) -> Tokenizer | None:
     places = {text: i for i, text in enumerate(tokens)}
     twice = next((text for i, text in enumerate(tokens) if places[text] != i), None)
     require(twice is None, "tokenizer.ggml.tokens", "different tokens", f"{twice!r} more than once")
-    ends = _known_ends(places)
-    types = [CONTROL if i in ends else kind for i, kind in enumerate(types)]
+    eos_ids = _known_eos_ids(places)
+    types = [CONTROL if i in eos_ids else kind for i, kind in enumerate(types)]
     core, adds = _byte_level(file, places) if kind == "gpt2" else (_sentence_piece(file, tokens, types), True)
     tokenizer_cores.mark(core, tokens, types)
     defaults = {"bos": 1, "eos": 2, "unknown": 0} if kind == "llama" else {}
@@ -404,12 +404,12 @@ def from_gguf(file: Gguf) -> Tokenizer | None:
         name: _id(file, name, len(tokens), defaults.get(name))
         for name in ("bos", "eos", "eot", "eom", "unknown", "padding", "seperator")
     }
-    ends |= {i for i in (ids["eos"], ids["eot"], ids["eom"]) if i is not None}
+    eos_ids |= {i for i in (ids["eos"], ids["eot"], ids["eom"]) if i is not None}
     called = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep"}
     named = {f"{ours}_token": tokens[i] for theirs, ours in called.items() if (i := ids[theirs]) is not None}
     adds = bool(file.metadata("tokenizer.ggml.add_bos_token", adds))
     require(not adds or ids["bos"] is not None, "tokenizer.ggml.bos_token_id", "an id, since texts begin with it", "none")
-    return Tokenizer(core, ids["bos"], ids["eos"], tuple(sorted(ends)), adds, _gguf_templates(file), named)
+    return Tokenizer(core, ids["bos"], ids["eos"], tuple(sorted(eos_ids)), adds, _gguf_templates(file), named)
 
 
 def _id(file: Gguf, name: str, count: int, default: int | None) -> int | None:
@@ -418,9 +418,9 @@ def _id(file: Gguf, name: str, count: int, default: int | None) -> int | None:
     return i if isinstance(i, int) and 0 <= i < count else None
 
 
-def _known_ends(places: Mapping[str, int]) -> set[int]:
+def _known_eos_ids(places: Mapping[str, int]) -> set[int]:
     """Tokens that end a generation by what they are called."""
-    texts = _ENDS & set(places)
+    texts = _EOS_TEXTS & set(places)
     # Where parts of an answer end with <|end|> or </s>, the whole ends otherwise.
     if texts & {"<|call|>", "<|calls|>"} and texts & {"<|return|>", "<|flush|>"}:
         texts -= {"<|end|>"}

@@ -84,7 +84,7 @@ def train_tokenizer(documents: Sequence[str], vocabulary: int) -> Tokenizer:
     core.train_from_iterator(documents, trainer)
     end = core.token_to_id(END)
     assert end is not None
-    return Tokenizer(core, bos=end, eos=end, ends=(end,))
+    return Tokenizer(core, bos=end, eos=end, eos_ids=(end,))
 
 
 def as_tokens(documents: Sequence[str], tokenizer: Tokenizer) -> Int[np.ndarray, " N"]:

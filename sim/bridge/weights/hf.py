@@ -256,7 +256,7 @@ def tied_as_saved(a: Config, tensors: Tensors) -> Config:
     return replace(a, tied=False)
 
 
-def fill(
+def load_params(
     a: Config,
     tensors: Tensors,
     *,

@@ -30,14 +30,14 @@ def is_one(folder: Path) -> bool:
     return all((folder / part).is_dir() for part in _PARTS)
 
 
-def save(folder: str | Path, config: Config, parameters: Mapping[str, Any], words: Tokenizer | None) -> Path:
+def save(folder: str | Path, config: Config, parameters: Mapping[str, Any], tokenizer: Tokenizer | None) -> Path:
     """Write a model as an Orbax checkpoint.
 
     Args:
         folder: must not exist, or be empty.
         config: of the decoder.
         parameters: by path, as `sim.bridge.parameters.shapes` lists them.
-        words: its tokenizer, if it has one.
+        tokenizer: its tokenizer, if it has one.
 
     Raises:
         ValueError: a folder that holds something; parameters that are not those of the architecture.
@@ -48,7 +48,7 @@ def save(folder: str | Path, config: Config, parameters: Mapping[str, Any], word
     require(not path.exists() or not any(path.iterdir()), "folder", "one that is not there, or empty", f"{str(folder)!r}")
     actual, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(config)
     require(actual == wanted, "parameters", "those of the architecture", _difference(actual, wanted))
-    about = {"config": asdict(config), "tokenizer": None if words is None else _as_json(words)}
+    about = {"config": asdict(config), "tokenizer": None if tokenizer is None else _as_json(tokenizer)}
     if path.exists():
         path.rmdir()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -64,7 +64,7 @@ def read(
     place: Placement | None = None,
     digest: "hashlib._Hash | None" = None,
 ) -> tuple[Config, dict[str, jax.Array], Tokenizer | None]:
-    """A model again; arguments are those of `sim.bridge.weights.hf.fill`.
+    """A model again; arguments are those of `sim.bridge.weights.hf.load_params`.
 
     Raises:
         ValueError: a folder that is damaged, parameters that are not finite; the message names it.
@@ -77,7 +77,7 @@ def read(
         older = "architecture" in about
         require(not older, "checkpoint", "one of this version", "one of an older version: train or save the model anew")
         config = _config(about["config"])
-        words = None if about["tokenizer"] is None else _of_json(about["tokenizer"])
+        tokenizer = None if about["tokenizer"] is None else _of_json(about["tokenizer"])
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = {
             name: jax.ShapeDtypeStruct(shape, np.float32 if is_gain(name) else np.dtype(dtype), sharding=device)
@@ -87,7 +87,7 @@ def read(
         restored = checkpointer.restore(path, args=wanted)["parameters"]
     for name, value in restored.items():
         require_finite(name, np.asarray(value))
-    return config, placed(config, restored.items(), place, digest), words
+    return config, placed(config, restored.items(), place, digest), tokenizer
 
 
 def _config(kept: dict[str, Any]) -> Config:
@@ -98,10 +98,11 @@ def _config(kept: dict[str, Any]) -> Config:
     return Config(**{**listed(kept), **ropes})
 
 
-def _as_json(words: Tokenizer) -> dict[str, Any]:
-    rest = {"bos": words.bos, "eos": words.eos, "ends": list(words.ends), "adds_bos": words.adds_bos}
-    template = words.template if isinstance(words.template, str | None) else dict(words.template)
-    return {"core": json.loads(words.core.to_str()), "template": template, "named": dict(words.named), **rest}
+def _as_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    # Under "ends", as in folders that are written already.
+    rest = {"bos": tokenizer.bos, "eos": tokenizer.eos, "ends": list(tokenizer.eos_ids), "adds_bos": tokenizer.adds_bos}
+    template = tokenizer.template if isinstance(tokenizer.template, str | None) else dict(tokenizer.template)
+    return {"core": json.loads(tokenizer.core.to_str()), "template": template, "named": dict(tokenizer.named), **rest}
 
 
 def _of_json(kept: dict[str, Any]) -> Tokenizer:

@@ -117,7 +117,7 @@ def _lexicon(experiment: Experiment) -> None:
 def whole_words(experiment: Experiment) -> Bool[np.ndarray, " V"]:
     """A mask of the tokens that consist of a space and at least three letters."""
     v = experiment.lm.config.vocab_size
-    texts = [*experiment.tokenizer.spoken, *[""] * (v - experiment.tokenizer.size)][:v]
+    texts = [*experiment.tokenizer.token_strings, *[""] * (v - experiment.tokenizer.size)][:v]
     return np.asarray([len(text) > 3 and text[0] == " " and text[1:].isalpha() for text in texts])
 
 
@@ -189,7 +189,7 @@ def judged(
             return tokenizer.encode(tokenizer.chat([{"role": "user", "content": asked}]), special=False)
         return [*tokenizer.encode(asked), *space]
 
-    known = tokenizer.spoken[: judge.config.vocab_size]
+    known = tokenizer.token_strings[: judge.config.vocab_size]
     digits = [[z for z, text in enumerate(known) if text.strip() == digit] for digit in "10"]
     yes, no = (np.asarray(numbers, int) for numbers in digits)
     answers, scores = [], []

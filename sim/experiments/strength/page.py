@@ -153,10 +153,10 @@ def datasets(experiment: Experiment, data: dict[str, xr.Dataset]) -> dict[str, x
     drawable = {}
     if "next-token" in data:
         tokens = data["next-token"]["token"]
-        spoken = np.asarray(
-            [*experiment.tokenizer.spoken, *[""] * (experiment.lm.config.vocab_size - experiment.tokenizer.size)]
+        token_strings = np.asarray(
+            [*experiment.tokenizer.token_strings, *[""] * (experiment.lm.config.vocab_size - experiment.tokenizer.size)]
         )
-        words = xr.where(tokens >= 0, spoken[np.maximum(tokens.values, 0)], "")
+        words = xr.where(tokens >= 0, token_strings[np.maximum(tokens.values, 0)], "")
         drawable["next-token"] = data["next-token"].assign(word=words)
     for name in ("concept", "cross-entropy", "mmlu"):
         if name in data:

@@ -47,8 +47,8 @@ def vectors(experiment: Experiment) -> None:
 
 def text_means(lm: LanguageModel, rows: list[list[int]], length: int) -> Float[np.ndarray, "L n d"]:
     """The mean state of every text, at all layers."""
-    tokens, seen = lm.contexts(rows, length=length)
-    return np.asarray(all_means(lm.decoder, jnp.asarray(tokens), jnp.asarray(seen)))
+    tokens, mask = lm.contexts(rows, length=length)
+    return np.asarray(all_means(lm.decoder, jnp.asarray(tokens), jnp.asarray(mask)))
 
 
 def log_odds(experiment: Experiment) -> None:

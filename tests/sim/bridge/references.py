@@ -178,11 +178,11 @@ def tokens(length: int, vocabulary: int = 58, seed: int = 0) -> np.ndarray:
 def batch(side: str) -> tuple[np.ndarray, np.ndarray]:
     """The sequences of `PADDED` in one batch, padded on the "left" or the "right"; and which tokens are not padding."""
     longest = max(PADDED)
-    ids, seen = np.zeros((len(PADDED), longest), np.int64), np.zeros((len(PADDED), longest), bool)
+    ids, mask = np.zeros((len(PADDED), longest), np.int64), np.zeros((len(PADDED), longest), bool)
     for row, length in enumerate(PADDED):
         place = slice(longest - length, longest) if side == "left" else slice(0, length)
-        ids[row, place], seen[row, place] = tokens(length, seed=row), True
-    return ids, seen
+        ids[row, place], mask[row, place] = tokens(length, seed=row), True
+    return ids, mask
 
 
 def reference(config: dict) -> tuple[dict, dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
@@ -200,17 +200,17 @@ def reference(config: dict) -> tuple[dict, dict[str, tuple[int, ...]], dict[str,
         for name, value in weights(shapes).items():
             parameters[name].copy_(torch.from_numpy(value))
 
-        def logits(ids: np.ndarray, seen: np.ndarray) -> np.ndarray:
-            mask = torch.from_numpy(seen.astype(np.int64))
-            positions = torch.clamp(torch.cumsum(mask, dim=1) - 1, min=0)
-            return model(torch.from_numpy(ids), attention_mask=mask, position_ids=positions).logits.numpy()
+        def logits(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            attended = torch.from_numpy(mask.astype(np.int64))
+            positions = torch.clamp(torch.cumsum(attended, dim=1) - 1, min=0)
+            return model(torch.from_numpy(ids), attention_mask=attended, position_ids=positions).logits.numpy()
 
         results = {}
         for length in LENGTHS:
             results[str(length)] = logits(tokens(length)[None], np.ones((1, length), bool))[0, -KEPT:]
         for side in ("left", "right"):
-            ids, seen = batch(side)
-            results[side] = logits(ids, seen)[seen]
+            ids, mask = batch(side)
+            results[side] = logits(ids, mask)[mask]
     return json.loads(whole.to_json_string(use_diff=False)), shapes, results
 
 

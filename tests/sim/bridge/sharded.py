@@ -27,9 +27,9 @@ def main(folder, out, data, model, processes=1, rank=0, port=0):
     mesh = make_mesh(data, model)
     lm = load(folder, mesh=mesh, progress=False)
     shardings = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(split.nnx.state(lm.decoder))}
-    ids, seen = spread(mesh, *lm.contexts(PROMPTS))
-    logits = split.all_logits(lm.decoder, ids, seen)
-    cut = replace(lm.split(PROMPTS, 1), tokens=ids, mask=seen)
+    ids, mask = spread(mesh, *lm.contexts(PROMPTS))
+    logits = split.all_logits(lm.decoder, ids, mask)
+    cut = replace(lm.split(PROMPTS, 1), tokens=ids, mask=mask)
     whole = NamedSharding(mesh, PartitionSpec())
 
     @jax.jit

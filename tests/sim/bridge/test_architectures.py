@@ -20,7 +20,7 @@ from sim.bridge.architectures import DEFAULTS, FAMILIES, from_config
 from sim.bridge.model import load, random_model
 from sim.bridge.rope import Rope
 from sim.bridge.weights.gguf_file import Gguf
-from sim.bridge.weights.hf import fill, open_folder
+from sim.bridge.weights.hf import load_params, open_folder
 from tests.sim.bridge import references
 from tests.sim.bridge.gguf_files import written
 
@@ -90,8 +90,8 @@ def test_defaults_are_those_of_transformers(family):
     from transformers import AutoConfig
 
     theirs = AutoConfig.for_model(family)
-    turns = getattr(theirs, "rope_parameters", None) or {}
-    whole, local = turns.get("full_attention", turns), turns.get("sliding_attention", {})
+    rotary = getattr(theirs, "rope_parameters", None) or {}
+    whole, local = rotary.get("full_attention", rotary), rotary.get("sliding_attention", {})
     renamed = {"rope_theta": whole.get("rope_theta"), "rotary_emb_base": whole.get("rope_theta")}
     renamed |= {"rotary_pct": whole.get("partial_rotary_factor"), "rope_local_base_freq": local.get("rope_theta")}
     renamed |= {"partial_rotary_factor": whole.get("partial_rotary_factor"), "sliding_window_pattern": 6}
@@ -274,9 +274,9 @@ def test_yarn_between_the_ends(truncate, expected):
 @pytest.mark.parametrize(("length", "long"), [(40, False), (41, True)])
 def test_longrope_changes_beyond_the_original_context(small, length, long):
     decoder = small("phi3, longrope").decoder
-    rope, positions = decoder.config.rope, np.arange(length)[None]
-    cosines, _ = decoder.rotations(jnp.asarray(positions))
-    expected = rope.size * np.cos(positions[0][:, None] * np.asarray(rope.frequencies(8, long=long)))
+    kind, positions = decoder.config.kind, np.arange(length)[None]
+    cosines, _ = decoder.rope(jnp.asarray(positions))
+    expected = kind.size * np.cos(positions[0][:, None] * np.asarray(kind.frequencies(8, long=long)))
     np.testing.assert_allclose(cosines[0, 0], expected, atol=1e-5)
 
 
@@ -453,15 +453,18 @@ def test_gguf_of_a_family_is_its_folder(checkpoint, tmp_path, name):
     folder = checkpoint(name)
     file, (config, tensors) = write_gguf(folder, tmp_path / "model.gguf"), open_folder(folder)
     same(file.config, config, **WRITTEN[name])
-    expected = fill(config, tensors, progress=False)
-    for key, value in fill(file.config, file, progress=False).items():
+    expected = load_params(config, tensors, progress=False)
+    for key, value in load_params(file.config, file, progress=False).items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
 def test_phi_3_with_queries_keys_and_values_apart(checkpoint, tmp_path):
     folder = checkpoint("phi3")
-    file, expected = write_gguf(folder, tmp_path / "model.gguf", apart=True), fill(*open_folder(folder), progress=False)
-    for key, value in fill(file.config, file, progress=False).items():
+    file, expected = (
+        write_gguf(folder, tmp_path / "model.gguf", apart=True),
+        load_params(*open_folder(folder), progress=False),
+    )
+    for key, value in load_params(file.config, file, progress=False).items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 

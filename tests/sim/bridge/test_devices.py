@@ -47,14 +47,14 @@ def programs(lm):
     """The programs of public functions, and their arguments."""
     cut, whole = lm.split(PROMPTS, 0), lm.split(PROMPTS, 1, last_only=False)
     far = jnp.asarray(ALPHAS, jnp.float32)
-    ids, seen = map(jnp.asarray, lm.contexts(PROMPTS))
+    ids, mask = map(jnp.asarray, lm.contexts(PROMPTS))
     limits, v = jnp.zeros((2, lm.config.vocab_size)), jnp.asarray(V)
     settings = tuple(map(jnp.asarray, (1.0, 5, 0.9)))
     steering = Steering(Add(v))
     return {
-        "logits": (split.all_logits, lm.decoder, ids, seen),
-        "states": (split.all_states, lm.decoder, ids, seen),
-        "means": (split.all_means, lm.decoder, ids, seen),
+        "logits": (split.all_logits, lm.decoder, ids, mask),
+        "states": (split.all_states, lm.decoder, ids, mask),
+        "means": (split.all_means, lm.decoder, ids, mask),
         "divergence": (lambda cut: ufm.divergence(cut, jnp.arange(2), v, ALPHAS), cut),
         "curvature": (lambda cut: ufm.curvature(cut, jnp.arange(2), v), cut),
         "gradient": (
@@ -76,7 +76,7 @@ def programs(lm):
             lambda decoder: generation.generate(
                 decoder,
                 ids,
-                seen,
+                mask,
                 jax.random.key(0),
                 settings,
                 jnp.asarray([-1]),

@@ -89,12 +89,12 @@ def test_the_seed_tells_what_is_sampled(small):
 def test_a_sequence_stops_at_its_end(small):
     model = small("qwen3")
     free = model.generate(PROMPTS[:1], max_new_tokens=10).tokens[0]
-    ids, seen = model.contexts(PROMPTS[:1])
+    ids, mask = model.contexts(PROMPTS[:1])
     end = jnp.asarray([free[4], 60])
     out, lengths, _ = generation.compiled(
         model.decoder,
         ids,
-        seen,
+        mask,
         jax.random.key(0),
         (1.0, 61, 1.0),
         end,

@@ -14,7 +14,7 @@ import ufm
 from sim.bridge import model
 from sim.bridge.generation import Sampling
 from sim.bridge.model import load
-from sim.bridge.split import held_by_blocks
+from sim.bridge.split import block_activation_size
 from sim.bridge.tokenizer import Tokenizer
 from tests.ufm.test_check import Tensor
 from ufm import Add, Steering
@@ -25,19 +25,19 @@ BOS, USER, END = 0, 1, 2
 TEMPLATE = "<s>{% for m in messages %}<user>{{ m.content }}<end>{% endfor %}{{ '!' if add_generation_prompt }}"
 
 
-def words(more=()):
+def letters(more=()):
     """A tokenizer of letters that begins texts with <s>, as that of Llama 3 does."""
     vocabulary = {text: i for i, text in enumerate(["<s>", "<user>", "<end>", *LETTERS, *more])}
     core = tokenizers.Tokenizer(models.BPE(vocabulary, []))
     core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     core.add_special_tokens(["<s>", "<user>", "<end>", *more])
     core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return Tokenizer(core, bos=BOS, eos=END, ends=(END,), template=TEMPLATE)
+    return Tokenizer(core, bos=BOS, eos=END, eos_ids=(END,), template=TEMPLATE)
 
 
 @pytest.fixture
 def lm(small):
-    return replace(small("llama"), tokenizer=words())
+    return replace(small("llama"), tokenizer=letters())
 
 
 def ids(text):
@@ -70,9 +70,9 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_of_every_kind(lm, kind):
-    tokens, seen = lm.contexts(KINDS[kind]())
+    tokens, mask = lm.contexts(KINDS[kind]())
     assert tokens.tolist() == [ROW] * 2 == [[BOS, *ids("AB")]] * 2
-    assert seen.all()
+    assert mask.all()
 
 
 CALLS = {
@@ -119,7 +119,7 @@ def test_things_that_are_no_prompts(lm, call, prompts, message):
 
 def test_a_tokenizer_may_have_more_tokens_than_the_model(checkpoint, small, tmp_path):
     """As those of Gemma 3 and CodeLlama: only tokens that are used have to exist."""
-    more = words(["<image>"])
+    more = letters(["<image>"])
     (tmp_path / "config.json").write_bytes((checkpoint("llama") / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes((checkpoint("llama") / "model.safetensors").read_bytes())
     more.core.save(str(tmp_path / "tokenizer.json"))
@@ -171,12 +171,12 @@ def test_means_are_taken_in_batches(lm, monkeypatch):
     together = lm.difference_of_means(positive, negative)
     sizes, real = [], model.all_means
 
-    def counted(decoder, tokens, seen):
+    def counted(decoder, tokens, mask):
         sizes.append(tokens.shape)
-        return real(decoder, tokens, seen)
+        return real(decoder, tokens, mask)
 
     monkeypatch.setattr(model, "all_means", counted)
-    size = held_by_blocks(lm.config, 9, 9)
+    size = block_activation_size(lm.config, 9, 9)
     for budget, expected in ((1, [1] * 7), (2 * size, [2, 2, 1, 2]), (3 * size - 1, [2, 2, 1, 2]), (None, [5, 2])):
         sizes.clear()
         np.testing.assert_allclose(lm.difference_of_means(positive, negative, budget=budget), together, atol=1e-6)

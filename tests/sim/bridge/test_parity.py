@@ -23,15 +23,15 @@ def off(model, kept, name):
         for n, logits in zip(LENGTHS, model.logits(sequences), strict=True)
     }
     for side in ("left", "right"):
-        ids, seen = references.batch(side)
-        rows = [row[mask].tolist() for row, mask in zip(ids, seen, strict=True)]
-        padded, mask = model.contexts(rows, side=side, length=max(LENGTHS))
-        errors[side] = np.abs(all_logits(model, padded, mask)[mask] - kept[f"{name}|{side}"]).max()
+        ids, masks = references.batch(side)
+        rows = [row[mask].tolist() for row, mask in zip(ids, masks, strict=True)]
+        padded, real = model.contexts(rows, side=side, length=max(LENGTHS))
+        errors[side] = np.abs(all_logits(model, padded, real)[real] - kept[f"{name}|{side}"]).max()
     return errors
 
 
-def all_logits(model, ids, seen):
-    return np.asarray(split.all_logits(model.decoder, jnp.asarray(ids), jnp.asarray(seen)))
+def all_logits(model, ids, mask):
+    return np.asarray(split.all_logits(model.decoder, jnp.asarray(ids), jnp.asarray(mask)))
 
 
 def tolerance(kept, name):

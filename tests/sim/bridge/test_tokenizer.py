@@ -11,7 +11,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
-from sim.bridge import sentencepiece_file, tokenizer
+from sim.bridge import sentencepiece_file
+from sim.bridge.tokenizer import from_folder, from_gguf
 from sim.bridge.weights.gguf_file import Gguf
 from tests.sim.bridge.gguf_files import written
 
@@ -67,18 +68,18 @@ def in_gguf(path, core, pre="smollm", change=None, config="llama"):
 
 
 def test_both_files_give_the_same_tokens(trained, folder):
-    theirs, ours = tokenizer.from_folder(folder), tokenizer.from_gguf(in_gguf(folder / "x.gguf", trained))
+    theirs, ours = from_folder(folder), from_gguf(in_gguf(folder / "x.gguf", trained))
     for text in (TEXT, "<|im_start|>user\nhi<|im_end|>", "x", "  ", "日本"):
         assert theirs.encode(text) == ours.encode(text) == trained.encode(text).ids
         assert theirs.decode(theirs.encode(text), special=True) == text
-    assert (theirs.bos, theirs.eos, theirs.ends) == (1, 2, (0, 2))
+    assert (theirs.bos, theirs.eos, theirs.eos_ids) == (1, 2, (0, 2))
     # <|endoftext|> ends a generation, whatever the metadata say.
-    assert (ours.bos, ours.eos, ours.ends) == (1, 2, (0, 2))
+    assert (ours.bos, ours.eos, ours.eos_ids) == (1, 2, (0, 2))
     assert theirs.size == ours.size == trained.get_vocab_size()
 
 
 def test_digits_are_split_one_by_one(trained, folder):
-    pieces = [trained.id_to_token(i) for i in tokenizer.from_folder(folder).encode("12345")]
+    pieces = [trained.id_to_token(i) for i in from_folder(folder).encode("12345")]
     assert pieces == list("12345")
 
 
@@ -94,68 +95,68 @@ def test_sentence_piece_metadata(tmp_path):
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     written(writer)
-    words = tokenizer.from_gguf(Gguf(tmp_path / "x.gguf"))
-    assert [tokens[i] for i in words.encode("ab ba")] == ["<s>", "▁ab", "▁", "ba"]
-    assert [tokens[i] for i in words.encode("é", special=False)] == ["▁", "<0xC3>", "<0xA9>"]
-    assert words.decode(words.encode("ab baé aab")) == "ab baé aab"
+    tokenizer = from_gguf(Gguf(tmp_path / "x.gguf"))
+    assert [tokens[i] for i in tokenizer.encode("ab ba")] == ["<s>", "▁ab", "▁", "ba"]
+    assert [tokens[i] for i in tokenizer.encode("é", special=False)] == ["▁", "<0xC3>", "<0xA9>"]
+    assert tokenizer.decode(tokenizer.encode("ab baé aab")) == "ab baé aab"
     # The decoder takes a space from the beginning of a text, not from a token in it.
-    assert words.spoken[-7:] == [" ", "a", "b", "ab", " ab", "ba", " a"]
-    assert words.spoken[1:3] == ["", ""]
+    assert tokenizer.token_strings[-7:] == [" ", "a", "b", "ab", " ab", "ba", " a"]
+    assert tokenizer.token_strings[1:3] == ["", ""]
 
 
 def test_every_token_as_text(folder):
-    words = tokenizer.from_folder(folder)
-    assert words.spoken[words.encode("x the")[-1]] == " the"
-    assert words.spoken == [words.decode([z]) for z in range(words.size)]
+    tokenizer = from_folder(folder)
+    assert tokenizer.token_strings[tokenizer.encode("x the")[-1]] == " the"
+    assert tokenizer.token_strings == [tokenizer.decode([z]) for z in range(tokenizer.size)]
 
 
 def test_batches_are_padded(folder):
-    words = tokenizer.from_folder(folder)
-    short, long = words.encode("fox"), words.encode("the quick brown fox")
-    ids, seen = words.batch(["fox", "the quick brown fox"])
+    tokenizer = from_folder(folder)
+    short, long = tokenizer.encode("fox"), tokenizer.encode("the quick brown fox")
+    ids, mask = tokenizer.batch(["fox", "the quick brown fox"])
     assert ids[0, -len(short) :].tolist() == short
     assert ids[1].tolist() == long
-    assert seen.sum(axis=1).tolist() == [len(short), len(long)]
-    right, flags = words.batch(["fox", "the quick brown fox"], side="right", length=50)
+    assert mask.sum(axis=1).tolist() == [len(short), len(long)]
+    right, flags = tokenizer.batch(["fox", "the quick brown fox"], side="right", length=50)
     assert right.shape == (2, 50)
     assert flags[0].tolist() == [k < len(short) for k in range(50)]
     with pytest.raises(ValueError, match="texts: expected at least one"):
-        words.batch([])
+        tokenizer.batch([])
     with pytest.raises(ValueError, match="prompt: expected at most 1 tokens"):
-        words.batch(["the quick brown fox"], length=1)
+        tokenizer.batch(["the quick brown fox"], length=1)
     with pytest.raises(ValueError, match="side: expected left or right, got 'top'"):
-        words.batch(["fox"], side="top")
+        tokenizer.batch(["fox"], side="top")
 
 
 def test_chats(folder):
-    words = tokenizer.from_folder(folder)
-    text = words.chat([{"role": "user", "content": "hi"}])
+    tokenizer = from_folder(folder)
+    text = tokenizer.chat([{"role": "user", "content": "hi"}])
     assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert words.chat([{"role": "user", "content": "hi"}], reply=False) == "<|im_start|>user\nhi<|im_end|>\n"
-    assert words.encode(text)[0] == words.core.token_to_id("<|im_start|>")
+    assert tokenizer.chat([{"role": "user", "content": "hi"}], reply=False) == "<|im_start|>user\nhi<|im_end|>\n"
+    assert tokenizer.encode(text)[0] == tokenizer.core.token_to_id("<|im_start|>")
 
 
 def test_no_template(trained, tmp_path):
     trained.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match="template: expected a model with a chat template"):
-        tokenizer.from_folder(tmp_path).chat([])
+        from_folder(tmp_path).chat([])
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"model": {"type": "BPE"}}'])
 def test_files_that_are_no_tokenizer(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match="a tokenizer of the package tokenizers"):
-        tokenizer.from_folder(tmp_path)
+        from_folder(tmp_path)
 
 
 def test_metadata_that_are_not_known(trained, tmp_path):
     with pytest.raises(ValueError, match=r"^tokenizer\.ggml\.pre: .*'nonsense'"):
-        tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre="nonsense"))
+        from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre="nonsense"))
 
 
 def test_ids_of_numpy_decode(folder):
-    words = tokenizer.from_folder(folder)
-    assert words.decode(np.asarray(words.encode("fox"))) == "fox"
+    tokenizer = from_folder(folder)
+    assert tokenizer.decode(np.asarray(tokenizer.encode("fox"))) == "fox"
 
 
 # --- the token that begins a text -------------------------------------------------------------------------------------
@@ -175,37 +176,37 @@ def beginning(trained, tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
 def test_a_text_begins_once(trained, beginning, kind):
     if kind == "folder":
-        words = tokenizer.from_folder(beginning)
+        tokenizer = from_folder(beginning)
     else:
-        words = tokenizer.from_gguf(in_gguf(beginning / "x.gguf", trained, change=lambda w: w.add_add_bos_token(True)))
-    bos, fox = words.core.id_to_token(words.bos), trained.encode("fox").ids
-    assert words.opening == [words.bos]
-    assert words.encode("fox") == words.encode(f"{bos}fox") == [words.bos, *fox]
-    assert words.encode(bos) == [words.bos]
-    assert words.encode("") == [words.bos]
-    assert words.encode(f"{bos}fox", special=False) == [words.bos, *fox]
+        tokenizer = from_gguf(in_gguf(beginning / "x.gguf", trained, change=lambda w: w.add_add_bos_token(True)))
+    bos, fox = tokenizer.core.id_to_token(tokenizer.bos), trained.encode("fox").ids
+    assert tokenizer.opening == [tokenizer.bos]
+    assert tokenizer.encode("fox") == tokenizer.encode(f"{bos}fox") == [tokenizer.bos, *fox]
+    assert tokenizer.encode(bos) == [tokenizer.bos]
+    assert tokenizer.encode("") == [tokenizer.bos]
+    assert tokenizer.encode(f"{bos}fox", special=False) == [tokenizer.bos, *fox]
     # Who writes it twice has it twice.
-    assert words.encode(f"{bos}{bos}fox") == [words.bos, words.bos, *fox]
-    chat = words.chat([{"role": "user", "content": "fox"}])
-    assert words.encode(chat) == words.encode(chat, special=False)
+    assert tokenizer.encode(f"{bos}{bos}fox") == [tokenizer.bos, tokenizer.bos, *fox]
+    chat = tokenizer.chat([{"role": "user", "content": "fox"}])
+    assert tokenizer.encode(chat) == tokenizer.encode(chat, special=False)
 
 
 def test_a_text_that_begins_with_nothing(folder):
-    words = tokenizer.from_folder(folder)
-    assert words.opening == []
-    assert words.encode("<|im_start|><|im_start|>fox")[:2] == [1, 1]
+    tokenizer = from_folder(folder)
+    assert tokenizer.opening == []
+    assert tokenizer.encode("<|im_start|><|im_start|>fox")[:2] == [1, 1]
 
 
 def test_the_one_token_of_a_word(beginning):
-    words = tokenizer.from_folder(beginning)
-    assert words.spoken[words.token(" the")] == " the"
-    assert words.token("x") == words.core.token_to_id("x")
-    assert words.token("\n") == words.core.token_to_id("Ċ")
-    assert words.token("<|im_end|>") == 2
+    tokenizer = from_folder(beginning)
+    assert tokenizer.token_strings[tokenizer.token(" the")] == " the"
+    assert tokenizer.token("x") == tokenizer.core.token_to_id("x")
+    assert tokenizer.token("\n") == tokenizer.core.token_to_id("Ċ")
+    assert tokenizer.token("<|im_end|>") == 2
     with pytest.raises(ValueError, match=r"^word: .*' zebra', which is \d \(.*' '.*'z'"):
-        words.token(" zebra")
+        tokenizer.token(" zebra")
     with pytest.raises(ValueError, match=r"^word: .*'', which is 0"):
-        words.token("")
+        tokenizer.token("")
 
 
 # --- what ends a text -------------------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ def named_in_gguf(path, names, change=None):
 
 
 @pytest.mark.parametrize(
-    ("names", "ends"),
+    ("names", "texts"),
     [
         (["<|begin_of_text|>", "<|eot_id|>", "<|eom_id|>"], ["<|eot_id|>", "<|eom_id|>"]),
         (["<|im_start|>", "<|im_end|>", "<|endoftext|>"], ["<|im_end|>", "<|endoftext|>"]),
@@ -236,10 +237,10 @@ def named_in_gguf(path, names, change=None):
         (["<｜end▁of▁sentence｜>"], ["<｜end▁of▁sentence｜>"]),
     ],
 )
-def test_tokens_that_end_a_text_by_their_name(tmp_path, names, ends):
-    words = tokenizer.from_gguf(named_in_gguf(tmp_path / "x.gguf", names))
-    assert [words.core.id_to_token(i) for i in words.ends] == ends
-    assert words.decode(words.ends) == ""
+def test_tokens_that_end_a_text_by_their_name(tmp_path, names, texts):
+    tokenizer = from_gguf(named_in_gguf(tmp_path / "x.gguf", names))
+    assert [tokenizer.core.id_to_token(i) for i in tokenizer.eos_ids] == texts
+    assert tokenizer.decode(tokenizer.eos_ids) == ""
 
 
 def test_tokens_that_end_a_text_by_their_keys(tmp_path):
@@ -248,14 +249,14 @@ def test_tokens_that_end_a_text_by_their_keys(tmp_path):
         writer.add_eot_token_id(4)
         writer.add_eom_token_id(5)
 
-    words = tokenizer.from_gguf(named_in_gguf(tmp_path / "x.gguf", ["x", "y", "z"], keys))
-    assert (words.bos, words.eos, words.ends) == (None, 3, (3, 4, 5))
+    tokenizer = from_gguf(named_in_gguf(tmp_path / "x.gguf", ["x", "y", "z"], keys))
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.eos_ids) == (None, 3, (3, 4, 5))
 
 
 def test_all_that_configurations_say_ends_a_text(folder):
     (folder / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": [5, 6]}, "eos_token_id": None}))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
-    assert tokenizer.from_folder(folder).ends == (2, 5, 6, 7)
+    assert from_folder(folder).eos_ids == (2, 5, 6, 7)
 
 
 # --- GGUF: what is not said -------------------------------------------------------------------------------------------
@@ -263,16 +264,16 @@ def test_all_that_configurations_say_ends_a_text(folder):
 
 @pytest.mark.parametrize(("pre", "adds"), [("llama-bpe", True), ("tekken", True), ("smaug-bpe", False), ("qwen2", False)])
 def test_whether_a_text_begins_with_the_token_where_the_file_does_not_say(trained, tmp_path, pre, adds):
-    assert tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre=pre)).adds_bos is adds
+    assert from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre=pre)).adds_bos is adds
 
 
 def test_a_splitting_that_is_not_named(trained, tmp_path):
     for pre in (None, "default"):
         with pytest.warns(UserWarning, match=r"tokenizer\.ggml\.pre: x\.gguf does not say"):
-            words = tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre=pre))
-        assert [words.core.id_to_token(i) for i in words.encode("a(b")] == ["a", "(", "b"]
+            tokenizer = from_gguf(in_gguf(tmp_path / "x.gguf", trained, pre=pre))
+        assert [tokenizer.core.id_to_token(i) for i in tokenizer.encode("a(b")] == ["a", "(", "b"]
     path = in_gguf(tmp_path / "y.gguf", trained, pre=None, config="gpt2")
-    assert tokenizer.from_gguf(path).encode(TEXT.replace("1984", "x").replace("12345", "x"))
+    assert from_gguf(path).encode(TEXT.replace("1984", "x").replace("12345", "x"))
 
 
 def test_several_templates_in_a_file(trained, tmp_path):
@@ -280,18 +281,18 @@ def test_several_templates_in_a_file(trained, tmp_path):
         del writer.kv_data[0]["tokenizer.chat_template"]
         writer.add_chat_template([{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}])
 
-    words, messages = (
-        tokenizer.from_gguf(in_gguf(tmp_path / "x.gguf", trained, change=more)),
+    tokenizer, messages = (
+        from_gguf(in_gguf(tmp_path / "x.gguf", trained, change=more)),
         [{"role": "user", "content": ""}],
     )
-    assert (words.chat(messages), words.chat(messages, tools=[{}])) == ("plain", "tools")
+    assert (tokenizer.chat(messages), tokenizer.chat(messages, tools=[{}])) == ("plain", "tools")
 
 
 def test_a_file_without_a_tokenizer(tmp_path):
     writer = gguf.GGUFWriter(str(tmp_path / "x.gguf"), "llama")
     writer.add_block_count(1)
     written(writer)
-    assert tokenizer.from_gguf(Gguf(tmp_path / "x.gguf")) is None
+    assert from_gguf(Gguf(tmp_path / "x.gguf")) is None
 
 
 # --- facts in one file or another -------------------------------------------------------------------------------------
@@ -303,8 +304,8 @@ def put(folder, **files):
 
 
 def specials(folder):
-    words = tokenizer.from_folder(folder)
-    return words.bos, words.eos
+    tokenizer = from_folder(folder)
+    return tokenizer.bos, tokenizer.eos
 
 
 def test_special_tokens_in_each_file(trained, tmp_path):
@@ -332,13 +333,13 @@ def test_tokens_that_were_added_later(trained, tmp_path, file):
     if file == "tokenizer_config":
         listed = {str(n): {"content": "<new>"}, str(n + 1): {"content": "<end>", "special": True}}
         put(tmp_path, tokenizer_config={"eos_token": "<end>", "added_tokens_decoder": listed}, added_tokens={"<end>": 7})
-    words = tokenizer.from_folder(tmp_path)
-    assert words.encode("fox<new>fox<end>") == [*trained.encode("fox").ids, n, *trained.encode("fox").ids, n + 1]
-    assert (words.size, words.eos) == (n + 2, n + 1)
-    assert words.decode([n, n + 1]) == "<new>"
+    tokenizer = from_folder(tmp_path)
+    assert tokenizer.encode("fox<new>fox<end>") == [*trained.encode("fox").ids, n, *trained.encode("fox").ids, n + 1]
+    assert (tokenizer.size, tokenizer.eos) == (n + 2, n + 1)
+    assert tokenizer.decode([n, n + 1]) == "<new>"
     put(tmp_path, tokenizer_config={}, added_tokens={"<new>": n + 5})
     with pytest.raises(ValueError, match=rf"^added_tokens: .*'<new>' to follow on the vocabulary as {n}, got {n + 5}"):
-        tokenizer.from_folder(tmp_path)
+        from_folder(tmp_path)
 
 
 def test_templates_in_each_file(trained, tmp_path):
@@ -346,7 +347,7 @@ def test_templates_in_each_file(trained, tmp_path):
     messages = [{"role": "user", "content": ""}]
 
     def said(**values):
-        return tokenizer.from_folder(tmp_path).chat(messages, **values)
+        return from_folder(tmp_path).chat(messages, **values)
 
     put(tmp_path, chat_template={"chat_template": "from chat_template.json"})
     assert said() == "from chat_template.json"
@@ -368,16 +369,16 @@ def test_templates_see_special_tokens(trained, tmp_path):
     (tmp_path / "chat_template.jinja").write_text(
         "{{ bos_token }}{{ pad_token }}{{ image_token }}{{ eos_token is defined }}"
     )
-    assert tokenizer.from_folder(tmp_path).chat([{"role": "user"}]) == "<|im_start|><|endoftext|><image>False"
+    assert from_folder(tmp_path).chat([{"role": "user"}]) == "<|im_start|><|endoftext|><image>False"
 
 
 def test_a_mark_of_the_byte_order(folder):
     for path in folder.glob("*.json"):
         path.write_text(path.read_text(), encoding="utf-8-sig")
-    words = tokenizer.from_folder(folder)
-    assert (words.bos, words.ends) == (1, (0, 2))
+    tokenizer = from_folder(folder)
+    assert (tokenizer.bos, tokenizer.eos_ids) == (1, (0, 2))
     (folder / "generation_config.json").write_text('{"eos_token_id": 5}', encoding="utf-16")
-    assert tokenizer.from_folder(folder).ends == (2, 5)
+    assert from_folder(folder).eos_ids == (2, 5)
 
 
 # --- without a tokenizer.json -----------------------------------------------------------------------------------------
@@ -391,7 +392,7 @@ def test_sentence_piece(tmp_path, legacy):
     """As the package `sentencepiece` encodes it, special tokens apart; after these, a space is put if `legacy`."""
     shutil.copy(PIECES, tmp_path / "tokenizer.model")
     put(tmp_path, tokenizer_config={"legacy": legacy})
-    words = tokenizer.from_folder(tmp_path)
+    tokenizer = from_folder(tmp_path)
     expected = {
         "the quick fox": [268, 283, 317, 297, 296, 294, 316, 276, 264],
         "naïve 日 12345": [283, 289, 290, 200, 180, 305, 285, 283, 235, 156, 170, 283, 299, 308, 309, 300, 310],
@@ -400,15 +401,15 @@ def test_sentence_piece(tmp_path, legacy):
         "": [],
     }
     for text, ids in expected.items():
-        assert words.encode(text, special=False) == ids
-        assert words.encode(text) == [1, *ids]
-        assert words.decode([1, *ids, 2]) == text
+        assert tokenizer.encode(text, special=False) == ids
+        assert tokenizer.encode(text) == [1, *ids]
+        assert tokenizer.decode([1, *ids, 2]) == text
     the = [268] if legacy else [293, 261]
-    assert words.encode("<start_of_turn>the", special=False) == [3, *the]
-    assert (words.bos, words.eos, words.ends, words.size) == (1, 2, (2,), 320)
-    assert words.named == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    assert tokenizer.encode("<start_of_turn>the", special=False) == [3, *the]
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.eos_ids, tokenizer.size) == (1, 2, (2,), 320)
+    assert tokenizer.named == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     # As it is after other text: no space is put before it.
-    assert (words.token(" the"), words.spoken[words.token("q")]) == (268, "q")
+    assert (tokenizer.token(" the"), tokenizer.token_strings[tokenizer.token("q")]) == (268, "q")
 
 
 def test_other_files_of_that_name(tmp_path):
@@ -418,13 +419,13 @@ def test_other_files_of_that_name(tmp_path):
             setattr(model.trainer_spec if name == "model_type" else model.normalizer_spec, name, value)
         (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
         with pytest.raises(ValueError, match=r"^tokenizer\.model: expected SentencePiece .* save a tokenizer\.json"):
-            tokenizer.from_folder(tmp_path)
+            from_folder(tmp_path)
     # The vocabulary of the first Llama 3 has this name too.
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
     with pytest.raises(
         ValueError, match=r"^tokenizer\.model: expected a vocabulary of SentencePiece; .* save a tokenizer\.json"
     ):
-        tokenizer.from_folder(tmp_path)
+        from_folder(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2"])
@@ -438,25 +439,25 @@ def test_a_vocabulary_and_merges(tmp_path, family):
     )
     core.model.save(str(tmp_path))
     put(tmp_path, config={"model_type": family})
-    words = tokenizer.from_folder(tmp_path)
-    pieces = [core.id_to_token(i) for i in words.encode("12345 cafe\u0301<|endoftext|>")]
+    tokenizer = from_folder(tmp_path)
+    pieces = [core.id_to_token(i) for i in tokenizer.encode("12345 cafe\u0301<|endoftext|>")]
     assert pieces[-1] == "<|endoftext|>"
     numbers = core.encode("12345").tokens
     assert len(numbers) < 5
     assert pieces[: len(numbers)] == numbers if family == "gpt2" else pieces[:5] == list("12345")
     assert ("Ã" in "".join(pieces)) is (family == "qwen2")
-    assert (words.bos, words.eos) == (0 if family == "gpt2" else None, 0)
+    assert (tokenizer.bos, tokenizer.eos) == (0 if family == "gpt2" else None, 0)
     put(tmp_path, config={"model_type": "llama"})
     with pytest.raises(ValueError, match=r"^tokenizer: expected a tokenizer\.json .*'llama'"):
-        tokenizer.from_folder(tmp_path)
+        from_folder(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "vocab.json", "merges.txt", "tekken.json", "added_tokens.json"])
 def test_a_tokenizer_that_is_not_whole(tmp_path, name):
-    assert tokenizer.from_folder(tmp_path) is None
+    assert from_folder(tmp_path) is None
     (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match=rf"^tokenizer: .*only {name}"):
-        tokenizer.from_folder(tmp_path)
+        from_folder(tmp_path)
 
 
 # --- other things that people pass in ---------------------------------------------------------------------------------
@@ -464,20 +465,20 @@ def test_a_tokenizer_that_is_not_whole(tmp_path, name):
 
 @pytest.mark.parametrize("text", [b"fox", None, 5, ["fox"], "f\ud83dx"])
 def test_things_that_are_no_text(folder, text):
-    words = tokenizer.from_folder(folder)
+    tokenizer = from_folder(folder)
     with pytest.raises(ValueError, match=r"^text: expected text"):
-        words.encode(text)
+        tokenizer.encode(text)
     with pytest.raises(ValueError, match=r"^text: expected text"):
-        words.batch([text])
+        tokenizer.batch([text])
     with pytest.raises(ValueError, match=r"^word: expected text"):
-        words.token(text)
+        tokenizer.token(text)
 
 
 @pytest.mark.parametrize("ids", [[-1], ["a"], [1.5], np.array([1.5])])
 def test_things_that_are_no_ids(folder, ids):
     with pytest.raises(ValueError, match=r"^ids: expected a whole number"):
-        tokenizer.from_folder(folder).decode(ids)
+        from_folder(folder).decode(ids)
 
 
 def test_a_tokenizer_is_shown_in_a_line(trained, folder):
-    assert repr(tokenizer.from_folder(folder)) == f"Tokenizer({trained.get_vocab_size()} tokens, bos=1, eos=2, ends=(0, 2))"
+    assert repr(from_folder(folder)) == f"Tokenizer({trained.get_vocab_size()} tokens, bos=1, eos=2, eos_ids=(0, 2))"

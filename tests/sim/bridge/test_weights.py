@@ -18,13 +18,13 @@ from sim.bridge.model import load
 from sim.bridge.parameters import count, shapes
 from sim.bridge.tokenizer import Tokenizer
 from sim.bridge.weights.gguf_file import Gguf
-from sim.bridge.weights.hf import Msgpack, Safetensors, fill, open_folder
+from sim.bridge.weights.hf import Msgpack, Safetensors, load_params, open_folder
 from tests.sim.bridge import references
 from tests.sim.bridge.gguf_files import written
 
 
 def parameters(folder):
-    return fill(*open_folder(folder), progress=False)
+    return load_params(*open_folder(folder), progress=False)
 
 
 def same(left, right, rtol=0.0):
@@ -143,7 +143,7 @@ def test_gguf(checkpoint, tmp_path, kind, rtol):
     expected, (config, _) = parameters(folder), open_folder(folder)
     assert {**vars(file.config), "eps": 0} == {**vars(config), "eps": 0}
     assert file.config.eps == pytest.approx(config.eps, rel=1e-6)
-    for name, value in fill(file.config, file, progress=False).items():
+    for name, value in load_params(file.config, file, progress=False).items():
         largest = np.abs(expected[name]).max()
         np.testing.assert_allclose(value, expected[name], atol=float(rtol * largest), rtol=0, err_msg=name)
 
@@ -292,13 +292,13 @@ def test_a_tokenizer_is_kept_with_its_model(small, tmp_path):
     core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     templates = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
     for template in (None, "{{ messages }}", templates):
-        words = Tokenizer(core, bos=None, eos=2, ends=(2,), template=template, named={"pad_token": "<end>"})
+        tokenizer = Tokenizer(core, bos=None, eos=2, eos_ids=(2,), template=template, named={"pad_token": "<end>"})
         again = load(
-            replace(small("gpt2"), tokenizer=words).save(tmp_path / f"kept {template is None} {len(template or ())}")
+            replace(small("gpt2"), tokenizer=tokenizer).save(tmp_path / f"kept {template is None} {len(template or ())}")
         )
         assert again.tokenizer.encode("two one two") == [1, 0, 1]
         kept = again.tokenizer
-        assert (kept.eos, kept.ends, kept.template, kept.named) == (2, (2,), template, {"pad_token": "<end>"})
+        assert (kept.eos, kept.eos_ids, kept.template, kept.named) == (2, (2,), template, {"pad_token": "<end>"})
 
 
 def test_a_folder_that_holds_something_is_not_written_over(small, tmp_path):
