@@ -2,7 +2,8 @@
 
 import numbers
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.decoder import Decoder, Place, Slots, only_at
+from sim.bridge.decoder import Act, Decoder, Place, Slots, only_at
 from ufm._check import require, shown, whole_number
-from ufm.steering import Steering, Tokens, at_block, last_of, positions_of, stacks
+from ufm._pytree import Leaf, static
+from ufm.steering import Stack, Steering, Tokens, at_block, last_of, positions_of, stacks
 
 
 @dataclass(frozen=True)
@@ -82,19 +84,50 @@ def sample(
     return jnp.where(temperature > 0, sampled, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sampler:
+    """A `Sampling` as a compiled program takes it: other values of its arrays do not compile again.
+
+    Attributes:
+        key: of the randomness.
+        temperature, top_k, top_p: as `sample` takes them.
+        sort: see `sample`.
+        greedy: whether the likeliest token is taken each time, whatever the rest.
+    """
+
+    key: jax.Array | Leaf
+    temperature: Float[Array, ""] | Leaf
+    top_k: Int[Array, ""] | Leaf
+    top_p: Float[Array, ""] | Leaf
+    sort: int | None = static(default=None)
+    greedy: bool = static(default=False)
+
+    @classmethod
+    def of(cls, sampling: Sampling, key: jax.Array, vocab_size: int) -> "Sampler":
+        """The sampler of a vocabulary of this size."""
+        most = vocab_size if sampling.top_k is None else sampling.top_k
+        temperature, top_k, top_p = map(jnp.asarray, (sampling.temperature, most, sampling.top_p))
+        return cls(key, temperature, top_k, top_p, sampling.sort, sampling.temperature == 0)
+
+    def next_tokens(self, k: Any, logits: Float[Array, "n V"]) -> Int[Array, " n"]:
+        """The k-th new token of every sequence."""
+        if self.greedy:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        key = jax.random.fold_in(self.key, k)
+        return sample(key, logits, self.temperature, self.top_k, self.top_p, sort=self.sort)
+
+
 def generate(
     decoder: Decoder,
     tokens: Int[Array, "n T"],
     mask: Bool[Array, "n T"],
-    key: jax.Array,
-    settings: tuple[Any, Any, Any],
+    sampler: Sampler,
     eos_ids: Int[Array, " e"],
     steering: Steering | None,
     alpha: Float[Array, "n k"],
     *,
     max_new_tokens: int,
-    sampled: bool,
-    sort: int | None = None,
     num_return_sequences: int = 1,
 ) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""]]:
     """New tokens after prompts that are padded on the left.
@@ -102,14 +135,11 @@ def generate(
     Args:
         decoder: the model.
         tokens, mask: the prompts, and which of it is not padding.
-        key: of the randomness.
-        settings: temperature, top_k and top_p, as `sample` takes them.
+        sampler: what chooses the next tokens.
         eos_ids: tokens that end a sequence; what follows is filled with the first of them.
         steering: whose parts all have layers; None for nothing.
         alpha: the strength of each part, for each prompt.
         max_new_tokens: of each sequence.
-        sampled: False for the likeliest token each time, whatever the settings.
-        sort: see `sample`.
         num_return_sequences: continuations of every prompt, which is computed once for all of them: m is n times as
             many, in this order.
 
@@ -117,91 +147,138 @@ def generate(
         The tokens, how many of each sequence are its own (its end included), and whether all logits were finite on the way;
         where they were not, it stopped.
     """
-    a = decoder.config
-    n, t = tokens.shape
-    slots = t + max_new_tokens
+    t, parts = tokens.shape[1], [] if steering is None else stacks(steering)
+    sequences = _prefill(decoder, tokens, mask, parts, alpha, max_new_tokens).repeated(num_return_sequences)
 
-    def repeated(x, axis=0):
-        return x if num_return_sequences == 1 or x is None else jnp.repeat(x, num_return_sequences, axis=axis)
-
-    positions = positions_of(mask)
-    empty = jnp.zeros((a.num_layers, n, a.num_kv_heads, slots, a.head_dim), decoder.dtype)
-    # A slot that nothing has been written to is not seen; a generated token sees all that is.
-    places = jnp.concatenate([positions, positions[:, -1:] + 1 + jnp.arange(max_new_tokens)], axis=1)
-    filled = jnp.concatenate([mask, jnp.ones((n, max_new_tokens), bool)], axis=1)
-    parts = [] if steering is None else stacks(steering)
-
-    def forward(ids, at, keys, steered, cache, first):
-        """The stream of some tokens after all blocks, and the cache with their keys and values from slot `first` on."""
-        place = Place(at, decoder.rope(at), keys)
-        strengths, chosen = steered
-
-        def act(site, i, x, y):
-            return at_block(parts, site, i, x, y, strengths, chosen)
-
-        def step(i, carry):
-            x, all_keys, all_values = carry
-            block = decoder.block(i)
-
-            def written(key, value):
-                nonlocal all_keys, all_values
-                # What a block reads is taken out before it is written to: of a slice of what has just been written the
-                # compiler makes a second write, into a copy of the whole cache.
-                one_key, one_value = (
-                    lax.dynamic_update_slice(cached[i], added, (0, 0, first, 0))
-                    for cached, added in ((all_keys, key), (all_values, value))
-                )
-                all_keys = lax.dynamic_update_index_in_dim(all_keys, one_key, i, 0)
-                all_values = lax.dynamic_update_index_in_dim(all_values, one_value, i, 0)
-                return one_key, one_value
-
-            return decoder.through(block, i, x, place, cache=written, act=act), all_keys, all_values
-
-        x, *cache = lax.fori_loop(0, a.num_layers, step, (decoder.embed(ids, at), *cache))
-        return x, tuple(cache)
-
-    def in_prompt(tokens: Tokens) -> Bool[Array, "n T"] | None:
-        return tokens.chosen(mask, jnp.arange(n))
-
-    x, cache = forward(tokens, positions, Slots(places, filled), (alpha, in_prompt), (empty, empty), 0)
-    last = repeated(only_at(x, last_of(mask))[:, 0])
-    cache, alpha, ends_at = tuple(repeated(block, 1) for block in cache), repeated(alpha), repeated(positions[:, -1:])
-    keys, context, n = Slots(repeated(places), repeated(filled)), repeated(jnp.arange(n)), n * num_return_sequences
-
-    def pick(k, x):
-        """The next tokens, and of which sequences all logits are finite."""
+    def progress(k: Any, x: Array, cache: Cache, out: Array, lengths: Array, ended: Array) -> Progress:
         logits = decoder.logits(x)
-        chosen = sample(jax.random.fold_in(key, k), logits, *settings, sort=sort) if sampled else greedy(logits)
-        return chosen, jnp.isfinite(logits).all(axis=-1)
+        return Progress(k, cache, out, lengths, ended, sampler.next_tokens(k, logits), jnp.isfinite(logits).all(axis=-1))
 
-    def greedy(logits):
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    def advance(state: Progress) -> Progress:
+        k, cache, out, lengths, ended, added, _ = state
+        out = lax.dynamic_update_index_in_dim(out, jnp.where(ended, eos_ids[0], added), k, 1)
+        x, cache = _decode_step(decoder, added, sequences.last + 1 + k, t + k, sequences._replace(cache=cache), parts)
+        return progress(k + 1, x, cache, out, lengths + ~ended, ended | jnp.any(added[:, None] == eos_ids, axis=1))
 
-    def unfinished(carry):
-        k, _, (_, good), _, _, over = carry
-        return (k < max_new_tokens) & ~jnp.all(over) & jnp.all(good | over)
+    def unfinished(state: Progress) -> Bool[Array, ""]:
+        return (state.k < max_new_tokens) & ~jnp.all(state.ended) & jnp.all(state.finite | state.ended)
 
-    def advance(carry):
-        k, out, (chosen, _), cache, lengths, over = carry
-        out = lax.dynamic_update_index_in_dim(out, jnp.where(over, eos_ids[0], chosen), k, 1)
-        lengths = lengths + ~over
-        over = over | jnp.any(chosen[:, None] == eos_ids, axis=1)
-        at = ends_at + 1 + k
-
-        def is_chosen(tokens: Tokens) -> Bool[Array, "n 1"] | None:
-            chosen = tokens.chosen_new(at[:, 0], context)
-            return None if chosen is None else chosen[:, None]
-
-        x, cache = forward(chosen[:, None], at, keys, (alpha, is_chosen), cache, t + k)
-        return k + 1, out, pick(k + 1, x[:, 0]), cache, lengths, over
-
-    out = jnp.full((n, max_new_tokens), eos_ids[0], jnp.int32)
-    nothing = jnp.zeros(n, jnp.int32)
-    start = (jnp.asarray(0), out, pick(0, last), cache, nothing, jnp.zeros(n, bool))
-    k, out, (_, good), _, lengths, over = lax.while_loop(unfinished, advance, start)
+    m = sequences.prompt.shape[0]
+    out, lengths, ended = jnp.full((m, max_new_tokens), eos_ids[0], jnp.int32), jnp.zeros(m, jnp.int32), jnp.zeros(m, bool)
+    start = progress(jnp.asarray(0), sequences.stream, sequences.cache, out, lengths, ended)
+    end = lax.while_loop(unfinished, advance, start)
     # What comes after the last token is not asked for.
-    return out, lengths, (k >= max_new_tokens) | jnp.all(good | over)
+    return end.out, end.lengths, (end.k >= max_new_tokens) | jnp.all(end.finite | end.ended)
 
 
-compiled = nnx.jit(generate, static_argnames=("max_new_tokens", "sampled", "sort", "num_return_sequences"))
+compiled = nnx.jit(generate, static_argnames=("max_new_tokens", "num_return_sequences"))
 """`generate`, compiled once for each shape."""
+
+
+Cache = tuple[Float[Array, "L n k S h"], ...]
+"""Keys and values of every block, in slots for a prompt and for what is generated."""
+
+
+class Sequences(NamedTuple):
+    """Sequences whose prompts have been read.
+
+    Attributes:
+        stream: after all blocks, at the last token of the prompt.
+        cache: keys and values.
+        slots: of the cache; those of new tokens come after those of the prompts.
+        last: the position of the last token of the prompt.
+        prompt: which prompt it is.
+        alpha: strength of each part of the steering.
+    """
+
+    stream: Float[Array, "n d"]
+    cache: Cache
+    slots: Slots
+    last: Int[Array, "n 1"]
+    prompt: Int[Array, " n"]
+    alpha: Float[Array, "n k"]
+
+    def repeated(self, times: int) -> "Sequences":
+        """Each of them so many times."""
+        if times == 1:
+            return self
+        cache = tuple(jnp.repeat(leaf, times, axis=1) for leaf in self.cache)
+        rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), self._replace(cache=()))
+        return rows._replace(cache=cache)
+
+
+class Progress(NamedTuple):
+    """What a step of generation hands to the next.
+
+    Attributes:
+        k: how many tokens each sequence has.
+        cache: keys and values, of all these tokens.
+        out: the tokens.
+        lengths: how many of them are the sequence's own.
+        ended: whether it has ended.
+        next_tokens: the next one.
+        finite: whether all logits that it was chosen by are finite.
+    """
+
+    k: Int[Array, ""]
+    cache: Cache
+    out: Int[Array, "m new"]
+    lengths: Int[Array, " m"]
+    ended: Bool[Array, " m"]
+    next_tokens: Int[Array, " m"]
+    finite: Bool[Array, " m"]
+
+
+def _prefill(
+    decoder: Decoder, tokens: Array, mask: Array, parts: list[Stack], alpha: Array, max_new_tokens: int
+) -> Sequences:
+    """Read prompts, with room in the cache for what follows."""
+    a, (n, t) = decoder.config, tokens.shape
+    positions, prompts = positions_of(mask), jnp.arange(n)
+    last = positions[:, -1:]
+    # A slot whose token is not yet written is at a later position than all queries: they do not attend to it.
+    slots = Slots(
+        jnp.concatenate([positions, last + 1 + jnp.arange(max_new_tokens)], axis=1),
+        jnp.concatenate([mask, jnp.ones((n, max_new_tokens), bool)], axis=1),
+    )
+    empty = jnp.zeros((a.num_layers, n, a.num_kv_heads, t + max_new_tokens, a.head_dim), decoder.dtype)
+    act = partial(at_block, parts, alpha=alpha, chosen=lambda selection: selection.chosen(mask, prompts))
+    x, cache = _run(decoder, tokens, positions, slots, (empty, empty), 0, act)
+    return Sequences(only_at(x, last_of(mask))[:, 0], cache, slots, last, prompts, alpha)
+
+
+def _decode_step(
+    decoder: Decoder, tokens: Int[Array, " m"], position: Array, slot: Any, sequences: Sequences, parts: list[Stack]
+) -> tuple[Float[Array, "m d"], Cache]:
+    """The stream of a new token of every sequence after all blocks, and the cache with it in its slot."""
+
+    def chosen(selection: Tokens) -> Bool[Array, "m 1"] | None:
+        selected = selection.chosen_new(position[:, 0], sequences.prompt)
+        return None if selected is None else selected[:, None]
+
+    act = partial(at_block, parts, alpha=sequences.alpha, chosen=chosen)
+    x, cache = _run(decoder, tokens[:, None], position, sequences.slots, sequences.cache, slot, act)
+    return x[:, 0], cache
+
+
+def _run(
+    decoder: Decoder, tokens: Array, positions: Array, slots: Slots, cache: Cache, first: Any, act: Act
+) -> tuple[Float[Array, "n t d"], Cache]:
+    """The stream of tokens after all blocks, and the cache with their keys and values from slot `first` on."""
+    place = Place(positions, decoder.rope(positions), slots)
+
+    def step(i: Any, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
+        x, cache = carry
+
+        def written(*added: Array) -> tuple[Array, ...]:
+            nonlocal cache
+            # What a block reads is taken out before it is written to: of a slice of what has just been written the
+            # compiler makes a second write, into a copy of the whole cache.
+            kept = jax.tree.map(lambda blocks, new: lax.dynamic_update_slice(blocks[i], new, (0, 0, first, 0)), cache, added)
+            cache = jax.tree.map(lambda blocks, new: lax.dynamic_update_index_in_dim(blocks, new, i, 0), cache, kept)
+            return kept
+
+        x = decoder.through(decoder.block(i), i, x, place, cache=written, act=act)
+        return x, cache
+
+    return lax.fori_loop(0, decoder.config.num_layers, step, (decoder.embed(tokens, positions), cache))

@@ -24,7 +24,7 @@ from sim.bridge import devices, fetch, generation, sharding
 from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
-from sim.bridge.generation import Sampling
+from sim.bridge.generation import Sampler, Sampling
 from sim.bridge.parameters import init_parameters, is_gain, shapes
 from sim.bridge.split import MLP_DOWN, Split, all_logits, all_means, all_states, block_activation_size, sites_of
 from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
@@ -298,25 +298,21 @@ class LanguageModel:
         copies = whole_number("num_return_sequences", num_return_sequences, 1)
         require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
         ids, mask = self.contexts(prompts, length=length, room=new, chat=chat)
-        a, chosen = self.config, sampling or Sampling()
+        a = self.config
         strengths = self._strengths(steering, alpha, len(ids))
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
-        top_k = a.vocab_size if chosen.top_k is None else chosen.top_k
-        settings = (jnp.asarray(chosen.temperature), jnp.asarray(top_k), jnp.asarray(chosen.top_p))
+        sampler = Sampler.of(sampling or Sampling(), jax.random.key(seed), a.vocab_size)
         caches = 2 * len(prompts) * copies * a.num_layers * a.num_kv_heads * a.head_dim * (ids.shape[1] + new)
         devices.require_room("prompts", caches * self.decoder.dtype.itemsize, self.device)
         out, lengths, good = generation.compiled(
             self.decoder,
             jnp.asarray(ids),
             jnp.asarray(mask),
-            jax.random.key(seed),
-            settings,
+            sampler,
             jnp.asarray(eos_ids, jnp.int32),
             steering,
             jnp.asarray(strengths),
             max_new_tokens=new,
-            sampled=chosen.temperature > 0,
-            sort=chosen.sort,
             num_return_sequences=copies,
         )
         if not bool(good):
@@ -324,11 +320,16 @@ class LanguageModel:
             kind, sizes = self.decoder.dtype.name, ", ".join(f"{size:.3g}" for size in np.abs(strengths).max(axis=0))
             require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
             require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
-        rows = [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)]
-        ended = [bool(row) and row[-1] in eos_ids for row in rows]
+        return self._generated(
+            [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)], eos_ids
+        )
+
+    def _generated(self, rows: list[list[int]], eos_ids: tuple[int, ...]) -> Generated:
+        """New tokens, of which the last may be the end of a sequence, as they are given back."""
+        ended = tuple(bool(row) and row[-1] in eos_ids for row in rows)
         tokens = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
         texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in tokens)
-        return Generated(tokens, texts, tuple(ended))
+        return Generated(tokens, texts, ended)
 
     def _strengths(self, steering: Any, alpha: Any, count: int) -> Float[np.ndarray, "n k"]:
         """The strength of each part of a steering for each prompt, in float32."""

@@ -274,9 +274,9 @@ def test_yarn_between_the_ends(truncate, expected):
 @pytest.mark.parametrize(("length", "long"), [(40, False), (41, True)])
 def test_longrope_changes_beyond_the_original_context(small, length, long):
     decoder = small("phi3, longrope").decoder
-    kind, positions = decoder.config.kind, np.arange(length)[None]
+    rope, positions = decoder.config.rope, np.arange(length)[None]
     cosines, _ = decoder.rope(jnp.asarray(positions))
-    expected = kind.size * np.cos(positions[0][:, None] * np.asarray(kind.frequencies(8, long=long)))
+    expected = rope.size * np.cos(positions[0][:, None] * np.asarray(rope.frequencies(8, long=long)))
     np.testing.assert_allclose(cosines[0, 0], expected, atol=1e-5)
 
 

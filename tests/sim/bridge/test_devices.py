@@ -49,7 +49,7 @@ def programs(lm):
     far = jnp.asarray(ALPHAS, jnp.float32)
     ids, mask = map(jnp.asarray, lm.contexts(PROMPTS))
     limits, v = jnp.zeros((2, lm.config.vocab_size)), jnp.asarray(V)
-    settings = tuple(map(jnp.asarray, (1.0, 5, 0.9)))
+    sampler = generation.Sampler.of(generation.Sampling(1.0, 5, 0.9), jax.random.key(0), lm.config.vocab_size)
     steering = Steering(Add(v))
     return {
         "logits": (split.all_logits, lm.decoder, ids, mask),
@@ -77,14 +77,11 @@ def programs(lm):
                 decoder,
                 ids,
                 mask,
-                jax.random.key(0),
-                settings,
+                sampler,
                 jnp.asarray([-1]),
                 Steering({1: Add(v)}),
                 jnp.ones((2, 1)),
                 max_new_tokens=2,
-                sampled=True,
-                sort=8,
             ),
             lm.decoder,
         ),

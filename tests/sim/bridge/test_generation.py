@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sim.bridge import generation
-from sim.bridge.generation import Sampling, sample
+from sim.bridge.generation import Sampler, Sampling, sample
 from tests.sim.bridge.test_split import NAMES, PROMPTS, direction, whole
 from ufm import Add, After, Last, Steering, Where
 
@@ -95,13 +95,11 @@ def test_a_sequence_stops_at_its_end(small):
         model.decoder,
         ids,
         mask,
-        jax.random.key(0),
-        (1.0, 61, 1.0),
+        Sampler.of(Sampling(), jax.random.key(0), 61),
         end,
         None,
         jnp.zeros((1, 1)),
         max_new_tokens=10,
-        sampled=False,
     )
     stop = free.index(free[4]) + 1
     assert int(lengths[0]) == stop
