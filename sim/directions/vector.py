@@ -24,7 +24,7 @@ from ufm.steering import RESIDUAL, Steering
 MOST_ALONG_SINKS = 0.1
 """A larger share of a direction's squared length along the attention sinks: it measures the length of texts."""
 
-LEAST_AGREEMENT = 0.5
+LEAST_AGREEMENT = 0.3
 """A smaller cosine between the directions of two halves of the texts: there are too few texts, or they differ in nothing."""
 
 LEAST_ACCURACY = 0.6
@@ -79,16 +79,16 @@ class Diagnosis:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong with the direction, a sentence each."""
-        sentences = []
-        if self.sink_share is not None and self.sink_share > MOST_ALONG_SINKS:
-            sentences.append(
-                f"{self.sink_share:.0%} of its squared length is along the attention sinks: it measures how long texts are"
-            )
-        if self.halves_cosine is not None and self.halves_cosine < LEAST_AGREEMENT:
-            sentences.append(f"two halves of the texts give directions with a cosine of {self.halves_cosine:.2f} only")
-        if self.accuracy is not None and self.accuracy < LEAST_ACCURACY:
-            sentences.append(f"it tells {self.accuracy:.0%} of held-out texts apart, where chance is 50%")
-        return tuple(sentences)
+        found = {
+            "much of its squared length is along the attention sinks: it measures how long texts are": (
+                self.sink_share is not None and self.sink_share > MOST_ALONG_SINKS
+            ),
+            "two halves of the texts give different directions": (
+                self.halves_cosine is not None and self.halves_cosine < LEAST_AGREEMENT
+            ),
+            "it hardly tells held-out texts apart": self.accuracy is not None and self.accuracy < LEAST_ACCURACY,
+        }
+        return tuple(sentence for sentence, holds in found.items() if holds)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class SteeringVector:
     """Directions by block; immutable.
 
     Attributes:
-        directions: one for each block it has one for, ``[d]``, float32.
+        directions: by block, one for each that it has one for, ``[d]``, float32.
         name: of what it steers towards.
         model: what it was made for; None if unknown.
         site: where it acts in a block, "residual" unless said otherwise.
@@ -106,7 +106,7 @@ class SteeringVector:
         scales: median length of the states, by block; empty if unknown.
     """
 
-    directions: Mapping[int, Float[np.ndarray, " d"]]
+    directions: Any
     name: str = ""
     model: ModelTag | None = None
     site: str = RESIDUAL
@@ -193,12 +193,7 @@ class SteeringVector:
             ValueError: another width, a block that the model does not have, other weights.
         """
         here, tag = ModelTag.of(lm), self.model or ModelTag()
-        require(
-            self.d_model == here.d_model,
-            "vector",
-            f"one of width {here.d_model}, the model's",
-            f"one of width {self.d_model}",
-        )
+        require(self.d_model == here.d_model, "vector", f"the model's width {here.d_model}", f"width {self.d_model}")
         blocks = here.num_layers or 0
         require(self.layers[-1] < blocks, "vector", f"blocks 0 to {blocks - 1}, the model's", f"block {self.layers[-1]}")
         require(tag.num_layers in (None, blocks), "vector", f"one for {blocks} blocks", f"one for {tag.num_layers}")
@@ -211,13 +206,13 @@ class SteeringVector:
 
     # --- arithmetic --------------------------------------------------------------------------------------------------
 
-    def __add__(self, other: "SteeringVector") -> "SteeringVector":
+    def __add__(self, other: Any) -> "SteeringVector":
         return self._with(other, lambda a, b: a + b, "+")
 
-    def __sub__(self, other: "SteeringVector") -> "SteeringVector":
+    def __sub__(self, other: Any) -> "SteeringVector":
         return self._with(other, lambda a, b: a - b, "-")
 
-    def __mul__(self, factor: float) -> "SteeringVector":
+    def __mul__(self, factor: Any) -> "SteeringVector":
         if not isinstance(factor, Real):
             return NotImplemented
         number = finite_number("factor", factor)
@@ -230,7 +225,7 @@ class SteeringVector:
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: float) -> "SteeringVector":
+    def __truediv__(self, divisor: Any) -> "SteeringVector":
         if not isinstance(divisor, Real):
             return NotImplemented
         require(divisor != 0, "divisor", "a number other than 0", divisor)
@@ -286,7 +281,7 @@ class SteeringVector:
         return {layer: found.warnings for layer, found in self.diagnosis.items() if found.warnings}
 
     def table(self) -> str:
-        """The diagnosis as a table of text, one line for each block, with a sentence for each warning below it."""
+        """The diagnosis as a table of text, one line for each block, with what speaks against directions below it."""
         columns = ("length", "/ states", "along sinks", "halves", "held out", "effect")
         lines = ["block " + " ".join(f"{column:>12}" for column in columns)]
         for layer, v in self.directions.items():
@@ -294,8 +289,12 @@ class SteeringVector:
             numbers = (float(np.linalg.norm(v)), found.relative_norm, found.sink_share, found.halves_cosine, found.accuracy)
             cells = [f"{'-' if x is None else f'{x:.3g}':>12}" for x in (*numbers, found.effect_size)]
             lines.append(f"{layer:5d} " + " ".join(cells))
-        sentences = (f"block {layer}: {sentence}" for layer, found in self.warnings.items() for sentence in found)
-        return "\n".join([*lines, *sentences])
+        blocks: dict[str, list[int]] = {}
+        for layer, sentences in self.warnings.items():
+            for sentence in sentences:
+                blocks.setdefault(sentence, []).append(layer)
+        warnings = (f"block{'s' * (len(at) > 1)} {_ranges(at)}: {sentence}" for sentence, at in blocks.items())
+        return "\n".join([*lines, *warnings])
 
     def __repr__(self) -> str:
         of = f" for {self.model.name}" if self.model is not None and self.model.name else ""
@@ -326,8 +325,11 @@ def _grouped(name: str) -> str:
 
 
 def _ranges(layers: Sequence[int]) -> str:
-    """Blocks in words: "3", "0 to 29", "3, 7, 11"."""
-    ordered = sorted(layers)
-    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]} to {ordered[-1]}"
-    return ", ".join(map(str, ordered))
+    """Blocks in words: "3", "0 to 29", "3, 7 to 11"."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)

@@ -11,7 +11,7 @@ import ufm
 from sim.bridge.model import load
 from tests.sim.bridge import references
 
-IN_FLOAT32 = {"bridge", "experiments", "figures", "measure", "test_validation.py"}
+IN_FLOAT32 = {"bridge", "directions", "experiments", "figures", "measure", "test_validation.py"}
 """Language models run in float32, as users run them, on the device that is there."""
 
 

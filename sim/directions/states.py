@@ -1,0 +1,281 @@
+"""What a model's states say about two sets of texts, for every layer in one pass: a mean for each text over chosen tokens.
+
+The states of attention sinks (the first token, and others whose norm is a large multiple of the text's median) are up to a
+hundred times as long as the rest and hardly depend on the text. A mean over all tokens has a share of them that falls with
+the length of the text, so that sets of different lengths differ along them. By default they are left out, and texts are read
+as far as most of either set reach.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
+
+from sim.bridge import devices
+from sim.bridge.decoder import Decoder
+from sim.bridge.model import LanguageModel
+from sim.bridge.split import all_states, block_activation_size
+from ufm._check import require, shown, whole_number
+from ufm.precision import of_products, wide
+
+SELECTIONS = ("content", "answer", "all", "last")
+"""Which tokens are averaged, by name; a number k stands for the last k."""
+
+SINK = 5.0
+"""A state whose norm is more than this multiple of the median of its text, at any layer, is an attention sink."""
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """The mean state of every text over its chosen tokens, at all layers.
+
+    Attributes:
+        positive, negative: of the texts of each set, ``[L, n, d]`` and ``[L, m, d]``, float32.
+        sinks: mean state of the attention sinks of both sets, ``[L, d]``.
+        scales: median norm of the states that were averaged, ``[L]``.
+        tokens: how many tokens of each text were averaged, ``[n + m]``.
+        left_out: how many were sinks, in all texts.
+        cut: tokens of a text that were read at most; None if all were.
+    """
+
+    positive: Float[np.ndarray, "L n d"]
+    negative: Float[np.ndarray, "L m d"]
+    sinks: Float[np.ndarray, "L d"]
+    scales: Float[np.ndarray, " L"]
+    tokens: Int[np.ndarray, " texts"]
+    left_out: int
+    cut: int | None
+
+
+class Row(NamedTuple):
+    """A text as tokens.
+
+    Attributes:
+        ids: its tokens, those before it (of a question, of the tokenizer) included.
+        start: how many are before it.
+    """
+
+    ids: list[int]
+    start: int
+
+
+def text_states(
+    lm: LanguageModel,
+    positive: Sequence[Any],
+    negative: Sequence[Any],
+    *,
+    questions: Sequence[str] | None = None,
+    tokens: Any = "content",
+    chat: bool = False,
+    budget: int | None = None,
+    progress: bool | None = False,
+) -> TextStates:
+    """The mean state of every text of two sets, from one pass over each text.
+
+    Args:
+        lm: the model.
+        positive, negative: texts, or token ids.
+        questions: what the texts of each set answer, in the same order: only the tokens of the answers are then averaged.
+        tokens: which are averaged: "content", all but the first of a row and other attention sinks, of as many tokens as at
+            least half of the texts of either set have; "answer" (with questions), all of the text itself; "all", as in the
+            paper (S, section 5); "last"; a number k for the last k; or a mask for each text of each set, ``(positive,
+            negative)``, true where a token of the row counts.
+        chat: whether questions, or the texts themselves, are put into the form of a chat.
+        budget: numbers that are held at once; what suits the device if left out.
+        progress: whether to show a bar; None for one on a terminal.
+
+    Raises:
+        ValueError: an empty set, questions of another number, an unknown selection, a text that has none of the tokens asked
+            for, states that are not finite; as `LanguageModel.contexts`.
+    """
+    sets = {"positive": _listed("positive", positive), "negative": _listed("negative", negative)}
+    asked = None if questions is None else _listed("questions", questions)
+    if asked is not None:
+        for name, texts in sets.items():
+            require(len(texts) == len(asked), name, f"an answer to each of the {len(asked)} questions", len(texts))
+    rows = {name: [_row(lm, name, k, text, asked, chat) for k, text in enumerate(texts)] for name, texts in sets.items()}
+    every = [*rows["positive"], *rows["negative"]]
+    names = [f"text {k} of {name}" for name, group in rows.items() for k in range(len(group))]
+    chosen, cut = _chosen(tokens, rows, names, asked is not None)
+    leave_out = isinstance(tokens, str) and tokens == "content"
+    means, sinks, counted, left_out, norms = _read(
+        lm, every, names, chosen, leave_out=leave_out, budget=budget, progress=progress
+    )
+    n = len(rows["positive"])
+    return TextStates(means[:, :n], means[:, n:], sinks, np.median(norms, axis=1), counted, left_out, cut)
+
+
+def _listed(name: str, texts: Any) -> list[Any]:
+    require(not isinstance(texts, str | bytes), name, "a list of texts", f"the one string {shown(texts)}")
+    require(hasattr(texts, "__iter__"), name, "a list of texts", shown(texts))
+    texts = list(texts)
+    require(len(texts) > 0, name, "at least one text", "none")
+    return texts
+
+
+def _row(lm: LanguageModel, name: str, k: int, text: Any, questions: list[Any] | None, chat: bool) -> Row:
+    """A text of a set as tokens, after its question if it answers one."""
+    if questions is not None:
+        return answer_row(lm, questions[k], text, chat=chat, where=f"{name} {k}")
+    try:
+        ids, mask = lm.contexts([text], chat=chat)
+    except ValueError as error:
+        raise ValueError(f"{error} (text {k} of {name})") from error
+    row = ids[0][mask[0]].tolist()
+    opening = lm.tokenizer.opening if lm.tokenizer is not None and isinstance(text, str) and not chat else []
+    return Row(row, len(opening) if row[: len(opening)] == opening else 0)
+
+
+def answer_row(lm: LanguageModel, question: str, answer: str, *, chat: bool = False, where: str = "answer") -> Row:
+    """A question and an answer as tokens.
+
+    Args:
+        lm: gives the tokenizer.
+        question: what is asked.
+        answer: what follows it.
+        chat: whether the question is put into the chat template, if there is one; the two are named "Question" and "Answer"
+            if not.
+        where: how errors name the answer.
+
+    Raises:
+        ValueError: no tokenizer; an answer of no tokens, or whose first is part of the question's last; one that is too
+            long for the model.
+    """
+    tokenizer, longest = lm.tokenizer, lm.config.max_seq_len
+    require(tokenizer is not None, "model", "one with a tokenizer", repr(lm.name))
+    assert tokenizer is not None
+    if chat and tokenizer.template is not None:
+        opening = tokenizer.encode(tokenizer.chat([{"role": "user", "content": question}]), special=False)
+        ids = [*opening, *tokenizer.encode(answer.strip(), special=False)]
+    else:
+        # At once, since some tokenizers put a space before whatever they are given.
+        asked = f"Question: {question}\nAnswer:"
+        opening, ids = tokenizer.encode(asked), tokenizer.encode(f"{asked} {answer.strip()}".rstrip())
+    require(ids[: len(opening)] == opening, "pairs", "answers that begin with a token of their own", f"none in {where}")
+    require(len(ids) > len(opening), "pairs", "answers of at least one token", f"none in {where}")
+    require(len(ids) <= longest, "pairs", f"at most {longest} tokens", f"{len(ids)} in {where}")
+    return Row(ids, len(opening))
+
+
+def _chosen(tokens: Any, rows: dict[str, list[Row]], names: list[str], answers: bool) -> tuple[list[np.ndarray], int | None]:
+    """Which tokens of each row may count, and where texts are cut, if anywhere."""
+    every = [*rows["positive"], *rows["negative"]]
+    if isinstance(tokens, tuple):
+        return _masks(tokens, rows, names), None
+    last = 1 if isinstance(tokens, str) and tokens == "last" else tokens
+    named = isinstance(tokens, str) and tokens in SELECTIONS
+    number = not isinstance(tokens, str | bool) and isinstance(tokens, int | np.integer)
+    require(named or number, "tokens", f"one of {', '.join(SELECTIONS)}, a number, or masks", shown(tokens))
+    if number or tokens == "last":
+        k = whole_number("tokens", last, 1)
+        for name, row in zip(names, every, strict=True):
+            require(len(row.ids) - row.start >= k, name, f"at least {k} tokens", len(row.ids) - row.start)
+        return [np.arange(len(row.ids)) >= len(row.ids) - k for row in every], None
+    if tokens == "all":
+        return [np.ones(len(row.ids), bool) for row in every], None
+    if tokens == "answer":
+        require(answers, "tokens", '"answer" with questions only', "no questions")
+        return [np.arange(len(row.ids)) >= row.start for row in every], None
+    # As far as half of the texts of either set reach: beyond, the sets would differ by who is still there.
+    cut = min(int(np.median([len(row.ids) - row.start for row in group])) for group in rows.values())
+    places = [np.arange(len(row.ids)) for row in every]
+    # The state of the first token does not depend on the text: it is what attention goes to that goes nowhere else.
+    return [(at >= max(row.start, 1)) & (at < row.start + cut) for at, row in zip(places, every, strict=True)], cut
+
+
+def _masks(tokens: tuple[Any, ...], rows: dict[str, list[Row]], names: list[str]) -> list[np.ndarray]:
+    require(len(tokens) == 2, "tokens", "masks for two sets, (positive, negative)", f"{len(tokens)}")
+    every = [*rows["positive"], *rows["negative"]]
+    for (name, group), masks in zip(rows.items(), tokens, strict=True):
+        require(len(masks) == len(group), "tokens", f"a mask for each of the {len(group)} texts of {name}", len(masks))
+    arrays = [np.asarray(mask) for masks in tokens for mask in masks]
+    for name, row, mask in zip(names, every, arrays, strict=True):
+        fits = mask.dtype == bool and mask.shape == (len(row.ids),)
+        require(fits, f"mask of {name}", f"{len(row.ids)} truth values", f"{mask.dtype} {mask.shape}")
+        require(bool(mask.any()), f"mask of {name}", "at least one token", "none")
+    return arrays
+
+
+def _read(
+    lm: LanguageModel,
+    rows: list[Row],
+    names: list[str],
+    chosen: list[np.ndarray],
+    *,
+    leave_out: bool,
+    budget: int | None,
+    progress: bool | None,
+) -> tuple[Any, ...]:
+    """Means, mean sink, counts, number of sinks and median norms, of all rows; see `_means`."""
+    # What comes after the last token that counts has no say in the states of those before.
+    needed = [int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 1 for mask in chosen]
+    length, n = max(needed), len(rows)
+    ids, real, counts = np.zeros((n, length), np.int32), np.zeros((n, length), bool), np.zeros((n, length), bool)
+    for k, (row, mask, t) in enumerate(zip(rows, chosen, needed, strict=True)):
+        ids[k, :t], real[k, :t], counts[k, :t] = row.ids[:t], True, mask[:t]
+    parts = []
+    for batch in _batches(lm, n, length, budget, progress):
+        arrays = (jnp.asarray(array[batch]) for array in (ids, real, counts))
+        values = _compiled_means(lm.decoder, *arrays, leave_out=leave_out)
+        parts.append([np.asarray(value) for value in values])
+    means, sinks, of_sinks, counted, norms = (
+        np.concatenate([part[i] for part in parts], axis=axis)[(slice(None),) * axis + (slice(0, n),)]
+        for i, axis in enumerate((1, 1, 0, 0, 1))
+    )
+    for name, count in zip(names, counted, strict=True):
+        require(count > 0, name, "a token beside the first and other attention sinks", "none")
+    bad = np.flatnonzero(~np.isfinite(means).all(axis=(1, 2)))
+    place = f"others after block {bad[0] if bad.size else None}, in {lm.decoder.dtype.name}"
+    require(bad.size == 0, "states", "finite numbers", place)
+    sink = np.einsum("lnd->ld", sinks, dtype=np.float64) / max(int(of_sinks.sum()), 1)
+    return means.astype(np.float32), sink.astype(np.float32), counted, int(of_sinks.sum()), norms
+
+
+def _batches(
+    lm: LanguageModel, n: int, length: int, budget: int | None, progress: bool | None
+) -> Iterator[Int[np.ndarray, " b"]]:
+    """Numbers of rows, in batches of one size that fit the budget; the last is filled up with the last row."""
+    a = lm.config
+    allowed = lm.budget or devices.portion(lm.device).budget if budget is None else whole_number("budget", budget, 1)
+    states = a.num_layers * length * a.d_model
+    size = -(-n // -(-n // max(1, allowed // (block_activation_size(a, length, length) + states))))
+    devices.require_room("texts", 4 * size * states, lm.device)
+    hidden = None if progress is None else not progress
+    with tqdm(total=n, desc="states", unit="text", disable=hidden) as bar:
+        for first in range(0, n, size):
+            yield np.minimum(np.arange(first, first + size), n - 1)
+            bar.update(min(size, n - first))
+
+
+def _means(
+    decoder: Decoder,
+    tokens: Int[Array, "n T"],
+    real: Bool[Array, "n T"],
+    counts: Bool[Array, "n T"],
+    *,
+    leave_out: bool,
+) -> tuple[Array, ...]:
+    """Of every text: mean state, sum of the states of its sinks, their number, number of tokens averaged, median norm."""
+    x = wide(all_states(decoder, tokens, real))
+    norms = jnp.linalg.norm(x, axis=-1)
+    median = jnp.nanmedian(jnp.where(real, norms, jnp.nan), axis=-1, keepdims=True)
+    sinks = real & ((norms > SINK * median).any(axis=0) | (jnp.arange(tokens.shape[1]) == 0))
+    kept = counts & ~sinks if leave_out else counts
+    count = kept.sum(axis=1)
+
+    def total(which: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
+        # A state that does not count may be anything, as that of padding.
+        known = jnp.where(which[..., None], x, 0)
+        return jnp.einsum("lntd,nt->lnd", known, which.astype(x.dtype), precision=of_products(x.dtype))
+
+    means = total(kept) / jnp.maximum(count, 1)[:, None]
+    inside = jnp.nanmedian(jnp.where(kept, norms, jnp.nan), axis=-1)
+    return means, total(sinks), sinks.sum(axis=1), count, inside
+
+
+_compiled_means: Any = nnx.jit(_means, static_argnames="leave_out")

@@ -1,0 +1,124 @@
+"""Vectors from texts: their diagnosis by hand, sinks taken out, every way; on the default model, length has no say."""
+
+import numpy as np
+import pytest
+
+import sim
+from sim.checks.concept_texts import JOY
+from sim.directions.extraction import direction, make_vector, separation
+from sim.directions.states import text_states
+from sim.directions.ways import WAYS
+
+RNG = np.random.default_rng(0)
+POSITIVE = RNG.integers(3, 30, size=(6, 7)).tolist()
+NEGATIVE = RNG.integers(30, 60, size=(6, 7)).tolist()
+
+
+@pytest.fixture
+def lm(small):
+    return small("llama")
+
+
+def cosine(a, b):
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_the_paper_s_way_is_the_difference_of_means(lm):
+    vector = make_vector(lm, POSITIVE, NEGATIVE, tokens="all", name="mine")
+    expected = lm.difference_of_means(POSITIVE, NEGATIVE)
+    assert vector.layers == (0, 1, 2)
+    for layer, v in vector.directions.items():
+        np.testing.assert_allclose(v, expected[layer], rtol=2e-5, atol=2e-6)
+    assert vector.extraction["texts"] == [6, 6]
+    assert vector.extraction["tokens"] == "all"
+    assert vector.diagnosis[0].removed_share is None
+    assert vector.model.d_model == 32
+    assert vector.name == "mine"
+
+
+def test_nothing_is_left_along_the_sinks(lm):
+    states = text_states(lm, POSITIVE, NEGATIVE)
+    vector = make_vector(lm, POSITIVE, NEGATIVE)
+    for layer, v in vector.directions.items():
+        sink = states.sinks[layer] / np.linalg.norm(states.sinks[layer])
+        plain = states.positive[layer].mean(axis=0) - states.negative[layer].mean(axis=0)
+        np.testing.assert_allclose(v, plain - (plain @ sink) * sink, atol=2e-6)
+        found = vector.diagnosis[layer]
+        assert found.sink_share < 1e-12
+        assert found.removed_share == pytest.approx(cosine(plain, sink) ** 2, rel=1e-4)
+        assert found.relative_norm == pytest.approx(np.linalg.norm(v) / states.scales[layer], rel=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_gives_a_direction_for_every_block(lm, way):
+    vector = make_vector(lm, POSITIVE, NEGATIVE, way=way, layers=[2, 0])
+    states = text_states(lm, POSITIVE, NEGATIVE)
+    assert vector.layers == (0, 2)
+    sink = vector.sinks[2].astype(float)
+    p, n = (
+        side[2] - np.outer(side[2] @ sink, sink) for side in (states.positive.astype(float), states.negative.astype(float))
+    )
+    apart = p.mean(axis=0) - n.mean(axis=0)
+    assert vector[2] @ vector[2] == pytest.approx(vector[2] @ apart, rel=1e-4)
+
+
+def test_separation_by_hand():
+    rng = np.random.default_rng(1)
+    p, n = rng.normal(size=(8, 5)) + 0.7, rng.normal(size=(10, 5))
+    cosine_of_halves, accuracy, effect = separation("difference-of-means", p, n, None)
+    first, second = (p[k::2].mean(axis=0) - n[k::2].mean(axis=0) for k in (0, 1))
+    assert cosine_of_halves == pytest.approx(cosine(first, second))
+    right, effects = 0.0, []
+    for v, k in ((first, 0), (second, 1)):
+        middle = (p[k::2].mean(axis=0) @ v + n[k::2].mean(axis=0) @ v) / 2
+        high, low = p[1 - k :: 2] @ v, n[1 - k :: 2] @ v
+        right += sum(x > middle for x in high) / (4 * 4) + sum(x < middle for x in low) / (4 * 5)
+        spread = ((np.sum((high - high.mean()) ** 2) / 3 + np.sum((low - low.mean()) ** 2) / 4) / 2) ** 0.5
+        effects.append((high.mean() - low.mean()) / spread)
+    assert accuracy == pytest.approx(right)
+    assert effect == pytest.approx(np.mean(effects))
+
+
+def test_of_too_few_texts_nothing_is_said():
+    p, n = np.eye(3)[:1], np.eye(3)[1:]
+    assert separation("difference-of-means", p, n, None) == (None, None, None)
+    v, removed = direction("difference-of-means", p, n, None)
+    np.testing.assert_allclose(v, [1, -0.5, -0.5])
+    assert removed is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"negative": POSITIVE}, "^texts: expected two sets whose states differ"),
+        ({"way": "mean"}, "^way: expected one of difference-of-means"),
+        ({"way": "pca-of-differences", "negative": NEGATIVE[:3]}, "^texts: expected pairs"),
+        ({"layers": [3]}, r"^layers: expected blocks from 0 to 2, got \[3\]"),
+        ({"layers": []}, "^layers: "),
+        ({"positive": []}, "^positive: "),
+        ({"tokens": "first"}, "^tokens: "),
+    ],
+)
+def test_bad_input(lm, change, message):
+    with pytest.raises(ValueError, match=message):
+        make_vector(lm, **{"positive": POSITIVE, "negative": NEGATIVE} | change)
+
+
+@pytest.mark.slow
+def test_the_default_vector_does_not_measure_length():
+    """Seven tokens added to one set, on a real model: the paper's way gives their number, the default hardly notices."""
+    lm = sim.load("smollm2-135m-instruct", progress=False)
+    longer = [f"{text} So that is how it is." for text in JOY.negative]
+    added = {
+        len(lm.tokenizer.encode(new)) - len(lm.tokenizer.encode(old)) for new, old in zip(longer, JOY.negative, strict=True)
+    }
+    assert added == {7}
+    states, mask = lm.states([*JOY.positive, *JOY.negative])
+    first = np.mean([np.asarray(states, float)[:, k, row.argmax()] for k, row in enumerate(mask)], axis=0)
+    for tokens, steady in (("content", True), ("all", False)):
+        before, after = (make_vector(lm, JOY.positive, texts, tokens=tokens) for texts in (JOY.negative, longer))
+        cosines = [cosine(before[layer], after[layer]) for layer in before.layers]
+        shares = [cosine(after[layer], first[layer]) ** 2 for layer in after.layers]
+        assert (min(cosines) > 0.95) == steady
+        assert (max(shares) < 0.02) == steady
+        assert bool(after.warnings) != steady

@@ -1,0 +1,157 @@
+"""The states of texts against NumPy on the states of all tokens: which tokens count, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim.directions.states import SINK, answer_row, text_states
+from tests.sim.bridge.test_model import letters
+
+POSITIVE = [[5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16, 17]]
+NEGATIVE = [[20, 21, 22, 23, 24, 25, 26], [27, 28, 29], [30, 31, 32, 33], [34, 35, 36, 37, 38]]
+
+
+@pytest.fixture
+def lm(small):
+    return small("llama")
+
+
+@pytest.fixture
+def lm_with_sink(lm):
+    """The same model with a token whose state is very long, at whatever position."""
+    parameters = lm.parameters
+    table = np.array(parameters["embedding"])
+    table[60] *= 400
+    return type(lm)(type(lm.decoder)(lm.config, parameters | {"embedding": table}, dtype=lm.decoder.dtype))
+
+
+def states_of(lm, text):
+    """All states of one text, ``[L, T, d]``."""
+    states, mask = lm.states([text])
+    return np.asarray(states, float)[:, 0, mask[0]]
+
+
+def mean_of(lm, texts, tokens):
+    return np.stack([states_of(lm, text)[:, tokens(text)].mean(axis=1) for text in texts], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "places"),
+    {
+        "all": lambda text: slice(None),
+        "last": lambda text: slice(-1, None),
+        2: lambda text: slice(-2, None),
+        # Half of the positive texts have 4 tokens, half of the negative ones 4.5.
+        "content": lambda text: slice(1, 4),
+    }.items(),
+)
+def test_which_tokens_are_averaged(lm, tokens, places):
+    states = text_states(lm, POSITIVE, NEGATIVE, tokens=tokens)
+    np.testing.assert_allclose(states.positive, mean_of(lm, POSITIVE, places), rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(states.negative, mean_of(lm, NEGATIVE, places), rtol=2e-5, atol=1e-5)
+    assert states.tokens.tolist() == [len(text[places(text)]) for text in POSITIVE + NEGATIVE]
+    assert states.cut == (4 if tokens == "content" else None)
+
+
+def test_masks(lm):
+    masks = tuple([np.arange(len(text)) % 2 == 0 for text in texts] for texts in (POSITIVE, NEGATIVE))
+    states = text_states(lm, POSITIVE, NEGATIVE, tokens=masks)
+    np.testing.assert_allclose(
+        states.positive, mean_of(lm, POSITIVE, lambda text: slice(None, None, 2)), rtol=2e-5, atol=1e-5
+    )
+
+
+def test_sinks_are_left_out_and_averaged_apart(lm_with_sink):
+    positive = [[5, 60, 7, 8], [9, 10, 60]]
+    negative = [[20, 21, 22, 23], [27, 28, 29, 60]]
+    states = text_states(lm_with_sink, positive, negative)
+    sinks = []
+    for k, text in enumerate(positive + negative):
+        every = states_of(lm_with_sink, text)[:, : states.cut]
+        norms = np.linalg.norm(every, axis=-1)
+        sink = (norms > SINK * np.median(norms, axis=1, keepdims=True)).any(axis=0)
+        assert sink.tolist() == [z == 60 for z in text[: states.cut]]
+        sink[0] = True
+        mean = states.positive[:, k] if k < 2 else states.negative[:, k - 2]
+        np.testing.assert_allclose(mean, every[:, ~sink].mean(axis=1), rtol=2e-5, atol=1e-5)
+        sinks.append(every[:, sink])
+    assert states.left_out == sum(part.shape[1] for part in sinks) == 4 + 2
+    np.testing.assert_allclose(states.sinks, np.concatenate(sinks, axis=1).mean(axis=1), rtol=2e-5, atol=1e-5)
+
+
+def test_what_comes_after_the_cut_has_no_say(lm):
+    longer = [[*text, 50, 51, 52, 53, 54, 55, 56] for text in POSITIVE if len(text) >= 4]
+    plain = [text for text in POSITIVE if len(text) >= 4]
+    before, after = (text_states(lm, texts, [[20, 21, 22, 23]] * 3) for texts in (plain, longer))
+    np.testing.assert_allclose(before.positive, after.positive, atol=1e-6)
+
+
+def test_scales_are_the_median_norms(lm):
+    states = text_states(lm, POSITIVE, NEGATIVE, tokens="all")
+    norms = [np.median(np.linalg.norm(states_of(lm, text), axis=-1), axis=1) for text in POSITIVE + NEGATIVE]
+    np.testing.assert_allclose(states.scales, np.median(norms, axis=0), rtol=1e-5)
+
+
+def test_batches_within_a_budget(lm):
+    whole, batched = (text_states(lm, POSITIVE, NEGATIVE, budget=budget) for budget in (None, 1))
+    np.testing.assert_allclose(whole.positive, batched.positive, atol=1e-6)
+    np.testing.assert_allclose(whole.negative, batched.negative, atol=1e-6)
+    np.testing.assert_allclose(whole.sinks, batched.sinks, atol=1e-6)
+
+
+def test_the_beginning_that_a_tokenizer_adds_is_no_content(lm):
+    lm = replace(lm, tokenizer=letters())
+    states = text_states(lm, ["ABC"], ["DEF"])
+    assert states.tokens.tolist() == [3, 3]
+    assert states.left_out == 2
+
+
+def test_answers_to_questions(lm):
+    lm = replace(lm, tokenizer=letters())
+    questions = ["A", "BB"]
+    states = text_states(lm, ["CD", "E"], ["F", "GHI"], questions=questions, chat=True)
+    row = answer_row(lm, "BB", "GHI", chat=True)
+    assert row.ids[row.start :] == lm.tokenizer.encode("GHI", special=False)
+    assert row.ids[: row.start] == lm.tokenizer.encode(lm.tokenizer.chat([{"role": "user", "content": "BB"}]), special=False)
+    # Half of the positive answers have 1.5 tokens.
+    assert states.cut == 1
+    np.testing.assert_allclose(states.negative[:, 1], states_of(lm, row.ids)[:, row.start], rtol=2e-5, atol=1e-5)
+    every = text_states(lm, ["CD", "E"], ["F", "GHI"], questions=questions, chat=True, tokens="answer")
+    np.testing.assert_allclose(
+        every.negative[:, 1], states_of(lm, row.ids)[:, row.start :].mean(axis=1), rtol=2e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], [[1]]), "^positive: "),
+        (([[1, 2]], []), "^negative: "),
+        (("AB", [[1]]), "^positive: .*list"),
+        (([[1]], [[1, 2]]), "^text 0 of positive: .*first"),
+        (([[1, 2], [3, 99]], [[1, 2]]), "^tokens: .*99.*text 1 of positive"),
+        (([[1, 2]], [[1, 2]], {"tokens": "some"}), "^tokens: .*content"),
+        (([[1, 2]], [[1, 2]], {"tokens": True}), "^tokens: "),
+        (([[1, 2]], [[1, 2]], {"tokens": 0}), "^tokens: "),
+        (([[1, 2]], [[1, 2]], {"tokens": 3}), "^text 0 of positive: .*3 tokens"),
+        (([[1, 2]], [[1, 2]], {"tokens": "answer"}), "^tokens: .*questions"),
+        (([[1, 2]], [[1, 2]], {"tokens": ([[True, True]],)}), "^tokens: .*two sets"),
+        (([[1, 2]], [[1, 2]], {"tokens": ([[True, True]], [[True]])}), "^mask of text 0 of negative: "),
+        (([[1, 2]], [[1, 2]], {"tokens": ([[True, True]], [[False, False]])}), "^mask of text 0 of negative: .*one token"),
+        (([[1, 2]], [[1, 2]], {"questions": ["A", "B"]}), "^positive: .*2 questions"),
+        (([[1, 2]], [[1, 2]], {"budget": 0}), "^budget: "),
+    ],
+)
+def test_bad_input(lm, arguments, message):
+    positive, negative, *more = arguments
+    with pytest.raises(ValueError, match=message):
+        text_states(lm, positive, negative, **(more[0] if more else {}))
+
+
+def test_states_that_are_not_finite(small):
+    lm = small("llama").with_dtype("float16")
+    grown = {name: value * 3e4 for name, value in lm.parameters.items()}
+    broken = type(lm)(type(lm.decoder)(lm.config, grown, dtype=lm.decoder.dtype))
+    with pytest.raises(ValueError, match=r"^states: expected finite numbers, got others after block \d+, in float16"):
+        text_states(broken, [[1, 2]], [[3, 4]])

@@ -1,0 +1,132 @@
+"""Vectors as values: arithmetic, the steering they make, models that they fit, and what is said of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ufm
+from sim.directions.vector import Diagnosis, ModelTag, SteeringVector
+
+A, B = np.array([3.0, 4.0, 0.0]), np.array([0.0, 1.0, 2.0])
+TAG = ModelTag("tiny", "llama", "abc", 3, 4)
+
+
+def vector(v=A, name="joy", **changes):
+    sink = np.array([0.6, 0.8, 0.0])
+    facts = {
+        "model": TAG,
+        "diagnosis": {1: Diagnosis(1.0, None, 0.9, 1.0, 3.0, 0.5)},
+        "sinks": {1: sink},
+        "scales": {1: 10.0},
+    }
+    return SteeringVector({1: v, 3: B}, name, **facts | changes)
+
+
+def test_directions_are_float32_and_in_order():
+    made = SteeringVector({3: A, 1: [1, 2, 3]})
+    assert made.layers == (1, 3)
+    assert {v.dtype for v in made.directions.values()} == {np.dtype("float32")}
+    np.testing.assert_array_equal(made[3], A)
+    assert made.d_model == 3
+
+
+def test_arithmetic():
+    joy, anger = vector(), vector(B, "anger")
+    mixed = 2 * joy - anger / 4
+    np.testing.assert_allclose(mixed[1], 2 * A - B / 4)
+    assert mixed.name == "2 * joy - (0.25 * anger)"
+    assert mixed.model == TAG
+    # What is known from the numbers alone is found anew; what texts told is not known of a mixture.
+    np.testing.assert_allclose(
+        mixed.diagnosis[1].sink_share, (mixed[1] @ [0.6, 0.8, 0]) ** 2 / (mixed[1] @ mixed[1]), rtol=1e-6
+    )
+    assert mixed.diagnosis[1].relative_norm == pytest.approx(np.linalg.norm(mixed[1]) / 10)
+    assert mixed.diagnosis[1].accuracy is None
+    np.testing.assert_array_equal((-joy)[1], -A)
+    assert (3 * joy).diagnosis[1] == replace(joy.diagnosis[1], relative_norm=1.5)
+    unit = joy.normalized()
+    np.testing.assert_allclose(unit[1], A / 5)
+    assert unit.diagnosis[1].relative_norm == pytest.approx(0.1)
+
+
+def test_blocks_that_both_have_are_combined():
+    mixed = vector() + SteeringVector({3: A, 5: A}, "more")
+    assert mixed.layers == (3,)
+    np.testing.assert_allclose(mixed[3], A + B)
+
+
+def test_the_steering_adds_it():
+    steering = vector().steering(3)
+    (part,) = steering.parts
+    assert part.layer == 3
+    np.testing.assert_array_equal(part.intervention.v, B.astype(np.float32))
+    assert len(vector().steering().parts) == 2
+    last = vector().steering([1, 3], tokens=ufm.Last())
+    assert [part.layer for part in last.parts] == [1, 3]
+    assert all(isinstance(part.tokens, ufm.Last) for part in last.parts)
+
+
+def test_which_models_it_is_for(small):
+    lm = replace(small("llama"), name="small")
+    d, tag = lm.config.d_model, ModelTag.of(lm)
+    fits = SteeringVector({2: np.ones(d)}, model=tag)
+    assert fits.require_fits(lm) is fits
+    other = SteeringVector({2: np.ones(d)}, model=replace(tag, fingerprint="other", name="cousin"))
+    assert other.require_fits(lm, other_weights=True) is other
+    assert SteeringVector({2: np.ones(d)}).require_fits(lm).model is None
+    for wrong, message in (
+        (other, "^vector: .*small.*other_weights=True.*cousin"),
+        (SteeringVector({2: np.ones(d + 1)}), f"^vector: .*width {d}, got width {d + 1}"),
+        (SteeringVector({3: np.ones(d)}), "^vector: .*blocks 0 to 2, .*block 3"),
+        (SteeringVector({2: np.ones(d)}, model=ModelTag(num_layers=7)), "^vector: .*3 blocks.*7"),
+        (SteeringVector({2: np.ones(d)}, model=ModelTag(family="gpt2")), "^vector: .*llama.*gpt2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong.require_fits(lm)
+
+
+def test_what_is_said_of_it():
+    table = str(vector())
+    assert table.splitlines()[0] == "SteeringVector('joy' for tiny: blocks 1, 3, width 3)"
+    assert table.splitlines()[2].split() == ["1", "5", "0.5", "1", "0.9", "1", "3"]
+    assert table.splitlines()[3].split() == ["3", "2.24", "-", "-", "-", "-", "-"]
+    assert table.splitlines()[4] == (
+        "block 1: much of its squared length is along the attention sinks: it measures how long texts are"
+    )
+    poor = SteeringVector(dict.fromkeys((0, 1, 2, 5), A), diagnosis={k: Diagnosis(halves_cosine=0.1) for k in (0, 1, 2, 5)})
+    assert str(poor).splitlines()[-1] == "blocks 0 to 2, 5: two halves of the texts give different directions"
+    assert vector(diagnosis={}).warnings == {}
+    assert Diagnosis(accuracy=0.5).warnings == ("it hardly tells held-out texts apart",)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SteeringVector({}), "^directions: "),
+        (lambda: SteeringVector([A]), "^directions: "),
+        (lambda: SteeringVector({-1: A}), "^layer: "),
+        (lambda: SteeringVector({"a": A}), "^layer: "),
+        (lambda: SteeringVector({0: A * np.nan}), "^direction of block 0: "),
+        (lambda: SteeringVector({0: np.eye(3)}), "^direction of block 0: "),
+        (lambda: SteeringVector({0: A, 1: np.ones(4)}), "^directions: .*one width"),
+        (lambda: SteeringVector({4: A}, model=TAG), "^layer: .*0 to 3"),
+        (lambda: SteeringVector({0: np.ones(5)}, model=TAG), "^directions: .*3 numbers"),
+        (lambda: vector()[2], "^layer: expected one of 1, 3, got 2"),
+        (lambda: vector().steering(2), "^layer: "),
+        (lambda: vector() / 0, "^divisor: "),
+        (lambda: vector() * np.nan, "^factor: "),
+        (lambda: SteeringVector({0: 0 * A}).normalized(), "^vector: .*block 0"),
+        (lambda: vector() + vector(model=replace(TAG, fingerprint="else")), "^vector: .*tiny"),
+        (lambda: vector() + vector(site="mlp_down"), "^vector: .*residual"),
+        (lambda: vector() + SteeringVector({1: np.ones(4)}), "^vector: .*width"),
+        (lambda: vector() + SteeringVector({2: A}), "^vector: .*some of 1, 3"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+    with pytest.raises(TypeError):
+        vector() + 1
+    with pytest.raises(TypeError):
+        vector() * "2"
