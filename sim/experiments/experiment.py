@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -147,12 +147,14 @@ def begin(
     require(lm.tokenizer is not None, "model", "one with a tokenizer", repr(lm.name))
     chosen, judging = settings.for_model(lm.config), judge or lm
     require(judging.tokenizer is not None, "judge", "a model with a tokenizer", repr(judging.name))
+    # Pairs of concepts for which nothing is trained change no result.
+    pairs = {name: inputs.pairs[name] for name in chosen.updates.concepts if name in inputs.pairs}
     about = output.settings(
         chosen.seed,
         model={"name": lm.name, "fingerprint": lm.fingerprint},
         judge={"name": judging.name, "fingerprint": judging.fingerprint},
         settings=chosen.as_json(),
-        inputs=inputs.about,
+        inputs=replace(inputs, pairs=pairs).about,
         files={name: str(path.absolute()) for name, path in (files or {}).items()},
         dtype=str(lm.decoder.dtype),
         begun=datetime.now(UTC).isoformat(timespec="seconds"),

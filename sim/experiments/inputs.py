@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 
 from sim.bridge.files import reading, require_file
 from sim.checks.concept_texts import OPENINGS
+from sim.directions.texts import CONCEPTS, UTF_8, Pair, concept_pairs, json_lines, lines_of, read_pairs
 from sim.experiments import corpora
 from sim.experiments.prompt_texts import CONTEXTS, STARTS
 from ufm._check import require
 
 LETTERS = "ABCD"
-
-UTF_8 = "utf-8-sig"
-"""UTF-8, with the mark at the beginning that some programs write, or without."""
 
 
 class Question(NamedTuple):
@@ -33,20 +31,6 @@ class Question(NamedTuple):
     text: str
     choices: tuple[str, ...]
     answer: int
-
-
-class Pair(NamedTuple):
-    """A question with an answer that shows a concept and one that does not.
-
-    Attributes:
-        question: what is asked.
-        matching: the answer that shows the concept.
-        not_matching: the answer that does not.
-    """
-
-    question: str
-    matching: str
-    not_matching: str
 
 
 @dataclass(frozen=True)
@@ -99,8 +83,8 @@ def read_inputs(
         text: a text file (documents parted by two blank lines) or a parquet file with a column "text".
         questions: a CSV, JSON-lines or parquet file in MMLU's format.
         prompts: a JSON-lines file of ``{"set": ..., "text": ...}``: the set is a concept, "not " and a concept, or "random".
-        pairs: a JSON-lines file of ``{"question": ..., "matching": ..., "not_matching": ...}``, or a folder of such
-            files: each is named after its concept.
+        pairs: a file of ``{"question": ..., "matching": ..., "not_matching": ...}`` that is named after its concept, or of
+            another form that `sim.directions.texts.read_pairs` knows, or a folder of such files.
 
     Raises:
         ValueError: a file is missing, empty or malformed; the message names the file and, where possible, the line.
@@ -111,7 +95,7 @@ def read_inputs(
         tuple(corpora.manual() if text is None else corpora.read_documents(text)),
         own_questions() if questions is None else tuple(read_questions(questions)),
         None if prompts is None else read_prompts(prompts),
-        own_pairs() if pairs is None else read_pairs(pairs),
+        own_pairs() if pairs is None else read_questioned_pairs(pairs),
     )
 
 
@@ -123,7 +107,7 @@ def read_lines(path: Path, argument: str) -> list[str]:
     """
     require_file(argument, path, "a text file")
     with reading(path, "a text file in UTF-8", argument=argument):
-        lines = [line.strip() for line in _lines(path) if line.strip()]
+        lines = [line.strip() for line in lines_of(path) if line.strip()]
     require(len(lines) > 0, argument, "at least one line", f"none in {str(path)!r}")
     return lines
 
@@ -135,7 +119,7 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
         ValueError: no such file, nothing in it, a malformed line.
     """
     texts_by_set: dict[str, list[str]] = {}
-    for where, row in _json_lines(path, "prompts"):
+    for where, row in json_lines(path, "prompts"):
         fits = isinstance(row, dict) and all(
             isinstance(row.get(name), str) and row[name].strip() for name in ("set", "text")
         )
@@ -146,32 +130,21 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def own_pairs() -> dict[str, tuple[Pair, ...]]:
-    """Pairs written for this project, by concept: 60 each of "impolite" and "optimistic"."""
-    with importlib.resources.as_file(importlib.resources.files("sim") / "data" / "pairs") as folder:
-        return read_pairs(folder)
+    """Pairs written for this project, by concept."""
+    return {name: concept_pairs(name) for name in CONCEPTS}
 
 
-def read_pairs(path: Path) -> dict[str, tuple[Pair, ...]]:
-    """Pairs by concept, of a file or of all files in a folder whose names end with ``.jsonl``.
+def read_questioned_pairs(path: Path) -> dict[str, tuple[Pair, ...]]:
+    """Pairs of the user's by concept, each with a question that its answers are answers to.
 
     Raises:
-        ValueError: no such file, nothing in it, a malformed line.
+        ValueError: what `read_pairs` refuses, or a pair without a question.
     """
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    require(len(files) > 0, "pairs", "a JSON-lines file, or a folder of such", f"the folder {str(path)!r} without one")
-    return {file.stem: _pairs_of(file) for file in files}
-
-
-def _pairs_of(path: Path) -> tuple[Pair, ...]:
-    pairs = []
-    for where, row in _json_lines(path, "pairs"):
-        for name in Pair._fields:
-            text = row.get(name) if isinstance(row, dict) else None
-            fits = isinstance(text, str) and bool(text.strip())
-            require(fits, "pairs", f'an object with "{name}" that is not empty', f"{_short(row)} in {where}")
-        pairs.append(Pair(*(row[name].strip() for name in Pair._fields)))
-    require(len(pairs) > 0, "pairs", "at least one line", f"none in {str(path)!r}")
-    return tuple(pairs)
+    by_concept = read_pairs(path)
+    for concept, pairs in by_concept.items():
+        missing = next((k for k, pair in enumerate(pairs) if not pair.question), None)
+        require(missing is None, "pairs", "a question in each pair", f"none in pair {missing} of {concept!r} in {path.name}")
+    return by_concept
 
 
 def own_questions() -> tuple[Question, ...]:
@@ -205,7 +178,7 @@ def _of_csv(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _of_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    return _json_lines(path, "questions")
+    return json_lines(path, "questions")
 
 
 def _of_parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -234,26 +207,6 @@ def _question(row: Any, where: str) -> Question:
     assert isinstance(choices, list)
     assert isinstance(answer, int)
     return Question(text.strip(), tuple(choices), answer)
-
-
-def _json_lines(path: Path, argument: str) -> Iterator[tuple[str, Any]]:
-    """The objects of a JSON-lines file, each with a text that names its line."""
-    require_file(argument, path, "a JSON-lines file")
-    with reading(path, "a text file in UTF-8", argument=argument):
-        lines = _lines(path)
-    for k, line in enumerate(lines, 1):
-        if line.strip():
-            where = f"line {k} of {path.name}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{argument}: expected JSON, got {error.msg} in {where}") from error
-            yield where, row
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a file. `str.splitlines` would also cut at separators that may stand inside a text, such as U+2028."""
-    return path.read_text(encoding=UTF_8).split("\n")
 
 
 def _hash(part: Any) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import Split
-from sim.experiments.inputs import Pair
+from sim.directions.texts import Pair
 from sim.measure.tradeoff import SIDES
 from ufm import Answers, State, Steering
 from ufm._check import require

@@ -7,9 +7,9 @@ import pyarrow.parquet
 import pytest
 
 from sim.checks.concept_texts import OPENINGS
+from sim.directions.texts import CONCEPTS, Pair, concept_pairs
 from sim.experiments import corpora
 from sim.experiments.inputs import (
-    Pair,
     Question,
     own_questions,
     read_inputs,
@@ -49,6 +49,7 @@ def test_own_texts_where_no_file_is_given():
     assert inputs.questions == own_questions()
     assert inputs.prompts is None
     assert len(inputs.questions) == 45
+    assert inputs.pairs == {name: concept_pairs(name) for name in CONCEPTS}
 
 
 def test_files_instead(tmp_path):
@@ -67,6 +68,16 @@ def test_files_instead(tmp_path):
     assert inputs.questions == (Question("Why?", ("a", "b", "c", "d"), 2),)
     assert inputs.prompts == {"joy": ("x",), "random": ("y",)}
     assert set(inputs.about) == {"contexts", "starts", "text", "questions", "prompts", "pairs.calm"}
+
+
+def test_pairs_of_an_experiment_have_questions(tmp_path):
+    """A text that stands by itself is no answer whose probability could be measured."""
+    row = '{"question": "%s", "positive": "b", "negative": "c"}'
+    path = write(tmp_path / "calm.jsonl", f"{row % 'a'}\n{row % ''}\n")
+    with pytest.raises(
+        ValueError, match=r"^pairs: expected a question in each pair, got none in pair 1 of 'calm' in calm.jsonl"
+    ):
+        read_inputs(pairs=path)
 
 
 @pytest.mark.parametrize("letters", [True, False])

@@ -18,9 +18,10 @@ from sim.bridge.architectures import from_config
 from sim.bridge.decoder import Decoder
 from sim.bridge.model import LanguageModel
 from sim.bridge.parameters import init_parameters
+from sim.directions.texts import Pair
 from sim.experiments import corpora, prompt_texts
 from sim.experiments.experiment import Experiment, begin
-from sim.experiments.inputs import Inputs, Pair, Question
+from sim.experiments.inputs import Inputs, Question
 from sim.experiments.run import run
 from sim.experiments.settings import PRESETS, ExperimentSettings
 from sim.experiments.store import Layout, Store

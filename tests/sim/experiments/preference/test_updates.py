@@ -11,8 +11,8 @@ import pytest
 import tokenizers
 
 from sim.bridge.tokenizer import Tokenizer
-from sim.experiments import inputs
-from sim.experiments.inputs import Pair, read_pairs
+from sim.directions.texts import Pair
+from sim.experiments.experiment import begin
 from sim.experiments.preference import page, pairs, updates
 from sim.experiments.run import run
 from sim.experiments.settings import Recipe
@@ -74,16 +74,6 @@ def some_update(split, form, seed=0):
 # --- pairs -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_projects_own_pairs():
-    own = inputs.own_pairs()
-    assert set(own) == {"impolite", "optimistic"}
-    for pairs_of_concept in own.values():
-        assert len(pairs_of_concept) >= 40
-        assert len({pair.question for pair in pairs_of_concept}) == len(pairs_of_concept)
-        lengths = np.asarray([[len(pair.matching.split()), len(pair.not_matching.split())] for pair in pairs_of_concept])
-        assert abs(lengths[:, 0].mean() - lengths[:, 1].mean()) < 0.5
-
-
 def test_pairs_as_tokens(lm):
     asked = tiny.INPUTS.pairs["optimistic"]
     encoded = pairs.encode(lm, asked)
@@ -110,28 +100,17 @@ def test_pairs_before_a_tokenizer_that_begins_every_text_with_a_space(lm):
     assert encoded.counts == (4, 7)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "at least one line, got none"),
-        ("{", "expected JSON, got .* in line 1 of kind.jsonl"),
-        ('{"question": "a", "matching": "b"}', '"not_matching" that is not empty'),
-        ('{"question": "a", "matching": " ", "not_matching": "c"}', '"matching" that is not empty'),
-        ("[1]", '"question" that is not empty'),
-    ],
-)
-def test_bad_files_of_pairs(tmp_path, text, message):
-    file = tmp_path / "kind.jsonl"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_pairs(file)
+def test_a_run_records_the_pairs_that_it_trains_on(lm, tmp_path):
+    """So that a run goes on where the library has grown."""
 
+    def recorded(name, **more):
+        e = begin(tmp_path / name, lm, tiny.settings(), replace(tiny.INPUTS, pairs={**tiny.INPUTS.pairs, **more}))
+        return e.store.about["inputs"]
 
-def test_a_folder_of_pairs(tmp_path):
-    with pytest.raises(ValueError, match="pairs: expected a JSON-lines file, or a folder of such"):
-        read_pairs(tmp_path)
-    (tmp_path / "calm.jsonl").write_text(json.dumps({"question": "a", "matching": "b ", "not_matching": "c"}) + "\n\n")
-    assert read_pairs(tmp_path) == {"calm": (Pair("a", "b", "c"),)}
+    pair = Pair("a", "b", "c")
+    assert "pairs.optimistic" in recorded("run")
+    assert recorded("run", calm=(pair,)) == recorded("run")
+    assert recorded("other", optimistic=(pair,)) != recorded("run")
 
 
 def test_an_answer_of_no_tokens_is_refused(lm):
