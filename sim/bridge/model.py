@@ -8,7 +8,7 @@ text = lm.generate(["The weather today is"], steering=ufm.Steering({20: ufm.Add(
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sim.bridge import devices, fetch, generation, sharding
 from sim.bridge.config import Config
@@ -159,32 +159,28 @@ class LanguageModel:
         return ids
 
     def logits(self, prompts: Prompts, *, chat: bool = False) -> list[Float[np.ndarray, "T V"]]:
-        """The logits at every position of every prompt, in float32 at least.
+        """The logits at every position of every prompt, in float32 at least; prompts are taken in batches.
 
         Raises:
             ValueError: as `contexts`; logits that are not finite.
         """
         ids, mask = self.contexts(prompts, chat=chat)
-        numbers = ids.size * self.config.vocab_size
-        devices.require_room("prompts", numbers * max(4, self.decoder.dtype.itemsize), self.device)
-        values = np.asarray(all_logits(self.decoder, jnp.asarray(ids), jnp.asarray(mask)))
-        self._require_finite(np.isfinite(values[mask]).all(), ids, mask)
-        return [row[real] for row, real in zip(values, mask, strict=True)]
-
-    def _require_finite(self, good: bool | np.bool_, ids: np.ndarray, mask: np.ndarray) -> None:
-        """Refuse logits that are not finite, unsteered, and say after which block the stream is not for the first time."""
-        if not good:
-            states = all_states(self.decoder, jnp.asarray(ids), jnp.asarray(mask))
-            bad = ~np.asarray(jnp.where(jnp.asarray(mask)[None, ..., None], jnp.isfinite(states), True).all(axis=(1, 2, 3)))
-            place = f"after block {np.argmax(bad)}" if bad.any() else "in the last norm or the logits"
-            require(False, "logits", "finite numbers", f"others, first {place}, in {self.decoder.dtype.name}")
+        more = ids.shape[1] * self.config.vocab_size
+        rows = [row[real] for row, real in zip(self._in_batches(all_logits, ids, mask, more, axis=0), mask, strict=True)]
+        self._require_finite(all(np.isfinite(row).all() for row in rows), ids, mask)
+        return rows
 
     def states(
         self, prompts: Prompts, *, length: int | None = None, chat: bool = False
-    ) -> tuple[Float[Array, "L n T d"], Bool[np.ndarray, "n T"]]:
-        """The residual stream after every block, in one pass, and which positions are not padding."""
+    ) -> tuple[Float[np.ndarray, "L n T d"], Bool[np.ndarray, "n T"]]:
+        """The residual stream after every block, from one pass in batches, and which positions are not padding."""
         ids, mask = self.contexts(prompts, length=length, chat=chat)
-        return all_states(self.decoder, jnp.asarray(ids), jnp.asarray(mask)), mask
+        return np.stack(list(self._states(ids, mask)), axis=1), mask
+
+    def _states(self, ids: np.ndarray, mask: np.ndarray) -> Iterator[Float[np.ndarray, "L T d"]]:
+        """The residual stream of each context after every block."""
+        more = ids.shape[1] * self.config.num_layers * self.config.d_model
+        return self._in_batches(all_states, ids, mask, more, axis=1)
 
     def difference_of_means(
         self, positive: Prompts, negative: Prompts, *, chat: bool = False, budget: int | None = None
@@ -196,28 +192,59 @@ class LanguageModel:
         Args:
             positive, negative: the two sets.
             chat: as in `contexts`.
-            budget: numbers that are held at once: texts are taken in batches as large as it allows; that of a split if left
-                out.
+            budget: numbers that are held at once: texts are taken in batches as large as it allows; that of the model if
+                left out.
 
         Raises:
             ValueError: as `contexts`.
         """
-        most = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
         sides = [self.contexts(texts, chat=chat) for texts in (positive, negative)]
         length, means = max(ids.shape[1] for ids, _ in sides), []
-        together = max(1, most // block_activation_size(self.config, length, length))
-        for ids, real in sides:
-            more = ((0, 0), (length - ids.shape[1], 0))
-            tokens, mask = np.pad(ids, more), np.pad(real, more)
-            total = np.zeros((self.config.num_layers, self.config.d_model))
-            for k in range(0, len(ids), together):
-                part = slice(k, k + together)
-                batch = all_means(self.decoder, jnp.asarray(tokens[part]), jnp.asarray(mask[part]))
-                total += np.asarray(batch, float).sum(axis=1)
-            means.append(total / len(ids))
-            self._require_finite(np.isfinite(means[-1]).all(), tokens, mask)
-        # A mean of numbers in half precision is worth more than they are.
-        return (means[0] - means[1]).astype(jnp.promote_types(batch.dtype, jnp.float32))
+        for side in sides:
+            ids, mask = (np.pad(array, ((0, 0), (length - array.shape[1], 0))) for array in side)
+            states = self._in_batches(all_means, ids, mask, axis=1, budget=budget)
+            means.append(sum((state.astype(float) for state in states), np.zeros(())) / len(ids))
+            self._require_finite(np.isfinite(means[-1]).all(), ids, mask)
+        return (means[0] - means[1]).astype(jnp.promote_types(self.decoder.dtype, jnp.float32))
+
+    def _in_batches(
+        self, program: Any, ids: np.ndarray, mask: np.ndarray, more: int = 0, *, axis: int, budget: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """What a program gives for each context, in batches of one size, for which it is compiled once.
+
+        Args:
+            program: from the decoder, contexts and their mask to an array.
+            ids, mask: the contexts.
+            more: numbers that it holds for a context beside those of a block.
+            axis: of the array that contexts are along.
+            budget: numbers that are held at once; what suits the device if left out.
+
+        Raises:
+            ValueError: a device that has no room for a batch; a budget below 1.
+        """
+        allowed = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
+        n, length = ids.shape
+        held = block_activation_size(self.config, length, length) + more
+        batches = -(-n // max(1, allowed // held))
+        size = -(-n // batches)
+        devices.require_room("prompts", size * more * max(4, self.decoder.dtype.itemsize), self.device)
+        for start in range(0, n, size):
+            # The last batch is filled up with the last context.
+            rows = np.minimum(np.arange(start, start + size), n - 1)
+            values = np.asarray(program(self.decoder, jnp.asarray(ids[rows]), jnp.asarray(mask[rows])))
+            yield from np.moveaxis(values, axis, 0)[: n - start]
+
+    def _require_finite(self, finite: bool | np.bool_, ids: np.ndarray, mask: np.ndarray) -> None:
+        """Refuse logits that are not finite, unsteered, and say after which block the stream of a context is not."""
+        if finite:
+            return
+        place = "in the last norm or the logits"
+        for states, real in zip(self._states(ids, mask), mask, strict=True):
+            bad = ~np.isfinite(states[:, real]).all(axis=(1, 2))
+            if bad.any():
+                place = f"after block {np.argmax(bad)}"
+                break
+        require(False, "logits", "finite numbers", f"others, first {place}, in {self.decoder.dtype.name}")
 
     def split(
         self,
@@ -320,12 +347,11 @@ class LanguageModel:
             kind, sizes = self.decoder.dtype.name, ", ".join(f"{size:.3g}" for size in np.abs(strengths).max(axis=0))
             require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
             require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
-        return self._generated(
-            [row[:n].tolist() for row, n in zip(np.asarray(out), np.asarray(lengths), strict=True)], eos_ids
-        )
+        return self._generated(np.asarray(out), np.asarray(lengths), eos_ids)
 
-    def _generated(self, rows: list[list[int]], eos_ids: tuple[int, ...]) -> Generated:
-        """New tokens, of which the last may be the end of a sequence, as they are given back."""
+    def _generated(self, out: np.ndarray, lengths: np.ndarray, eos_ids: tuple[int, ...]) -> Generated:
+        """The new tokens of every sequence, and whether the last is its end, which is left out."""
+        rows = [row[:n].tolist() for row, n in zip(out, lengths, strict=True)]
         ended = tuple(bool(row) and row[-1] in eos_ids for row in rows)
         tokens = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
         texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in tokens)

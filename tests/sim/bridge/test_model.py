@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -177,7 +179,7 @@ def test_means_are_taken_in_batches(lm, monkeypatch):
 
     monkeypatch.setattr(model, "all_means", counted)
     size = block_activation_size(lm.config, 9, 9)
-    for budget, expected in ((1, [1] * 7), (2 * size, [2, 2, 1, 2]), (3 * size - 1, [2, 2, 1, 2]), (None, [5, 2])):
+    for budget, expected in ((1, [1] * 7), (2 * size, [2, 2, 2, 2]), (3 * size - 1, [2, 2, 2, 2]), (None, [5, 2])):
         sizes.clear()
         np.testing.assert_allclose(lm.difference_of_means(positive, negative, budget=budget), together, atol=1e-6)
         assert [n for n, _ in sizes] == expected
@@ -185,6 +187,22 @@ def test_means_are_taken_in_batches(lm, monkeypatch):
     expected = np.mean(states[0], axis=0) - np.mean(states[1], axis=0)
     np.testing.assert_allclose(together, expected, atol=1e-5)
     assert together.dtype == np.float32
+
+
+def test_logits_and_states_are_taken_in_batches(lm, monkeypatch):
+    """Three prompts, of which two fit at a time: the program is that of two, and the last has it to itself."""
+    a, prompts = lm.config, [[3, 4, 5, 6], [7, 8], [9, 10, 11]]
+    for name, more in (("logits", a.vocab_size), ("states", a.num_layers * a.d_model)):
+        sizes, program, expected = [], getattr(model, f"all_{name}"), getattr(lm, name)(prompts)
+
+        def counted(decoder, tokens, mask, program=program, sizes=sizes):
+            sizes.append(tokens.shape)
+            return program(decoder, tokens, mask)
+
+        monkeypatch.setattr(model, f"all_{name}", counted)
+        small = replace(lm, budget=2 * (block_activation_size(a, 4, 4) + 4 * more))
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), getattr(small, name)(prompts), expected)
+        assert sizes == [(2, 4), (2, 4)]
 
 
 @pytest.mark.parametrize("value", [list, Tensor, lambda v: Tensor(v, "torch.bfloat16", requires_grad=True), jnp.asarray])
