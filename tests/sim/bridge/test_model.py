@@ -2,9 +2,7 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -190,19 +188,22 @@ def test_means_are_taken_in_batches(lm, monkeypatch):
 
 
 def test_logits_and_states_are_taken_in_batches(lm, monkeypatch):
-    """Three prompts, of which two fit at a time: the program is that of two, and the last has it to itself."""
-    a, prompts = lm.config, [[3, 4, 5, 6], [7, 8], [9, 10, 11]]
-    for name, more in (("logits", a.vocab_size), ("states", a.num_layers * a.d_model)):
-        sizes, program, expected = [], getattr(model, f"all_{name}"), getattr(lm, name)(prompts)
+    """Three prompts, of which two fit at a time and a third not quite: two batches of one size."""
+    a, prompts, sizes = lm.config, [[3, 4, 5, 6], [7, 8], [9, 10, 11]], []
+    logits = [lm.logits([prompt])[0] for prompt in prompts]
+    states = [lm.states([prompt], length=4)[0][:, 0] for prompt in prompts]
+    for name in ("all_logits", "all_states"):
+        program = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda *args, run=program: (sizes.append(args[1].shape), run(*args))[1])
 
-        def counted(decoder, tokens, mask, program=program, sizes=sizes):
-            sizes.append(tokens.shape)
-            return program(decoder, tokens, mask)
+    def batched(more):
+        return replace(lm, budget=3 * (block_activation_size(a, 4, 4) + 4 * more) - 1)
 
-        monkeypatch.setattr(model, f"all_{name}", counted)
-        small = replace(lm, budget=2 * (block_activation_size(a, 4, 4) + 4 * more))
-        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), getattr(small, name)(prompts), expected)
-        assert sizes == [(2, 4), (2, 4)]
+    for values, expected in zip(batched(a.vocab_size).logits(prompts), logits, strict=True):
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    values, mask = batched(a.num_layers * a.d_model).states(prompts)
+    np.testing.assert_allclose(values[:, mask], np.stack(states, axis=1)[:, mask], atol=1e-5)
+    assert sizes == [(2, 4)] * 4
 
 
 @pytest.mark.parametrize("value", [list, Tensor, lambda v: Tensor(v, "torch.bfloat16", requires_grad=True), jnp.asarray])
