@@ -1,10 +1,11 @@
 """Checked reads of a model's settings: what is missing, null, malformed or not implemented is refused by its key."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ufm._check import require
+import numpy as np
+
+from ufm._check import finite_number, real_numbers, require, shown, whole_number
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -48,11 +49,7 @@ class Settings:
         Raises:
             ValueError: there is anything else under the key.
         """
-        value = self.raw.get(key)
-        ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        require(ok, key, "a positive whole number" if least == 1 else f"a whole number of at least {least}", value)
-        assert isinstance(value, int)
-        return value
+        return whole_number(key, self.raw.get(key), least)
 
     def number(self, key: str) -> float:
         """Read a positive number.
@@ -60,9 +57,7 @@ class Settings:
         Raises:
             ValueError: there is anything else under the key.
         """
-        value: Any = self.raw.get(key)
-        require(_is_number(value) and value > 0, key, "a positive number", value)
-        return float(value)
+        return finite_number(key, self.raw.get(key), "a positive number", lambda x: x > 0)
 
     def maybe(self, key: str) -> float | None:
         """Read a positive number; None if it is null or absent.
@@ -86,10 +81,10 @@ class Settings:
         Raises:
             ValueError: there is anything else under the key.
         """
-        value: Any = self.raw.get(key)
-        listed = isinstance(value, Sequence) and not isinstance(value, str)
-        require(listed and all(_is_number(x) and x > 0 for x in value), key, "a list of positive numbers", value)
-        return tuple(float(x) for x in value)
+        array = real_numbers(key, self.raw.get(key), "a list of positive numbers")
+        fits = array.ndim == 1 and bool((np.isfinite(array) & (array > 0)).all())
+        require(fits, key, "a list of positive numbers", shown(self.raw.get(key)))
+        return tuple(array.astype(float).tolist())
 
     def flag(self, key: str) -> bool:
         """Read a truth value.
@@ -138,7 +133,3 @@ class Settings:
             slides = [kind == "sliding_attention" for kind in types]
         require(window is not None or not any(slides), "sliding_window", "the window of layers of sliding_attention", window)
         return tuple(window if slide else None for slide in slides)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -18,7 +18,7 @@ from sim.bridge.architectures import from_config, is_mixture
 from sim.bridge.config import Config
 from sim.bridge.files import reading
 from sim.bridge.rope import Rope, mscale
-from ufm._check import require
+from ufm._check import require, whole_number
 
 _FAMILIES = {
     "llama": "llama",
@@ -157,8 +157,7 @@ class _About:
     def whole(self, key: str, default: int | None = None) -> int:
         """A positive whole number."""
         value = self.needed(key) if default is None else self.get(key, default)
-        require(isinstance(value, int) and value > 0, f"{self.kind}.{key}", "a positive whole number", value)
-        return int(value)
+        return whole_number(f"{self.kind}.{key}", value, 1)
 
     def sizes(self) -> dict[str, Any]:
         """What all families have."""

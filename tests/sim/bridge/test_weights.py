@@ -466,11 +466,11 @@ def test_a_configuration_with_a_mark_of_the_byte_order(llama, encoding):
     ("settings", "message"),
     [
         ({"model_type": "bert"}, "model_type: .*gemma2, gemma3, .*, got 'bert'"),
-        ({"hidden_size": -4}, "hidden_size: expected a positive whole number, got -4"),
+        ({"hidden_size": -4}, "hidden_size: expected a whole number of at least 1, got -4"),
         ({"hidden_act": "relu9"}, "hidden_act: expected one of silu"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type: .*implemented, got 'dynamic'"),
         ({"num_key_value_heads": 3}, "num_key_value_heads: expected a divisor of the 4 heads, got 3"),
-        ({"num_hidden_layers": 2.5}, "num_hidden_layers: expected a positive whole number, got 2.5"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers: expected a whole number of at least 1, got 2.5"),
     ],
 )
 def test_settings_that_are_not_implemented(llama, settings, message):
