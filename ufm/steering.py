@@ -81,6 +81,21 @@ class Tokens:
         """
         raise NotImplementedError
 
+    def first_column(self, mask: Bool[Array, "m T"]) -> int | None:
+        """The first column in which a token of any context is chosen; None if only a compiled program knows.
+
+        Raises:
+            ValueError: a context of which no token is chosen.
+        """
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((self, mask))):
+            return None
+        chosen = self.chosen(jnp.asarray(mask), jnp.arange(len(mask)))
+        columns = np.asarray(mask) if chosen is None else np.asarray(mask) & np.asarray(chosen)
+        empty = np.flatnonzero(~columns.any(axis=1))
+        none = f"none of context {empty[0]}: {self!r}" if empty.size else ""
+        require(empty.size == 0, "tokens", "at least one token of every context", none)
+        return int(columns.argmax(axis=1).min())
+
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
@@ -95,6 +110,10 @@ class All(Tokens):
         """Every new token is chosen."""
         return
 
+    def first_column(self, mask: Bool[Array, "m T"]) -> int:
+        """The first there is."""
+        return 0
+
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
@@ -108,6 +127,10 @@ class Last(Tokens):
     def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> None:
         """Every new token is chosen."""
         return
+
+    def first_column(self, mask: Bool[Array, "m T"]) -> int:
+        """The last there is, of contexts that are padded on the left."""
+        return mask.shape[1] - 1
 
 
 @jax.tree_util.register_dataclass

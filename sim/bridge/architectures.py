@@ -267,11 +267,10 @@ def _llama(s: Settings) -> Config:
 
 def _everywhere(s: Settings) -> tuple[int | None, ...]:
     """Read the window that all layers share; None for each layer where there is none."""
-    windows = (s.maybe_whole("sliding_window"),) * s.whole("num_hidden_layers")
-    if s.has("layer_types"):
-        said = s.windows(len(windows), windows[0], ())
-        expected = f"the same for all layers, and a sliding_window of {windows[0]}"
-        require(said == windows, "layer_types", expected, s.get("layer_types"))
+    window = s.maybe_whole("sliding_window")
+    windows = s.windows(lambda i: window is not None)
+    expected = f"the same for all layers, and a sliding_window of {window}"
+    require(set(windows) == {window}, "layer_types", expected, s.get("layer_types"))
     return windows
 
 
@@ -280,10 +279,8 @@ def _mistral(s: Settings) -> Config:
 
 
 def _qwen(s: Settings, family: str, **other: Any) -> Config:
-    layers, first = s.whole("num_hidden_layers"), s.whole("max_window_layers", least=0)
-    window = s.maybe_whole("sliding_window") if s.flag("use_sliding_window") else None
-    windows = s.windows(layers, window, [window is not None and i >= first for i in range(layers)])
-    return _llama_like(s, family, windows=windows, **other)
+    first, used = s.whole("max_window_layers", least=0), s.flag("use_sliding_window") and s.has("sliding_window")
+    return _llama_like(s, family, windows=s.windows(lambda i: used and i >= first, used=used), **other)
 
 
 def _qwen2(s: Settings) -> Config:
@@ -316,12 +313,11 @@ def _gemma_with_windows(s: Settings, family: str, every: int, **other: Any) -> C
         every: unless `layer_types` is given, one layer in so many has no window.
         other: what is the family's own.
     """
-    layers, window = s.whole("num_hidden_layers"), s.maybe_whole("sliding_window")
     return _gemma_like(
         s,
         family,
         activation=s.activation("hidden_activation"),
-        windows=s.windows(layers, window, [(i + 1) % every != 0 for i in range(layers)]),
+        windows=s.windows(lambda i: (i + 1) % every != 0),
         post_norm=True,
         query_scale=s.number("query_pre_attn_scalar") ** -0.5,
         attention_softcap=s.maybe("attn_logit_softcapping"),
@@ -357,8 +353,8 @@ def _smollm3(s: Settings) -> Config:
     ok = isinstance(turned, list) and all(x in (0, 1) for x in turned) and len(turned) >= layers
     require(ok, "no_rope_layers", f"0 or 1 for each of {layers} layers", turned)
     unturned = tuple(i for i in range(layers) if not turned[i])
-    window, slides = s.maybe_whole("sliding_window"), s.flag("use_sliding_window")
-    windows = s.windows(layers, window, [slides and window is not None and i in unturned for i in range(layers)])
+    slides = s.flag("use_sliding_window") and s.has("sliding_window")
+    windows = s.windows(lambda i: slides and i in unturned)
     return _llama_like(s, "smollm3", windows=windows, unturned=unturned, **_biases(s, mlp=True))
 
 

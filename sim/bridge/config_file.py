@@ -1,6 +1,6 @@
 """Checked reads of a model's settings: what is missing, null, malformed or not implemented is refused by its key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -116,15 +116,20 @@ class Settings:
         expected = f"{' or '.join(map(str, allowed)) or 'nothing'} (else not implemented)"
         require(value is None or value in allowed, key, expected, value)
 
-    def windows(self, layers: int, window: int | None, sliding: Sequence[bool]) -> tuple[int | None, ...]:
-        """The window of every layer: from `layer_types` if it is given, else as `sliding` tells.
+    def windows(self, slides_at: Callable[[int], bool], *, used: bool = True) -> tuple[int | None, ...]:
+        """The window of every layer: `sliding_window` in those that slide, None in the others.
+
+        Args:
+            slides_at: whether a layer slides, by its number, where `layer_types` does not say.
+            used: whether there is a window at all.
 
         Raises:
             ValueError: the types of the layers are not known or of another number; a layer slides and there is no window.
         """
-        types = self.raw.get("layer_types")
+        layers, types = self.whole("num_hidden_layers"), self.raw.get("layer_types")
+        window = self.maybe_whole("sliding_window") if used else None
         if types is None:
-            slides = list(sliding)
+            slides = [slides_at(i) for i in range(layers)]
         else:
             known = ("full_attention", "attention", "sliding_attention")
             ok = isinstance(types, list) and all(kind in known for kind in types)

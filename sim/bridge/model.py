@@ -439,7 +439,7 @@ def load(
     require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
     refuse_pointers(path)
     digest, place = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh)
-    if path.is_dir() and orbax_checkpoint.is_one(path):
+    if path.is_dir() and orbax_checkpoint.is_checkpoint(path):
         config, parameters, tokenizer = orbax_checkpoint.read(path, dtype=kind, place=place, digest=digest)
     else:
         config, tensors, tokenizer = _open(path)

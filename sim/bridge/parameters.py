@@ -134,8 +134,3 @@ def _sample(name: str, whole: np.ndarray) -> bytes:
     """A name, a shape, a type and a few numbers: what tells parameters apart."""
     few = whole.reshape(-1)[:: max(1, whole.size // 64)].astype(np.float32)
     return f"{name}{whole.shape}{whole.dtype}".encode() + few.tobytes()
-
-
-def count(a: Config) -> int:
-    """How many numbers a decoder holds."""
-    return sum(math.prod(shape) for shape in shapes(a).values())

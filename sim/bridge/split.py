@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -24,7 +23,7 @@ from ufm._check import require
 from ufm._pytree import Leaf, static
 from ufm.precision import of_products, wide
 from ufm.steerable import Steerable
-from ufm.steering import RESIDUAL, All, Last, State, Steering, Tokens, at_block, last_of, require_sites, stacks
+from ufm.steering import RESIDUAL, State, Steering, Tokens, at_block, last_of, require_sites, stacks
 
 MLP_DOWN = "mlp_down"
 """The site of a block at the down-projection of its MLP."""
@@ -150,20 +149,10 @@ class Split(Steerable):
         Raises:
             ValueError: tokens of which a context has none.
         """
-        length = self.tokens.shape[1]
-        if not self.last_only or any(isinstance(part.tokens, All) for part in steering.parts):
-            return 0
-        first = length - 1
-        for tokens in (part.tokens for part in steering.parts if not isinstance(part.tokens, Last)):
-            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((tokens, self.mask))):
-                return self.start  # as it was prepared before compilation
-            mask = np.asarray(self.mask)
-            touched = np.asarray(tokens.chosen(jnp.asarray(mask), jnp.arange(self.n_contexts))) & mask
-            empty = np.flatnonzero(~touched.any(axis=1))
-            none = f"none of context {empty[0]}: {tokens!r}" if empty.size else ""
-            require(empty.size == 0, "tokens", "at least one token of every context", none)
-            first = min(first, int(touched.argmax(axis=1).min()))
-        return first
+        columns = [part.tokens.first_column(self.mask) for part in steering.parts] if self.last_only else [0]
+        known = [column for column in columns if column is not None]
+        # Where one is not known here, the split was prepared before compilation.
+        return min(known) if 0 in known or len(known) == len(columns) else self.start
 
     def check(self, steering: Steering) -> None:
         """Refuse a steering that cannot act on the states of this split.

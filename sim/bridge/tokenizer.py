@@ -116,25 +116,6 @@ class Tokenizer:
         known = [k for k in (whole_number("ids", i, 0) for i in ids) if k < 2**32]
         return self.core.decode(known, skip_special_tokens=not special)
 
-    def batch(
-        self, texts: Any, *, special: bool = True, side: str = "left", length: int | None = None
-    ) -> tuple[Int[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
-        """Texts as one array of tokens, padded on the "left" or the "right"; and which tokens are not padding.
-
-        Args:
-            texts: at least one.
-            special: as in `encode`.
-            side: of the padding.
-            length: to pad to; the longest text if left out.
-
-        Raises:
-            ValueError: no texts, an empty one, or one that is longer than `length`.
-        """
-        require(not isinstance(texts, str), "texts", "a list of texts", "one text")
-        require(len(texts) > 0, "texts", "at least one", "none")
-        rows = [self.encode(text, special=special) for text in texts]
-        return pad(rows, side=side, length=length)
-
     def chat(self, messages: Any, *, reply: bool = True, template: str | None = None, **values: Any) -> str:
         """A conversation in the form that the model was trained on.
 

@@ -25,7 +25,7 @@ from ufm._check import require
 _PARTS = ("parameters", "about")
 
 
-def is_one(folder: Path) -> bool:
+def is_checkpoint(folder: Path) -> bool:
     """Whether a folder looks like one of these."""
     return all((folder / part).is_dir() for part in _PARTS)
 

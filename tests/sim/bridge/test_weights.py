@@ -15,7 +15,7 @@ from flax import nnx, serialization
 from safetensors.numpy import load_file, save_file
 
 from sim.bridge.model import load
-from sim.bridge.parameters import count, shapes
+from sim.bridge.parameters import shapes
 from sim.bridge.tokenizer import Tokenizer
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import Msgpack, Safetensors, load_params, open_folder
@@ -527,8 +527,8 @@ def test_damaged_files_give_an_error_and_nothing_else(checkpoint, tmp_path, kind
 def test_every_parameter_has_a_shape_and_a_tensor(kept, checkpoint):
     for name in references.CONFIGS:
         config, tensors = open_folder(checkpoint(name))
-        assert sum(np.prod(shape) for shape in shapes(config).values()) == count(config)
-        assert count(config) <= sum(np.prod(shape) for shape in tensors.shapes().values())
+        ours, theirs = (sum(map(np.prod, table.values())) for table in (shapes(config), tensors.shapes()))
+        assert ours <= theirs
 
 
 def test_the_fingerprint_tells_checkpoints_apart(llama):
