@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sim.checks.refute import refute, replay
     from sim.checks.validation import validate
     from sim.checks.verify import verify
+    from sim.directions.extraction import make_vector
+    from sim.directions.texts import Pair, concept_pairs, read_pairs
+    from sim.directions.vector import SteeringVector
     from sim.reproduction import reproduce
     from ufm.interventions import Add, LoRA, Weight
     from ufm.steering import After, All, Last, Steering, Where
@@ -26,6 +29,9 @@ _HOMES = {
     "sim.checks.refute": ("refute", "replay"),
     "sim.checks.validation": ("validate",),
     "sim.checks.verify": ("verify",),
+    "sim.directions.extraction": ("make_vector",),
+    "sim.directions.texts": ("Pair", "concept_pairs", "read_pairs"),
+    "sim.directions.vector": ("SteeringVector",),
     "sim.reproduction": ("reproduce",),
     "ufm.interventions": ("Add", "LoRA", "Weight"),
     "ufm.steering": ("After", "All", "Last", "Steering", "Where"),
@@ -40,14 +46,19 @@ __all__ = [
     "LanguageModel",
     "Last",
     "LoRA",
+    "Pair",
     "Sampling",
     "Split",
     "Steering",
+    "SteeringVector",
     "Weight",
     "Where",
+    "concept_pairs",
     "load",
     "make_mesh",
+    "make_vector",
     "random_model",
+    "read_pairs",
     "refute",
     "replay",
     "reproduce",

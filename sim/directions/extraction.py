@@ -1,6 +1,5 @@
 """A steering vector from texts: their states, a way to a direction at every block, and a diagnosis of each."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +8,7 @@ from jaxtyping import Float
 
 from sim.bridge.model import LanguageModel
 from sim.directions.states import TextStates, text_states
+from sim.directions.texts import sides_of
 from sim.directions.vector import ModelTag, SteeringVector, geometry
 from sim.directions.ways import WAYS, weights_of
 from ufm._check import require, whole_number
@@ -16,13 +16,14 @@ from ufm._check import require, whole_number
 
 def make_vector(
     lm: LanguageModel,
-    positive: Sequence[Any],
-    negative: Sequence[Any],
+    positive: Any = None,
+    negative: Any = None,
     *,
+    pairs: Any = None,
     way: str = "difference-of-means",
-    questions: Sequence[str] | None = None,
+    questions: Any = None,
     tokens: Any = "content",
-    layers: Sequence[int] | None = None,
+    layers: Any = None,
     chat: bool = False,
     name: str = "",
     budget: int | None = None,
@@ -37,6 +38,7 @@ def make_vector(
     Args:
         lm: the model.
         positive, negative: texts that show what to steer towards, and texts that do not.
+        pairs: in place of these, pairs of texts or of answers (`sim.directions.texts`).
         way: one of `sim.directions.ways.WAYS`.
         questions, tokens, chat, budget, progress: as in `sim.directions.states.text_states`; ``tokens="all"`` is the paper's
             way, and takes nothing out.
@@ -46,6 +48,13 @@ def make_vector(
     Raises:
         ValueError: an unknown way, a block that the model does not have, sets whose states are the same; as `text_states`.
     """
+    if pairs is not None:
+        alone = positive is None and negative is None and questions is None
+        require(alone, "pairs", "no sets of texts and no questions beside them", "both")
+        positive, negative, questions = sides_of(pairs)
+    require(positive is not None and negative is not None, "positive", "two sets of texts, or pairs", "neither")
+    assert positive is not None
+    assert negative is not None
     require(isinstance(way, str) and way in WAYS, "way", f"one of {', '.join(WAYS)}", repr(way))
     last = lm.config.num_layers - 1
     blocks = list(range(last + 1)) if layers is None else [whole_number("layers", layer, 0) for layer in layers]

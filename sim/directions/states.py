@@ -6,7 +6,7 @@ the length of the text, so that sets of different lengths differ along them. By 
 as far as most of either set reach.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,10 +66,10 @@ class Row(NamedTuple):
 
 def text_states(
     lm: LanguageModel,
-    positive: Sequence[Any],
-    negative: Sequence[Any],
+    positive: Any,
+    negative: Any,
     *,
-    questions: Sequence[str] | None = None,
+    questions: Any = None,
     tokens: Any = "content",
     chat: bool = False,
     budget: int | None = None,

@@ -117,6 +117,24 @@ ENDINGS = (".jsonl", ".json", ".parquet")
 """Of the files of a folder that are read. A file by itself may be called anything."""
 
 
+def sides_of(pairs: Any) -> tuple[list[str], list[str], list[str] | None]:
+    """The texts that show a concept, those that do not, and the questions that they answer; None if they answer none.
+
+    Raises:
+        ValueError: no pairs, something else among them, questions in some of them only.
+    """
+    require(hasattr(pairs, "__iter__") and not isinstance(pairs, str | dict), "pairs", "a list of pairs", shown(pairs))
+    listed = list(pairs)
+    require(len(listed) > 0, "pairs", "at least one", "none")
+    wrong = next((value for value in listed if not isinstance(value, Pair)), None)
+    require(wrong is None, "pairs", "a list of Pair(question, matching, not_matching)", shown(wrong))
+    asked = [bool(pair.question) for pair in listed]
+    number = f"{sum(asked)} of {len(asked)}"
+    require(all(asked) or not any(asked), "pairs", "a question in every pair, or in none", f"one in {number}")
+    questions = [pair.question for pair in listed] if all(asked) else None
+    return [pair.matching for pair in listed], [pair.not_matching for pair in listed], questions
+
+
 def json_lines(path: Path, argument: str) -> Iterator[tuple[str, Any]]:
     """What the lines of a JSON-lines file hold, each with a text that names the line.
 

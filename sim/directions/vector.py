@@ -235,7 +235,7 @@ class SteeringVector:
         return self * -1.0
 
     def normalized(self) -> "SteeringVector":
-        """The same directions, each of length 1.
+        """Directions of length 1 in place of these.
 
         Raises:
             ValueError: a direction of length 0.

@@ -27,7 +27,11 @@ def difference_of_means(positive: Matrix, negative: Other) -> Weights:
 
 
 def difference_of_normalized_means(positive: Matrix, negative: Other) -> Weights:
-    """The difference of means of states of length 1: before a norm without bias, its effect has a closed form (N19)."""
+    """The difference of means of states of length 1: before a norm without bias, its effect has a closed form (N19).
+
+    Raises:
+        ValueError: a state of length 0.
+    """
     lengths = [np.linalg.norm(states, axis=1) for states in (positive, negative)]
     for name, values in zip(("positive", "negative"), lengths, strict=True):
         require(bool((values > 0).all()), name, "states that are not 0", "one that is")

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import Split
+from sim.directions.states import answer_row
 from sim.directions.texts import Pair
 from sim.measure.tradeoff import SIDES
 from ufm import Answers, State, Steering
@@ -63,27 +64,12 @@ def encode(lm: LanguageModel, pairs: Sequence[Pair], *, chat: bool = False) -> E
             for the model.
     """
     require(len(pairs) > 0, "pairs", "at least one", "none")
-    tokenizer, longest = lm.tokenizer, lm.config.max_seq_len
-    require(tokenizer is not None, "model", "one with a tokenizer", repr(lm.name))
-    assert tokenizer is not None
     rows, counts = [], []
     for k, pair in enumerate(pairs):
         for side in SIDES:
-            text = getattr(pair, side).strip()
-            if chat and tokenizer.template is not None:
-                opening = tokenizer.encode(tokenizer.chat([{"role": "user", "content": pair.question}]), special=False)
-                row = [*opening, *tokenizer.encode(text, special=False)]
-            else:
-                # At once, since some tokenizers put a space before whatever they are given.
-                asked = f"Question: {pair.question}\nAnswer:"
-                opening, row = tokenizer.encode(asked), tokenizer.encode(f"{asked} {text}".rstrip())
-            apart = row[: len(opening)] == opening
-            require(apart, "pairs", "answers that begin with a token of their own", f"none in {side} of pair {k}")
-            count = len(row) - len(opening)
-            require(count > 0, "pairs", "answers of at least one token", f"none in {side} of pair {k}")
-            require(len(row) <= longest, "pairs", f"at most {longest} tokens", f"{len(row)} in {side} of pair {k}")
-            rows.append(tuple(row))
-            counts.append(count)
+            row = answer_row(lm, pair.question, getattr(pair, side), chat=chat, where=f"{side} of pair {k}")
+            rows.append(tuple(row.ids))
+            counts.append(len(row.ids) - row.start)
     return Encoded(tuple(rows), tuple(counts))
 
 

@@ -1,5 +1,7 @@
 """Vectors from texts: their diagnosis by hand, sinks taken out, every way; on the default model, length has no say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,9 @@ import sim
 from sim.checks.concept_texts import JOY
 from sim.directions.extraction import direction, make_vector, separation
 from sim.directions.states import text_states
+from sim.directions.texts import Pair
 from sim.directions.ways import WAYS
+from tests.sim.bridge.test_model import letters
 
 RNG = np.random.default_rng(0)
 POSITIVE = RNG.integers(3, 30, size=(6, 7)).tolist()
@@ -85,6 +89,29 @@ def test_of_too_few_texts_nothing_is_said():
     v, removed = direction("difference-of-means", p, n, None)
     np.testing.assert_allclose(v, [1, -0.5, -0.5])
     assert removed is None
+
+
+def test_pairs_of_texts_and_of_answers(lm):
+    lm = replace(lm, tokenizer=letters())
+    texts = [Pair("", "ABCD", "EFGH"), Pair("", "IJKL", "MNOP")]
+    plain = make_vector(lm, ["ABCD", "IJKL"], ["EFGH", "MNOP"])
+    np.testing.assert_array_equal(make_vector(lm, pairs=texts)[1], plain[1])
+    answers = [pair._replace(question="Q") for pair in texts]
+    asked = make_vector(lm, ["ABCD", "IJKL"], ["EFGH", "MNOP"], questions=["Q", "Q"], chat=True)
+    np.testing.assert_array_equal(make_vector(lm, pairs=answers, chat=True)[1], asked[1])
+    assert asked.extraction["answers"]
+    for pairs, message in (
+        ([], "at least one"),
+        ([texts[0], answers[0]], "in every pair, or in none, got one in 1 of 2"),
+        (["AB"], "a list of Pair"),
+        ("joy", "a list of pairs"),
+    ):
+        with pytest.raises(ValueError, match=f"^pairs: .*{message}"):
+            make_vector(lm, pairs=pairs)
+    with pytest.raises(ValueError, match=r"^pairs: .*beside them"):
+        make_vector(lm, ["AB"], pairs=texts)
+    with pytest.raises(ValueError, match=r"^positive: .*or pairs"):
+        make_vector(lm, ["AB"])
 
 
 @pytest.mark.parametrize(
