@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from sim import bench_gpu
 from sim.bridge import fetch
 from sim.bridge.generation import Sampling
 from sim.bridge.model import load
-from sim.experiments.strength import next_token, vectors
+from sim.directions.states import every_token, mean_states
+from sim.experiments.strength import next_token
 from sim.measure import losses
 from sim.output import settings
 from theory import predicted, routes, tilting
@@ -395,7 +396,7 @@ def experiments(seed: int = 0) -> Figures:
         ours = {
             "next-token": sum(_once(curves, layer) for layer in tqdm(every, desc="next-token", unit="layer", disable=None)),
             "cross-entropy": sum(_median_seconds(costs, layer) for layer in layers),
-            "vectors": _median_seconds(vectors.text_means, lm, texts, PROMPT_TOKENS),
+            "vectors": _median_seconds(partial(mean_states, leave_out=True), lm, texts, every_token(texts)),
             "generation": _median_seconds(
                 lambda: lm.generate(texts, max_new_tokens=NEW, sampling=sampling, stop=False).tokens
             ),

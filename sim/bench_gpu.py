@@ -23,7 +23,8 @@ from sim.bridge.config import Config
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel, random_model
 from sim.bridge.parameters import shapes
-from sim.experiments.strength import next_token, vectors
+from sim.directions.states import every_token, mean_states
+from sim.experiments.strength import next_token
 from sim.measure import losses
 from ufm import Add, Steering
 from ufm.precision import of_products
@@ -192,7 +193,7 @@ def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callabl
             tokens * (block * (last - middle) + unembedding),
         ),
         "vectors": (
-            lambda: vectors.text_means(lm, texts, sizes.text),
+            lambda: mean_states(lm, texts, every_token(texts), leave_out=True),
             sizes.texts * sizes.text * block * a.num_layers,
         ),
         GENERATED[0]: (generated(prompt), of_generated(1)),

@@ -99,11 +99,17 @@ def direction(
     """
     if sink is None:
         return weights_of(way, positive, negative) @ np.concatenate([positive, negative]), None
-    sink = np.asarray(sink, float)
     whole = weights_of("difference-of-means", positive, negative) @ np.concatenate([positive, negative])
-    p, n = (states - np.outer(states @ sink, sink) for states in (positive, negative))
-    removed = float((whole @ sink) ** 2 / (whole @ whole))
+    p, n = (without(states, sink) for states in (positive, negative))
+    removed = float(1 - np.sum(without(whole, sink) ** 2) / (whole @ whole))
     return weights_of(way, p, n) @ np.concatenate([p, n]), removed
+
+
+def without(states: Float[np.ndarray, "*n d"], sink: Float[np.ndarray, " d"]) -> Float[np.ndarray, "*n d"]:
+    """States, or a direction, without their part along the mean state of the attention sinks."""
+    states, sink = np.asarray(states, float), np.asarray(sink, float)
+    square = sink @ sink
+    return states - np.multiply.outer(states @ sink, sink / square) if square > 0 else states
 
 
 def separation(

@@ -6,7 +6,7 @@ the length of the text, so that sets of different lengths differ along them. By 
 as far as most of either set reach.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,11 +103,11 @@ def text_states(
     names = [f"text {k} of {name}" for name, group in rows.items() for k in range(len(group))]
     chosen, cut = _chosen(tokens, rows, names, asked is not None)
     leave_out = isinstance(tokens, str) and tokens == "content"
-    means, sinks, counted, left_out, norms = _read(
-        lm, every, names, chosen, leave_out=leave_out, budget=budget, progress=progress
+    read = mean_states(
+        lm, [row.ids for row in every], chosen, names=names, leave_out=leave_out, budget=budget, progress=progress
     )
-    n = len(rows["positive"])
-    return TextStates(means[:, :n], means[:, n:], sinks, np.median(norms, axis=1), counted, left_out, cut)
+    n, scales = len(rows["positive"]), np.median(read.norms, axis=1)
+    return TextStates(read.means[:, :n], read.means[:, n:], read.sink, scales, read.tokens, read.sinks, cut)
 
 
 def _listed(name: str, texts: Any) -> list[Any]:
@@ -177,15 +177,12 @@ def _chosen(tokens: Any, rows: dict[str, list[Row]], names: list[str], answers: 
             require(len(row.ids) - row.start >= k, name, f"at least {k} tokens", len(row.ids) - row.start)
         return [np.arange(len(row.ids)) >= len(row.ids) - k for row in every], None
     if tokens == "all":
-        return [np.ones(len(row.ids), bool) for row in every], None
+        return every_token([row.ids for row in every]), None
     if tokens == "answer":
         require(answers, "tokens", '"answer" with questions only', "no questions")
         return [np.arange(len(row.ids)) >= row.start for row in every], None
-    # As far as half of the texts of either set reach: beyond, the sets would differ by who is still there.
-    cut = min(int(np.median([len(row.ids) - row.start for row in group])) for group in rows.values())
-    places = [np.arange(len(row.ids)) for row in every]
-    # The state of the first token does not depend on the text: it is what attention goes to that goes nowhere else.
-    return [(at >= max(row.start, 1)) & (at < row.start + cut) for at, row in zip(places, every, strict=True)], cut
+    cut = common_length([[len(row.ids) - row.start for row in group] for group in rows.values()])
+    return [content(len(row.ids), row.start, cut) for row in every], cut
 
 
 def _masks(tokens: tuple[Any, ...], rows: dict[str, list[Row]], names: list[str]) -> list[np.ndarray]:
@@ -201,23 +198,53 @@ def _masks(tokens: tuple[Any, ...], rows: dict[str, list[Row]], names: list[str]
     return arrays
 
 
-def _read(
+class MeanStates(NamedTuple):
+    """Of some texts, at all layers.
+
+    Attributes:
+        means: the mean state of each over the tokens that count, ``[L, n, d]``, float32.
+        norms: the median norm of these states, ``[L, n]``.
+        tokens: how many they are, ``[n]``.
+        sink: mean state of the attention sinks of all texts, ``[L, d]``, float32.
+        sinks: how many they are.
+    """
+
+    means: Float[np.ndarray, "L n d"]
+    norms: Float[np.ndarray, "L n"]
+    tokens: Int[np.ndarray, " n"]
+    sink: Float[np.ndarray, "L d"]
+    sinks: int
+
+
+def mean_states(
     lm: LanguageModel,
-    rows: list[Row],
-    names: list[str],
-    chosen: list[np.ndarray],
+    rows: Sequence[Sequence[int]],
+    chosen: Sequence[Bool[np.ndarray, " t"]],
     *,
+    names: Sequence[str] | None = None,
     leave_out: bool,
-    budget: int | None,
-    progress: bool | None,
-) -> tuple[Any, ...]:
-    """Means, mean sink, counts, number of sinks and median norms, of all rows; see `_means`."""
+    budget: int | None = None,
+    progress: bool | None = False,
+) -> MeanStates:
+    """The mean state of every text over some of its tokens.
+
+    Args:
+        lm: the model.
+        rows: the tokens of every text.
+        chosen: which of them count.
+        names: of the texts, for errors.
+        leave_out: whether attention sinks do not count.
+        budget, progress: as in `text_states`.
+
+    Raises:
+        ValueError: a text without a token that counts, states that are not finite.
+    """
     # What comes after the last token that counts has no say in the states of those before.
     needed = [int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 1 for mask in chosen]
     length, n = max(needed), len(rows)
     ids, real, counts = np.zeros((n, length), np.int32), np.zeros((n, length), bool), np.zeros((n, length), bool)
     for k, (row, mask, t) in enumerate(zip(rows, chosen, needed, strict=True)):
-        ids[k, :t], real[k, :t], counts[k, :t] = row.ids[:t], True, mask[:t]
+        ids[k, :t], real[k, :t], counts[k, :t] = row[:t], True, mask[:t]
     parts = []
     for batch in _batches(lm, n, length, budget, progress):
         arrays = (jnp.asarray(array[batch]) for array in (ids, real, counts))
@@ -227,13 +254,32 @@ def _read(
         np.concatenate([part[i] for part in parts], axis=axis)[(slice(None),) * axis + (slice(0, n),)]
         for i, axis in enumerate((1, 1, 0, 0, 1))
     )
-    for name, count in zip(names, counted, strict=True):
+    for name, count in zip(names or [f"text {k}" for k in range(n)], counted, strict=True):
         require(count > 0, name, "a token beside the first and other attention sinks", "none")
     bad = np.flatnonzero(~np.isfinite(means).all(axis=(1, 2)))
     place = f"others after block {bad[0] if bad.size else None}, in {lm.decoder.dtype.name}"
     require(bad.size == 0, "states", "finite numbers", place)
     sink = np.einsum("lnd->ld", sinks, dtype=np.float64) / max(int(of_sinks.sum()), 1)
-    return means.astype(np.float32), sink.astype(np.float32), counted, int(of_sinks.sum()), norms
+    return MeanStates(means.astype(np.float32), norms, counted, sink.astype(np.float32), int(of_sinks.sum()))
+
+
+def every_token(rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """All tokens of every row count."""
+    return [np.ones(len(row), bool) for row in rows]
+
+
+def content(length: int, start: int, cut: int) -> Bool[np.ndarray, " t"]:
+    """Which tokens of a row are content: `cut` tokens from `start` on, and never the first of the row.
+
+    The state of the first token does not depend on the text: attention goes to it that goes nowhere else.
+    """
+    place = np.arange(length)
+    return (place >= max(start, 1)) & (place < start + cut)
+
+
+def common_length(lengths: Sequence[Sequence[int]]) -> int:
+    """As far as half of the texts of every set reach: beyond, sets would differ by which texts are still there."""
+    return min(int(np.median(of_set)) for of_set in lengths)
 
 
 def _batches(

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from sim import output
 from sim.bridge.model import LanguageModel
 from sim.bridge.tokenizer import Tokenizer
+from sim.directions.extraction import without
 from sim.experiments.inputs import Inputs
 from sim.experiments.settings import ExperimentSettings, Variant
 from sim.experiments.store import Store, open_store
@@ -89,10 +90,16 @@ class Experiment:
         return self.store.data("vectors")["mean"]
 
     def vector(self, concept: str, layer: int, variant: Variant | None = None) -> Float[np.ndarray, " d"]:
-        """The steering vector of a concept after a layer (S, equation 3)."""
+        """The steering vector of a concept after a layer (S, equation 3).
+
+        It is made orthogonal to the mean state of the attention sinks, if these were left out of the means.
+        """
         steered = variant or self.settings.main
-        of = self.means.sel(layer=layer, resample=steered.resample)
-        v = of.sel(set=concept).values - of.sel(set=against(concept, steered)).values
+        sets = [concept, against(concept, steered)]
+        positive, negative = self.means.sel(layer=layer, resample=steered.resample, set=sets).values
+        v = positive - negative
+        if self.settings.vectors.averaged == "content":
+            v = without(v, self.store.data("vectors")["sink"].sel(layer=layer, set=sets).values.mean(axis=0))
         return v / np.linalg.norm(v) if steered.normalised else v
 
     @cached_property

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -105,11 +105,14 @@ class Vectors:
 
     Attributes:
         tokens: of a text that are used, its first.
+        averaged: over which of them: "content", without attention sinks and as far as half of every set reach, so that the
+            length of texts has no say; or "all", as in the paper.
         resamples: bootstrap samples of the texts.
         batch: texts in one pass.
     """
 
     tokens: int = 64
+    averaged: Literal["content", "all"] = "content"
     resamples: int = 5
     batch: int = 8
 
@@ -537,7 +540,7 @@ PRESETS = {
         concepts=EIGHT,
         updates=Updates(chat=True, strengths=41, spread=0.0),
         prompts=Prompts(texts=500, new=300, batch=250),
-        vectors=Vectors(tokens=300, resamples=5, batch=8),
+        vectors=Vectors(tokens=300, averaged="all", resamples=5, batch=8),
         next_token=NextToken(strengths=1025, spread=0.0, contexts=1),
         concept=ConceptProbability(strengths=41, spread=0.0, prompts=12, completions=32, new=100, batch=384, chat=True),
         cross_entropy=CrossEntropy(strengths=129, spread=0.0, blocks=8192, part=64),

@@ -1,23 +1,23 @@
-"""Difference of means for every layer, and log-odds, from the texts of each set: one pass over a batch gives all layers."""
+"""Difference of means for every layer, and log-odds, from the texts of each set: one pass over a text gives all layers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from sim.bridge.model import LanguageModel
-from sim.bridge.split import all_means, last_log_p
+from sim.bridge.split import last_log_p
+from sim.directions.states import common_length, content, every_token, mean_states
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
+from ufm._check import require
 
 
 def vectors(experiment: Experiment) -> None:
     """Fill the group "vectors": the mean state of every set of texts, ``[set, resample, layer, d_model]``.
 
-    The state of a text is its mean over its first tokens. Sample 0 is the set itself, the others draw from it with
-    replacement. A steering vector is the mean of a concept less that of what it is contrasted with (S, equation 3).
+    The state of a text is its mean over those of its first tokens that the settings say. Sample 0 is the set itself, the
+    others draw from it with replacement. A steering vector is the mean of a concept less that of what it is contrasted with
+    (S, equation 3). The mean state of the attention sinks of every set is kept beside it, ``[set, layer, d_model]``.
     """
     a, settings = experiment.lm.config, experiment.settings.vectors
     coords: dict[str, Any] = {
@@ -27,28 +27,33 @@ def vectors(experiment: Experiment) -> None:
     }
     layout = Layout(
         coords | {"d_model": np.arange(a.d_model)},
-        {"mean": (("set", "resample", "layer", "d_model"), "float32")},
+        {
+            "mean": (("set", "resample", "layer", "d_model"), "float32"),
+            "sink": (("set", "layer", "d_model"), "float32"),
+        },
         {"set": 1},
     )
+    start, lengths = len(experiment.tokenizer.opening), {}
+    for name in experiment.sets:
+        lengths[name] = [min(len(row), settings.tokens) - start for row in experiment.rows(name)]
+    cut = common_length(list(lengths.values()))
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,) = layout.labels(cell)["set"]
-        batches = batched(experiment.rows(name), settings.tokens, settings.batch)
-        every = np.concatenate(
-            [text_means(experiment.lm, part, settings.tokens)[:, :count] for part, count in batches], axis=1
-        )
+        rows = [row[: settings.tokens] for row in experiment.rows(name)]
+        if settings.averaged == "content":
+            rows = [row for row in rows if len(row) > max(start, 1)]
+            require(len(rows) > 0, "prompts", f"a text of two tokens in the set {name!r}", "none")
+            chosen = [content(len(row), start, cut) for row in rows]
+        else:
+            chosen = every_token(rows)
+        read = mean_states(experiment.lm, rows, chosen, leave_out=settings.averaged == "content")
         rng = np.random.default_rng(experiment.seed("resample", name))
-        n = every.shape[1]
+        n = len(rows)
         shares = [np.full(n, 1 / n), *(rng.multinomial(n, np.full(n, 1 / n)) / n for _ in range(settings.resamples))]
-        return {"mean": np.einsum("rn,lnd->rld", np.asarray(shares), every)}
+        return {"mean": np.einsum("rn,lnd->rld", np.asarray(shares), read.means), "sink": read.sink}
 
     experiment.store.fill("vectors", layout, compute, progress=experiment.progress)
-
-
-def text_means(lm: LanguageModel, rows: list[list[int]], length: int) -> Float[np.ndarray, "L n d"]:
-    """The mean state of every text, at all layers."""
-    tokens, mask = lm.contexts(rows, length=length)
-    return np.asarray(all_means(lm.decoder, jnp.asarray(tokens), jnp.asarray(mask)))
 
 
 def log_odds(experiment: Experiment) -> None:

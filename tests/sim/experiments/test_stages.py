@@ -33,21 +33,49 @@ def texts_of(experiment, name):
     return [row[row >= 0].tolist() for row in rows]
 
 
-def mean_states(experiment, name):
-    """The mean state of every text of a set, ``[text, L, d]``."""
+def read_states(experiment, name):
+    """The states of every text of a set after the token that begins it, ``[L, t, d]``, and which are attention sinks.
+
+    Texts are read as far as half of the texts of every set reach.
+    """
     count = experiment.settings.vectors.tokens
-    return np.stack([plain.through(experiment.lm, row[:count])[0].mean(axis=1) for row in texts_of(experiment, name)])
+    lengths = [np.median([min(len(row), count) - 1 for row in texts_of(experiment, other)]) for other in experiment.sets]
+    for row in texts_of(experiment, name):
+        states = plain.through(experiment.lm, row[: 1 + int(min(lengths))])[0]
+        norms = np.linalg.norm(states, axis=-1)
+        sinks = (norms > 5 * np.median(norms, axis=1, keepdims=True)).any(axis=0)
+        sinks[0] = True
+        yield states, sinks
+
+
+def mean_states(experiment, name):
+    """The mean state of every text of a set without attention sinks, ``[text, L, d]``."""
+    return np.stack([states[:, ~sinks].mean(axis=1) for states, sinks in read_states(experiment, name)])
+
+
+def difference(experiment, concept, other, layer, means=None):
+    """The steering vector of two sets, orthogonal to the mean state of their attention sinks."""
+    sinks = []
+    for name in (concept, other):
+        states = [states[layer][sinks] for states, sinks in read_states(experiment, name)]
+        sinks.append(np.concatenate(states).mean(axis=0))
+    sink = sum(sinks) / np.linalg.norm(sum(sinks))
+    of_set = means or {name: mean_states(experiment, name).mean(axis=0)[layer] for name in (concept, other)}
+    v = of_set[concept] - of_set[other]
+    return v - (v @ sink) * sink
 
 
 @pytest.fixture(scope="module")
 def v_of(done):
     """The vector of a concept at a layer, from what the group "vectors" holds."""
-    means = done.store.data("vectors")["mean"]
+    data = done.store.data("vectors")
 
     def of(concept, layer, negatives="random", resample=0):
         other = "random" if negatives == "random" else f"not {concept}"
-        both = means.sel(resample=resample, layer=layer)
-        return (both.sel(set=concept) - both.sel(set=other)).values.astype(float)
+        positive, negative = data["mean"].sel(resample=resample, layer=layer, set=[concept, other]).values.astype(float)
+        sink = data["sink"].sel(layer=layer, set=[concept, other]).values.astype(float).sum(axis=0)
+        v = positive - negative
+        return v - (v @ sink) / (sink @ sink) * sink
 
     return of
 
@@ -150,15 +178,32 @@ def test_bootstrap_samples_of_different_sets_are_drawn_apart(done):
 
 
 def test_a_vector_is_the_difference_of_means(done, v_of):
-    expected = mean_states(done, "joy").mean(axis=0) - mean_states(done, "random").mean(axis=0)
-    np.testing.assert_allclose(done.vector("joy", 2), expected[2], **CLOSE)
-    contrast = mean_states(done, "joy").mean(axis=0) - mean_states(done, opposite("joy")).mean(axis=0)
-    np.testing.assert_allclose(done.vector("joy", 1, VARIANTS["contrastive"]), contrast[1], **CLOSE)
-    normalised = done.vector("joy", 0, VARIANTS["normalised"])
-    np.testing.assert_allclose(normalised, expected[0] / np.linalg.norm(expected[0]), **CLOSE)
+    expected = difference(done, "joy", "random", 2)
+    np.testing.assert_allclose(done.vector("joy", 2), expected, **CLOSE)
+    contrast = difference(done, "joy", opposite("joy"), 1)
+    np.testing.assert_allclose(done.vector("joy", 1, VARIANTS["contrastive"]), contrast, **CLOSE)
+    first = difference(done, "joy", "random", 0)
+    np.testing.assert_allclose(done.vector("joy", 0, VARIANTS["normalised"]), first / np.linalg.norm(first), **CLOSE)
     resampled = done.settings.steered[-1]
     assert (resampled.name, resampled.resample) == ("resampled 1", 1)
     np.testing.assert_allclose(done.vector("joy", 0, resampled), v_of("joy", 0, resample=1), **CLOSE)
+
+
+def test_the_papers_vectors_average_all_tokens(done, monkeypatch):
+    means = {}
+
+    def fill(store, group, layout, compute, progress):
+        for cell in layout.all_cells:
+            (name,) = layout.labels(cell)["set"]
+            means[name] = compute(cell)["mean"][0]
+
+    settings = replace(done.settings, vectors=replace(done.settings.vectors, averaged="all"))
+    monkeypatch.setattr(Store, "fill", fill)
+    vectors.vectors(replace(done, settings=settings))
+    count = settings.vectors.tokens
+    for name in done.sets:
+        each = [plain.through(done.lm, row[:count])[0].mean(axis=1) for row in texts_of(done, name)]
+        np.testing.assert_allclose(means[name], np.mean(each, axis=0), **CLOSE)
 
 
 def test_log_odds_are_differences_of_mean_log_probabilities(done, odds_of):
