@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sim.directions.texts import Pair, concept_pairs, read_pairs
     from sim.directions.vector import SteeringVector
     from sim.reproduction import reproduce
+    from ufm.directional import Ablate, Clamp, NormPreservingAdd, Rotate, When
     from ufm.interventions import Add, LoRA, Weight
     from ufm.steering import After, All, Last, Steering, Where
 
@@ -33,25 +34,31 @@ _HOMES = {
     "sim.directions.texts": ("Pair", "concept_pairs", "read_pairs"),
     "sim.directions.vector": ("SteeringVector",),
     "sim.reproduction": ("reproduce",),
+    "ufm.directional": ("Ablate", "Clamp", "NormPreservingAdd", "Rotate", "When"),
     "ufm.interventions": ("Add", "LoRA", "Weight"),
     "ufm.steering": ("After", "All", "Last", "Steering", "Where"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Ablate",
     "Add",
     "After",
     "All",
+    "Clamp",
     "Generated",
     "LanguageModel",
     "Last",
     "LoRA",
+    "NormPreservingAdd",
     "Pair",
+    "Rotate",
     "Sampling",
     "Split",
     "Steering",
     "SteeringVector",
     "Weight",
+    "When",
     "Where",
     "concept_pairs",
     "load",

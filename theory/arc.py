@@ -21,13 +21,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ufm._check import in_range, require, typed
+from ufm._numerics import NOTHING
 from ufm.normalised import KINDS, as_seen, norm
 from ufm.precision import full
 
 Scalar = Float[Array, ""]
-
-NOTHING = 64
-"""A component of a vector below this many roundings of it counts as 0: it is what rounding leaves of one."""
 
 
 class Arc(NamedTuple):

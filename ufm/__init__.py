@@ -12,6 +12,7 @@ require_supported()  # before what an old JAX lacks is imported
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_table
 from ufm.counting import count_documents, sample_documents
+from ufm.directional import Ablate, Clamp, NormPreservingAdd, Rotate, When
 from ufm.directions import contrast, contrastive, difference_of_means, log_odds, random_negatives
 from ufm.families import mixed, per_context, uniform, weighted
 from ufm.interventions import Add, Intervention, LoRA, NullOut, Weight, init_update
@@ -27,11 +28,13 @@ from ufm.training import OPTIMIZERS, Fit, fit
 __all__ = [
     "OPTIMIZERS",
     "UFM",
+    "Ablate",
     "Add",
     "After",
     "All",
     "Answers",
     "AssumptionMargins",
+    "Clamp",
     "Concepts",
     "Corpus",
     "Fit",
@@ -39,12 +42,15 @@ __all__ = [
     "Intervention",
     "Last",
     "LoRA",
+    "NormPreservingAdd",
     "NormalisedUFM",
     "NullOut",
+    "Rotate",
     "State",
     "Steerable",
     "Steering",
     "Weight",
+    "When",
     "Where",
     "assumption_1",
     "concept_increase",

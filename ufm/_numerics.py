@@ -3,6 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+NOTHING = 64
+"""A component of a vector below this many roundings of it counts as 0: it is what rounding leaves of one."""
+
 
 def exp_minus_tangent(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """``e^x - 1 - x`` to full relative precision: a series near 0, where the difference would cancel."""

@@ -6,7 +6,8 @@
     NullOut  y less what points along one of these
 
 One law covers the first three: ``y + alpha added(x)``. At a hidden state, which is where vectors act, x and y are the same.
-`ufm.steering.Steering` says where an intervention acts, and everything that steers takes it from there.
+`ufm.directional` has what else is done along a vector. `ufm.steering.Steering` says where an intervention acts, and
+everything that steers takes it from there.
 """
 
 from dataclasses import dataclass
@@ -57,6 +58,24 @@ class Intervention:
         """
         raise NotImplementedError
 
+    def check(self, name: str = "steering") -> None:
+        """Refuse numbers that no site can take; what JAX traces is let through.
+
+        Args:
+            name: of the intervention, in messages.
+
+        Raises:
+            ValueError: numbers that are not finite.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self):
+            if not isinstance(leaf, jax.core.Tracer):
+                finite(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+    @property
+    def described(self) -> str:
+        """Its name, for messages."""
+        return type(self).__name__
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -75,7 +94,7 @@ class Add(Intervention):
 
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it is made for a site of these widths."""
-        return jnp.shape(self.v) == (outputs,)
+        return np.shape(self.v) == (outputs,)
 
 
 @jax.tree_util.register_dataclass
@@ -98,7 +117,7 @@ class LoRA(Intervention):
 
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it is made for a site of these widths."""
-        down, up = jnp.shape(self.down), jnp.shape(self.up)
+        down, up = np.shape(self.down), np.shape(self.up)
         return down[1:] == (inputs,) and up[:1] == (outputs,) and up[1:] == down[:1] and min(down) > 0
 
 
@@ -122,7 +141,7 @@ class Weight(Intervention):
 
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it is made for a site of these widths."""
-        return jnp.shape(self.A) == (outputs, inputs) and jnp.shape(self.b) == (outputs,)
+        return np.shape(self.A) == (outputs, inputs) and np.shape(self.b) == (outputs,)
 
 
 @jax.tree_util.register_dataclass
@@ -151,6 +170,12 @@ class NullOut(Intervention):
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it is made for a site of these widths."""
         return self.update.fits(inputs, outputs)
+
+    def check(self, name: str = "steering") -> None:
+        """Refuse what adds nothing in proportion to the strength, and numbers that are not finite."""
+        known = isinstance(self.update, Update)
+        require(known, f"{name}.update", "an Add, a LoRA or a Weight", type(self.update).__name__)
+        super().check(name)
 
 
 Update = Add | LoRA | Weight
@@ -193,12 +218,12 @@ def checked(intervention: Intervention, site: str, inputs: int, outputs: int) ->
     """Refuse an intervention that is made for another site.
 
     Raises:
-        ValueError: other widths; outside transformations, numbers that are not finite.
+        ValueError: other widths; outside transformations, numbers that it cannot have (`Intervention.check`).
     """
-    kind, leaves = type(intervention).__name__, jax.tree_util.tree_leaves_with_path(intervention)
-    for path, leaf in leaves:
-        if not isinstance(leaf, jax.core.Tracer):
-            finite(f"steering{jax.tree_util.keystr(path)}", leaf)
+    intervention.check()
+    leaves = jax.tree_util.tree_leaves_with_path(intervention)
     shapes = ", ".join(f"{jax.tree_util.keystr(path).lstrip('.')} {tuple(np.shape(leaf))}" for path, leaf in leaves)
     wanted = f"an intervention for the site {site}, from {inputs} to {outputs} numbers"
-    require(intervention.fits(inputs, outputs), "steering", wanted, f"{kind} with {shapes}")
+    require(
+        intervention.fits(inputs, outputs), "steering", wanted, f"{intervention.described} with {shapes or 'no numbers'}"
+    )

@@ -326,12 +326,15 @@ def _block(layer: Any) -> int:
         raise ValueError(f"layer: expected a block, counted from 0, got {shown(layer)}") from error
 
 
-def _with_arrays(intervention: Intervention) -> Intervention:
-    """An intervention whose lists, and tensors of other libraries, are arrays."""
-    fields = {name: value for name, value in vars(intervention).items() if not isinstance(value, jax.Array | np.ndarray)}
-    bare = {name: value for name, value in fields.items() if isinstance(value, list | tuple) or hasattr(value, "detach")}
-    arrays = {name: jnp.asarray(real_numbers(f"steering.{name}", value)) for name, value in bare.items()}
-    return replace(intervention, **arrays) if arrays else intervention  # type: ignore[type-var]
+def _with_arrays(intervention: Intervention, name: str = "steering") -> Intervention:
+    """An intervention whose lists, and tensors of other libraries, are arrays; `name` is its own in messages."""
+    changed: dict[str, Any] = {}
+    for field, value in vars(intervention).items():
+        if isinstance(value, Intervention):
+            changed[field] = _with_arrays(value, f"{name}.{field}")
+        elif isinstance(value, list | tuple) or hasattr(value, "detach"):
+            changed[field] = jnp.asarray(real_numbers(f"{name}.{field}", value))
+    return replace(intervention, **changed) if changed else intervention  # type: ignore[type-var]
 
 
 def _apart(layer: Any, other: Any) -> bool:
@@ -343,7 +346,7 @@ def _apart(layer: Any, other: Any) -> bool:
 def _described(part: Part) -> str:
     where = "" if part.layer is None else f"{part.layer}: "
     site = "" if part.site == RESIDUAL else f" at {part.site}"
-    return f"{where}{type(part.intervention).__name__}{site}{'' if isinstance(part.tokens, All) else f', {part.tokens}'}"
+    return f"{where}{part.intervention.described}{site}{'' if isinstance(part.tokens, All) else f', {part.tokens}'}"
 
 
 def as_steering(value: Any) -> Steering:
