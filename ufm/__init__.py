@@ -9,6 +9,7 @@ from ufm._versions import require_supported
 require_supported()  # before what an old JAX lacks is imported
 
 # ruff: noqa: E402
+from ufm._pytree import pytree
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_table
 from ufm.counting import count_documents, sample_documents
@@ -79,6 +80,7 @@ __all__ = [
     "per_context",
     "preference_odds",
     "probability_increase",
+    "pytree",
     "random_negatives",
     "sample_documents",
     "steer",

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from ufm._check import require
 from ufm._numerics import NOTHING
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, pytree
 from ufm.interventions import Intervention
 from ufm.precision import wide
 
@@ -38,13 +38,13 @@ class _AlongVector(Intervention):
     def check(self, name: str = "steering") -> None:
         """Refuse numbers that are not finite, and a vector without a direction."""
         super().check(name)
-        if not isinstance(self.v, jax.core.Tracer):
+        if not isinstance(self.v, jax.core.Tracer) and np.ndim(self.v) == 1:
             v = wide(self.v)
             points = bool(jnp.max(jnp.abs(v), initial=0) >= jnp.finfo(v.dtype).tiny)
             require(points, f"{name}.v", f"a vector other than 0, for {self.described}", "0 in every coordinate")
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Ablate(_AlongVector):
     """Takes out of the output what points along a vector, either way: ``y - alpha <y, u> u``.
@@ -67,7 +67,7 @@ class Ablate(_AlongVector):
         return y - alpha * _dot(y, u) * u
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Clamp(_AlongVector):
     """Sets the coordinate of the output along a vector: ``y + alpha (to - <y, u>) u``.
@@ -97,7 +97,7 @@ class Clamp(_AlongVector):
         return super().fits(inputs, outputs) and np.shape(self.to) == ()
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class NormPreservingAdd(Intervention):
     """Adds a vector and scales what comes out to the length of the output: ``(y + alpha v) ||y|| / ||y + alpha v||``.
@@ -127,7 +127,7 @@ class NormPreservingAdd(Intervention):
         return np.shape(self.v) == (outputs,)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Rotate(_AlongVector):
     """Turns the output in its plane with a vector, towards it: ``y cos(alpha) + ||y|| e sin(alpha)``, alpha in radians.
@@ -156,7 +156,7 @@ class Rotate(_AlongVector):
         return jnp.where(sine > NOTHING * jnp.finfo(y.dtype).eps, turned, y)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class When(Intervention):
     """Another intervention, only where a probe says so: at outputs of the site with ``<probe, y> + bias > 0``.

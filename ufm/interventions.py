@@ -19,12 +19,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ufm._check import finite, require, typed
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, pytree
 from ufm.precision import full, wide
 
 
 class Intervention:
-    """What is done to the output of a site; derive from it, and register the class as a pytree.
+    """What is done to the output of a site; derive from it, and register the class with `ufm.pytree`.
 
     A class that adds something in proportion to the strength defines `added`, any other one `apply`.
     """
@@ -77,7 +77,7 @@ class Intervention:
         return type(self).__name__
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Add(Intervention):
     """Adds the same vector, whatever the input.
@@ -97,7 +97,7 @@ class Add(Intervention):
         return np.shape(self.v) == (outputs,)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class LoRA(Intervention):
     """Adds a matrix of low rank to the weights of the site.
@@ -121,7 +121,7 @@ class LoRA(Intervention):
         return down[1:] == (inputs,) and up[:1] == (outputs,) and up[1:] == down[:1] and min(down) > 0
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Weight(Intervention):
     """Adds a matrix and a bias to those of the site.
@@ -144,7 +144,7 @@ class Weight(Intervention):
         return np.shape(self.A) == (outputs, inputs) and np.shape(self.b) == (outputs,)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class NullOut(Intervention):
     """Takes out of the output what points along an update: ``y - relu(y . u) u / ||u||^2``, at every strength.

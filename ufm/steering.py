@@ -21,14 +21,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ufm._check import real_numbers, require, shown, whole_number
-from ufm._pytree import Leaf, static
+from ufm._pytree import Leaf, pytree, static
 from ufm.interventions import Add, Intervention, checked
 
 RESIDUAL = "residual"
 """The site that every model has: its hidden state where it is split, the residual stream after a block."""
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class State:
     """The hidden state of a model that reads tokens, where it is split; that of a UFM is h alone, an array.
@@ -63,7 +63,7 @@ def last_of(mask: Bool[Array, "n T"]) -> Int[Array, " n"]:
 
 
 class Tokens:
-    """Which tokens of a context an intervention acts at; derive from it, and register the class as a pytree."""
+    """Which tokens of a context an intervention acts at; derive from it, and register the class with `ufm.pytree`."""
 
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"] | None:
         """Which positions, of contexts by number; None for all.
@@ -133,7 +133,7 @@ class Last(Tokens):
         return mask.shape[1] - 1
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class After(Tokens):
     """The tokens after the first `length` of a context, those of a prompt for instance, and whatever is generated.
@@ -158,7 +158,7 @@ class After(Tokens):
         return self._beyond(position, context)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Where(Tokens):
     """The tokens that a mask says; no token that is generated.
@@ -187,7 +187,7 @@ class Where(Tokens):
 # --- steering ----------------------------------------------------------------------------------------------------------
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Part:
     """One intervention of a steering.

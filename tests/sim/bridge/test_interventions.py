@@ -1,0 +1,220 @@
+"""Interventions along a direction on language models: against the blocks run one by one, with loops over NumPy numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ufm
+from sim.bridge.unembedding import readout
+from sim.measure.losses import Text, loss_increases
+from tests.sim.bridge.test_split import PROMPTS, SELECTIONS
+from tests.ufm.test_directional import plain_ablate, plain_clamp, plain_norm_preserving, plain_rotate, plain_when
+from theory import arc
+from ufm import Ablate, Add, After, All, Clamp, Last, NormPreservingAdd, Rotate, Steering, When
+
+NAMES = ["gpt2", "gemma3, scaled"]
+
+
+def vector(d, seed=0):
+    return np.random.default_rng([seed, d]).normal(size=d).astype(np.float32)
+
+
+def kinds(d):
+    """Each intervention for d numbers, with what it does to the row of one token at a strength."""
+    v, probe = vector(d), vector(d, 1)
+    return {
+        "ablate": (Ablate(v), lambda y, alpha: plain_ablate(y, alpha, v)),
+        "clamp": (Clamp(v, 2.0), lambda y, alpha: plain_clamp(y, alpha, v, 2.0)),
+        "norm-preserving": (NormPreservingAdd(v), lambda y, alpha: plain_norm_preserving(y, alpha, v)),
+        "rotate": (Rotate(v), lambda y, alpha: plain_rotate(y, alpha, v)),
+        "add when": (When(Add(v), probe, 0.1), plain_when(lambda y, alpha: y + alpha * v, probe, 0.1)),
+        "rotate when": (When(Rotate(v), probe), plain_when(lambda y, alpha: plain_rotate(y, alpha, v), probe, 0.0)),
+    }
+
+
+each = pytest.mark.parametrize("kind", kinds(2))
+
+
+def block_by_block(model, prompt, parts):
+    """Logits at every token of a prompt, ``[T, V]``.
+
+    Args:
+        model: a language model.
+        prompt: its tokens.
+        parts: of each: the layer, the site, what is done to a row, the strength, and at which tokens.
+    """
+    decoder = model.decoder
+    tokens, mask = jnp.asarray([prompt]), jnp.ones((1, len(prompt)), bool)
+    place = decoder.place(mask)
+    x = decoder.embed(tokens, place.positions)
+
+    def act(site, i, _, y):
+        rows = np.array(y[0], np.float64)
+        for layer, at, done, alpha, chosen in parts:
+            if (layer, at) == (int(i), site):
+                rows = np.array([done(row, alpha) if here else row for row, here in zip(rows, chosen, strict=True)])
+        return jnp.asarray(rows[None], y.dtype)
+
+    for i in range(model.config.num_layers):
+        x = decoder.through(decoder.block(i), i, x, place, act=act)
+    return np.asarray(decoder.logits(x)[0], np.float32)
+
+
+@jax.jit
+def _swept(split, steering, alphas):
+    return ufm.sweep(split, jnp.arange(split.n_contexts), steering, alphas, lambda logits, _: logits)
+
+
+def swept(model, steering, alphas, **options):
+    split, steering = model.split(PROMPTS, **options).prepared(steering)
+    return np.asarray(_swept(split, steering, jnp.asarray(alphas, jnp.float32)))
+
+
+@each
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("site", ["residual", "mlp_down"])
+def test_at_one_layer(small, name, site, kind):
+    model, alphas = small(name), [0.0, 0.7]
+    intervention, done = kinds(model.config.d_model)[kind]
+    got = swept(model, Steering({1: intervention}, site=site), alphas)
+    for prompt, rows in zip(PROMPTS, got, strict=True):
+        for alpha, row in zip(alphas, rows, strict=True):
+            expected = block_by_block(model, prompt, [(1, site, done, alpha, [True] * len(prompt))])[-1]
+            np.testing.assert_allclose(row, expected, atol=1e-4)
+    assert np.abs(got[:, 0] - got[:, 1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("tokens", SELECTIONS)
+def test_at_some_tokens(small, tokens):
+    model, (selection, chosen) = small("gpt2"), SELECTIONS[tokens]
+    for kind in ("rotate", "add when"):
+        intervention, done = kinds(model.config.d_model)[kind]
+        got = swept(model, Steering({1: intervention}, tokens=selection), [0.7])
+        for k, (prompt, (row,)) in enumerate(zip(PROMPTS, got, strict=True)):
+            at = np.asarray(chosen(len(prompt), k), bool)
+            np.testing.assert_allclose(row, block_by_block(model, prompt, [(1, "residual", done, 0.7, at)])[-1], atol=1e-4)
+
+
+def several(model):
+    """A steering of seven parts at three layers and two sites, and what each does, as `block_by_block` takes it."""
+    made = kinds(model.config.d_model)
+    steering = Steering(dict.fromkeys((0, 1, 2), made["ablate"][0])) + Steering(
+        {1: [made["rotate"][0], made["clamp"][0]], 2: made["norm-preserving"][0]}, tokens=After(1)
+    )
+    steering = steering + Steering({1: made["add when"][0]}, site="mlp_down")
+    alphas = [0.5, 0.0, 1.0, 0.4, 0.8, -1.5, 2.0]
+    names = ["ablate", "ablate", "ablate", "rotate", "clamp", "norm-preserving", "add when"]
+    layers = [0, 1, 2, 1, 1, 2, 1]
+
+    def parts(length, strengths=alphas):
+        whole, later = np.ones(length, bool), np.arange(length) >= 1
+        selections = [whole] * 3 + [later] * 3 + [whole]
+        sites = ["residual"] * 6 + ["mlp_down"]
+        dones = [made[name][1] for name in names]
+        return [*zip(layers, sites, dones, strengths, selections, strict=True)]
+
+    return steering, alphas, parts
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("last_only", [True, False])
+def test_several_layers_and_sites_in_one_program(small, name, last_only):
+    model = small(name)
+    steering, alphas, parts = several(model)
+    got = swept(model, steering, [alphas], last_only=last_only)[:, 0]
+    for prompt, rows in zip(PROMPTS, got, strict=True):
+        expected = block_by_block(model, prompt, parts(len(prompt)))
+        if last_only:
+            np.testing.assert_allclose(rows, expected[-1], atol=2e-4)
+        else:
+            np.testing.assert_allclose(rows[-len(prompt) :], expected, atol=2e-4)
+
+
+def test_losses(small):
+    model = small("llama, grouped, tied")
+    steering, _, parts = several(model)
+    row, alphas = PROMPTS[0], np.array([0.0, 0.6])
+    counted = np.ones((1, len(row) - 1), bool)
+    got = loss_increases(model, Text([row], counted), steering, None, alphas)
+    log_p = [np.asarray(jax.nn.log_softmax(block_by_block(model, row, parts(len(row), [alpha] * 7)))) for alpha in alphas]
+    losses = [-np.mean(table[np.arange(len(row) - 1), row[1:]]) for table in log_p]
+    divergence = np.mean(np.sum(np.exp(log_p[0]) * (log_p[0] - log_p[1]), axis=-1)[:-1])
+    np.testing.assert_allclose(got, [[0, losses[1] - losses[0]], [0, divergence]], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rotate", "add when"])
+def test_generation(small, kind):
+    """A strength for each prompt; the reference runs the whole model for every token."""
+    model, alphas = small("llama, grouped, tied"), [0.9, -0.6]
+    intervention, done = kinds(model.config.d_model)[kind]
+    for tokens, chosen in ((All(), lambda n, k: np.arange(n) >= 0), (After([8, 3]), lambda n, k: np.arange(n) >= [8, 3][k])):
+        steering = Steering({1: intervention}, tokens=tokens)
+        got = model.generate(PROMPTS[:2], max_new_tokens=4, steering=steering, alpha=alphas).tokens
+        for k, (prompt, alpha) in enumerate(zip(PROMPTS, alphas, strict=False)):
+            grown = list(prompt)
+            for _ in range(4):
+                logits = block_by_block(model, grown, [(1, "residual", done, alpha, chosen(len(grown), k))])
+                grown.append(int(logits[-1].argmax()))
+            assert list(got[k]) == grown[len(prompt) :]
+
+
+@each
+def test_in_bfloat16(small, kind):
+    """What is done is computed in float32, and what comes of it is rounded to the type of the stream."""
+    model = small("llama, grouped, tied").with_dtype(jnp.bfloat16)
+    intervention, done = kinds(model.config.d_model)[kind]
+    halved = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), intervention)
+    for layers in ((1,), (0, 1)):
+        got = swept(model, Steering(dict.fromkeys(layers, intervention)), [0.7])[:, 0]
+        assert np.isfinite(swept(model, Steering(dict.fromkeys(layers, halved)), [0.7])).all()
+        for prompt, row in zip(PROMPTS, got, strict=True):
+            parts = [(layer, "residual", done, 0.7, [True] * len(prompt)) for layer in layers]
+            expected, free = (block_by_block(model, prompt, these)[-1] for these in (parts, []))
+            assert np.abs(row - expected).max() < 0.2 * np.abs(expected - free).max()
+
+
+# --- after the last block -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama, grouped, tied", "gemma3, scaled"])
+def test_rotations_after_the_last_block_are_the_angle_of_n8(small, name):
+    """Two unembeddings give the logits at every angle; eps takes the same share of all of them."""
+    model = small(name)
+    last, v, angles = model.config.num_layers - 1, vector(model.config.d_model), np.linspace(-3, 3, 7)
+    got = swept(model, Steering({last: Rotate(v)}, tokens=Last()), angles)
+    states = np.asarray(model.split(PROMPTS, last).embed(jnp.arange(3)).stream[:, -1])
+    end = readout(model)
+    assert end.softcap is None
+    for h, rows in zip(states, got, strict=True):
+        path = arc.arc_of(end.W, end.gamma, end.bias, jnp.asarray(h), jnp.asarray(v))
+        share = (1 + h.size * model.config.eps / (h @ h)) ** -0.5
+        for angle, row in zip(angles, rows, strict=True):
+            theta = arc.theta_of_alpha(path, 0.0) + angle
+            np.testing.assert_allclose(row, share * arc.arc_logits(path, theta), atol=1e-4)
+    assert np.abs(got[:, 0] - got[:, 3]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_after_the_last_block_keeping_the_length_is_adding(small, name):
+    """With LayerNorm and its bias, and with RMSNorm; before the last block it is not."""
+    model, alphas = small(name), [-3.0, 0.5, 2.0]
+    last, v = model.config.num_layers - 1, vector(model.config.d_model)
+    for layer in (last, last - 1):
+        got, added = (swept(model, Steering({layer: make(v)}), alphas) for make in (NormPreservingAdd, Add))
+        away = np.abs(got - added).max()
+        assert away < 1e-3 if layer == last else away > 1e-2
+
+
+def test_refused(small):
+    model = small("gpt2")
+    d = model.config.d_model
+    ones = np.ones(d, np.float32)
+    for intervention, message in (
+        (Rotate(np.zeros(d)), "steering.v: expected a vector other than 0, for Rotate, got 0 in every coordinate"),
+        (When(Add(ones), ones[1:]), r"steering: expected an intervention for the site residual, from 32 to 32 numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(PROMPTS, max_new_tokens=1, steering=Steering({0: intervention}))
+        with pytest.raises(ValueError, match=message):
+            ufm.divergence(model.split(PROMPTS), [0], Steering({0: intervention}), [1.0])
