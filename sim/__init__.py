@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sim.checks.validation import validate
     from sim.checks.verify import verify
     from sim.directions.extraction import make_vector
+    from sim.directions.files import read_vector, write_vector
     from sim.directions.texts import Pair, concept_pairs, read_pairs
     from sim.directions.vector import SteeringVector
     from sim.reproduction import reproduce
@@ -32,6 +33,7 @@ _HOMES = {
     "sim.checks.verify": ("verify",),
     "sim.directions.extraction": ("make_vector",),
     "sim.directions.texts": ("Pair", "concept_pairs", "read_pairs"),
+    "sim.directions.files": ("read_vector", "write_vector"),
     "sim.directions.vector": ("SteeringVector",),
     "sim.reproduction": ("reproduce",),
     "ufm.directional": ("Ablate", "Clamp", "NormPreservingAdd", "Rotate", "When"),
@@ -66,11 +68,13 @@ __all__ = [
     "make_vector",
     "random_model",
     "read_pairs",
+    "read_vector",
     "refute",
     "replay",
     "reproduce",
     "validate",
     "verify",
+    "write_vector",
 ]
 
 

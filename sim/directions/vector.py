@@ -91,9 +91,13 @@ class Diagnosis:
         return tuple(sentence for sentence, holds in found.items() if holds)
 
 
-@dataclass(frozen=True)
+_KINDS = {"mistral": "llama", "gemma3_text": "gemma3", "gptneox": "gpt_neox"}
+"""Families that llama.cpp counts as one, or for which it, or transformers, has another name than we do."""
+
+
+@dataclass(frozen=True, eq=False)
 class SteeringVector:
-    """Directions by block; immutable.
+    """Directions by block; immutable. Two are equal if all that they hold is, bit for bit.
 
     Attributes:
         directions: by block, one for each that it has one for, ``[d]``, float32.
@@ -121,17 +125,31 @@ class SteeringVector:
         arrays = {}
         for layer, value in self.directions.items():
             number = whole_number("layer", layer, 0)
-            array = finite(f"direction of block {number}", value).astype(np.float32)
-            require(array.ndim == 1 and array.size > 0, f"direction of block {number}", "a vector [d]", array.shape)
-            arrays[number] = array
+            arrays[number] = _vector(f"direction of block {number}", value)
         widths = {array.size for array in arrays.values()}
         require(len(widths) == 1, "directions", "one width", f"{sorted(widths)}")
+        (width,) = widths
         if self.model is not None:
             d, blocks = self.model.d_model, self.model.num_layers
-            require(d in (0, *widths), "directions", f"the {d} numbers of the model's states", f"{widths.pop()}")
+            require(d in (0, width), "directions", f"the {d} numbers of the model's states", width)
             inside = blocks is None or max(arrays) < blocks
             require(inside, "layer", f"a block of the model, 0 to {(blocks or 0) - 1}", max(arrays))
+        sinks = {int(layer): _vector(f"sink of block {layer}", value) for layer, value in self.sinks.items()}
+        others = [f"{sink.size} at block {layer}" for layer, sink in sinks.items() if sink.size != width]
+        require(not others, "sinks", f"the {width} numbers of the directions", ", ".join(others[:3]))
         object.__setattr__(self, "directions", dict(sorted(arrays.items())))
+        object.__setattr__(self, "sinks", sinks)
+        object.__setattr__(self, "scales", {int(layer): float(scale) for layer, scale in self.scales.items()})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        arrays, facts = ("directions", "sinks"), ("name", "model", "site", "extraction", "diagnosis", "scales")
+        return all(getattr(self, name) == getattr(other, name) for name in facts) and all(
+            _same_arrays(getattr(self, name), getattr(other, name)) for name in arrays
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -197,7 +215,7 @@ class SteeringVector:
         blocks = here.num_layers or 0
         require(self.layers[-1] < blocks, "vector", f"blocks 0 to {blocks - 1}, the model's", f"block {self.layers[-1]}")
         require(tag.num_layers in (None, blocks), "vector", f"one for {blocks} blocks", f"one for {tag.num_layers}")
-        known = not tag.family or tag.family == here.family
+        known = not tag.family or _KINDS.get(tag.family, tag.family) == _KINDS.get(here.family, here.family)
         require(known, "vector", f"one for the architecture {here.family}", f"one for {tag.family}")
         same = other_weights or not tag.fingerprint or tag.fingerprint == here.fingerprint
         allow = "other_weights=True if the two are the same model, as in another quantisation"
@@ -235,7 +253,7 @@ class SteeringVector:
         return self * -1.0
 
     def normalized(self) -> "SteeringVector":
-        """Directions of length 1 in place of these.
+        """Its directions, each divided by its length.
 
         Raises:
             ValueError: a direction of length 0.
@@ -318,6 +336,22 @@ def geometry(
     length = float(np.linalg.norm(v))
     along = None if sink is None or length == 0 else float((np.asarray(v, float) @ np.asarray(sink, float) / length) ** 2)
     return Diagnosis(sink_share=along, removed_share=removed, relative_norm=None if not scale else length / scale)
+
+
+def _vector(argument: str, value: Any) -> Float[np.ndarray, " d"]:
+    """Numbers as a vector of float32.
+
+    Raises:
+        ValueError: another shape, numbers that are not finite, in float32 too.
+    """
+    array = finite(argument, value)
+    require(array.ndim == 1 and array.size > 0, argument, "a vector [d]", f"shape {array.shape}")
+    with np.errstate(over="ignore"):
+        return finite(argument, array.astype(np.float32)).astype(np.float32)
+
+
+def _same_arrays(mine: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> bool:
+    return mine.keys() == other.keys() and all(np.array_equal(mine[layer], other[layer]) for layer in mine)
 
 
 def _grouped(name: str) -> str:

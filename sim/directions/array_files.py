@@ -1,0 +1,77 @@
+"""Steering vectors in safetensors files and in NumPy's: arrays by name, with the facts as a text beside them.
+
+.safetensors   all of it; the facts are in the metadata, under "ufm.vector"
+.npz           all of it; the facts are one more array, called "facts"
+.npy           numbers only: one direction, [d], or those of all blocks, [L, d]
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from sim.bridge.files import reading
+from sim.directions.contents import KEY, Contents
+from ufm._check import require
+
+_FACTS = "facts"
+
+
+def read_safetensors(path: Path) -> Contents:
+    """The arrays and the facts of a safetensors file.
+
+    Raises:
+        ValueError: a file that is not whole.
+    """
+    with reading(path, "a whole safetensors file", argument="vector"), safetensors.safe_open(path, "np") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Contents(arrays, (file.metadata() or {}).get(KEY))
+
+
+def write_safetensors(contents: Contents, path: Path) -> None:
+    """Write the arrays and the facts into a safetensors file."""
+    save_file(dict(contents.arrays), path, {KEY: contents.facts or ""})
+
+
+def read_npz(path: Path) -> Contents:
+    """The arrays and the facts of an archive of NumPy.
+
+    Raises:
+        ValueError: a file that is not whole, or that holds objects of Python.
+    """
+    with reading(path, "a whole .npz file of numbers", argument="vector"), np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    text = arrays.pop(_FACTS) if _FACTS in arrays and arrays[_FACTS].dtype.kind == "U" else None
+    return Contents(arrays, None if text is None else str(text))
+
+
+def write_npz(contents: Contents, path: Path) -> None:
+    """Write the arrays and the facts into an archive of NumPy."""
+    arrays: dict[str, Any] = {_FACTS: np.asarray(contents.facts), **contents.arrays}
+    np.savez(path, **arrays)
+
+
+def read_npy(path: Path) -> Contents:
+    """The one array of a file of NumPy.
+
+    Raises:
+        ValueError: a file that is not whole, or that holds objects of Python.
+    """
+    with reading(path, "a whole .npy file of numbers", argument="vector"):
+        return Contents({"array": np.load(path, allow_pickle=False)})
+
+
+def write_npy(contents: Contents, path: Path) -> None:
+    """Write the directions into a file of NumPy: ``[d]`` of one block, ``[L, d]`` of all from block 0 on.
+
+    Raises:
+        ValueError: several blocks that do not begin at 0, or not each.
+    """
+    rows = {int(name.split(".")[1]): array for name, array in contents.arrays.items() if name.startswith("direction.")}
+    blocks = sorted(rows)
+    every = len(blocks) == 1 or blocks == list(range(len(blocks)))
+    expected = "one block, or all from block 0 on, in a file that cannot name them (write .npz or .safetensors)"
+    require(every, "vector", expected, f"blocks {', '.join(map(str, blocks))}")
+    np.save(path, rows[blocks[0]] if len(blocks) == 1 else np.stack([rows[block] for block in blocks]))

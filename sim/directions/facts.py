@@ -1,0 +1,84 @@
+"""What a file says of a steering vector beside its numbers: one JSON text, with the number of its format.
+
+The same text is kept in the metadata of safetensors and GGUF files and in NumPy archives, so that a vector comes back from
+any of them as it was.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from sim.directions.vector import Diagnosis, ModelTag, SteeringVector
+from ufm._check import require, shown
+from ufm.steering import RESIDUAL
+
+FORMAT = 1
+"""The number of the format that is written; files of later ones are refused."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything of a `SteeringVector` but its directions and sinks.
+
+    Attributes:
+        format: number of the format of the text.
+        name, site, model, extraction, diagnosis, scales: as there.
+    """
+
+    format: int
+    name: str = ""
+    site: str = RESIDUAL
+    model: ModelTag | None = None
+    extraction: dict[str, Any] = field(default_factory=dict)
+    diagnosis: dict[int, Diagnosis] = field(default_factory=dict)
+    scales: dict[int, float] = field(default_factory=dict)
+
+
+_FACTS = TypeAdapter(Facts)
+
+
+def as_text(vector: SteeringVector) -> str:
+    """The facts of a vector as JSON.
+
+    Raises:
+        ValueError: an extraction with something else than texts, finite numbers, truth values, lists and mappings of them.
+    """
+    v = vector
+    facts = Facts(FORMAT, v.name, v.site, v.model, dict(v.extraction), dict(v.diagnosis), dict(v.scales))
+    try:
+        return json.dumps(asdict(facts), default=_plain, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"vector: expected facts that JSON can hold, got others ({error})") from error
+
+
+def of_text(text: str) -> Facts:
+    """The facts that a file holds.
+
+    Raises:
+        ValueError: no JSON, facts of another form, a later format.
+    """
+    try:
+        number = json.loads(text)["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        detail = f"{shown(text)}: {type(error).__name__}"
+        raise ValueError(f"vector: expected its facts as JSON, with the number of their format, got {detail}") from error
+    known = isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= FORMAT
+    later = " (a later version of this package wrote it: update the package)"
+    got = f"format {shown(number)}{later if isinstance(number, int) and number > FORMAT else ''}"
+    require(known, "vector", f"a file of format {FORMAT}", got)
+    try:
+        return _FACTS.validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"vector: expected facts of format {FORMAT}, got {where}: {problem['msg']}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy as those of Python."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{shown(value)} of type {type(value).__name__}")

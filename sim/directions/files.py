@@ -1,0 +1,132 @@
+"""Steering vectors from files and into files.
+
+    vector = read_vector("joy.gguf", lm)          # of repeng, llama.cpp, NumPy, ours
+    write_vector(vector, "joy.safetensors")       # with all that is known of it
+
+What a file is, is told by what it begins with; what is written, by the ending of its name. A pickle can run code, and is
+refused with what to do.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sim.bridge.files import reading, require_file
+from sim.bridge.model import LanguageModel
+from sim.directions.array_files import read_npy, read_npz, read_safetensors, write_npy, write_npz, write_safetensors
+from sim.directions.contents import Contents, contents_of, vector_of
+from sim.directions.gguf_vectors import for_gguf, read_gguf, write_gguf
+from sim.directions.vector import SteeringVector
+from sim.output import prepare_file, write_whole
+from ufm._check import require, shown, typed
+
+_READERS: dict[str, Callable[[Path], Contents]] = {
+    "safetensors": read_safetensors,
+    "gguf": read_gguf,
+    "npz": read_npz,
+    "npy": read_npy,
+}
+_WRITERS: dict[str, Callable[[Contents, Path], None]] = {
+    ".safetensors": write_safetensors,
+    ".gguf": write_gguf,
+    ".npz": write_npz,
+    ".npy": write_npy,
+}
+ENDINGS = tuple(_WRITERS)
+"""The endings of names that are written."""
+
+_UNPICKLE = (
+    "a pickle, which can run code: load it with the library that wrote it, put its directions into a dictionary by block "
+    "(vector.directions of repeng, vector.layer_activations of steering-vectors), and "
+    'numpy.savez("vector.npz", **{f"direction.{block}": v for block, v in directions.items()})'
+)
+
+
+@typed
+def read_vector(
+    path: str | Path, lm: LanguageModel | None = None, *, other_weights: bool = False, layer: int | None = None
+) -> SteeringVector:
+    """A steering vector from a file: safetensors, a GGUF control vector, NumPy's .npz or .npy.
+
+    Args:
+        path: the file.
+        lm: the model that it is to steer, if it is to be checked that it can.
+        other_weights: as in `SteeringVector.require_fits`.
+        layer: the block of a single direction, ``[d]``, in a file that does not say it.
+
+    Raises:
+        ValueError: no file, half of one, a pickle, another kind of file; arrays that are no directions; numbers that are not
+            finite; a vector that is not one for the model.
+    """
+    file = Path(path)
+    require_file("vector", file, "a file of a steering vector (.safetensors, .gguf, .npz, .npy)")
+    blocks = None if lm is None else lm.config.num_layers
+    vector = vector_of(_READERS[_kind(file)](file), file, layer, blocks)
+    return vector if lm is None else vector.require_fits(lm, other_weights=other_weights)
+
+
+@typed
+def write_vector(vector: SteeringVector, path: str | Path) -> Path:
+    """Write a steering vector, whole or not at all; .safetensors, .npz and .gguf keep all that is known of it.
+
+    Args:
+        vector: to write.
+        path: a file ending in .safetensors, .gguf (which has no block 0), .npz or .npy (which has numbers only).
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: another ending, a folder that cannot be written, blocks that the format cannot name.
+    """
+    file = Path(path)
+    write = _WRITERS.get(file.suffix.lower())
+    require(write is not None, "path", f"a file that ends in {', '.join(ENDINGS)}", shown(str(path)))
+    assert write is not None
+    contents = contents_of(for_gguf(vector) if write is write_gguf else vector)
+    return write_whole(prepare_file(file, "path"), lambda temporary: write(contents, temporary))
+
+
+def _kind(path: Path) -> str:
+    """The format of a file, by what it begins with.
+
+    Raises:
+        ValueError: none of the known ones; the message says what it is.
+    """
+    with reading(path, "a file that can be read", argument="vector"), path.open("rb") as file:
+        start = file.read(64)
+    zipped = start[:4] == b"PK\x03\x04"
+    kinds = {
+        "gguf": start[:4] == b"GGUF",
+        "npy": start[:6] == b"\x93NUMPY",
+        "npz": zipped and _members_end_in(path, ".npy"),
+        "safetensors": start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**40,
+    }
+    kind = next((kind for kind, fits in kinds.items() if fits), None)
+    if kind is None:
+        require(False, "vector", "a .safetensors, .gguf, .npz or .npy file", f"{str(path)!r}, {_described(path, start)}")
+    return str(kind)
+
+
+def _described(path: Path, start: bytes) -> str:
+    """What a file is that no vector is read from."""
+    pickled = start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and _members_end_in(path, "data.pkl", some=True))
+    descriptions: dict[str, Any] = {
+        "an empty file": not start,
+        "a pointer of Git LFS: bring the file with `git lfs pull`": start.startswith(b"version https://git-lfs"),
+        _UNPICKLE: pickled,
+        "a damaged archive": start[:4] == b"PK\x03\x04",
+    }
+    return next((text for text, fits in descriptions.items() if fits), "a file that begins like none of these")
+
+
+def _members_end_in(path: Path, ending: str, *, some: bool = False) -> bool:
+    """Whether all (or some) names in a zip archive end so; none do in a damaged one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False
+    fits = [name.endswith(ending) for name in names]
+    return any(fits) if some else bool(fits) and all(fits)
