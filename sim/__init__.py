@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sim.checks.refute import refute, replay
     from sim.checks.validation import validate
     from sim.checks.verify import verify
+    from sim.directions.adapters import read_adapter, write_adapter
     from sim.directions.extraction import make_vector
     from sim.directions.files import read_vector, write_vector
     from sim.directions.texts import Pair, concept_pairs, read_pairs
@@ -33,6 +34,7 @@ _HOMES = {
     "sim.checks.verify": ("verify",),
     "sim.directions.extraction": ("make_vector",),
     "sim.directions.texts": ("Pair", "concept_pairs", "read_pairs"),
+    "sim.directions.adapters": ("read_adapter", "write_adapter"),
     "sim.directions.files": ("read_vector", "write_vector"),
     "sim.directions.vector": ("SteeringVector",),
     "sim.reproduction": ("reproduce",),
@@ -67,6 +69,7 @@ __all__ = [
     "make_mesh",
     "make_vector",
     "random_model",
+    "read_adapter",
     "read_pairs",
     "read_vector",
     "refute",
@@ -74,6 +77,7 @@ __all__ = [
     "reproduce",
     "validate",
     "verify",
+    "write_adapter",
     "write_vector",
 ]
 
