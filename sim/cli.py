@@ -7,11 +7,15 @@ it found a counterexample, `replay` if what a file says is not so.
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
 import typer
+
+if TYPE_CHECKING:
+    from sim.directions.vector import SteeringVector
 
 # Only what parses arguments is imported here: JAX and matplotlib load inside the commands, so that help is instant.
 
@@ -420,6 +424,105 @@ def case(
     draw_all(CASE_FIGURES, analysis.data, output.prepare_folder(folder / "figures"))
     typer.echo(as_table(analysis))
     typer.echo(f"the figures are in {folder / 'figures'}")
+
+
+vector = typer.Typer(help="Steering vectors in files.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(vector, name="vector")
+
+VectorFile = Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors, .gguf, .npz or .npy file.")]
+ForModel = Annotated[
+    str | None, typer.Option("--model", help="Make sure that it is one for this model: a name, a folder, a .gguf file.")
+]
+OtherWeights = Annotated[
+    bool, typer.Option("--other-weights", help="The model may have other weights, as another quantisation of it has.")
+]
+BareLayer = Annotated[
+    int | None, typer.Option("--layer", min=0, help="The block of a single direction, in a file that does not say it.")
+]
+
+
+@vector.command("show")
+def show_vector(
+    file: VectorFile, json: Json = None, model: ForModel = None, layer: BareLayer = None, other_weights: OtherWeights = False
+) -> None:
+    """Print what a steering vector is: how it was made, the diagnosis of every block, and warnings."""
+    from sim import output
+    from sim.directions.facts import as_json, as_lines
+
+    target = output.prepare_file(json, "json") if json else None
+    result = _read_vector(file, model, layer, other_weights)
+    if target:
+        output.write_json(target, as_json(result))
+    typer.echo(as_lines(result))
+
+
+@vector.command()
+def convert(
+    file: VectorFile,
+    out: Annotated[Path, typer.Argument(help="A .safetensors, .gguf (for llama.cpp and repeng), .npz or .npy file.")],
+    only: Annotated[str | None, typer.Option(help="The blocks to keep, separated by commas; all if left out.")] = None,
+    model: ForModel = None,
+    layer: BareLayer = None,
+    other_weights: OtherWeights = False,
+) -> None:
+    """Write a steering vector in another format."""
+    result = _read_vector(file, model, layer, other_weights)
+    _write_vector(result if only is None else result.at(_blocks(only)), out)
+
+
+@vector.command()
+def combine(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE[:FACTOR]", help="Files, each with its factor: joy.gguf anger.npz:-0.5")
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Add steering vectors, each times a factor; keep the blocks that all of them have."""
+    from sim.directions.files import read_vector
+    from sim.directions.vector import combined
+
+    terms = [_term(text) for text in files]
+    _write_vector(combined([(factor, read_vector(path)) for path, factor in terms]), out)
+
+
+def _read_vector(file: Path, model: str | None, layer: int | None, other_weights: bool) -> "SteeringVector":
+    from sim.bridge.model import load
+    from sim.directions.files import read_vector
+
+    lm = None if model is None else load(model)
+    return read_vector(file, lm, other_weights=other_weights, layer=layer)
+
+
+def _write_vector(result: "SteeringVector", out: Path) -> None:
+    """Write a steering vector; warnings become lines."""
+    from sim.directions.files import write_vector
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        write_vector(result, out)
+    for warning in caught:
+        typer.echo(f"ufm: {warning.message}", err=True)
+    typer.echo(out)
+
+
+def _term(text: str) -> tuple[Path, float]:
+    """The file and the factor of FILE[:FACTOR]."""
+    file, colon, factor = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        return Path(file), float(factor)
+    except ValueError:
+        return Path(text), 1.0
+
+
+def _blocks(text: str) -> list[int]:
+    """Numbers of blocks, with commas between them."""
+    from ufm._check import require
+
+    numbers = [part.strip() for part in text.split(",")]
+    require(all(number.isdecimal() for number in numbers), "only", "blocks, such as 12,20", repr(text))
+    return [int(number) for number in numbers]
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -54,6 +54,21 @@ def as_text(vector: SteeringVector) -> str:
         raise ValueError(f"vector: expected facts that JSON can hold, got others ({error})") from error
 
 
+def as_json(vector: SteeringVector) -> dict[str, Any]:
+    """The facts of a vector with the lengths of its directions and the warnings, for a report."""
+    lengths = {layer: float(np.linalg.norm(v)) for layer, v in vector.directions.items()}
+    return {**json.loads(as_text(vector)), "width": vector.d_model, "lengths": lengths, "warnings": vector.warnings}
+
+
+def as_lines(vector: SteeringVector) -> str:
+    """What a vector is, how it was made and its diagnosis, as lines of text."""
+    lines = [repr(vector)]
+    lines += [f"  {key}: {value}" for key, value in vector.extraction.items()]
+    lines += [] if vector.site == RESIDUAL else [f"  site: {vector.site}"]
+    lines += [] if vector.diagnosis else ["  no diagnosis: the file does not have one"]
+    return "\n".join([*lines, vector.table()])
+
+
 def of_text(text: str) -> Facts:
     """The facts that a file holds.
 

@@ -322,6 +322,25 @@ class SteeringVector:
         return f"{self!r}\n{self.table()}"
 
 
+def combined(terms: Sequence[tuple[float, SteeringVector]]) -> SteeringVector:
+    """The sum of vectors, each times a factor, for the blocks that all of them have.
+
+    Args:
+        terms: factors and vectors, one at least.
+
+    Raises:
+        ValueError: no vector; other models, widths or sites; no block that all have; a factor that is not finite.
+    """
+    require(len(terms) > 0, "terms", "at least one vector", "none")
+    (factor, first), *others = terms
+    result = first if factor == 1 else factor * first
+    for factor, vector in others:
+        size = finite_number("factor", abs(factor))
+        term = vector if size == 1 else size * vector
+        result = result - term if factor < 0 else result + term
+    return result
+
+
 def geometry(
     v: Float[np.ndarray, " d"], sink: Float[np.ndarray, " d"] | None, scale: float | None, *, removed: float | None = None
 ) -> Diagnosis:
