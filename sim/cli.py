@@ -43,6 +43,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the result
 Model = Annotated[
     str, typer.Option(help="A language model: a folder, a .gguf file, a repository id, or the default model's name.")
 ]
+Only = Annotated[str | None, typer.Option(help="The blocks to keep, separated by commas; all if left out.")]
 Instances = Annotated[int, typer.Option(min=1, help="Random corpora per statement.")]
 
 
@@ -460,7 +461,7 @@ def show_vector(
 def convert(
     file: VectorFile,
     out: Annotated[Path, typer.Argument(help="A .safetensors, .gguf (for llama.cpp and repeng), .npz or .npy file.")],
-    only: Annotated[str | None, typer.Option(help="The blocks to keep, separated by commas; all if left out.")] = None,
+    only: Only = None,
     model: ForModel = None,
     layer: BareLayer = None,
     other_weights: OtherWeights = False,
@@ -468,6 +469,43 @@ def convert(
     """Write a steering vector in another format."""
     result = _read_vector(file, model, layer, other_weights)
     _write_vector(result if only is None else result.at(_blocks(only)), out)
+
+
+@vector.command()
+def make(
+    out: Annotated[Path, typer.Option(help="The file to write: .safetensors, .gguf, .npz or .npy.")],
+    model: Model = "smollm2-135m-instruct",
+    concept: Annotated[str | None, typer.Option(help="Of the library: joy, evil, ...; or of --pairs.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="JSON lines, JSON or parquet with pairs of texts, or a folder.")] = None,
+    positive: Annotated[Path | None, typer.Option(help="Texts that show what to steer towards, one in each line.")] = None,
+    negative: Annotated[Path | None, typer.Option(help="Texts that do not, one in each line.")] = None,
+    way: Annotated[str, typer.Option(help="To a direction: difference-of-means, linear-probe, ...")] = "difference-of-means",
+    tokens: Annotated[str, typer.Option(help="content, answer, all, last, or a number: the last so many.")] = "content",
+    only: Only = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put texts, or their questions, into the form of a chat.")] = False,
+) -> None:
+    """Make a steering vector from texts, and print its diagnosis."""
+    from sim.bridge.model import load
+    from sim.directions.extraction import make_vector
+    from sim.directions.facts import as_lines
+    from sim.directions.files import prepare_target
+    from sim.directions.sources import source
+
+    texts, target = source(concept=concept, pairs=pairs, positive=positive, negative=negative), prepare_target(out)
+    result = make_vector(
+        load(model),
+        texts.positive,
+        texts.negative,
+        questions=texts.questions,
+        way=way,
+        tokens=int(tokens) if tokens.isdecimal() else tokens,
+        layers=None if only is None else _blocks(only),
+        chat=chat,
+        name=texts.name,
+        progress=None,
+    )
+    typer.echo(as_lines(result))
+    _write_vector(result, target)
 
 
 @vector.command()

@@ -80,12 +80,22 @@ def write_vector(vector: SteeringVector, path: str | Path) -> Path:
     Raises:
         ValueError: another ending, a folder that cannot be written, blocks that the format cannot name.
     """
-    file = Path(path)
-    write = _WRITERS.get(file.suffix.lower())
-    require(write is not None, "path", f"a file that ends in {', '.join(ENDINGS)}", shown(str(path)))
-    assert write is not None
+    file = prepare_target(path)
+    write = _WRITERS[file.suffix.lower()]
     contents = contents_of(for_gguf(vector) if write is write_gguf else vector)
-    return write_whole(prepare_file(file, "path"), lambda temporary: write(contents, temporary))
+    return write_whole(file, lambda temporary: write(contents, temporary))
+
+
+def prepare_target(path: str | Path) -> Path:
+    """Make sure that a vector can be written at a path, before one is made.
+
+    Raises:
+        ValueError: another ending, a folder that cannot be written.
+    """
+    file = Path(path)
+    known = file.suffix.lower() in _WRITERS
+    require(known, "path", f"a file that ends in {', '.join(ENDINGS)}", shown(str(path)))
+    return prepare_file(file, "path")
 
 
 def _kind(path: Path) -> str:

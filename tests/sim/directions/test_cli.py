@@ -1,12 +1,17 @@
 """The command `ufm vector` as a user meets it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import sim
+from sim.directions.extraction import make_vector
+from sim.directions.sources import source
+from sim.directions.texts import concept_pairs
 from sim.directions.vector import Diagnosis, SteeringVector, combined
+from tests.sim.bridge.test_model import letters
 from tests.sim.test_cli import run
 
 WIDTH = 32
@@ -32,7 +37,7 @@ def test_show_prints_the_diagnosis_and_warnings(folder, monkeypatch, capsys):
     assert code == 0
     assert "'joy': blocks 1, 2, width 32" in out
     assert "way: difference of means" in out
-    assert "block 1: 96% of its squared length is along the attention sinks" in out
+    assert "block 1: much of its squared length is along the attention sinks" in out
     report = json.loads((folder / "new" / "joy.json").read_text())
     assert report["diagnosis"]["1"]["accuracy"] == 0.875
     assert report["lengths"]["2"] == pytest.approx(np.linalg.norm(joy[2]))
@@ -67,8 +72,67 @@ def test_convert_checks_the_model(folder, monkeypatch, capsys, checkpoint):
     assert code == 0
     code, _, err = run(monkeypatch, capsys, "vector", "convert", "w.npy", "w.safetensors", "--model", model)
     assert code == 2
-    assert "ufm: vector: expected one of width 32, the model's, got one of width 5" in err
+    assert "ufm: vector: expected the model's width 32, got width 5" in err
     assert not (folder / "w.safetensors").exists()
+
+
+PAIRS = [
+    {"question": "AB", "matching": "CDE", "not_matching": "FGH"},
+    {"question": "BA", "matching": "CDD", "not_matching": "GGH"},
+    {"question": "BB", "matching": "EDC", "not_matching": "HHF"},
+]
+
+
+@pytest.fixture
+def spelling(small, folder):
+    """A model with a tokenizer of letters, saved in the folder."""
+    lm = replace(small("llama"), tokenizer=letters())
+    lm.save(folder / "model")
+    return lm
+
+
+@pytest.mark.parametrize("tokens", ["content", "answer", "2"])
+def test_make_is_what_python_makes_of_pairs(folder, monkeypatch, capsys, spelling, tokens):
+    (folder / "calm.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    options = ("--pairs", "calm.jsonl", "--model", "model", "--tokens", tokens, "--way", "pca-of-differences")
+    code, out, _ = run(monkeypatch, capsys, "vector", "make", *options, "--only", "2", "--out", "new/calm.safetensors")
+    assert code == 0
+    assert "way: pca-of-differences" in out
+    assert out.endswith("new/calm.safetensors\n")
+    sides = ([pair[side] for pair in PAIRS] for side in ("matching", "not_matching"))
+    questions, kind = [pair["question"] for pair in PAIRS], int(tokens) if tokens.isdigit() else tokens
+    expected = make_vector(spelling, *sides, questions=questions, tokens=kind, way="pca-of-differences", layers=[2])
+    result = sim.read_vector("new/calm.safetensors", sim.load("model", progress=False))
+    assert result.name == "calm"
+    assert result.extraction == expected.extraction
+    assert result[2].tobytes() == expected[2].tobytes()
+
+
+def test_make_is_what_python_makes_of_texts(folder, monkeypatch, capsys, spelling):
+    (folder / "up.txt").write_text("ABC\n\nABD\n")
+    (folder / "down.txt").write_text("XYZ\n XYY \n")
+    files = ("--positive", "up.txt", "--negative", "down.txt", "--model", "model")
+    code, _, _ = run(monkeypatch, capsys, "vector", "make", *files, "--out", "up.npz")
+    assert code == 0
+    expected = make_vector(spelling, ["ABC", "ABD"], ["XYZ", "XYY"])
+    result = sim.read_vector("up.npz")
+    assert (result.name, result.layers) == ("up", (0, 1, 2))
+    assert all(result[layer].tobytes() == expected[layer].tobytes() for layer in result.layers)
+
+
+def test_a_concept_of_the_library_or_of_a_file(folder):
+    joy = source(concept="joy")
+    assert joy.positive == [pair.matching for pair in concept_pairs("joy")]
+    assert joy.questions == [pair.question for pair in concept_pairs("joy")]
+    pairs = folder / "pairs"
+    pairs.mkdir()
+    (pairs / "calm.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    (pairs / "rage.jsonl").write_text(json.dumps({"positive": "A", "negative": "B"}))
+    assert source(pairs=pairs, concept="rage") == ("rage", ["A"], ["B"], None)
+    with pytest.raises(ValueError, match="concept: expected one of calm, rage, got None"):
+        source(pairs=pairs)
+    with pytest.raises(ValueError, match="concept: expected one of calm, rage, got joy"):
+        source(pairs=pairs, concept="joy")
 
 
 def test_combine_adds_with_factors(folder, monkeypatch, capsys):
@@ -111,6 +175,13 @@ def test_combined_keeps_a_single_vector():
         (["combine", "v.safetensors", "w.safetensors", "--out", "s.npz"], "vector: expected width 32, got width 3"),
         (["combine", "v.safetensors", "w.safetensors:1:2", "--out", "s.npz"], "'w.safetensors:1', which does not exist"),
         (["combine", "v.safetensors"], "--out"),
+        (["make", "--out", "s.npz"], "texts: expected one of positive with negative, pairs, concept"),
+        (["make", "--concept", "joy", "--positive", "a.txt", "--out", "s.npz"], "got positive and negative and concept"),
+        (["make", "--positive", "v.npy", "--out", "s.npz"], "texts: expected both positive and negative, got one of them"),
+        (["make", "--positive", "no.txt", "--negative", "v.npy", "--out", "s.npz"], "positive: expected a file with a text"),
+        (["make", "--concept", "rage", "--out", "s.npz"], "expected one of apathetic"),
+        (["make", "--concept", "joy", "--out", "s.pt"], "path: expected a file that ends in .safetensors"),
+        (["make", "--concept", "joy", "--out", "s.npz", "--model", "none"], "model: expected a folder, a GGUF file"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, monkeypatch, capsys, arguments, message):

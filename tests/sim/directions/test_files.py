@@ -193,7 +193,7 @@ def test_a_vector_of_other_weights_is_refused_unless_they_will_do(vector, model,
 
 @pytest.mark.parametrize(
     ("directions", "expected"),
-    [({2: np.ones(WIDTH + 1)}, "one of width 8, the model's, got one of width 9"), ({6: np.ones(WIDTH)}, "got block 6")],
+    [({2: np.ones(WIDTH + 1)}, "the model's width 8, got width 9"), ({6: np.ones(WIDTH)}, "got block 6")],
 )
 def test_a_vector_of_another_shape_is_refused(model, tmp_path, directions, expected):
     path = sim.write_vector(SteeringVector(directions), tmp_path / "v.safetensors")

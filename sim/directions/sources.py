@@ -1,0 +1,72 @@
+"""The two sets of texts that a steering vector is made from, as a user names them.
+
+They are a concept of the library, a file of pairs, or two files of texts.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from sim.bridge.files import read_text, require_file
+from sim.directions.texts import concept_pairs, read_pairs
+from ufm._check import require
+
+
+class Source(NamedTuple):
+    """Two sets of texts.
+
+    Attributes:
+        name: of what the first shows.
+        positive, negative: texts that show it, and texts that do not.
+        questions: what both answer, in order; None if they answer nothing.
+    """
+
+    name: str
+    positive: list[str]
+    negative: list[str]
+    questions: list[str] | None = None
+
+
+def source(
+    *, concept: str | None = None, pairs: Path | None = None, positive: Path | None = None, negative: Path | None = None
+) -> Source:
+    """The texts of one source.
+
+    Args:
+        concept: of the library, or of the file of pairs, if that holds several.
+        pairs: as `sim.directions.texts.read_pairs` reads them.
+        positive, negative: files with a text in each line; empty lines are passed over.
+
+    Raises:
+        ValueError: no source, several, one of two files; a concept that there is not; a file that cannot be read.
+    """
+    listed = positive is not None or negative is not None
+    given = [name for name, there in (("positive and negative", listed), ("pairs", pairs), ("concept", concept)) if there]
+    fits = len(given) == 1 or given == ["pairs", "concept"]
+    expected = "one of positive with negative, pairs, concept (with pairs, the one of them)"
+    require(fits, "texts", expected, " and ".join(given) or "none")
+    if listed:
+        require(positive is not None and negative is not None, "texts", "both positive and negative", "one of them")
+        assert positive is not None
+        assert negative is not None
+        return Source(positive.stem, _lines("positive", positive), _lines("negative", negative))
+    if pairs is None:
+        assert concept is not None
+        name, chosen = concept, concept_pairs(concept)
+    else:
+        by_concept = read_pairs(pairs)
+        names = ", ".join(by_concept)
+        require(concept in by_concept or (concept is None and len(by_concept) == 1), "concept", f"one of {names}", concept)
+        name = concept or names
+        chosen = by_concept[name]
+    questions = [pair.question for pair in chosen]
+    sides = ([pair.matching for pair in chosen], [pair.not_matching for pair in chosen])
+    return Source(name, *sides, questions if any(questions) else None)
+
+
+def _lines(argument: str, path: Path) -> list[str]:
+    """The texts of a file, one in each line."""
+    require_file(argument, path, "a file with a text in each line")
+    lines = [line.strip() for line in read_text(path).split("\n")]
+    texts = [line for line in lines if line]
+    require(len(texts) > 0, argument, "a file with a text in each line", f"an empty one, {str(path)!r}")
+    return texts
