@@ -26,7 +26,7 @@ from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampler, Sampling
 from sim.bridge.parameters import init_parameters, is_gain, shapes
-from sim.bridge.split import MLP_DOWN, Split, all_logits, all_means, all_states, block_activation_size, sites_of
+from sim.bridge.split import MLP_DOWN, Split, all_logits, all_states, block_activation_size, sites_of
 from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
@@ -182,57 +182,38 @@ class LanguageModel:
         more = ids.shape[1] * self.config.num_layers * self.config.d_model
         return self._in_batches(all_states, ids, mask, more, axis=1)
 
-    def difference_of_means(
-        self, positive: Prompts, negative: Prompts, *, chat: bool = False, budget: int | None = None
-    ) -> Float[np.ndarray, "L d"]:
-        """The steering vector of every layer, from one pass over each of the two sets (S, equation 3 and section 5).
-
-        The state of a text is the mean over its tokens, padding left out; that of a set is the mean over its texts.
-
-        Args:
-            positive, negative: the two sets.
-            chat: as in `contexts`.
-            budget: numbers that are held at once: texts are taken in batches as large as it allows; that of the model if
-                left out.
-
-        Raises:
-            ValueError: as `contexts`.
-        """
-        sides = [self.contexts(texts, chat=chat) for texts in (positive, negative)]
-        length, means = max(ids.shape[1] for ids, _ in sides), []
-        for side in sides:
-            ids, mask = (np.pad(array, ((0, 0), (length - array.shape[1], 0))) for array in side)
-            states = self._in_batches(all_means, ids, mask, axis=1, budget=budget)
-            means.append(sum((state.astype(float) for state in states), np.zeros(())) / len(ids))
-            self._require_finite(np.isfinite(means[-1]).all(), ids, mask)
-        return (means[0] - means[1]).astype(jnp.promote_types(self.decoder.dtype, jnp.float32))
-
-    def _in_batches(
-        self, program: Any, ids: np.ndarray, mask: np.ndarray, more: int = 0, *, axis: int, budget: int | None = None
-    ) -> Iterator[np.ndarray]:
-        """What a program gives for each context, in batches of one size, for which it is compiled once.
+    def _in_batches(self, program: Any, ids: np.ndarray, mask: np.ndarray, more: int, *, axis: int) -> Iterator[np.ndarray]:
+        """What a program gives for each context.
 
         Args:
             program: from the decoder, contexts and their mask to an array.
             ids, mask: the contexts.
-            more: numbers that it holds for a context beside those of a block.
+            more: as in `batches`.
             axis: of the array that contexts are along.
+        """
+        for rows in self.batches(*ids.shape, more=more):
+            values = np.asarray(program(self.decoder, jnp.asarray(ids[rows]), jnp.asarray(mask[rows])))
+            yield from np.moveaxis(values, axis, 0)[: len(np.unique(rows))]
+
+    def batches(self, n: int, length: int, *, more: int = 0, budget: int | None = None) -> Iterator[Int[np.ndarray, " b"]]:
+        """The numbers of contexts in batches of one size, for which a program is compiled once.
+
+        The last batch is filled up with the last context.
+
+        Args:
+            n, length: number of contexts, and of their tokens.
+            more: numbers that a program holds for a context beside those of a block.
             budget: numbers that are held at once; what suits the device if left out.
 
         Raises:
             ValueError: a device that has no room for a batch; a budget below 1.
         """
         allowed = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
-        n, length = ids.shape
         held = block_activation_size(self.config, length, length) + more
-        batches = -(-n // max(1, allowed // held))
-        size = -(-n // batches)
+        size = -(-n // -(-n // max(1, allowed // held)))
         devices.require_room("prompts", size * more * max(4, self.decoder.dtype.itemsize), self.device)
         for start in range(0, n, size):
-            # The last batch is filled up with the last context.
-            rows = np.minimum(np.arange(start, start + size), n - 1)
-            values = np.asarray(program(self.decoder, jnp.asarray(ids[rows]), jnp.asarray(mask[rows])))
-            yield from np.moveaxis(values, axis, 0)[: n - start]
+            yield np.minimum(np.arange(start, start + size), n - 1)
 
     def _require_finite(self, finite: bool | np.bool_, ids: np.ndarray, mask: np.ndarray) -> None:
         """Refuse logits that are not finite, unsteered, and say after which block the stream of a context is not."""

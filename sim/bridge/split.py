@@ -5,7 +5,6 @@ says which positions are padding. A steering moves the split to where it first a
 the first position that it touches is computed once, and kept as keys and values.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from sim.bridge.config import Config
 from sim.bridge.decoder import Act, Decoder, Index, Past, Place, only_at
 from ufm._check import require
 from ufm._pytree import Leaf, static
-from ufm.precision import of_products, wide
+from ufm.precision import wide
 from ufm.steerable import Steerable
 from ufm.steering import RESIDUAL, State, Steering, Tokens, at_block, last_of, require_sites, stacks
 
@@ -362,33 +361,15 @@ def all_logits(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n
 @nnx.jit
 def all_states(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "L n T d"]:
     """The residual stream after every block, in one pass."""
-    return _after_every_block(decoder, tokens, mask, lambda x: x)
-
-
-@nnx.jit
-def all_means(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
-    """The states of every block as their mean over the positions of the mask."""
-    shares = mask / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
-
-    def mean(x: Array) -> Array:
-        x = wide(x)
-        return jnp.einsum("ntd,nt->nd", x, shares.astype(x.dtype), precision=of_products(x.dtype))
-
-    return _after_every_block(decoder, tokens, mask, mean)
-
-
-def _after_every_block(decoder: Decoder, tokens: Array, mask: Array, keep: Callable[[Array], Array]) -> Array:
-    """What is kept of the residual stream after every block, with a leading layer axis."""
     place = decoder.place(mask)
     x = decoder.embed(tokens, place.positions)
-    kept = jax.eval_shape(keep, x)
-    every = jnp.zeros((decoder.config.num_layers, *kept.shape), kept.dtype)
 
     def step(i: Any, carry: Any) -> Any:
         x, every = carry
         x = decoder.run(x, place, i, i + 1)
-        return x, lax.dynamic_update_index_in_dim(every, keep(x), i, 0)
+        return x, lax.dynamic_update_index_in_dim(every, x, i, 0)
 
+    every = jnp.zeros((decoder.config.num_layers, *x.shape), x.dtype)
     return lax.fori_loop(0, decoder.config.num_layers, step, (x, every))[1]
 
 

@@ -24,6 +24,7 @@ from sim.bridge.model import LanguageModel, Prompts
 from sim.bridge.split import Split, end_states
 from sim.bridge.unembedding import Readout, readout
 from sim.checks.concept_texts import BEGINNINGS, CONCEPTS, OPENINGS, Concept
+from sim.directions.extraction import make_vector
 from sim.measure.curves import KINDS_OF_CURVE, counts_of_kinds, shapes
 from sim.measure.losses import Text, loss_increases, loss_moments
 from sim.output import settings
@@ -218,7 +219,8 @@ class _Run:
         self.names = [concept.name for concept in texts.concepts]
         with jax.enable_x64(False):
             self.vectors = {
-                concept.name: lm.difference_of_means(concept.positive, concept.negative) for concept in texts.concepts
+                concept.name: make_vector(lm, concept.positive, concept.negative, name=concept.name)
+                for concept in texts.concepts
             }
             self.openings = lm.split(texts.openings, self.layers[0])
 

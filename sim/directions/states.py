@@ -6,7 +6,7 @@ the length of the text, so that sets of different lengths differ along them. By 
 as far as most of either set reach.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,10 +16,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
-from sim.bridge import devices
 from sim.bridge.decoder import Decoder
 from sim.bridge.model import LanguageModel
-from sim.bridge.split import all_states, block_activation_size
+from sim.bridge.split import all_states
 from ufm._check import require, shown, whole_number
 from ufm.precision import of_products, wide
 
@@ -219,7 +218,7 @@ class MeanStates(NamedTuple):
 def mean_states(
     lm: LanguageModel,
     rows: Sequence[Sequence[int]],
-    chosen: Sequence[Bool[np.ndarray, " t"]],
+    chosen: Sequence[np.ndarray],
     *,
     names: Sequence[str] | None = None,
     leave_out: bool,
@@ -246,10 +245,13 @@ def mean_states(
     for k, (row, mask, t) in enumerate(zip(rows, chosen, needed, strict=True)):
         ids[k, :t], real[k, :t], counts[k, :t] = row[:t], True, mask[:t]
     parts = []
-    for batch in _batches(lm, n, length, budget, progress):
-        arrays = (jnp.asarray(array[batch]) for array in (ids, real, counts))
-        values = _compiled_means(lm.decoder, *arrays, leave_out=leave_out)
-        parts.append([np.asarray(value) for value in values])
+    more = lm.config.num_layers * length * lm.config.d_model
+    with tqdm(total=n, desc="states", unit="text", disable=None if progress is None else not progress) as bar:
+        for batch in lm.batches(n, length, more=more, budget=budget):
+            arrays = (jnp.asarray(array[batch]) for array in (ids, real, counts))
+            values = _compiled_means(lm.decoder, *arrays, leave_out=leave_out)
+            parts.append([np.asarray(value) for value in values])
+            bar.update(len(np.unique(batch)))
     means, sinks, of_sinks, counted, norms = (
         np.concatenate([part[i] for part in parts], axis=axis)[(slice(None),) * axis + (slice(0, n),)]
         for i, axis in enumerate((1, 1, 0, 0, 1))
@@ -280,22 +282,6 @@ def content(length: int, start: int, cut: int) -> Bool[np.ndarray, " t"]:
 def common_length(lengths: Sequence[Sequence[int]]) -> int:
     """As far as half of the texts of every set reach: beyond, sets would differ by which texts are still there."""
     return min(int(np.median(of_set)) for of_set in lengths)
-
-
-def _batches(
-    lm: LanguageModel, n: int, length: int, budget: int | None, progress: bool | None
-) -> Iterator[Int[np.ndarray, " b"]]:
-    """Numbers of rows, in batches of one size that fit the budget; the last is filled up with the last row."""
-    a = lm.config
-    allowed = lm.budget or devices.portion(lm.device).budget if budget is None else whole_number("budget", budget, 1)
-    states = a.num_layers * length * a.d_model
-    size = -(-n // -(-n // max(1, allowed // (block_activation_size(a, length, length) + states))))
-    devices.require_room("texts", 4 * size * states, lm.device)
-    hidden = None if progress is None else not progress
-    with tqdm(total=n, desc="states", unit="text", disable=hidden) as bar:
-        for first in range(0, n, size):
-            yield np.minimum(np.arange(first, first + size), n - 1)
-            bar.update(min(size, n - first))
 
 
 def _means(

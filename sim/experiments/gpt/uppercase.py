@@ -21,6 +21,7 @@ import ufm
 from sim import output
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import Split, end_states, last_log_p
+from sim.directions.extraction import make_vector
 from sim.experiments.gpt import cross_entropy
 from sim.experiments.gpt.assumption_2 import fidelity
 from sim.experiments.gpt.letter_case import CASES, LOWER, UPPER, case_of_tokens, contexts
@@ -181,8 +182,8 @@ def _prepare(trained: Finished, size: AnalysisSize, seed: int) -> _Prepared:
     steered = chosen(trained.held_out, LOWER, size.steered, "held out")
     whole = np.asarray(last_log_p(_split_at(lm, [*positive, *negative, *steered], lm.config.num_layers - 1)))
     log_p = np.split(whole, [size.contrasted, 2 * size.contrasted])
-    last = [np.asarray(lm.states(rows)[0])[:, :, -1].mean(axis=1) for rows in (positive, negative)]
-    vectors = {"all positions": lm.difference_of_means(positive, negative), "last position": last[0] - last[1]}
+    mean, last = (make_vector(lm, positive, negative, tokens=tokens).directions for tokens in ("all", "last"))
+    vectors = {"all positions": mean, "last position": last}
     return _Prepared(lm, size, cases, steered, log_p[2], log_p[0].mean(axis=0) - log_p[1].mean(axis=0), vectors)
 
 

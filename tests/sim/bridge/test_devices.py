@@ -54,7 +54,6 @@ def programs(lm):
     return {
         "logits": (split.all_logits, lm.decoder, ids, mask),
         "states": (split.all_states, lm.decoder, ids, mask),
-        "means": (split.all_means, lm.decoder, ids, mask),
         "divergence": (lambda cut: ufm.divergence(cut, jnp.arange(2), v, ALPHAS), cut),
         "curvature": (lambda cut: ufm.curvature(cut, jnp.arange(2), v), cut),
         "gradient": (
@@ -170,7 +169,6 @@ def test_what_overflows_is_an_error_that_names_type_and_layer():
     for function in (
         lambda: lm.logits(PROMPTS),
         lambda: lm.generate(PROMPTS, max_new_tokens=3),
-        lambda: lm.difference_of_means([[1]], [[2]]),
     ):
         with pytest.raises(ValueError, match=r"^logits: .*after block [01].*float16"):
             function()

@@ -78,7 +78,6 @@ def test_prompts_of_every_kind(lm, kind):
 CALLS = {
     "logits": lambda lm, prompts: lm.logits(prompts),
     "states": lambda lm, prompts: lm.states(prompts),
-    "difference_of_means": lambda lm, prompts: lm.difference_of_means(["A"], prompts),
     "at": lambda lm, prompts: lm.split(prompts, 1),
     "generate": lambda lm, prompts: lm.generate(prompts, max_new_tokens=1),
 }
@@ -146,10 +145,6 @@ def test_chats_begin_once(lm):
     assert same[0] == same[1] == lm.generate([expected], max_new_tokens=4, stop=False).tokens
     np.testing.assert_array_equal(lm.logits(["AB"], chat=True)[0], lm.logits([expected])[0])
     np.testing.assert_array_equal(lm.states(["AB"], chat=True)[0], lm.states([expected])[0])
-    np.testing.assert_array_equal(
-        lm.difference_of_means(["AB"], ["C"], chat=True),
-        lm.difference_of_means([expected], [[BOS, USER, *ids("C"), END, *ids("!")]]),
-    )
     assert lm.split(["AB"], 1, chat=True).tokens.tolist() == [expected]
 
 
@@ -162,29 +157,7 @@ def test_chats_that_cannot_be(lm):
         replace(lm, tokenizer=None).generate(["A"], chat=True)
 
 
-# --- directions -------------------------------------------------------------------------------------------------------
-
-
-def test_means_are_taken_in_batches(lm, monkeypatch):
-    rng = np.random.default_rng(0)
-    positive, negative = ([rng.integers(3, 61, n).tolist() for n in lengths] for lengths in ([3, 9, 5, 7, 4], [2, 6]))
-    together = lm.difference_of_means(positive, negative)
-    sizes, real = [], model.all_means
-
-    def counted(decoder, tokens, mask):
-        sizes.append(tokens.shape)
-        return real(decoder, tokens, mask)
-
-    monkeypatch.setattr(model, "all_means", counted)
-    size = block_activation_size(lm.config, 9, 9)
-    for budget, expected in ((1, [1] * 7), (2 * size, [2, 2, 2, 2]), (3 * size - 1, [2, 2, 2, 2]), (None, [5, 2])):
-        sizes.clear()
-        np.testing.assert_allclose(lm.difference_of_means(positive, negative, budget=budget), together, atol=1e-6)
-        assert [n for n, _ in sizes] == expected
-    states = [[np.asarray(lm.states([row])[0], float)[:, 0].mean(axis=1) for row in side] for side in (positive, negative)]
-    expected = np.mean(states[0], axis=0) - np.mean(states[1], axis=0)
-    np.testing.assert_allclose(together, expected, atol=1e-5)
-    assert together.dtype == np.float32
+# --- batches and vectors ----------------------------------------------------------------------------------------------
 
 
 def test_logits_and_states_are_taken_in_batches(lm, monkeypatch):
@@ -235,7 +208,6 @@ def test_things_that_are_no_layer(lm, layer):
         (lambda lm: ufm.steer(lm.split(["A"], 1), [0], "v", 1.0), "^steering: expected a Steering, or a vector"),
         (lambda lm: ufm.steer(lm.split(["A"], 1), [0], None, 1.0), "^steering: expected a Steering, or a vector"),
         (lambda lm: ufm.steer(lm.split(["A"], 1), [0], [[1.0], [1.0, 2.0]], 1.0), "^steering: expected a Steering"),
-        (lambda lm: lm.difference_of_means(["A"], ["B"], budget=0), "^budget: "),
         (lambda lm: lm.with_dtype("float99"), "^dtype: .*float32.*, got 'float99'"),
         (lambda lm: load("x", dtype=int), "^dtype: .*float32.*, got int"),
         (lambda lm: load("x", compute="int8"), "^compute: .*float32.*, got int8"),

@@ -132,17 +132,6 @@ def test_moments_are_derivatives_of_the_losses(small):
         np.testing.assert_allclose((divergence[:, 0] + divergence[:, 1]) / (2 * step**2), curvature, rtol=1e-5, atol=1e-6)
 
 
-def test_vectors_are_differences_of_means_over_tokens_and_texts(small):
-    model, concept = small("llama"), TEXTS.concepts[0]
-
-    def mean(texts):
-        states = [np.asarray(model.states([text])[0])[:, 0].mean(axis=1) for text in texts]
-        return np.mean(states, axis=0)
-
-    expected = mean(concept.positive) - mean(concept.negative)
-    np.testing.assert_allclose(model.difference_of_means(concept.positive, concept.negative), expected, atol=2e-6)
-
-
 def test_concepts_that_ship_are_two_sides_of_a_contrast():
     assert len(CONCEPTS) >= 2
     for concept in CONCEPTS:

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import sim.directions.states as states_module
+from sim.bridge.split import block_activation_size
 from sim.directions.states import SINK, answer_row, text_states
 from tests.sim.bridge.test_model import letters
 
@@ -93,11 +95,19 @@ def test_scales_are_the_median_norms(lm):
     np.testing.assert_allclose(states.scales, np.median(norms, axis=0), rtol=1e-5)
 
 
-def test_batches_within_a_budget(lm):
-    whole, batched = (text_states(lm, POSITIVE, NEGATIVE, budget=budget) for budget in (None, 1))
-    np.testing.assert_allclose(whole.positive, batched.positive, atol=1e-6)
-    np.testing.assert_allclose(whole.negative, batched.negative, atol=1e-6)
-    np.testing.assert_allclose(whole.sinks, batched.sinks, atol=1e-6)
+def test_batches_within_a_budget(lm, monkeypatch):
+    whole, sizes = text_states(lm, POSITIVE, NEGATIVE), []
+    program = states_module._compiled_means
+    counted = lambda *args, **named: (sizes.append(args[1].shape[0]), program(*args, **named))[1]  # noqa: E731
+    monkeypatch.setattr(states_module, "_compiled_means", counted)
+    one = block_activation_size(lm.config, 4, 4) + 4 * lm.config.num_layers * lm.config.d_model
+    for budget, expected in ((1, [1] * 7), (3 * one - 1, [2, 2, 2, 2]), (3 * one, [3, 3, 3]), (None, [7])):
+        sizes.clear()
+        batched = text_states(lm, POSITIVE, NEGATIVE, budget=budget)
+        np.testing.assert_allclose(whole.positive, batched.positive, atol=1e-5)
+        np.testing.assert_allclose(whole.negative, batched.negative, atol=1e-5)
+        np.testing.assert_allclose(whole.sinks, batched.sinks, atol=1e-5)
+        assert sizes == expected
 
 
 def test_the_beginning_that_a_tokenizer_adds_is_no_content(lm):
