@@ -305,18 +305,21 @@ class SteeringVector:
         for layer, v in self.directions.items():
             found = self.diagnosis.get(layer, Diagnosis())
             numbers = (float(np.linalg.norm(v)), found.relative_norm, found.sink_share, found.halves_cosine, found.accuracy)
-            cells = [f"{'-' if x is None else f'{x:.3g}':>12}" for x in (*numbers, found.effect_size)]
+            # What is left of a part that was taken out is rounding.
+            cells = [
+                f"{'-' if x is None else f'{x if abs(x) > 1e-9 else 0:.3g}':>12}" for x in (*numbers, found.effect_size)
+            ]
             lines.append(f"{layer:5d} " + " ".join(cells))
         blocks: dict[str, list[int]] = {}
         for layer, sentences in self.warnings.items():
             for sentence in sentences:
                 blocks.setdefault(sentence, []).append(layer)
-        warnings = (f"block{'s' * (len(at) > 1)} {_ranges(at)}: {sentence}" for sentence, at in blocks.items())
+        warnings = (f"{_blocks(at)}: {sentence}" for sentence, at in blocks.items())
         return "\n".join([*lines, *warnings])
 
     def __repr__(self) -> str:
         of = f" for {self.model.name}" if self.model is not None and self.model.name else ""
-        return f"SteeringVector({self.name!r}{of}: blocks {_ranges(self.layers)}, width {self.d_model})"
+        return f"SteeringVector({self.name!r}{of}: {_blocks(self.layers)}, width {self.d_model})"
 
     def __str__(self) -> str:
         return f"{self!r}\n{self.table()}"
@@ -375,6 +378,15 @@ def _same_arrays(mine: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]
 
 def _grouped(name: str) -> str:
     return f"({name})" if " " in name else name or "?"
+
+
+def _number(x: float | None) -> str:
+    # What is left of a part that was taken out is rounding.
+    return "-" if x is None else f"{x if abs(x) > 1e-9 else 0:.3g}"
+
+
+def _blocks(layers: Sequence[int]) -> str:
+    return f"block{'s' * (len(layers) > 1)} {_ranges(layers)}"
 
 
 def _ranges(layers: Sequence[int]) -> str:
