@@ -222,7 +222,7 @@ IN_FLOAT32 = {"correlation": 0.99999, "ratio": 0.001}
 def test_llama_cpp_steers_as_we_do(tmp_path, capsys, expected):
     llama_cpp = pytest.importorskip("llama_cpp")
     lm = sim.load(fetch.NAME, progress=False)
-    joy = SteeringVector({BLOCK: lm.difference_of_means(JOY.positive, JOY.negative)[BLOCK]}, "joy", ModelTag.of(lm))
+    joy = sim.make_vector(lm, JOY.positive, JOY.negative, layers=[BLOCK], name="joy")
     sweep = ufm.sweep(lm.split(PROMPTS), np.arange(len(PROMPTS)), joy.steering(), np.array([0, ALPHA]), lambda y, _: y)
     ours = np.asarray(sweep[:, 1] - sweep[:, 0])
 
@@ -231,7 +231,7 @@ def test_llama_cpp_steers_as_we_do(tmp_path, capsys, expected):
     ids, a = [lm.tokenizer.encode(prompt) for prompt in PROMPTS], lm.config
     before, figures = logits_of_llama(llama, ids), {}
     for shift in (0, -1, 1):
-        moved = SteeringVector({BLOCK + shift: joy[BLOCK]}, "joy", joy.model)
+        moved = joy if shift == 0 else SteeringVector({BLOCK + shift: joy[BLOCK]})
         path = sim.write_vector(moved, tmp_path / f"{shift}.gguf")
         rows = np.float32(ALPHA) * rows_of(path, a.num_layers - 1, a.d_model)
         data = rows.ravel().ctypes.data_as(ctypes.POINTER(ctypes.c_float))
