@@ -11,7 +11,7 @@ from sim.measure.losses import Text, loss_increases
 from tests.sim.bridge.test_split import PROMPTS, SELECTIONS
 from tests.ufm.test_directional import plain_ablate, plain_clamp, plain_norm_preserving, plain_rotate, plain_when
 from theory import arc
-from ufm import Ablate, Add, After, All, Clamp, Last, NormPreservingAdd, Rotate, Steering, When
+from ufm import Ablate, Add, After, Clamp, Last, NormPreservingAdd, Rotate, Steering, When
 
 NAMES = ["gpt2", "gemma3, scaled"]
 
@@ -31,9 +31,6 @@ def kinds(d):
         "add when": (When(Add(v), probe, 0.1), plain_when(lambda y, alpha: y + alpha * v, probe, 0.1)),
         "rotate when": (When(Rotate(v), probe), plain_when(lambda y, alpha: plain_rotate(y, alpha, v), probe, 0.0)),
     }
-
-
-each = pytest.mark.parametrize("kind", kinds(2))
 
 
 def block_by_block(model, prompt, parts):
@@ -71,18 +68,24 @@ def swept(model, steering, alphas, **options):
     return np.asarray(_swept(split, steering, jnp.asarray(alphas, jnp.float32)))
 
 
-@each
+def all_at_once(d, layers, site="residual"):
+    """A steering of all kinds at layers, and strengths by which each acts alone: ``[kinds, parts]``."""
+    every = [Steering(dict.fromkeys(layers, intervention), site=site) for intervention, _ in kinds(d).values()]
+    return sum(every[1:], every[0]), np.repeat(np.eye(len(every)), len(layers), axis=1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("site", ["residual", "mlp_down"])
-def test_at_one_layer(small, name, site, kind):
-    model, alphas = small(name), [0.0, 0.7]
-    intervention, done = kinds(model.config.d_model)[kind]
-    got = swept(model, Steering({1: intervention}, site=site), alphas)
+def test_at_one_layer(small, name, site):
+    model = small(name)
+    steering, alone = all_at_once(model.config.d_model, [1], site)
+    got = swept(model, steering, np.concatenate([0 * alone[:1], 0.7 * alone]))
     for prompt, rows in zip(PROMPTS, got, strict=True):
-        for alpha, row in zip(alphas, rows, strict=True):
-            expected = block_by_block(model, prompt, [(1, site, done, alpha, [True] * len(prompt))])[-1]
+        np.testing.assert_allclose(rows[0], model.logits([prompt])[0][-1], atol=5e-5)
+        for row, (_, done) in zip(rows[1:], kinds(model.config.d_model).values(), strict=True):
+            expected = block_by_block(model, prompt, [(1, site, done, 0.7, [True] * len(prompt))])[-1]
             np.testing.assert_allclose(row, expected, atol=1e-4)
-    assert np.abs(got[:, 0] - got[:, 1]).max() > 1e-3
+    assert np.abs(got[:, 1:] - got[:, :1]).max(axis=(0, 2)).min() > 1e-3
 
 
 @pytest.mark.parametrize("tokens", SELECTIONS)
@@ -143,34 +146,34 @@ def test_losses(small):
     np.testing.assert_allclose(got, [[0, losses[1] - losses[0]], [0, divergence]], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["rotate", "add when"])
-def test_generation(small, kind):
+def test_generation(small):
     """A strength for each prompt; the reference runs the whole model for every token."""
-    model, alphas = small("llama, grouped, tied"), [0.9, -0.6]
-    intervention, done = kinds(model.config.d_model)[kind]
-    for tokens, chosen in ((All(), lambda n, k: np.arange(n) >= 0), (After([8, 3]), lambda n, k: np.arange(n) >= [8, 3][k])):
-        steering = Steering({1: intervention}, tokens=tokens)
-        got = model.generate(PROMPTS[:2], max_new_tokens=4, steering=steering, alpha=alphas).tokens
-        for k, (prompt, alpha) in enumerate(zip(PROMPTS, alphas, strict=False)):
-            grown = list(prompt)
-            for _ in range(4):
-                logits = block_by_block(model, grown, [(1, "residual", done, alpha, chosen(len(grown), k))])
-                grown.append(int(logits[-1].argmax()))
-            assert list(got[k]) == grown[len(prompt) :]
+    model, alphas, lengths = small("llama, grouped, tied"), [0.9, -2.0], [7, 1]
+    intervention, done = kinds(model.config.d_model)["rotate when"]
+    steering = Steering({1: intervention}, tokens=After(lengths))
+    got = model.generate(PROMPTS[:2], max_new_tokens=3, steering=steering, alpha=alphas).tokens
+    for prompt, alpha, length, written in zip(PROMPTS, alphas, lengths, got, strict=False):
+        grown = list(prompt)
+        for _ in range(3):
+            at = np.arange(len(grown)) >= length
+            grown.append(int(block_by_block(model, grown, [(1, "residual", done, alpha, at)])[-1].argmax()))
+        assert list(written) == grown[len(prompt) :]
+    assert got != model.generate(PROMPTS[:2], max_new_tokens=3).tokens
 
 
-@each
-def test_in_bfloat16(small, kind):
+def test_in_bfloat16(small):
     """What is done is computed in float32, and what comes of it is rounded to the type of the stream."""
     model = small("llama, grouped, tied").with_dtype(jnp.bfloat16)
-    intervention, done = kinds(model.config.d_model)[kind]
-    halved = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), intervention)
-    for layers in ((1,), (0, 1)):
-        got = swept(model, Steering(dict.fromkeys(layers, intervention)), [0.7])[:, 0]
-        assert np.isfinite(swept(model, Steering(dict.fromkeys(layers, halved)), [0.7])).all()
-        for prompt, row in zip(PROMPTS, got, strict=True):
-            parts = [(layer, "residual", done, 0.7, [True] * len(prompt)) for layer in layers]
-            expected, free = (block_by_block(model, prompt, these)[-1] for these in (parts, []))
+    layers, alpha = (0, 1), 2.5
+    steering, alone = all_at_once(model.config.d_model, layers)
+    halved = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16) if jnp.ndim(leaf) else leaf, steering)
+    assert np.isfinite(swept(model, halved, alpha * alone)).all()
+    got = swept(model, steering, alpha * alone)
+    for prompt, rows in zip(PROMPTS, got, strict=True):
+        free = block_by_block(model, prompt, [])[-1]
+        for row, (_, done) in zip(rows, kinds(model.config.d_model).values(), strict=True):
+            parts = [(layer, "residual", done, alpha, [True] * len(prompt)) for layer in layers]
+            expected = block_by_block(model, prompt, parts)[-1]
             assert np.abs(row - expected).max() < 0.2 * np.abs(expected - free).max()
 
 
