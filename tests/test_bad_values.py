@@ -439,3 +439,31 @@ def test_every_public_function_is_tried():
         if inspect.isfunction(function) and inspect.signature(function).parameters
     }
     assert {function.__qualname__ for function in functions - tried} == set()
+
+
+DIRECTION = np.array([1.0, 0.5, -0.5])
+FIELDS = {
+    ufm.Add: {"v": DIRECTION},
+    ufm.Ablate: {"v": DIRECTION},
+    ufm.Clamp: {"v": DIRECTION, "to": 1.0},
+    ufm.NormPreservingAdd: {"v": DIRECTION},
+    ufm.Rotate: {"v": DIRECTION},
+    ufm.When: {"intervention": ufm.Add(DIRECTION), "probe": DIRECTION, "bias": 0.5},
+    ufm.NullOut: {"update": ufm.Add(DIRECTION)},
+    ufm.LoRA: {"down": np.ones((1, 3)), "up": np.ones((3, 1))},
+    ufm.Weight: {"A": np.eye(3), "b": DIRECTION},
+}
+"""Every intervention with fields that a model of width 3 takes."""
+
+
+@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind, fields in FIELDS.items() for field in fields])
+def test_fields_of_interventions_are_refused_by_name_or_by_their_widths(kind, field):
+    model = GOOD[ufm.steer]["model"]
+    ufm.steer(model, [0], ufm.Steering(kind(**FIELDS[kind])), 1.0)
+    shapes = {"four numbers": np.ones(4), "a table": np.ones((2, 2)), "an infinite number": np.full(3, np.inf)}
+    for name, value in {**JUNK, **shapes}.items():
+        try:
+            got = ufm.steer(model, [0], ufm.Steering(kind(**{**FIELDS[kind], field: value})), 1.0)
+        except Exception as error:
+            got = error
+        assert is_refused(got, rf"steering(\.{field})?"), f"{name}: {type(got).__name__}: {got}"

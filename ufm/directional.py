@@ -12,6 +12,7 @@ side of v. Strength 0 changes nothing. All of them are points of adding, or of t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ class Clamp(_AlongVector):
 
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it is made for a site of these widths."""
-        return super().fits(inputs, outputs) and np.shape(self.to) == ()
+        return super().fits(inputs, outputs) and _is_number(self.to)
 
 
 @pytree
@@ -186,7 +187,7 @@ class When(Intervention):
 
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it is made for a site of these widths."""
-        gated = np.shape(self.probe) == (outputs,) and np.shape(self.bias) == ()
+        gated = np.shape(self.probe) == (outputs,) and _is_number(self.bias)
         return gated and self.intervention.fits(inputs, outputs)
 
     def check(self, name: str = "steering") -> None:
@@ -201,6 +202,11 @@ class When(Intervention):
     def described(self) -> str:
         """Its name, and that of what is done."""
         return f"When({self.intervention.described})"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a field holds one number; None has its shape."""
+    return value is not None and np.shape(value) == ()
 
 
 def _in_one_type(y: Array, alpha: Array | float, v: Array) -> tuple[Array, Array, Array]:

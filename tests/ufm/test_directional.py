@@ -7,7 +7,7 @@ import pytest
 from jax.experimental.jet import jet
 
 import ufm
-from tests.ufm.test_interventions import D, M, V, models, normalised, numbers, small, under
+from tests.ufm.test_interventions import MODELS, D, M, V, models, normalised, numbers, under
 from theory import arc, tilting
 from ufm import UFM, Ablate, Add, After, Clamp, LoRA, NormPreservingAdd, NullOut, Rotate, Steering, Weight, When, Where
 from ufm.steering import stacks
@@ -156,11 +156,11 @@ def test_a_gate_reads_the_output_and_not_the_strength():
 # --- derivatives ----------------------------------------------------------------------------------------------------
 
 
-def closed_derivative(name, intervention, y, alpha):
+def closed_derivative(intervention, y, alpha):
     """The derivative by the strength that the docstrings state."""
     if isinstance(intervention, When):
         is_open = y @ intervention.probe + intervention.bias > 0
-        return is_open * closed_derivative(name, intervention.intervention, y, alpha)
+        return is_open * closed_derivative(intervention.intervention, y, alpha)
     v = intervention.v
     u = v / jnp.linalg.norm(v)
     if isinstance(intervention, Add):
@@ -177,19 +177,22 @@ def closed_derivative(name, intervention, y, alpha):
 
 @each
 def test_derivatives_by_the_strength(name):
-    """Autodiff, the closed form and differences, at strengths on both sides of 0."""
+    """Autodiff both ways, the closed form and differences, on both sides of 0."""
     intervention, _ = kinds(D)[name]
-    for y in jnp.asarray(numbers(6, D, seed=7)):
-        for alpha in STRENGTHS:
 
-            def curve(alpha, y=y):
-                return intervention.apply(y, y, alpha)
+    def ways(y, alpha):
+        def curve(alpha):
+            return intervention.apply(y, y, alpha)
 
-            got = jax.jacfwd(curve)(alpha)
-            np.testing.assert_allclose(got, closed_derivative(name, intervention, y, alpha), rtol=1e-11, atol=1e-12)
-            np.testing.assert_allclose(jax.jacrev(curve)(alpha), got, rtol=1e-11, atol=1e-12)
-            difference = (curve(alpha + 1e-5) - curve(alpha - 1e-5)) / 2e-5
-            np.testing.assert_allclose(got, difference, rtol=1e-7, atol=1e-8)
+        difference = (curve(alpha + 1e-5) - curve(alpha - 1e-5)) / 2e-5
+        return jax.jacfwd(curve)(alpha), jax.jacrev(curve)(alpha), difference
+
+    outputs, alphas = jnp.asarray(numbers(6, D, seed=7)), jnp.asarray(STRENGTHS)
+    forward, backward, difference = jax.jit(jax.vmap(jax.vmap(ways, (None, 0)), (0, None)))(outputs, alphas)
+    closed = [[closed_derivative(intervention, y, alpha) for alpha in STRENGTHS] for y in outputs]
+    np.testing.assert_allclose(forward, closed, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(backward, forward, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(difference, forward, rtol=1e-7, atol=1e-8)
 
 
 @each
@@ -224,8 +227,8 @@ def test_taylor_mode(name):
     np.testing.assert_allclose(second, jax.jacfwd(jax.jacfwd(curve))(0.3), rtol=1e-10, atol=1e-11)
 
 
-@models
-@each
+@pytest.mark.parametrize("make", [MODELS["rms"], MODELS["transformer"]], ids=["rms", "transformer"])
+@pytest.mark.parametrize("name", ["clamp", "norm-preserving", "rotate", "add when"])
 def test_the_curvature_needs_the_first_derivative_only(make, name):
     """N9 of a curved path: what KL begins with is that of adding the derivative at strength 0 to each state."""
     model = make()
@@ -449,11 +452,10 @@ def test_half_types_are_computed_in_float32(name):
     np.testing.assert_allclose(whole, half.apply(y, y, 1.0), rtol=1e-6)
 
 
-@small
 @each
-def test_measures_take_them(make, name, small_corpus):
+def test_measures_take_them(name, small_corpus):
     """Increases at strength 0 are 0, and elsewhere those of the logits."""
-    model = make()
+    model = normalised("rms")
     intervention, _ = kinds(D)[name]
     rises = ufm.probability_increase(model, np.arange(M), Steering(intervention), [0.0, 0.8])
     p = [jax.nn.softmax(under(model, intervention, alpha)) for alpha in (0.0, 0.8)]
