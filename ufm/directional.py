@@ -205,8 +205,8 @@ class When(Intervention):
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a field holds one number; None has its shape."""
-    return value is not None and np.shape(value) == ()
+    """Whether a field holds one number; None and mappings have its shape, but are no leaves."""
+    return jax.tree_util.all_leaves([value]) and np.shape(value) == ()
 
 
 def _in_one_type(y: Array, alpha: Array | float, v: Array) -> tuple[Array, Array, Array]:
