@@ -1,6 +1,8 @@
 """A steering vector from texts: their states, a way to a direction at every block, and a diagnosis of each."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,8 @@ from jaxtyping import Float
 from sim.bridge.model import LanguageModel
 from sim.directions.states import TextStates, text_states
 from sim.directions.texts import sides_of
-from sim.directions.vector import ModelTag, SteeringVector, geometry
-from sim.directions.ways import WAYS, weights_of
+from sim.directions.vector import Diagnosis, ModelTag, SteeringVector, geometry
+from sim.directions.ways import WAYS, Matrix, Other, weights_of
 from ufm._check import require, whole_number
 
 
@@ -66,43 +68,37 @@ def make_vector(
     directions, diagnosis, sinks = {}, {}, {}
     for layer in blocks:
         p, n = (np.asarray(side[layer], float) for side in (states.positive, states.negative))
-        sink = np.asarray(states.sinks[layer], float)
-        sinks[layer] = (sink / np.linalg.norm(sink)).astype(np.float32) if sink.any() else sink.astype(np.float32)
-        v, removed = direction(way, p, n, sinks[layer] if without_sinks else None)
-        directions[layer] = v.astype(np.float32)
-        known = geometry(v, sinks[layer], float(states.scales[layer]), removed=removed)
-        halves, accuracy, effect = separation(way, p, n, sinks[layer] if without_sinks else None)
-        diagnosis[layer] = replace(known, halves_cosine=halves, accuracy=accuracy, effect_size=effect)
+        sink, scale, removed = unit_vector(states.sinks[layer]), float(states.scales[layer]), None
+        if without_sinks:
+            removed = share_along(sink, p.mean(axis=0) - n.mean(axis=0))
+            p, n = without(p, sink), without(n, sink)
+        made = partial(_made, way, p, n)
+        v = made(slice(None))
+        directions[layer], sinks[layer] = v.astype(np.float32), sink.astype(np.float32)
+        diagnosis[layer] = diagnosis_of(v, p, n, made, sink=sink, scale=scale, removed=removed)
     return SteeringVector(
         directions,
         name,
         ModelTag.of(lm),
-        extraction=_facts(way, states, tokens, questions is not None, chat),
+        extraction=facts_of(way, states, tokens, questions is not None, chat),
         diagnosis=diagnosis,
         sinks=sinks,
         scales={layer: float(states.scales[layer]) for layer in blocks},
     )
 
 
-def direction(
-    way: str, positive: Float[np.ndarray, "n d"], negative: Float[np.ndarray, "m d"], sink: Float[np.ndarray, " d"] | None
-) -> tuple[Float[np.ndarray, " d"], float | None]:
-    """The direction of a way, and the share of its squared length that was taken out.
+Made = Callable[[slice], Float[np.ndarray, " d"]]
+"""A way at work on two sets: from which texts of each are looked at to the direction."""
 
-    Args:
-        way: one of `WAYS`.
-        positive, negative: states of each text.
-        sink: a unit vector that the direction is made orthogonal to, if any; so are the states that a way looks at.
 
-    Raises:
-        ValueError: as `weights_of`.
-    """
-    if sink is None:
-        return weights_of(way, positive, negative) @ np.concatenate([positive, negative]), None
-    whole = weights_of("difference-of-means", positive, negative) @ np.concatenate([positive, negative])
-    p, n = (without(states, sink) for states in (positive, negative))
-    removed = float(1 - np.sum(without(whole, sink) ** 2) / (whole @ whole))
-    return weights_of(way, p, n) @ np.concatenate([p, n]), removed
+def _made(way: str, positive: Matrix, negative: Other, rows: slice) -> Float[np.ndarray, " d"]:
+    return weights_of(way, positive[rows], negative[rows]) @ np.concatenate([positive[rows], negative[rows]])
+
+
+def unit_vector(sink: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
+    """A vector of length 1 along the mean state of the attention sinks, in float64; 0 if that is 0."""
+    array = np.asarray(sink, float)
+    return array / np.linalg.norm(array) if array.any() else array
 
 
 def without(states: Float[np.ndarray, "*n d"], sink: Float[np.ndarray, " d"]) -> Float[np.ndarray, "*n d"]:
@@ -112,12 +108,43 @@ def without(states: Float[np.ndarray, "*n d"], sink: Float[np.ndarray, " d"]) ->
     return states - np.multiply.outer(states @ sink, sink / square) if square > 0 else states
 
 
-def separation(
-    way: str, positive: Float[np.ndarray, "n d"], negative: Float[np.ndarray, "m d"], sink: Float[np.ndarray, " d"] | None
-) -> tuple[float | None, float | None, float | None]:
+def share_along(sink: Float[np.ndarray, " d"], v: Float[np.ndarray, " d"]) -> float:
+    """The share of a direction's squared length along a unit vector."""
+    square = float(v @ v)
+    return float(v @ sink) ** 2 / square if square > 0 else 0.0
+
+
+def diagnosis_of(
+    v: Float[np.ndarray, " d"],
+    positive: Matrix,
+    negative: Other,
+    made: Made,
+    *,
+    sink: Float[np.ndarray, " d"],
+    scale: float,
+    removed: float | None,
+) -> Diagnosis:
+    """What tells whether a direction means what it should, whatever way it was made.
+
+    Args:
+        v: the direction.
+        positive, negative: states of each text that it was made from.
+        made: how.
+        sink: unit vector along the mean state of the attention sinks.
+        scale: median length of the states.
+        removed: the share along the sinks that was taken out, if any.
+    """
+    halves, accuracy, effect = separation(made, positive, negative)
+    known = geometry(v, sink, scale, removed=removed)
+    return replace(known, halves_cosine=halves, accuracy=accuracy, effect_size=effect)
+
+
+def separation(made: Made, positive: Matrix, negative: Other) -> tuple[float | None, float | None, float | None]:
     """How well a direction holds on texts that it was not made from: of two halves, each is tried on the other.
 
-    Arguments as for `direction`.
+    Args:
+        made: how the direction is made of some texts of each set.
+        positive, negative: states of each text.
 
     Returns:
         The cosine between the two directions; the share of texts on the right side of the middle between the means of the
@@ -126,18 +153,19 @@ def separation(
     """
     if min(len(positive), len(negative)) < 2:
         return None, None, None
-    halves = [(positive[k::2], negative[k::2]) for k in (0, 1)]
+    rows = [slice(k, None, 2) for k in (0, 1)]
+    halves = [(positive[half], negative[half]) for half in rows]
     try:
-        made = [direction(way, p, n, sink)[0] for p, n in halves]
+        directions = [made(half) for half in rows]
     except ValueError:
         # Half of the texts may be all alike where the whole is not.
         return None, None, None
-    lengths = [float(np.linalg.norm(v)) for v in made]
+    lengths = [float(np.linalg.norm(v)) for v in directions]
     if min(lengths) == 0:
         return None, None, None
-    cosine = float(made[0] @ made[1] / (lengths[0] * lengths[1]))
+    cosine = float(directions[0] @ directions[1] / (lengths[0] * lengths[1]))
     right, effects = [], []
-    for v, (p, n), (q, m) in zip(made, halves, halves[::-1], strict=True):
+    for v, (p, n), (q, m) in zip(directions, halves, halves[::-1], strict=True):
         middle = (p.mean(axis=0) + n.mean(axis=0)) @ v / 2
         high, low = q @ v, m @ v
         right.append((np.mean(high > middle) + np.mean(low < middle)) / 2)
@@ -148,8 +176,15 @@ def separation(
     return cosine, float(np.mean(right)), effect
 
 
-def _facts(way: str, states: TextStates, tokens: Any, answers: bool, chat: bool) -> dict[str, Any]:
-    """How a vector was made, as names and numbers that go into a file."""
+def facts_of(way: str, states: TextStates, tokens: Any, answers: bool, chat: bool) -> dict[str, Any]:
+    """How a vector was made, as names and numbers that go into a file.
+
+    Args:
+        way: its name.
+        states: what it was made from.
+        tokens, chat: as for `make_vector`.
+        answers: whether texts were answers to questions.
+    """
     return {
         "way": way,
         "tokens": tokens if isinstance(tokens, str) else "masks" if isinstance(tokens, tuple) else int(tokens),

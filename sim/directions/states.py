@@ -6,7 +6,7 @@ the length of the text, so that sets of different lengths differ along them. By 
 as far as most of either set reach.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -107,6 +107,64 @@ def text_states(
     )
     n, scales = len(rows["positive"]), np.median(read.norms, axis=1)
     return TextStates(read.means[:, :n], read.means[:, n:], read.sink, scales, read.tokens, read.sinks, cut)
+
+
+def token_states(
+    lm: LanguageModel,
+    texts: Any,
+    layer: int,
+    *,
+    questions: Any = None,
+    chat: bool = False,
+    at_most: int | None = None,
+    budget: int | None = None,
+    progress: bool | None = False,
+) -> Iterator[tuple[Float[np.ndarray, "N d"], Int[np.ndarray, " N"]]]:
+    """The states of the single tokens of texts after a block, in batches of texts; attention sinks are left out.
+
+    Args:
+        lm: the model.
+        texts: texts, or token ids.
+        layer: the block.
+        questions, chat, budget, progress: as for `text_states`.
+        at_most: tokens of a text that are read; all if left out.
+
+    Returns:
+        An iterator over batches: the states of their tokens, float32, and the number of the text that each token is from.
+
+    Raises:
+        ValueError: a block that the model does not have, no texts, questions of another number, a text of attention sinks
+            alone, states that are not finite; as `LanguageModel.contexts`.
+    """
+    listed = _listed("texts", texts)
+    asked = None if questions is None else _listed("questions", questions)
+    require(asked is None or len(asked) == len(listed), "questions", f"one to each of {len(listed)} texts", len(asked or []))
+    block = whole_number("layer", layer, 0)
+    last = lm.config.num_layers - 1
+    require(block <= last, "layer", f"a block from 0 to {last}", block)
+    cut = None if at_most is None else whole_number("at_most", at_most, 1)
+    rows = [_row(lm, "texts", k, text, asked, chat) for k, text in enumerate(listed)]
+    chosen = [content(len(row.ids), row.start, cut or len(row.ids)) for row in rows]
+    return _read_tokens(lm, [row.ids for row in rows], chosen, block, budget, progress)
+
+
+def _read_tokens(
+    lm: LanguageModel,
+    rows: list[list[int]],
+    chosen: list[np.ndarray],
+    layer: int,
+    budget: int | None,
+    progress: bool | None,
+) -> Iterator[tuple[Float[np.ndarray, "N d"], Int[np.ndarray, " N"]]]:
+    """The batches of `token_states`."""
+    for batch, arrays in _padded(lm, rows, chosen, budget, progress):
+        states, kept = (np.asarray(value) for value in _compiled_content(lm.decoder, *arrays, jnp.asarray(layer)))
+        # The last batch is filled up with a text of the batch, which counts once.
+        numbers, first = np.unique(batch, return_index=True)
+        states, kept = states[first], kept[first]
+        _require_content([f"text {k}" for k in numbers], kept.sum(axis=1))
+        require(bool(np.isfinite(states[kept]).all()), "states", "finite numbers", f"others after block {layer}")
+        yield states[kept].astype(np.float32), np.repeat(numbers, kept.sum(axis=1))
 
 
 def _listed(name: str, texts: Any) -> list[Any]:
@@ -238,31 +296,46 @@ def mean_states(
     Raises:
         ValueError: a text without a token that counts, states that are not finite.
     """
+    n, parts = len(rows), []
+    for _, arrays in _padded(lm, rows, chosen, budget, progress):
+        values = _compiled_means(lm.decoder, *arrays, leave_out=leave_out)
+        parts.append([np.asarray(value) for value in values])
+    means, sinks, of_sinks, counted, norms = (
+        np.concatenate([part[i] for part in parts], axis=axis)[(slice(None),) * axis + (slice(0, n),)]
+        for i, axis in enumerate((1, 1, 0, 0, 1))
+    )
+    _require_content(names or [f"text {k}" for k in range(n)], counted)
+    bad = np.flatnonzero(~np.isfinite(means).all(axis=(1, 2)))
+    place = f"others after block {bad[0] if bad.size else None}, in {lm.decoder.dtype.name}"
+    require(bad.size == 0, "states", "finite numbers", place)
+    sink = np.einsum("lnd->ld", sinks, dtype=np.float64) / max(int(of_sinks.sum()), 1)
+    return MeanStates(means.astype(np.float32), norms, counted, sink.astype(np.float32), int(of_sinks.sum()))
+
+
+def _padded(
+    lm: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    chosen: Sequence[np.ndarray],
+    budget: int | None,
+    progress: bool | None,
+) -> Iterator[tuple[Int[np.ndarray, " b"], tuple[Array, Array, Array]]]:
+    """Batches of rows of one length: their numbers, and ids, which tokens are real, and which count, each ``[b, T]``."""
     # What comes after the last token that counts has no say in the states of those before.
     needed = [int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 1 for mask in chosen]
     length, n = max(needed), len(rows)
     ids, real, counts = np.zeros((n, length), np.int32), np.zeros((n, length), bool), np.zeros((n, length), bool)
     for k, (row, mask, t) in enumerate(zip(rows, chosen, needed, strict=True)):
         ids[k, :t], real[k, :t], counts[k, :t] = row[:t], True, mask[:t]
-    parts = []
     more = lm.config.num_layers * length * lm.config.d_model
     with tqdm(total=n, desc="states", unit="text", disable=None if progress is None else not progress) as bar:
         for batch in lm.batches(n, length, more=more, budget=budget):
-            arrays = (jnp.asarray(array[batch]) for array in (ids, real, counts))
-            values = _compiled_means(lm.decoder, *arrays, leave_out=leave_out)
-            parts.append([np.asarray(value) for value in values])
+            yield batch, (jnp.asarray(ids[batch]), jnp.asarray(real[batch]), jnp.asarray(counts[batch]))
             bar.update(len(np.unique(batch)))
-    means, sinks, of_sinks, counted, norms = (
-        np.concatenate([part[i] for part in parts], axis=axis)[(slice(None),) * axis + (slice(0, n),)]
-        for i, axis in enumerate((1, 1, 0, 0, 1))
-    )
-    for name, count in zip(names or [f"text {k}" for k in range(n)], counted, strict=True):
+
+
+def _require_content(names: Sequence[str], counted: Int[np.ndarray, " n"]) -> None:
+    for name, count in zip(names, counted, strict=True):
         require(count > 0, name, "a token beside the first and other attention sinks", "none")
-    bad = np.flatnonzero(~np.isfinite(means).all(axis=(1, 2)))
-    place = f"others after block {bad[0] if bad.size else None}, in {lm.decoder.dtype.name}"
-    require(bad.size == 0, "states", "finite numbers", place)
-    sink = np.einsum("lnd->ld", sinks, dtype=np.float64) / max(int(of_sinks.sum()), 1)
-    return MeanStates(means.astype(np.float32), norms, counted, sink.astype(np.float32), int(of_sinks.sum()))
 
 
 def every_token(rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -295,8 +368,7 @@ def _means(
     """Of every text: mean state, sum of the states of its sinks, their number, number of tokens averaged, median norm."""
     x = wide(all_states(decoder, tokens, real))
     norms = jnp.linalg.norm(x, axis=-1)
-    median = jnp.nanmedian(jnp.where(real, norms, jnp.nan), axis=-1, keepdims=True)
-    sinks = real & ((norms > SINK * median).any(axis=0) | (jnp.arange(tokens.shape[1]) == 0))
+    sinks = _sinks(norms, real)
     kept = counts & ~sinks if leave_out else counts
     count = kept.sum(axis=1)
 
@@ -311,3 +383,20 @@ def _means(
 
 
 _compiled_means: Any = nnx.jit(_means, static_argnames="leave_out")
+
+
+def _content(
+    decoder: Decoder, tokens: Int[Array, "n T"], real: Bool[Array, "n T"], counts: Bool[Array, "n T"], layer: Int[Array, ""]
+) -> tuple[Float[Array, "n T d"], Bool[Array, "n T"]]:
+    """The states of all tokens after a block, and which of them count and are no attention sinks."""
+    x = wide(all_states(decoder, tokens, real))
+    return x[layer], counts & ~_sinks(jnp.linalg.norm(x, axis=-1), real)
+
+
+_compiled_content: Any = nnx.jit(_content)
+
+
+def _sinks(norms: Float[Array, "L n T"], real: Bool[Array, "n T"]) -> Bool[Array, "n T"]:
+    """Which tokens are attention sinks, from the norms of their states."""
+    median = jnp.nanmedian(jnp.where(real, norms, jnp.nan), axis=-1, keepdims=True)
+    return real & ((norms > SINK * median).any(axis=0) | (jnp.arange(real.shape[1]) == 0))

@@ -7,7 +7,7 @@ import pytest
 
 import sim.directions.states as states_module
 from sim.bridge.split import block_activation_size
-from sim.directions.states import SINK, answer_row, text_states
+from sim.directions.states import SINK, answer_row, text_states, token_states
 from tests.sim.bridge.test_model import letters
 
 POSITIVE = [[5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16, 17]]
@@ -157,6 +157,48 @@ def test_bad_input(lm, arguments, message):
     positive, negative, *more = arguments
     with pytest.raises(ValueError, match=message):
         text_states(lm, positive, negative, **(more[0] if more else {}))
+
+
+@pytest.mark.parametrize("budget", [None, 1, 4_000])
+def test_states_of_tokens(lm_with_sink, budget):
+    texts = [[5, 60, 7, 8], [9, 10, 60], [20, 21, 22, 23, 24]]
+    batches = list(token_states(lm_with_sink, texts, 1, budget=budget))
+    assert len(batches) == 1 if budget is None else len(batches) > 1
+    states, of_text = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert of_text.tolist() == [0, 0, 1, 2, 2, 2, 2]
+    expected = [states_of(lm_with_sink, text)[1, [k for k in range(1, len(text)) if text[k] != 60]] for text in texts]
+    np.testing.assert_allclose(states, np.concatenate(expected), rtol=2e-5, atol=1e-5)
+    short = np.concatenate([part for part, _ in token_states(lm_with_sink, texts, 1, at_most=3)])
+    np.testing.assert_allclose(short, states[[0, 2, 3, 4]], atol=1e-5)
+    # The means of texts are over the same tokens.
+    means = text_states(lm_with_sink, texts, texts).positive[1]
+    np.testing.assert_allclose(means[2], states[3:6].mean(axis=0), rtol=2e-5, atol=1e-5)
+
+
+def test_states_of_tokens_of_answers(lm):
+    lm = replace(lm, tokenizer=letters())
+    row = answer_row(lm, "BB", "GHI")
+    ((states, of_text),) = token_states(lm, ["GHI"], 2, questions=["BB"])
+    np.testing.assert_allclose(states, states_of(lm, row.ids)[2, row.start :], rtol=2e-5, atol=1e-5)
+    assert of_text.tolist() == [0] * len(states)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], 0), "^texts: "),
+        (([[1, 2]], 3), "^layer: .*0 to 2, got 3"),
+        (([[1, 2]], -1), "^layer: "),
+        (([[1, 2]], 0, {"questions": []}), "^questions: "),
+        (([[1, 2]], 0, {"questions": ["A", "B"]}), "^questions: .*1 texts, got 2"),
+        (([[1, 2]], 0, {"at_most": 0}), "^at_most: "),
+        (([[1, 2], [1]], 0), "^text 1: .*first"),
+    ],
+)
+def test_bad_input_of_token_states(lm, arguments, message):
+    texts, layer, *more = arguments
+    with pytest.raises(ValueError, match=message):
+        list(token_states(lm, texts, layer, **(more[0] if more else {})))
 
 
 def test_states_that_are_not_finite(small):
