@@ -1,6 +1,6 @@
 """A steering vector from texts: their states, a way to a direction at every block, and a diagnosis of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -50,13 +50,7 @@ def make_vector(
     Raises:
         ValueError: an unknown way, a block that the model does not have, sets whose states are the same; as `text_states`.
     """
-    if pairs is not None:
-        alone = positive is None and negative is None and questions is None
-        require(alone, "pairs", "no sets of texts and no questions beside them", "both")
-        positive, negative, questions = sides_of(pairs)
-    require(positive is not None and negative is not None, "positive", "two sets of texts, or pairs", "neither")
-    assert positive is not None
-    assert negative is not None
+    positive, negative, questions = sets_of(positive, negative, pairs, questions)
     require(isinstance(way, str) and way in WAYS, "way", f"one of {', '.join(WAYS)}", repr(way))
     last = lm.config.num_layers - 1
     blocks = list(range(last + 1)) if layers is None else [whole_number("layers", layer, 0) for layer in layers]
@@ -85,6 +79,26 @@ def make_vector(
         sinks=sinks,
         scales={layer: float(states.scales[layer]) for layer in blocks},
     )
+
+
+def sets_of(positive: Any, negative: Any, pairs: Any, questions: Any) -> tuple[Any, Any, Any]:
+    """Two sets of texts and the questions that they answer, from these or from pairs.
+
+    Args:
+        positive, negative, pairs, questions: as for `make_vector`.
+
+    Raises:
+        ValueError: both, or neither; pairs of another form.
+    """
+    if pairs is not None:
+        alone = positive is None and negative is None and questions is None
+        require(alone, "pairs", "no sets of texts and no questions beside them", "both")
+        return sides_of(pairs)
+    require(positive is not None and negative is not None, "positive", "two sets of texts, or pairs", "neither")
+    # What can be read once only is needed more than once.
+    kept = (list(texts) if isinstance(texts, Iterator) else texts for texts in (positive, negative, questions))
+    positive, negative, questions = kept
+    return positive, negative, questions
 
 
 Made = Callable[[slice], Float[np.ndarray, " d"]]

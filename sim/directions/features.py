@@ -5,7 +5,7 @@ direction ``v = <u, D> u``, where D is the difference of the sets' means, as for
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sim.bridge.model import LanguageModel
-from sim.directions.extraction import diagnosis_of, facts_of, unit_vector, without_sink
+from sim.directions.extraction import diagnosis_of, facts_of, sets_of, share_along, unit_vector, without
 from sim.directions.sae_lens import require_fits
 from sim.directions.sparse_autoencoder import SparseAutoencoder, encoded, train_sparse_autoencoder
 from sim.directions.states import text_states, token_states
@@ -88,13 +88,14 @@ def best_features(
 
 def sae_vector(
     lm: LanguageModel,
-    positive: Sequence[Any],
-    negative: Sequence[Any],
+    positive: Any = None,
+    negative: Any = None,
     layer: int | None = None,
     *,
+    pairs: Any = None,
     sae: SparseAutoencoder | None = None,
     training: Mapping[str, Any] | None = None,
-    questions: Sequence[str] | None = None,
+    questions: Any = None,
     chat: bool = False,
     key: jax.Array | None = None,
     name: str = "",
@@ -111,6 +112,7 @@ def sae_vector(
         lm: the model.
         positive, negative: texts that show what to steer towards, and texts that do not.
         layer: the block; the one that the autoencoder is for if left out.
+        pairs: in place of the texts, pairs of texts or of answers.
         sae: the autoencoder; one that is trained on the states of the tokens of both sets if left out.
         training: what `train_sparse_autoencoder` is told; 4 features for each text, at most as many as tokens, if left out.
         questions, chat, budget, progress: as in `sim.directions.states.text_states`.
@@ -121,6 +123,7 @@ def sae_vector(
         ValueError: no layer, one that the model does not have, an autoencoder for another block or width, settings of a
             training beside one, sets whose states are the same, no feature that is active; as `text_states`.
     """
+    positive, negative, questions = sets_of(positive, negative, pairs, questions)
     block = _block(sae, layer)
     require(sae is None or (training is None and key is None), "training", "none beside an autoencoder", "settings")
     require(
@@ -141,16 +144,17 @@ def sae_vector(
         settings = {"features": min(4 * len(states.tokens), len(tokens)), "key": key} | dict(training or {})
         sae = train_sparse_autoencoder(tokens, layer=block, **settings)
     sink = unit_vector(states.sinks[block])
-    p, n, removed = without_sink(sink, states.positive[block], states.negative[block])
+    sets = [np.asarray(side[block], float) for side in (states.positive, states.negative)]
+    removed = share_along(sink, sets[0].mean(axis=0) - sets[1].mean(axis=0))
+    p, n = (without(side, sink) for side in sets)
     vp, vn = np.split(_text_means(sae, tokens, of_text), [len(p)])
-    atoms = np.asarray(sae.decoder[...], float)
+    atoms = without(np.asarray(sae.decoder[...], float), sink)
 
     def chosen(rows: slice) -> Feature:
         return _best(_Moments.of([vp[rows]]), _Moments.of([vn[rows]]), 1)[0]
 
     def made(rows: slice) -> Float[np.ndarray, " d"]:
-        atom = atoms[chosen(rows).number]
-        return _along(atom - (atom @ sink) * sink, p[rows].mean(axis=0) - n[rows].mean(axis=0))
+        return _along(atoms[chosen(rows).number], p[rows].mean(axis=0) - n[rows].mean(axis=0))
 
     scale, feature = float(states.scales[block]), chosen(slice(None))
     require(feature.correlation != 0, "texts", "two sets that a feature tells apart", "sets on which all features are alike")

@@ -1,6 +1,7 @@
 """Sparse autoencoders against NumPy, and on states whose atoms are known; folders of SAELens; directions from features."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from sim.directions.features import best_features, feature_vector, sae_vector
 from sim.directions.sae_lens import read_sparse_autoencoder
 from sim.directions.sparse_autoencoder import SparseAutoencoder, encoded, loss_of, train_sparse_autoencoder
 from sim.directions.states import text_states, token_states
+from sim.directions.texts import Pair
+from tests.sim.bridge.test_model import letters
 
 ATOMS, STATES = 32, 4000
 TRAINING = {"features": 48, "sparsity": 0.6, "rate": 1e-2, "steps": 2000}
@@ -421,6 +424,18 @@ def test_the_way_of_the_autoencoder(small, given):
     assert vector.scales[1] == pytest.approx(text_states(lm, POSITIVE, NEGATIVE).scales[1])
 
 
+def test_the_way_from_pairs_and_from_iterators(small):
+    lm, sae = replace(small("llama"), tokenizer=letters()), random_autoencoder(d=D, f=F, layer=1)
+    texts, others = ["ABCD", "IJKL"], ["EFGH", "MNOP"]
+    plain = sae_vector(lm, texts, others, sae=sae)
+    np.testing.assert_array_equal(sae_vector(lm, iter(texts), iter(others), sae=sae)[1], plain[1])
+    pairs = [Pair("", *sides) for sides in zip(texts, others, strict=True)]
+    np.testing.assert_array_equal(sae_vector(lm, pairs=pairs, sae=sae)[1], plain[1])
+    answers = sae_vector(lm, pairs=[pair._replace(question="Q") for pair in pairs], sae=sae, chat=True)
+    assert answers.extraction["answers"]
+    assert np.abs(answers[1] - plain[1]).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -433,6 +448,8 @@ def test_the_way_of_the_autoencoder(small, given):
         ({"training": {"step": 5}}, "^training: expected settings among features, .*, got 'step'"),
         ({"negative": POSITIVE, "sae": random_autoencoder(d=D)}, "^texts: expected two sets that a feature tells apart"),
         ({"positive": []}, "^positive: "),
+        ({"positive": None}, "^positive: expected two sets of texts, or pairs"),
+        ({"pairs": [Pair("", "A", "B")]}, "^pairs: .*beside them"),
     ],
 )
 def test_bad_input_of_the_way(small, change, message):
