@@ -1,5 +1,6 @@
 """What a caller may get wrong, tried on every public function: the error is ours and names the argument."""
 
+import dataclasses
 import inspect
 import re
 
@@ -66,6 +67,7 @@ def good():
             "row": [0, 1],
             "words": [[0], [1]],
         },
+        ufm.pytree: {"kind": dataclasses.make_dataclass("Kind", ["x"])},
         ufm.entropy: {"corpus": corpus},
         ufm.assumption_1: {"corpus": corpus},
         ufm.count_documents: {"documents": [[[0, 1]]], "concepts": concepts, "smoothing": 0.0},

@@ -1,10 +1,12 @@
 """Registered pytrees: the type of a leaf, static fields, and a registration that tells classes apart."""
 
-from dataclasses import field, fields
+from dataclasses import field, fields, is_dataclass
 from typing import Any, TypeVar
 
 import jax
 from jax.tree_util import GetAttrKey
+
+from ufm._check import require, shown
 
 T = TypeVar("T")
 
@@ -27,7 +29,11 @@ def pytree(kind: type[T]) -> type[T]:
     out of their hash. Where two classes have the same fields, a program that was compiled for one is sometimes run for the
     other, and the result is wrong without an error. So classes that stand for different computations in one place, such as
     interventions, are registered here; it is used in the same way.
+
+    Raises:
+        ValueError: something that is no dataclass.
     """
+    require(isinstance(kind, type) and is_dataclass(kind), "kind", "a dataclass", shown(kind))
     leaves = tuple(entry.name for entry in fields(kind) if not entry.metadata.get("static"))  # type: ignore[arg-type]
     constants = tuple(entry.name for entry in fields(kind) if entry.metadata.get("static"))  # type: ignore[arg-type]
     keys = tuple(map(GetAttrKey, leaves))
