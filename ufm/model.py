@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._check import require, typed
 from ufm._numerics import exp_minus_tangent
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, pytree
 from ufm.corpus import Corpus, entropy
 from ufm.precision import full, wide
 from ufm.steerable import Steerable
@@ -68,7 +68,7 @@ class FreeFeatures(Steerable):
         return steering.apply(DECODER, x, x @ self.W.T, alpha)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class UFM(FreeFeatures):
     """Parameters (W, H) of an unconstrained features model: logits ``W h``.

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ufm._check import in_range, require, typed
-from ufm._pytree import Leaf, static
+from ufm._pytree import Leaf, pytree, static
 from ufm.corpus import Corpus
 from ufm.model import FreeFeatures, init
 from ufm.precision import wide
@@ -74,7 +74,7 @@ def _scaled(h: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array,
     return h * size, size
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class NormalisedUFM(FreeFeatures):
     """Parameters of a normalised unconstrained features model; `ufm.fit` trains all of them, given one as `start`.

@@ -25,7 +25,7 @@ DEFAULT_BUDGET = 2**20
 
 
 class Steerable:
-    """A model split where it is steered. Derive from it, and register the class as a pytree, for `jax.jit`.
+    """A model split where it is steered. Derive from it, and register the class with `ufm.pytree`, for `jax.jit`.
 
     A model defines `embed` and `decode`; what else it can tell has defaults. A state is a pytree whose leaves lead with the
     axes of the contexts: h alone, or a `ufm.steering.State`.

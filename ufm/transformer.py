@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ufm._check import in_range, require, typed
-from ufm._pytree import Leaf, static
+from ufm._pytree import Leaf, pytree, static
 from ufm.normalised import KINDS, norm
 from ufm.precision import full
 from ufm.steerable import Steerable
@@ -55,7 +55,7 @@ class Layers(NamedTuple):
 _STATIC = ["cut", "heads", "kind", "eps", "softcap", "placement"]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Transformer(Steerable):
     """Parameters of a decoder-only transformer; `init_transformer` draws them.

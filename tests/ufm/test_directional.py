@@ -412,7 +412,14 @@ def test_structures_know_what_is_done():
     """Or a program compiled for one is run for another: all of these have a vector as their only leaf, some with a probe."""
     v = jnp.ones(D)
     alike = [Add(v), Ablate(v), Rotate(v), NormPreservingAdd(v)]
-    for group in (alike, [When(inside, v, 0.1) for inside in alike], [*map(Steering, alike)], [After(3), Where(3)]):
+    table = jnp.ones((D, D))
+    for group in (
+        alike,
+        [UFM(table, table), LoRA(table, table)],
+        [When(inside, v, 0.1) for inside in alike],
+        [*map(Steering, alike)],
+        [After(3), Where(3)],
+    ):
         structures = [jax.tree.structure(value) for value in group]
         for k, structure in enumerate(structures):
             assert [structure == other for other in structures] == [k == j for j in range(len(group))]
