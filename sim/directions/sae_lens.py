@@ -76,7 +76,7 @@ def require_fits(sae: SparseAutoencoder, lm: LanguageModel) -> SparseAutoencoder
         ValueError: another width, a block that the model does not have.
     """
     d, last = lm.config.d_model, lm.config.num_layers - 1
-    require(sae.d_model == d, "sae", f"one for the model's width {d}", f"width {sae.d_model}")
+    require(sae.width == d, "sae", f"one for the model's width {d}", f"width {sae.width}")
     require(sae.layer is None or sae.layer <= last, "sae", f"one for a block from 0 to {last}", f"block {sae.layer}")
     return sae
 

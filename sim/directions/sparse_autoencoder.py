@@ -94,7 +94,7 @@ class SparseAutoencoder(nnx.Module):
         self.layer, self.source, self.report = layer, source, report
 
     @property
-    def d_model(self) -> int:
+    def width(self) -> int:
         """The width of the states."""
         return self.encoder.shape[0]
 
@@ -139,7 +139,7 @@ class SparseAutoencoder(nnx.Module):
             spread = states.std(axis=-1, keepdims=True, ddof=1)
             return (states - mean) / (spread + 1e-5), mean, spread
         if self.normalization == "constant_norm_rescale":
-            scale = jnp.linalg.norm(states, axis=-1, keepdims=True) / self.d_model**0.5
+            scale = jnp.linalg.norm(states, axis=-1, keepdims=True) / self.width**0.5
             return states / scale, 0.0, scale
         return states, 0.0, 1.0
 
@@ -155,7 +155,7 @@ def encoded(sae: SparseAutoencoder, states: Float[np.ndarray, "n d"]) -> Iterato
     Raises:
         ValueError: no states, states that are not finite or of another width.
     """
-    array = _states(states, sae.d_model)
+    array = _states(states, sae.width)
     rows = max(1, MOST_ACTIVATIONS // sae.features)
     return (np.asarray(_encode(sae, jnp.asarray(array[k : k + rows]))) for k in range(0, len(array), rows))
 

@@ -224,7 +224,7 @@ def folder_of(tmp_path, config=CONFIG, weights=None):
 @pytest.mark.parametrize(("config", "bias"), [(CONFIG, 1), (OLD, 0)], ids=["of today", "old"])
 def test_a_standard_folder(tmp_path, small, config, bias):
     sae = read_sparse_autoencoder(folder_of(tmp_path, config), small("llama"))
-    assert (sae.layer, sae.d_model, sae.features) == (1, D, F)
+    assert (sae.layer, sae.width, sae.features) == (1, D, F)
     w, h = tensors(), np.random.default_rng(4).normal(size=(3, D)).astype(np.float32)
     codes = np.maximum((h - bias * w["b_dec"]) @ w["W_enc"] + w["b_enc"], 0)
     np.testing.assert_allclose(sae.encode(jnp.asarray(h)), codes, rtol=1e-4, atol=1e-4)
@@ -267,6 +267,29 @@ def test_half_types_and_centred_states(tmp_path):
     assert sae.normalization == "center"
     assert sae.decoder[...].dtype == jnp.float32
     np.testing.assert_allclose(sae.decoder[...], tensors()["W_dec"], rtol=1e-2)
+
+
+@pytest.mark.interop
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("normalization", ["none", "layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "topk", "topk, rescaled"])
+def test_folders_that_saelens_writes(tmp_path, architecture, normalization, bias):
+    saelens, torch = pytest.importorskip("sae_lens"), pytest.importorskip("torch")
+    config = {"d_in": D, "d_sae": F, "apply_b_dec_to_input": bias, "normalize_activations": normalization}
+    config |= {"metadata": {"hook_name": "blocks.1.hook_resid_post"}, "architecture": architecture.split(",")[0]}
+    if config["architecture"] == "topk":
+        config |= {"k": 4, "rescale_acts_by_decoder_norm": "rescaled" in architecture}
+    theirs = saelens.SAE.from_dict(config)
+    more = {"threshold": np.full(F, 2, np.float32)} if architecture == "jumprelu" else {}
+    theirs.load_state_dict({name: torch.tensor(value) for name, value in tensors(**more).items()})
+    theirs.save_model(tmp_path)
+    sae, h = read_sparse_autoencoder(tmp_path), 2 + np.random.default_rng(4).normal(size=(6, D)).astype(np.float32)
+    with torch.no_grad():
+        codes, made = theirs.encode(torch.tensor(h)).numpy(), theirs(torch.tensor(h)).numpy()
+    assert (codes > 0).any()
+    np.testing.assert_allclose(sae.encode(jnp.asarray(h)), codes, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sae(jnp.asarray(h)), made, rtol=1e-4, atol=1e-3)
 
 
 def hooked(hook, **more):
