@@ -42,7 +42,8 @@ def feature_vector(
 ) -> SteeringVector:
     """The direction of one feature: its atom, as long as the feature is in the mean where it is active.
 
-    Where that is not known, as of a folder of SAELens, the atom is as it is in the decoder.
+    Where that is not known, as of a folder of SAELens, the atom is as it is in the decoder: of an autoencoder that sets the
+    spread or the norm of every state, in units of these.
 
     Args:
         sae: the autoencoder.
@@ -52,8 +53,8 @@ def feature_vector(
         name: of what it steers towards; the number of the feature if left out.
 
     Raises:
-        ValueError: a feature that the autoencoder does not have or that was never active, no layer, an autoencoder of
-            states that are normalised one by one, one that does not fit the model.
+        ValueError: a feature that the autoencoder does not have or that was never active, no layer, an autoencoder
+            that does not fit the model.
     """
     index = whole_number("feature", feature, 0)
     require(index < sae.features, "feature", f"a number from 0 to {sae.features - 1}", index)

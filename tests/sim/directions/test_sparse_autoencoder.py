@@ -447,6 +447,14 @@ def test_the_way_of_the_autoencoder(small, given):
     assert vector.scales[1] == pytest.approx(text_states(lm, POSITIVE, NEGATIVE).scales[1])
 
 
+def test_what_comes_after_the_cut_has_no_say(small):
+    lm, sae = small("llama"), random_autoencoder(d=D, f=F, layer=1)
+    longer = [[*text, *RNG.integers(3, 60, size=9).tolist()] for text in POSITIVE]
+    vectors = [sae_vector(lm, texts, NEGATIVE, sae=sae) for texts in (POSITIVE, longer)]
+    np.testing.assert_allclose(vectors[0][1], vectors[1][1], atol=1e-5)
+    assert vectors[0].extraction["correlation"] == pytest.approx(vectors[1].extraction["correlation"], abs=1e-4)
+
+
 def test_the_way_from_pairs_and_from_iterators(small):
     lm, sae = replace(small("llama"), tokenizer=letters()), random_autoencoder(d=D, f=F, layer=1)
     texts, others = ["ABCD", "IJKL"], ["EFGH", "MNOP"]
