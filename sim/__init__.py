@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from sim.checks.verify import verify
     from sim.directions.adapters import read_adapter, write_adapter
     from sim.directions.extraction import make_vector
+    from sim.directions.features import best_features, feature_vector, sae_vector
     from sim.directions.files import read_vector, write_vector
+    from sim.directions.sae_lens import read_sparse_autoencoder
+    from sim.directions.sparse_autoencoder import train_sparse_autoencoder
     from sim.directions.texts import Pair, concept_pairs, read_pairs
     from sim.directions.vector import SteeringVector
     from sim.reproduction import reproduce
@@ -35,7 +38,10 @@ _HOMES = {
     "sim.directions.extraction": ("make_vector",),
     "sim.directions.texts": ("Pair", "concept_pairs", "read_pairs"),
     "sim.directions.adapters": ("read_adapter", "write_adapter"),
+    "sim.directions.features": ("best_features", "feature_vector", "sae_vector"),
     "sim.directions.files": ("read_vector", "write_vector"),
+    "sim.directions.sae_lens": ("read_sparse_autoencoder",),
+    "sim.directions.sparse_autoencoder": ("train_sparse_autoencoder",),
     "sim.directions.vector": ("SteeringVector",),
     "sim.reproduction": ("reproduce",),
     "ufm.directional": ("Ablate", "Clamp", "NormPreservingAdd", "Rotate", "When"),
@@ -64,17 +70,22 @@ __all__ = [
     "Weight",
     "When",
     "Where",
+    "best_features",
     "concept_pairs",
+    "feature_vector",
     "load",
     "make_mesh",
     "make_vector",
     "random_model",
     "read_adapter",
     "read_pairs",
+    "read_sparse_autoencoder",
     "read_vector",
     "refute",
     "replay",
     "reproduce",
+    "sae_vector",
+    "train_sparse_autoencoder",
     "validate",
     "verify",
     "write_adapter",

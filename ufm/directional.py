@@ -152,8 +152,8 @@ class Rotate(_AlongVector):
         length, along = _polar(y)
         across = u - _dot(u, along) * along
         # Once more: where y is nearly parallel to v, rounding leaves a part along it.
-        sine, e = _polar(across - _dot(across, along) * along)
-        turned = y * jnp.cos(alpha) + length * e * jnp.sin(alpha)
+        sine, across_unit = _polar(across - _dot(across, along) * along)
+        turned = y * jnp.cos(alpha) + length * across_unit * jnp.sin(alpha)
         return jnp.where(sine > NOTHING * jnp.finfo(y.dtype).eps, turned, y)
 
 

@@ -1,9 +1,9 @@
 """A steering vector from texts: their states, a way to a direction at every block, and a diagnosis of each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sim.bridge.model import LanguageModel
 from sim.directions.states import TextStates, text_states
 from sim.directions.texts import sides_of
-from sim.directions.vector import Diagnosis, ModelTag, SteeringVector, geometry
+from sim.directions.vector import ModelTag, SteeringVector, geometry
 from sim.directions.ways import WAYS, Matrix, Other, weights_of
 from ufm._check import require, whole_number
 
@@ -59,26 +59,9 @@ def make_vector(
         lm, positive, negative, questions=questions, tokens=tokens, chat=chat, budget=budget, progress=progress
     )
     without_sinks = isinstance(tokens, str) and tokens == "content"
-    directions, diagnosis, sinks = {}, {}, {}
-    for layer in blocks:
-        p, n = (np.asarray(side[layer], float) for side in (states.positive, states.negative))
-        sink, scale, removed = unit_vector(states.sinks[layer]), float(states.scales[layer]), None
-        if without_sinks:
-            removed = share_along(sink, p.mean(axis=0) - n.mean(axis=0))
-            p, n = without(p, sink), without(n, sink)
-        made = partial(_made, way, p, n)
-        v = made(slice(None))
-        directions[layer], sinks[layer] = v.astype(np.float32), sink.astype(np.float32)
-        diagnosis[layer] = diagnosis_of(v, p, n, made, sink=sink, scale=scale, removed=removed)
-    return SteeringVector(
-        directions,
-        name,
-        ModelTag.of(lm),
-        extraction=facts_of(way, states, tokens, questions is not None, chat),
-        diagnosis=diagnosis,
-        sinks=sinks,
-        scales={layer: float(states.scales[layer]) for layer in blocks},
-    )
+    sets = {layer: Sets.at(states, layer, without_sinks=without_sinks) for layer in blocks}
+    made = {layer: partial(_made, way, of_block.positive, of_block.negative) for layer, of_block in sets.items()}
+    return vector_of(lm, made, sets, name, facts_of(way, states, tokens, questions is not None, chat))
 
 
 def sets_of(positive: Any, negative: Any, pairs: Any, questions: Any) -> tuple[Any, Any, Any]:
@@ -101,6 +84,38 @@ def sets_of(positive: Any, negative: Any, pairs: Any, questions: Any) -> tuple[A
     return positive, negative, questions
 
 
+class Sets(NamedTuple):
+    """What a direction of one block is made from.
+
+    Attributes:
+        positive, negative: the states of each text, ``[n, d]`` and ``[m, d]``, float64.
+        sink: unit vector along the mean state of the attention sinks, ``[d]``; 0 if there are none.
+        scale: median length of the states.
+        removed: the share of the squared difference of means along the sinks, if that part was taken out of the states.
+    """
+
+    positive: Matrix
+    negative: Other
+    sink: Float[np.ndarray, " d"]
+    scale: float
+    removed: float | None
+
+    @classmethod
+    def at(cls, states: TextStates, layer: int, *, without_sinks: bool) -> "Sets":
+        """The states after a block, without their part along the attention sinks if asked for."""
+        positive, negative, sink = (
+            np.asarray(array[layer], float) for array in (states.positive, states.negative, states.sinks)
+        )
+        length, scale = np.linalg.norm(sink), float(states.scales[layer])
+        sink = sink / length if length > 0 else sink
+        if not without_sinks:
+            return cls(positive, negative, sink, scale, None)
+        apart = positive.mean(axis=0) - negative.mean(axis=0)
+        square = float(apart @ apart)
+        removed = float(apart @ sink) ** 2 / square if square > 0 else 0.0
+        return cls(without(positive, sink), without(negative, sink), sink, scale, removed)
+
+
 Made = Callable[[slice], Float[np.ndarray, " d"]]
 """A way at work on two sets: from which texts of each are looked at to the direction."""
 
@@ -109,48 +124,11 @@ def _made(way: str, positive: Matrix, negative: Other, rows: slice) -> Float[np.
     return weights_of(way, positive[rows], negative[rows]) @ np.concatenate([positive[rows], negative[rows]])
 
 
-def unit_vector(sink: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
-    """A vector of length 1 along the mean state of the attention sinks, in float64; 0 if that is 0."""
-    array = np.asarray(sink, float)
-    return array / np.linalg.norm(array) if array.any() else array
-
-
 def without(states: Float[np.ndarray, "*n d"], sink: Float[np.ndarray, " d"]) -> Float[np.ndarray, "*n d"]:
     """States, or a direction, without their part along the mean state of the attention sinks."""
     states, sink = np.asarray(states, float), np.asarray(sink, float)
     square = sink @ sink
     return states - np.multiply.outer(states @ sink, sink / square) if square > 0 else states
-
-
-def share_along(sink: Float[np.ndarray, " d"], v: Float[np.ndarray, " d"]) -> float:
-    """The share of a direction's squared length along a unit vector."""
-    square = float(v @ v)
-    return float(v @ sink) ** 2 / square if square > 0 else 0.0
-
-
-def diagnosis_of(
-    v: Float[np.ndarray, " d"],
-    positive: Matrix,
-    negative: Other,
-    made: Made,
-    *,
-    sink: Float[np.ndarray, " d"],
-    scale: float,
-    removed: float | None,
-) -> Diagnosis:
-    """What tells whether a direction means what it should, whatever way it was made.
-
-    Args:
-        v: the direction.
-        positive, negative: states of each text that it was made from.
-        made: how.
-        sink: unit vector along the mean state of the attention sinks.
-        scale: median length of the states.
-        removed: the share along the sinks that was taken out, if any.
-    """
-    halves, accuracy, effect = separation(made, positive, negative)
-    known = geometry(v, sink, scale, removed=removed)
-    return replace(known, halves_cosine=halves, accuracy=accuracy, effect_size=effect)
 
 
 def separation(made: Made, positive: Matrix, negative: Other) -> tuple[float | None, float | None, float | None]:
@@ -188,6 +166,35 @@ def separation(made: Made, positive: Matrix, negative: Other) -> tuple[float | N
             effects.append((high.mean() - low.mean()) / spread if spread > 0 else np.inf)
     effect = float(np.mean(effects)) if effects and np.isfinite(effects).all() else None
     return cosine, float(np.mean(right)), effect
+
+
+def vector_of(
+    lm: LanguageModel, made: Mapping[int, Made], sets: Mapping[int, Sets], name: str, facts: Mapping[str, Any]
+) -> SteeringVector:
+    """The directions of some blocks, each with its diagnosis, as a vector.
+
+    Args:
+        lm: the model that they are for.
+        made: how the direction of each block is made.
+        sets: what it is made from.
+        name: of what it steers towards.
+        facts: how it was made.
+    """
+    directions, diagnosis = {}, {}
+    for layer, of_block in sets.items():
+        directions[layer] = made[layer](slice(None))
+        halves, accuracy, effect = separation(made[layer], of_block.positive, of_block.negative)
+        known = geometry(directions[layer], of_block.sink, of_block.scale, removed=of_block.removed)
+        diagnosis[layer] = replace(known, halves_cosine=halves, accuracy=accuracy, effect_size=effect)
+    return SteeringVector(
+        {layer: v.astype(np.float32) for layer, v in directions.items()},
+        name,
+        ModelTag.of(lm),
+        extraction=facts,
+        diagnosis=diagnosis,
+        sinks={layer: of_block.sink.astype(np.float32) for layer, of_block in sets.items()},
+        scales={layer: of_block.scale for layer, of_block in sets.items()},
+    )
 
 
 def facts_of(way: str, states: TextStates, tokens: Any, answers: bool, chat: bool) -> dict[str, Any]:

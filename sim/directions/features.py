@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sim.bridge.model import LanguageModel
-from sim.directions.extraction import diagnosis_of, facts_of, sets_of, share_along, unit_vector, without
+from sim.directions.extraction import Sets, facts_of, sets_of, vector_of, without
 from sim.directions.sae_lens import require_fits
 from sim.directions.sparse_autoencoder import SparseAutoencoder, encoded, train_sparse_autoencoder
 from sim.directions.states import text_states, token_states
@@ -126,16 +126,7 @@ def sae_vector(
     """
     positive, negative, questions = sets_of(positive, negative, pairs, questions)
     block = _block(sae, layer)
-    require(sae is None or (training is None and key is None), "training", "none beside an autoencoder", "settings")
-    require(
-        sae is None or sae.layer in (None, block), "sae", f"one for block {block}", f"block {sae.layer if sae else None}"
-    )
-    require(block < lm.config.num_layers, "layer", f"a block from 0 to {lm.config.num_layers - 1}", block)
-    if sae is not None:
-        require_fits(sae, lm)
-    known = [*inspect.signature(train_sparse_autoencoder).parameters][1:-2]
-    unknown = [setting for setting in training or {} if setting not in known]
-    require(not unknown, "training", f"settings among {', '.join(known)}", f"{', '.join(map(shown, unknown))}")
+    _require_right_sae(lm, sae, block, training, key)
     shared: dict[str, Any] = {"chat": chat, "budget": budget, "progress": progress}
     states = text_states(lm, positive, negative, questions=questions, **shared)
     asked = None if questions is None else [*questions, *questions]
@@ -144,32 +135,49 @@ def sae_vector(
     if sae is None:
         settings = {"features": min(4 * len(states.tokens), len(tokens)), "key": key} | dict(training or {})
         sae = train_sparse_autoencoder(tokens, layer=block, **settings)
-    sink = unit_vector(states.sinks[block])
-    sets = [np.asarray(side[block], float) for side in (states.positive, states.negative)]
-    removed = share_along(sink, sets[0].mean(axis=0) - sets[1].mean(axis=0))
-    p, n = (without(side, sink) for side in sets)
-    vp, vn = np.split(_text_means(sae, tokens, of_text), [len(p)])
-    atoms = without(np.asarray(sae.decoder[...], float), sink)
-
-    def chosen(rows: slice) -> Feature:
-        return _best(_Moments.of([vp[rows]]), _Moments.of([vn[rows]]), 1)[0]
-
-    def made(rows: slice) -> Float[np.ndarray, " d"]:
-        return _along(atoms[chosen(rows).number], p[rows].mean(axis=0) - n[rows].mean(axis=0))
-
-    scale, feature = float(states.scales[block]), chosen(slice(None))
-    require(feature.correlation != 0, "texts", "two sets that a feature tells apart", "sets on which all features are alike")
-    v = made(slice(None))
+    sets = Sets.at(states, block, without_sinks=True)
     facts = facts_of("sparse-autoencoder", states, "content", questions is not None, chat)
-    return SteeringVector(
-        {block: v},
-        name,
-        ModelTag.of(lm),
-        extraction=facts | {"feature": feature.number, "correlation": feature.correlation} | _facts_of_sae(sae),
-        diagnosis={block: diagnosis_of(v, p, n, made, sink=sink, scale=scale, removed=removed)},
-        sinks={block: sink.astype(np.float32)},
-        scales={block: scale},
-    )
+    made = _Made(sets, _text_means(sae, tokens, of_text), without(np.asarray(sae.decoder[...], float), sets.sink))
+    feature = made.feature(slice(None))
+    require(feature.correlation != 0, "texts", "two sets that a feature tells apart", "sets on which all features are alike")
+    facts |= {"feature": feature.number, "correlation": feature.correlation} | _facts_of_sae(sae)
+    return vector_of(lm, {block: made.direction}, {block: sets}, name, facts)
+
+
+class _Made(NamedTuple):
+    """The way at work: of some of the texts, the direction of the feature that tells them apart best.
+
+    Attributes:
+        sets: the states of the texts.
+        activations: of every feature in every text, positive ones first, ``[n + m, f]``.
+        atoms: ``[f, d]``.
+    """
+
+    sets: Sets
+    activations: Float[np.ndarray, "texts f"]
+    atoms: Float[np.ndarray, "f d"]
+
+    def feature(self, rows: slice) -> Feature:
+        """The feature that tells these texts of either set apart best."""
+        positive, negative = np.split(self.activations, [len(self.sets.positive)])
+        return _best(_Moments.of([positive[rows]]), _Moments.of([negative[rows]]), 1)[0]
+
+    def direction(self, rows: slice) -> Float[np.ndarray, " d"]:
+        """The direction of its atom."""
+        apart = self.sets.positive[rows].mean(axis=0) - self.sets.negative[rows].mean(axis=0)
+        return _along(self.atoms[self.feature(rows).number], apart)
+
+
+def _require_right_sae(lm: LanguageModel, sae: SparseAutoencoder | None, block: int, training: Any, key: Any) -> None:
+    """Refuse an autoencoder for something else, and settings of a training that are unknown or not needed."""
+    require(block < lm.config.num_layers, "layer", f"a block from 0 to {lm.config.num_layers - 1}", block)
+    if sae is not None:
+        require(training is None and key is None, "training", "none beside an autoencoder", "settings")
+        require(sae.layer in (None, block), "sae", f"one for block {block}", f"block {sae.layer}")
+        require_fits(sae, lm)
+    known = [*inspect.signature(train_sparse_autoencoder).parameters][1:-2]
+    unknown = [setting for setting in training or {} if setting not in known]
+    require(not unknown, "training", f"settings among {', '.join(known)}", f"{', '.join(map(shown, unknown))}")
 
 
 def _block(sae: SparseAutoencoder | None, layer: int | None) -> int:

@@ -121,7 +121,7 @@ def _kind(path: Path) -> str:
 
 def _described(path: Path, start: bytes) -> str:
     """What a file is that no vector is read from."""
-    pickled = start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and _members_end_in(path, "data.pkl", some=True))
+    pickled = start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and _members_end_in(path, "data.pkl", any_of_them=True))
     descriptions: dict[str, Any] = {
         "an empty file": not start,
         "a pointer of Git LFS: bring the file with `git lfs pull`": start.startswith(b"version https://git-lfs"),
@@ -131,7 +131,7 @@ def _described(path: Path, start: bytes) -> str:
     return next((text for text, fits in descriptions.items() if fits), "a file that begins like none of these")
 
 
-def _members_end_in(path: Path, ending: str, *, some: bool = False) -> bool:
+def _members_end_in(path: Path, ending: str, *, any_of_them: bool = False) -> bool:
     """Whether all (or some) names in a zip archive end so; none do in a damaged one."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -139,4 +139,4 @@ def _members_end_in(path: Path, ending: str, *, some: bool = False) -> bool:
     except (zipfile.BadZipFile, OSError):
         return False
     fits = [name.endswith(ending) for name in names]
-    return any(fits) if some else bool(fits) and all(fits)
+    return any(fits) if any_of_them else bool(fits) and all(fits)

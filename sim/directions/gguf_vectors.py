@@ -42,7 +42,7 @@ def read_gguf(path: Path) -> Contents:
     require(kind in (None, ARCHITECTURE), "vector", "a GGUF file of a control vector", f"{str(path)!r}, {what}")
     with reading(path, "a GGUF file of a control vector, in a type that the package gguf reads", argument="vector"):
         # Copies: the reader's arrays are the file, which may be replaced.
-        arrays = {one.name: np.array(gguf.dequantize(one.data, one.tensor_type)) for one in reader.tensors}
+        arrays = {tensor.name: np.array(gguf.dequantize(tensor.data, tensor.tensor_type)) for tensor in reader.tensors}
         for name in [name for name in reader.fields if name.startswith(_SINK)]:
             data = base64.b64decode(_value(reader, name, path), validate=True)
             arrays[f"sink.{name.removeprefix(_SINK)}"] = np.frombuffer(data, "<f4").astype(np.float32)

@@ -40,10 +40,11 @@ def source(
         ValueError: no source, several, one of two files; a concept that there is not; a file that cannot be read.
     """
     listed = positive is not None or negative is not None
-    given = [name for name, there in (("positive and negative", listed), ("pairs", pairs), ("concept", concept)) if there]
-    fits = len(given) == 1 or given == ["pairs", "concept"]
+    named = (("positive and negative", listed), ("pairs", pairs), ("concept", concept))
+    sources = [name for name, value in named if value]
+    fits = len(sources) == 1 or sources == ["pairs", "concept"]
     expected = "one of positive with negative, pairs, concept (with pairs, the one of them)"
-    require(fits, "texts", expected, " and ".join(given) or "none")
+    require(fits, "texts", expected, " and ".join(sources) or "none")
     if listed:
         require(positive is not None and negative is not None, "texts", "both positive and negative", "one of them")
         assert positive is not None

@@ -79,7 +79,7 @@ class Diagnosis:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong with the direction, a sentence each."""
-        found = {
+        wrong = {
             "much of its squared length is along the attention sinks: it measures how long texts are": (
                 self.sink_share is not None and self.sink_share > MOST_ALONG_SINKS
             ),
@@ -88,7 +88,7 @@ class Diagnosis:
             ),
             "it hardly tells held-out texts apart": self.accuracy is not None and self.accuracy < LEAST_ACCURACY,
         }
-        return tuple(sentence for sentence, holds in found.items() if holds)
+        return tuple(sentence for sentence, holds in wrong.items() if holds)
 
 
 _KINDS = {"mistral": "llama", "gemma3_text": "gemma3", "gptneox": "gpt_neox"}
@@ -236,8 +236,8 @@ class SteeringVector:
         number = finite_number("factor", factor)
         scaled = {layer: np.float32(number) * v for layer, v in self.directions.items()}
         diagnosis = {
-            layer: replace(found, relative_norm=None if found.relative_norm is None else abs(number) * found.relative_norm)
-            for layer, found in self.diagnosis.items()
+            layer: replace(known, relative_norm=None if known.relative_norm is None else abs(number) * known.relative_norm)
+            for layer, known in self.diagnosis.items()
         }
         return replace(self, directions=scaled, name=f"{number:g} * {_grouped(self.name)}", diagnosis=diagnosis)
 
@@ -263,8 +263,8 @@ class SteeringVector:
         require(not empty, "vector", "directions that are not 0", f"zeros at block {empty[0] if empty else None}")
         unit = {layer: v / np.float32(lengths[layer]) for layer, v in self.directions.items()}
         diagnosis = {
-            layer: replace(found, relative_norm=1 / self.scales[layer] if layer in self.scales else None)
-            for layer, found in self.diagnosis.items()
+            layer: replace(known, relative_norm=1 / self.scales[layer] if layer in self.scales else None)
+            for layer, known in self.diagnosis.items()
         }
         return replace(self, directions=unit, diagnosis=diagnosis)
 
@@ -296,20 +296,19 @@ class SteeringVector:
     @property
     def warnings(self) -> dict[int, tuple[str, ...]]:
         """What the diagnosis says against a direction, by block; blocks without anything are left out."""
-        return {layer: found.warnings for layer, found in self.diagnosis.items() if found.warnings}
+        return {layer: known.warnings for layer, known in self.diagnosis.items() if known.warnings}
 
     def table(self) -> str:
         """The diagnosis as a table of text, one line for each block, with what speaks against directions below it."""
         columns = ("length", "/ states", "along sinks", "halves", "held out", "effect")
         lines = ["block " + " ".join(f"{column:>12}" for column in columns)]
         for layer, v in self.directions.items():
-            found = self.diagnosis.get(layer, Diagnosis())
-            numbers = (float(np.linalg.norm(v)), found.relative_norm, found.sink_share, found.halves_cosine, found.accuracy)
+            known = self.diagnosis.get(layer, Diagnosis())
+            length, share = float(np.linalg.norm(v)), known.sink_share
             # What is left of a part that was taken out is rounding.
-            cells = [
-                f"{'-' if x is None else f'{x if abs(x) > 1e-9 else 0:.3g}':>12}" for x in (*numbers, found.effect_size)
-            ]
-            lines.append(f"{layer:5d} " + " ".join(cells))
+            share = 0.0 if share is not None and share < 1e-9 else share
+            numbers = (length, known.relative_norm, share, known.halves_cosine, known.accuracy, known.effect_size)
+            lines.append(f"{layer:5d} " + " ".join(f"{'-' if x is None else f'{x:.3g}':>12}" for x in numbers))
         blocks: dict[str, list[int]] = {}
         for layer, sentences in self.warnings.items():
             for sentence in sentences:
@@ -378,11 +377,6 @@ def _same_arrays(mine: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]
 
 def _grouped(name: str) -> str:
     return f"({name})" if " " in name else name or "?"
-
-
-def _number(x: float | None) -> str:
-    # What is left of a part that was taken out is rounding.
-    return "-" if x is None else f"{x if abs(x) > 1e-9 else 0:.3g}"
 
 
 def _blocks(layers: Sequence[int]) -> str:

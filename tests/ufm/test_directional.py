@@ -120,8 +120,8 @@ def test_each_keeps_or_sets_what_it_says():
             np.testing.assert_allclose(got, jnp.linalg.norm(y, axis=1), rtol=1e-14)
     angles = jnp.arccos(y @ u / jnp.linalg.norm(y, axis=1))
     for k in range(30):
-        there = Rotate(v).apply(y[k], y[k], angles[k])
-        np.testing.assert_allclose(there / jnp.linalg.norm(there), u, atol=1e-14)
+        turned = Rotate(v).apply(y[k], y[k], angles[k])
+        np.testing.assert_allclose(turned / jnp.linalg.norm(turned), u, atol=1e-14)
 
 
 def test_the_length_of_a_direction_plays_no_part():

@@ -48,10 +48,10 @@ def test_nothing_is_left_along_the_sinks(lm):
         sink = states.sinks[layer] / np.linalg.norm(states.sinks[layer])
         plain = states.positive[layer].mean(axis=0) - states.negative[layer].mean(axis=0)
         np.testing.assert_allclose(v, plain - (plain @ sink) * sink, atol=2e-6)
-        found = vector.diagnosis[layer]
-        assert found.sink_share < 1e-12
-        assert found.removed_share == pytest.approx(cosine(plain, sink) ** 2, rel=1e-4)
-        assert found.relative_norm == pytest.approx(np.linalg.norm(v) / states.scales[layer], rel=1e-5)
+        diagnosis = vector.diagnosis[layer]
+        assert diagnosis.sink_share < 1e-12
+        assert diagnosis.removed_share == pytest.approx(cosine(plain, sink) ** 2, rel=1e-4)
+        assert diagnosis.relative_norm == pytest.approx(np.linalg.norm(v) / states.scales[layer], rel=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS)

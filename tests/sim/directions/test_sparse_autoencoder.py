@@ -415,13 +415,13 @@ def by_hand(lm, sae, layer):
     return sides, codes, unit(atoms - np.outer(atoms @ sink, sink))
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_the_way_of_the_autoencoder(small, given):
+@pytest.mark.parametrize("has_one", [True, False])
+def test_the_way_of_the_autoencoder(small, has_one):
     lm = small("llama")
     training = {"features": 24, "steps": 300, "sparsity": 0.3}
     ((tokens, _),) = token_states(lm, [*POSITIVE, *NEGATIVE], 1)
-    sae = random_autoencoder(d=D, f=F, layer=1) if given else train_sparse_autoencoder(tokens, layer=1, **training)
-    vector = sae_vector(lm, POSITIVE, NEGATIVE, 1, **({"sae": sae} if given else {"training": training}))
+    sae = random_autoencoder(d=D, f=F, layer=1) if has_one else train_sparse_autoencoder(tokens, layer=1, **training)
+    vector = sae_vector(lm, POSITIVE, NEGATIVE, 1, **({"sae": sae} if has_one else {"training": training}))
     (p, n), (of_p, of_n), atoms = by_hand(lm, sae, 1)
 
     def made(rows):
@@ -433,16 +433,16 @@ def test_the_way_of_the_autoencoder(small, given):
         return (u @ (p[rows].mean(axis=0) - n[rows].mean(axis=0))) * u
 
     np.testing.assert_allclose(vector[1], made(slice(None)), rtol=1e-3, atol=1e-5)
-    found = vector.diagnosis[1]
-    assert found.sink_share < 1e-12
-    assert 0 < found.removed_share < 1
+    diagnosis = vector.diagnosis[1]
+    assert diagnosis.sink_share < 1e-12
+    assert 0 < diagnosis.removed_share < 1
     expected = separation(made, p, n)
-    assert (found.halves_cosine, found.accuracy, found.effect_size) == pytest.approx(expected, rel=1e-3)
+    assert (diagnosis.halves_cosine, diagnosis.accuracy, diagnosis.effect_size) == pytest.approx(expected, rel=1e-3)
     facts = vector.extraction
     assert facts["way"] == "sparse-autoencoder"
     assert facts["features"] == sae.features
-    assert facts["autoencoder"] == ("" if given else "trained")
-    assert ("explained_variance" in facts) != given
+    assert facts["autoencoder"] == ("" if has_one else "trained")
+    assert ("explained_variance" in facts) != has_one
     assert vector.layers == (1,)
     assert vector.scales[1] == pytest.approx(text_states(lm, POSITIVE, NEGATIVE).scales[1])
 

@@ -100,8 +100,8 @@ def test_batches_within_a_budget(lm, monkeypatch):
     program = states_module._compiled_means
     counted = lambda *args, **named: (sizes.append(args[1].shape[0]), program(*args, **named))[1]  # noqa: E731
     monkeypatch.setattr(states_module, "_compiled_means", counted)
-    one = block_activation_size(lm.config, 4, 4) + 4 * lm.config.num_layers * lm.config.d_model
-    for budget, expected in ((1, [1] * 7), (3 * one - 1, [2, 2, 2, 2]), (3 * one, [3, 3, 3]), (None, [7])):
+    size = block_activation_size(lm.config, 4, 4) + 4 * lm.config.num_layers * lm.config.d_model
+    for budget, expected in ((1, [1] * 7), (3 * size - 1, [2, 2, 2, 2]), (3 * size, [3, 3, 3]), (None, [7])):
         sizes.clear()
         batched = text_states(lm, POSITIVE, NEGATIVE, budget=budget)
         np.testing.assert_allclose(whole.positive, batched.positive, atol=1e-5)
