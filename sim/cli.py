@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import platformdirs
 import typer
@@ -311,6 +311,13 @@ def _stage(name: str) -> None:
             list[str] | None, typer.Option("--set", help="Any other setting: next_token.strengths=1025, for instance.")
         ] = None,
         seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = None,
+        dtype: Annotated[str | None, typer.Option(help="float32 (the default), bfloat16 or float16.")] = None,
+        precision: Annotated[
+            str | None, typer.Option(help="full (the default), or fast: what the device multiplies fastest.")
+        ] = None,
+        budget: Annotated[
+            int | None, typer.Option(help="Numbers that sweeps hold at once; what suits the device if left out.")
+        ] = None,
         prompts: Annotated[Path | None, typer.Option(help='JSON lines of {"set": ..., "text": ...}.')] = None,
         contexts: Annotated[Path | None, typer.Option(help="Contexts of next tokens, one in each line.")] = None,
         starts: Annotated[Path | None, typer.Option(help="Beginnings of completions, one in each line.")] = None,
@@ -331,7 +338,8 @@ def _stage(name: str) -> None:
         paths = {"prompts": prompts, "contexts": contexts, "starts": starts, "text": text, "questions": questions}
         paths |= {"pairs": pairs}
         files = {key: path for key, path in paths.items() if path is not None}
-        experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files)
+        computed: dict[str, Any] = {"dtype": dtype, "precision": precision, "budget": budget}
+        experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
         # Where bars are not shown.
         run(experiment, None if name == "all" else [name], told=_say if not sys.stderr.isatty() else lambda stage: None)
         typer.echo(as_table(experiment.store))

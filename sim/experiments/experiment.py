@@ -164,6 +164,7 @@ def begin(
         inputs=replace(inputs, pairs=pairs).about,
         files={name: str(path.absolute()) for name, path in (files or {}).items()},
         dtype=str(lm.decoder.dtype),
+        **({"precision": "fast"} if lm.decoder.fast else {}),
         begun=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return Experiment(lm, judging, chosen, inputs, open_store(folder, about), progress)

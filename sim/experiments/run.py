@@ -1,6 +1,7 @@
 """The stages of the experiments by name, one by one or together; a run begun, gone on with, and listed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ def prepare(
     preset: str | None = None,
     changes: Mapping[str, Any] | None = None,
     files: Mapping[str, Path] | None = None,
+    dtype: str | None = None,
+    precision: str | None = None,
+    budget: int | None = None,
     progress: bool | None = None,
 ) -> Experiment:
     """Begin or continue a run in a folder. An argument that is left out keeps the run's value; a new run gets the default.
@@ -96,6 +100,9 @@ def prepare(
         preset: one of `PRESETS`.
         changes: settings that differ from the preset, by name (`ExperimentSettings.changed`).
         files: the user's own texts, by the arguments of `read_inputs`.
+        dtype: of weights and computation, as in `load`: "float32" if left out of a new run.
+        precision: as in `load`: "full" if left out of a new run.
+        budget: numbers that sweeps hold at once; what suits the device if left out.
         progress: whether to show bars.
 
     Raises:
@@ -108,8 +115,13 @@ def prepare(
     settings, inputs = base.changed(changes or {}), read_inputs(**paths)
     name = model or (known["model"]["name"] if known else fetch.NAME)
     judging = judge or (known["judge"]["name"] if known else name)
-    lm = load(name)
-    other = None if judging == name else load(judging)
+    kind, products = dtype or known.get("dtype", "float32"), precision or known.get("precision", "full")
+    require(budget is None or budget >= 1, "budget", "a number of at least 1", budget)
+    lm, other = (
+        None if again else replace(load(source, dtype=kind, precision=products), budget=budget)
+        for source, again in ((name, False), (judging, judging == name))
+    )
+    assert lm is not None
     return begin(out, lm, settings, inputs, judge=other, files=paths, progress=progress)
 
 

@@ -281,7 +281,7 @@ def _known(group: zarr.Group, name: str, dims: Sequence[str], values: Any) -> No
     made[...] = array.astype(object) if kind is str else array
 
 
-COMPARED = ("settings", "model", "judge", "inputs", "dtype")
+COMPARED = ("settings", "model", "judge", "inputs", "dtype", "precision")
 """The entries of `about` that must stay the same for a run to continue."""
 
 

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+import sim.experiments.run as run_module
 from sim.cli import app
 from sim.experiments.run import as_table, prepare, runs
 from sim.experiments.store import Layout, open_store
@@ -108,3 +109,24 @@ def test_a_run_is_gone_on_with_as_it_was(done, tmp_path):
     # Its model was made in a test and has no place; everything else is read from the store.
     with pytest.raises(ValueError, match=r"model: expected .*'tiny 0'"):
         prepare(done.store.path)
+
+
+def test_types_and_budget_of_a_run(done, tmp_path, monkeypatch):
+    """A run that goes on computes as it did; the budget changes no number and may be another."""
+    asked = []
+
+    def load(name, *, dtype, precision):
+        asked.append((dtype, precision))
+        return done.lm.with_dtype(dtype, precision=precision)
+
+    monkeypatch.setattr(run_module, "load", load)
+    experiment = prepare(tmp_path, model="tiny", preset="smoke", dtype="bfloat16", precision="fast", budget=1000)
+    assert (experiment.lm.decoder.dtype, experiment.lm.decoder.fast, experiment.lm.budget) == ("bfloat16", True, 1000)
+    assert experiment.judge is experiment.lm
+    assert prepare(tmp_path, model="tiny").lm.budget is None
+    assert set(asked) == {("bfloat16", "fast")}
+    experiment.store.fill("mine", Layout({"x": [0]}, {"y": (("x",), "float32")}, {"x": 1}), lambda cell: {"y": np.ones(1)})
+    with pytest.raises(ValueError, match=r"(?s)precision.*fast"):
+        prepare(tmp_path, model="tiny", precision="full")
+    with pytest.raises(ValueError, match=r"^budget: "):
+        prepare(tmp_path, model="tiny", budget=0)
