@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from theory import arc
 from theory.statement import Domain
 from ufm import sweep
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, pytree
 from ufm.normalised import KINDS, as_seen
 from ufm.transformer import Transformer, added, init_transformer
 
@@ -19,7 +19,7 @@ PROMPTS, LENGTH, VOCABULARY, WIDTH = 2, 3, 6, 8
 """The size of random instances: prompts, their tokens, and of the transformer."""
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class SteeredTransformer:
     """A transformer with alpha v added to its residual stream, at every position.

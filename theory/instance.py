@@ -18,12 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 from theory import tilting
 from ufm import Corpus, Steerable, contrast
 from ufm._check import require, typed
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, pytree
 from ufm.directions import contrast_of_rows
 from ufm.precision import full
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Instance:
     """A next-token table to be steered.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from theory import arc
 from theory.statement import Domain
 from ufm import NormalisedUFM, contrast, contrastive, difference_of_means, fit, init_normalised, norm, uniform
-from ufm._pytree import Leaf, static
+from ufm._pytree import Leaf, pytree, static
 from ufm.normalised import KINDS, as_seen
 from ufm.precision import full
 
@@ -24,7 +24,7 @@ ANGLES = np.linspace(-1.5, 1.5, 13)
 """Angles at which claims about the whole arc are checked: strengths from -14 to 14 widths around the centre."""
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class NormInstance:
     """A hidden state to be steered and decoded by ``W (gamma * norm(h + alpha v) + bias)``.

@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from theory.instance import Instance
 from ufm._check import require, typed
-from ufm._pytree import Leaf
+from ufm._pytree import Leaf, pytree
 
 FAMILIES = ("uniform", "weighted", "tied", "per-context-a", "per-context-b", "mixed", "free")
 """What can be drawn, by name."""
@@ -45,7 +45,7 @@ VOCABULARY, CONTEXTS, CONCEPTS = 7, 6, 3
 equal, and tokens of equal log-odds, stand for smaller tables."""
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Design:
     """The discrete part of an instance.
@@ -67,7 +67,7 @@ class Design:
     negative: Bool[Array, " m"] | Leaf
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Parameters:
     """The smooth part of an instance; any real numbers give one.

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm._check import require, typed
-from ufm._pytree import Leaf, static
+from ufm._pytree import Leaf, pytree, static
 from ufm.concepts import Concepts
 from ufm.precision import full
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Corpus:
     """A next-token table with its contexts (a pytree; `concepts` is static).
@@ -202,7 +202,7 @@ def entropy(corpus: Corpus) -> Float[Array, ""]:
     return jnp.dot(corpus.row_weights, h)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class AssumptionMargins:
     """How far a corpus is inside (positive) or outside (negative) each part of assumption 1; all in probabilities.

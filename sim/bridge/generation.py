@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import Act, Decoder, Place, Slots, only_at
 from ufm._check import require, shown, whole_number
-from ufm._pytree import Leaf, static
+from ufm._pytree import Leaf, pytree, static
 from ufm.steering import Stack, Steering, Tokens, at_block, last_of, positions_of, stacks
 
 
@@ -84,7 +84,7 @@ def sample(
     return jnp.where(temperature > 0, sampled, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Sampler:
     """A `Sampling` as a compiled program takes it: other values of its arrays do not compile again.

@@ -19,7 +19,7 @@ from sim.bridge import devices
 from sim.bridge.config import Config
 from sim.bridge.decoder import Act, Decoder, Index, Past, Place, only_at
 from ufm._check import require
-from ufm._pytree import Leaf, static
+from ufm._pytree import Leaf, pytree, static
 from ufm.precision import wide
 from ufm.steerable import Steerable
 from ufm.steering import RESIDUAL, State, Steering, Tokens, at_block, last_of, require_sites, stacks
@@ -28,7 +28,7 @@ MLP_DOWN = "mlp_down"
 """The site of a block at the down-projection of its MLP."""
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Split(Steerable):
     """A decoder split after block `layer`, and the contexts it is asked about. It shares the decoder's parameters.

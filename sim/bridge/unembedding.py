@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sim.bridge.model import LanguageModel
 from theory import arc
-from ufm._pytree import Leaf, static
+from ufm._pytree import Leaf, pytree, static
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Readout:
     """The last steps of a decoder: ``softcapped(W (gamma * norm(x) + bias))``.
