@@ -16,13 +16,12 @@ import ufm  # noqa: E402
 from theory import routes  # noqa: E402
 from theory.statement import TABLES  # noqa: E402
 
-# Most of what tests cost is compilation. It is twice as fast without optimisation, and programs that take long to compile
-# are kept for the other processes and the next run; here, and in what a test starts. Not all of them: a process that wrote
-# thousands of programs to the cache has crashed in JAX while it did so.
+# Most of what tests cost is compilation. It is twice as fast without optimisation, and what was compiled is kept for the
+# other processes and the next run; here, and in what a test starts.
 JAX_SETTINGS: dict[str, bool | float | str] = {
     "jax_disable_most_optimizations": True,
     "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"),
-    "jax_persistent_cache_min_compile_time_secs": 0.2,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
 }
 for setting, value in JAX_SETTINGS.items():
     os.environ[setting.upper()] = str(value)
