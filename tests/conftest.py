@@ -1,5 +1,6 @@
 """Fixtures that are dear to build, shared by all tests of a process."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -26,6 +27,20 @@ JAX_SETTINGS: dict[str, bool | float | str] = {
 for setting, value in JAX_SETTINGS.items():
     os.environ[setting.upper()] = str(value)
     jax.config.update(setting, value)
+
+
+MOST_MAPS = 20_000
+"""Linux lets a process have 65,530 memory maps by default, and a compiled program takes about six. Beyond, XLA crashes."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Compiled programs are let go before there are too many of them in a process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
 """What the tests put in the place of `jax.jit` gives what `jax.jit` gives, wherever it is called from."""
 
 import functools
+import gc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -62,3 +64,21 @@ def test_methods_lowering_and_shapes():
 
 def test_options_given_are_those_that_are_asked_for():
     assert not isinstance(jax.jit(lambda x: x, compiler_options={}), compilation.Program)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="memory maps are not told here")
+def test_programs_are_let_go_with_their_memory_maps():
+    """Each takes about six, and a process has 65,530: `few_memory_maps` relies on this."""
+
+    def maps():
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+
+    programs = [jax.jit(lambda x, k=k: jnp.sin(x) * k + x.sum()) for k in range(40)]
+    before = maps()
+    for program in programs:
+        program(jnp.ones(3))
+    grown = maps()
+    jax.clear_caches()
+    gc.collect()
+    assert grown > before + 80
+    assert maps() < grown - 80
