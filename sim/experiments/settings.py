@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sim.bridge.config import Config
 from sim.bridge.generation import Sampling
+from sim.directions.texts import CONCEPTS
 from ufm._check import require
 from ufm.interventions import FORMS
 
@@ -531,13 +532,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-EIGHT = ("apathetic", "depression", "evil", "humorous", "impolite", "joy", "lying", "optimistic")
-"""The concepts of S."""
-
 PRESETS = {
     "laptop": ExperimentSettings(),
     "paper": ExperimentSettings(
-        concepts=EIGHT,
+        concepts=CONCEPTS,
         updates=Updates(chat=True, strengths=41, spread=0.0),
         prompts=Prompts(texts=500, new=300, batch=250),
         vectors=Vectors(tokens=300, averaged="all", resamples=5, batch=8),

@@ -1,6 +1,7 @@
 """Difference of means for every layer, and log-odds, from the texts of each set: one pass over a text gives all layers."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,12 @@ def vectors(experiment: Experiment) -> None:
         },
         {"set": 1},
     )
-    start, lengths = len(experiment.tokenizer.opening), {}
-    for name in experiment.sets:
-        lengths[name] = [min(len(row), settings.tokens) - start for row in experiment.rows(name)]
-    cut = common_length(list(lengths.values()))
+    start = len(experiment.tokenizer.opening)
+
+    @cache
+    def cut() -> int:
+        sets = map(experiment.rows, experiment.sets)
+        return common_length([[min(len(row), settings.tokens) - start for row in rows] for rows in sets])
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,) = layout.labels(cell)["set"]
@@ -44,7 +47,7 @@ def vectors(experiment: Experiment) -> None:
         if settings.averaged == "content":
             rows = [row for row in rows if len(row) > max(start, 1)]
             require(len(rows) > 0, "prompts", f"a text of two tokens in the set {name!r}", "none")
-            chosen = [content(len(row), start, cut) for row in rows]
+            chosen = [content(len(row), start, cut()) for row in rows]
         else:
             chosen = every_token(rows)
         read = mean_states(experiment.lm, rows, chosen, leave_out=settings.averaged == "content")

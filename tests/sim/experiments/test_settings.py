@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sim.bridge.architectures import from_config
+from sim.directions.texts import CONCEPTS
 from sim.experiments.settings import (
-    EIGHT,
     PRESETS,
     VARIANTS,
     ConceptProbability,
@@ -35,7 +35,7 @@ def architecture(layers):
 
 def test_the_paper_is_as_it_says():
     paper = PRESETS["paper"]
-    assert paper.concepts == EIGHT
+    assert paper.concepts == CONCEPTS
     assert (paper.prompts.texts, paper.prompts.new) == (500, 300)
     assert (paper.next_token.strengths, paper.cross_entropy.strengths) == (1025, 129)
     assert paper.prompts.sampling.temperature == 0.9
