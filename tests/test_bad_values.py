@@ -11,7 +11,7 @@ import pytest
 
 import theory
 import ufm
-from theory import arc, certificate, predicted, random_instances, rationals, refute, routes, tilting
+from theory import arc, budgets, certificate, predicted, random_instances, rationals, refute, routes, tilting
 from ufm.transformer import added, added_in_the_limit, init_transformer
 
 JUNK = {
@@ -219,6 +219,21 @@ def good():
         arc.curvatures: {"arc": turned, "theta": 1.0},
         arc.bumps: {"arc": turned, "points": 8},
         arc.greedy_interval: {"arc": turned},
+        budgets.binary_divergence: {"f0": 0.1, "f1": [0.2, 0.3]},
+        budgets.cost_of_share: {"f0": 0.1, "tau": [0.2, 0.3]},
+        budgets.share_within: {"f0": 0.1, "budget": 0.1},
+        budgets.split_cost: {"log_p": log_p, "log_q": log_p, "members": members},
+        budgets.efficiency: {"log_p": log_p, "m": m, "members": members},
+        budgets.spread_of: {"log_p": log_p, "m": m},
+        budgets.budget_bound: {"variance": 1.0, "above": 2.0, "alpha": alphas},
+        budgets.safe_strength: {"variance": [1.0, 2.0], "above": 2.0, "budget": 0.1, "weights": [0.5, 0.5]},
+        budgets.divergence_of_range: {"width": 1.0},
+        budgets.range_bound: {"change": m},
+        budgets.range_within: {"budget": 0.1},
+        budgets.diameter: {"arc": turned, "directions": 8},
+        budgets.arc_bound: {"arc": turned, "alpha": 1.0, "across": 2.0},
+        budgets.safe_angle: {"across": 2.0, "budget": 0.1},
+        budgets.safe_interval: {"arc": turned, "budget": 0.1, "across": 2.0},
         tilting.tilt: {"m": m, "alpha": 1.0},
         tilting.log_partition: tilted,
         tilting.log_probabilities: tilted,

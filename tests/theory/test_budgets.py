@@ -1,0 +1,318 @@
+"""Closed forms of N15, N18 and N20 against brute force: 50 digits, direct divergences, and thousands of random tables."""
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from mpmath import mpf
+
+from tests import oracles
+from theory import budgets
+from theory.arc import Arc, arc_of, logits_at
+
+MANY = 10_000
+"""Random instances of every inequality."""
+
+
+def kl(log_p, log_q):
+    return np.sum(np.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def normalised(logits):
+    return np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Tables of 6 tokens, from flat to nearly degenerate, their log-odds, sets of tokens, and strengths of both signs."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        log_p = normalised(rng.normal(size=(MANY, 6)) * 10 ** rng.uniform(-1, 1, (MANY, 1)))
+    m = rng.normal(size=(MANY, 6)) * 10 ** rng.uniform(-2, 1, (MANY, 1))
+    members = rng.random((MANY, 6)) < 0.5
+    members[:, 0], members[:, 1] = True, False
+    return log_p, m, members, rng.choice([-1, 1], MANY) * 10 ** rng.uniform(-2, 1, MANY)
+
+
+# --- N15 -------------------------------------------------------------------------------------------------------------
+
+SHARES = [0.0, 1e-300, 1e-12, 0.02, 0.3, 0.3 + 1e-9, 0.5, 0.97, 1 - 1e-12, 1.0]
+
+
+@mpmath.workdps(350)
+def exact_binary(f0, f1):
+    total = mpf(0)
+    for a, b in ((mpf(f0), mpf(f1)), (1 - mpf(f0), 1 - mpf(f1))):
+        total += 0 if a == 0 else mpmath.inf if b == 0 else a * mpmath.log(a / b)
+    return total
+
+
+def test_the_binary_divergence_to_50_digits():
+    for f0 in SHARES:
+        for f1 in SHARES:
+            got, expected = float(budgets.binary_divergence(f0, f1)), exact_binary(f0, f1)
+            assert got == expected or oracles.close(got, expected, 1e-14, 1e-15 * abs(f0 - f1)), (f0, f1)
+
+
+def test_the_three_parts_of_a_cost_add_up(tables):
+    log_p, m, members, alphas = tables
+    log_q = normalised(log_p + alphas[:, None] * m)
+    cost = budgets.split_cost(log_p, log_q, members)
+    total = kl(log_p, log_q)
+    assert (np.abs(cost.total - total) <= 1e-12 * (1 + total)).all()
+    assert min(part.min() for part in cost) > -1e-14
+    for i in range(40):
+        p, q, inside = np.exp(log_p[i]), np.exp(log_q[i]), members[i]
+        shares = [(x[inside].sum(), x[~inside].sum()) for x in (p, q)]
+        within = [share * kl(np.log(p[s] / share), np.log(q[s] / other)) for s, share, other in
+                  zip((inside, ~inside), *shares, strict=True)]  # fmt: skip
+        between = float(exact_binary(shares[0][0], shares[1][0]))
+        np.testing.assert_allclose([between, *within], [part[i] for part in cost], rtol=1e-9, atol=1e-13)
+
+
+def test_no_intervention_raises_a_share_for_less(tables):
+    """Any two distributions, of any origin; and the one that scales the set as a whole attains the cost."""
+    log_p, _, members, _ = tables
+    log_q = np.roll(log_p, 1, axis=0)
+    f0, f1 = (np.sum(np.exp(x) * members, axis=-1) for x in (log_p, log_q))
+    up = (f1 > f0 + 1e-9) & (f1 < 1)
+    cost = np.asarray(budgets.cost_of_share(f0[up], f1[up]))
+    assert up.sum() > MANY / 4
+    assert (kl(log_p, log_q)[up] >= cost * (1 - 1e-11) - 1e-13).all()
+    factor = np.where(members, (f1 / f0)[:, None], ((1 - f1) / (1 - f0))[:, None])
+    cheapest = log_p + np.log(factor)
+    np.testing.assert_allclose(kl(log_p, cheapest)[up], cost, rtol=1e-9, atol=1e-13)
+
+
+def test_the_largest_share_within_a_budget_inverts_its_cost():
+    f0, budget = np.meshgrid([1e-12, 0.01, 0.5, 0.9], [1e-9, 0.01, 0.1, 1.0])
+    tau = budgets.share_within(f0, budget)
+    assert (tau > f0).all()
+    np.testing.assert_allclose(budgets.cost_of_share(f0, tau), budget, rtol=1e-6)
+    np.testing.assert_allclose(budgets.share_within(0.5, 0.1), 0.5 + np.sqrt(1 - np.exp(-0.2)) / 2, rtol=1e-14)
+
+
+def test_the_efficiency_is_the_limit_of_share_cost_by_cost(tables):
+    log_p, m, members, _ = (array[:200] for array in tables)
+    rho2 = np.asarray(budgets.efficiency(log_p, m, members))
+    for i in range(200):
+        p = [mpmath.exp(mpf(float(x))) for x in log_p[i]]
+        p = [x / mpmath.fsum(p) for x in p]
+        values, inside = [mpf(float(x)) for x in m[i]], [mpf(int(x)) for x in members[i]]
+
+        def mean(x, p=p):
+            return mpmath.fsum(a * b for a, b in zip(p, x, strict=True))
+
+        def covariance(x, y, mean=mean):
+            return mean([(a - mean(x)) * (b - mean(y)) for a, b in zip(x, y, strict=True)])
+
+        expected = covariance(values, inside) ** 2 / (covariance(values, values) * covariance(inside, inside))
+        assert oracles.close(rho2[i], expected, 1e-10)
+        # The limit itself.
+        q, _ = oracles.tilted(log_p[i], m[i], mpf(10) ** -15)
+        total = mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(p, q, strict=True))
+        share = exact_binary(mean(inside), mpmath.fsum(a * b for a, b in zip(q, inside, strict=True)))
+        assert oracles.close(rho2[i], share / total, 1e-8, 1e-12)
+
+
+def test_the_efficiency_is_1_where_only_the_set_is_told_apart():
+    log_p, members = normalised([0.3, -1.0, 2.0, 0.1]), np.array([True, False, True, False])
+    np.testing.assert_allclose(budgets.efficiency(log_p, np.where(members, 1.5, -0.5), members), 1, rtol=1e-15)
+    assert budgets.efficiency(log_p, np.array([1.5, -0.5, 1.4, -0.5]), members) < 1
+
+
+# --- N18 -------------------------------------------------------------------------------------------------------------
+
+
+def budget_of(log_p, m, alphas):
+    spread = budgets.spread_of(log_p, m)
+    end = np.where(alphas > 0, spread.above, spread.below)
+    return spread, np.asarray(budgets.budget_bound(spread.variance, end, alphas))
+
+
+def test_the_budget_bound_is_never_below_the_cost(tables):
+    log_p, m, _, alphas = tables
+    _, bound = budget_of(log_p, m, alphas)
+    cost = kl(log_p, normalised(log_p + alphas[:, None] * m))
+    assert (bound >= cost * (1 - 1e-12) - 1e-13).all()
+
+
+def test_the_budget_bound_to_50_digits():
+    for variance in (1e-8, 1.0, 300.0):
+        for above in (1e-4, 1.0, 30.0):
+            for alpha in (-1e-6, 0.02, 1.5, 50.0):
+                s, b, a = mpf(variance), mpf(above), abs(mpf(alpha))
+                expected = mpmath.log((b**2 * mpmath.exp(-a * s / b) + s * mpmath.exp(a * b)) / (b**2 + s))
+                assert oracles.close(budgets.budget_bound(variance, above, alpha), expected, 1e-13), (variance, above, alpha)
+
+
+def test_two_values_attain_the_budget_bound():
+    for rare in (0.01, 0.3, 0.9):
+        for alpha in (0.01, 1.0, 20.0):
+            log_p, m = np.log([rare, 1 - rare]), np.array([2.0, -1.0])
+            _, bound = budget_of(log_p, m, alpha)
+            np.testing.assert_allclose(bound, kl(log_p, normalised(log_p + alpha * m)), rtol=1e-11, atol=1e-15)
+
+
+def test_the_safe_strength_is_solved_to_rounding():
+    rng = np.random.default_rng(1)
+    variance, above = 10 ** rng.uniform(-4, 4, 2000), 10 ** rng.uniform(-2, 2, 2000)
+    budget = 10 ** rng.uniform(-8, 1, 2000)
+    strength = budgets.safe_strength(variance, above, budget)
+    np.testing.assert_allclose(budgets.budget_bound(variance, above, strength), budget, rtol=1e-13)
+
+
+def test_a_wide_but_rare_end_allows_more_than_the_range_does():
+    """Variance 1, the end 30 above the mean, R = 40 and a budget of 0.1 nats."""
+    assert abs(float(budgets.safe_strength(1.0, 30.0, 0.1)) - 0.154) < 5e-4
+    assert abs(np.sqrt(8 * 0.1) / 40 - 0.022) < 5e-4
+
+
+def test_the_bounds_of_n4_are_never_smaller(tables):
+    """Both follow from N18: `Var (e^x - x - 1)/R^2` and `x^2 / 8`, x = R |alpha|. How much larger depends on x."""
+    log_p, m, _, alphas = tables
+    width = np.ptp(m, axis=-1)
+    medians = []
+    for x in (0.25, 1.0, 4.0, np.abs(alphas) * width):
+        spread, bound = budget_of(log_p, m, np.sign(alphas) * x / width)
+        ratio = np.minimum(spread.variance * (np.expm1(x) - x) / width**2, x**2 / 8) / bound
+        assert ratio.min() > 1 - 1e-9
+        medians.append(np.median(ratio))
+    assert 1.02 < medians[0] < 1.1 < medians[1] < 1.4 < medians[2]
+    assert ratio.max() > 79
+
+
+def test_one_safe_strength_for_the_mean_over_contexts():
+    rng = np.random.default_rng(2)
+    variance, above = 10 ** rng.uniform(-2, 2, (50, 5)), 10 ** rng.uniform(-1, 1, (50, 5))
+    weights = jnp.asarray(rng.dirichlet(np.ones(5)))
+    strength = budgets.safe_strength(variance, above, 0.1, weights)
+    assert strength.shape == (50,)
+    np.testing.assert_allclose(budgets.budget_bound(variance, above, strength[:, None]) @ weights, 0.1, rtol=1e-13)
+    alone = budgets.safe_strength(variance, above, 0.1)
+    assert ((strength >= alone.min(axis=1)) & (strength <= alone.max(axis=1) / weights.min())).all()
+    still = budgets.safe_strength([1.0, 0.0], [1.0, 1.0], 0.1, jnp.asarray([0.25, 0.75]))
+    np.testing.assert_allclose(still, budgets.safe_strength(1.0, 1.0, 0.4), rtol=1e-12)
+    assert budgets.safe_strength([0.0, 0.0], [1.0, 1.0], 0.1, jnp.asarray([0.25, 0.75])) == np.inf
+
+
+def test_safe_strengths_have_derivatives():
+    for function in (lambda x: budgets.safe_strength(x, 30.0, 0.1), lambda x: budgets.safe_strength(1.0, 2.0, x),
+                     budgets.range_within, lambda x: budgets.share_within(0.3, x)):  # fmt: skip
+        at, step = 0.3, 1e-5
+        difference = (function(at + step) - function(at - step)) / (2 * step)
+        np.testing.assert_allclose(jax.grad(function)(at), difference, rtol=1e-7)
+        np.testing.assert_allclose(jax.jit(function)(at), function(at), rtol=1e-15)
+
+
+# --- N20 -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_range_bound_is_never_below_the_cost(tables):
+    """Changes of any kind, both directions of the divergence; and Hoeffding's bound is never smaller."""
+    log_p, m, _, alphas = tables
+    change = alphas[:, None] * m
+    log_q = normalised(log_p + change)
+    bound = np.asarray(budgets.range_bound(change))
+    for cost in (kl(log_p, log_q), kl(log_q, log_p)):
+        assert (bound >= cost * (1 - 1e-12) - 1e-13).all()
+    assert (bound <= np.ptp(change, axis=-1) ** 2 / 8 * (1 + 1e-14)).all()
+
+
+def test_the_divergence_of_a_range_to_50_digits_and_attained():
+    for width in (1e-9, 1e-3, 0.5, 0.6, 0.7, 5.0, 40.0, 2000.0):
+        y = mpf(width) / 2
+        expected = mpmath.log(mpmath.sinh(y) / y) + y * mpmath.coth(y) - 1
+        assert oracles.close(budgets.divergence_of_range(width), expected, 1e-13), width
+        # Two tokens attain it.
+        q = 1 / mpf(width) - 1 / mpmath.expm1(width)
+        assert mpmath.almosteq(mpmath.log(1 + q * mpmath.expm1(width)) - q * width, expected, 1e-20)
+    assert budgets.divergence_of_range(0.0) == 0
+
+
+def test_the_range_within_a_budget_is_solved_to_rounding():
+    budget = 10 ** np.linspace(-12, 3, 200)
+    width = budgets.range_within(budget)
+    assert (width >= np.sqrt(8 * budget) * (1 - 1e-15)).all()
+    np.testing.assert_allclose(budgets.divergence_of_range(width), budget, rtol=1e-13)
+
+
+def random_arcs(n):
+    """Arcs of random decoders, with the logits at some strengths, computed by the norm itself."""
+    rng = np.random.default_rng(3)
+    W, h, v = rng.normal(size=(n, 7, 4)), rng.normal(size=(n, 4)), rng.normal(size=(n, 4))
+    W *= 10 ** rng.uniform(-1, 1, (n, 1, 1))
+    alphas = rng.normal(size=n) * 10 ** rng.uniform(-2, 2, n)
+
+    def logits(alpha):
+        x = h + alpha[:, None] * v
+        return np.einsum("nvd,nd->nv", W, 2 * x / np.linalg.norm(x, axis=-1, keepdims=True))
+
+    arcs = jax.vmap(lambda W, h, v: arc_of(W, jnp.ones(4), None, h, v))(W, h, v)
+    return arcs, alphas, normalised(logits(np.zeros(n))), normalised(logits(alphas))
+
+
+def test_the_arc_bound_is_never_below_the_cost():
+    arcs, alphas, before, after = random_arcs(MANY)
+    across = budgets.diameter(arcs, directions=64)
+    bound = np.asarray(budgets.arc_bound(arcs, alphas, across))
+    cost = kl(before, after)
+    assert (bound >= cost * (1 - 1e-11) - 1e-12).all()
+    assert (bound <= (alphas * across / arcs.width) ** 2 / 8 * (1 + 1e-12)).all()
+    assert (cost / bound).max() > 0.8
+
+
+def test_the_diameter_is_that_of_the_pairs():
+    arcs, *_ = random_arcs(200)
+    pairs = np.hypot(arcs.A[:, :, None] - arcs.A[:, None, :], arcs.B[:, :, None] - arcs.B[:, None, :]).max(axis=(1, 2))
+    got = np.asarray(budgets.diameter(arcs))
+    assert (got >= pairs * (1 - 1e-15)).all()
+    assert (got <= pairs * (1 + 3.1e-7)).all()
+
+
+def test_safe_angles_and_intervals_spend_the_budget():
+    arcs, *_ = random_arcs(300)
+    across = budgets.diameter(arcs)
+    low, high = budgets.safe_interval(arcs, 0.1, across)
+    assert ((low < 0) & (high > 0)).all()
+    for end in (low, high):
+        inner = np.isfinite(end)
+        bound = budgets.arc_bound(arcs, np.where(inner, end, np.sign(end) * 1e9), across)
+        np.testing.assert_allclose(bound[inner], 0.1, rtol=1e-6)
+        assert (bound[~inner] <= 0.1).all()
+    assert (np.abs(low) >= np.sqrt(0.8) * arcs.width / across * (1 - 1e-12)).all()
+    assert budgets.safe_angle(1e-3, 0.1) == np.pi
+    one = Arc(*(part[0] for part in arcs))
+    change = logits_at(one, high[0]) - logits_at(one, 0.0)
+    assert budgets.range_bound(change) <= 0.1
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+LOG_P = np.log([0.5, 0.3, 0.2])
+BAD = {
+    "tau: expected thresholds above the unsteered share": lambda: budgets.cost_of_share(0.5, 0.4),
+    "tau: .* got 1.0 for a share of 0.2 at index": lambda: budgets.cost_of_share([0.5, 0.2], [0.6, 1.0]),
+    "f0: expected shares between 0 and 1": lambda: budgets.cost_of_share(-0.1, 0.4),
+    "f1: expected shares": lambda: budgets.binary_divergence(0.5, 1.5),
+    "f0: expected shares between 0 and 1, ends left out": lambda: budgets.share_within(0.0, 0.1),
+    "budget: expected budgets above 0": lambda: budgets.safe_strength(1.0, 1.0, 0.0),
+    "budget: .* got -0.1": lambda: budgets.range_within(-0.1),
+    "budget: .* got inf": lambda: budgets.safe_strength(1.0, 1.0, [0.1, np.inf]),
+    "members: .* got an empty set": lambda: budgets.efficiency(LOG_P, np.arange(3.0), np.zeros(3, bool)),
+    "members: .* got all tokens": lambda: budgets.split_cost(LOG_P, LOG_P, np.ones(3, bool)),
+    "m: expected log-odds that are not constant": lambda: budgets.efficiency(LOG_P, np.ones(3), np.arange(3) < 1),
+    "variance: expected variances of at least 0": lambda: budgets.budget_bound(-1.0, 1.0, 1.0),
+    "above: expected a distance above 0": lambda: budgets.budget_bound(1.0, 0.0, 1.0),
+    "weights: .* add up to 1": lambda: budgets.safe_strength([1.0, 1.0], 1.0, 0.1, jnp.asarray([0.4, 0.4])),
+    "width: expected ranges": lambda: budgets.divergence_of_range(-1.0),
+    "across: expected diameters": lambda: budgets.safe_angle(0.0, 0.1),
+    "directions: expected at least 2": lambda: budgets.diameter(Arc(*np.zeros((3, 4)), np.zeros(()), np.ones(())), 1),
+}
+
+
+@pytest.mark.parametrize(("message", "call"), BAD.items(), ids=BAD)
+def test_bad_values_are_refused_by_name(message, call):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        call()
