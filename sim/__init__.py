@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sim.checks.refute import refute, replay
     from sim.checks.validation import validate
     from sim.checks.verify import verify
+    from sim.choosing.choice import Choice
+    from sim.choosing.search import choose
     from sim.directions.adapters import read_adapter, write_adapter
     from sim.directions.extraction import make_vector
     from sim.directions.features import best_features, feature_vector, sae_vector
@@ -35,6 +37,8 @@ _HOMES = {
     "sim.checks.refute": ("refute", "replay"),
     "sim.checks.validation": ("validate",),
     "sim.checks.verify": ("verify",),
+    "sim.choosing.choice": ("Choice",),
+    "sim.choosing.search": ("choose",),
     "sim.directions.extraction": ("make_vector",),
     "sim.directions.texts": ("Pair", "concept_pairs", "read_pairs"),
     "sim.directions.adapters": ("read_adapter", "write_adapter"),
@@ -55,6 +59,7 @@ __all__ = [
     "Add",
     "After",
     "All",
+    "Choice",
     "Clamp",
     "Generated",
     "LanguageModel",
@@ -71,6 +76,7 @@ __all__ = [
     "When",
     "Where",
     "best_features",
+    "choose",
     "concept_pairs",
     "feature_vector",
     "load",

@@ -1,0 +1,179 @@
+"""What a choice of strength is: the strength, or why there is none; its cost and its use; and what is certain of them."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sim.choosing.bounds import Bound
+from sim.choosing.criteria import statistic
+from sim.choosing.rollouts import Effects
+from ufm.steering import Steering
+
+
+@dataclass(frozen=True)
+class Cost:
+    """KL per token from the unsteered to the steered prediction, nats, on text of the steered model.
+
+    Attributes:
+        mean, p95, max: over all predictions.
+        cumulative: the sum over a continuation, the mean over prompts.
+    """
+
+    mean: float
+    p95: float
+    max: float
+    cumulative: float
+
+    @classmethod
+    def of(cls, effects: Effects) -> "Cost":
+        """The cost of a strength."""
+        mean, p95, most = (statistic(effects.kl, name) for name in ("mean", "p95", "max"))
+        return cls(mean, p95, most, float(np.nansum(effects.kl, axis=1).mean()))
+
+
+@dataclass(frozen=True)
+class PromptChoice:
+    """What the strength is to one prompt.
+
+    Attributes:
+        prompt: the end of it, as text if there is a tokenizer.
+        cost: KL per token at the common strength, the mean over its continuation, nats.
+        share: the concept's share there.
+        alpha: the strength that the first-order rule of N23 gives it; for the same mean cost near 0 more share in total.
+    """
+
+    prompt: str
+    cost: float
+    share: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A strength that was looked at.
+
+    Attributes:
+        alpha: the strength.
+        cost: KL per token.
+        share: mean probability of the concept's tokens.
+        on: the strength that the text was written at.
+    """
+
+    alpha: float
+    cost: Cost
+    share: float
+    on: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One strength, or the reason why there is none.
+
+    Attributes:
+        alpha: the strength, in units of the vector; None if there is none.
+        layer: the first block that is steered.
+        interval: 90 % of bootstrap samples of the prompts give a strength in it; None without a strength.
+        per_prompt: what it is to each prompt.
+        cost: None without a strength.
+        share: the concept's share before and after, the mean over predictions.
+        least_cost: nats per token that any intervention pays for this change of the share (N15).
+        efficiency: the part of the mean cost that is, between 0 and 1.
+        safe_alpha: strengths that bounds allow for the budget, by number (`sim.choosing.bounds`).
+        guess: N9's strength, from one derivative at 0 on the prompts.
+        stopped_by: the limit that a larger strength would break, or "share", which a smaller one would miss.
+        passes: what the choice took, in passes of the model over all prompts and continuations.
+        reason: why there is no strength, or what went wrong on the way; "" if nothing.
+        steering: what was asked about.
+        tokens: the concept's tokens.
+        points: all strengths that were looked at.
+        completions: what the model writes after the first prompts, by strength.
+        settings: what was asked for.
+    """
+
+    alpha: float | None
+    layer: int
+    interval: tuple[float, float] | None
+    per_prompt: tuple[PromptChoice, ...]
+    cost: Cost | None
+    share: tuple[float, float]
+    least_cost: float | None
+    efficiency: float | None
+    safe_alpha: dict[str, Bound]
+    guess: float
+    stopped_by: str
+    passes: float
+    reason: str
+    steering: Steering
+    tokens: tuple[int, ...]
+    points: tuple[Point, ...]
+    completions: dict[float, tuple[str, ...]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The choice as names and numbers; names are fixed."""
+        before, after = self.share
+        return {
+            "alpha": self.alpha,
+            "layer": self.layer,
+            "interval": self.interval,
+            "per_prompt": [asdict(prompt) for prompt in self.per_prompt],
+            "cost": None if self.cost is None else asdict(self.cost),
+            "share": {"before": before, "after": after},
+            "least_cost": self.least_cost,
+            "efficiency": self.efficiency,
+            "safe_alpha": {name: asdict(bound) for name, bound in self.safe_alpha.items()},
+            "guess": self.guess,
+            "stopped_by": self.stopped_by,
+            "passes": self.passes,
+            "reason": self.reason,
+            "guarantees": self.guarantees,
+            "points": [asdict(point) for point in sorted(self.points, key=lambda point: (point.on, point.alpha))],
+            "completions": {f"{alpha:g}": list(texts) for alpha, texts in self.completions.items()},
+            "settings": self.settings,
+        }
+
+    @property
+    def guarantees(self) -> dict[str, list[str]]:
+        """What is certain, what holds under assumptions, and what was measured: sentences."""
+        certain: list[str] = []
+        assumed: list[str] = []
+        measured: list[str] = []
+        if self.alpha is not None and self.cost is not None and self.interval is not None:
+            certain.append(
+                f"no intervention of any kind moves the concept's share like this on these texts for less than "
+                f"{self.least_cost:.3g} nats per token (N15)"
+            )
+            low, high = self.interval
+            measured.append(
+                f"KL per token is {self.cost.mean:.3g} in the mean and {self.cost.p95:.3g} at the 95th percentile, on text "
+                f"that the steered model wrote after {len(self.per_prompt)} prompts; for 90 % of bootstrap samples of the "
+                f"prompts the strength is between {low:.3g} and {high:.3g}"
+            )
+        for name, bound in self.safe_alpha.items():
+            words = f"in the prompts the budget is kept up to strength {bound.alpha:.3g} ({name})"
+            (certain if bound.is_theorem else assumed).append(
+                words if bound.is_theorem else f"{words}, given {bound.assumes}"
+            )
+        return {"theorems": certain, "under_assumptions": assumed, "measured": measured}
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        before, after = self.share
+        if self.alpha is None or self.cost is None or self.interval is None:
+            lines = [f"no strength at block {self.layer}: {self.reason}"]
+        else:
+            low, high = self.interval
+            stopped = "a smaller one misses the share" if self.stopped_by == "share" else f"stopped by {self.stopped_by}"
+            lines = [
+                f"alpha {self.alpha:.4g} at block {self.layer} ({low:.4g} to {high:.4g} over prompts); {stopped}",
+                f"costs {self.cost.mean:.3g} nats per token (95th percentile {self.cost.p95:.3g}, "
+                f"largest {self.cost.max:.3g}, {self.cost.cumulative:.3g} over a continuation)",
+                f"moves the concept's share from {before:.3g} to {after:.3g}, which needs {self.efficiency:.0%} of the cost",
+            ]
+            lines += [self.reason] if self.reason else []
+        for kind, words in zip(("theorem", "assumed", "measured"), self.guarantees.values(), strict=True):
+            lines += [f"{kind}: {sentence}" for sentence in words]
+        return [*lines, f"first guess {self.guess:.4g}; {self.passes:.1f} passes of the model"]

@@ -1,0 +1,222 @@
+"""What a strength may cost, or must reach: criteria that `sim.choose` combines.
+
+A criterion gives a number from what a strength does (`sim.choosing.rollouts.Effects`), and the limit for it. Ceilings are
+combined by taking the strength at which the first of them is reached; a floor, `ShareAtLeast`, asks for the least strength.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ufm._check import finite_number, require
+
+STATISTICS = ("p95", "mean", "max")
+"""Over the predictions of all texts: the 95th percentile, the mean, the largest."""
+
+
+def statistic(values: Float[np.ndarray, "*n"], name: str) -> float:
+    """One of `STATISTICS` of numbers; NaN marks those that do not count.
+
+    Raises:
+        ValueError: another name.
+    """
+    require(name in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", repr(name))
+    counted = np.asarray(values, float)
+    counted = counted[~np.isnan(counted)]
+    if name == "p95":
+        return float(np.quantile(counted, 0.95))
+    return float(counted.mean() if name == "mean" else counted.max())
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a criterion is told of a strength.
+
+    Attributes:
+        effects: on each prediction.
+        alpha: the strength.
+        relative: length of what is added, in units of the median length of the states; NaN if nothing is added.
+        base_loss: of the unsteered model on its own text, per token; NaN unless a criterion needs it.
+    """
+
+    effects: Any
+    alpha: float
+    relative: float = field(default=np.nan)
+    base_loss: float = field(default=np.nan)
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A criterion that a small strength meets: `excess` grows, and crosses 0 where the limit is reached."""
+
+    @property
+    def name(self) -> str:
+        """What stopped a strength, in one word.
+
+        Raises:
+            NotImplementedError: in a class that does not define it.
+        """
+        raise NotImplementedError
+
+    @property
+    def needs_base_text(self) -> bool:
+        """Whether it compares with text of the unsteered model."""
+        return False
+
+    @property
+    def needs_slope(self) -> bool:
+        """Whether it needs the derivative of the share."""
+        return False
+
+    def excess(self, situation: Situation) -> float:
+        """How far over the limit, as a logarithm; below 0 within it.
+
+        Raises:
+            NotImplementedError: in a class that does not define it.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class KLBudget(Ceiling):
+    """KL per token within a budget.
+
+    Attributes:
+        nats: the budget.
+        of: the statistic over tokens, one of `STATISTICS`.
+        reverse: whether KL is from the steered to the unsteered prediction, in place of the other way round.
+    """
+
+    nats: float = 1.0
+    of: str = "p95"
+    reverse: bool = False
+
+    def __post_init__(self) -> None:
+        finite_number("budget", self.nats, "a number of nats above 0", lambda nats: nats > 0)
+        require(self.of in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", repr(self.of))
+
+    @property
+    def name(self) -> str:
+        """What stopped a strength, in one word."""
+        return "budget"
+
+    def value(self, effects: Any) -> float:
+        """The statistic, in nats."""
+        return statistic(effects.reverse_kl if self.reverse else effects.kl, self.of)
+
+    def excess(self, situation: Situation) -> float:
+        """The logarithm of the statistic in budgets."""
+        return _log(self.value(situation.effects) / self.nats)
+
+
+@dataclass(frozen=True)
+class LossRise(Ceiling):
+    """The unsteered model finds what the steered one writes not much less likely than its own text (ALERT).
+
+    Attributes:
+        share: by which its loss per token may rise.
+    """
+
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        finite_number("loss_rise", self.share, "a share above 0, such as 0.2", lambda share: share > 0)
+
+    @property
+    def name(self) -> str:
+        """What stopped a strength, in one word."""
+        return "log-probability"
+
+    @property
+    def needs_base_text(self) -> bool:
+        """Text of the unsteered model is what is compared with."""
+        return True
+
+    def excess(self, situation: Situation) -> float:
+        """The logarithm of the loss in units of the most there may be."""
+        loss = statistic(situation.effects.loss, "mean")
+        return _log(loss / ((1 + self.share) * situation.base_loss))
+
+
+@dataclass(frozen=True)
+class NormRatio(Ceiling):
+    """What is added is not long compared with the states: ``alpha |v| / |h|`` within a limit.
+
+    Attributes:
+        most: the limit.
+    """
+
+    most: float = 0.5
+
+    def __post_init__(self) -> None:
+        finite_number("norm_ratio", self.most, "a ratio above 0", lambda ratio: ratio > 0)
+
+    @property
+    def name(self) -> str:
+        """What stopped a strength, in one word."""
+        return "norm"
+
+    def excess(self, situation: Situation) -> float:
+        """The logarithm of the ratio in units of the limit.
+
+        Raises:
+            ValueError: a steering that adds no vector.
+        """
+        require(not np.isnan(situation.relative), "norm_ratio", "a steering that adds one vector", "another one")
+        return _log(situation.relative / self.most)
+
+
+@dataclass(frozen=True)
+class Rising(Ceiling):
+    """The concept's share still rises with the strength: its peak (N3, theorem 3.3) is not yet passed."""
+
+    @property
+    def name(self) -> str:
+        """What stopped a strength, in one word."""
+        return "peak"
+
+    @property
+    def needs_slope(self) -> bool:
+        """The derivative is all it looks at."""
+        return True
+
+    def excess(self, situation: Situation) -> float:
+        """Minus ten times the slope of the logarithm of the share by that of the strength: a peak is flat."""
+        effects = situation.effects
+        slope = np.nanmean(effects.share_slope) * situation.alpha
+        return float(-10 * slope / np.nanmean(effects.share))
+
+
+@dataclass(frozen=True)
+class ShareAtLeast:
+    """A floor: the mean probability of the concept's tokens.
+
+    Attributes:
+        share: what it has to reach, between 0 and 1.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        finite_number("share", self.share, "a probability between 0 and 1", lambda share: 0 < share < 1)
+
+    @property
+    def name(self) -> str:
+        """What stopped a strength, in one word."""
+        return "share"
+
+    def excess(self, situation: Situation) -> float:
+        """The log-odds of the share less those to be reached: crosses 0 where it is."""
+        share = float(np.nanmean(situation.effects.share))
+        return logit(share) - logit(self.share)
+
+
+def _log(ratio: float) -> float:
+    return float(np.log(ratio)) if ratio > 0 else -np.inf
+
+
+def logit(share: float) -> float:
+    """The log-odds of a probability; infinite at 0 and 1."""
+    return float(np.log(share) - np.log1p(-share)) if 0 < share < 1 else float(np.copysign(np.inf, share - 0.5))

@@ -1,0 +1,98 @@
+"""The strength at which a measured quantity crosses its limit, from few evaluations: a bracketed secant on log strength."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+SHORTEST = 0.005
+"""The logarithm of the shortest stride, doubled with every one."""
+
+STEEPEST = 8.0
+"""A function that seems steeper by the logarithm of the strength may have jumped: it is not solved by being near 0."""
+
+
+class Crossing(NamedTuple):
+    """Where a function crosses 0.
+
+    Attributes:
+        alpha: the strength; None if it does not, within reach.
+        low: the largest strength known to be below; 0 if none is.
+        evaluations: how often the function was evaluated.
+    """
+
+    alpha: float | None
+    low: float
+    evaluations: int
+
+
+def crossing(
+    excess: Callable[[float], float],
+    start: float,
+    *,
+    steepness: float = 2.0,
+    stride: float = 8.0,
+    tolerance: float = 0.01,
+    least: float = 0.0,
+    most: float = np.inf,
+    evaluations: int = 30,
+) -> Crossing:
+    """The positive strength at which `excess` crosses 0 upwards.
+
+    Args:
+        excess: of a strength; below 0 at small ones. Where it is NaN or +inf, the strength is taken to be too large.
+        start: the first guess.
+        steepness: of `excess` by the logarithm of the strength, where nothing is known of it: 2 for the logarithm of KL.
+        stride: the factor that a step goes at most, while nothing is known on the other side.
+        tolerance: relative error of the strength.
+        least, most: between which it is looked for.
+        evaluations: after which the best is taken.
+    """
+    low, high = (0.0, -np.inf), (np.inf, np.inf)
+    alpha, last, halve = float(np.clip(start, least or start, most)), None, False
+    for count in range(1, evaluations + 1):
+        value = float(excess(alpha))
+        value = np.inf if np.isnan(value) else value
+        here = (alpha, value)
+        if last is not None and np.isfinite([value, last[1]]).all() and alpha != last[0]:
+            local = (value - last[1]) / np.log(alpha / last[0])
+            steepness = local if local > 0.2 else steepness
+        if abs(value) <= tolerance * min(steepness, STEEPEST):
+            return Crossing(alpha, low[0] if value > 0 else alpha, count)
+        side_before = (low[0] > 0, high[0] < np.inf)
+        low, high = (here, high) if value < 0 else (low, here)
+        if value < 0 and alpha >= most:
+            return Crossing(None, alpha, count)
+        if value > 0 and least and alpha <= least:
+            return Crossing(None, 0.0, count)
+        if low[0] > 0 and high[0] / low[0] <= 1 + tolerance:
+            return Crossing(low[0], low[0], count)
+        # Where two steps have ended on one side, the bracket is halved once.
+        halve = all(side_before) and last is not None and (value < 0) == (last[1] < 0) and not halve
+        # Strides grow while the other side is not known: where `excess` is small and flat, its slope leads nowhere.
+        shortest = min(SHORTEST * 2.0**count, np.log(stride))
+        last, alpha = here, _next(low, high, here, steepness, _Limits(least, most, (shortest, np.log(stride))), halve=halve)
+    return Crossing(low[0] or None, low[0], evaluations)
+
+
+class _Limits(NamedTuple):
+    """Where a strength is looked for, and how far a step goes on the way: logarithms of factors."""
+
+    least: float
+    most: float
+    strides: tuple[float, float]
+
+
+def _next(low, high, here, steepness: float, limits: _Limits, *, halve: bool) -> float:
+    """The next strength to look at."""
+    if low[0] > 0 and high[0] < np.inf:
+        log_low, log_high = np.log(low[0]), np.log(high[0])
+        if not halve and np.isfinite([low[1], high[1]]).all():
+            step = log_low - low[1] * (log_high - log_low) / (high[1] - low[1])
+            margin = 0.02 * (log_high - log_low)
+            return float(np.exp(np.clip(step, log_low + margin, log_high - margin)))
+        return float(np.exp((log_low + log_high) / 2))
+    size = abs(here[1]) / steepness if np.isfinite(here[1]) else np.log(2)
+    # A little farther than the guess, so that the other side is soon known.
+    step = -np.sign(here[1]) * np.clip(1.02 * size, *limits.strides)
+    return float(np.clip(here[0] * np.exp(step), limits.least, limits.most))

@@ -1,0 +1,353 @@
+"""Texts that a steered model writes after prompts, and what steering does to every prediction of their tokens.
+
+Costs are measured on fixed text: the unsteered and the steered model predict the same tokens, each from the states where it
+is steered, which are computed once for all strengths.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sim.bridge.generation import Sampling
+from sim.bridge.model import LanguageModel
+from sim.bridge.split import Split
+from ufm._batches import map_in_batches
+from ufm._check import require
+from ufm.measures import kl
+from ufm.precision import wide
+from ufm.steering import After, All, Last, State, Steering
+
+DETERMINISTIC = 0.05
+"""Entropy, in nats, below which the first predictions of a text are left out: the form of a chat decides them, no strength
+moves them, and an average over them would make a budget look free."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Texts written after prompts.
+
+    Attributes:
+        prompts: token ids of each prompt.
+        tokens: what follows, ``[n, h]``; after an end, anything.
+        counted: which of it the model wrote, the end included, ``[n, h]``.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    tokens: Int[np.ndarray, "n h"]
+    counted: Bool[np.ndarray, "n h"]
+
+    @property
+    def horizon(self) -> int:
+        """Tokens of the longest continuation, h."""
+        return self.tokens.shape[1]
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """Prompts and continuations in one."""
+        return [[*prompt, *map(int, after)] for prompt, after in zip(self.prompts, self.tokens, strict=True)]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return max(map(len, self.prompts)) + self.horizon
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How texts are written: the same randomness for all strengths.
+
+    Attributes:
+        lm: the model.
+        prompts: token ids of each prompt.
+        horizon: tokens of a continuation.
+        sampling: how the next token is chosen.
+        seed: of the randomness.
+    """
+
+    lm: LanguageModel
+    prompts: tuple[tuple[int, ...], ...]
+    horizon: int
+    sampling: Sampling
+    seed: int
+
+    def __call__(self, steering: Steering | None = None, alpha: Any = 0.0) -> Rollouts:
+        """Continuations of all prompts at a strength, one for all or one for each prompt."""
+        generated = self.lm.generate(
+            list(self.prompts),
+            max_new_tokens=self.horizon,
+            sampling=self.sampling,
+            seed=self.seed,
+            steering=steering,
+            alpha=alpha,
+        )
+        ends = (0,) if self.lm.tokenizer is None else self.lm.tokenizer.eos_ids or (0,)
+        tokens = np.full((len(self.prompts), self.horizon), ends[0], np.int32)
+        counted = np.zeros(tokens.shape, bool)
+        for row, (written, ended) in enumerate(zip(generated.tokens, generated.ended, strict=True)):
+            tokens[row, : len(written)] = written
+            counted[row, : len(written) + ended] = True
+        return Rollouts(self.prompts, tokens, counted)
+
+    def texts(self, rollouts: Rollouts) -> tuple[str, ...]:
+        """What was written, as text."""
+        tokenizer = self.lm.tokenizer
+        rows = [tokens[own].tolist() for tokens, own in zip(rollouts.tokens, rollouts.counted, strict=True)]
+        return () if tokenizer is None else tuple(tokenizer.decode(row) for row in rows)
+
+
+class Effects(NamedTuple):
+    """What a strength does to each counted prediction, ``[n, h]`` each; NaN where a prediction is not counted.
+
+    Attributes:
+        kl: from the unsteered to the steered prediction, nats.
+        reverse_kl: from the steered to the unsteered one.
+        loss: cross-entropy of the unsteered model on what the steered one writes next.
+        share: probability of the concept's tokens under the steered model.
+        spread: range of the change of the logits.
+        share_slope: derivative of `share` by the strength; NaN where it was not asked for.
+        counted: which predictions are counted.
+    """
+
+    kl: Float[np.ndarray, "n h"]
+    reverse_kl: Float[np.ndarray, "n h"]
+    loss: Float[np.ndarray, "n h"]
+    share: Float[np.ndarray, "n h"]
+    spread: Float[np.ndarray, "n h"]
+    share_slope: Float[np.ndarray, "n h"]
+    counted: Bool[np.ndarray, "n h"]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the strength gave numbers."""
+        return bool(np.isfinite(self.kl[self.counted]).all())
+
+
+class Tilt(NamedTuple):
+    """How predictions move with the strength at 0, from one JVP; ``[n, h]`` each, NaN where a prediction is not counted.
+
+    Attributes:
+        variance: of the slopes of the logits, under the unsteered prediction: twice the curvature of KL (N9).
+        above, below: the largest slope less the mean one, and the mean one less the least.
+        covariance: of the slopes and membership in the concept: the slope of its share.
+        share: probability of the concept's tokens.
+    """
+
+    variance: Float[np.ndarray, "n h"]
+    above: Float[np.ndarray, "n h"]
+    below: Float[np.ndarray, "n h"]
+    covariance: Float[np.ndarray, "n h"]
+    share: Float[np.ndarray, "n h"]
+
+
+class Promotion(NamedTuple):
+    """What steering does to each token at strength 0, the mean over predictions, ``[V]`` each.
+
+    Attributes:
+        gain: slope of its probability.
+        lift: slope of its log-probability, in standard deviations over tokens.
+    """
+
+    gain: Any
+    lift: Any
+
+
+@dataclass(frozen=True)
+class FixedText:
+    """Texts, split where a steering acts, with what is the same for all strengths.
+
+    Attributes:
+        rollouts: the texts; what is not counted is left out of all that is measured.
+        split, steering: as `Split.prepared` gives them.
+        states: where the split is, of all texts.
+        streams: what the last norm is given before each token of the continuations, unsteered, ``[n, h, d]``.
+        entropy: of the unsteered predictions, ``[n, h]``.
+    """
+
+    rollouts: Rollouts
+    split: Split
+    steering: Steering
+    states: State
+    streams: Array
+    entropy: Float[np.ndarray, "n h"]
+
+    @classmethod
+    def of(cls, lm: LanguageModel, rollouts: Rollouts, steering: Steering, *, skip: bool = True) -> "FixedText":
+        """Texts as a steering finds them.
+
+        Args:
+            lm: the model.
+            rollouts: the texts.
+            steering: what is to act on them, with a layer for every part.
+            skip: whether the first predictions are left out as long as they are deterministic.
+
+        Raises:
+            ValueError: tokens that are chosen by a mask: a text has others than a prompt.
+        """
+        own = _for_texts(steering, [len(prompt) for prompt in rollouts.prompts])
+        split = lm.split(rollouts.rows, length=rollouts.length, last_only=False)
+        split, parts = split.prepared(own)
+        states, streams, entropy = _unsteered(split, rollouts.horizon)
+        entropy = np.asarray(entropy, float)
+        counted = rollouts.counted
+        if skip:
+            begun = np.logical_or.accumulate(entropy > DETERMINISTIC, axis=1) & counted
+            counted = begun if begun.any() else counted
+        return cls(replace(rollouts, counted=counted), split, parts, states, streams, entropy)
+
+    def effects(self, alpha: float, members: Bool[Array, " V"], *, slope: bool = False) -> Effects:
+        """What a strength does to each prediction.
+
+        Args:
+            alpha: the strength.
+            members: the concept's tokens.
+            slope: whether to differentiate the share.
+        """
+        strength = jnp.asarray(alpha, wide(self.streams).dtype)
+        values = _effects(self.split, self.steering, strength, self.states, self.streams, members, slope=slope)
+        return Effects(*[self._counted(value) for value in values], self.rollouts.counted)  # type: ignore[call-arg]
+
+    def tilt(self, members: Bool[Array, " V"]) -> tuple[Tilt, Promotion]:
+        """How predictions move at strength 0, and which tokens that promotes."""
+        counted = jnp.asarray(self.rollouts.counted)
+        values, promoted = _tilt(self.split, self.steering, self.states, members, counted)
+        gain, lift = (np.asarray(total, float) for total in promoted)
+        return Tilt(*(self._counted(value) for value in values)), Promotion(gain, lift)
+
+    @property
+    def scale(self) -> float:
+        """The median length of the states where they are steered."""
+        lengths = np.linalg.norm(np.asarray(self.states.stream, float), axis=-1)
+        return float(np.median(lengths[np.asarray(self.states.mask)]))
+
+    def shares(self, members: Bool[Array, " V"]) -> Float[np.ndarray, "n h"]:
+        """The probability of the concept's tokens in the unsteered predictions, ``[n, h]``."""
+        return self._counted(_shares(self.split, self.streams, members))
+
+    def _counted(self, values: Any) -> Float[np.ndarray, "n h"]:
+        return np.where(self.rollouts.counted, np.asarray(values, float), np.nan)
+
+
+def prompts_alone(prompts: Sequence[Sequence[int]]) -> Rollouts:
+    """Prompts as texts of their own: every token but the first of a prompt is what follows it.
+
+    Raises:
+        ValueError: prompts of one token each.
+    """
+    longest = max(len(prompt) for prompt in prompts) - 1
+    require(longest >= 1, "prompts", "prompts of at least two tokens", "single tokens")
+    heads = tuple((prompt[0],) for prompt in prompts)
+    tokens = np.zeros((len(prompts), longest), np.int32)
+    counted = np.zeros(tokens.shape, bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt) - 1] = prompt[1:]
+        counted[row, : len(prompt) - 1] = True
+    return Rollouts(heads, tokens, counted)
+
+
+def _for_texts(steering: Steering, lengths: Sequence[int]) -> Steering:
+    """A steering that acts on a text where the same one acts while the text is written."""
+    parts = []
+    for part in steering.parts:
+        tokens = part.tokens
+        if isinstance(tokens, Last):
+            tokens = After(jnp.asarray(lengths) - 1)
+        known = isinstance(tokens, All | After)
+        require(known, "tokens", "All(), Last() or After(...), which say what becomes of new tokens", repr(part.tokens))
+        parts.append(replace(part, tokens=tokens))
+    return Steering.of(parts)
+
+
+def _in_batches(split: Split, function: Any, xs: Any) -> Any:
+    """`function` of every text, as many at a time as the budget of the split allows."""
+    return map_in_batches(function, xs, max(1, split.budget // split.activation_size))
+
+
+def _predictions(split: Split, stream: Float[Array, "h d"]) -> Float[Array, "h V"]:
+    return jax.nn.log_softmax(wide(split.decoder.logits(stream)), axis=-1)
+
+
+def _before(stream: Float[Array, "T d"], horizon: int) -> Float[Array, "h d"]:
+    """The positions that predict the last `horizon` tokens."""
+    return stream[-horizon - 1 : -1]
+
+
+@partial(jax.jit, static_argnames="horizon")
+def _unsteered(split, horizon):
+    def of(j):
+        state = split.embed(j)
+        stream = _before(split.before_norm(state), horizon)
+        log_p = _predictions(split, stream)
+        return state, stream, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    return _in_batches(split, of, jnp.arange(split.n_contexts))
+
+
+@jax.jit
+def _shares(split, streams, members):
+    def of(stream):
+        return jnp.sum(jnp.where(members, jnp.exp(_predictions(split, stream)), 0), axis=-1)
+
+    return _in_batches(split, of, streams)
+
+
+@partial(jax.jit, static_argnames="slope")
+def _effects(split, steering, alpha, states, streams, members, *, slope):
+    horizon = streams.shape[1]
+
+    def of(pair):
+        state, stream = pair
+
+        def steered(strength):
+            return _predictions(split, _before(split.before_norm(state, steering, strength), horizon))
+
+        log_p = _predictions(split, stream)
+        log_q = steered(alpha)
+        q, change = jnp.exp(log_q), log_q - log_p
+        share = jnp.sum(jnp.where(members, q, 0), axis=-1)
+        steep = jnp.full_like(share, jnp.nan)
+        if slope:
+
+            def of_concept(strength):
+                return jnp.sum(jnp.where(members, jnp.exp(steered(strength)), 0), axis=-1)
+
+            steep = jax.jvp(of_concept, (alpha,), (jnp.ones_like(alpha),))[1]
+        loss, spread = -jnp.sum(q * log_p, axis=-1), change.max(axis=-1) - change.min(axis=-1)
+        return kl(log_p, log_q), kl(log_q, log_p), loss, share, spread, steep
+
+    return _in_batches(split, of, (states, streams))
+
+
+@jax.jit
+def _tilt(split, steering, states, members, counted):
+    horizon, kind = counted.shape[1], wide(states.stream).dtype
+
+    def of(pair):
+        state, own = pair
+
+        def steered(strength):
+            stream = _before(split.before_norm(state, steering, strength), horizon)
+            return wide(split.decoder.logits(stream))
+
+        logits, steep = jax.jvp(steered, (jnp.zeros((), kind),), (jnp.ones((), kind),))
+        p = jax.nn.softmax(logits, axis=-1)
+        off = steep - jnp.sum(p * steep, axis=-1, keepdims=True)
+        inside = jnp.where(members, p, 0)
+        values = Tilt(
+            jnp.sum(p * off * off, axis=-1),
+            off.max(axis=-1),
+            -off.min(axis=-1),
+            jnp.sum(inside * off, axis=-1),
+            inside.sum(axis=-1),
+        )
+        weight = own[:, None]
+        deviation = jnp.sqrt(jnp.maximum(values.variance, jnp.finfo(off.dtype).tiny))[:, None]
+        return values, Promotion(jnp.sum(weight * p * off, axis=0), jnp.sum(weight * off / deviation, axis=0))
+
+    values, sums = _in_batches(split, of, (states, counted))
+    return values, jax.tree.map(lambda total: total.sum(axis=0) / counted.sum(), sums)

@@ -1,0 +1,402 @@
+"""The strength to steer with: solved on fixed text, and checked on what the steered model writes.
+
+choice = sim.choose(lm, vector, prompts, layer=20, budget=1.0)
+lm.generate(prompts, steering=choice.steering, alpha=choice.alpha)
+
+The first guess is N9's, from one derivative on the prompts. At the guess the model writes; on that text the strength is
+solved, with passes through the blocks behind the layer only. At what was solved the model writes again, with the same
+randomness, and the strength is solved on the new text, until it stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sim.bridge.generation import Sampling
+from sim.bridge.model import LanguageModel
+from sim.choosing.bounds import bounds_of
+from sim.choosing.choice import Choice, Cost, Point, PromptChoice
+from sim.choosing.criteria import Ceiling, KLBudget, ShareAtLeast, Situation, logit, statistic
+from sim.choosing.crossing import crossing
+from sim.choosing.interval import interval_of
+from sim.choosing.rollouts import Effects, FixedText, Promotion, Rollouts, Tilt, Writer, prompts_alone
+from sim.choosing.work import Work
+from theory.budgets import binary_divergence
+from ufm._check import indices, require, shown, whole_number
+from ufm.interventions import Add
+from ufm.steering import Steering
+
+TOLERANCE = 0.01
+"""Relative error of a strength."""
+
+ROUNDS = 5
+"""How often the model writes at most until the strength stays."""
+
+LIFT, GAIN = 2.0, 0.5
+"""Where no tokens are named, the concept is among those whose log-probability steering lifts, in the prompts and to first
+order, by more than so many standard deviations: the fewest that gain such a part of what these gain in probability."""
+
+FARTHEST = 1e4
+"""Strengths are looked for up to this many times the first guess."""
+
+
+def choose(
+    lm: LanguageModel,
+    steering: Any,
+    prompts: Any,
+    *,
+    layer: int | None = None,
+    budget: float | None = None,
+    of: str = "p95",
+    share: float | None = None,
+    criteria: Sequence[Any] = (),
+    tokens: Sequence[int] | None = None,
+    horizon: int = 50,
+    sign: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    chat: bool = False,
+    completions: int = 3,
+) -> Choice:
+    """How hard to push: the largest strength within all limits, or the least that reaches a share of the concept.
+
+    Args:
+        lm: the model.
+        steering: a `sim.SteeringVector`; a `Steering` with a layer for every part; or a vector ``[d]``, with `layer`.
+        prompts: texts, token ids, or chats: what the model will be used on.
+        layer: the block whose direction of a vector is used; may be left out if it has one direction only.
+        budget: KL per token that steering may cost, nats; 1 if no other limit and no share is named.
+        of: the statistic of KL over the tokens that is to stay within it: p95, mean or max.
+        share: the mean probability of the concept's tokens that is to be reached, with as little strength as does.
+        criteria: further limits (`sim.choosing.criteria`).
+        tokens: the concept's tokens; those that the steering promotes most if left out.
+        horizon: tokens of each continuation that costs are measured on.
+        sign: -1 for negative strengths, away from the concept.
+        sampling: how continuations are written; drawn from the model's probabilities if left out.
+        seed: of their randomness.
+        chat: whether prompts are what a user says.
+        completions: for how many prompts what the model writes is kept.
+
+    Raises:
+        ValueError: no prompts, a steering for another model, one that does nothing (a zero vector), a limit that is not
+            positive; a token that the model does not have.
+    """
+    placed, sign = steering_of(lm, steering, layer), whole_number("sign", sign)
+    require(sign in (1, -1), "sign", "1 or -1", sign)
+    limits = _limits(budget, of, share, criteria)
+    floor = None if share is None else ShareAtLeast(share)
+    ids, mask = lm.contexts(prompts, chat=chat, room=whole_number("horizon", horizon, 1))
+    rows = tuple(tuple(map(int, row[real])) for row, real in zip(ids, mask, strict=True))
+    sampling = Sampling(temperature=1.0) if sampling is None else sampling
+    writer = Writer(lm, rows, horizon, sampling, whole_number("seed", seed, 0))
+    names = [limit.name for limit in limits]
+    settings = {"budget": budget, "statistic": of, "share": share, "limits": names, "horizon": horizon, "seed": seed}
+    return _Search(writer, placed, limits, floor, tokens, sign, settings | {"sign": sign}).run(completions)
+
+
+def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering:
+    """What was given as a steering, with a layer for every part.
+
+    Raises:
+        ValueError: something else; a vector of several layers, without one of them.
+    """
+    if hasattr(steering, "require_fits"):
+        vector = steering.require_fits(lm)
+        several = layer is None and len(vector.layers) > 1
+        require(not several, "layer", f"one of the vector's {len(vector.layers)} blocks", "none")
+        return vector.steering(vector.layers[0] if layer is None else layer)
+    if isinstance(steering, Steering):
+        placed = all(part.layer is not None for part in steering.parts)
+        require(
+            placed and layer is None, "layer", "a layer in every part of the steering, and none beside it", repr(steering)
+        )
+        return steering
+    known = layer is not None and np.ndim(steering) == 1
+    require(known, "steering", "a SteeringVector, a Steering({layer: ...}), or a vector [d] with layer=", shown(steering))
+    return Steering({layer: Add(jnp.asarray(np.asarray(steering, np.float32)))})
+
+
+def _limits(budget: float | None, of: str, share: float | None, criteria: Sequence[Any]) -> tuple[Ceiling, ...]:
+    for criterion in criteria:
+        require(isinstance(criterion, Ceiling), "criteria", "limits such as LossRise(0.2)", shown(criterion))
+    if budget is None and (criteria or share is not None):
+        return tuple(criteria)
+    return KLBudget(1.0 if budget is None else budget, of), *criteria
+
+
+def promoted(promotion: Promotion, sign: int) -> np.ndarray:
+    """The tokens that a steering stands for, ``[V]``: see `LIFT`."""
+    gain = np.where(sign * promotion.lift > LIFT, np.maximum(sign * promotion.gain, 0), 0)
+    order = np.argsort(-gain)
+    members = np.zeros(gain.size, bool)
+    members[order[: int(np.searchsorted(np.cumsum(gain[order]), GAIN * gain.sum())) + 1]] = True
+    return members & (gain > 0)
+
+
+class _NoStrengthError(Exception):
+    """There is no strength; the words say why."""
+
+
+class _Search:
+    """The steps of a choice, and what they share. Strengths are positive here; the sign is put to them outside."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        steering: Steering,
+        limits: tuple[Ceiling, ...],
+        floor: ShareAtLeast | None,
+        tokens: Any,
+        sign: int,
+        settings: dict[str, Any],
+    ) -> None:
+        self.lm, self.writer, self.steering, self.limits, self.floor = writer.lm, writer, steering, limits, floor
+        self.sign, self.settings = sign, settings
+        self.layer = min(int(part.layer) for part in steering.parts)
+        self.work = Work.of(self.lm.config, writer)
+        self.points: list[Point] = []
+        self.warning = ""
+        self.slope = any(limit.needs_slope for limit in limits)
+        budgets = [limit for limit in limits if isinstance(limit, KLBudget)]
+        self.budget = budgets[0] if budgets else KLBudget()
+        self.base_loss = np.nan
+        self.members, self.prompts, self.tilt = self._look_at_prompts(tokens)
+
+    def run(self, completions: int) -> Choice:
+        """Take all steps, and put together what they found."""
+        guess = float(np.sqrt(self.budget.nats / statistic(self.tilt.variance / 2, self.budget.of)))
+        if any(limit.needs_base_text for limit in self.limits):
+            base = self._text(self.writer(), wrote=True)
+            self.base_loss = float(np.mean(base.entropy[base.rollouts.counted]))
+        before = float(np.nanmean(self.tilt.share))
+        bounds = bounds_of(self.lm, self.prompts, self.tilt, self.budget, self.sign)
+        none = Choice(
+            alpha=None,
+            layer=self.layer,
+            interval=None,
+            per_prompt=(),
+            cost=None,
+            share=(before, before),
+            least_cost=None,
+            efficiency=None,
+            safe_alpha=bounds,
+            guess=self.sign * guess,
+            stopped_by="nothing",
+            passes=0.0,
+            reason="",
+            steering=self.steering,
+            tokens=tuple(np.flatnonzero(np.asarray(self.members)).tolist()),
+            points=(),
+            settings=self.settings,
+        )
+        try:
+            solved = self._settle(guess if self.floor is None else self._least_guess(self.floor.share, before))
+        except _NoStrengthError as reason:
+            return replace(none, reason=str(reason), points=tuple(self.points), passes=self.work.passes)
+        return self._described(none, *solved, completions)
+
+    def _look_at_prompts(self, tokens: Any) -> tuple[Any, FixedText, Tilt]:
+        """Which tokens the concept is, and how predictions in the prompts move at strength 0."""
+        rollouts, v = prompts_alone(self.writer.prompts), self.lm.config.vocab_size
+        text = self._text(rollouts, skip=False)
+        members = np.zeros(v, bool)
+        if tokens is not None:
+            members[indices("tokens", tokens, v, of="tokens")] = True
+        tilt, promotion = self._tilt(text, members)
+        moves = float(np.nanmax(tilt.variance)) > 0
+        require(moves, "steering", "one that changes predictions", "one that does not: a zero vector?")
+        if tokens is None:
+            members = promoted(promotion, self.sign)
+            tilt, _ = self._tilt(text, members)
+        require(0 < members.sum() < v, "tokens", "some tokens, and not all", f"{members.sum()} of {v}")
+        return jnp.asarray(members), text, tilt
+
+    def _tilt(self, text: FixedText, members: np.ndarray) -> tuple[Tilt, Promotion]:
+        self.work.steered(text.rollouts, self.layer, derivative=True)
+        return text.tilt(jnp.asarray(members))
+
+    def _least_guess(self, share: float, before: float) -> float:
+        """A strength at which the share is not yet reached, if log-odds grow at most twice as fast as they begin to.
+
+        Raises:
+            _NoStrengthError: it is reached already, or moves the other way.
+        """
+        if before >= share:
+            raise _NoStrengthError(f"without steering the share is {before:.3g} in the prompts; {share:g} was asked for")
+        slope = self.sign * float(np.nanmean(self.tilt.covariance)) / (before * (1 - before))
+        if not slope > 0:
+            raise _NoStrengthError(f"steering this way lowers the share, from {before:.3g}; {share:g} was asked for")
+        return (logit(share) - logit(before)) / (2 * slope)
+
+    # --- the strength ----------------------------------------------------------------------------------------------------
+
+    def _settle(self, guess: float) -> tuple[float, FixedText, dict[float, Effects]]:
+        """The strength that text written at it gives again, that text, and what was looked at on it."""
+        alpha = guess
+        for _ in range(ROUNDS):
+            text, written = self._write(alpha), alpha
+            alpha, looked_at = self._solve(text, written)
+            if abs(np.log(alpha / written)) <= 2 * TOLERANCE:
+                return alpha, text, looked_at
+        self.warning = f"after {ROUNDS} rounds of writing the strength still moves by {abs(alpha / written - 1):.0%}"
+        return alpha, text, looked_at
+
+    def _write(self, alpha: float) -> FixedText:
+        """Text of the model at a strength; at a smaller one if logits are not finite there."""
+        try:
+            return self._text(self.writer(self.steering, self.sign * alpha), wrote=True)
+        except ValueError as error:
+            if "finite" not in str(error):
+                raise
+            raise _NoStrengthError(f"at strength {alpha:.4g} logits are not finite") from error
+
+    def _text(self, rollouts: Rollouts, *, wrote: bool = False, skip: bool = True) -> FixedText:
+        if wrote:
+            self.work.wrote(rollouts)
+        self.work.read(rollouts)
+        return FixedText.of(self.lm, rollouts, self.steering, skip=skip)
+
+    def _solve(self, text: FixedText, written: float) -> tuple[float, dict[float, Effects]]:
+        """The strength on fixed text, and what was looked at.
+
+        Raises:
+            _NoStrengthError: no limit is reached, or the share is not, or not within the limits.
+        """
+        looked_at: dict[float, Effects] = {}
+
+        def excess(alpha: float) -> float:
+            if alpha not in looked_at:
+                self.work.steered(text.rollouts, self.layer, derivative=self.slope)
+                effects = text.effects(self.sign * alpha, self.members, slope=self.slope)
+                looked_at[alpha] = effects
+                if effects.is_finite:
+                    share = float(np.nanmean(effects.share))
+                    self.points.append(Point(self.sign * alpha, Cost.of(effects), share, self.sign * written))
+            return self._excess(text, alpha, looked_at[alpha])
+
+        # A share may have a peak, which long strides would step over.
+        most: float = FARTHEST * written
+        options: dict[str, Any] = {} if self.floor is None else {"steepness": 1.0, "stride": 2.0}
+        result = crossing(excess, written, tolerance=TOLERANCE, most=most, **options)
+        if result.alpha is None:
+            raise _NoStrengthError(self._unreached(too_much=result.low == 0))
+        if len(looked_at) < 2:
+            excess(1.2 * result.alpha)
+        if self.floor is not None:
+            self._require_within(text, result.alpha, looked_at[result.alpha])
+        return result.alpha, {alpha: effects for alpha, effects in looked_at.items() if effects.is_finite}
+
+    def _situation(self, text: FixedText, alpha: float, effects: Effects) -> Situation:
+        return Situation(effects, alpha, self._relative(text, alpha), self.base_loss)
+
+    def _excess(self, text: FixedText, alpha: float, effects: Effects) -> float:
+        """What is to cross 0: the share's if one is to be reached, or the first of the limits'."""
+        if not effects.is_finite:
+            return np.inf
+        situation = self._situation(text, alpha, effects)
+        if self.floor is not None:
+            return self.floor.excess(situation)
+        return max(limit.excess(situation) for limit in self.limits)
+
+    def _require_within(self, text: FixedText, alpha: float, effects: Effects) -> None:
+        """Refuse a share that costs more than the limits allow."""
+        situation = self._situation(text, alpha, effects)
+        broken = [limit.name for limit in self.limits if limit.excess(situation) > 2 * TOLERANCE]
+        if broken and self.floor is not None:
+            cost = Cost.of(effects)
+            raise _NoStrengthError(
+                f"the share {self.floor.share:g} needs strength {self.sign * alpha:.4g}, which costs {cost.mean:.3g} nats "
+                f"per token (95th percentile {cost.p95:.3g}): more than {' and '.join(broken)} allows"
+            )
+
+    def _unreached(self, *, too_much: bool) -> str:
+        """Why no strength was found."""
+        if self.points and self.floor is None and too_much:
+            first = min(self.points, key=lambda point: abs(point.alpha))
+            names = " and ".join(limit.name for limit in self.limits)
+            return f"the smallest strength that was looked at, {first.alpha:.3g}, is too much already for {names}"
+        if self.floor is not None and self.points:
+            best = max(self.points, key=lambda point: point.share)
+            return (
+                f"the share {self.floor.share:g} is not reached: at most {best.share:.3g} was, at strength {best.alpha:.4g}"
+            )
+        if not self.points:
+            return "no strength gives finite logits"
+        last = max(self.points, key=lambda point: abs(point.alpha))
+        spent = f"KL is {last.cost.p95:.3g} nats at the 95th percentile"
+        return f"no limit is reached up to strength {last.alpha:.4g}, where {spent}"
+
+    def _relative(self, text: FixedText, alpha: float) -> float:
+        """The length of what is added in units of the median length of the states; NaN if it is not one vector."""
+        parts = self.steering.parts
+        if len(parts) != 1 or not isinstance(parts[0].intervention, Add):
+            return np.nan
+        return alpha * float(jnp.linalg.norm(parts[0].intervention.v)) / text.scale
+
+    # --- the answer ------------------------------------------------------------------------------------------------------
+
+    def _described(
+        self,
+        none: Choice,
+        alpha: float,
+        text: FixedText,
+        looked_at: dict[float, Effects],
+        completions: int,
+    ) -> Choice:
+        """The choice with a strength."""
+        effects = looked_at[alpha]
+        before, after = text.shares(self.members), effects.share
+        cost = Cost.of(effects)
+        least = float(np.nanmean(np.asarray(binary_divergence(*(np.clip(x, 1e-12, 1 - 1e-12) for x in (before, after))))))
+        situation = self._situation(text, alpha, effects)
+        stopped = "share" if self.floor else max(self.limits, key=lambda limit: limit.excess(situation)).name
+        low, high = interval_of(lambda a, of: self._excess(text, a, of), looked_at, alpha, self.writer.seed)
+        ends = sorted((self.sign * low, self.sign * high))
+        return replace(
+            none,
+            alpha=self.sign * alpha,
+            interval=(ends[0], ends[1]),
+            per_prompt=self._per_prompt(alpha, effects),
+            cost=cost,
+            share=(float(np.nanmean(before)), float(np.nanmean(after))),
+            least_cost=least,
+            efficiency=least / cost.mean,
+            stopped_by=stopped,
+            reason=self.warning,
+            points=tuple(self.points),
+            completions=self._completions(alpha, text, completions),
+            passes=self.work.passes,
+        )
+
+    def _per_prompt(self, alpha: float, effects: Effects) -> tuple[PromptChoice, ...]:
+        """What the strength is to each prompt."""
+        gain, price = (np.nanmean(x, axis=1) for x in (self.sign * self.tilt.covariance, self.tilt.variance))
+        rule = np.maximum(np.divide(gain, price, out=np.zeros_like(gain), where=price > 0), 0)
+        spent = float(price @ rule**2)
+        own = alpha * rule * np.sqrt(price.sum() / spent) if spent > 0 else np.full(len(rule), alpha)
+        cost, share = (np.nanmean(x, axis=1) for x in (effects.kl, effects.share))
+        tokenizer = self.lm.tokenizer
+        names = [str(list(row[-8:])) if tokenizer is None else tokenizer.decode(row)[-80:] for row in self.writer.prompts]
+        return tuple(
+            PromptChoice(name, float(c), float(s), float(self.sign * a))
+            for name, c, s, a in zip(names, cost, share, own, strict=True)
+        )
+
+    def _completions(self, alpha: float, text: FixedText, count: int) -> dict[float, tuple[str, ...]]:
+        """What the model writes after the first prompts: unsteered, at the strength, and at twice it."""
+        few = replace(self.writer, prompts=self.writer.prompts[:count])
+        if not few.prompts or self.lm.tokenizer is None:
+            return {}
+        strengths = [0.0, self.sign * alpha, 2 * self.sign * alpha]
+        written = {strengths[1]: self.writer.texts(text.rollouts)[:count]}
+        for strength in (strengths[0], strengths[2]):
+            try:
+                rollouts = few(self.steering, strength)
+            except ValueError:  # logits that are not finite: there is nothing to show
+                continue
+            self.work.wrote(rollouts)
+            written[strength] = few.texts(rollouts)
+        return dict(sorted(written.items(), key=lambda pair: abs(pair[0])))

@@ -1,0 +1,274 @@
+"""Choosing a strength: against bisection on the same text, against definitions, and where there is no answer."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sim
+from sim.bridge.generation import Sampling
+from sim.choosing.criteria import KLBudget, LossRise, NormRatio, Rising, statistic
+from sim.choosing.interval import interval_of
+from sim.choosing.rollouts import FixedText, Writer, prompts_alone
+from sim.choosing.search import choose, promoted
+from theory import budgets
+
+RNG = np.random.default_rng(5)
+PROMPTS = RNG.integers(3, 60, size=(6, 9)).tolist()
+V = RNG.normal(size=32)
+TOKENS = [4, 9, 33]
+
+
+@pytest.fixture
+def lm(small):
+    return small("llama")
+
+
+def steering(layer=1):
+    return sim.Steering({layer: sim.Add(V)})
+
+
+def choice_of(lm, layer=1, **options):
+    return choose(lm, steering(layer), PROMPTS, horizon=6, tokens=TOKENS, **options)
+
+
+def text_at(lm, alpha, layer=1):
+    written = Writer(lm, tuple(map(tuple, PROMPTS)), 6, Sampling(temperature=1.0), 0)(steering(layer), alpha)
+    return FixedText.of(lm, written, steering(layer))
+
+
+MEMBERS = jnp.zeros(61, bool).at[jnp.asarray(TOKENS)].set(True)
+
+
+def bisected(excess):
+    low, high = 1e-4, 1e4
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize("of", ["p95", "mean", "max"])
+def test_the_strength_is_that_of_bisection_on_the_same_text(lm, of):
+    choice = choice_of(lm, budget=0.05, of=of)
+    text = text_at(lm, choice.points[-1].on)
+    expected = bisected(lambda alpha: np.log(statistic(text.effects(alpha, MEMBERS).kl, of) / 0.05))
+    assert choice.alpha == pytest.approx(expected, rel=0.012)
+    assert getattr(choice.cost, of) == pytest.approx(0.05, rel=0.03)
+    assert choice.stopped_by == "budget"
+    assert choice.reason == ""
+    assert choice.layer == 1
+    assert choice.interval[0] <= choice.alpha <= choice.interval[1]
+
+
+def test_the_text_is_written_at_the_strength(lm):
+    choice = choice_of(lm, budget=0.05)
+    final = choice.points[-1].on
+    assert choice.alpha == pytest.approx(final, rel=0.0202)
+    effects = text_at(lm, final).effects(choice.alpha, MEMBERS)
+    assert choice.cost.mean == pytest.approx(np.nanmean(effects.kl), rel=1e-4)
+    assert choice.cost.max == pytest.approx(np.nanmax(effects.kl), rel=1e-4)
+    assert choice.cost.cumulative == pytest.approx(np.nansum(effects.kl, axis=1).mean(), rel=1e-4)
+    assert choice.share[1] == pytest.approx(np.nanmean(effects.share), rel=1e-4)
+    before = text_at(lm, final).shares(MEMBERS)
+    assert choice.share[0] == pytest.approx(np.nanmean(before), rel=1e-4)
+    f, g = before[effects.counted], effects.share[effects.counted]
+    least = np.mean(f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g)))
+    assert choice.least_cost == pytest.approx(least, rel=1e-3)
+    assert choice.efficiency == pytest.approx(least / choice.cost.mean, rel=1e-3)
+    assert 0 < choice.efficiency < 1
+
+
+def test_the_first_guess_is_one_derivative(lm):
+    choice = choice_of(lm, budget=1e-6, of="mean")
+    text = FixedText.of(lm, prompts_alone(PROMPTS), steering(), skip=False)
+    tiny = 1e-3
+    curvature = np.nanmean(text.effects(tiny, MEMBERS).kl) / tiny**2
+    assert choice.guess == pytest.approx(np.sqrt(1e-6 / curvature), rel=0.02)
+
+
+def test_the_other_way(lm):
+    forward, back = choice_of(lm, budget=0.05), choice_of(lm, budget=0.05, sign=-1)
+    assert forward.alpha > 0 > back.alpha
+    assert back.guess < 0
+    assert back.interval[0] <= back.alpha <= back.interval[1] < 0
+    mirrored = choose(lm, sim.Steering({1: sim.Add(-V)}), PROMPTS, horizon=6, tokens=TOKENS, budget=0.05)
+    assert mirrored.alpha == pytest.approx(-back.alpha, rel=1e-5)
+
+
+def test_the_least_strength_for_a_share(lm):
+    plain = choice_of(lm, budget=0.2)
+    wanted = float(np.mean(plain.share))
+    choice = choice_of(lm, share=wanted)
+    assert choice.share[1] == pytest.approx(wanted, rel=0.03)
+    assert choice.stopped_by == "share"
+    assert choice_of(lm, share=wanted, budget=30.0).alpha == pytest.approx(choice.alpha, rel=1e-6)
+
+
+def test_a_share_that_costs_too_much(lm):
+    plain = choice_of(lm, budget=0.2)
+    choice = choice_of(lm, share=float(plain.share[1]), budget=1e-4)
+    assert choice.alpha is None
+    assert "nats" in choice.reason
+    assert "budget" in choice.reason
+    assert choice.interval is None
+    assert choice.cost is None
+
+
+def test_a_share_that_is_not_reached_says_the_ceiling(lm):
+    choice = choice_of(lm, share=0.9999)
+    assert choice.alpha is None
+    assert "not reached: at most 0." in choice.reason
+
+
+def test_a_share_that_is_there_already(lm):
+    choice = choice_of(lm, share=1e-4)
+    assert choice.alpha is None
+    assert "without steering" in choice.reason
+
+
+def test_a_budget_that_no_strength_spends(lm):
+    choice = choice_of(lm, layer=2, budget=40.0)
+    assert choice.alpha is None
+    assert "no limit is reached" in choice.reason
+    assert choice.as_json()["alpha"] is None
+
+
+def test_other_limits(lm):
+    ratio = choice_of(lm, criteria=[NormRatio(0.3)])
+    text = text_at(lm, ratio.points[-1].on)
+    lengths = np.linalg.norm(np.asarray(text.states.stream), axis=-1)[np.asarray(text.states.mask)]
+    assert ratio.alpha == pytest.approx(0.3 * np.median(lengths) / np.linalg.norm(V), rel=0.011)
+    assert ratio.stopped_by == "norm"
+    rise = choice_of(lm, criteria=[LossRise(0.05)])
+    base = FixedText.of(lm, Writer(lm, tuple(map(tuple, PROMPTS)), 6, Sampling(temperature=1.0), 0)(), steering())
+    own = np.mean(base.entropy[base.rollouts.counted])
+    effects = text_at(lm, rise.points[-1].on).effects(rise.alpha, MEMBERS)
+    assert np.nanmean(effects.loss) == pytest.approx(1.05 * own, rel=0.02)
+    assert rise.stopped_by == "log-probability"
+
+
+def test_the_first_of_several_limits_stops(lm):
+    budget = choice_of(lm, budget=0.05)
+    both = choice_of(lm, budget=0.05, criteria=[NormRatio(10.0)])
+    assert both.alpha == pytest.approx(budget.alpha, rel=1e-6)
+    assert both.stopped_by == "budget"
+    assert choice_of(lm, budget=50.0, criteria=[NormRatio(0.01)]).stopped_by == "norm"
+
+
+def test_rising_stops_at_the_peak_of_the_share(lm):
+    text, alphas = text_at(lm, 0.0), np.geomspace(1e-3, 1.0, 13)
+    tokens = [jnp.zeros(61, bool).at[token].set(True) for token in range(61)]
+    shares = np.array([[np.nanmean(text.effects(alpha, one).share) for alpha in alphas] for one in tokens[:8]])
+    top = shares.argmax(axis=1)
+    token = next(k for k in range(8) if 2 < top[k] < 11 and (np.diff(shares[k, : top[k]]) > 0).all())
+    choice = choose(lm, steering(), PROMPTS, horizon=6, tokens=[token], criteria=[Rising()])
+    assert choice.reason == ""
+    text = text_at(lm, choice.points[-1].on)
+    around = [np.nanmean(text.effects(choice.alpha * factor, tokens[token]).share) for factor in (0.9, 1.0, 1.1)]
+    assert around[1] >= max(around[0], around[2])
+    assert choice.stopped_by == "peak"
+
+
+def test_each_prompt_has_a_strength_of_its_own(lm):
+    choice = choice_of(lm, budget=0.05)
+    text = FixedText.of(lm, prompts_alone(PROMPTS), steering(), skip=False)
+    tilt, _ = text.tilt(MEMBERS)
+    gain, price = np.nanmean(tilt.covariance, axis=1), np.nanmean(tilt.variance, axis=1)
+    own = np.array([prompt.alpha for prompt in choice.per_prompt])
+    rule = np.maximum(gain / price, 0)
+    np.testing.assert_allclose(own / own.max(), rule / rule.max(), rtol=1e-3, atol=1e-6)
+    assert price @ own**2 == pytest.approx(price.sum() * choice.alpha**2, rel=1e-4)
+    assert np.mean([prompt.cost for prompt in choice.per_prompt]) == pytest.approx(choice.cost.mean, rel=1e-5)
+
+
+def test_bounds_are_bounds(lm):
+    choice = choice_of(lm, layer=2, budget=0.05, of="max")
+    text = FixedText.of(lm, prompts_alone(PROMPTS), steering(2), skip=False)
+    safe = choice.safe_alpha["N20"]
+    assert safe.is_theorem
+    assert np.nanmax(text.effects(safe.alpha, MEMBERS).kl) <= 0.05
+    assert np.nanmax(text.effects(1.1 * safe.alpha, MEMBERS).kl) > 0.05 / 100
+    inner = choice_of(lm, budget=0.05, of="max").safe_alpha
+    assert not inner["N20"].is_theorem
+    assert inner["N20"].alpha < inner["N18"].alpha
+    tilt, _ = FixedText.of(lm, prompts_alone(PROMPTS), steering(), skip=False).tilt(MEMBERS)
+    own = ~np.isnan(tilt.variance)
+    expected = budgets.safe_strength(jnp.asarray(tilt.variance[own]), jnp.asarray(tilt.above[own]), 0.05)
+    assert inner["N18"].alpha == pytest.approx(float(expected.min()), rel=1e-3)
+
+
+def test_json_has_fixed_names(lm):
+    result = choice_of(lm, budget=0.05).as_json()
+    assert {"alpha", "layer", "interval", "per_prompt", "cost", "share", "efficiency", "safe_alpha", "guess"} <= set(result)
+    assert {"stopped_by", "passes", "reason"} <= set(result)
+    assert set(result["cost"]) == {"mean", "p95", "max", "cumulative"}
+    assert set(result["share"]) == {"before", "after"}
+    assert set(result["safe_alpha"]) == {"N18", "N20"}
+    assert set(result["guarantees"]) == {"theorems", "under_assumptions", "measured"}
+    assert len(result["per_prompt"]) == len(PROMPTS)
+
+
+def test_the_interval_of_a_law_is_known():
+    choice_effects = {}
+    kl = np.array([[1.0], [4.0]])
+    for alpha in (0.5, 1.0, 2.0):
+        values = [kl * alpha**2] + [kl] * 5
+        choice_effects[alpha] = text_effects(values)
+    low, high = interval_of(lambda a, effects: np.log(effects.kl.mean()), choice_effects, 0.6, 0)
+    assert low == pytest.approx(0.5, rel=1e-3)
+    assert high == pytest.approx(1.0, rel=1e-3)
+
+
+def text_effects(values):
+    from sim.choosing.rollouts import Effects
+
+    return Effects(*values, np.ones(values[0].shape, bool))
+
+
+def test_promoted_tokens_are_the_fewest_that_gain_half():
+    from sim.choosing.rollouts import Promotion
+
+    promotion = Promotion(np.array([5.0, 3.0, -9.0, 2.0, 1.0, 0.5]), np.array([0.0, 3.0, -4.0, 3.0, 3.0, 3.0]))
+    assert np.flatnonzero(promoted(promotion, 1)).tolist() == [1, 3]
+    assert np.flatnonzero(promoted(promotion, -1)).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("change", "argument"),
+    [
+        ({"prompts": []}, "prompts"),
+        ({"budget": 0.0}, "budget"),
+        ({"share": 1.5}, "share"),
+        ({"of": "p50"}, "statistic"),
+        ({"sign": 2}, "sign"),
+        ({"horizon": 0}, "horizon"),
+        ({"tokens": [99]}, "tokens"),
+        ({"tokens": list(range(61))}, "tokens"),
+        ({"criteria": ["ratio"]}, "criteria"),
+        ({"steering": V}, "steering"),
+        ({"steering": np.zeros(32), "layer": 1}, "steering"),
+        ({"steering": sim.Steering({7: sim.Add(V)})}, "layer"),
+        ({"steering": sim.Steering({1: sim.Add(V[:5])})}, "steering"),
+        ({"steering": sim.Steering(sim.Add(V))}, "layer"),
+    ],
+)
+def test_bad_input_is_named(lm, change, argument):
+    options = {"steering": steering(), "prompts": PROMPTS, "tokens": TOKENS, "horizon": 6} | change
+    with pytest.raises(ValueError, match=f"^{argument}"):
+        choose(lm, options.pop("steering"), options.pop("prompts"), **options)
+
+
+def test_a_vector_of_several_blocks_needs_a_layer(lm):
+    vector = sim.SteeringVector({0: V, 1: V})
+    with pytest.raises(ValueError, match="layer: expected one of the vector's 2 blocks"):
+        choose(lm, vector, PROMPTS, horizon=6)
+    other = replace(vector, model=sim.SteeringVector({0: V}, model=None).model)
+    assert choose(lm, other, PROMPTS, horizon=6, layer=1, tokens=TOKENS, budget=0.05).layer == 1
+
+
+def test_kl_budgets_may_be_reversed(lm):
+    choice = choice_of(lm, criteria=[KLBudget(0.05, "mean", reverse=True)])
+    effects = text_at(lm, choice.points[-1].on).effects(choice.alpha, MEMBERS)
+    assert np.nanmean(effects.reverse_kl) == pytest.approx(0.05, rel=0.03)
