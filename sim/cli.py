@@ -140,7 +140,7 @@ def refute(
         str | None,
         typer.Option(
             help="Families of random tables, separated by commas: uniform, weighted, tied, per-context-a, "
-            "per-context-b, mixed, free; the first four if left out."
+            "per-context-b, mixed, free; if left out, the first four for a conjecture and all for a statement."
         ),
     ] = None,
     twin: Annotated[bool, typer.Option("--twin", help="Attack the statement's false twin instead.")] = False,

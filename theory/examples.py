@@ -1,11 +1,13 @@
 """The corpora that trained models are swept on, and the sweeps themselves: the evidence of the sweep route.
 
 Every corpus is trained as far as float64 carries. Together they show each situation a statement speaks of: tied and
-distinct log-odds, concepts of equal and unequal size, probabilities that depend on the context, contrastive and random
-negatives, |P| different from |N|. They have 81 or 9 contexts and 9 tokens, so that
-what checks them compiles twice.
+distinct log-odds, concepts of equal and unequal size, probabilities that depend on the context, tables without any
+structure, contrastive and random negatives, |P| different from |N|, and models too narrow for their corpus, whose gap is
+not 0. They have 81 or 9 contexts and 9 tokens, so that what checks them compiles twice.
 """
 
+import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from ufm import (
     difference_of_means,
     fit,
     from_table,
+    gap,
     per_context,
     random_negatives,
     sweep,
@@ -30,16 +33,28 @@ from ufm import (
     weighted,
 )
 from ufm._check import typed
+from ufm.model import FreeFeatures
 
 ALPHAS = np.linspace(-60, 60, 1201)
 """The strengths of the sweeps: the paper's range, steps of 0.1."""
 
 
+_WIDTH = 16
+"""The width of models that can have gap 0."""
+
+
 class Case(NamedTuple):
-    """A corpus to train on, and how it is steered."""
+    """A corpus to train on, and how it is steered.
+
+    Attributes:
+        corpus: what is trained on.
+        instance: how it is steered, in a model of gap 0.
+        width: of the model; below the rank of the corpus its gap is not 0.
+    """
 
     corpus: Corpus
     instance: Instance
+    width: int = _WIDTH
 
 
 def default_case() -> Case:
@@ -69,19 +84,27 @@ def all_cases() -> dict[str, Case]:
     shares = [0.5, 0.3, 0.2, 0.2, 0.2, 0.6, 0.4, 0.35, 0.25]
     tied = weighted((3, 3, 3), shares, shares, 0.2)
     unequal = _unequal_corpus()
-    rare = _rare_target_token(3)
+    rare, free = _rare_target_token(3), _structureless()
+    apart = make_instance(unequal, [3, 4, 5], [0, 6], target=1)
     return {
         "default": default,
         "toy": toy,
         "toy, random negatives": Case(toy.corpus, random),
         "tied log-odds": Case(tied, make_instance(tied, *contrastive(tied, target=1, opposite=2), target=1)),
         "rare target token": Case(rare, make_instance(rare, *contrastive(rare, target=0, opposite=1), target=0)),
-        "per-context, unequal concepts": Case(unequal, make_instance(unequal, [3, 4, 5], [0, 6], target=1)),
+        "per-context, unequal concepts": Case(unequal, apart),
+        "no structure": Case(free, make_instance(free, [0, 1], [4, 7, 8], target=0)),
+        "one feature": Case(unequal, apart, width=1),
+        "three features": Case(unequal, apart, width=3),
     }
 
 
 def exact_instances() -> dict[str, RationalInstance]:
-    """The instances that certificates are about, by name: contexts that share a row are one context here."""
+    """The instances that certificates are about, by name: contexts that share a row are one context here.
+
+    Beside those of the gallery there are small ones of two concepts and three, of unequal sizes, with several contexts in
+    P and N, negatives of all other concepts, and tables outside assumption 1.
+    """
     default, toy = uniform(length=None, contexts_per_concept=1), toy_case().corpus
     rows = from_table(np.exp(np.asarray(toy.log_rows)), toy.concepts, [0, 1, 2])
     rare = _rare_target_token(1)
@@ -89,26 +112,78 @@ def exact_instances() -> dict[str, RationalInstance]:
         "default": rationalise(make_instance(default, [0], [1], target=0), 6),
         "toy": rationalise(make_instance(rows, [0], [1], target=0), 4),
         "rare target token": rationalise(make_instance(rare, [0], [1], target=0), 6),
+        **{name: _exact(*table) for name, table in _SMALL_TABLES.items()},
     }
+
+
+class _SmallTable(NamedTuple):
+    """A table in percent, the tokens of each concept, the concept of each context, P, N and the target."""
+
+    percent: list[list[float]]
+    concepts: list[list[int]]
+    owner: list[int]
+    positive: list[int]
+    negative: list[int]
+    target: int
+
+
+_SMALL_TABLES = {
+    # Assumption 1 holds, and after the third context the second token of the target has its peak behind it at 0.
+    "loud noise": _SmallTable(
+        [[68, 30, 1, 1], [30, 29, 40, 1], [30, 29, 1, 40]], [[0, 1], [2], [3]], [0, 1, 2], [0], [1], target=0
+    ),
+    # a depends on the context; negatives of both other concepts.
+    "random negatives": _SmallTable(
+        [[8, 60, 25, 7], [40, 12, 5, 43], [8, 12, 73, 7], [50, 12, 5, 33], [8, 12, 73, 7]],
+        [[1], [2], [0, 3]],
+        [0, 2, 1, 2, 1],
+        [0],
+        [1, 2, 3],
+        target=0,
+    ),
+    # Two concepts, outside assumption 1, two contexts each in P and N.
+    "two concepts": _SmallTable(
+        [[50, 20, 20, 10], [30, 45, 15, 10], [20, 10, 40, 30], [5, 35, 25, 35]],
+        [[0], [1, 2, 3]],
+        [0, 0, 1, 1],
+        [0, 1],
+        [2, 3],
+        target=0,
+    ),
+    # Log-odds of two values. Bounds that know R and the variance alone are nearly attained: from a rare token for one of
+    # them, from even odds for the other.
+    "two values": _SmallTable([[70, 30], [30, 70], [50, 50], [4, 96]], [[0], [1]], [0, 1, 0, 1], [0], [1], target=0),
+}
+
+
+def _exact(percent, concepts, owner, positive, negative, target) -> RationalInstance:
+    corpus = from_table(np.asarray(percent) / 100, concepts, owner)
+    return rationalise(make_instance(corpus, positive, negative, target=target), 8)
 
 
 @typed
 def train(cases: dict[str, Case], key: jax.Array | None = None) -> Iterator[tuple[str, Fit]]:
-    """Train the corpus of each case as far as float64 carries; cases that share a corpus share the `Fit`."""
-    fits: dict[int, Fit] = {}
+    """Train the corpus of each case as far as float64 carries; cases that share a corpus and a width share the `Fit`."""
+    fits: dict[tuple[int, int], Fit] = {}
     for name, case in cases.items():
-        if id(case.corpus) not in fits:
-            fits[id(case.corpus)] = fit(case.corpus, tolerance=0.0, key=key)
-        yield name, fits[id(case.corpus)]
+        known = id(case.corpus), case.width
+        if known not in fits:
+            with warnings.catch_warnings():
+                # Of models that are too narrow on purpose.
+                warnings.filterwarnings("ignore", message="fit: the gap is")
+                fits[known] = fit(case.corpus, d=case.width, tolerance=0.0, key=key)
+        yield name, fits[known]
 
 
 @typed
 def measure(case: Case, model: Steerable) -> Measured:
-    """The sweep of a trained model of the case's corpus over `ALPHAS`."""
+    """The sweep of a trained model of the case's corpus over `ALPHAS`; its instance carries the model's gap."""
+    assert isinstance(model, FreeFeatures)
     contexts = jnp.arange(case.corpus.n_contexts)
     v = difference_of_means(model, contexts, case.instance.contrast)
     curves = _sweep(model, contexts, v, jnp.asarray(ALPHAS))
-    return Measured(case.corpus, case.instance, model, v, ALPHAS, np.asarray(curves))
+    instance = dataclasses.replace(case.instance, gap=gap(model, case.corpus))
+    return Measured(case.corpus, instance, model, v, ALPHAS, np.asarray(curves))
 
 
 @typed
@@ -127,6 +202,12 @@ def _rare_target_token(contexts_per_concept: int) -> Corpus:
     """The tokens of the first concept are so unequal that the rarest peaks before 0 after its own contexts."""
     shares = [0.6, 0.3, 0.1, 0.5, 0.3, 0.2, 0.4, 0.4, 0.2]
     return weighted((3, 3, 3), shares, [1 / 3] * 9, 0.05, length=None, contexts_per_concept=contexts_per_concept)
+
+
+def _structureless() -> Corpus:
+    """Concepts of 2, 3 and 4 tokens, and rows that take no notice of them."""
+    rows = 0.9 * np.random.default_rng(4).dirichlet(np.ones(9), size=9) + 0.1 / 9
+    return from_table(rows, [[0, 1], [2, 3, 4], [5, 6, 7, 8]], np.repeat([0, 1, 2], 3), np.arange(9, 0, -1))
 
 
 def _unequal_corpus() -> Corpus:

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from theory import tilting
-from ufm import Corpus, Steerable, contrast
+from ufm import Corpus, Steerable, contrast, gap
 from ufm._check import require, typed
 from ufm._pytree import Leaf, pytree
 from ufm.directions import contrast_of_rows
+from ufm.model import FreeFeatures
 from ufm.precision import full
 
 
@@ -37,6 +38,7 @@ class Instance:
         contrast: 1/|P| on P, -1/|N| on N, ``[m]`` (`ufm.contrast`).
         target: the concept that P is taken from.
         known_peaks: `peaks`, where they were computed before (`with_peaks`), ``[m, V]``.
+        gap: of the model that is steered, nats (`ufm.gap`). None: 0, as closed forms have it.
     """
 
     log_p: Float[Array, "m V"] | Leaf
@@ -46,6 +48,7 @@ class Instance:
     contrast: Float[Array, " m"] | Leaf
     target: Int[Array, ""] | Leaf
     known_peaks: Float[Array, "m V"] | Leaf | None = field(default=None)
+    gap: Float[Array, ""] | Leaf | None = field(default=None)
 
     @property
     def p(self) -> Float[Array, "m V"]:
@@ -95,13 +98,24 @@ def with_peaks(instance: Instance) -> Instance:
 
 @typed
 def make_instance(
-    corpus: Corpus, positive: Sequence[int] | np.ndarray, negative: Sequence[int] | np.ndarray, target: int
+    corpus: Corpus,
+    positive: Sequence[int] | np.ndarray,
+    negative: Sequence[int] | np.ndarray,
+    target: int,
+    model: FreeFeatures | None = None,
 ) -> Instance:
     """An instance from a corpus and explicit P and N, checked.
 
+    Args:
+        corpus: the next-token table.
+        positive, negative: P and N.
+        target: the concept that P is taken from.
+        model: what is steered, trained on the corpus: the instance carries its gap, and statements that need assumption 2
+            say nothing if that is not 0. If left out, a model of gap 0 is meant.
+
     Raises:
         ValueError: as `ufm.contrast`; a target that does not exist; a corpus of one concept; P outside the target or N
-            inside it.
+            inside it; a model of another corpus.
     """
     concepts = corpus.concepts
     require(concepts.count >= 2, "corpus", "at least two concepts to contrast", concepts.count)
@@ -118,6 +132,7 @@ def make_instance(
         members=jnp.asarray(concepts.of_token == np.arange(concepts.count)[:, None]),
         contrast=weights,
         target=jnp.asarray(target),
+        gap=None if model is None else gap(model, corpus),
     )
 
 

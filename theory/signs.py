@@ -7,6 +7,7 @@ arithmetic over an interval of strengths then loses nothing to dependencies betw
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from theory import tilting
 from theory.instance import Instance
 
 
@@ -43,7 +44,8 @@ def between_events(
     ahead = m[:, None] - m
     above = _over_pairs(instance, alpha, ahead - low[:, None, None], events)
     below = _over_pairs(instance, alpha, high[:, None, None] - ahead, events)
-    apart = high > low
+    # Where log-odds tie, the two are equal, and exact numbers cannot be seen to be so.
+    apart = high - low > tilting.TIE * instance.range
     return jnp.where(apart, above, jnp.inf), jnp.where(apart, below, jnp.inf)
 
 

@@ -71,7 +71,7 @@ TABLES = Domain(
     "tables",
     random_instances.sample,
     random_instances.assemble,
-    random_instances.SEPARATED,
+    random_instances.FAMILIES,
     complete=with_peaks,
     measured=examples.measured,
     kind=Instance,

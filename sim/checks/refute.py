@@ -30,6 +30,7 @@ from theory.blocks import SteeredTransformer
 from theory.certificate import Confirmation, confirm
 from theory.claims import TOKENS, closed_form_curves
 from theory.norms import NormInstance
+from theory.random_instances import SEPARATED
 from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
 from theory.statement import TABLES, Hypothesis, Margin
@@ -43,7 +44,7 @@ NEEDS = ("not-constant", "positive")
 _PARTS = (Transformer, Layers)
 """What instances are made of beside arrays."""
 
-_BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, TABLES.families, kind=Instance)
+_BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, SEPARATED, kind=Instance)
 """Tables without their peaks, which are dear to compile: a margin that uses them computes them."""
 
 
@@ -233,7 +234,8 @@ def refute(
 
     Args:
         target, needs, twin: what is attacked, see `conjecture`.
-        families: of random tables, `theory.random_instances.FAMILIES`; those of the domain if left out.
+        families: of random tables, `theory.random_instances.FAMILIES`; if left out, those in which target tokens
+            gain log-odds for a conjecture, all for a statement.
         seed: of the random instances.
         out: the folder, made if need be; nothing is written unless a counterexample is confirmed.
         drawn, restarts, steps: how long to search, see `theory.refute.attack`.
