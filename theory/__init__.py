@@ -3,7 +3,7 @@
 Run inside ``jax.enable_x64(True)``: margins are meant for float64.
 """
 
-from theory import budgets, examples, predicted, random_instances, rationals, routes, tilting
+from theory import allocation, budgets, examples, predicted, random_instances, rationals, routes, tilting
 from theory.certificate import certify
 from theory.instance import Instance, Measured, make_instance
 from theory.refute import attack, confirmed
@@ -22,6 +22,7 @@ __all__ = [
     "Instance",
     "Measured",
     "Statement",
+    "allocation",
     "attack",
     "budgets",
     "certify",
