@@ -40,7 +40,7 @@ def norm(
     bias: Float[Array, " d"] | None = None,
     *,
     kind: str = "rms",
-    eps: float = 0.0,
+    eps: Float[Array, ""] | float = 0.0,
 ) -> Float[Array, "*n d"]:
     """``gamma * h / sqrt(mean(h^2) + eps) + bias`` over the last axis, of h less its mean if `kind` is "layer".
 

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from theory import REGISTRY, arc, examples, predicted, routes, signs, tilting
+from theory import REGISTRY, arc, examples, predicted, routes, signs, states, tempered, tilting
 from theory.blocks import TRANSFORMERS
 from theory.instance import Instance
 from theory.norms import NORMS
+from theory.statement import TABLES
 from theory.statements import n5_sandwich, n9_curvature, n11_forgetting, theorem_3_6, theorem_3_8
+from theory.states import STATES_BEFORE_A_NORM
 from ufm import UFM, NormalisedUFM, Weight, contrast, difference_of_means, exact, log_odds, probability_increase, transformer
 from ufm.model import DECODER, FreeFeatures, representing
 from ufm.steering import RESIDUAL
@@ -189,6 +191,33 @@ PLANTED = {
         "N12",
         "autodiff",
     ),
+    **{
+        f"{name}, seen by {route}": (tempered, function, wrong, identity, route)
+        for name, function, wrong, identity, seen_by in (
+            (
+                "tempered tilt, a size off by 1 %",
+                "log_probabilities",
+                lambda log_p, m, alpha, size, steered: TEMPERED(log_p, m, alpha, 1.01 * size, steered),
+                "N19.tilt",
+                ("instances", "autodiff", "sweep"),
+            ),
+            (
+                "limit of a tempered tilt, 1 % too cold",
+                "limit",
+                lambda m, length, sign: TEMPERED_LIMIT(m, 0.99 * length, sign),
+                "N19.ceiling",
+                ("instances", "autodiff"),
+            ),
+            (
+                "ceiling of a concept, 1 % too low",
+                "ceiling",
+                lambda log_p, m, *rest: CEILING(0.99 * log_p, 0.99 * m, *rest),
+                "N19.ceiling",
+                ("instances", "autodiff", "sweep"),
+            ),
+        )
+        for route in seen_by
+    },
 }
 
 
@@ -198,6 +227,7 @@ def before_the_norm(model, h, steering, alpha):
 
 
 CURVATURE, ADDED, ATTENTION = n9_curvature.curvature, n11_forgetting.added_in_the_limit, transformer._attention
+TEMPERED, TEMPERED_LIMIT, CEILING = tempered.log_probabilities, tempered.limit, tempered.ceiling
 PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds
 TANGENT_BOUND, WEIGHT_ADDED = arc.tangent_bound, Weight.added
 WRONG_PEAKS = property(lambda instance: 1.01 * instance.known_peaks)
@@ -222,16 +252,23 @@ def transformers():
         return routes.populate(jax.random.key(7), 10, TRANSFORMERS)
 
 
+@pytest.fixture(scope="module")
+def before_norms():
+    with jax.enable_x64(True):
+        return routes.populate(jax.random.key(7), 30, STATES_BEFORE_A_NORM)
+
+
 @pytest.fixture
-def run(few, swept, norms, transformers):
+def run(few, swept, norms, transformers, before_norms):
     """Runs a route of a statement, traced anew so that nothing compiled before the error was planted is reused."""
-    populations = {NORMS.name: norms, TRANSFORMERS.name: transformers}
+    populations = {NORMS.name: norms, TRANSFORMERS.name: transformers, STATES_BEFORE_A_NORM.name: before_norms}
+    sweeps = {TABLES.name: swept, STATES_BEFORE_A_NORM.name: [states.measure(states.of_two_rows())]}
 
     def evidence(identity, route):
         statement = REGISTRY[identity]
         jax.clear_caches()
         if route == "sweep":
-            return routes.sweep(statement, swept)
+            return routes.sweep(statement, sweeps[statement.domain.name])
         if route == "certificate":
             return routes.certificate(statement, list(examples.exact_instances().values()))
         margin = getattr(statement.claim, route)

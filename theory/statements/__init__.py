@@ -18,6 +18,7 @@ from theory.statements import (
     n10_robustness,
     n11_forgetting,
     n12_equivalence,
+    n19_tempered,
     proposition_4_1,
     proposition_b1,
     theorem_3_3,
@@ -44,6 +45,7 @@ _MODULES = (
     n10_robustness,
     n11_forgetting,
     n12_equivalence,
+    n19_tempered,
 )
 
 REGISTRY: dict[str, Statement] = {statement.id: statement for module in _MODULES for statement in module.STATEMENTS}
