@@ -531,6 +531,78 @@ def combine(
     _write_vector(combined([(factor, read_vector(path)) for path, factor in terms]), out)
 
 
+@app.command()
+def choose(
+    model: Model = "smollm2-135m-instruct",
+    vector: Annotated[Path | None, typer.Option(help="A file with a steering vector.")] = None,
+    concept: Annotated[str | None, typer.Option(help="In place of a file: a concept of the library, such as joy.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What it will be used on; may be given several times.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file with a prompt in each line.")] = None,
+    layer: Annotated[str, typer.Option(help="The block to steer after, or auto: the one that serves best.")] = "auto",
+    budget: Annotated[
+        float | None, typer.Option(help="KL per token that it may cost, nats; 1 if no share is asked for.")
+    ] = None,
+    statistic: Annotated[str, typer.Option(help="Of KL over tokens, within the budget: p95, mean or max.")] = "p95",
+    share: Annotated[float | None, typer.Option(help="The concept's share of the next token that is to be reached.")] = None,
+    tokens: Annotated[
+        list[str] | None, typer.Option(help="A word of the concept; those that steering promotes most if left out.")
+    ] = None,
+    loss_rise: Annotated[
+        float | None, typer.Option(help="How much less likely the text may be to the unsteered model: 0.2 is 20 %.")
+    ] = None,
+    norm_ratio: Annotated[float | None, typer.Option(help="The longest addition, in lengths of the states.")] = None,
+    rising: Annotated[bool, typer.Option("--rising", help="Stay below the peak of the share.")] = False,
+    horizon: Annotated[int, typer.Option(min=1, help="Tokens of each continuation that costs are measured on.")] = 50,
+    away: Annotated[bool, typer.Option("--away", help="Steer away from the concept: strengths are negative.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Prompts are what a user says.")] = False,
+    per_prompt: Annotated[bool, typer.Option("--per-prompt", help="Print what the strength is to each prompt.")] = False,
+    other_weights: OtherWeights = False,
+    fold: Annotated[
+        Path | None, typer.Option(help="Write the vector times the strength: at strength 1 it does what was chosen.")
+    ] = None,
+    json: Json = None,
+    seed: Seed = 0,
+) -> None:
+    """Say how hard to push: one strength, what it costs, what it buys, what is certain; exit with 3 if there is none."""
+    from sim import output
+    from sim.bridge.model import load
+    from sim.choosing import request
+    from sim.choosing.search import choose as run
+    from sim.directions.files import prepare_target
+
+    texts = request.prompts_of(prompt, prompts)
+    limits = request.limits(budget, statistic, loss_rise, norm_ratio, rising=rising)
+    place = layer if layer == "auto" else request.layer_of(layer)
+    target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold) if fold else None)
+    lm = load(model)
+    bare = place if isinstance(place, int) else None
+    direction = request.vector_for(lm, vector, concept, layer=bare, other_weights=other_weights)
+    one = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
+    result = run(
+        lm,
+        direction,
+        texts,
+        layer=one,
+        share=share,
+        criteria=limits,
+        tokens=request.tokens_of(lm, tokens),
+        horizon=horizon,
+        sign=-1 if away else 1,
+        chat=chat,
+        seed=seed,
+    )
+    if target:
+        output.write_json(target, result.as_json())
+    typer.echo(str(result))
+    if result.frontier:
+        typer.echo(result.frontier_table())
+    if per_prompt:
+        typer.echo(result.table())
+    if file and result.alpha is not None:
+        _write_vector(request.folded(direction, result), file)
+    raise typer.Exit(3 if result.alpha is None else 0)
+
+
 def _read_vector(file: Path, model: str | None, layer: int | None, other_weights: bool) -> "SteeringVector":
     from sim.bridge.model import load
     from sim.directions.files import read_vector

@@ -58,6 +58,24 @@ def require_file(argument: str, path: Path, expected: str) -> None:
     require(path.is_file(), argument, expected, f"{str(path)!r}, {kind}")
 
 
+def text_lines(argument: str, path: Path, expected: str) -> list[str]:
+    """The lines of a text file that are not empty, without spaces around them.
+
+    Args:
+        argument: what the file was given as.
+        path: the file.
+        expected: what it should be, for messages.
+
+    Raises:
+        ValueError: no file, or none with such a line.
+    """
+    require_file(argument, path, expected)
+    lines = [line.strip() for line in read_text(path).split("\n")]
+    texts = [line for line in lines if line]
+    require(len(texts) > 0, argument, expected, f"an empty one, {str(path)!r}")
+    return texts
+
+
 def refuse_pointers(path: Path) -> None:
     """Refuse a checkpoint of which there are only notes that say where its files are: a clone without Git LFS.
 

@@ -89,6 +89,7 @@ class Choice:
         points: all strengths that were looked at.
         completions: what the model writes after the first prompts, by strength.
         settings: what was asked for.
+        frontier: where layers were compared, what each is good for (`sim.choosing.layers.LayerPoint`).
     """
 
     alpha: float | None
@@ -109,6 +110,7 @@ class Choice:
     points: tuple[Point, ...]
     completions: dict[float, tuple[str, ...]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    frontier: tuple[Any, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
         """The choice as names and numbers; names are fixed."""
@@ -131,6 +133,7 @@ class Choice:
             "points": [asdict(point) for point in sorted(self.points, key=lambda point: (point.on, point.alpha))],
             "completions": {f"{alpha:g}": list(texts) for alpha, texts in self.completions.items()},
             "settings": self.settings,
+            "frontier": [asdict(point) for point in self.frontier],
         }
 
     @property
@@ -156,6 +159,20 @@ class Choice:
                 words if bound.is_theorem else f"{words}, given {bound.assumes}"
             )
         return {"theorems": certain, "under_assumptions": assumed, "measured": measured}
+
+    def table(self) -> str:
+        """Each prompt with the strength that N23 gives it, and its cost and share at the common strength, as text."""
+        lines = ["  strength      cost     share  prompt"]
+        return "\n".join(lines + [f"{p.alpha:10.4g}{p.cost:10.3g}{p.share:10.3g}  {p.prompt}" for p in self.per_prompt])
+
+    def frontier_table(self) -> str:
+        """What each layer is good for, as text."""
+        lines = ["     layer efficiency  strength      cost     share"]
+        for point in self.frontier:
+            known = (point.alpha, point.cost, point.share)
+            cells = [" " * 10 if value is None else f"{value:10.3g}" for value in known]
+            lines.append(f"{point.layer:10d}{point.efficiency:11.3f}{''.join(cells)}".rstrip())
+        return "\n".join(lines)
 
     def __str__(self) -> str:
         return "\n".join(self._lines())

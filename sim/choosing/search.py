@@ -22,8 +22,10 @@ from sim.choosing.choice import Choice, Cost, Point, PromptChoice
 from sim.choosing.criteria import Ceiling, KLBudget, ShareAtLeast, Situation, logit, statistic
 from sim.choosing.crossing import crossing
 from sim.choosing.interval import interval_of
+from sim.choosing.layers import over_layers
 from sim.choosing.rollouts import Effects, FixedText, Promotion, Rollouts, Tilt, Writer, prompts_alone
 from sim.choosing.work import Work
+from theory.allocation import strength_for_each
 from theory.budgets import binary_divergence
 from ufm._check import indices, require, shown, whole_number
 from ufm.interventions import Add
@@ -39,6 +41,9 @@ LIFT, GAIN = 2.0, 0.5
 """Where no tokens are named, the concept is among those whose log-probability steering lifts, in the prompts and to first
 order, by more than so many standard deviations: the fewest that gain such a part of what these gain in probability."""
 
+TINY = 1e-12
+"""Shares closer to 0 or 1 are taken to be this far from it: rounding may have brought them there."""
+
 FARTHEST = 1e4
 """Strengths are looked for up to this many times the first guess."""
 
@@ -48,7 +53,7 @@ def choose(
     steering: Any,
     prompts: Any,
     *,
-    layer: int | None = None,
+    layer: int | str | None = None,
     budget: float | None = None,
     of: str = "p95",
     share: float | None = None,
@@ -67,7 +72,8 @@ def choose(
         lm: the model.
         steering: a `sim.SteeringVector`; a `Steering` with a layer for every part; or a vector ``[d]``, with `layer`.
         prompts: texts, token ids, or chats: what the model will be used on.
-        layer: the block whose direction of a vector is used; may be left out if it has one direction only.
+        layer: the block whose direction of a vector is used; may be left out if it has one direction only. With "auto" it
+            is the one that gets most of the concept for the budget, or the share for the least cost.
         budget: KL per token that steering may cost, nats; 1 if no other limit and no share is named.
         of: the statistic of KL over the tokens that is to stay within it: p95, mean or max.
         share: the mean probability of the concept's tokens that is to be reached, with as little strength as does.
@@ -84,7 +90,7 @@ def choose(
         ValueError: no prompts, a steering for another model, one that does nothing (a zero vector), a limit that is not
             positive; a token that the model does not have.
     """
-    placed, sign = steering_of(lm, steering, layer), whole_number("sign", sign)
+    sign = whole_number("sign", sign)
     require(sign in (1, -1), "sign", "1 or -1", sign)
     limits = _limits(budget, of, share, criteria)
     floor = None if share is None else ShareAtLeast(share)
@@ -94,7 +100,29 @@ def choose(
     writer = Writer(lm, rows, horizon, sampling, whole_number("seed", seed, 0))
     names = [limit.name for limit in limits]
     settings = {"budget": budget, "statistic": of, "share": share, "limits": names, "horizon": horizon, "seed": seed}
-    return _Search(writer, placed, limits, floor, tokens, sign, settings | {"sign": sign}).run(completions)
+
+    def choose_at(place: int | None, concept: Any = tokens) -> Choice:
+        placed = steering_of(lm, steering, place)
+        return _Search(writer, placed, limits, floor, concept, sign, settings | {"sign": sign}).run(completions)
+
+    if not isinstance(layer, str):
+        return choose_at(layer)
+    require(layer == "auto", "layer", 'a block by number, or "auto"', repr(layer))
+    if hasattr(steering, "require_fits"):
+        steering.require_fits(lm)
+    chosen = None if tokens is None else _members(tokens, lm.config.vocab_size)
+    return over_layers(lm, steering, rows, sign, chosen, choose_at, promoted)
+
+
+def _members(tokens: Any, vocab_size: int) -> np.ndarray:
+    """Which tokens are among some, ``[V]``.
+
+    Raises:
+        ValueError: tokens that the model does not have.
+    """
+    members = np.zeros(vocab_size, bool)
+    members[indices("tokens", tokens, vocab_size, of="tokens")] = True
+    return members
 
 
 def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering:
@@ -202,9 +230,7 @@ class _Search:
         """Which tokens the concept is, and how predictions in the prompts move at strength 0."""
         rollouts, v = prompts_alone(self.writer.prompts), self.lm.config.vocab_size
         text = self._text(rollouts, skip=False)
-        members = np.zeros(v, bool)
-        if tokens is not None:
-            members[indices("tokens", tokens, v, of="tokens")] = True
+        members = np.zeros(v, bool) if tokens is None else _members(tokens, v)
         tilt, promotion = self._tilt(text, members)
         moves = float(np.nanmax(tilt.variance)) > 0
         require(moves, "steering", "one that changes predictions", "one that does not: a zero vector?")
@@ -350,7 +376,8 @@ class _Search:
         effects = looked_at[alpha]
         before, after = text.shares(self.members), effects.share
         cost = Cost.of(effects)
-        least = float(np.nanmean(np.asarray(binary_divergence(*(np.clip(x, 1e-12, 1 - 1e-12) for x in (before, after))))))
+        own = effects.counted
+        least = float(jnp.mean(binary_divergence(*(jnp.asarray(np.clip(f[own], TINY, 1 - TINY)) for f in (before, after)))))
         situation = self._situation(text, alpha, effects)
         stopped = "share" if self.floor else max(self.limits, key=lambda limit: limit.excess(situation)).name
         low, high = interval_of(lambda a, of: self._excess(text, a, of), looked_at, alpha, self.writer.seed)
@@ -374,9 +401,8 @@ class _Search:
     def _per_prompt(self, alpha: float, effects: Effects) -> tuple[PromptChoice, ...]:
         """What the strength is to each prompt."""
         gain, price = (np.nanmean(x, axis=1) for x in (self.sign * self.tilt.covariance, self.tilt.variance))
-        rule = np.maximum(np.divide(gain, price, out=np.zeros_like(gain), where=price > 0), 0)
-        spent = float(price @ rule**2)
-        own = alpha * rule * np.sqrt(price.sum() / spent) if spent > 0 else np.full(len(rule), alpha)
+        budget = alpha**2 * price.mean() / 2
+        own = np.asarray(strength_for_each(jnp.asarray(gain), jnp.asarray(price), float(budget)))
         cost, share = (np.nanmean(x, axis=1) for x in (effects.kl, effects.share))
         tokenizer = self.lm.tokenizer
         names = [str(list(row[-8:])) if tokenizer is None else tokenizer.decode(row)[-80:] for row in self.writer.prompts]

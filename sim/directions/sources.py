@@ -6,9 +6,11 @@ They are a concept of the library, a file of pairs, or two files of texts.
 from pathlib import Path
 from typing import NamedTuple
 
-from sim.bridge.files import read_text, require_file
+from sim.bridge.files import text_lines
 from sim.directions.texts import concept_pairs, read_pairs
 from ufm._check import require
+
+EXPECTED = "a file with a text in each line"
 
 
 class Source(NamedTuple):
@@ -49,7 +51,7 @@ def source(
         require(positive is not None and negative is not None, "texts", "both positive and negative", "one of them")
         assert positive is not None
         assert negative is not None
-        return Source(positive.stem, _lines("positive", positive), _lines("negative", negative))
+        return Source(positive.stem, text_lines("positive", positive, EXPECTED), text_lines("negative", negative, EXPECTED))
     if pairs is None:
         assert concept is not None
         name, chosen = concept, concept_pairs(concept)
@@ -62,12 +64,3 @@ def source(
     questions = [pair.question for pair in chosen]
     sides = ([pair.matching for pair in chosen], [pair.not_matching for pair in chosen])
     return Source(name, *sides, questions if any(questions) else None)
-
-
-def _lines(argument: str, path: Path) -> list[str]:
-    """The texts of a file, one in each line."""
-    require_file(argument, path, "a file with a text in each line")
-    lines = [line.strip() for line in read_text(path).split("\n")]
-    texts = [line for line in lines if line]
-    require(len(texts) > 0, argument, "a file with a text in each line", f"an empty one, {str(path)!r}")
-    return texts

@@ -8,6 +8,7 @@ import pytest
 
 import sim
 from sim.bridge.generation import Sampling
+from sim.choosing import rollouts
 from sim.choosing.criteria import KLBudget, LossRise, NormRatio, Rising, statistic
 from sim.choosing.interval import interval_of
 from sim.choosing.rollouts import FixedText, Writer, prompts_alone
@@ -77,6 +78,18 @@ def test_the_text_is_written_at_the_strength(lm):
     least = np.mean(f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g)))
     assert choice.least_cost == pytest.approx(least, rel=1e-3)
     assert choice.efficiency == pytest.approx(least / choice.cost.mean, rel=1e-3)
+    assert 0 < choice.efficiency < 1
+
+
+def test_predictions_that_are_not_counted_have_no_say(lm, monkeypatch):
+    entropy = text_at(lm, 0.0).entropy
+    monkeypatch.setattr(rollouts, "DETERMINISTIC", float(np.quantile(entropy, 0.6)))
+    choice = choice_of(lm, budget=0.05)
+    text = text_at(lm, choice.points[-1].on)
+    own = text.rollouts.counted
+    assert 0 < (~own).sum() < own.size
+    kl = text.effects(choice.alpha, MEMBERS).kl
+    assert choice.cost.mean == pytest.approx(kl[own].mean(), rel=1e-4)
     assert 0 < choice.efficiency < 1
 
 
@@ -177,8 +190,8 @@ def test_each_prompt_has_a_strength_of_its_own(lm):
     tilt, _ = text.tilt(MEMBERS)
     gain, price = np.nanmean(tilt.covariance, axis=1), np.nanmean(tilt.variance, axis=1)
     own = np.array([prompt.alpha for prompt in choice.per_prompt])
-    rule = np.maximum(gain / price, 0)
-    np.testing.assert_allclose(own / own.max(), rule / rule.max(), rtol=1e-3, atol=1e-6)
+    rule = gain / price
+    np.testing.assert_allclose(own / np.abs(own).max(), rule / np.abs(rule).max(), rtol=1e-3, atol=1e-6)
     assert price @ own**2 == pytest.approx(price.sum() * choice.alpha**2, rel=1e-4)
     assert np.mean([prompt.cost for prompt in choice.per_prompt]) == pytest.approx(choice.cost.mean, rel=1e-5)
 
@@ -272,3 +285,23 @@ def test_kl_budgets_may_be_reversed(lm):
     choice = choice_of(lm, criteria=[KLBudget(0.05, "mean", reverse=True)])
     effects = text_at(lm, choice.points[-1].on).effects(choice.alpha, MEMBERS)
     assert np.nanmean(effects.reverse_kl) == pytest.approx(0.05, rel=0.03)
+
+
+def test_the_layer_is_the_best_of_the_most_efficient(lm):
+    vector = sim.SteeringVector({0: V, 1: 3 * V, 2: -V})
+    choice = choose(lm, vector, PROMPTS, layer="auto", horizon=6, tokens=TOKENS, budget=0.05)
+    assert [point.layer for point in choice.frontier] == [0, 1, 2]
+    alone = [choose(lm, vector, PROMPTS, layer=layer, horizon=6, tokens=TOKENS, budget=0.05) for layer in range(3)]
+    gains = [one.share[1] - one.share[0] for one in alone]
+    assert choice.layer == int(np.argmax(gains))
+    assert choice.alpha == pytest.approx(alone[choice.layer].alpha, rel=1e-5)
+    text = FixedText.of(lm, prompts_alone(PROMPTS), vector.steering(1), skip=False)
+    step = 1e-2 / 3
+    effects, before = text.effects(step, MEMBERS), text.shares(MEMBERS)
+    f, g = before[effects.counted], effects.share[effects.counted]
+    least = np.mean(f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g)))
+    assert abs(choice.frontier[1].efficiency) == pytest.approx(least / np.nanmean(effects.kl), rel=0.05)
+    with pytest.raises(ValueError, match='layer: expected a number, or "auto" for a SteeringVector'):
+        choose(lm, steering(), PROMPTS, layer="auto", horizon=6)
+    with pytest.raises(ValueError, match='layer: expected a block by number, or "auto"'):
+        choose(lm, vector, PROMPTS, layer="middle", horizon=6)

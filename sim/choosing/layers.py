@@ -1,0 +1,101 @@
+"""Where to steer: the efficiency of every layer to first order (N15), and the best few of them chosen for in full."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sim.bridge.model import LanguageModel
+from sim.choosing.choice import Choice
+from sim.choosing.rollouts import FixedText, Promotion, Tilt, prompts_alone
+from ufm._check import require, shown
+
+TRIED = 3
+"""Layers that a strength is chosen for in full: those of the greatest efficiency."""
+
+
+@dataclass(frozen=True)
+class LayerPoint:
+    """What a layer is good for.
+
+    Attributes:
+        layer: its number.
+        efficiency: of steering after it near strength 0, on the prompts: the part of the cost that the change of the
+            concept's share has to cost (N15); negative where the share falls.
+        alpha, cost, share: the strength that was chosen there, its mean KL and the share it reaches; None where only the
+            first order was looked at, or where there is no strength.
+    """
+
+    layer: int
+    efficiency: float
+    alpha: float | None = None
+    cost: float | None = None
+    share: float | None = None
+
+
+def efficiency_of(tilt: Tilt, sign: int) -> float:
+    """The least cost of what near 0 happens to the concept's share, in units of what it costs, over all predictions (N15).
+
+    It is the mean of ``Cov(1_T, M)^2 / Var(1_T)`` over that of ``Var(M)``; negative where the mean covariance is.
+    """
+    inside = np.maximum(tilt.share * (1 - tilt.share), np.finfo(float).tiny)
+    value = np.nanmean(tilt.covariance**2 / inside) / np.nanmean(tilt.variance)
+    return float(np.copysign(value, sign * np.nanmean(tilt.covariance)))
+
+
+def over_layers(
+    lm: LanguageModel,
+    vector: Any,
+    prompts: Sequence[Sequence[int]],
+    sign: int,
+    tokens: np.ndarray | None,
+    choose_at: Callable[[int, Sequence[int]], Choice],
+    promoted: Callable[[Promotion, int], np.ndarray],
+) -> Choice:
+    """The choice at the layer that serves best, with what all layers are good for as its `frontier`.
+
+    Args:
+        lm: the model.
+        vector: a `sim.SteeringVector`.
+        prompts: token ids of each.
+        sign: of the strength.
+        tokens: which are the concept, ``[V]``; those that the layers promote, at the same cost, if left out.
+        choose_at: makes the choice at a layer, for these tokens.
+        promoted: which tokens a steering stands for.
+
+    Raises:
+        ValueError: something else than a vector of several layers; one that changes nothing at any of them.
+    """
+    several = hasattr(vector, "layers") and len(vector.layers) > 1
+    require(several, "layer", 'a number, or "auto" for a SteeringVector of several layers', shown(vector))
+    rollouts = prompts_alone(prompts)
+    texts = {layer: FixedText.of(lm, rollouts, vector.steering(layer), skip=False) for layer in vector.layers}
+    if tokens is None:
+        nobody = jnp.zeros(lm.config.vocab_size, bool)
+        tilts = [text.tilt(nobody) for text in texts.values()]
+        scales = [np.sqrt(np.nanmean(tilt.variance)) for tilt, _ in tilts]
+        require(max(scales) > 0, "steering", "one that changes predictions", "one that does not: a zero vector?")
+        gains = [promotion.gain / scale for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
+        lifts = [promotion.lift for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
+        tokens = promoted(Promotion(np.mean(gains, axis=0), np.mean(lifts, axis=0)), sign)
+        require(bool(tokens.any()), "tokens", "some that all layers promote; name the concept's", "none")
+    members = jnp.asarray(tokens)
+    frontier = {layer: LayerPoint(layer, efficiency_of(text.tilt(members)[0], sign)) for layer, text in texts.items()}
+    best = sorted(frontier.values(), key=lambda point: -point.efficiency)[:TRIED]
+    choices = [choose_at(point.layer, np.flatnonzero(tokens).tolist()) for point in best]
+    for choice in choices:
+        if choice.alpha is not None and choice.cost is not None:
+            known = replace(frontier[choice.layer], alpha=choice.alpha, cost=choice.cost.mean, share=choice.share[1])
+            frontier[choice.layer] = known
+    taken = max(choices, key=_worth)
+    passes = sum(choice.passes for choice in choices)
+    return replace(taken, frontier=tuple(frontier.values()), passes=passes)
+
+
+def _worth(choice: Choice) -> tuple[bool, float]:
+    """The higher the better: a strength at all; then less cost for a share, or more share for a budget."""
+    if choice.alpha is None or choice.cost is None:
+        return False, 0.0
+    return True, -choice.cost.mean if choice.stopped_by == "share" else choice.share[1] - choice.share[0]

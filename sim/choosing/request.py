@@ -1,0 +1,101 @@
+"""What `ufm choose` is asked for: a vector and prompts as a user names them; and the answer as a vector file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sim.bridge.files import text_lines
+from sim.bridge.model import LanguageModel
+from sim.choosing.choice import Choice
+from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising
+from sim.directions.extraction import make_vector
+from sim.directions.files import read_vector
+from sim.directions.texts import concept_pairs
+from sim.directions.vector import SteeringVector
+from ufm._check import require
+
+
+def vector_for(
+    lm: LanguageModel, vector: Path | None, concept: str | None, *, layer: int | None = None, other_weights: bool = False
+) -> SteeringVector:
+    """The vector of a file, or one made from the pairs of a concept of the library.
+
+    Args:
+        lm: the model.
+        vector: the file.
+        concept: the name.
+        layer: the block of a single direction, in a file that does not say it.
+        other_weights: whether a vector for the same model with other weights will do.
+
+    Raises:
+        ValueError: both or neither; a file or a concept that there is not.
+    """
+    asked = "both" if concept else "neither"
+    require((vector is None) != (concept is None), "vector", "a file, or a concept in its place", asked)
+    if vector is not None:
+        return read_vector(vector, lm, other_weights=other_weights, layer=layer)
+    return make_vector(lm, pairs=concept_pairs(str(concept)), name=str(concept), progress=None)
+
+
+def prompts_of(prompt: Sequence[str] | None, prompts: Path | None) -> list[str]:
+    """Prompts that are given one by one, or in a file with one in each line.
+
+    Raises:
+        ValueError: both or neither; a file without any.
+    """
+    require(bool(prompt) != (prompts is not None), "prompt", "some, or a file of them", "both" if prompt else "none")
+    if prompts is None:
+        return list(prompt or ())
+    return text_lines("prompts", prompts, "a file with a prompt in each line")
+
+
+def limits(
+    budget: float | None, statistic: str, loss_rise: float | None, norm_ratio: float | None, *, rising: bool
+) -> list[Ceiling]:
+    """The limits that are named.
+
+    Raises:
+        ValueError: one that is not positive, an unknown statistic.
+    """
+    named: list[Ceiling] = [] if budget is None else [KLBudget(budget, statistic)]
+    named += [] if loss_rise is None else [LossRise(loss_rise)]
+    named += [] if norm_ratio is None else [NormRatio(norm_ratio)]
+    return [*named, Rising()] if rising else named
+
+
+def layer_of(text: str) -> int:
+    """A block by number.
+
+    Raises:
+        ValueError: something else.
+    """
+    require(text.isdecimal(), "layer", "a block by number, or auto", repr(text))
+    return int(text)
+
+
+def tokens_of(lm: LanguageModel, words: Sequence[str] | None) -> list[int] | None:
+    """The tokens that words begin with, each with a space before it; None where no words are given.
+
+    Raises:
+        ValueError: a model without a tokenizer.
+    """
+    if not words:
+        return None
+    require(lm.tokenizer is not None, "tokens", "none, for a model without a tokenizer", ", ".join(words))
+    assert lm.tokenizer is not None
+    first = [lm.tokenizer.encode(f" {word.strip()}", special=False)[0] for word in words]
+    return list(dict.fromkeys(first))
+
+
+def folded(vector: SteeringVector, choice: Choice) -> SteeringVector:
+    """The direction that was chosen for, times the strength: at strength 1 it does what was chosen.
+
+    Args:
+        vector: what was chosen for.
+        choice: with a strength.
+
+    Raises:
+        ValueError: a choice without one.
+    """
+    require(choice.alpha is not None, "choice", "one with a strength", choice.reason)
+    assert choice.alpha is not None
+    return vector.at(choice.layer) * choice.alpha
