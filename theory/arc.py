@@ -214,12 +214,12 @@ def plateau(arc: Arc, sign: int) -> Float[Array, " V"]:
 def plateau_rate(arc: Arc) -> Rate:
     """How the plateaus are reached: from one side, with the same coefficient at both ends (N8).
 
-    With ``eta = sqrt(m0^2 + L)``, the length of h in units of v: ``C = A sqrt(L)``, ``K = 2 |C| eta + 3 |B| L`` beyond
-    ``|alpha| = 2 eta``.
+    With ``eta = sqrt(m0^2 + L)``, the length of h in units of v: ``C = A sqrt(L)``, ``K = 2 |C| eta + 2 |B| L`` beyond
+    ``|alpha| = 2 eta``; as L goes to 0 it is attained there.
     """
     eta = jnp.hypot(arc.centre, arc.width)
     coefficient = arc.A * arc.width
-    remainder = 2 * jnp.abs(coefficient) * eta + 3 * jnp.abs(arc.B) * arc.width**2
+    remainder = 2 * (jnp.abs(coefficient) * eta + jnp.abs(arc.B) * arc.width**2)
     return Rate(coefficient, remainder, 2 * eta)
 
 
@@ -270,8 +270,9 @@ def limit_bound(
 ) -> Float[Array, " V"]:
     """How far logits are from their `limit` at most, if the last norm is given alpha v plus at most `reach`, ``[V]``.
 
-    It is ``2 sqrt(d) ||gamma * w_z|| sqrt(reach^2 + d eps) / (|alpha| ||v||)``, v centred for "layer" (N8). A softcap only
-    makes the distance smaller.
+    It is ``2 sqrt(d) ||gamma * w_z|| sin(phi / 2)`` with ``sin(phi) = sqrt(reach^2 + d eps) / (|alpha| ||v||)``, v centred
+    for "layer" (S, proposition 4.1): what is given is at most phi away from v. Where the sine would be above 1, it may point
+    anywhere, and the bound is ``2 sqrt(d) ||gamma * w_z||``. A softcap only makes the distance smaller.
 
     Args:
         W, gamma, kind, eps: the decoder, as for `arc_of`.
@@ -284,8 +285,12 @@ def limit_bound(
     in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
     d = v.shape[-1]
     seen = as_seen(v, kind)
-    turned = 2 * jnp.hypot(reach, jnp.sqrt(d * eps)) / (jnp.abs(alpha) * jnp.linalg.norm(seen))
-    return jnp.sqrt(d) * jnp.linalg.norm(W * gamma, axis=1) * turned
+    sine = jnp.hypot(reach, jnp.sqrt(d * eps)) / (jnp.abs(alpha) * jnp.linalg.norm(seen))
+    within = jnp.minimum(sine, 1)
+    # The chord 2 sin(phi / 2), without the cancellation of 1 - cos(phi). The root has no slope where the cosine is 0.
+    cosine = jnp.sqrt(jnp.where(sine < 1, 1 - within**2, 1))
+    chord = within * jnp.sqrt(2 / (1 + jnp.where(sine < 1, cosine, 0)))
+    return jnp.sqrt(d) * jnp.linalg.norm(W * gamma, axis=1) * jnp.where(sine > 1, 2, chord)
 
 
 @typed

@@ -11,7 +11,16 @@ from theory.blocks import TRANSFORMERS
 from theory.instance import Instance
 from theory.norms import NORMS
 from theory.statement import TABLES
-from theory.statements import n5_sandwich, n9_curvature, n11_forgetting, theorem_3_6, theorem_3_8
+from theory.statements import (
+    n4_cross_entropy,
+    n5_sandwich,
+    n9_curvature,
+    n10_robustness,
+    n11_forgetting,
+    theorem_3_3,
+    theorem_3_6,
+    theorem_3_8,
+)
 from theory.states import STATES_BEFORE_A_NORM
 from ufm import UFM, NormalisedUFM, Weight, contrast, difference_of_means, exact, log_odds, probability_increase, transformer
 from ufm.model import DECODER, FreeFeatures, representing
@@ -43,6 +52,12 @@ def moved_arc(*args, **options):
     return path._replace(centre=-path.centre)
 
 
+def twice(name, owner, attribute, wrong, identity, by):
+    """The same error, seen by two routes."""
+    return {f"{name}, by {route}": (owner, attribute, wrong, identity, route) for route in by}
+
+
+BELOW_TARGET, FIRST_ON_TARGET = theorem_3_3.below_target, theorem_3_3._first_on_target
 ARC_OF, OF_TOKENS = arc.arc_of, signs.of_tokens
 
 # Each: where the closed form is, its name, what is put in its place, and the statement and route that notice.
@@ -148,6 +163,62 @@ PLANTED = {
         "N8.plateau",
         "autodiff",
     ),
+    **twice(
+        "plateau, a remainder that is a hundredth too small",
+        arc,
+        "plateau_rate",
+        lambda path: PLATEAU_RATE(path)._replace(remainder=0.99 * PLATEAU_RATE(path).remainder),
+        "N8.plateau",
+        ("instances", "autodiff"),
+    ),
+    **twice(
+        "forgetting, a bound that is a hundredth too small",
+        arc,
+        "limit_bound",
+        scaled(arc, "limit_bound", 0.99),
+        "proposition-4.1",
+        ("instances", "autodiff"),
+    ),
+    **twice(
+        "imperfect training, a bound that is a hundredth too small",
+        n10_robustness,
+        "error_bound",
+        scaled(n10_robustness, "error_bound", 0.99),
+        "N10",
+        ("instances", "autodiff"),
+    ),
+    **twice(
+        "imperfect training, nearly twice the error of M",
+        n10_robustness,
+        "error_bound",
+        lambda eta, size: jnp.tanh(eta * (1 + 1.98 * size) / 2),
+        "N10",
+        ("instances", "autodiff"),
+    ),
+    **twice(
+        "cross-entropy, an upper bound that is a hundredth too small",
+        n4_cross_entropy,
+        "_upper",
+        scaled(n4_cross_entropy, "_upper", 0.99),
+        "N4.bounds",
+        ("instances", "certificate"),
+    ),
+    **twice(
+        "cross-entropy, a lower bound that is a hundredth too large",
+        n4_cross_entropy,
+        "_lower",
+        scaled(n4_cross_entropy, "_lower", 1.01),
+        "N4.bounds",
+        ("instances", "certificate"),
+    ),
+    **twice(
+        "target tokens at 0, a condition that is a hundredth too strict",
+        theorem_3_3,
+        "below_target",
+        lambda instance, log_p: BELOW_TARGET(instance, log_p) - 0.01 * FIRST_ON_TARGET(instance) / instance.range,
+        "remark-3.4.exact",
+        ("instances", "autodiff"),
+    ),
     "curvature, of the whole variance": (
         n9_curvature,
         "curvature",
@@ -249,7 +320,7 @@ def norms():
 @pytest.fixture(scope="module")
 def transformers():
     with jax.enable_x64(True):
-        return routes.populate(jax.random.key(7), 10, TRANSFORMERS)
+        return routes.populate(jax.random.key(7), 20, TRANSFORMERS)
 
 
 @pytest.fixture(scope="module")

@@ -309,8 +309,8 @@ _BOUNDS = _bounded(
     _proved_bounds,
     _proved_curvature,
     (
-        *_beyond_zero(lambda instance, x, value: _variances(instance) * (jnp.exp(x) - x - 1) / instance.range**2 - value),
-        *_beyond_zero(lambda instance, x, value: value - _variances(instance) * (jnp.exp(-x) + x - 1) / instance.range**2),
+        *_beyond_zero(lambda instance, x, value: _variances(instance) * _upper(x) / instance.range**2 - value),
+        *_beyond_zero(lambda instance, x, value: value - _variances(instance) * _lower(x) / instance.range**2),
         *_beyond_zero(lambda instance, x, value: x**2 / 8 - value),
         Curve(_rates, (-8.0, 8.0)),
     ),

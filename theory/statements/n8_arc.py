@@ -34,7 +34,7 @@ _ARC_TWIN = decodes_to(_ARC_TEX + r"\sqrt{L} \tan\theta", symbolic.TWINS["N8.arc
 
 # --- the plateau -----------------------------------------------------------------------------------------------------
 
-_TIMES = np.array([1.01, 3.0, 10.0, 100.0, 1e3])
+_TIMES = np.array([1.0001, 3.0, 10.0, 100.0, 1e3])
 """Strengths at which plateaus are checked, as multiples of the one from which the bound holds."""
 
 
@@ -62,7 +62,8 @@ def _approaches(tex: str, identities, coefficient: Callable[[NormInstance], Floa
         return jnp.minimum(*[worst(other) for other in kinds(instance)])
 
     def autodiff(instance):
-        """In t = 1/alpha, the logits have the plateau as value and the coefficient as derivative at 0, from both sides."""
+        """In t = 1/|alpha|, the coefficient is the derivative at 0, and what else it adds up to is at most K t^2."""
+        points, weights = np.polynomial.legendre.leggauss(12)
 
         def error(instance):
             def of_inverse(t):
@@ -77,7 +78,21 @@ def _approaches(tex: str, identities, coefficient: Callable[[NormInstance], Floa
             ]
             return jnp.max(jnp.stack(errors))
 
-        return 1e-4 - jnp.maximum(*[error(other) for other in kinds(instance)])
+        def left(instance):
+            """What is left to the remainder at the strength from which it holds, where it is least."""
+            rate, (size, condition) = arc.plateau_rate(instance.arc), size_of(instance)
+            t = 1 / (_TIMES[0] * rate.beyond)
+
+            def more(sign):
+                """How far the logits come from the line of their plateau and the coefficient."""
+                slopes = jax.vmap(lambda share: slope(lambda t: instance.decode(sign / t), share * t))
+                added = slopes(jnp.asarray((points + 1) / 2)) - coefficient(instance)
+                return t * jnp.tensordot(jnp.asarray(weights / 2), added, axes=1)
+
+            most = jnp.max(jnp.abs(jax.vmap(more)(jnp.asarray([1.0, -1.0]))), axis=0)
+            return jnp.min(rate.remainder * t**2 - most) / size + 1e-10 * condition
+
+        return jnp.min(jnp.stack([jnp.minimum(1e-4 - error(other), left(other)) for other in kinds(instance)]))
 
     @compiled_quickly
     def on_grid(instance, alphas, logits):

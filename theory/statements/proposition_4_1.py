@@ -1,6 +1,7 @@
 """Proposition 4.1 of S: in a transformer that is steered strongly, the prompt is forgotten. With a rate."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,42 @@ _TIMES = np.array([1.0, 4.0, 30.0, 1e3, 1e6])
 _SHARE, _NODES = 1 / 8, 12
 """Where the integral in 1/alpha begins, as a share of 1 / scale, and its Gauss-Legendre nodes."""
 
+_NEAR = 1e-4
+"""1/alpha at which slopes are compared, in units of 1 / scale."""
+
 
 def _blind(instance: SteeredTransformer):
     """How much longer v is than what each norm sees of it: rounding is that much larger too."""
     return jnp.max(jnp.stack([jnp.linalg.norm(other.v) / jnp.linalg.norm(other.seen) for other in kinds(instance)]))
+
+
+def attaining(instance: SteeredTransformer) -> SteeredTransformer:
+    """A transformer of the same size that attains the bound at large strengths, under either norm.
+
+    Its blocks add nothing, its states are all one vector across v that has no mean, and W reads along that.
+    """
+    model, v = instance.model, instance.v
+    seen, direction = v - jnp.mean(v), model.embedding[0] - jnp.mean(model.embedding[0])
+    across = direction - (direction @ seen) / (seen @ seen) * seen
+    lengths = 1 + jnp.arange(model.W.shape[0])
+    still = model.layers._replace(out=0 * model.layers.out, down=0 * model.layers.down)
+    return replace(
+        instance,
+        model=replace(
+            model,
+            embedding=jnp.broadcast_to(across, model.embedding.shape),
+            positions=0 * model.positions,
+            layers=still,
+            W=lengths[:, None] * (across / model.gamma),
+        ),
+    )
+
+
+def _with_attaining(margin: Callable[[SteeredTransformer], Float[Array, ""]], instance: SteeredTransformer):
+    """The least margin of an instance and, for one random instance in six, of the one that attains the bound."""
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), instance, attaining(instance))
+    of_itself, of_other = jax.vmap(margin)(both)
+    return jnp.where(instance.model.tokens[0, 0] == 0, jnp.minimum(of_itself, of_other), of_itself)
 
 
 NEEDS = {
@@ -54,10 +87,10 @@ def _tends(tex: str, limit: Callable[[SteeredTransformer, int], Float[Array, " V
             alphas = jnp.concatenate([-jnp.asarray(_TIMES), jnp.asarray(_TIMES)]) * instance.scale
             return jnp.min(jax.vmap(lambda alpha: slack(instance, alpha, instance.decode(alpha)))(alphas))
 
-        return jnp.minimum(*[worst(other) for other in kinds(instance)])
+        return jnp.minimum(*[_with_attaining(worst, other) for other in kinds(instance)])
 
     def autodiff(instance):
-        """In t = 1/alpha the logits are smooth up to t = 0: what the derivative adds up to leads to the limit."""
+        """In t = 1/alpha logits are smooth up to t = 0: the derivative leads to the limit, and is at most the bound's."""
         points, weights = np.polynomial.legendre.leggauss(_NODES)
 
         def error(instance, sign):
@@ -74,7 +107,14 @@ def _tends(tex: str, limit: Callable[[SteeredTransformer, int], Float[Array, " V
         def worst(instance):
             return jnp.max(jax.vmap(lambda sign: error(instance, sign))(jnp.asarray([1.0, -1.0])))
 
-        return 1e-9 - jnp.maximum(*[worst(other) for other in kinds(instance)])
+        def steepest(instance):
+            t = jnp.asarray([1.0, -1.0]) * _NEAR / instance.scale
+            slopes = jax.vmap(lambda t: slope(lambda t: instance.decode(1 / t), t))(t)
+            allowed = jnp.abs(jax.vmap(lambda t: slope(lambda t: instance.bound(1 / t), t))(t))
+            return jnp.min(1 - jnp.abs(slopes) / allowed[:, None, :]) + 1e-3
+
+        limits = 1e-9 - jnp.maximum(*[worst(other) for other in kinds(instance)])
+        return jnp.minimum(limits, _with_attaining(steepest, instance))
 
     @compiled_quickly
     def on_grid(instance, alphas, logits):
@@ -88,7 +128,8 @@ def _tends(tex: str, limit: Callable[[SteeredTransformer, int], Float[Array, " V
 
 _CLAIM = _tends(
     r"\left|\operatorname{logit}_z(c, \alpha) - y^\pm_z\right| \le "
-    r"\frac{2 \sqrt{d}\, \|\gamma \odot w_z\|}{|\alpha|\, \|v\|} \sqrt{r^2 + d \varepsilon},\quad "
+    r"2 \sqrt{d}\, \|\gamma \odot w_z\| \sin\frac{\varphi}{2},\quad "
+    r"\sin\varphi = \frac{\sqrt{r^2 + d \varepsilon}}{|\alpha|\, \|v\|} \le 1,\quad "
     r"y^\pm = W \left(\gamma \odot \operatorname{norm}(\pm v) + b\right)\ "
     r"\text{as}\ \alpha \to \pm\infty,\ \text{for every prompt}\ c,\quad r = \max_c \|h_c\| + \text{what blocks add}",
     lambda instance, sign: instance.limit(sign),

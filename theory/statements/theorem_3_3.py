@@ -243,20 +243,22 @@ def below_target(instance: Instance, log_p):
     return (_first_on_target(instance) - jax.vmap(lambda row: tilting.mean(row, m, 0.0))(log_p)) / instance.range
 
 
-def _rows_near_the_edge(instance: Instance):
-    """The rows of an instance, and each of them steered to just before and just after its first peak on the target.
+def _rows_and_firsts(instance: Instance):
+    """Rows of next-token probabilities ``[3 m, V]``, and the first peak on the target after each, in units of 1/R.
 
-    A steered row is a row as well, and at its first peak the condition turns: ``[3 m, V]`` rows that see how sharp it is.
+    They are the rows of the instance, and each of them steered to just before and just after its first peak on the target:
+    a row as well, with its peaks moved by as much. There the condition turns, which shows how sharp it is.
     """
-    m, first = instance.log_odds, _first_on_target(instance)
-    spread = instance.range
-    inner = (first < jnp.max(m) - tilting.TIE * spread) & (first > jnp.min(m) + tilting.TIE * spread)
+    first = jnp.min(jnp.where(instance.in_target, instance.peaks, jnp.inf), axis=-1)
+    finite, m, spread = jnp.isfinite(first), instance.log_odds, instance.range
 
-    def context(log_p):
-        peak = jnp.where(inner, tilting.strength_of_mean(log_p, m, jnp.where(inner, first, jnp.mean(m))), 0.0)
-        return jax.vmap(lambda alpha: tilting.log_probabilities(log_p, m, alpha))(peak + jnp.asarray(_NEARBY) / spread)
+    def steered(log_p, alpha):
+        return jax.vmap(lambda near: tilting.log_probabilities(log_p, m, alpha + near / spread))(jnp.asarray(_NEARBY))
 
-    return jnp.concatenate([instance.log_p, jax.vmap(context)(instance.log_p).reshape(-1, m.size)])
+    rows = jax.vmap(steered)(instance.log_p, jnp.where(finite, first, 0)).reshape(-1, m.size)
+    ahead = jnp.where(finite[:, None], -_NEARBY, first[:, None]).ravel()
+    firsts = jnp.concatenate([jnp.where(finite, first * spread, first), ahead])
+    return jnp.concatenate([instance.log_p, rows]), jnp.clip(firsts, -_INFINITE_LEAD, _INFINITE_LEAD)
 
 
 def _rises_at_zero(tex: str, condition) -> Claim:
@@ -273,16 +275,10 @@ def _rises_at_zero(tex: str, condition) -> Claim:
         return least(jnp.sign(said) * firsts, jnp.abs(said) > _UNDECIDED)
 
     def instances(instance):
-        m, first = instance.log_odds, _first_on_target(instance)
-        highest, lowest = first >= jnp.max(m) - tilting.TIE * instance.range, first <= jnp.min(m)
-        rows = _rows_near_the_edge(instance)
-        inner = jnp.where(highest | lowest, jnp.mean(m), first)
-        roots = jax.vmap(lambda row: tilting.strength_of_mean(row, m, inner))(rows) * instance.range
-        peaks = jnp.where(highest, _INFINITE_LEAD, jnp.where(lowest, -_INFINITE_LEAD, roots))
-        return agree(instance, rows, peaks) + ROUNDING
+        return agree(instance, *_rows_and_firsts(instance)) + ROUNDING
 
     def autodiff(instance):
-        rows = _rows_near_the_edge(instance)
+        rows, _ = _rows_and_firsts(instance)
         nowhere = jnp.zeros(rows.shape[0] - instance.log_p.shape[0])
         steered = dataclasses.replace(
             instance,
@@ -324,7 +320,8 @@ def _all_rows(instance: Instance, rows):
 
 
 _EXACT = _rises_at_zero(
-    r"\mathbb{E}_{p_j} M < \min_{z \in T} M(z) \iff \alpha_{j,z} > 0\ \text{for every}\ z \in T", below_target
+    r"\mathbb{E}_{p_j} M < \min_{z \in T} M(z) \iff \alpha_{j,z} > 0\ \text{for every}\ z \in T",
+    lambda instance, rows: below_target(instance, rows),
 )
 _WITHOUT_CONDITION = _rises_at_zero(r"c_j \notin T \implies \alpha_{j,z} > 0\ \text{for every}\ z \in T", _foreign)
 _REMARK = _rises_at_zero(
