@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from theory import REGISTRY, arc, examples, predicted, routes, signs, states, tempered, tilting
+from theory import REGISTRY, arc, chains, examples, predicted, routes, signs, states, tempered, tilting
 from theory.blocks import TRANSFORMERS
 from theory.instance import Instance
 from theory.norms import NORMS
@@ -17,6 +17,7 @@ from theory.statements import (
     n9_curvature,
     n10_robustness,
     n11_forgetting,
+    n21_sequences,
     theorem_3_3,
     theorem_3_6,
     theorem_3_8,
@@ -263,10 +264,11 @@ PLANTED = {
         "autodiff",
     ),
     **{
-        f"{name}, seen by {route}": (tempered, function, wrong, identity, route)
-        for name, function, wrong, identity, seen_by in (
+        f"{name}, seen by {route}": (owner, function, wrong, identity, route)
+        for name, owner, function, wrong, identity, seen_by in (
             (
                 "tempered tilt, a size off by 1 %",
+                tempered,
                 "log_probabilities",
                 lambda log_p, m, alpha, size, steered: TEMPERED(log_p, m, alpha, 1.01 * size, steered),
                 "N19.tilt",
@@ -274,6 +276,7 @@ PLANTED = {
             ),
             (
                 "limit of a tempered tilt, 1 % too cold",
+                tempered,
                 "limit",
                 lambda m, length, sign: TEMPERED_LIMIT(m, 0.99 * length, sign),
                 "N19.ceiling",
@@ -281,10 +284,35 @@ PLANTED = {
             ),
             (
                 "ceiling of a concept, 1 % too low",
+                tempered,
                 "ceiling",
                 lambda log_p, m, *rest: CEILING(0.99 * log_p, 0.99 * m, *rest),
                 "N19.ceiling",
                 ("instances", "autodiff", "sweep"),
+            ),
+            (
+                "response of a text, 1 % too large",
+                chains,
+                "response",
+                lambda *arguments: 1.01 * RESPONSE(*arguments),
+                "N21.response",
+                ("instances", "autodiff", "sweep"),
+            ),
+            (
+                "amplification, of an eigenvalue off by 1 %",
+                chains,
+                "amplification",
+                lambda eigenvalue, steps: AMPLIFICATION(0.99 * eigenvalue, steps),
+                "N21.amplification",
+                ("instances", "autodiff", "sweep"),
+            ),
+            (
+                "cost of a text, 1 % too small",
+                chains,
+                "sequence_bound",
+                lambda *arguments: 0.99 * SEQUENCE_BOUND(*arguments),
+                "N21.cost",
+                ("instances", "autodiff"),
             ),
         )
         for route in seen_by
@@ -298,6 +326,7 @@ def before_the_norm(model, h, steering, alpha):
 
 
 CURVATURE, ADDED, ATTENTION = n9_curvature.curvature, n11_forgetting.added_in_the_limit, transformer._attention
+RESPONSE, AMPLIFICATION, SEQUENCE_BOUND = chains.response, chains.amplification, chains.sequence_bound
 TEMPERED, TEMPERED_LIMIT, CEILING = tempered.log_probabilities, tempered.limit, tempered.ceiling
 PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds
 TANGENT_BOUND, WEIGHT_ADDED = arc.tangent_bound, Weight.added
@@ -329,11 +358,22 @@ def before_norms():
         return routes.populate(jax.random.key(7), 30, STATES_BEFORE_A_NORM)
 
 
+@pytest.fixture(scope="module")
+def texts():
+    with jax.enable_x64(True):
+        return routes.populate(jax.random.key(7), 60, n21_sequences.CHAINS)
+
+
 @pytest.fixture
-def run(few, swept, norms, transformers, before_norms):
+def run(few, swept, norms, transformers, before_norms, texts):
     """Runs a route of a statement, traced anew so that nothing compiled before the error was planted is reused."""
     populations = {NORMS.name: norms, TRANSFORMERS.name: transformers, STATES_BEFORE_A_NORM.name: before_norms}
-    sweeps = {TABLES.name: swept, STATES_BEFORE_A_NORM.name: [states.measure(states.of_two_rows())]}
+    populations |= {n21_sequences.CHAINS.name: texts}
+    sweeps = {
+        TABLES.name: swept,
+        STATES_BEFORE_A_NORM.name: [states.measure(states.of_two_rows())],
+        n21_sequences.CHAINS.name: swept,
+    }
 
     def evidence(identity, route):
         statement = REGISTRY[identity]

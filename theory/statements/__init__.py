@@ -19,6 +19,7 @@ from theory.statements import (
     n11_forgetting,
     n12_equivalence,
     n19_tempered,
+    n21_sequences,
     proposition_4_1,
     proposition_b1,
     theorem_3_3,
@@ -46,6 +47,7 @@ _MODULES = (
     n11_forgetting,
     n12_equivalence,
     n19_tempered,
+    n21_sequences,
 )
 
 REGISTRY: dict[str, Statement] = {statement.id: statement for module in _MODULES for statement in module.STATEMENTS}
