@@ -15,7 +15,7 @@ from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_ta
 from ufm.counting import count_documents, sample_documents
 from ufm.directional import Ablate, Clamp, NormPreservingAdd, Rotate, When
 from ufm.directions import contrast, contrastive, difference_of_means, log_odds, random_negatives
-from ufm.families import mixed, per_context, uniform, weighted
+from ufm.families import log_linear, mixed, per_context, uniform, weighted
 from ufm.interventions import Add, Intervention, LoRA, NullOut, Weight, init_update
 from ufm.measures import concept_increase, cross_entropy_increase, curvature, divergence, probability_increase
 from ufm.model import UFM, FreeFeatures, cross_entropy, exact, gap, init, logits
@@ -73,6 +73,7 @@ __all__ = [
     "init",
     "init_normalised",
     "init_update",
+    "log_linear",
     "log_odds",
     "logits",
     "mixed",

@@ -1,6 +1,6 @@
-"""Families of corpora: uniform, weighted, per-context (all inside S's theory) and mixed (outside it on purpose).
+"""Families of corpora: uniform, weighted, per-context (all inside S's theory), mixed and log-linear (outside it on purpose).
 
-All families but the mixed one are the weighted family of S, remark 3.4, with more or less structure:
+All families but the last two are the weighted family of S, remark 3.4, with more or less structure:
 ``a_z = (1 - eps) gamma_z`` inside the context's concept and ``b_z = eps / (G - 1) omega_z`` outside it, with gamma and
 omega summing to 1 over each concept.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+from scipy.special import softmax
 
 from ufm._check import finite, require, typed
 from ufm.concepts import Concepts
@@ -164,6 +165,42 @@ def mixed(
     sums = mixture.sum(axis=1)
     require(bool(np.allclose(sums, 1, atol=1e-9)), "mixture", "rows that sum to 1", f"{sums[np.argmax(abs(sums - 1))]}")
     return from_table(mixture @ q, concepts, mixture.argmax(axis=1), weights)
+
+
+@typed
+def log_linear(
+    base: Sequence[float] | np.ndarray,
+    features: np.ndarray,
+    coordinates: np.ndarray,
+    concepts: Concepts | Sequence[Sequence[int]],
+    *,
+    weights: Sequence[float] | np.ndarray | None = None,
+) -> Corpus:
+    """Contexts with several attributes, ``log p_j(z) = base(z) + sum_k lambda_{jk} phi_k(z) - A_j``: concepts may overlap.
+
+    It is what steering leads to from any table: such families are closed under it (N24), as mixtures are not.
+
+    Args:
+        base: what tokens have without any attribute, ``[V]`` nats, up to a constant.
+        features: phi, how far each token has each attribute, ``[K, V]``: 0 and 1, or any numbers.
+        coordinates: lambda, how much of each attribute a context has, ``[m, K]``.
+        concepts: a partition of the vocabulary, for what is measured. A context counts as of the concept it has most of.
+        weights: pi, ``[m]``; uniform if left out.
+
+    Raises:
+        ValueError: arrays whose shapes do not fit; as `ufm.from_table`.
+    """
+    base, features, coordinates = finite("base", base), finite("features", features), finite("coordinates", coordinates)
+    require(base.ndim == 1 and base.size > 0, "base", "one number for each token", f"shape {base.shape}")
+    fits = features.ndim == 2 and features.shape[1] == base.size
+    require(fits, "features", f"shape [attributes, {base.size}], a column per token", f"shape {features.shape}")
+    fits = coordinates.ndim == 2 and coordinates.size > 0 and coordinates.shape[1] == features.shape[0]
+    wanted = f"shape [contexts, {features.shape[0]}], a column per attribute"
+    require(fits, "coordinates", wanted, f"shape {coordinates.shape}")
+    concepts = concepts if isinstance(concepts, Concepts) else Concepts.from_lists(concepts, base.size)
+    rows = softmax(base + coordinates @ features, axis=1)
+    shares = np.stack([rows[:, concepts.members(k)].sum(axis=1) for k in range(concepts.count)], axis=1)
+    return from_table(rows, concepts, shares.argmax(axis=1), weights)
 
 
 def _check_epsilon(epsilon: float, n_concepts: int) -> float:

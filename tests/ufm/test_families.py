@@ -4,7 +4,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ufm import Concepts, assumption_1, cross_entropy, entropy, exact, families, mixed, per_context, uniform, weighted
+from ufm import (
+    Concepts,
+    assumption_1,
+    cross_entropy,
+    entropy,
+    exact,
+    families,
+    log_linear,
+    mixed,
+    per_context,
+    uniform,
+    weighted,
+)
 
 SIZES = (1, 2, 3)
 OF_TOKEN = [0, 1, 1, 2, 2, 2]
@@ -52,6 +64,16 @@ def test_mixed_table_is_outside_assumption_1():
     np.testing.assert_allclose(jnp.exp(corpus.log_p), [q[0], 0.6 * q[0] + 0.4 * q[1], 0.2 * q[0] + 0.8 * q[1]])
     assert corpus.concept.tolist() == [0, 0, 1]
     assert float(assumption_1(corpus).inside) < -0.1
+
+
+def test_log_linear_table_with_concepts_that_overlap():
+    """Token 1 has both attributes: after a context of both it is as likely as e^2 to 1 to a token of neither."""
+    features = np.array([[1, 1, 0, 0], [0, 1, 1, 0]])
+    corpus = log_linear(np.zeros(4), features, np.array([[1, 0], [0, 1], [1, 1]]), [[0, 1], [2, 3]], weights=[1.0, 1.0, 2.0])
+    odds = np.exp([[1, 1, 0, 0], [0, 1, 1, 0], [1, 2, 1, 0]])
+    np.testing.assert_allclose(jnp.exp(corpus.log_p), odds / odds.sum(axis=1, keepdims=True), rtol=1e-12)
+    assert corpus.concept.tolist() == [0, 0, 0]
+    np.testing.assert_allclose(corpus.weights, [0.25, 0.25, 0.5])
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
