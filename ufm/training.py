@@ -1,7 +1,7 @@
 """Training unconstrained features models to the bottom: any optax optimiser in one compiled loop.
 
 The loop minimises the gap (`ufm.model.gap`), which differs from the cross-entropy by a constant and keeps its precision
-all the way down; it stops on the gap, and returns the whole loss curve.
+all the way down, and weight decay on top of it if asked for; it returns the whole curve of the gap.
 """
 
 import warnings
@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from ufm._check import require, typed
+from ufm._check import finite, require, typed
 from ufm.corpus import Corpus, entropy
 from ufm.model import UFM, FreeFeatures, gap, init
 
@@ -35,17 +35,20 @@ class Fit:
     """A trained model and how it got there.
 
     Attributes:
-        model: the parameters of the lowest gap, of the type of those before the first step. Where rounding is all that is
-            left, or a step size is too large, later ones can be far worse.
+        model: the parameters of the lowest gap, of the type of those before the first step; with weight decay, those of
+            the lowest sum of both. Where rounding is all that is left, or a step size is too large, later ones can be far
+            worse.
         gaps: the gap to the corpus entropy before the first step and after each, ``[steps + 1]`` nats.
         entropy: the lower bound of the cross-entropy, nats.
-        converged: whether the gap reached the tolerance.
+        converged: whether the gap reached the tolerance; with weight decay, whether training came to rest.
+        best: the step after which the model is taken.
     """
 
     model: Any
     gaps: Float[np.ndarray, " steps_plus_1"]
     entropy: float
     converged: bool
+    best: int
 
     @property
     def loss(self) -> Float[np.ndarray, " steps_plus_1"]:
@@ -54,8 +57,8 @@ class Fit:
 
     @property
     def gap(self) -> float:
-        """The gap of the model, nats: the lowest of all (NaN if there was no other)."""
-        return float(np.fmin.reduce(self.gaps))
+        """The gap of the model, nats (NaN if there was no other)."""
+        return float(self.gaps[self.best])
 
     @property
     def steps(self) -> int:
@@ -72,10 +75,14 @@ def fit(
     tolerance: float = 1e-10,
     max_steps: int = 20_000,
     patience: int = 200,
+    decay: float | tuple[float, float] = 0.0,
     key: jax.Array | None = None,
     start: FreeFeatures | None = None,
 ) -> Fit:
     """Train a UFM, or whatever `start` is, on a corpus until its gap is at most `tolerance`.
+
+    With weight decay it minimises ``gap + decay_W/2 ||W||^2 + decay_H/2 ||H||^2``, whose minimum has a gap above 0: the loop
+    then runs until `patience` steps bring nothing lower. What that does to directions is `theory.span`.
 
     Args:
         corpus: what to fit; its precision (float32 or float64) is the training's.
@@ -84,7 +91,8 @@ def fit(
         tolerance: stop at this gap, nats. With 0 the loop runs until `patience` steps bring no lower gap, which in
             float64 is near 1e-26 with "lbfgs": log-probabilities right to about 1e-12.
         max_steps: stop after this many steps in any case.
-        patience: stop after this many steps without a new lowest gap.
+        patience: stop after this many steps without a new lowest gap (or sum of gap and decay).
+        decay: the weight decay of W and of H: one number for both, or two.
         key: for the initial parameters; `jax.random.key(0)` if left out.
         start: initial parameters, instead of a random UFM; any model with free features, such as a `NormalisedUFM`.
 
@@ -93,7 +101,8 @@ def fit(
         below the rank of the centred log-probabilities. A tolerance of 0 is never reached, and gives that warning only.
 
     Raises:
-        ValueError: an unknown optimiser name, d < 1, a negative or NaN tolerance, no steps.
+        ValueError: an unknown optimiser name, d < 1, a negative or NaN tolerance, no steps, a decay that is negative or
+            not finite.
     """
     if isinstance(optimizer, str):
         require(optimizer in OPTIMIZERS, "optimizer", f"one of {sorted(OPTIMIZERS)}", repr(optimizer))
@@ -101,14 +110,25 @@ def fit(
     require(bool(tolerance >= 0), "tolerance", "a gap in nats of at least 0", tolerance)
     require(max_steps >= 1, "max_steps", "at least one step", max_steps)
     require(patience >= 1, "patience", "at least one step", patience)
+    decays = _decays(decay)
     if start is None:
         start = init(jax.random.key(0) if key is None else key, corpus, d)
     transformation = optax.with_extra_args_support(optimizer)
-    model, gaps, steps, bound = _train(start, corpus, tolerance, max_steps, patience, transformation)
-    curve = np.asarray(gaps)[: int(steps) + 1]
-    result = Fit(model=model, gaps=curve, entropy=float(bound), converged=bool(np.fmin.reduce(curve) <= tolerance))
-    _warn_of_gap(result, corpus, tolerance)
+    model, gaps, steps, best, bound = _train(start, corpus, tolerance, max_steps, patience, transformation, decays)
+    curve, best = np.asarray(gaps)[: int(steps) + 1], int(best)
+    converged = bool(curve[best] <= tolerance) if decays is None else bool(steps < max_steps and np.isfinite(curve[-1]))
+    result = Fit(model=model, gaps=curve, entropy=float(bound), converged=converged, best=best)
+    if decays is None:
+        _warn_of_gap(result, corpus, tolerance)
     return result
+
+
+def _decays(decay: float | tuple[float, float]) -> Float[Array, " 2"] | None:
+    """The decays of W and H; None without any, so that the program of plain training has none in it."""
+    array = finite("decay", decay)
+    good = array.shape in ((), (2,)) and bool((array >= 0).all())
+    require(good, "decay", "a number of at least 0, or two of them for W and H", decay)
+    return jnp.asarray(np.broadcast_to(array, 2), float) if array.any() else None
 
 
 def _warn_of_gap(result: Fit, corpus: Corpus, tolerance: float) -> None:
@@ -139,16 +159,23 @@ def _train(
     max_steps: int,
     patience: int,
     optimizer: optax.GradientTransformationExtraArgs,
+    decays: Float[Array, " 2"] | None = None,
 ):
+    def penalty(model: FreeFeatures):
+        assert decays is not None
+        of_w, of_h = decays.astype(model.H.dtype)
+        return (of_w * jnp.sum(model.W**2) + of_h * jnp.sum(model.H**2)) / 2
+
     def objective(model: FreeFeatures):
-        return gap(model, corpus)
+        return gap(model, corpus) if decays is None else gap(model, corpus) + penalty(model)
 
     value_and_grad = jax.value_and_grad(objective)
 
     def unfinished(carry):
         _, _, value, step, _, _, _, best_step = carry
         # The gap is never negative, so NaN (a diverged run) is the only value for which the first comparison fails.
-        return (value > tolerance) & (step <= max_steps) & (step - best_step <= patience)
+        far = (value > tolerance) if decays is None else ~jnp.isnan(value)
+        return far & (step <= max_steps) & (step - best_step <= patience)
 
     def advance(carry):
         """Evaluate the model, then step away from it: one evaluation in the program, which is most of what compiles."""
@@ -158,12 +185,13 @@ def _train(
         better = value < best
         best, best_step = jnp.where(better, value, best), jnp.where(better, step, best_step)
         best_model = jax.tree.map(lambda old, new: jnp.where(better, new, old), best_model, model)
+        curve = curve.at[step].set(value if decays is None else value - penalty(model))
         model = optax.apply_updates(model, updates)
-        return model, state, value, step + 1, curve.at[step].set(value), best, best_model, best_step
+        return model, state, value, step + 1, curve, best, best_model, best_step
 
     infinite = jnp.full((), jnp.inf, start.H.dtype)
     curve = jnp.full(max_steps + 1, jnp.nan, start.H.dtype)
     zero = jnp.asarray(0)
     carry = (start, optimizer.init(start), infinite, zero, curve, infinite, start, zero)
-    _, _, _, evaluations, curve, _, model, _ = lax.while_loop(unfinished, advance, carry)
-    return model, curve, evaluations - 1, entropy(corpus)
+    _, _, _, evaluations, curve, _, model, best_step = lax.while_loop(unfinished, advance, carry)
+    return model, curve, evaluations - 1, best_step, entropy(corpus)

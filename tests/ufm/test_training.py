@@ -121,9 +121,33 @@ def test_the_model_is_that_of_the_lowest_gap(small_corpus):
     assert float(gap(result.model, small_corpus)) == pytest.approx(result.gap, rel=1e-12)
 
 
+def test_with_weight_decay_training_ends_where_the_loss_and_the_penalty_are_at_rest(small_corpus):
+    for decay, (of_w, of_h) in {1e-2: (1e-2, 1e-2), (1e-2, 3e-2): (1e-2, 3e-2)}.items():
+        result = fit(small_corpus, d=3, decay=decay)
+        lost = jax.grad(lambda model: gap(model, small_corpus))(result.model)
+        np.testing.assert_allclose(lost.W, -of_w * result.model.W, atol=1e-8)
+        np.testing.assert_allclose(lost.H, -of_h * result.model.H, atol=1e-8)
+        assert result.converged
+        assert float(gap(result.model, small_corpus)) == pytest.approx(result.gap, rel=1e-9)
+        assert result.gap > 1e-3
+
+
+def test_without_weight_decay_nothing_changes(small_corpus):
+    plain, none = fit(small_corpus, d=3, max_steps=20), fit(small_corpus, d=3, max_steps=20, decay=(0.0, 0.0))
+    assert (plain.gaps == none.gaps).all()
+
+
+def test_weight_decay_in_float32():
+    with jax.enable_x64(False):
+        result = fit(uniform(), decay=1e-3)
+        assert result.model.W.dtype == jnp.float32
+        assert result.gap < 1e-2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"decay": -1.0}, "decay: expected a number of at least 0, or two of them for W and H, got -1.0"),
         ({"optimizer": "sgd"}, r"optimizer: expected one of \['adam', 'gradient-descent', 'lbfgs'\], got 'sgd'"),
         ({"d": 0}, "d: expected an embedding width of at least 1, got 0"),
         ({"tolerance": -1e-9}, "tolerance: expected a gap in nats of at least 0, got -1e-09"),
