@@ -27,7 +27,7 @@ import optax
 from tqdm import tqdm
 
 import ufm
-from sim import bench_gpu
+from sim import bench_choosing, bench_gpu
 from sim.bridge import fetch
 from sim.bridge.generation import Sampling
 from sim.bridge.model import load
@@ -414,7 +414,7 @@ def _once(function: Callable[..., Any], *arguments: Any) -> float:
     return time.perf_counter() - start
 
 
-CASES: dict[str, Callable[[int], Figures]] = {
+CASES: dict[str, Callable[..., Figures]] = {
     "predicted-at-scale": predicted_at_scale,
     "measured-at-scale": measured_at_scale,
     "many-small-corpora": many_small_corpora,
@@ -423,12 +423,21 @@ CASES: dict[str, Callable[[int], Figures]] = {
     "last-token": last_token,
     "experiments": experiments,
     "gpu": bench_gpu.gpu,
+    "choosing": bench_choosing.case,
 }
 """The cases by name."""
 
+HOURS = ("choosing",)
+"""Cases that take hours, and run only where they are named."""
 
-def bench(names: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
+
+def bench(names: Sequence[str] | None = None, seed: int = 0, models: Sequence[str] = ()) -> dict[str, Any]:
     """Run cases one after the other, each in a fresh process.
+
+    Args:
+        names: of cases; all but those that take hours if left out.
+        seed: of everything random.
+        models: for the case "choosing": the models that it runs on; the default model if left out.
 
     Returns:
         ``{"settings": ..., "cases": {name: {figure: number}}}``.
@@ -436,7 +445,7 @@ def bench(names: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
     Raises:
         ValueError: a case that there is not.
     """
-    chosen = list(CASES) if not names else list(names)
+    chosen = [name for name in CASES if name not in HOURS] if not names else list(names)
     unknown = [name for name in chosen if name not in CASES]
     require(not unknown, "case", f"one of {', '.join(CASES)}", ", ".join(unknown))
     context = multiprocessing.get_context("spawn")
@@ -444,7 +453,8 @@ def bench(names: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         for name in (bar := tqdm(chosen, unit="case", disable=None)):
             bar.set_description(name)
-            cases[name] = pool.submit(CASES[name], seed).result()
+            more = (tuple(models),) if name == "choosing" else ()
+            cases[name] = pool.submit(CASES[name], seed, *more).result()
     return {"settings": settings(seed, processor=platform.machine()), "cases": cases}
 
 

@@ -193,9 +193,12 @@ def figures(out: Out = Path("out/figures"), seed: Seed = 0) -> None:
 
 @app.command()
 def bench(
-    cases: Annotated[list[str] | None, typer.Argument(help="Cases to run; all if left out.")] = None,
+    cases: Annotated[
+        list[str] | None, typer.Argument(help="Cases to run; all if left out, but choosing, which takes hours.")
+    ] = None,
     json: Json = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write bench.json into.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Of the case choosing; may be given several times.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Time the sweeps at the size of a real vocabulary, and print a table."""
@@ -206,7 +209,7 @@ def bench(
 
     targets = [output.prepare_file(json, "json")] if json else []
     targets += [output.prepare_folder(out) / "bench.json"] if out else []
-    results = run(cases, seed)
+    results = run(cases, seed, model or ())
     for path in targets:
         write_json(path, results)
     typer.echo(as_table(results))

@@ -32,7 +32,13 @@ def vector_for(
     asked = "both" if concept else "neither"
     require((vector is None) != (concept is None), "vector", "a file, or a concept in its place", asked)
     if vector is not None:
-        return read_vector(vector, lm, other_weights=other_weights, layer=layer)
+        try:
+            return read_vector(vector, lm, other_weights=other_weights)
+        except ValueError as error:
+            # A single direction, in a file that does not say which block it is for.
+            if layer is None or not str(error).startswith("layer"):
+                raise
+            return read_vector(vector, lm, other_weights=other_weights, layer=layer)
     return make_vector(lm, pairs=concept_pairs(str(concept)), name=str(concept), progress=None)
 
 
@@ -42,7 +48,7 @@ def prompts_of(prompt: Sequence[str] | None, prompts: Path | None) -> list[str]:
     Raises:
         ValueError: both or neither; a file without any.
     """
-    require(bool(prompt) != (prompts is not None), "prompt", "some, or a file of them", "both" if prompt else "none")
+    require(bool(prompt) != (prompts is not None), "prompt", "some, or a file of them", "both" if prompt else "neither")
     if prompts is None:
         return list(prompt or ())
     return text_lines("prompts", prompts, "a file with a prompt in each line")
@@ -52,6 +58,12 @@ def limits(
     budget: float | None, statistic: str, loss_rise: float | None, norm_ratio: float | None, *, rising: bool
 ) -> list[Ceiling]:
     """The limits that are named.
+
+    Args:
+        budget, statistic: of `KLBudget`.
+        loss_rise: of `LossRise`.
+        norm_ratio: of `NormRatio`.
+        rising: whether `Rising` is one of them.
 
     Raises:
         ValueError: one that is not positive, an unknown statistic.

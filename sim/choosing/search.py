@@ -37,9 +37,10 @@ TOLERANCE = 0.01
 ROUNDS = 5
 """How often the model writes at most until the strength stays."""
 
-LIFT, GAIN = 2.0, 0.5
+LIFT, GAIN = (2.0, 1.0, 0.0), 0.5
 """Where no tokens are named, the concept is among those whose log-probability steering lifts, in the prompts and to first
-order, by more than so many standard deviations: the fewest that gain such a part of what these gain in probability."""
+order, by more than so many standard deviations (the first number that any token passes): the fewest that gain such a part of
+what these gain in probability."""
 
 TINY = 1e-12
 """Shares closer to 0 or 1 are taken to be this far from it: rounding may have brought them there."""
@@ -157,7 +158,8 @@ def _limits(budget: float | None, of: str, share: float | None, criteria: Sequen
 
 def promoted(promotion: Promotion, sign: int) -> np.ndarray:
     """The tokens that a steering stands for, ``[V]``: see `LIFT`."""
-    gain = np.where(sign * promotion.lift > LIFT, np.maximum(sign * promotion.gain, 0), 0)
+    rise, lift = np.maximum(sign * promotion.gain, 0), sign * promotion.lift
+    gain = next((gain for least in LIFT if (gain := np.where(lift > least, rise, 0)).any()), rise)
     order = np.argsort(-gain)
     members = np.zeros(gain.size, bool)
     members[order[: int(np.searchsorted(np.cumsum(gain[order]), GAIN * gain.sum())) + 1]] = True

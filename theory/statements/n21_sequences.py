@@ -80,7 +80,7 @@ def _share_curves(instance: Instance, alpha, start) -> Float[Array, " T"]:
 
 
 def _model_curves(instance: Instance, alpha, start) -> Float[Array, " T"]:
-    """The same through a split model of gap 0."""
+    """The curves, through a split model of gap 0."""
     model, contexts, v = exact_split(instance)
     log_q = jax.nn.log_softmax(steer(model, contexts, v, alpha))
     return chains.shares(chain(instance, log_q), instance.in_target, start, _STEPS)

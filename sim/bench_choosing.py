@@ -1,0 +1,317 @@
+"""Is the chosen strength any good? Ways to choose one, side by side on prompts that none of them saw.
+
+Every way gets the same prompts, the same concept and, where it takes one, the same budget. What its strength costs and buys
+is measured on other prompts, on text that the model writes with other randomness. One strength by each way, for each model,
+concept and layer, is a cell; a table shows the medians over cells, and in how many the cost paid is near the budget asked.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise, product
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from sim.bridge import fetch
+from sim.bridge.generation import Sampling
+from sim.bridge.model import LanguageModel, load
+from sim.choosing.criteria import LossRise, statistic
+from sim.choosing.rollouts import FixedText, Rollouts, Writer
+from sim.choosing.search import choose
+from sim.directions.extraction import make_vector
+from sim.directions.texts import CONCEPTS, concept_pairs
+from sim.directions.vector import SteeringVector
+from ufm._check import require
+
+PEOPLE = (
+    "my sister",
+    "the old man",
+    "our teacher",
+    "a friend of mine",
+    "the driver",
+    "the woman next door",
+    "my cousin",
+    "the doctor",
+)
+SITUATIONS = (
+    "Yesterday {} told me that",
+    "On Monday {} opened the door and",
+    "When I asked, {} said that",
+    "After lunch {} sat down and began to",
+    "From the window {} could see",
+    "Every summer {} goes to",
+    "In the letter {} wrote that",
+    "At the station {} met",
+)
+
+NEAR = 0.2
+"""A cost paid within this share of the budget counts as near it."""
+
+COLLAPSED = 2.0
+"""A text has collapsed if the unsteered model's loss on it is so many nats per token above that on its own, or if fewer than
+half of its pairs of neighbouring tokens are distinct."""
+
+
+def prompts(held_out: bool) -> list[str]:
+    """32 beginnings to choose on, or 32 others to try the choice on."""
+    cells = product(range(len(SITUATIONS)), range(len(PEOPLE)))
+    return [SITUATIONS[i].format(PEOPLE[j]) for i, j in cells if (i + j) % 2 == int(held_out)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a way to choose a strength came to in one cell.
+
+    Attributes:
+        model, concept, layer, way: which.
+        alpha: the strength; NaN if the way gave none.
+        passes: what it took, in passes of the model over prompts and continuations.
+        seconds: the same as time.
+        p95, mean: KL per token paid on other prompts, nats.
+        share: the concept's share there, and `before` without steering.
+        before: see `share`.
+        collapsed: share of the texts that collapsed.
+    """
+
+    model: str
+    concept: str
+    layer: int
+    way: str
+    alpha: float
+    passes: float
+    seconds: float
+    p95: float
+    mean: float
+    share: float
+    before: float
+    collapsed: float
+
+
+class Strength(NamedTuple):
+    """What a way came to.
+
+    Attributes:
+        alpha: the strength; NaN if there is none.
+        passes: what it took, in passes of the model over prompts and continuations.
+    """
+
+    alpha: float
+    passes: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell: what there is to choose for.
+
+    Attributes:
+        lm: the model.
+        vector: of the concept.
+        layer: to steer after.
+        budget: KL per token at the 95th percentile, nats.
+        horizon: tokens of a continuation.
+        count: how many of the prompts are used, to choose on and to try on.
+    """
+
+    lm: LanguageModel
+    vector: SteeringVector
+    layer: int
+    budget: float
+    horizon: int
+    count: int
+
+    def ours(self) -> Strength:
+        """`sim.choose` with the budget."""
+        return self._chosen(budget=self.budget)
+
+    def alert(self) -> Strength:
+        """The strength at which the unsteered model's loss on the text has risen by a fifth."""
+        return self._chosen(criteria=[LossRise(0.2)])
+
+    def ratio(self) -> Strength:
+        """What is added is half as long as the states of the model's own text."""
+        base = self.writer(held_out=False, seed=0)()
+        length = float(np.linalg.norm(self.vector[self.layer]))
+        return Strength(0.5 * FixedText.of(self.lm, base, self.steering).scale / length, 2.0)
+
+    def one(self) -> Strength:
+        """Strength 1, the difference of the means itself."""
+        return Strength(1.0, 0.0)
+
+    def bisection(self) -> Strength:
+        """The budget by doubling and halving: at every strength the model writes, and both models read what it wrote."""
+        writer, passes = self.writer(held_out=False, seed=0), 0.0
+
+        def within(alpha: float) -> bool:
+            nonlocal passes
+            passes += 3
+            rollouts = writer(self.steering, alpha)
+            return statistic(self.effects(rollouts, alpha).kl, "p95") < self.budget
+
+        low, high = (1.0, 2.0) if within(1.0) else (0.5, 1.0)
+        while low == 1.0 and within(high):
+            low, high = high, 2 * high
+            if high > 1e6:
+                return Strength(np.nan, passes)
+        while high <= 1.0 and not within(low):
+            low, high = low / 2, low
+        while high / low > 1.01:
+            middle = float(np.sqrt(low * high))
+            low, high = (middle, high) if within(middle) else (low, middle)
+        return Strength(low, passes)
+
+    def _chosen(self, **limits: Any) -> Strength:
+        choice = choose(
+            self.lm,
+            self.vector,
+            prompts(held_out=False)[: self.count],
+            layer=self.layer,
+            horizon=self.horizon,
+            completions=0,
+            **limits,
+        )
+        return Strength(np.nan if choice.alpha is None else choice.alpha, choice.passes)
+
+    @property
+    def steering(self) -> Any:
+        """The vector at the layer."""
+        return self.vector.steering(self.layer)
+
+    def writer(self, *, held_out: bool, seed: int) -> Writer:
+        """What writes after the prompts to choose on, or the others."""
+        ids, mask = self.lm.contexts(prompts(held_out)[: self.count])
+        rows = tuple(tuple(map(int, row[real])) for row, real in zip(ids, mask, strict=True))
+        return Writer(self.lm, rows, self.horizon, Sampling(temperature=1.0), seed)
+
+    def effects(self, rollouts: Rollouts, alpha: float, members: Any = None) -> Any:
+        """What a strength does to the predictions of texts."""
+        nobody = jnp.zeros(self.lm.config.vocab_size, bool)
+        text = FixedText.of(self.lm, rollouts, self.steering)
+        return text.effects(alpha, nobody if members is None else members)
+
+    def outcome(self, way: str, alpha: float, passes: float, seconds: float, members: Any) -> Outcome:
+        """What a strength costs and buys on other prompts.
+
+        Args:
+            way: that gave it.
+            alpha, passes, seconds: what it gave, and what that took.
+            members: the concept's tokens, ``[V]``.
+        """
+        name, concept = self.lm.name.rsplit("/", 1)[-1], self.vector.name
+        if not np.isfinite(alpha):
+            return Outcome(name, concept, self.layer, way, alpha, passes, seconds, *[np.nan] * 5)
+        writer = self.writer(held_out=True, seed=1)
+        base, written = writer(), writer(self.steering, alpha)
+        paid, unsteered = self.effects(written, alpha, members), self.effects(base, 0.0, members)
+        collapsed = [
+            _repeats(tokens[own]) or np.nanmean(loss) > np.nanmean(unsteered.loss) + COLLAPSED
+            for tokens, own, loss in zip(written.tokens, written.counted, paid.loss, strict=True)
+        ]
+        costs = (statistic(paid.kl, "p95"), statistic(paid.kl, "mean"))
+        shares = (float(np.nanmean(paid.share)), float(np.nanmean(unsteered.share)))
+        return Outcome(name, concept, self.layer, way, alpha, passes, seconds, *costs, *shares, float(np.mean(collapsed)))
+
+
+def _repeats(tokens: np.ndarray) -> bool:
+    """Whether fewer than half of the pairs of neighbouring tokens are distinct."""
+    pairs = list(pairwise(tokens.tolist()))
+    return len(pairs) > 4 and len(set(pairs)) < len(pairs) / 2
+
+
+WAYS: dict[str, Callable[[Trial], Strength]] = {
+    "ours": Trial.ours,
+    "bisection": Trial.bisection,
+    "ALERT": Trial.alert,
+    "ratio 0.5": Trial.ratio,
+    "alpha = 1": Trial.one,
+}
+"""Ways to choose a strength, each from a cell to a strength and the passes it took."""
+
+
+def run(
+    models: Sequence[str] = (fetch.NAME,),
+    concepts: Sequence[str] = CONCEPTS,
+    *,
+    depths: Sequence[float] = (0.5,),
+    ways: Sequence[str] = tuple(WAYS),
+    budget: float = 1.0,
+    horizon: int = 50,
+    count: int = 32,
+) -> list[Outcome]:
+    """Choose strengths in every cell, by every way, and try them on other prompts.
+
+    Args:
+        models: what `sim.load` takes.
+        concepts: of the library.
+        depths: layers, as a share of all.
+        ways: some of `WAYS`.
+        budget: KL per token at the 95th percentile, nats.
+        horizon: tokens of a continuation.
+        count: prompts to choose on, and to try on, at most 32.
+
+    Raises:
+        ValueError: a way or a concept that there is not.
+    """
+    unknown = [way for way in ways if way not in WAYS]
+    require(not unknown, "ways", f"some of {', '.join(WAYS)}", ", ".join(unknown))
+    outcomes = []
+    cells = [(concept, depth) for concept in concepts for depth in depths]
+    for name in models:
+        lm = load(name)
+        for concept, depth in tqdm(cells, desc=str(name).rsplit("/", 1)[-1], disable=None):
+            vector = make_vector(lm, pairs=concept_pairs(concept), name=concept, progress=False)
+            layer = round(depth * (lm.config.num_layers - 1))
+            trial = Trial(lm, vector.at(layer), layer, budget, horizon, count)
+            first = choose(lm, trial.vector, prompts(held_out=False)[:count], horizon=2, completions=0)
+            members = jnp.zeros(lm.config.vocab_size, bool).at[jnp.asarray(first.tokens)].set(True)
+            for way in ways:
+                start = time.perf_counter()
+                alpha, passes = WAYS[way](trial)
+                outcomes.append(trial.outcome(way, alpha, passes, time.perf_counter() - start, members))
+    return outcomes
+
+
+def case(seed: int = 0, models: Sequence[str] = ()) -> dict[str, float]:
+    """Ways to choose a strength on all concepts of the library: passes, seconds, and what is paid on other prompts."""
+    del seed  # prompts and seeds of texts are part of the case
+    outcomes = run(models or (fetch.NAME,))
+    tqdm.write(as_table(outcomes, 1.0))
+    table = figures(outcomes, 1.0)
+    return {f"{way}: {name}": value for way, row in table.items() for name, value in row.items()}
+
+
+def figures(outcomes: Sequence[Outcome], budget: float) -> dict[str, dict[str, float]]:
+    """Of every way, the medians over cells, and the share of cells where the cost paid is near the budget.
+
+    Args:
+        outcomes: of `run`.
+        budget: what was asked for.
+    """
+    result = {}
+    for way in dict.fromkeys(outcome.way for outcome in outcomes):
+        rows = [asdict(outcome) for outcome in outcomes if outcome.way == way]
+        names = ("passes", "seconds", "p95", "mean", "share", "before", "collapsed")
+        medians = {name: float(np.nanmedian([row[name] for row in rows])) for name in names}
+        near = np.mean([abs(row["p95"] / budget - 1) <= NEAR for row in rows])
+        result[way] = {"cells": float(len(rows)), "near the budget": float(near), **medians}
+    return result
+
+
+def as_table(outcomes: Sequence[Outcome], budget: float) -> str:
+    """The figures as text, and every cell below them."""
+    table = figures(outcomes, budget)
+    names = list(next(iter(table.values())))
+    lines = [f"{'way':<12}" + "".join(f"{name:>17}" for name in names)]
+    lines += [f"{way:<12}" + "".join(f"{row[name]:>17.3g}" for name in names) for way, row in table.items()]
+    lines += [
+        "",
+        "model            concept      layer way             alpha  passes seconds   p95  mean  share  before collapsed",
+    ]
+    for o in outcomes:
+        lines.append(
+            f"{o.model[:16]:<17}{o.concept[:12]:<13}{o.layer:5d} {o.way:<12}{o.alpha:10.4g}{o.passes:8.1f}{o.seconds:8.1f}"
+            f"{o.p95:7.3g}{o.mean:6.2g}{o.share:7.3f}{o.before:8.3f}{o.collapsed:7.2f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,147 @@
+"""The command `ufm choose` as a user meets it, and the benchmark of ways to choose."""
+
+import json
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sim
+from sim import bench_choosing
+from sim.bench_choosing import WAYS, Outcome, Trial, as_table, figures, prompts
+from tests.sim.bridge.test_model import letters
+from tests.sim.test_cli import run
+
+RNG = np.random.default_rng(3)
+PROMPTS = ["ABCDE", "FGH", "CABBED"]
+
+
+@pytest.fixture
+def lm(small):
+    return replace(small("llama"), tokenizer=letters())
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, lm):
+    """The folder that commands run in, with a vector, prompts and a model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sim.bridge.model.load", lambda *_, **__: lm)
+    sim.write_vector(sim.SteeringVector({0: RNG.normal(size=32), 1: RNG.normal(size=32)}, "joy"), "joy.safetensors")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n\n")
+    return tmp_path
+
+
+def asked(monkeypatch, capsys, *options):
+    return run(monkeypatch, capsys, "choose", "--vector", "joy.safetensors", "--horizon", "4", *options)
+
+
+def test_the_answer_is_that_of_python(folder, monkeypatch, capsys, lm):
+    options = ("--prompts", "prompts.txt", "--layer", "1", "--budget", "0.05", "--json", "new/choice.json", "--per-prompt")
+    code, out, _ = asked(monkeypatch, capsys, *options, "--fold", "chosen.safetensors")
+    vector = sim.read_vector("joy.safetensors")
+    expected = sim.choose(lm, vector, PROMPTS, layer=1, budget=0.05, horizon=4)
+    assert code == 0
+    result = json.loads((folder / "new" / "choice.json").read_text())
+    assert result["alpha"] == pytest.approx(expected.alpha, rel=1e-6)
+    assert f"alpha {expected.alpha:.4g} at block 1" in out
+    assert "prompt\n" in out
+    folded = sim.read_vector("chosen.safetensors")
+    assert folded.layers == (1,)
+    np.testing.assert_allclose(folded[1], expected.alpha * vector[1], rtol=1e-5)
+
+
+def test_a_bare_direction_needs_a_layer(folder, monkeypatch, capsys):
+    np.save("bare.npy", np.asarray(sim.read_vector("joy.safetensors")[1]))
+    options = ("choose", "--vector", "bare.npy", "--horizon", "4", "--prompts", "prompts.txt", "--budget", "0.05")
+    code, out, _ = run(monkeypatch, capsys, *options, "--layer", "1")
+    assert code == 0
+    assert "at block 1" in out
+    code, _, err = run(monkeypatch, capsys, *options)
+    assert code == 2
+    assert err.startswith("ufm: layer: expected")
+
+
+def test_the_layer_is_chosen_too(folder, monkeypatch, capsys):
+    code, out, _ = asked(monkeypatch, capsys, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--budget", "0.05")
+    assert code == 0
+    assert "layer efficiency" in out
+
+
+def test_no_strength_is_said_and_is_code_3(folder, monkeypatch, capsys):
+    options = ("--prompts", "prompts.txt", "--layer", "1", "--share", "0.9999", "--json", "choice.json")
+    code, out, _ = asked(monkeypatch, capsys, *options, "--fold", "chosen.gguf")
+    assert code == 3
+    assert out.startswith("no strength at block 1: the share 0.9999 is not reached")
+    assert json.loads((folder / "choice.json").read_text())["alpha"] is None
+    assert not (folder / "chosen.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "prompt: expected some, or a file of them, got neither"),
+        (("--prompt", "a", "--prompts", "prompts.txt"), "got both"),
+        (("--prompt", "ABC", "--concept", "joy"), "vector: expected a file, or a concept in its place, got both"),
+        (("--prompts", "missing.txt"), "prompts: expected a file with a prompt in each line"),
+        (("--prompt", "ABC", "--layer", "middle"), "layer: expected a block by number, or auto"),
+        (("--prompt", "ABC", "--layer", "7"), "layer"),
+        (("--prompt", "ABC", "--budget", "0"), "budget: expected"),
+        (("--prompt", "ABC", "--statistic", "p50", "--budget", "1"), "statistic: expected one of p95, mean, max"),
+        (("--prompt", "ABC", "--share", "2", "--layer", "1"), "share: expected"),
+        (("--prompt", "ABC", "--fold", "chosen.txt"), "expected"),
+    ],
+)
+def test_bad_input_is_one_line(folder, monkeypatch, capsys, options, words):
+    code, out, err = asked(monkeypatch, capsys, *options)
+    assert code == 2
+    assert out == ""
+    assert words in err
+    assert err.startswith("ufm: ")
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["joy.safetensors", "prompts.txt"]
+
+
+# --- the benchmark -----------------------------------------------------------------------------------------------------
+
+
+def test_prompts_to_choose_on_are_none_of_the_others():
+    first, second = prompts(held_out=False), prompts(held_out=True)
+    assert len(first) == len(second) == 32
+    assert not set(first) & set(second)
+
+
+@pytest.fixture
+def trial(lm, monkeypatch):
+    monkeypatch.setattr(bench_choosing, "prompts", lambda held_out: ["FED", "CAB"] if held_out else PROMPTS)
+    return Trial(lm, sim.SteeringVector({1: RNG.normal(size=32)}, "joy"), 1, budget=0.05, horizon=4, count=3)
+
+
+def test_bisection_and_ours_agree(trial):
+    ours, plain = WAYS["ours"](trial), WAYS["bisection"](trial)
+    assert ours.alpha == pytest.approx(plain.alpha, rel=0.1)
+    assert ours.passes < plain.passes / 2
+    assert plain.passes % 3 == 0
+    assert WAYS["alpha = 1"](trial).alpha == 1
+    scale = trial.writer(held_out=False, seed=0)
+    assert WAYS["ratio 0.5"](trial).alpha > 0
+    assert len(scale.prompts) == 3
+
+
+def test_outcomes_are_measured_on_other_prompts(trial):
+    members = jnp.zeros(61, bool).at[jnp.asarray([4, 9])].set(True)
+    outcome = trial.outcome("ours", 0.5, 1.0, 2.0, members)
+    writer = trial.writer(held_out=True, seed=1)
+    assert len(writer.prompts) == 2
+    effects = trial.effects(writer(trial.steering, 0.5), 0.5, members)
+    assert outcome.mean == pytest.approx(np.nanmean(effects.kl), rel=1e-5)
+    assert outcome.share == pytest.approx(np.nanmean(effects.share), rel=1e-5)
+    assert 0 <= outcome.collapsed <= 1
+    assert np.isnan(trial.outcome("ours", np.nan, 1.0, 2.0, members).p95)
+
+
+def test_the_table_counts_what_is_near():
+    rows = [Outcome("m", "joy", 1, "ours", 2.0, 5.0, 1.0, paid, 0.3, 0.1, 0.05, 0.0) for paid in (0.85, 1.1, 1.3)]
+    assert figures(rows, 1.0)["ours"]["near the budget"] == pytest.approx(2 / 3)
+    assert figures(rows, 1.0)["ours"]["p95"] == 1.1
+    assert "ours" in as_table(rows, 1.0)
