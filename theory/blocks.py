@@ -112,15 +112,20 @@ class MeasuredTransformer:
 
 
 def measured(seed: int = 0) -> list[MeasuredTransformer]:
-    """Sweeps of larger transformers than `sample` gives, of either norm, one with a softcap. Nothing is trained."""
+    """Sweeps of larger transformers than `sample` gives, of either norm, one with a softcap, one with loud blocks.
+
+    Nothing is trained.
+    """
     of_model, of_v, of_tokens = jax.random.split(jax.random.key(seed), 3)
     tokens = jax.random.randint(of_tokens, (4, 5), 0, 11)
     v = jax.random.normal(of_v, (16,))
     sizes = np.geomspace(1, 1e6, 13)
     alphas = np.concatenate([-sizes[::-1], sizes])
     sweeps = []
-    for kind, softcap in zip(KINDS, (1.5, None), strict=True):
+    for kind, softcap, loud in zip(KINDS, (1.5, None), (1, 3), strict=True):
         model = init_transformer(of_model, tokens, 11, blocks=3, heads=4, kind=kind, biased=True, softcap=softcap)
+        layers = model.layers._replace(out=loud * model.layers.out, down=loud * model.layers.down)
+        model = replace(model, layers=layers)
         logits = sweep(model, jnp.arange(4), v, jnp.asarray(alphas), lambda logits, _: logits)
         sweeps.append(MeasuredTransformer(SteeredTransformer(model, v), alphas, np.asarray(logits)))
     return sweeps

@@ -180,36 +180,38 @@ def _slope(row: Sequence[Expr]) -> Expr:
 
 # --- lemmas of S ------------------------------------------------------------------------------------------------------
 
-_CONTRAST = (Rational(1, 2), Rational(1, 2), Integer(-1))
-"""P is contexts 0 and 1, N is context 2."""
+_CONTRAST = (Rational(1, 2), Rational(1, 2), *(Rational(-1, 3),) * 3)
+"""P is contexts 0 and 1, N is contexts 2, 3 and 4."""
 
-_POSITIVES = (Rational(1, 2), Rational(1, 2), Integer(0))
-"""What a twin takes for it: the mean over P alone."""
+_BY_CONCEPTS = (Rational(1, 2), Rational(1, 2), Rational(-1, 2), Rational(-1, 4), Rational(-1, 4))
+"""What a twin takes for it, if 2 is of one concept and 3 and 4 are of another: each concept of N counted once."""
+
+_CONTRASTED = range(len(_CONTRAST))
 
 
 def _lemma_b2(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
     """A linear decoder W at ``h_j + alpha v``, with v a difference of means."""
-    w, h = [symbols(f"W_{z}_0:2") for z in range(3)], [symbols(f"h_{j}_0:2") for j in _CONTEXTS]
-    v = [_dot(_CONTRAST, [h[j][i] for j in _CONTEXTS]) for i in range(2)]
+    w, h = [symbols(f"W_{z}_0:2") for z in range(3)], [symbols(f"h_{j}_0:2") for j in _CONTRASTED]
+    v = [_dot(_CONTRAST, [h[j][i] for j in _CONTRASTED]) for i in range(2)]
     logits = [[_dot(row, state) for row in w] for state in h]
     return tuple(
         Identity(
             f"logit of token {z} in context {j}",
             _dot(w[z], [h[j][i] + ALPHA * v[i] for i in range(2)]),
-            logits[j][z] + ALPHA * _dot(believed, [logits[i][z] for i in _CONTEXTS]),
+            logits[j][z] + ALPHA * _dot(believed, [logits[i][z] for i in _CONTRASTED]),
         )
-        for j in _CONTEXTS
+        for j in _CONTRASTED
         for z in range(3)
     )
 
 
 def _lemma_b3(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
     """Logits are log p_j plus a constant k_j of the context; a softmax is given by the logarithms of its ratios."""
-    log_p, k = [symbols(f"logp_{j}_0:4", real=True) for j in _CONTEXTS], symbols("k_0:3", real=True)
-    shifts = [_dot(_CONTRAST, [log_p[j][z] + k[j] for j in _CONTEXTS]) for z in _TOKENS]
-    m = [_dot(believed, [log_p[j][z] for j in _CONTEXTS]) for z in _TOKENS]
-    steered = [[log_p[j][z] + k[j] + ALPHA * shifts[z] for z in _TOKENS] for j in _CONTEXTS]
-    tilted = [[log_p[j][z] + ALPHA * m[z] for z in _TOKENS] for j in _CONTEXTS]
+    log_p, k = [symbols(f"logp_{j}_0:4", real=True) for j in _CONTRASTED], symbols("k_0:5", real=True)
+    shifts = [_dot(_CONTRAST, [log_p[j][z] + k[j] for j in _CONTRASTED]) for z in _TOKENS]
+    m = [_dot(believed, [log_p[j][z] for j in _CONTRASTED]) for z in _TOKENS]
+    steered = [[log_p[j][z] + k[j] + ALPHA * shifts[z] for z in _TOKENS] for j in _CONTRASTED]
+    tilted = [[log_p[j][z] + ALPHA * m[z] for z in _TOKENS] for j in _CONTRASTED]
     # The exponentials of steered logits have a factor in common, which the softmax does not see.
     scaled = [Symbol("c", positive=True) * weight for weight in _E[0]]
     return (
@@ -217,7 +219,7 @@ def _lemma_b3(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
             Identity(
                 f"log-ratio of tokens {z} and 3 in context {j}", steered[j][z] - steered[j][3], tilted[j][z] - tilted[j][3]
             )
-            for j in _CONTEXTS
+            for j in _CONTRASTED
             for z in _TOKENS[:3]
         ),
         *(Identity(f"softmax of token {z}", _share(scaled, z), _share(_E[0], z)) for z in _TOKENS),
@@ -288,10 +290,10 @@ def _theorem_38() -> tuple[Identity, ...]:
 
 
 def _theorem_38_twin() -> tuple[Identity, ...]:
+    """Contexts 0 and 1 are of one concept, and pooled."""
     *_, curvature = _theorem_38()
-    mixture = _variance([_dot(_PI, [row[z] for row in _P]) for z in _TOKENS])
-    normalised = {_PI[2]: 1 - _PI[0] - _PI[1]}
-    return (Identity(curvature.name, curvature.left.xreplace(normalised), mixture.xreplace(normalised)),)
+    pooled = [(_PI[0] * x + _PI[1] * y) / (_PI[0] + _PI[1]) for x, y in zip(_P[0], _P[1], strict=True)]
+    return (Identity(curvature.name, curvature.left, (_PI[0] + _PI[1]) * _variance(pooled) + _PI[2] * _variance(_P[2])),)
 
 
 # --- new statements ---------------------------------------------------------------------------------------------------
@@ -308,10 +310,9 @@ def _n1() -> tuple[Identity, ...]:
 
 
 def _n1_twin() -> tuple[Identity, ...]:
-    q = [_share(_E[0], z) for z in _TOKENS]
-    return tuple(
-        Identity(f"curvature of sigma {z}", derivative(derivative(q[z])), -q[z] * _variance(_E[0])) for z in _TOKENS
-    )
+    """Of the concept that tokens 0 and 1 make up."""
+    share = _total(_E[0], _INSIDE) / _total(_E[0])
+    return (Identity("curvature of log F", derivative(derivative(log(share))), -_variance(_E[0])),)
 
 
 _ORDERS = range(2, 6)
@@ -405,11 +406,10 @@ def _n6_preference() -> tuple[Identity, ...]:
 
 
 def _n6_preference_twin() -> tuple[Identity, ...]:
-    """Preference starts at s and is divided by ``sqrt(1 + R^2 alpha^2)``."""
-    s, spread = symbols("s R", positive=True)
-    saturating = (s + ALPHA * (_M[0] - _M[1])) / sqrt(1 + (spread * ALPHA) ** 2)
-    preference = derivative(log(_share(_E[0], 0) / _share(_E[0], 1)))
-    return (Identity("slope of the preference", preference, sympy.diff(saturating, ALPHA)),)
+    """With log-odds in which each concept of N counts once."""
+    log_p = [symbols(f"logp_{j}_0:2", real=True) for j in _CONTRASTED]
+    ahead = [row[0] - row[1] for row in log_p]
+    return (Identity("slope of the preference", _dot(_CONTRAST, ahead), _dot(_BY_CONCEPTS, ahead)),)
 
 
 def _n6_utility() -> tuple[Identity, ...]:
@@ -546,8 +546,8 @@ IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
 """By statement: the identities that prove it. All of them hold."""
 
 TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
-    "lemma-B.2": partial(_lemma_b2, _POSITIVES),
-    "lemma-B.3": partial(_lemma_b3, _POSITIVES),
+    "lemma-B.2": partial(_lemma_b2, _BY_CONCEPTS),
+    "lemma-B.3": partial(_lemma_b3, _BY_CONCEPTS),
     "lemma-B.4": partial(_lemma_b4, counted=False),
     "lemma-B.5": _lemma_b5_twin,
     "theorem-3.6.tanh": _straight_log_odds,

@@ -33,17 +33,28 @@ def _scale(instance: Instance):
 # --- B.2: logits -----------------------------------------------------------------------------------------------------
 
 
-def _logits_move_by(tex: str, identities, share_of_negatives: float) -> Claim:
-    """The claim that steered logits are the unsteered ones plus alpha times the mean over P less a share of that over N."""
+def by_concepts(instance: Instance):
+    """The contrast with every concept of N counted once, wrongly: right where N has as many contexts of each, ``[m]``."""
+    negative = instance.contrast < 0
+    same = instance.concept == instance.concept[:, None]
+    alike = jnp.sum(same & negative, axis=-1)
+    shares = jnp.where(negative, 1 / jnp.maximum(alike, 1), 0)
+    return jnp.where(negative, -shares / jnp.sum(shares), instance.contrast)
 
-    def move(contrast, unsteered):
-        weights = jnp.where(contrast > 0, contrast, share_of_negatives * contrast)
-        return weights @ unsteered
+
+BY_CONCEPTS_TEX = (
+    r"\frac{1}{n} \sum_{k = 1}^{n} \frac{1}{|N_k|} \sum_{i \in N_k} %s,\quad N_1, \dots, N_n\ \text{the concepts of}\ N"
+)
+"""The mean over N with every concept counted once, of what is put in."""
+
+
+def _logits_move_by(tex: str, identities, contrast_of) -> Claim:
+    """The claim that steered logits are the unsteered ones plus alpha times their sum with the weights of a contrast."""
 
     def error(instance, model, contexts, v, alphas):
         unsteered = model.decode(model.embed(contexts))
         steered = jax.vmap(lambda alpha: steer(model, contexts, v, alpha))(alphas)
-        predicted = unsteered + alphas[:, None, None] * move(instance.contrast, unsteered)
+        predicted = unsteered + alphas[:, None, None] * (contrast_of(instance) @ unsteered)
         return largest_error(steered, predicted) / (_scale(instance) * (1 + jnp.max(jnp.abs(alphas))))
 
     def instances(instance):
@@ -54,17 +65,17 @@ def _logits_move_by(tex: str, identities, share_of_negatives: float) -> Claim:
         model, contexts, v = exact_split(instance)
         unsteered = model.decode(model.embed(contexts))
         slopes = slope(lambda alpha: steer(model, contexts, v, alpha), jnp.ones(()))
-        return 1e-12 - largest_error(slopes, move(instance.contrast, unsteered)) / _scale(instance)
+        return 1e-12 - largest_error(slopes, contrast_of(instance) @ unsteered) / _scale(instance)
 
     @compiled_quickly
-    def largest(model, contrast, v, alphas):
+    def largest(model, instance, v, alphas):
         unsteered = logits(model)
         steered = sweep(model, jnp.arange(unsteered.shape[0]), v, alphas, lambda row, _: row)
-        return largest_error(steered, unsteered[:, None] + alphas[:, None] * move(contrast, unsteered))
+        return largest_error(steered, unsteered[:, None] + alphas[:, None] * (contrast_of(instance) @ unsteered))
 
     def measured(swept: Measured):
         assert isinstance(swept.model, UFM)
-        return 1e-10 - float(largest(swept.model, swept.instance.contrast, swept.v, jnp.asarray(swept.alphas[::50])))
+        return 1e-10 - float(largest(swept.model, swept.instance, swept.v, jnp.asarray(swept.alphas[::50])))
 
     return Claim(tex, instances, autodiff, measured, identities=identities)
 
@@ -73,10 +84,12 @@ _B2 = _logits_move_by(
     r"f_\alpha(c_j) = \ell_j + \alpha \left(\frac{1}{|P|}\sum_{i \in P} \ell_i - \frac{1}{|N|}\sum_{i \in N} \ell_i\right),"
     r"\quad \ell_j = W h_j",
     symbolic.IDENTITIES["lemma-B.2"],
-    1.0,
+    lambda instance: instance.contrast,
 )
 _B2_TWIN = _logits_move_by(
-    r"f_\alpha(c_j) = \ell_j + \frac{\alpha}{|P|}\sum_{i \in P} \ell_i", symbolic.TWINS["lemma-B.2"], 0.0
+    r"f_\alpha(c_j) = \ell_j + \alpha \Big(\frac{1}{|P|}\sum_{i \in P} \ell_i - " + BY_CONCEPTS_TEX % r"\ell_i\Big)",
+    symbolic.TWINS["lemma-B.2"],
+    by_concepts,
 )
 
 # --- B.3: tilting ----------------------------------------------------------------------------------------------------
@@ -112,10 +125,10 @@ _B3 = _tilts_by(
     lambda instance: instance.log_odds,
 )
 _B3_TWIN = _tilts_by(
-    r"\sigma_z(f_\alpha(c_j)) = \frac{p_j(z)\, e^{\alpha M_P(z)}}{\sum_{z'} p_j(z')\, e^{\alpha M_P(z')}},"
-    r"\quad M_P(z) = \frac{1}{|P|} \sum_{i \in P} \log p_i(z)",
+    r"\sigma_z(f_\alpha(c_j)) = \frac{p_j(z)\, e^{\alpha M'(z)}}{\sum_{z'} p_j(z')\, e^{\alpha M'(z')}},"
+    r"\quad M'(z) = \frac{1}{|P|} \sum_{i \in P} \log p_i(z) - " + BY_CONCEPTS_TEX % r"\log p_i(z)",
     symbolic.TWINS["lemma-B.3"],
-    lambda instance: jnp.where(instance.contrast > 0, instance.contrast, 0) @ instance.log_p,
+    lambda instance: by_concepts(instance) @ instance.log_p,
 )
 
 # --- B.4: signs ------------------------------------------------------------------------------------------------------
@@ -240,7 +253,7 @@ STATEMENTS = (
         claim=_B2,
         twin=_B2_TWIN,
         hypotheses=chosen("positive"),
-        remarks="True of any W and H, trained or not.",
+        remarks="True of any W and H, trained or not. Contexts of N count alike, and not concepts, as the twin has it.",
         proof=_PROOF,
     ),
     Statement(

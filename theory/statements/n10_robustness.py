@@ -1,13 +1,14 @@
 """N10: how far steered probabilities can be off if training was not perfect."""
 
 from dataclasses import replace
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from theory._compilation import compiled_quickly
-from theory.claims import GRID, ROUNDING, closed_form_curves, concepts, measured_curves, slope
+from theory.claims import GRID, ROUNDING, closed_form_curves, slope
 from theory.instance import Instance, Measured
 from theory.statement import Claim, Curve, Statement
 from theory.statements.hypotheses import chosen
@@ -49,6 +50,17 @@ def mirrored(instance: Instance, size) -> Instance:
 def _seldom(instance: Instance, margin):
     """The margin of the mirrored table with one random instance in six, those of the third concept; else nothing."""
     return jnp.where(instance.target == 2, margin, jnp.inf)
+
+
+def _spoiling(instance: Instance) -> tuple[np.ndarray, np.ndarray]:
+    """Of all events the one nearest to even odds after every context, ``[V]``, and errors that move it, ``[m, V]``.
+
+    They have one size. After P they favour the event, after N they do not, and after others they do.
+    """
+    p, contrast = np.asarray(instance.p), np.asarray(instance.contrast)
+    subsets = np.array(list(product([False, True], repeat=p.shape[1])))
+    event = subsets[np.argmin(np.max(np.abs(p @ subsets.T - 0.5), axis=0))]
+    return event, np.where(contrast < 0, -1.0, 1.0)[:, None] * np.where(event, 1.0, -1.0)
 
 
 def _events(instance: Instance):
@@ -102,23 +114,24 @@ def _within(tex: str, bound) -> Claim:
         return jnp.minimum(of_noise, _seldom(instance, extreme)) + 1e-9
 
     @compiled_quickly
-    def slack_on_grid(instance, alphas, perturbed, unsteered):
+    def slack_on_grid(instance, alphas, perturbed, unsteered, event):
         eta = jnp.max(jnp.abs(unsteered - instance.log_p))
-        error = jnp.abs(jax.nn.sigmoid(perturbed) - jax.nn.sigmoid(closed_form_curves(instance, concepts, alphas)))
-        return jnp.min(bound(eta, jnp.abs(alphas))[:, None] - error)
+        expected = closed_form_curves(instance, lambda instance: event[None], alphas)[..., 0]
+        return jnp.min(bound(eta, jnp.abs(alphas)) - jnp.abs(jax.nn.sigmoid(perturbed) - jax.nn.sigmoid(expected)))
 
     def on_sweep(swept: Measured):
-        """A trained model, spoiled: its hidden states are moved, and the difference of their means with them."""
+        """A trained model, spoiled: its hidden states are moved so that the errors of P and N add up, on one event."""
         assert isinstance(swept.model, UFM)
-        shift = 1e-3 * np.random.default_rng(10).normal(size=swept.model.H.shape)
+        event, noise = _spoiling(swept.instance)
+        shift = 1e-3 * np.linalg.pinv(np.asarray(swept.model.W)) @ noise.T
         model = UFM(W=swept.model.W, H=swept.model.H + shift)
         contexts = jnp.arange(swept.instance.log_p.shape[0])
         v = difference_of_means(model, contexts, swept.instance.contrast)
-        alphas = swept.alphas[::20]
+        alphas = swept.alphas[::5]
         curves = sweep(model, contexts, v, jnp.asarray(alphas), lambda logits, _: jax.nn.log_softmax(logits))
         spoiled = replace(swept, alphas=alphas, log_probabilities=np.asarray(curves))
-        perturbed = measured_curves(spoiled, concepts)
-        return float(slack_on_grid(swept.instance, alphas, perturbed, spoiled.log_probabilities[:, spoiled.zero])) + 1e-9
+        unsteered = spoiled.log_probabilities[:, spoiled.zero]
+        return float(slack_on_grid(swept.instance, alphas, spoiled.event_log_odds(event), unsteered, event)) + 1e-9
 
     def slack(instance, alpha):
         size = 0.1

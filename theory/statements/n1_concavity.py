@@ -20,39 +20,46 @@ def _curvatures(curves, step):
     return (curves[:, 2:] - 2 * curves[:, 1:-1] + curves[:, :-2]) / step**2
 
 
+def _log_shares(instance: Instance, log_q):
+    """Logarithms of the probabilities of the concepts, ``[..., G]`` from ``[..., V]``."""
+    return jax.nn.logsumexp(jnp.where(instance.members, log_q[..., None, :], -jnp.inf), axis=-1)
+
+
 def _concave(tex: str, identities, transform, curve: Curve) -> Claim:
-    """The claim that a function of the log-probabilities is strictly concave in alpha for every token."""
+    """The claim that a function of the instance and its log-probabilities is concave in alpha, for every entry."""
 
     def instances(instance):
-        curves = transform(closed_form_curves(instance, TOKENS, jnp.asarray(_NEAR) / instance.range))
+        curves = transform(instance, closed_form_curves(instance, TOKENS, jnp.asarray(_NEAR) / instance.range))
         return jnp.min(-_curvatures(curves, _NEAR[1] - _NEAR[0])) + ROUNDING
 
     def autodiff(instance):
         curves = model_curves(instance, TOKENS)
 
         def second(alpha):
-            return slope(lambda a: slope(lambda b: transform(curves(b)), a), alpha)
+            return slope(lambda a: slope(lambda b: transform(instance, curves(b)), a), alpha)
 
         return jnp.min(-jax.vmap(second)(jnp.asarray(_NEAR) / instance.range)) / instance.range**2 + ROUNDING
 
     @compiled_quickly
-    def least_curvature(measured):
-        return jnp.min(-_curvatures(transform(measured), 1.0))
+    def least_curvature(instance, measured):
+        return jnp.min(-_curvatures(transform(instance, measured), 1.0))
 
     def sweep(swept: Measured):
         # Every twentieth strength, so that a second difference is above the error of the model.
-        return float(least_curvature(swept.log_probabilities[:, ::20])) + 1e-9
+        return float(least_curvature(swept.instance, swept.log_probabilities[:, ::20])) + 1e-9
 
     return Claim(tex, instances, autodiff, sweep, (curve,), identities)
 
 
-def _curvature_of_probability(instance: Instance, alpha):
-    """Minus the second derivative of every probability: ``sigma_z (Var - (M(z) - E[M])^2)``."""
+def _curvature_of_log_share(instance: Instance, alpha):
+    """Minus the second derivative of every concept's log-probability: ``Var(M) - Var(M | C)``."""
     m = instance.log_odds
 
     def context(log_p):
-        q = jnp.exp(tilting.log_probabilities(log_p, m, alpha))
-        return q * (tilting.variance(log_p, m, alpha) - (m - tilting.mean(log_p, m, alpha)) ** 2)
+        def within(mask):
+            return tilting.variance(jnp.where(mask, log_p, -jnp.inf), m, alpha)
+
+        return tilting.variance(log_p, m, alpha) - jnp.stack([within(mask) for mask in instance.members])
 
     return jax.vmap(context)(instance.log_p)
 
@@ -60,14 +67,14 @@ def _curvature_of_probability(instance: Instance, alpha):
 _CONCAVE = _concave(
     r"\frac{d^2}{d\alpha^2} \log \sigma_z(f_\alpha(c_j)) = -\operatorname{Var}_\alpha(M) < 0",
     symbolic.IDENTITIES["N1"],
-    lambda log_q: log_q,
+    lambda instance, log_q: log_q,
     Curve(signs.of_variance),
 )
-_PROBABILITIES_CONCAVE = _concave(
-    r"\frac{d^2}{d\alpha^2} \sigma_z(f_\alpha(c_j)) = -\sigma_z(f_\alpha(c_j)) \operatorname{Var}_\alpha(M) < 0",
+_SHARES_CONCAVE = _concave(
+    r"\frac{d^2}{d\alpha^2} \log F_C(\alpha) = -\operatorname{Var}_\alpha(M) < 0\ \text{for every concept}\ C",
     symbolic.TWINS["N1"],
-    jnp.exp,
-    Curve(_curvature_of_probability),
+    _log_shares,
+    Curve(_curvature_of_log_share, (-8.0, -4.0)),
 )
 
 STATEMENTS = (
@@ -76,10 +83,10 @@ STATEMENTS = (
         title="Log-probabilities are strictly concave",
         source="N1",
         claim=_CONCAVE,
-        twin=_PROBABILITIES_CONCAVE,
+        twin=_SHARES_CONCAVE,
         hypotheses=chosen("A2", "not-constant", "positive"),
         remarks="Theorem 3.3's bump is a corollary: a strictly concave function has at most one maximum, and rises before "
-        "it. Probabilities themselves are not concave.",
+        "it. The log-probability of a concept is not concave: Var(M | C) is taken off.",
         proof="proofs/N1",
         figure="next-token-curves",
     ),

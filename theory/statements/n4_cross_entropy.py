@@ -391,14 +391,21 @@ def _mass_at_end(instance: Instance, sign: int):
     return instance.weights @ jax.nn.logsumexp(jnp.where(extreme, instance.log_p, -jnp.inf), axis=-1)
 
 
+def _likeliest_at_end(instance: Instance, sign: int):
+    """The wrong intercept where extreme tokens tie: of the likeliest of them alone."""
+    highest, lowest, _ = tilting.extremes(instance.log_odds)
+    return instance.weights @ jnp.max(jnp.where(highest if sign > 0 else lowest, instance.log_p, -jnp.inf), axis=-1)
+
+
 _ASYMPTOTE_TEX = r"\Delta\mathrm{CE}(\alpha) = \alpha \Big(M_{\max} - \sum_j \pi_j \mathbb{E}_{p_j} M\Big)"
 _ASYMPTOTE = _tends_to(
     _ASYMPTOTE_TEX + r" + \sum_j \pi_j \log p_j(\overline{M}) + o(1)\quad (M_{\min}, \underline{M}\ \text{at}\ -\infty)",
     _mass_at_end,
 )
-_WRONG_SIDE = _tends_to(
-    _ASYMPTOTE_TEX + r" - \sum_j \pi_j \log p_j(\overline{M}) + o(1)\quad (M_{\min}, \underline{M}\ \text{at}\ -\infty)",
-    lambda instance, sign: -_mass_at_end(instance, sign),
+_OF_ONE = _tends_to(
+    _ASYMPTOTE_TEX
+    + r" + \sum_j \pi_j \max_{z \in \overline{M}} \log p_j(z) + o(1)\quad (M_{\min}, \underline{M}\ \text{at}\ -\infty)",
+    _likeliest_at_end,
 )
 
 
@@ -443,9 +450,10 @@ STATEMENTS = (
         title="The cross-entropy ends as a straight line",
         source="N4",
         claim=_ASYMPTOTE,
-        twin=_WRONG_SIDE,
+        twin=_OF_ONE,
         hypotheses=chosen("A2", "not-constant", "positive", "resolved"),
-        remarks="The line meets the axis below 0: the extreme tokens have less than all of the probability.",
+        remarks="The line meets the axis below 0: the extreme tokens have less than all of the probability. Tied ones count "
+        "together.",
         proof=_PROOF,
         figure=_FIGURE,
     ),

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from theory import symbolic
-from theory.claims import GRID, TOKENS, closed_form_curves, largest_error, model_curves, on_sweep, slope
+from theory.claims import GRID, TOKENS, exact_split, largest_error, model_curves, on_sweep, slope
 from theory.instance import Instance
 from theory.statement import Claim, Statement
 from theory.statements.hypotheses import chosen
+from theory.statements.lemmas_b import BY_CONCEPTS_TEX, by_concepts
 from theory.statements.theorem_3_6 import reparametrised_tanh
+from ufm import steer
 
 _PROOF = "proofs/N6"
 
@@ -23,40 +25,37 @@ def _differences(values):
     return values[..., :, None] - values[..., None, :]
 
 
-def _preference_follows(tex: str, identities, law) -> Claim:
-    """The claim that the log-odds of one token over another follow a law for all strengths.
+def _preference_follows(tex: str, identities, log_odds) -> Claim:
+    """The claim that the log-odds of one token over another are affine in the strength, with the slope M(z) - M(z').
 
     Args:
         tex: the claim.
         identities: the same, symbolic.
-        law: of the log-odds at 0, M(z) - M(z') and alpha R.
+        log_odds: of an instance, what M is said to be, ``[V]``.
     """
 
     def expected(instance, alpha):
-        return law(_differences(instance.log_p), _differences(instance.log_odds), alpha, instance.range)
+        return _differences(instance.log_p) + alpha * _differences(log_odds(instance))
 
     def size(instance):
         return 1 + jnp.max(jnp.abs(instance.log_p)) + 64 * jnp.max(jnp.abs(instance.log_odds)) / instance.range
 
     def instances(instance):
-        alphas = jnp.asarray(GRID) / instance.range
-        curves = jnp.moveaxis(closed_form_curves(instance, TOKENS, alphas), 1, 0)
-        errors = jax.vmap(lambda alpha, log_q: largest_error(_differences(log_q), expected(instance, alpha)))(alphas, curves)
-        return 1e-12 - jnp.max(errors) / size(instance)
+        """Through the split of a model of gap 0: the difference of two logits."""
+        model, contexts, v = exact_split(instance)
+
+        def error(alpha):
+            return largest_error(_differences(steer(model, contexts, v, alpha)), expected(instance, alpha))
+
+        return 1e-12 - jnp.max(jax.vmap(error)(jnp.asarray(GRID) / instance.range)) / size(instance)
 
     def autodiff(instance):
         curves = model_curves(instance, TOKENS)
 
         def errors(alpha):
             slopes, curvatures = (slope(f, alpha) for f in (curves, lambda a: slope(curves, a)))
-            law_slopes, law_curvatures = (
-                slope(f, alpha) for f in (lambda a: expected(instance, a), lambda a: slope(law_of, a))
-            )
-            error = largest_error(_differences(slopes), law_slopes) / instance.range
-            return jnp.maximum(error, largest_error(_differences(curvatures), law_curvatures) / instance.range**2)
-
-        def law_of(alpha):
-            return expected(instance, alpha)
+            error = largest_error(_differences(slopes), _differences(log_odds(instance))) / instance.range
+            return jnp.maximum(error, jnp.max(jnp.abs(_differences(curvatures))) / instance.range**2)
 
         return 1e-9 - jnp.max(jax.vmap(errors)(jnp.asarray(GRID[::3]) / instance.range)) / size(instance)
 
@@ -72,13 +71,15 @@ _AFFINE = _preference_follows(
     r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \log\frac{p_j(z_p)}{p_j(z_n)} + "
     r"\alpha \left(M(z_p) - M(z_n)\right)\quad \text{for all}\ \alpha",
     symbolic.IDENTITIES["N6.preference"],
-    lambda start, rate, alpha, spread: start + alpha * rate,
+    lambda instance: instance.log_odds,
 )
-_SATURATING = _preference_follows(
-    r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \frac{\log\frac{p_j(z_p)}{p_j(z_n)} + "
-    r"\alpha \left(M(z_p) - M(z_n)\right)}{\sqrt{1 + R^2 \alpha^2}}",
+_BY_CONCEPTS = _preference_follows(
+    r"\log\frac{\sigma_{z_p}(f_\alpha)}{\sigma_{z_n}(f_\alpha)} = \log\frac{p_j(z_p)}{p_j(z_n)} + "
+    r"\alpha \left(M'(z_p) - M'(z_n)\right),\quad M'(z) = \frac{1}{|P|} \sum_{i \in P} \log p_i(z) - "
+    + BY_CONCEPTS_TEX
+    % r"\log p_i(z)",
     symbolic.TWINS["N6.preference"],
-    lambda start, rate, alpha, spread: (start + alpha * rate) / jnp.sqrt(1 + (spread * alpha) ** 2),
+    lambda instance: by_concepts(instance) @ instance.log_p,
 )
 
 
@@ -98,7 +99,7 @@ STATEMENTS = (
         title="Preference is affine for ever",
         source="N6",
         claim=_AFFINE,
-        twin=_SATURATING,
+        twin=_BY_CONCEPTS,
         hypotheses=chosen("A2", "not-constant", "positive"),
         remarks="Steering a real model makes preference saturate. The reason is not in this model but in the norm before "
         "the unembedding, as N7 shows.",

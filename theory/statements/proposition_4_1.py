@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from theory import arc
 from theory._compilation import compiled_quickly
 from theory.blocks import TRANSFORMERS, MeasuredTransformer, SteeredTransformer, kinds
 from theory.claims import largest_error, slope
@@ -75,12 +76,12 @@ def _size(instance: SteeredTransformer):
     return _blind(instance) * (1 + jnp.maximum(jnp.max(jnp.abs(instance.limit(1))), jnp.max(jnp.abs(instance.limit(-1)))))
 
 
-def _tends(tex: str, limit: Callable[[SteeredTransformer, int], Float[Array, " V"]]) -> Claim:
-    """The claim that steered logits tend to `limit`, given the sign of alpha, and as fast as `SteeredTransformer.bound`."""
+def _tends(tex: str, bound: Callable[[SteeredTransformer, Float[Array, ""]], Float[Array, " V"]]) -> Claim:
+    """The claim that steered logits tend to `SteeredTransformer.limit` and are no further from it than `bound`."""
 
     def slack(instance, alpha, logits):
-        end = jnp.where(alpha > 0, limit(instance, 1), limit(instance, -1))
-        return jnp.min(instance.bound(alpha) - jnp.abs(logits - end)) / _size(instance) + 1e-12
+        end = jnp.where(alpha > 0, instance.limit(1), instance.limit(-1))
+        return jnp.min(bound(instance, alpha) - jnp.abs(logits - end)) / _size(instance) + 1e-12
 
     def instances(instance):
         def worst(instance):
@@ -101,7 +102,7 @@ def _tends(tex: str, limit: Callable[[SteeredTransformer, int], Float[Array, " V
 
             slopes = jax.vmap(derivative)(jnp.asarray((points + 1) / 2))
             added_up = start * jnp.tensordot(jnp.asarray(weights / 2), slopes, axes=1)
-            end = jnp.where(sign > 0, limit(instance, 1), limit(instance, -1))
+            end = jnp.where(sign > 0, instance.limit(1), instance.limit(-1))
             return largest_error(instance.decode(1 / start) - added_up, end) / _size(instance)
 
         def worst(instance):
@@ -110,7 +111,7 @@ def _tends(tex: str, limit: Callable[[SteeredTransformer, int], Float[Array, " V
         def steepest(instance):
             t = jnp.asarray([1.0, -1.0]) * _NEAR / instance.scale
             slopes = jax.vmap(lambda t: slope(lambda t: instance.decode(1 / t), t))(t)
-            allowed = jnp.abs(jax.vmap(lambda t: slope(lambda t: instance.bound(1 / t), t))(t))
+            allowed = jnp.abs(jax.vmap(lambda t: slope(lambda t: bound(instance, 1 / t), t))(t))
             return jnp.min(1 - jnp.abs(slopes) / allowed[:, None, :]) + 1e-3
 
         limits = 1e-9 - jnp.maximum(*[worst(other) for other in kinds(instance)])
@@ -126,18 +127,23 @@ def _tends(tex: str, limit: Callable[[SteeredTransformer, int], Float[Array, " V
     return Claim(tex, instances, autodiff, sweep)
 
 
-_CLAIM = _tends(
+def _bound_without_blocks(instance: SteeredTransformer, alpha: Float[Array, ""]) -> Float[Array, " V"]:
+    """The wrong bound: of what the last norm would be given if no block added anything."""
+    model, last = instance.model, jnp.max(jnp.linalg.norm(instance.states[:, -1], axis=-1))
+    return arc.limit_bound(model.W, model.gamma, instance.v, alpha, last, kind=model.kind, eps=model.eps)
+
+
+_TEX = (
     r"\left|\operatorname{logit}_z(c, \alpha) - y^\pm_z\right| \le "
     r"2 \sqrt{d}\, \|\gamma \odot w_z\| \sin\frac{\varphi}{2},\quad "
     r"\sin\varphi = \frac{\sqrt{r^2 + d \varepsilon}}{|\alpha|\, \|v\|} \le 1,\quad "
     r"y^\pm = W \left(\gamma \odot \operatorname{norm}(\pm v) + b\right)\ "
-    r"\text{as}\ \alpha \to \pm\infty,\ \text{for every prompt}\ c,\quad r = \max_c \|h_c\| + \text{what blocks add}",
-    lambda instance, sign: instance.limit(sign),
+    r"\text{as}\ \alpha \to \pm\infty,\ \text{for every prompt}\ c,\quad "
 )
+_CLAIM = _tends(_TEX + r"r = \max_c \|h_c\| + \text{what blocks add}", lambda instance, alpha: instance.bound(alpha))
 _TWIN = _tends(
-    r"\operatorname{logit}_z(c, \alpha) \to y_z\ \text{as}\ \alpha \to +\infty,\quad "
-    r"\operatorname{logit}_z(c, \alpha) \to -y_z\ \text{as}\ \alpha \to -\infty",
-    lambda instance, sign: sign * instance.limit(1),
+    _TEX + r"r = \max_c \|h_c\|",
+    _bound_without_blocks,
 )
 
 STATEMENTS = (

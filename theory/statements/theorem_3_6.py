@@ -145,6 +145,12 @@ def _is_target(instance: Instance):
     return jnp.all(instance.members == instance.in_target, axis=-1)
 
 
+def _without_negatives(instance: Instance):
+    """Concepts that no context of N is of, ``[G]``: the target among them."""
+    of_negatives = jnp.where((instance.contrast < 0)[:, None], instance.inside, False)
+    return ~jnp.any(jnp.all(instance.members[:, None, :] == of_negatives, axis=-1), axis=-1)
+
+
 def without_extremes(instance: Instance):
     """Concepts none of whose tokens has extreme log-odds, ``[m, G]`` (the same for every context)."""
     highest, lowest, _ = tilting.extremes(instance.log_odds)
@@ -190,10 +196,10 @@ STATEMENTS = (
             lambda instance: _per_context(instance, jnp.where(_is_target(instance), 1, 0)),
         ),
         twin=monotone(
-            r"\text{the concept a context belongs to keeps rising: }\Delta p(C_{g(j)} \mid c_j, \cdot)"
-            r"\ \text{increases for every}\ j",
+            r"\text{concepts that}\ N\ \text{has nothing of rise: }\Delta p(C \mid c_j, \cdot)"
+            r"\ \text{increases for every such}\ C",
             concepts,
-            lambda instance: jnp.all(instance.members == instance.inside[:, None, :], axis=-1).astype(int),
+            lambda instance: _per_context(instance, jnp.where(_without_negatives(instance), 1, 0)),
         ),
         hypotheses=chosen(*_A1),
         proof="proofs/theorem-3.6",

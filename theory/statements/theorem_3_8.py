@@ -19,11 +19,12 @@ def mean_variance(instance: Instance):
     return jnp.dot(instance.weights, jax.vmap(lambda log_p: tilting.variance(log_p, m, 0.0))(instance.log_p))
 
 
-def _variance_of_mixture(instance: Instance):
-    """The variance of M under ``sum_j pi_j p_j``: what one gets by forgetting which context a token follows."""
-    p = instance.weights @ instance.p
-    m = instance.log_odds
-    return jnp.dot(p, (m - jnp.dot(p, m)) ** 2)
+def _variance_within_concepts(instance: Instance):
+    """With the contexts of a concept pooled: right where they share their row, else with what is between them added."""
+    m, same = instance.log_odds, (instance.concept == instance.concept[:, None]).astype(instance.log_p.dtype)
+    shares = same * instance.weights
+    pooled = jnp.log(shares / jnp.sum(shares, axis=-1, keepdims=True) @ instance.p)
+    return jnp.dot(instance.weights, jax.vmap(lambda log_p: tilting.variance(log_p, m, 0.0))(pooled))
 
 
 def increases(instance: Instance, alpha):
@@ -101,15 +102,15 @@ STATEMENTS = (
             mean_variance,
         ),
         twin=_quadratic(
-            r"\Delta\mathrm{CE}(\alpha) = \tfrac12 \operatorname{Var}_{\bar p}(M)\, \alpha^2 + o(\alpha^2),"
-            r"\quad \bar p = \sum_j \pi_j p_j",
+            r"\Delta\mathrm{CE}(\alpha) = \tfrac12 \sum_k \pi(k) \operatorname{Var}_{\bar p_k}(M)\, \alpha^2 + o(\alpha^2),\quad "
+            r"\pi(k) = \sum_{j: g(j) = k} \pi_j,\ \bar p_k = \sum_{j: g(j) = k} \frac{\pi_j}{\pi(k)} p_j",
             symbolic.TWINS["theorem-3.8"],
-            _variance_of_mixture,
+            _variance_within_concepts,
         ),
         hypotheses=chosen("A2", "not-constant", "positive"),
         proof="proofs/theorem-3.8",
         figure="cross-entropy",
-        remarks="There is no linear term because the unsteered model has gap 0. The variance is within contexts: the "
-        "variance of M over the whole corpus is larger and wrong.",
+        remarks="There is no linear term because the unsteered model has gap 0. The variance is within contexts: "
+        "within concepts, or over the whole corpus, it is larger, unless contexts share a row, and wrong.",
     ),
 )
