@@ -524,6 +524,77 @@ def _n12_twin() -> tuple[Identity, ...]:
     return (Identity("second derivative", _BENT, Integer(0)),)
 
 
+# The rows of a corpus that the model has not learned; the last probability is 1 less the others, as in _P.
+_CORPUS = [(*r, 1 - sum(r)) for r in (symbols(f"r_{j}_0:3", positive=True) for j in _CONTEXTS)]
+
+
+def _n13_divergence(*, linear: bool = True) -> tuple[Identity, ...]:
+    """The slope of Delta CE less that of the divergence of the model from its steered self, and where it comes from.
+
+    At strength 0 E is what the model says, _P; M is W v. Values at strength 0 are 0.
+    """
+    w, v = [symbols(f"W_{z}_0:2", real=True) for z in _TOKENS], symbols("v_0:2", real=True)
+    h, decay = [symbols(f"h_{j}_0:2", real=True) for j in _CONTEXTS], Symbol("lambda", positive=True)
+    increase = _dot(_PI, [log(_total(row)) - ALPHA * _mean(r) for row, r in zip(_E, _CORPUS, strict=True)])
+    divergence = _dot(_PI, [log(_total(row)) - ALPHA * _mean(q) for row, q in zip(_E, _P, strict=True)])
+    excess = [[q - r for q, r in zip(*rows, strict=True)] for rows in zip(_P, _CORPUS, strict=True)]
+    slope = _dot(_PI, [_dot(row, _M) for row in excess]) if linear else Integer(0)
+    gradients = [[pi * _dot([w[z][i] for z in _TOKENS], row) for i in range(2)] for pi, row in zip(_PI, excess, strict=True)]
+    moved = {_M[z]: _dot(w[z], v) for z in _TOKENS}
+    at_rest = _dot([-decay * component for state in h for component in state], [*v] * len(h))
+    sums = [sympy.Add(*(state[i] for state in h)) for i in range(2)]
+    return (
+        Identity("slope, less that of the divergence", derivative(increase) - derivative(divergence), slope),
+        Identity(
+            "that is the gradient along v",
+            _dot(_PI, [_dot(row, _M) for row in excess]).xreplace(moved),
+            sympy.Add(*(_dot(gradient, v) for gradient in gradients)),
+        ),
+        Identity("under weight decay", at_rest, -decay * _dot(sums, v)),
+    )
+
+
+def _n14_values(*, offset: bool = True) -> tuple[Identity, ...]:
+    """Tokens 0 and 1 are of one concept, 2 and 3 of one each; contexts are two, one and one, with any weights."""
+    log_a, log_b, w = symbols("loga_0:4", real=True), symbols("logb_0:4", real=True), symbols("w_0:4", real=True)
+    of_token, of_context = (0, 0, 1, 2), (0, 0, 1, 2)
+
+    def tilt(z: int) -> Expr:
+        return _dot(w, [log_a[z] if g == of_token[z] else log_b[z] for g in of_context])
+
+    def total(concept: int) -> Expr:
+        return sympy.Add(*(x for x, g in zip(w, of_context, strict=True) if g == concept))
+
+    rest = sympy.Add(*w) if offset else Integer(0)
+    return tuple(
+        Identity(f"token {z}", tilt(z), total(of_token[z]) * (log_a[z] - log_b[z]) + rest * log_b[z]) for z in _TOKENS
+    )
+
+
+def _n24(*, with_base: bool = True) -> tuple[Identity, ...]:
+    """Contexts of a log-linear family: log-ratios of steered probabilities, and of those where steering leads."""
+    base, w, partition = symbols("b_0:4", real=True), symbols("w_0:3", real=True), symbols("A_0:3", real=True)
+    features = [symbols(f"phi_{k}_0:4", real=True) for k in range(2)]
+    coordinates = [symbols(f"lambda_{j}_0:2", real=True) for j in _CONTEXTS]
+
+    def log_p(j: int, z: int) -> Expr:
+        return base[z] + _dot(coordinates[j], [row[z] for row in features]) - partition[j]
+
+    def steered(j: int, z: int) -> Expr:
+        return log_p(j, z) + ALPHA * _dot(w, [log_p(i, z) for i in _CONTEXTS])
+
+    def led_to(j: int, z: int) -> Expr:
+        moved = [coordinates[j][k] + ALPHA * _dot(w, [row[k] for row in coordinates]) for k in range(2)]
+        share = 1 + ALPHA * sympy.Add(*w) if with_base else Integer(1)
+        return share * base[z] + _dot(moved, [row[z] for row in features])
+
+    return tuple(
+        Identity(f"log-ratio of tokens {z} and 3 in context {j}", steered(j, z) - steered(j, 3), led_to(j, z) - led_to(j, 3))
+        for j in _CONTEXTS
+        for z in _TOKENS[:3]
+    )
+
+
 IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "lemma-B.2": _lemma_b2,
     "lemma-B.3": _lemma_b3,
@@ -542,6 +613,9 @@ IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N8.plateau": partial(_plateau, _moved(_NEAREST)),
     "N9": _n9,
     "N12": _n12,
+    "N13.divergence": _n13_divergence,
+    "N14.values": _n14_values,
+    "N24": _n24,
 }
 """By statement: the identities that prove it. All of them hold."""
 
@@ -563,5 +637,8 @@ TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N8.plateau": partial(_plateau, _H),
     "N9": partial(_n9, centred=False),
     "N12": _n12_twin,
+    "N13.divergence": partial(_n13_divergence, linear=False),
+    "N14.values": partial(_n14_values, offset=False),
+    "N24": partial(_n24, with_base=False),
 }
 """By statement: the identities of its false twin. Not all of them hold."""

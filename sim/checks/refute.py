@@ -26,10 +26,8 @@ from sim.figures import counterexample, save
 from sim.output import write_json
 from theory import REGISTRY, Domain, Instance, balls, find, random_instances, rationals
 from theory._compilation import compiled_quickly
-from theory.blocks import SteeredTransformer
 from theory.certificate import Confirmation, confirm
 from theory.claims import TOKENS, closed_form_curves
-from theory.norms import NormInstance
 from theory.random_instances import SEPARATED
 from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
@@ -356,7 +354,7 @@ class Kept:
         bits: with what precision.
     """
 
-    instance: RationalInstance | Instance | NormInstance | SteeredTransformer
+    instance: Any
     target: str
     margin: float
     needs: tuple[str, ...] | None = field(default=None)
@@ -445,7 +443,8 @@ def _read_instance(data: Any) -> Any:
     require(whole, "instance", "the fields 'fields' and 'type'", repr(data)[:60])
     if data["type"] == "fractions":
         return rationals.from_json(data["fields"])
-    types = {kind.__name__: kind for kind in (Instance, NormInstance, SteeredTransformer, *_PARTS)}
+    kinds = {statement.domain.kind for statement in REGISTRY.values()}
+    types = {kind.__name__: kind for kind in (*sorted(kinds, key=lambda kind: kind.__name__), *_PARTS)}
     require(data["type"] in types, "instance", f"a type in {['fractions', *types]}", repr(data["type"]))
     kind, fields = types[data["type"]], data["fields"]
     names = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
@@ -564,7 +563,7 @@ def replay(path: str | Path) -> Replay:
 
 def _in_balls(margin: Margin, exact: Any) -> Confirmation | str:
     try:
-        fractions = rationals.rationalise(exact) if isinstance(exact, Instance) else exact
+        fractions = rationals.rationalise(exact) if type(exact) is Instance else exact
         return confirm(margin, fractions)
     except (balls.Unsupported, ValueError) as error:
         return f"not evaluated exactly ({error})"

@@ -18,6 +18,7 @@ from theory.statements import (
     n10_robustness,
     n11_forgetting,
     n12_equivalence,
+    n13_stationarity,
     n19_tempered,
     n21_sequences,
     proposition_4_1,
@@ -46,6 +47,7 @@ _MODULES = (
     n10_robustness,
     n11_forgetting,
     n12_equivalence,
+    n13_stationarity,
     n19_tempered,
     n21_sequences,
 )
