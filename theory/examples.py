@@ -193,6 +193,11 @@ def measured(seed: int = 0) -> list[Measured]:
     return [measure(cases[name], trained.model) for name, trained in train(cases, jax.random.key(seed))]
 
 
+def instance_of(corpus: Corpus, target: int) -> Instance:
+    """The table of a corpus, with the contexts of the target against all others."""
+    return make_instance(corpus, *random_negatives(corpus, target), target=target)
+
+
 @jax.jit
 def _sweep(model, contexts, v, alphas):
     return sweep(model, contexts, v, alphas, lambda logits, _: jax.nn.log_softmax(logits))

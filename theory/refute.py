@@ -138,7 +138,7 @@ def confirmed(result: Attack) -> Attack:
     if not result.margin < 0:
         return replace(result, note=result.note or f"no counterexample: {result.margin:.2e} is the lowest margin")
     note = "not confirmed"
-    is_table = isinstance(result.instance, Instance)
+    is_table = type(result.instance) is Instance
     for (margin, instance), digits in product(
         ((result.margin, result.instance), *result.others), DIGITS if is_table else (None,)
     ):

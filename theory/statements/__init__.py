@@ -19,6 +19,8 @@ from theory.statements import (
     n11_forgetting,
     n12_equivalence,
     n13_stationarity,
+    n14_directions,
+    n17_takeover,
     n19_tempered,
     n21_sequences,
     proposition_4_1,
@@ -48,6 +50,8 @@ _MODULES = (
     n11_forgetting,
     n12_equivalence,
     n13_stationarity,
+    n14_directions,
+    n17_takeover,
     n19_tempered,
     n21_sequences,
 )

@@ -21,7 +21,7 @@ def sweet_spot(instance: Instance):
     )
 
 
-def _finite_spot(instance: Instance):
+def finite_spot(instance: Instance):
     """The sweet spot with infinite ends moved to 4/R from the finite one, or to +-4/R."""
     low, high = sweet_spot(instance)
     reach = 4 / instance.range
@@ -33,7 +33,7 @@ def _finite_spot(instance: Instance):
 _INSIDE = np.array([0.02, 0.25, 0.5, 0.75, 0.98])
 
 
-def _all_move_right(tex: str, ends, *, exists: bool = False) -> Claim:
+def all_move_right(tex: str, ends, *, exists: bool = False) -> Claim:
     """The claim that strictly between two ends, for every context, target tokens rise and off-target tokens fall.
 
     Args:
@@ -91,17 +91,17 @@ def _all_move_right(tex: str, ends, *, exists: bool = False) -> Claim:
 
 def _from_zero(instance: Instance):
     """The wrong range: from 0 to the end of the sweet spot."""
-    _, high = _finite_spot(instance)
+    _, high = finite_spot(instance)
     return jnp.zeros_like(high), high
 
 
-_SWEET_SPOT = _all_move_right(
+_SWEET_SPOT = all_move_right(
     r"S_j = \left(\max_{z \notin T} \alpha_{j,z},\ \min_{z \in T} \alpha_{j,z}\right) \neq \emptyset,"
     r"\quad \alpha \in S_j \implies \text{every}\ z \in T\ \text{rises and every}\ z \notin T\ \text{falls}",
-    _finite_spot,
+    finite_spot,
     exists=True,
 )
-_FROM_ZERO = _all_move_right(
+_FROM_ZERO = all_move_right(
     r"0 < \alpha < \min_{z \in T} \alpha_{j,z} \implies \text{every}\ z \in T\ \text{rises and every}\ "
     r"z \notin T\ \text{falls}",
     _from_zero,
