@@ -23,6 +23,7 @@ from theory.statements import (
     n17_takeover,
     n19_tempered,
     n21_sequences,
+    n24_overlapping,
     proposition_4_1,
     proposition_b1,
     theorem_3_3,
@@ -54,6 +55,7 @@ _MODULES = (
     n17_takeover,
     n19_tempered,
     n21_sequences,
+    n24_overlapping,
 )
 
 REGISTRY: dict[str, Statement] = {statement.id: statement for module in _MODULES for statement in module.STATEMENTS}
