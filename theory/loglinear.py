@@ -55,7 +55,12 @@ class LogLinear:
 
 
 class Design(NamedTuple):
-    """Whether the weights sum to 0, and whether features are 0 or 1."""
+    """The discrete part of a random instance.
+
+    Attributes:
+        contrast: 1 if the weights sum to 0.
+        binary: 1 if features are 0 or 1.
+    """
 
     contrast: Int[Array, ""]
     binary: Int[Array, ""]

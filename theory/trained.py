@@ -59,7 +59,7 @@ class Imperfect:
 
     @property
     def network(self) -> UFM:
-        """The model."""
+        """W and H as a model that can be steered."""
         return UFM(self.W, self.H)
 
     @property
@@ -119,7 +119,14 @@ class Parameters(NamedTuple):
 
 
 class Design(NamedTuple):
-    """The discrete part: index into `KINDS`, the width, whether decays are equal, whether the combination sums to 0."""
+    """The discrete part of a random instance.
+
+    Attributes:
+        kind: index into `KINDS`.
+        width: how many coordinates are used.
+        equal: 1 if the two decays are equal.
+        contrast: 1 if the combination sums to 0.
+    """
 
     kind: Int[Array, ""]
     width: Int[Array, ""]

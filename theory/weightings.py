@@ -43,7 +43,13 @@ def weighting(instance: Instance, weights: Float[Array, " m"]) -> Weighting:
 
 
 class Design(NamedTuple):
-    """The table's design, index into `KINDS`, and which contexts a set P and a set N have that know of no concepts."""
+    """The discrete part of a random instance.
+
+    Attributes:
+        table: the design of the table.
+        kind: index into `KINDS`.
+        positive, negative: sets P and N that know of no concepts and may overlap, ``[m]``.
+    """
 
     table: random_instances.Design
     kind: Int[Array, ""]
@@ -52,7 +58,12 @@ class Design(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """The table's parameters, and a number for each context."""
+    """The smooth part of a random instance.
+
+    Attributes:
+        table: the parameters of the table.
+        weights: a number for each context, ``[m]``.
+    """
 
     table: random_instances.Parameters
     weights: Float[Array, " m"] | Leaf
