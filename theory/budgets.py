@@ -177,10 +177,11 @@ class Spread(NamedTuple):
 @full
 def spread_of(log_p: Float[Array, "... V"], m: Float[Array, "... V"]) -> Spread:
     """The spread of M, ``[..., V]``, under p, ``[..., V]`` (`Spread`)."""
-    log_p, m = wide(log_p), wide(m)
+    log_p, m = jnp.broadcast_arrays(wide(log_p), wide(m))
     p = jnp.exp(log_p)
-    mean = jnp.sum(p * m, axis=-1, keepdims=True)
-    ahead = m - mean
+    # From the likeliest token: where it has nearly everything, its distance to the mean keeps its digits.
+    ahead = m - jnp.take_along_axis(m, jnp.argmax(log_p, axis=-1, keepdims=True), axis=-1)
+    ahead = ahead - jnp.sum(p * ahead, axis=-1, keepdims=True)
     return Spread(jnp.sum(p * ahead**2, axis=-1), jnp.max(ahead, axis=-1), -jnp.min(ahead, axis=-1))
 
 
@@ -309,6 +310,10 @@ def range_within(budget: Numbers | float) -> Numbers:
     return _crossing(curve, jnp.sqrt(8 * budget), budget + jnp.sqrt(budget**2 + 8 * budget), budget)
 
 
+_BLOCK = 16
+"""Directions that `diameter` takes at a time."""
+
+
 @typed
 def diameter(arc: Arc, directions: int = 2048) -> Numbers:
     """The largest distance between two tokens in the plane of h and v, where they are the points ``(A_z, B_z)``, nats.
@@ -325,12 +330,14 @@ def diameter(arc: Arc, directions: int = 2048) -> Numbers:
     """
     require(directions >= 2, "directions", "at least 2", directions)
 
-    def widest(largest, angle):
-        across = jnp.cos(angle) * arc.A + jnp.sin(angle) * arc.B
-        return jnp.maximum(largest, jnp.ptp(across, axis=-1)), None
+    def widest(largest, angles):
+        towards = angles.reshape(-1, *[1] * arc.A.ndim)
+        across = jnp.ptp(jnp.cos(towards) * arc.A + jnp.sin(towards) * arc.B, axis=-1)
+        return jnp.maximum(largest, jnp.max(across, axis=0)), None
 
-    angles = jnp.arange(directions, dtype=arc.A.dtype) * (np.pi / directions)
-    largest, _ = lax.scan(widest, jnp.zeros_like(arc.centre), angles)
+    # In blocks, of which the last one begins anew at angle 0.
+    angles = np.resize(np.arange(directions) * (np.pi / directions), (-(-directions // _BLOCK), _BLOCK))
+    largest, _ = lax.scan(widest, jnp.zeros_like(arc.centre), jnp.asarray(angles, arc.A.dtype))
     return largest / np.cos(np.pi / (2 * directions))
 
 
@@ -495,7 +502,7 @@ def _crossing(curve: Callable[[Numbers], tuple[Numbers, Numbers]], low: Numbers,
         newton = x - value / slope * jnp.log(value / held)
         # Bisect (between logarithms) where Newton leaves the bracket or has not halved its step.
         trust = (newton >= low) & (newton <= high) & ((2 * jnp.abs(newton - x) <= jnp.abs(step)) | (k < 8))
-        new = jnp.where(value == held, x, jnp.where(trust, newton, jnp.sqrt(low * high)))
+        new = jnp.where(trust, newton, jnp.sqrt(low * high))
         return low, high, new, new - x, k + 1
 
     low, high = (lax.stop_gradient(end) for end in jnp.broadcast_arrays(low, high))

@@ -595,6 +595,103 @@ def _n24(*, with_base: bool = True) -> tuple[Identity, ...]:
     )
 
 
+_M_INSIDE = (_M[0], _M[1], Integer(0), Integer(0))
+"""M on the concept, 0 off it."""
+
+
+def _n15(*, inside: bool = True) -> tuple[Identity, ...]:
+    """The chain rule of the divergence for the set of tokens 0 and 1, with symbols for all logarithms.
+
+    `inside`: with the part within the set, as is right.
+    """
+    p, log_p, log_q = _P[0], symbols("logp_0:4", real=True), symbols("logq_0:4", real=True)
+    change, parts = [x - y for x, y in zip(log_p, log_q, strict=True)], []
+    for name, tokens, counted in (("T", _INSIDE, inside), ("U", _OUTSIDE, True)):
+        before, after = symbols(f"logF_{name} logG_{name}", real=True)
+        share = _total(p, tokens)
+        within = sympy.Add(*(p[z] / share * ((log_p[z] - before) - (log_q[z] - after)) for z in tokens))
+        parts.append(share * (before - after) + (share * within if counted else 0))
+    f, slope, variance = _total(p, _INSIDE), _total(p, _INSIDE) * _total(p, _OUTSIDE) * _slope(p), _variance(p)
+    within = sympy.Add(*(p[z] * (_M[z] - _mean(p, tokens=tokens)) ** 2 for tokens in (_INSIDE, _OUTSIDE) for z in tokens))
+    return (
+        Identity("divergence", _dot(p, change), sympy.Add(*parts)),
+        Identity("variance between and within", variance, f * (1 - f) * _slope(p) ** 2 + within),
+        Identity("covariance with the set", _mean(p, _M_INSIDE) - f * _mean(p), slope),
+    )
+
+
+def _n15_efficiency(*, squared: bool = True) -> tuple[Identity, ...]:
+    """Twice the leading coefficients: of kl(F_0 || F_alpha), ``F'^2 / (F (1 - F))``, and of KL, the variance."""
+    row, p = _E[0], _P[0]
+    f, g = _total(row, _INSIDE) / _total(row), _total(row, _OUTSIDE) / _total(row)
+    start = _total(p, _INSIDE)
+    share = derivative(derivative(-start * log(f) - (1 - start) * log(g)))
+    covariance = _mean(p, _M_INSIDE) - start * _mean(p)
+    correlation = covariance**2 / (start * (1 - start) * _variance(p))
+    kept = correlation if squared else covariance / _variance(p)
+    return (Identity("ratio of curvatures", at_zero(share), kept * at_zero(derivative(derivative(log(_total(row)))))),)
+
+
+def _n16(*, drift: bool = True) -> tuple[Identity, ...]:
+    """With ``e^{t M + y M^2 / 2}`` for weights, the log-odds of a set and their slope obey heat equations in y and t.
+
+    Not `drift`: without the terms that make them those of a ratio.
+    """
+    row = _E[0]
+    heating: dict[Symbol, Expr] = {row[z]: _M[z] ** 2 / 2 * row[z] for z in _TOKENS}
+    odds, both = log(_odds(row)), _mean(row, tokens=_INSIDE) + _mean(row, tokens=_OUTSIDE)
+    rate = derivative(odds)
+    carried = (both * rate, derivative(both * rate)) if drift else (0, 0)
+    return (
+        Identity("log-odds", derivative(odds, heating), (derivative(rate) + carried[0]) / 2),
+        Identity("slope", derivative(rate, heating), (derivative(derivative(rate)) + carried[1]) / 2),
+    )
+
+
+def _n18(*, right: bool = True) -> tuple[Identity, ...]:
+    """The law of two values, and the parabola that touches ``e^{alpha x}`` at one of them and meets it at the other.
+
+    Its mean depends on the variance alone and is the bound. The values are b and ``-s/b``; ``low`` and ``high`` stand for
+    the exponentials there. Not `right`: with the weights of the two exchanged.
+    """
+    b, s, low, high = symbols("b s low high", positive=True)
+    foot, q = -s / b, s / (b**2 + s)
+    bend = (high - low - ALPHA * low * (b - foot)) / (b - foot) ** 2
+    bound = (b**2 * low + s * high) / (b**2 + s) if right else (s * low + b**2 * high) / (b**2 + s)
+    return (
+        Identity("mean", q * b + (1 - q) * foot, Integer(0)),
+        Identity("variance", q * b**2 + (1 - q) * foot**2, s),
+        Identity("normaliser of the law", q * high + (1 - q) * low, bound),
+        Identity("mean of the parabola", low - ALPHA * low * foot + bend * (s + foot**2), bound),
+    )
+
+
+def _n20_range(*, right: bool = True) -> tuple[Identity, ...]:
+    """The distribution of two tokens that attains the bound: the share q of the one that gains r, and ``e^r`` as a symbol.
+
+    Not `right`: even shares.
+    """
+    r, e = symbols("r e", positive=True)
+    q = 1 / r - 1 / (e - 1) if right else Rational(1, 2)
+    return (
+        Identity("slope by the share", (e - 1) / (1 + q * (e - 1)) - r, Integer(0)),
+        Identity("normaliser", 1 + q * (e - 1), (e - 1) / r),
+        Identity("mean", q * r, 1 - r / (e - 1)),
+    )
+
+
+def _n20_arc(chord: int = 2) -> tuple[Identity, ...]:
+    """What a turn of the state changes in a logit: at the angles m - x and m + x, by the sines and cosines of m and x."""
+    a, b, t, u = symbols("A B t u", real=True)
+    (cm, sm), (cx, sx) = (((1 - y**2) / (1 + y**2), 2 * y / (1 + y**2)) for y in (t, u))
+    cosines, sines = (cm * cx - sm * sx) - (cm * cx + sm * sx), (sm * cx + cm * sx) - (sm * cx - cm * sx)
+    across = b * cm - a * sm
+    return (
+        Identity("change along a chord", a * cosines + b * sines, chord * sx * across),
+        Identity("what is left of the length", a**2 + b**2 - across**2, (a * cm + b * sm) ** 2),
+    )
+
+
 IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "lemma-B.2": _lemma_b2,
     "lemma-B.3": _lemma_b3,
@@ -616,6 +713,12 @@ IDENTITIES: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N13.divergence": _n13_divergence,
     "N14.values": _n14_values,
     "N24": _n24,
+    "N15.split": _n15,
+    "N15.efficiency": _n15_efficiency,
+    "N16.turns": _n16,
+    "N18": _n18,
+    "N20.range": _n20_range,
+    "N20.arc": _n20_arc,
 }
 """By statement: the identities that prove it. All of them hold."""
 
@@ -640,5 +743,11 @@ TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N13.divergence": partial(_n13_divergence, linear=False),
     "N14.values": partial(_n14_values, offset=False),
     "N24": partial(_n24, with_base=False),
+    "N15.split": partial(_n15, inside=False),
+    "N15.efficiency": partial(_n15_efficiency, squared=False),
+    "N16.turns": partial(_n16, drift=False),
+    "N18": partial(_n18, right=False),
+    "N20.range": partial(_n20_range, right=False),
+    "N20.arc": partial(_n20_arc, 1),
 }
 """By statement: the identities of its false twin. Not all of them hold."""

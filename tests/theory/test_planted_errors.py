@@ -6,23 +6,46 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from theory import REGISTRY, arc, chains, examples, predicted, routes, signs, states, tempered, tilting
-from theory.blocks import TRANSFORMERS
-from theory.instance import Instance
-from theory.norms import NORMS
-from theory.statement import TABLES
+from theory import (
+    REGISTRY,
+    arc,
+    budgets,
+    chains,
+    examples,
+    predicted,
+    routes,
+    signs,
+    states,
+    tempered,
+    tilting,
+)
+from theory.blocks import (
+    TRANSFORMERS,
+)
+from theory.instance import (
+    Instance,
+)
+from theory.norms import (
+    NORMS,
+)
+from theory.statement import (
+    TABLES,
+)
 from theory.statements import (
     n4_cross_entropy,
     n5_sandwich,
     n9_curvature,
     n10_robustness,
     n11_forgetting,
+    n16_turns,
     n21_sequences,
     theorem_3_3,
     theorem_3_6,
     theorem_3_8,
 )
-from theory.states import STATES_BEFORE_A_NORM
+from theory.states import (
+    STATES_BEFORE_A_NORM,
+)
 from ufm import UFM, NormalisedUFM, Weight, contrast, difference_of_means, exact, log_odds, probability_increase, transformer
 from ufm.model import DECODER, FreeFeatures, representing
 from ufm.steering import RESIDUAL
@@ -317,6 +340,62 @@ PLANTED = {
         )
         for route in seen_by
     },
+}
+
+
+RIGHT_BUDGETS = {name: getattr(budgets, name) for name in ("split_cost", "efficiency", "budget_bound", "diameter")}
+DIVERGENCE_OF_RANGE, CHANGES = budgets.divergence_of_range, n16_turns.membership_changes
+
+
+def of_budgets(name, factor):
+    return lambda *arguments, **options: factor * RIGHT_BUDGETS[name](*arguments, **options)
+
+
+def dearer_share(factor):
+    def split_cost(*arguments):
+        cost = RIGHT_BUDGETS["split_cost"](*arguments)
+        return cost._replace(share=factor * cost.share)
+
+    return split_cost
+
+
+def noticed_by(*routes, **error):
+    """One error in a bound or an identity, and each of the routes that have to notice it."""
+    ((name, (owner, attribute, wrong, identity)),) = error.items()
+    return {f"{name.replace('_', ' ')}, {route}": (owner, attribute, wrong, identity, route) for route in routes}
+
+
+# 1 % off where a bound is attained or an equality claimed.
+PLANTED |= {
+    **noticed_by("instances", "autodiff", "sweep", parts_of_a_cost=(budgets, "split_cost", dearer_share(0.99), "N15.split")),
+    **noticed_by(
+        "instances", "autodiff", "sweep", least_cost_of_a_share=(budgets, "split_cost", dearer_share(1.01), "N15.bound")
+    ),
+    **noticed_by(
+        "instances",
+        "autodiff",
+        "sweep",
+        efficiency=(budgets, "efficiency", of_budgets("efficiency", 0.99), "N15.efficiency"),
+    ),
+    **noticed_by("instances", "autodiff", budget=(budgets, "budget_bound", of_budgets("budget_bound", 0.99), "N18")),
+    **noticed_by(
+        "instances",
+        "autodiff",
+        "sweep",
+        range_of_a_change=(budgets, "divergence_of_range", lambda width: 0.99 * DIVERGENCE_OF_RANGE(width), "N20.range"),
+    ),
+    **noticed_by("instances", "autodiff", diameter=(budgets, "diameter", of_budgets("diameter", 0.99), "N20.arc")),
+    **noticed_by(
+        "instances",
+        "autodiff",
+        "sweep",
+        turns_of_a_share=(n16_turns, "membership_changes", lambda *arguments: CHANGES(*arguments) - 1, "N16.turns"),
+    ),
+    **noticed_by(
+        "instances",
+        "sweep",
+        levels_of_a_share=(n16_turns, "membership_changes", lambda *arguments: CHANGES(*arguments) - 1, "N16.levels"),
+    ),
 }
 
 

@@ -27,20 +27,21 @@ def _variance_within_concepts(instance: Instance):
     return jnp.dot(instance.weights, jax.vmap(lambda log_p: tilting.variance(log_p, m, 0.0))(pooled))
 
 
-def increases(instance: Instance, alpha):
-    """``Delta CE_j(alpha) = KL(p_j || p_{j,alpha})`` of every context, ``[m]``, to full relative precision.
+def divergence_of(log_p, m, alpha):
+    """``KL(p || p_alpha)`` of one distribution ``[V]`` and values M ``[V]``, to full relative precision.
 
-    With M less its mean, x = alpha M has mean 0, and ``Delta CE_j = log E[e^x] = log(1 + E[e^x - 1 - x])``: a sum of terms
-    that are never negative.
+    With M less its mean, x = alpha M has mean 0, and the divergence is ``log E[e^x] = log(1 + E[e^x - 1 - x])``: a sum of
+    terms that are never negative.
     """
+    p = jnp.exp(log_p)
+    shift = alpha * (m - jnp.dot(p, m))
+    near = jnp.log1p(jnp.dot(p, exp_minus_tangent(jnp.minimum(shift, 300.0))))
+    return jnp.where(jnp.max(shift) < 300, near, jax.nn.logsumexp(log_p + shift))
 
-    def context(log_p):
-        p = jnp.exp(log_p)
-        shift = alpha * (instance.log_odds - jnp.dot(p, instance.log_odds))
-        near = jnp.log1p(jnp.dot(p, exp_minus_tangent(jnp.minimum(shift, 300.0))))
-        return jnp.where(jnp.max(shift) < 300, near, jax.nn.logsumexp(log_p + shift))
 
-    return jax.vmap(context)(instance.log_p)
+def increases(instance: Instance, alpha):
+    """``Delta CE_j(alpha) = KL(p_j || p_{j,alpha})`` of every context, ``[m]``, to full relative precision."""
+    return jax.vmap(lambda log_p: divergence_of(log_p, instance.log_odds, alpha))(instance.log_p)
 
 
 def increase(instance: Instance, alpha):
@@ -102,8 +103,8 @@ STATEMENTS = (
             mean_variance,
         ),
         twin=_quadratic(
-            r"\Delta\mathrm{CE}(\alpha) = \tfrac12 \sum_k \pi(k) \operatorname{Var}_{\bar p_k}(M)\, \alpha^2 + o(\alpha^2),\quad "
-            r"\pi(k) = \sum_{j: g(j) = k} \pi_j,\ \bar p_k = \sum_{j: g(j) = k} \frac{\pi_j}{\pi(k)} p_j",
+            r"\Delta\mathrm{CE}(\alpha) = \tfrac12 \sum_k \pi(k) \operatorname{Var}_{\bar p_k}(M)\, \alpha^2 + o(\alpha^2),"
+            r"\quad \pi(k) = \sum_{j: g(j) = k} \pi_j,\ \bar p_k = \sum_{j: g(j) = k} \frac{\pi_j}{\pi(k)} p_j",
             symbolic.TWINS["theorem-3.8"],
             _variance_within_concepts,
         ),
