@@ -108,8 +108,9 @@ def strength_for_each(
 ) -> Float[Array, " n"]:
     """The strength of one vector for each prompt: ``alpha_j = c Cov_j(1_T, M) / Var_j(M)`` (N23), ``[n]``.
 
-    The first-order rule. For the log-odds themselves, in place of a concept, one strength for all prompts is optimal at any
-    budget. Equal KL for each prompt is optimal for neither.
+    The first-order rule. Where budgets are so large that shares bend, an optimum for ``KL(p_alpha || p)`` satisfies the same
+    equation with moments under the steered distributions: put those in, and repeat. For the log-odds themselves, in place
+    of a concept, one strength for all prompts is optimal at any budget. Equal KL for each prompt is optimal for neither.
 
     Args:
         gains: ``Cov_j(1_T, M)``, ``[n]`` (`response` with k = 1).

@@ -8,6 +8,7 @@ import pytest
 
 from theory import (
     REGISTRY,
+    allocation,
     arc,
     budgets,
     chains,
@@ -337,6 +338,30 @@ PLANTED = {
                 "N21.cost",
                 ("instances", "autodiff"),
             ),
+            (
+                "response of a concept, 1 % too large",
+                allocation,
+                "response",
+                lambda *arguments: allocation.Response(1.01 * CONCEPT(*arguments).gains, CONCEPT(*arguments).covariance),
+                "N23.mix",
+                ("instances", "autodiff", "sweep"),
+            ),
+            (
+                "covariance of two vectors, 1 % too large",
+                allocation,
+                "response",
+                lambda *arguments: CONCEPT(*arguments)._replace(covariance=1.01 * CONCEPT(*arguments).covariance),
+                "N23.interference",
+                ("instances", "autodiff", "sweep"),
+            ),
+            (
+                "strengths, 1 % above the budget",
+                allocation,
+                "best_strengths",
+                lambda *arguments: 1.01 * BEST(*arguments),
+                "N23.prompts",
+                ("instances", "autodiff", "sweep"),
+            ),
         )
         for route in seen_by
     },
@@ -405,6 +430,7 @@ def before_the_norm(model, h, steering, alpha):
 
 
 CURVATURE, ADDED, ATTENTION = n9_curvature.curvature, n11_forgetting.added_in_the_limit, transformer._attention
+CONCEPT, BEST = allocation.response, allocation.best_strengths
 RESPONSE, AMPLIFICATION, SEQUENCE_BOUND = chains.response, chains.amplification, chains.sequence_bound
 TEMPERED, TEMPERED_LIMIT, CEILING = tempered.log_probabilities, tempered.limit, tempered.ceiling
 PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds

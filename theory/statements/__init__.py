@@ -27,6 +27,7 @@ from theory.statements import (
     n19_tempered,
     n20_range,
     n21_sequences,
+    n23_allocation,
     n24_overlapping,
     proposition_4_1,
     proposition_b1,
@@ -63,6 +64,7 @@ _MODULES = (
     n19_tempered,
     n20_range,
     n21_sequences,
+    n23_allocation,
     n24_overlapping,
 )
 
