@@ -70,7 +70,7 @@ class Parameters(NamedTuple):
 
 
 def sample(key: jax.Array, families: Sequence[str] = FAMILIES) -> tuple[Design, Parameters]:
-    """A random table with random weights; use under `jax.vmap`."""
+    """A random design of a table with weights, and its parameters; use under `jax.vmap`."""
     of_table, of_weights = jax.random.split(key)
     design, parameters = random_instances.sample(of_table, families)
     m = random_instances.CONTEXTS

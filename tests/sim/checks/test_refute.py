@@ -7,13 +7,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import sim.checks.refute
 from sim import cli
 from sim.figures.counterexample import counterexample
-from theory import REGISTRY, Instance, examples, norms, rationals
+from theory import REGISTRY, Instance, examples, norms, rationals, routes
 from theory._compilation import compiled_quickly
 from theory.random_instances import FAMILIES
 
@@ -347,3 +348,13 @@ def test_a_file_that_is_none_is_refused(ufm, tmp_path):
     (tmp_path / "empty.json").write_text("")
     assert "expected JSON" in ufm("replay", "empty.json")[2]
     assert "expected a file that can be read" in ufm("replay", "none.json")[2]
+
+
+@pytest.mark.parametrize("identity", ["N13.slope", "N14.values", "N24", "N19.tilt"])
+def test_an_instance_of_any_domain_is_read_as_it_was_written(identity, tmp_path):
+    statement = REGISTRY[identity]
+    instance = jax.tree.map(lambda leaf: leaf[0], routes.populate(jax.random.key(1), 1, statement.domain))
+    path = sim.checks.refute.write_instance(tmp_path / "kept.json", sim.checks.refute.Kept(instance, identity, 0.0))
+    again = jax.tree.map(jax.numpy.asarray, sim.checks.refute.read_instance(path).instance)
+    assert type(again) is type(instance)
+    assert float(statement.claim.instances(again)) == pytest.approx(float(statement.claim.instances(instance)), abs=1e-12)
