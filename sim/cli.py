@@ -82,6 +82,7 @@ def verify(
     routes: Annotated[
         str, typer.Option(help="Routes to take, separated by commas; refutation is one more.")
     ] = "instances,autodiff,sweep,symbolic,certificate",
+    twins: Annotated[bool, typer.Option(help="Put the false twins to the same routes, which have to reject them.")] = True,
     model: Annotated[
         str | None, typer.Option(help="Check on this language model instead: a name, a folder, a .gguf file, owner/name.")
     ] = None,
@@ -97,7 +98,7 @@ def verify(
 
     targets = [output.prepare_file(json, "json")] if json else []
     targets += [output.prepare_folder(out) / "verdicts.json"] if out else []
-    verdicts = run(statements, seed=seed, instances=instances, names=routes.split(","))
+    verdicts = run(statements, seed=seed, instances=instances, names=routes.split(","), twins=twins)
     results = as_json(verdicts, seed)
     for path in targets:
         write_json(path, results)

@@ -1,12 +1,12 @@
 """Instances of statements about blocks: a small random transformer, its prompts, a steering vector; and sweeps."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from theory import arc
 from theory.statement import Domain
@@ -22,15 +22,17 @@ PROMPTS, LENGTH, VOCABULARY, WIDTH = 2, 3, 6, 8
 @pytree
 @dataclass(frozen=True)
 class SteeredTransformer:
-    """A transformer with alpha v added to its residual stream, at every position.
+    """A transformer with alpha v added to its residual stream.
 
     Attributes:
         model: the transformer; its contexts are the prompts.
         v: steering vector, ``[d]``.
+        where: the positions at which it is added, ``[T]``; every one if None. The last has to be one of them.
     """
 
     model: Transformer
     v: Float[Array, " d"] | Leaf
+    where: Bool[Array, " T"] | Leaf | None = field(default=None)
 
     @property
     def states(self) -> Float[Array, "m T d"]:
@@ -55,7 +57,8 @@ class SteeredTransformer:
 
     def decode(self, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
         """Steered logits of every prompt."""
-        return self.model.decode(self.states + alpha * self.v)
+        added = self.v if self.where is None else jnp.where(self.where[:, None], self.v, 0)
+        return self.model.decode(self.states + alpha * added)
 
     def limit(self, sign: int) -> Float[Array, " V"]:
         """The logits as alpha goes to +inf (`sign` 1) or -inf (-1), from v alone (`theory.arc.limit`)."""

@@ -448,7 +448,10 @@ def _read_instance(data: Any) -> Any:
     require(data["type"] in types, "instance", f"a type in {['fractions', *types]}", repr(data["type"]))
     kind, fields = types[data["type"]], data["fields"]
     names = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
-    require(names == sorted(_fields(kind)), "instance", f"the fields {sorted(_fields(kind))}", names)
+    # Files from before there were fields that may be left out lack them.
+    known = fields if isinstance(fields, dict) else {}
+    wanted = sorted(name for name in _fields(kind) if name in known or name not in ("gap", "where"))
+    require(names == wanted, "instance", f"the fields {wanted}", names)
     return kind(**{name: _array(name, value) for name, value in fields.items()})
 
 

@@ -27,21 +27,19 @@ DEFAULT_ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate")
 ORDER = ("instances", "autodiff", "certificate", "symbolic", "refutation", "sweep")
 """In which the routes are queued: sweeps wait for the training."""
 
-TWIN_ROUTES = ("instances", "symbolic", "certificate")
-"""The routes that false twins are put to, if they are."""
-
-AUTODIFF_SHARE = 20
-"""The autodiff route takes one in so many of them, and at least so many: it checks formulas, not corner cases."""
+SHARE, FEW = 20, 200
+"""The autodiff route, and false twins, take one instance in `SHARE`, and at least `FEW` if there are so many: formulas are
+checked there, not corner cases."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A statement, what each route found, and what some of them found about its false twin.
+    """A statement, what each route found, and what each found about its false twin.
 
     Attributes:
         statement: what was checked.
         evidence: what each route found.
-        twin: what some routes found about the false twin, if it was put to them.
+        twin: what each route found about the false twin, if it was put to them.
     """
 
     statement: Statement
@@ -91,7 +89,7 @@ def verify(
         seed: of the random instances and of the initial parameters of trained models.
         instances: random instances per statement.
         names: routes to take.
-        twins: whether to put the false twins to those of `TWIN_ROUTES` among them.
+        twins: whether to put the false twins to them too; every route that applies has to reject them.
         trained: gives the models of the sweep route on tables, if they are wanted elsewhere too; called in a worker. By
             default `train_gallery` with the seed.
         workers: routes checked at the same time. Most of the time goes into compilation, which runs in parallel.
@@ -108,7 +106,7 @@ def verify(
         (route, statement, claim)
         for route in ORDER
         for statement in statements
-        for claim in ((statement.claim, statement.twin) if twins and route in TWIN_ROUTES else (statement.claim,))
+        for claim in ((statement.claim, statement.twin) if twins else (statement.claim,))
         if route in names and routes.applies(claim, route)
     ]
     with in_float64(), ThreadPoolExecutor(workers) as pool:
@@ -170,11 +168,12 @@ def _check(route: str, statement: Statement, claim: Claim, material: _Material) 
     """What a route finds about a claim; for a worker, which the setting of float64 does not come to by itself."""
     name = statement.domain.name
     with in_float64():
-        if route == "instances":
-            return routes.instances(statement, material.populations[name], claim=claim)
-        if route == "autodiff":
-            few = max(min(material.instances, AUTODIFF_SHARE), material.instances // AUTODIFF_SHARE)
-            return routes.autodiff(statement, routes.subset(material.populations[name], few), claim=claim)
+        if route in ("instances", "autodiff"):
+            population = material.populations[name]
+            if route == "autodiff" or claim is statement.twin:
+                few = max(min(material.instances, FEW), material.instances // SHARE)
+                population = routes.subset(population, few)
+            return getattr(routes, route)(statement, population, claim=claim)
         if route == "sweep":
             return routes.sweep(statement, material.swept[name].result(), claim=claim)
         if route == "certificate":
@@ -227,22 +226,34 @@ def _plain(result: Evidence) -> dict[str, object]:
 
 @typed
 def as_table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as a table for the terminal: instances checked and the worst margin, route by route."""
+    """The verdicts as a table for the terminal: instances checked and the worst margin, route by route.
+
+    Below each statement is its false twin, if it was put to the routes.
+    """
     shown = [
         route for route in routes.ROUTES if any(result.route == route for verdict in verdicts for result in verdict.evidence)
     ]
     lines = [f"{'statement':<24}" + "".join(f"{route:^27}" for route in shown).rstrip()]
     for verdict in verdicts:
-        by_route = {result.route: result for result in verdict.evidence}
-        lines.append((f"{verdict.statement.id:<24}" + " ".join(_cell(by_route.get(route)) for route in shown)).rstrip())
+        lines.append(_line(verdict.statement.id, verdict.evidence, shown, ("holds", "FAILS")))
+        if verdict.twin:
+            lines.append(_line("  false twin", verdict.twin, shown, ("HOLDS", "fails")))
     lines.append("cells: verdict, how many were checked, worst margin (positive where the statement holds)")
+    if any(verdict.twin for verdict in verdicts):
+        lines.append("false twins are wrong, and every route has to find them so")
     counted = {"symbolic": "identities", "certificate": "inequalities, each on a whole interval"}
     lines += [f"{route}: {what}" for route, what in counted.items() if route in shown]
     return "\n".join(lines)
 
 
-def _cell(result: Evidence | None) -> str:
+def _line(name: str, evidence: Sequence[Evidence], shown: Sequence[str], words: tuple[str, str]) -> str:
+    by_route = {result.route: result for result in evidence}
+    return (f"{name:<24}" + " ".join(_cell(by_route.get(route), words) for route in shown)).rstrip()
+
+
+def _cell(result: Evidence | None, words: tuple[str, str]) -> str:
     if result is None:
         return f"{'-':^26}"
     margin = f"{result.worst_margin:>+11.2e}" if np.isfinite(result.worst_margin) else " " * 11
-    return f"{'holds' if result.holds else 'FAILS':>6} {result.checked:>6} {margin} "
+    verdict = words[0] if result.holds else words[1] if result.checked else "NOTHING"
+    return f"{verdict:>7} {result.checked:>5} {margin} "

@@ -11,7 +11,7 @@ import xarray as xr
 from sim.checks import report
 from sim.checks.refute import replay
 from sim.checks.validation import Finding, Validation
-from sim.checks.verify import DEFAULT_ROUTES, TWIN_ROUTES, as_json, verify
+from sim.checks.verify import DEFAULT_ROUTES, as_json, as_table, verify
 from sim.figures import FIGURES
 from sim.reproduction import reproduce
 from theory import REGISTRY
@@ -43,6 +43,17 @@ def test_every_statement_holds_by_every_route_and_every_twin_is_rejected():
     assert [verdict.statement.id for verdict in verdicts if not verdict.holds] == []
 
 
+def test_the_table_shows_statements_and_their_twins(reproduction):
+    lines = as_table(reproduction[0].verdicts).splitlines()
+    for name in SOME:
+        row = next(k for k, line in enumerate(lines) if line.startswith(name))
+        assert "FAILS" not in lines[row]
+        assert lines[row + 1].startswith("  false twin")
+        assert "HOLDS" not in lines[row + 1]
+        assert lines[row].count("holds") >= lines[row + 1].count("fails") >= 3
+    assert any("every route has to" in line for line in lines)
+
+
 def test_numbers(reproduction):
     numbers = json.loads((reproduction[1] / "numbers.json").read_text())
     assert abs(numbers["entropy"] - 1.3317848910419796) < 1e-12
@@ -70,8 +81,9 @@ def test_verdicts_have_the_documented_form(reproduction):
             assert route["holds"] is True
             assert (route["worst_margin"] is None) == (route["route"] == "symbolic")
             assert route["worst_margin"] is None or route["worst_margin"] > 0
+        twin = REGISTRY[statement["id"]].twin
         assert [result["route"] for result in statement["twin"]] == [
-            result["route"] for result in statement["routes"] if result["route"] in TWIN_ROUTES
+            route for route in DEFAULT_ROUTES if applies(twin, route)
         ]
         for route in statement["twin"]:
             assert route["holds"] is False

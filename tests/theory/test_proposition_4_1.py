@@ -10,6 +10,7 @@ import pytest
 
 from theory import REGISTRY, blocks, routes
 from theory._compilation import compiled_quickly
+from theory.statements import n11_forgetting
 
 KINDS = pytest.mark.parametrize("kind", ["rms", "layer"])
 FAR = 1e7
@@ -118,6 +119,25 @@ def test_a_norm_of_each_branch_has_the_limit_of_the_proposition():
     instance = draw(placement="branch")
     assert applies(instance)
     assert apart(instance, FAR, instance.limit(1)) < 1e-4
+
+
+def test_at_the_last_position_only_the_limit_stays_and_the_coefficient_goes():
+    """N11 needs v at every position, proposition 4.1 at the last."""
+    instance = draw()
+    last = replace(instance, where=jnp.arange(blocks.LENGTH) == blocks.LENGTH - 1)
+    assert applies(last)
+    assert routes.within(REGISTRY["N11"], instance)
+    assert not routes.within(REGISTRY["N11"], last)
+    assert routes.check("N11", last) == ("the theorem says nothing here", np.inf)
+    assert apart(last, FAR, last.limit(1)) < 1e-4
+
+    def scaled(instance):
+        return 1e5 * instance.scale * (logits(instance, 1e5 * instance.scale) - instance.limit(1))
+
+    coefficient = n11_forgetting._coefficient(instance, 1)
+    size = float(jnp.max(jnp.abs(coefficient)))
+    assert float(jnp.max(jnp.abs(scaled(instance) - coefficient))) < 1e-3 * size
+    assert float(jnp.max(jnp.abs(scaled(last) - coefficient))) > 0.05 * size
 
 
 def test_float32_loses_the_prompt_before_the_limit_is_exact():

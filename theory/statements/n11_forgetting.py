@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from theory._compilation import compiled_quickly
 from theory.blocks import TRANSFORMERS, MeasuredTransformer, SteeredTransformer, kinds, on_both_sides
 from theory.claims import largest_error, slope
-from theory.statement import Claim, Statement
+from theory.statement import Claim, Hypothesis, Statement
 from theory.statements.proposition_4_1 import NEEDS
 from ufm.transformer import added_in_the_limit
 
@@ -86,10 +86,17 @@ STATEMENTS = (
         source="N11",
         claim=_approaches(_TEX + r" + \sum_{\text{blocks}} f(\operatorname{norm}(\pm v))", _coefficient),
         twin=_approaches(_TEX, _without_blocks),
-        hypotheses=NEEDS,
-        remarks="What the blocks add in the limit does not depend on the prompt, so that two prompts differ by their "
-        "states alone: |alpha| times the difference of their logits tends to the derivative along the difference of h. "
-        "After the last block it is N8.plateau. A softcap belongs to y.",
+        hypotheses={
+            **NEEDS,
+            "everywhere": Hypothesis(
+                "v is added at every position: attentions would go on to read the prompt from the others",
+                lambda instance: jnp.ones(()) if instance.where is None else jnp.min(jnp.where(instance.where, 1.0, -1.0)),
+            ),
+        },
+        remarks="What the blocks add in the limit does not depend on the prompt. So if v is added at every position, two "
+        "prompts differ by their states alone: |alpha| times the difference of their logits tends to the derivative along "
+        "the difference of h. After the last block it is N8.plateau. A softcap belongs to y. What blocks do has to be "
+        "continuous, no more.",
         domain=TRANSFORMERS,
         proof="proofs/N11",
     ),

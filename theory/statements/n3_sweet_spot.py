@@ -115,7 +115,8 @@ STATEMENTS = (
         claim=_SWEET_SPOT,
         twin=_FROM_ZERO,
         hypotheses=chosen("A2", "not-constant", "positive", "separated"),
-        remarks="The range of strengths that S asks for in its section 3.1. It need not begin at 0, nor contain it.",
+        remarks="The strengths at which every token moves the right way. It need not begin at 0, nor contain it. It says "
+        "nothing of what steering costs there, which S asks about in its section 3.1 too.",
         proof="proofs/N3",
         figure="next-token-curves",
     ),
