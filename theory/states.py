@@ -99,7 +99,7 @@ def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[tuple[Array, A
         gamma=1 + 0.3 * ndtri(of_gamma),
         H=jnp.where(levels[3] < 0.5, of_one_size, h * 10 ** (2 * of_size - 1)[:, None]),
         contrast=jnp.zeros(m),
-        target=target,
+        target=jnp.zeros(v),
         eps=10 ** (-8 + 7 * levels[4]),
     )
 

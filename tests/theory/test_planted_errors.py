@@ -20,18 +20,10 @@ from theory import (
     tempered,
     tilting,
 )
-from theory.blocks import (
-    TRANSFORMERS,
-)
-from theory.instance import (
-    Instance,
-)
-from theory.norms import (
-    NORMS,
-)
-from theory.statement import (
-    TABLES,
-)
+from theory.blocks import TRANSFORMERS
+from theory.instance import Instance
+from theory.norms import NORMS
+from theory.statement import TABLES
 from theory.statements import (
     n4_cross_entropy,
     n5_sandwich,
@@ -40,13 +32,12 @@ from theory.statements import (
     n11_forgetting,
     n16_turns,
     n21_sequences,
+    n22_bumps,
     theorem_3_3,
     theorem_3_6,
     theorem_3_8,
 )
-from theory.states import (
-    STATES_BEFORE_A_NORM,
-)
+from theory.states import STATES_BEFORE_A_NORM
 from ufm import UFM, NormalisedUFM, Weight, contrast, difference_of_means, exact, log_odds, probability_increase, transformer
 from ufm.model import DECODER, FreeFeatures, representing
 from ufm.steering import RESIDUAL
@@ -339,6 +330,14 @@ PLANTED = {
                 ("instances", "autodiff"),
             ),
             (
+                "bumps, one of them not counted",
+                n22_bumps,
+                "alternation",
+                lambda slopes, count: ALTERNATION(slopes, count - 1),
+                "N22",
+                ("instances", "autodiff"),
+            ),
+            (
                 "response of a concept, 1 % too large",
                 allocation,
                 "response",
@@ -430,6 +429,7 @@ def before_the_norm(model, h, steering, alpha):
 
 
 CURVATURE, ADDED, ATTENTION = n9_curvature.curvature, n11_forgetting.added_in_the_limit, transformer._attention
+ALTERNATION = n22_bumps.alternation
 CONCEPT, BEST = allocation.response, allocation.best_strengths
 RESPONSE, AMPLIFICATION, SEQUENCE_BOUND = chains.response, chains.amplification, chains.sequence_bound
 TEMPERED, TEMPERED_LIMIT, CEILING = tempered.log_probabilities, tempered.limit, tempered.ceiling
@@ -473,7 +473,8 @@ def texts():
 def run(few, swept, norms, transformers, before_norms, texts):
     """Runs a route of a statement, traced anew so that nothing compiled before the error was planted is reused."""
     populations = {NORMS.name: norms, TRANSFORMERS.name: transformers, STATES_BEFORE_A_NORM.name: before_norms}
-    populations |= {n21_sequences.CHAINS.name: texts}
+    three = n22_bumps.arcs_of(3)
+    populations |= {n21_sequences.CHAINS.name: texts, three.name: routes.populate(jax.random.key(7), 60, three)}
     sweeps = {
         TABLES.name: swept,
         STATES_BEFORE_A_NORM.name: [states.measure(states.of_two_rows())],

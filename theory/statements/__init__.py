@@ -27,6 +27,7 @@ from theory.statements import (
     n19_tempered,
     n20_range,
     n21_sequences,
+    n22_bumps,
     n23_allocation,
     n24_overlapping,
     proposition_4_1,
@@ -64,6 +65,7 @@ _MODULES = (
     n19_tempered,
     n20_range,
     n21_sequences,
+    n22_bumps,
     n23_allocation,
     n24_overlapping,
 )

@@ -430,7 +430,7 @@ def _constant_is_best(tex: str, cost: Callable, *, identity: bool) -> Claim:
         return jnp.min(jax.vmap(slack)(jnp.asarray(_LEVELS))) + 1e-11
 
     def rates(instance, curves, alpha):
-        """How far the rises of cost and gain with each strength are from one ratio for all prompts, as a share of cost."""
+        """How far cost and gain are from rising in one ratio for all prompts, as a share of the cost's rise."""
         rise = slope(lambda a: jnp.exp(curves(a)) @ instance.log_odds, alpha)
         price = slope(lambda a: cost(instance.log_p, curves(a)), alpha)
         common = (instance.weights @ price) / (instance.weights @ rise)
