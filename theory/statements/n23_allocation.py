@@ -170,7 +170,10 @@ _INTERFERENCE_TWIN = _interferes(
 
 # --- near 0: the best strengths --------------------------------------------------------------------------------------
 
-_REACH = 1e-2
+_CANCELLED = 1e-6
+"""The share of their ranges that log-odds leave of each other where they count as cancelled."""
+
+_REACH = 1e-3
 """How far log-odds are tilted where only the first order counts, nats."""
 
 
@@ -210,8 +213,13 @@ def _spent_best(tex: str, effects, best, others, *, worth=None) -> Claim:
     def compared(instance, efficiency):
         m = effects(instance)
         response = _responses(instance, m)
-        reached = efficiency(best(instance, response), m)
-        rivals = jax.vmap(lambda strengths: efficiency(strengths, m))(others(instance, response))
+
+        def of(strengths):
+            # Vectors that cancel do nothing, and what is left of them is rounding: of gain and of cost.
+            left = jnp.max(_ranges(strengths @ m) / jnp.max(jnp.abs(strengths) @ _ranges(m)))
+            return jnp.where(left > _CANCELLED, efficiency(strengths, m), 0.0)
+
+        reached, rivals = of(best(instance, response)), jax.vmap(of)(others(instance, response))
         margin = (reached - jnp.max(rivals)) / jnp.maximum(jnp.abs(reached), jnp.max(jnp.abs(rivals)))
         if worth is not None:
             margin = jnp.minimum(margin, -jnp.abs(worth(instance, response) / reached - 1))
@@ -256,7 +264,7 @@ def _spent_best(tex: str, effects, best, others, *, worth=None) -> Claim:
 
     def autodiff(instance):
         model, contexts, _ = exact_split(instance)
-        return of_curves(instance, of_model(instance, model, contexts), effects) + 1e-6
+        return of_curves(instance, of_model(instance, model, contexts), effects) + 1e-4
 
     @compiled_quickly
     def on_model(instance, model):
