@@ -17,10 +17,11 @@ from jaxtyping import Array, Bool, Float, Int
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import Split
+from theory.budgets import binary_divergence
 from ufm._batches import map_in_batches
 from ufm._check import require
 from ufm.measures import kl
-from ufm.precision import wide
+from ufm.precision import in_float64, wide
 from ufm.steering import After, All, Last, State, Steering
 
 DETERMINISTIC = 0.05
@@ -231,6 +232,14 @@ class FixedText:
 
     def _counted(self, values: Any) -> Float[np.ndarray, "n h"]:
         return np.where(self.rollouts.counted, np.asarray(values, float), np.nan)
+
+
+def least_cost(before: Float[np.ndarray, "*n"], after: Float[np.ndarray, "*n"]) -> float:
+    """Nats per token that any intervention pays for a change of the shares (N15): the mean over what is not NaN."""
+    counted = ~np.isnan(before)
+    inside = (np.clip(shares[counted], 1e-12, 1 - 1e-12) for shares in (before, after))
+    with in_float64():  # in float32 a share near 1 would be 1
+        return float(np.mean(np.asarray(binary_divergence(*inside))))
 
 
 def prompts_alone(prompts: Sequence[Sequence[int]]) -> Rollouts:

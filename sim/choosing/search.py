@@ -23,10 +23,9 @@ from sim.choosing.criteria import Ceiling, KLBudget, ShareAtLeast, Situation, lo
 from sim.choosing.crossing import crossing
 from sim.choosing.interval import interval_of
 from sim.choosing.layers import over_layers
-from sim.choosing.rollouts import Effects, FixedText, Promotion, Rollouts, Tilt, Writer, prompts_alone
+from sim.choosing.rollouts import Effects, FixedText, Promotion, Rollouts, Tilt, Writer, least_cost, prompts_alone
 from sim.choosing.work import Work
 from theory.allocation import strength_for_each
-from theory.budgets import binary_divergence
 from ufm._check import indices, require, shown, whole_number
 from ufm.interventions import Add
 from ufm.steering import Steering
@@ -100,7 +99,9 @@ def choose(
     sampling = Sampling(temperature=1.0) if sampling is None else sampling
     writer = Writer(lm, rows, horizon, sampling, whole_number("seed", seed, 0))
     names = [limit.name for limit in limits]
-    settings = {"budget": budget, "statistic": of, "share": share, "limits": names, "horizon": horizon, "seed": seed}
+    spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
+    nats, of = (None, of) if spent is None else (spent.nats, spent.of)
+    settings = {"budget": nats, "statistic": of, "share": share, "limits": names, "horizon": horizon, "seed": seed}
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
         placed = steering_of(lm, steering, place)
@@ -378,8 +379,7 @@ class _Search:
         effects = looked_at[alpha]
         before, after = text.shares(self.members), effects.share
         cost = Cost.of(effects)
-        own = effects.counted
-        least = float(jnp.mean(binary_divergence(*(jnp.asarray(np.clip(f[own], TINY, 1 - TINY)) for f in (before, after)))))
+        least = least_cost(before, after)
         situation = self._situation(text, alpha, effects)
         stopped = "share" if self.floor else max(self.limits, key=lambda limit: limit.excess(situation)).name
         low, high = interval_of(lambda a, of: self._excess(text, a, of), looked_at, alpha, self.writer.seed)
