@@ -32,7 +32,7 @@ ROOMS = {
     "bridge": set(),
     "measure": set(),
     "directions": {"bridge", "measure"},
-    "choosing": {"bridge", "directions", "measure"},
+    "choosing": {"bridge", "directions", "figures", "measure"},
     "figures": {"measure"},
     "toy": {"measure"},
     "checks": {"bridge", "directions", "figures", "measure", "toy"},

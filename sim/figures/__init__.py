@@ -1,6 +1,7 @@
 """Figures as functions of labelled data: each takes a dataset of `sim` and returns a matplotlib `Figure`."""
 
 from sim.figures.arc import arc
+from sim.figures.choosing import CHOICE_FIGURES
 from sim.figures.counterexample import counterexample
 from sim.figures.preference import PREFERENCE_FIGURES
 from sim.figures.style import Drawing, save
@@ -27,10 +28,11 @@ FIGURES: dict[str, Drawing] = {
     ),
 }
 """Every toy figure of a reproduction, by the name of its files; others: `LANGUAGE_FIGURES`, `CASE_FIGURES`,
-`PREFERENCE_FIGURES`."""
+`PREFERENCE_FIGURES`, `CHOICE_FIGURES`."""
 
 __all__ = [
     "CASE_FIGURES",
+    "CHOICE_FIGURES",
     "FIGURES",
     "LANGUAGE_FIGURES",
     "PREFERENCE_FIGURES",
