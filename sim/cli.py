@@ -564,6 +564,9 @@ def choose(
     fold: Annotated[
         Path | None, typer.Option(help="Write the vector times the strength: at strength 1 it does what was chosen.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a page with a slider for the strength, its figure and its data.")
+    ] = None,
     json: Json = None,
     seed: Seed = 0,
 ) -> None:
@@ -578,6 +581,7 @@ def choose(
     limits = request.limits(budget, statistic, loss_rise, norm_ratio, rising=rising)
     place = layer if layer == "auto" else request.layer_of(layer)
     target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold) if fold else None)
+    folder = output.prepare_folder(out) if out else None
     lm = load(model)
     bare = place if isinstance(place, int) else None
     direction = request.vector_for(lm, vector, concept, layer=bare, other_weights=other_weights)
@@ -604,6 +608,10 @@ def choose(
         typer.echo(result.table())
     if file and result.alpha is not None:
         _write_vector(request.folded(direction, result), file)
+    if folder:
+        from sim.choosing.page import write_page
+
+        typer.echo(f"open {write_page(lm, [result, *result.others], texts, folder, chat=chat)}")
     raise typer.Exit(3 if result.alpha is None else 0)
 
 

@@ -90,6 +90,7 @@ class Choice:
         completions: what the model writes after the first prompts, by strength.
         settings: what was asked for.
         frontier: where layers were compared, what each is good for (`sim.choosing.layers.LayerPoint`).
+        others: where layers were compared, the choices at those that were not taken.
     """
 
     alpha: float | None
@@ -111,6 +112,7 @@ class Choice:
     completions: dict[float, tuple[str, ...]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     frontier: tuple[Any, ...] = field(default=())
+    others: tuple["Choice", ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
         """The choice as names and numbers; names are fixed."""

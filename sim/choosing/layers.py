@@ -54,7 +54,7 @@ def over_layers(
     choose_at: Callable[[int, Sequence[int]], Choice],
     promoted: Callable[[Promotion, int], np.ndarray],
 ) -> Choice:
-    """The choice at the layer that serves best, with what all layers are good for as its `frontier`.
+    """The choice at the layer that serves best, with what all layers are good for as its `frontier`, and the other choices.
 
     Args:
         lm: the model.
@@ -91,7 +91,8 @@ def over_layers(
             frontier[choice.layer] = known
     taken = max(choices, key=_worth)
     passes = sum(choice.passes for choice in choices)
-    return replace(taken, frontier=tuple(frontier.values()), passes=passes)
+    others = tuple(choice for choice in choices if choice is not taken)
+    return replace(taken, frontier=tuple(frontier.values()), others=others, passes=passes)
 
 
 def _worth(choice: Choice) -> tuple[bool, float]:

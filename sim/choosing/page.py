@@ -79,6 +79,7 @@ def write_page(
         settings={key: value for key, value in settings.items() if value not in (None, [], "")},
         points=data[0].sizes["strength"],
         looked_at=(data[0].sizes["strength"] - 1) // APART + 1,
+        frontier=choices[0].frontier,
         per_step=f"{100 / (STEPS * STEPS_BETWEEN):g} %",
         steps_between=STEPS_BETWEEN,
     )

@@ -41,9 +41,6 @@ LIFT, GAIN = (2.0, 1.0, 0.0), 0.5
 order, by more than so many standard deviations (the first number that any token passes): the fewest that gain such a part of
 what these gain in probability."""
 
-TINY = 1e-12
-"""Shares closer to 0 or 1 are taken to be this far from it: rounding may have brought them there."""
-
 FARTHEST = 1e4
 """Strengths are looked for up to this many times the first guess."""
 

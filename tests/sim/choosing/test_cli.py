@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import sim
 from sim import bench_choosing
@@ -66,6 +67,17 @@ def test_the_layer_is_chosen_too(folder, monkeypatch, capsys):
     code, out, _ = asked(monkeypatch, capsys, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--budget", "0.05")
     assert code == 0
     assert "layer efficiency" in out
+
+
+@pytest.mark.parametrize("options", [("--budget", "0.05"), ("--layer", "1", "--share", "0.9999")], ids=["auto", "none"])
+def test_a_page_is_written(folder, monkeypatch, capsys, options):
+    code, out, _ = asked(monkeypatch, capsys, "--prompts", "prompts.txt", "--out", "new/page", *options)
+    assert code == (3 if "--share" in options else 0)
+    assert out.endswith("open new/page/index.html\n")
+    page = (folder / "new" / "page" / "index.html").read_text(encoding="utf-8")
+    with xr.open_datatree(folder / "new" / "page" / "choice.nc", engine="h5netcdf") as tree:
+        assert sorted(tree.children) == (["block-1"] if "--share" in options else ["block-0", "block-1"])
+    assert ("Where to steer" in page) == ("--share" not in options)
 
 
 def test_no_strength_is_said_and_is_code_3(folder, monkeypatch, capsys):
