@@ -27,6 +27,8 @@ default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 autodoc_preserve_defaults = True
+# Words of signatures such as "name" or "v" are attributes of several classes: they lead to none of them.
+suppress_warnings = ["ref.python"]
 python_use_unqualified_type_names = True
 napoleon_attr_annotations = False
 napoleon_use_ivar = True

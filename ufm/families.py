@@ -18,7 +18,7 @@ from ufm.corpus import Corpus, from_table
 
 @typed
 def all_words(concepts: Concepts, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every context of `length` tokens from a single concept, as ``[m, length]`` tokens and ``[m]`` concepts.
+    """Every context of ``length`` tokens from a single concept, as ``[m, length]`` tokens and ``[m]`` concepts.
 
     Raises:
         ValueError: a length below 1.

@@ -136,7 +136,7 @@ class Last(Tokens):
 @pytree
 @dataclass(frozen=True)
 class After(Tokens):
-    """The tokens after the first `length` of a context, those of a prompt for instance, and whatever is generated.
+    """The tokens after the first ``length`` of a context, those of a prompt for instance, and whatever is generated.
 
     Attributes:
         length: a number of tokens, or one for each context, ``[m]``.
@@ -150,7 +150,7 @@ class After(Tokens):
         return position >= length.reshape(length.shape + (1,) * (position.ndim - 1))
 
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
-        """The positions from `length` on, padding not counted."""
+        """The positions from ``length`` on, padding not counted."""
         return self._beyond(positions_of(mask), context) & mask
 
     def chosen_new(self, position: Int[Array, " n"], context: Int[Array, " n"]) -> Bool[Array, " n"]:
@@ -327,7 +327,7 @@ def _block(layer: Any) -> int:
 
 
 def _with_arrays(intervention: Intervention, name: str = "steering") -> Intervention:
-    """An intervention whose lists, and tensors of other libraries, are arrays; `name` is its own in messages."""
+    """An intervention whose lists, and tensors of other libraries, are arrays; ``name`` is its own in messages."""
     changed: dict[str, Any] = {}
     for field, value in vars(intervention).items():
         if isinstance(value, Intervention):

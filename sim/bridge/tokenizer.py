@@ -149,7 +149,7 @@ def pad(
     """Sequences of tokens as one array, and which of it is not padding.
 
     Raises:
-        ValueError: an empty sequence, one that is longer than `length`, an unknown side.
+        ValueError: an empty sequence, one that is longer than ``length``, an unknown side.
     """
     require(side in ("left", "right"), "side", "left or right", repr(side))
     empty = [k for k, row in enumerate(rows) if len(row) == 0]

@@ -186,14 +186,14 @@ def _backward_gap(sign: float):
 
 
 _BOUND = _costs_at_least(
-    r"\operatorname{KL}(p \,\|\, q) \ge \operatorname{kl}\Big(\sum_T p \,\Big\|\, \sum_T q\Big)\ \ \text{for all}\ q,"
+    r"\operatorname{KL}(p \,\|\, q) \ge \operatorname{kl}\Big(\sum_T p \,\|\, \sum_T q\Big)\ \ \text{for all}\ q,"
     r"\quad \min_{q\,:\, \sum_T q \ge \tau} \operatorname{KL}(p \,\|\, q) = \operatorname{kl}(F_0 \,\|\, \tau)"
     r"\ \ (F_0 < \tau < 1)",
     lambda before, after, instance: _costs(before, after, instance).share,
     (Curve(_wasted_rate),),
 )
 _BACKWARD_BOUND = _costs_at_least(
-    r"\operatorname{KL}(p \,\|\, q) \ge \operatorname{kl}\Big(\sum_T q \,\Big\|\, \sum_T p\Big)\ \ \text{for all}\ q",
+    r"\operatorname{KL}(p \,\|\, q) \ge \operatorname{kl}\Big(\sum_T q \,\|\, \sum_T p\Big)\ \ \text{for all}\ q",
     _backward(_costs),
     (Curve(_backward_gap(1.0), (0.25, 32.0)), Curve(_backward_gap(-1.0), (0.25, 32.0))),
 )
