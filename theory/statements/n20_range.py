@@ -180,7 +180,7 @@ def _angles(instance: NormInstance, theta):
 
 
 def _costliest(instance: NormInstance, theta) -> NormInstance:
-    """The same turn, with an unembedding and a bias for which it costs the most: two groups of tokens, across its middle."""
+    """The decoder for which the same turn costs the most: two groups of tokens on a line across its middle, and a bias."""
     path, (start, middle) = instance.arc, _angles(instance, theta)
     h, v = instance.centred
     along = v / jnp.linalg.norm(v)
