@@ -121,7 +121,7 @@ def _interferes(tex: str, transform, margin, identities) -> Claim:
 
 
 def _least_of_covariance(instance: Instance, at, second) -> Float[Array, ""]:
-    """The same for every token: minus the covariance."""
+    """Minus the covariance, which is one number for all tokens."""
     return -largest_error(jnp.moveaxis(second, 2, 0), -_covariances(instance, at)[..., None])
 
 
