@@ -223,7 +223,8 @@ def _spent_best(tex: str, effects, best, others, *, worth=None) -> Claim:
         margin = (reached - jnp.max(rivals)) / jnp.maximum(jnp.abs(reached), jnp.max(jnp.abs(rivals)))
         if worth is not None:
             margin = jnp.minimum(margin, -jnp.abs(worth(instance, response) / reached - 1))
-        return margin
+        # Nothing is claimed where what the rule does is lost.
+        return jnp.where(reached == 0, jnp.inf, margin)
 
     def instances(instance):
         def efficiency(strengths, m):
@@ -249,7 +250,9 @@ def _spent_best(tex: str, effects, best, others, *, worth=None) -> Claim:
             at = jnp.zeros(())
             gain = slope(lambda t: share(zero + t * strengths), at)
             bend = slope(lambda s: slope(lambda t: cost(zero + t * strengths), s), at)
-            return gain / jnp.sqrt(bend / 2)
+            # The log-odds have a range of 1 now. A variance or a gain far below that is lost in the rounding of the model.
+            seen = (bend > 1e-9) & (jnp.abs(gain) > 1e-9)
+            return jnp.where(seen, gain / jnp.sqrt(jnp.where(seen, bend, 1.0) / 2), 0.0)
 
         return compared(instance, efficiency)
 
@@ -488,6 +491,22 @@ _BOTH = {
     ),
 }
 
+
+def _independent(instance: Instance):
+    covariance = _pooled(instance, _responses(instance, _two(instance))).covariance
+    variances = covariance[0, 0] * covariance[1, 1]
+    return 1 - covariance[0, 1] ** 2 / jnp.where(variances > 0, variances, 1) - jnp.where(variances > 0, 1e-9, 2.0)
+
+
+_APART = {
+    **_BOTH,
+    "independent": Hypothesis(
+        "the log-odds of both vectors are not all but multiples of each other: their squared correlation is below 1 - 1e-9. "
+        "Where they are, one vector is as good as both; in between rounding grows with the inverse",
+        _independent,
+    ),
+}
+
 STATEMENTS = (
     Statement(
         id="N23.interference",
@@ -506,7 +525,7 @@ STATEMENTS = (
         source="N23",
         claim=_MIX,
         twin=_MIX_TWIN,
-        hypotheses=_BOTH,
+        hypotheses=_APART,
         remarks="One mix for all prompts: g and Sigma are means over them. A vector that gains nothing alone may be worth a "
         "negative strength, since it takes away what another one costs.",
         proof="proofs/N23",
