@@ -16,10 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from sim.bridge import fetch
-from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel, load
 from sim.choosing.criteria import LossRise, statistic
-from sim.choosing.rollouts import FixedText, Rollouts, Writer
+from sim.choosing.rollouts import FixedText, Rollouts, Writer, promoted, prompts_alone
 from sim.choosing.search import choose
 from sim.directions.extraction import make_vector
 from sim.directions.texts import CONCEPTS, concept_pairs
@@ -181,9 +180,14 @@ class Trial:
 
     def writer(self, *, held_out: bool, seed: int) -> Writer:
         """What writes after the prompts to choose on, or the others."""
-        ids, mask = self.lm.contexts(prompts(held_out)[: self.count])
-        rows = tuple(tuple(map(int, row[real])) for row, real in zip(ids, mask, strict=True))
-        return Writer(self.lm, rows, self.horizon, Sampling(temperature=1.0), seed)
+        return Writer.of(self.lm, prompts(held_out)[: self.count], self.horizon, seed=seed)
+
+    @property
+    def members(self) -> Any:
+        """The tokens that the vector promotes in the prompts to choose on: those that `sim.choose` takes, ``[V]``."""
+        alone = prompts_alone(self.writer(held_out=False, seed=0).prompts)
+        text = FixedText.of(self.lm, alone, self.steering, skip=False)
+        return jnp.asarray(promoted(text.tilt(jnp.zeros(self.lm.config.vocab_size, bool))[1], 1))
 
     def effects(self, rollouts: Rollouts, alpha: float, members: Any = None) -> Any:
         """What a strength does to the predictions of texts."""
@@ -264,8 +268,7 @@ def run(
             vector = make_vector(lm, pairs=concept_pairs(concept), name=concept, progress=False)
             layer = round(depth * (lm.config.num_layers - 1))
             trial = Trial(lm, vector.at(layer), layer, budget, horizon, count)
-            first = choose(lm, trial.vector, prompts(held_out=False)[:count], horizon=2, completions=0)
-            members = jnp.zeros(lm.config.vocab_size, bool).at[jnp.asarray(first.tokens)].set(True)
+            members = trial.members
             for way in ways:
                 start = time.perf_counter()
                 alpha, passes = WAYS[way](trial)

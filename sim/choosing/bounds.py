@@ -11,9 +11,8 @@ from sim.bridge.model import LanguageModel
 from sim.bridge.unembedding import Readout, readout
 from sim.choosing.criteria import KLBudget, statistic
 from sim.choosing.crossing import crossing
-from sim.choosing.rollouts import FixedText, Tilt
+from sim.choosing.rollouts import FixedText, Tilt, added_vector
 from theory import arc, budgets
-from ufm.interventions import Add
 
 DIRECTIONS = 64
 """Directions in which the diameter of an arc is measured: the bound is 0.03 % larger than with all of them."""
@@ -84,15 +83,14 @@ def _largest(nats: Callable[[float], np.ndarray], limit: KLBudget, guess: float)
 
 def _at_the_end(lm: LanguageModel, text: FixedText) -> bool:
     """Whether one vector is added after the last block, before a norm without a cap on the logits."""
-    parts = text.steering.parts
-    added = len(parts) == 1 and isinstance(parts[0].intervention, Add)
-    return added and int(text.split.layer) == lm.config.num_layers - 1 and lm.config.final_softcap is None
+    last = int(text.split.layer) == lm.config.num_layers - 1
+    return last and added_vector(text.steering) is not None and lm.config.final_softcap is None
 
 
 def _on_the_arc(lm: LanguageModel, text: FixedText, sign: int) -> Callable[[float], np.ndarray]:
     """KL at most at a strength, for every counted prediction of a text steered after the last block."""
     h = jnp.asarray(np.asarray(text.streams)[text.rollouts.counted], float)
-    v = jnp.asarray(text.steering.parts[0].intervention.v, float)  # type: ignore[union-attr]
+    v = jnp.asarray(added_vector(text.steering), float)
     centre, width, across = _arcs(readout(lm), h, v)
 
     def nats(alpha: float) -> np.ndarray:

@@ -33,7 +33,6 @@ def crossing(
     steepness: float = 2.0,
     stride: float = 8.0,
     tolerance: float = 0.01,
-    least: float = 0.0,
     most: float = np.inf,
     evaluations: int = 30,
 ) -> Crossing:
@@ -45,11 +44,11 @@ def crossing(
         steepness: of `excess` by the logarithm of the strength, where nothing is known of it: 2 for the logarithm of KL.
         stride: the factor that a step goes at most, while nothing is known on the other side.
         tolerance: relative error of the strength.
-        least, most: between which it is looked for.
+        most: the largest strength that is looked at.
         evaluations: after which the best is taken.
     """
     low, high = (0.0, -np.inf), (np.inf, np.inf)
-    alpha, last, halve = float(np.clip(start, least or start, most)), None, False
+    alpha, last, halve = float(min(start, most)), None, False
     for count in range(1, evaluations + 1):
         value = float(excess(alpha))
         value = np.inf if np.isnan(value) else value
@@ -63,28 +62,18 @@ def crossing(
         low, high = (here, high) if value < 0 else (low, here)
         if value < 0 and alpha >= most:
             return Crossing(None, alpha, count)
-        if value > 0 and least and alpha <= least:
-            return Crossing(None, 0.0, count)
         if low[0] > 0 and high[0] / low[0] <= 1 + tolerance:
             return Crossing(low[0], low[0], count)
         # Where two steps have ended on one side, the bracket is halved once.
         halve = all(side_before) and last is not None and (value < 0) == (last[1] < 0) and not halve
         # Strides grow while the other side is not known: where `excess` is small and flat, its slope leads nowhere.
-        shortest = min(SHORTEST * 2.0**count, np.log(stride))
-        last, alpha = here, _next(low, high, here, steepness, _Limits(least, most, (shortest, np.log(stride))), halve=halve)
+        strides = (min(SHORTEST * 2.0**count, np.log(stride)), np.log(stride))
+        last, alpha = here, min(_next(low, high, here, steepness, strides, halve=halve), most)
     return Crossing(low[0] or None, low[0], evaluations)
 
 
-class _Limits(NamedTuple):
-    """Where a strength is looked for, and how far a step goes on the way: logarithms of factors."""
-
-    least: float
-    most: float
-    strides: tuple[float, float]
-
-
-def _next(low, high, here, steepness: float, limits: _Limits, *, halve: bool) -> float:
-    """The next strength to look at."""
+def _next(low, high, here, steepness: float, strides: tuple[float, float], *, halve: bool) -> float:
+    """The next strength to look at; the logarithm of a step has a size between `strides` where one side is not known."""
     if low[0] > 0 and high[0] < np.inf:
         log_low, log_high = np.log(low[0]), np.log(high[0])
         if not halve and np.isfinite([low[1], high[1]]).all():
@@ -94,5 +83,5 @@ def _next(low, high, here, steepness: float, limits: _Limits, *, halve: bool) ->
         return float(np.exp((log_low + log_high) / 2))
     size = abs(here[1]) / steepness if np.isfinite(here[1]) else np.log(2)
     # A little farther than the guess, so that the other side is soon known.
-    step = -np.sign(here[1]) * np.clip(1.02 * size, *limits.strides)
-    return float(np.clip(here[0] * np.exp(step), limits.least, limits.most))
+    step = -np.sign(here[1]) * np.clip(1.02 * size, *strides)
+    return float(here[0] * np.exp(step))

@@ -19,7 +19,7 @@ from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.choosing.choice import Choice
 from sim.choosing.criteria import STATISTICS, statistic
-from sim.choosing.rollouts import Effects, FixedText, Writer, least_cost
+from sim.choosing.rollouts import Effects, FixedText, Writer, least_cost, members_of
 from ufm._check import require, whole_number
 from ufm.measures import kl
 from ufm.precision import wide
@@ -77,16 +77,14 @@ def curves(
         ValueError: as `sim.choose`; prompts other than those of the choice, as far as their number tells.
     """
     horizon, seed = choice.settings["horizon"], choice.settings["seed"]
-    ids, mask = lm.contexts(prompts, chat=chat, room=horizon)
-    rows = tuple(tuple(map(int, row[real])) for row, real in zip(ids, mask, strict=True))
+    writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
+    count = len(writer.prompts)
     if choice.per_prompt:
-        require(len(rows) == len(choice.per_prompt), "prompts", f"the {len(choice.per_prompt)} of the choice", len(rows))
-    writer = Writer(lm, rows, horizon, sampling or Sampling(temperature=1.0), seed)
-    unit, members = anchor(choice), np.zeros(lm.config.vocab_size, bool)
-    members[list(choice.tokens)] = True
+        require(count == len(choice.per_prompt), "prompts", f"the {len(choice.per_prompt)} of the choice", count)
+    unit, members = anchor(choice), members_of(choice.tokens, lm.config.vocab_size)
     alphas = unit * np.linspace(0, REACH, round(REACH * STEPS) + 1)
     text = FixedText.of(lm, writer(choice.steering, choice.points[-1].on if choice.points else 0.0), choice.steering)
-    few = replace(writer, prompts=rows[: whole_number("shown", shown, 1)])
+    few = replace(writer, prompts=writer.prompts[: whole_number("shown", shown, 1)])
     parts = [_on_text(text, alphas, members), _next_tokens(lm, choice, few.prompts, alphas, members)]
     kept = slice(min(part.sizes["strength"] for part in parts))
     data = xr.merge([*(part.isel(strength=kept) for part in parts), _completions(few, choice, unit)], **_STRICT)

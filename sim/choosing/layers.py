@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.bridge.model import LanguageModel
 from sim.choosing.choice import Choice
-from sim.choosing.rollouts import FixedText, Promotion, Tilt, prompts_alone
+from sim.choosing.rollouts import FixedText, Promotion, Tilt, promoted, prompts_alone
 from ufm._check import require, shown
 
 TRIED = 3
@@ -52,7 +52,6 @@ def over_layers(
     sign: int,
     tokens: np.ndarray | None,
     choose_at: Callable[[int, Sequence[int]], Choice],
-    promoted: Callable[[Promotion, int], np.ndarray],
 ) -> Choice:
     """The choice at the layer that serves best, with what all layers are good for as its `frontier`, and the other choices.
 
@@ -63,7 +62,6 @@ def over_layers(
         sign: of the strength.
         tokens: which are the concept, ``[V]``; those that the layers promote, at the same cost, if left out.
         choose_at: makes the choice at a layer, for these tokens.
-        promoted: which tokens a steering stands for.
 
     Raises:
         ValueError: something else than a vector of several layers; one that changes nothing at any of them.

@@ -6,7 +6,7 @@ is steered, which are computed once for all strengths.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +19,16 @@ from sim.bridge.model import LanguageModel
 from sim.bridge.split import Split
 from theory.budgets import binary_divergence
 from ufm._batches import map_in_batches
-from ufm._check import require
+from ufm._check import indices, require, whole_number
+from ufm.interventions import Add
 from ufm.measures import kl
 from ufm.precision import in_float64, wide
 from ufm.steering import After, All, Last, State, Steering
+
+LIFT, GAIN = (2.0, 1.0, 0.0), 0.5
+"""Where no tokens are named, the concept is among those whose log-probability steering lifts, in the prompts and to first
+order, by more than so many standard deviations (the first number that any token passes): the fewest that gain such a part of
+what these gain in probability."""
 
 DETERMINISTIC = 0.05
 """Entropy, in nats, below which the first predictions of a text are left out: the form of a chat decides them, no strength
@@ -76,6 +82,33 @@ class Writer:
     horizon: int
     sampling: Sampling
     seed: int
+
+    @classmethod
+    def of(
+        cls,
+        lm: LanguageModel,
+        prompts: Any,
+        horizon: int,
+        *,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        chat: bool = False,
+    ) -> "Writer":
+        """What writes after prompts, drawing from the model's probabilities if no other `sampling` is given.
+
+        Args:
+            lm: the model.
+            prompts: texts, token ids, or chats.
+            horizon, sampling, seed: as above.
+            chat: whether prompts are what a user says.
+
+        Raises:
+            ValueError: as `LanguageModel.contexts`; a horizon below 1, a negative seed.
+        """
+        ids, mask = lm.contexts(prompts, chat=chat, room=whole_number("horizon", horizon, 1))
+        rows = tuple(tuple(map(int, row[real])) for row, real in zip(ids, mask, strict=True))
+        sampling = Sampling(temperature=1.0) if sampling is None else sampling
+        return cls(lm, rows, horizon, sampling, whole_number("seed", seed, 0))
 
     def __call__(self, steering: Steering | None = None, alpha: Any = 0.0) -> Rollouts:
         """Continuations of all prompts at a strength, one for all or one for each prompt."""
@@ -220,7 +253,7 @@ class FixedText:
         gain, lift = (np.asarray(total, float) for total in promoted)
         return Tilt(*(self._counted(value) for value in values)), Promotion(gain, lift)
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """The median length of the states where they are steered."""
         lengths = np.linalg.norm(np.asarray(self.states.stream, float), axis=-1)
@@ -240,6 +273,33 @@ def least_cost(before: Float[np.ndarray, "*n"], after: Float[np.ndarray, "*n"]) 
     inside = (np.clip(shares[counted], 1e-12, 1 - 1e-12) for shares in (before, after))
     with in_float64():  # in float32 a share near 1 would be 1
         return float(np.mean(np.asarray(binary_divergence(*inside))))
+
+
+def members_of(tokens: Any, vocab_size: int) -> Bool[np.ndarray, " V"]:
+    """Which tokens are among some, ``[V]``.
+
+    Raises:
+        ValueError: tokens that the model does not have.
+    """
+    members = np.zeros(vocab_size, bool)
+    members[indices("tokens", tokens, vocab_size, of="tokens")] = True
+    return members
+
+
+def promoted(promotion: Promotion, sign: int) -> np.ndarray:
+    """The tokens that a steering stands for, ``[V]``: see `LIFT`."""
+    rise, lift = np.maximum(sign * promotion.gain, 0), sign * promotion.lift
+    gain = next((gain for least in LIFT if (gain := np.where(lift > least, rise, 0)).any()), rise)
+    order = np.argsort(-gain)
+    members = np.zeros(gain.size, bool)
+    members[order[: int(np.searchsorted(np.cumsum(gain[order]), GAIN * gain.sum())) + 1]] = True
+    return members & (gain > 0)
+
+
+def added_vector(steering: Steering) -> Array | None:
+    """The vector, if adding one is all that a steering does."""
+    intervention = steering.parts[0].intervention
+    return jnp.asarray(intervention.v) if len(steering.parts) == 1 and isinstance(intervention, Add) else None
 
 
 def prompts_alone(prompts: Sequence[Sequence[int]]) -> Rollouts:

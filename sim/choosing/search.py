@@ -23,10 +23,22 @@ from sim.choosing.criteria import Ceiling, KLBudget, ShareAtLeast, Situation, lo
 from sim.choosing.crossing import crossing
 from sim.choosing.interval import interval_of
 from sim.choosing.layers import over_layers
-from sim.choosing.rollouts import Effects, FixedText, Promotion, Rollouts, Tilt, Writer, least_cost, prompts_alone
+from sim.choosing.rollouts import (
+    Effects,
+    FixedText,
+    Promotion,
+    Rollouts,
+    Tilt,
+    Writer,
+    added_vector,
+    least_cost,
+    members_of,
+    promoted,
+    prompts_alone,
+)
 from sim.choosing.work import Work
 from theory.allocation import strength_for_each
-from ufm._check import indices, require, shown, whole_number
+from ufm._check import require, shown, whole_number
 from ufm.interventions import Add
 from ufm.steering import Steering
 
@@ -35,11 +47,6 @@ TOLERANCE = 0.01
 
 ROUNDS = 5
 """How often the model writes at most until the strength stays."""
-
-LIFT, GAIN = (2.0, 1.0, 0.0), 0.5
-"""Where no tokens are named, the concept is among those whose log-probability steering lifts, in the prompts and to first
-order, by more than so many standard deviations (the first number that any token passes): the fewest that gain such a part of
-what these gain in probability."""
 
 FARTHEST = 1e4
 """Strengths are looked for up to this many times the first guess."""
@@ -91,10 +98,7 @@ def choose(
     require(sign in (1, -1), "sign", "1 or -1", sign)
     limits = _limits(budget, of, share, criteria)
     floor = None if share is None else ShareAtLeast(share)
-    ids, mask = lm.contexts(prompts, chat=chat, room=whole_number("horizon", horizon, 1))
-    rows = tuple(tuple(map(int, row[real])) for row, real in zip(ids, mask, strict=True))
-    sampling = Sampling(temperature=1.0) if sampling is None else sampling
-    writer = Writer(lm, rows, horizon, sampling, whole_number("seed", seed, 0))
+    writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
     names = [limit.name for limit in limits]
     spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
     nats, of = (None, of) if spent is None else (spent.nats, spent.of)
@@ -109,19 +113,8 @@ def choose(
     require(layer == "auto", "layer", 'a block by number, or "auto"', repr(layer))
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm)
-    chosen = None if tokens is None else _members(tokens, lm.config.vocab_size)
-    return over_layers(lm, steering, rows, sign, chosen, choose_at, promoted)
-
-
-def _members(tokens: Any, vocab_size: int) -> np.ndarray:
-    """Which tokens are among some, ``[V]``.
-
-    Raises:
-        ValueError: tokens that the model does not have.
-    """
-    members = np.zeros(vocab_size, bool)
-    members[indices("tokens", tokens, vocab_size, of="tokens")] = True
-    return members
+    chosen = None if tokens is None else members_of(tokens, lm.config.vocab_size)
+    return over_layers(lm, steering, writer.prompts, sign, chosen, choose_at)
 
 
 def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering:
@@ -154,16 +147,6 @@ def _limits(budget: float | None, of: str, share: float | None, criteria: Sequen
     return KLBudget(1.0 if budget is None else budget, of), *criteria
 
 
-def promoted(promotion: Promotion, sign: int) -> np.ndarray:
-    """The tokens that a steering stands for, ``[V]``: see `LIFT`."""
-    rise, lift = np.maximum(sign * promotion.gain, 0), sign * promotion.lift
-    gain = next((gain for least in LIFT if (gain := np.where(lift > least, rise, 0)).any()), rise)
-    order = np.argsort(-gain)
-    members = np.zeros(gain.size, bool)
-    members[order[: int(np.searchsorted(np.cumsum(gain[order]), GAIN * gain.sum())) + 1]] = True
-    return members & (gain > 0)
-
-
 class _NoStrengthError(Exception):
     """There is no strength; the words say why."""
 
@@ -191,6 +174,8 @@ class _Search:
         budgets = [limit for limit in limits if isinstance(limit, KLBudget)]
         self.budget = budgets[0] if budgets else KLBudget()
         self.base_loss = np.nan
+        vector = added_vector(steering)
+        self.added = None if vector is None else float(jnp.linalg.norm(vector))
         self.members, self.prompts, self.tilt = self._look_at_prompts(tokens)
 
     def run(self, completions: int) -> Choice:
@@ -230,7 +215,7 @@ class _Search:
         """Which tokens the concept is, and how predictions in the prompts move at strength 0."""
         rollouts, v = prompts_alone(self.writer.prompts), self.lm.config.vocab_size
         text = self._text(rollouts, skip=False)
-        members = np.zeros(v, bool) if tokens is None else _members(tokens, v)
+        members = np.zeros(v, bool) if tokens is None else members_of(tokens, v)
         tilt, promotion = self._tilt(text, members)
         moves = float(np.nanmax(tilt.variance)) > 0
         require(moves, "steering", "one that changes predictions", "one that does not: a zero vector?")
@@ -271,7 +256,11 @@ class _Search:
         return alpha, text, looked_at
 
     def _write(self, alpha: float) -> FixedText:
-        """Text of the model at a strength; at a smaller one if logits are not finite there."""
+        """Text of the model at a strength.
+
+        Raises:
+            _NoStrengthError: logits are not finite there.
+        """
         try:
             return self._text(self.writer(self.steering, self.sign * alpha), wrote=True)
         except ValueError as error:
@@ -357,10 +346,7 @@ class _Search:
 
     def _relative(self, text: FixedText, alpha: float) -> float:
         """The length of what is added in units of the median length of the states; NaN if it is not one vector."""
-        parts = self.steering.parts
-        if len(parts) != 1 or not isinstance(parts[0].intervention, Add):
-            return np.nan
-        return alpha * float(jnp.linalg.norm(parts[0].intervention.v)) / text.scale
+        return np.nan if self.added is None else alpha * self.added / text.scale
 
     # --- the answer ------------------------------------------------------------------------------------------------------
 
