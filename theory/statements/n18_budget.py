@@ -105,7 +105,11 @@ def _normaliser(instance: Instance, alpha) -> Float[Array, " m"]:
 
 
 def _below_bennett(sign: int) -> Curve:
+    """The bound less the normaliser; of two tokens nothing, as they attain it at every strength (the identity says so)."""
+
     def gap(instance, alpha):
+        if instance.log_p.shape[-1] == 2:
+            return jnp.full(instance.log_p.shape[0], jnp.inf)
         spread = spread_of(instance)
         b, s = spread.above if sign > 0 else spread.below, spread.variance
         bound = (b**2 * jnp.exp(-alpha * s / b) + s * jnp.exp(alpha * b)) / (b**2 + s)

@@ -129,10 +129,15 @@ def _costs_at_most(tex: str, identities, bound: Bound, curves, *, extremal: bool
 
 
 def _between_strengths(bound: Bound) -> tuple[Curve, ...]:
-    """The bound less the divergence from any strength to one that is 2/R larger or smaller, in every context."""
+    """The bound less the divergence from any strength to one that is 2/R larger or smaller, in every context.
+
+    Of two tokens nothing is certified: they attain the bound at one strength, as the identities say.
+    """
 
     def to(step):
         def gap(instance, alpha):
+            if instance.log_p.shape[-1] == 2:
+                return jnp.full(instance.log_p.shape[0], jnp.inf)
             m = instance.log_odds - (jnp.max(instance.log_odds) + jnp.min(instance.log_odds)) / 2
             width = jnp.abs(step) * jnp.ones(())
             weights = instance.p * jnp.exp(alpha * m)
