@@ -19,11 +19,13 @@ class Crossing(NamedTuple):
         alpha: the strength; None if it does not, within reach.
         low: the largest strength known to be below; 0 if none is.
         evaluations: how often the function was evaluated.
+        steepness: of the function by the logarithm of the strength, as far as it was seen.
     """
 
     alpha: float | None
     low: float
     evaluations: int
+    steepness: float
 
 
 def crossing(
@@ -57,19 +59,19 @@ def crossing(
             local = (value - last[1]) / np.log(alpha / last[0])
             steepness = local if local > 0.2 else steepness
         if abs(value) <= tolerance * min(steepness, STEEPEST):
-            return Crossing(alpha, low[0] if value > 0 else alpha, count)
+            return Crossing(alpha, low[0] if value > 0 else alpha, count, steepness)
         side_before = (low[0] > 0, high[0] < np.inf)
         low, high = (here, high) if value < 0 else (low, here)
         if value < 0 and alpha >= most:
-            return Crossing(None, alpha, count)
+            return Crossing(None, alpha, count, steepness)
         if low[0] > 0 and high[0] / low[0] <= 1 + tolerance:
-            return Crossing(low[0], low[0], count)
+            return Crossing(low[0], low[0], count, steepness)
         # Where two steps have ended on one side, the bracket is halved once.
         halve = all(side_before) and last is not None and (value < 0) == (last[1] < 0) and not halve
         # Strides grow while the other side is not known: where `excess` is small and flat, its slope leads nowhere.
         strides = (min(SHORTEST * 2.0**count, np.log(stride)), np.log(stride))
         last, alpha = here, min(_next(low, high, here, steepness, strides, halve=halve), most)
-    return Crossing(low[0] or None, low[0], evaluations)
+    return Crossing(low[0] or None, low[0], evaluations, steepness)
 
 
 def _next(low, high, here, steepness: float, strides: tuple[float, float], *, halve: bool) -> float:

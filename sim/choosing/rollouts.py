@@ -30,6 +30,9 @@ LIFT, GAIN = (2.0, 1.0, 0.0), 0.5
 order, by more than so many standard deviations (the first number that any token passes): the fewest that gain such a part of
 what these gain in probability."""
 
+KEPT = 2**28
+"""Unsteered predictions of so many probabilities at most are kept in memory: 1 GiB in float32."""
+
 DETERMINISTIC = 0.05
 """Entropy, in nats, below which the first predictions of a text are left out: the form of a chat decides them, no strength
 moves them, and an average over them would make a budget look free."""
@@ -201,6 +204,7 @@ class FixedText:
         states: where the split is, of all texts.
         streams: what the last norm is given before each token of the continuations, unsteered, ``[n, h, d]``.
         entropy: of the unsteered predictions, ``[n, h]``.
+        log_p: those predictions, ``[n, h, V]``, where they are small enough to be kept.
     """
 
     rollouts: Rollouts
@@ -209,6 +213,7 @@ class FixedText:
     states: State
     streams: Array
     entropy: Float[np.ndarray, "n h"]
+    log_p: Array | None
 
     @classmethod
     def of(cls, lm: LanguageModel, rollouts: Rollouts, steering: Steering, *, skip: bool = True) -> "FixedText":
@@ -226,13 +231,14 @@ class FixedText:
         own = _for_texts(steering, [len(prompt) for prompt in rollouts.prompts])
         split = lm.split(rollouts.rows, length=rollouts.length, last_only=False)
         split, parts = split.prepared(own)
-        states, streams, entropy = _unsteered(split, rollouts.horizon)
+        keep = keeps_predictions(rollouts, lm.config.vocab_size)
+        states, streams, entropy, log_p = _unsteered(split, rollouts.horizon, keep=keep)
         entropy = np.asarray(entropy, float)
         counted = rollouts.counted
         if skip:
             begun = np.logical_or.accumulate(entropy > DETERMINISTIC, axis=1) & counted
             counted = begun if begun.any() else counted
-        return cls(replace(rollouts, counted=counted), split, parts, states, streams, entropy)
+        return cls(replace(rollouts, counted=counted), split, parts, states, streams, entropy, log_p)
 
     def effects(self, alpha: float, members: Bool[Array, " V"], *, slope: bool = False) -> Effects:
         """What a strength does to each prediction.
@@ -243,7 +249,7 @@ class FixedText:
             slope: whether to differentiate the share.
         """
         strength = jnp.asarray(alpha, wide(self.streams).dtype)
-        values = _effects(self.split, self.steering, strength, self.states, self.streams, members, slope=slope)
+        values = _effects(self.split, self.steering, strength, self.states, self.streams, self.log_p, members, slope=slope)
         return Effects(*[self._counted(value) for value in values], self.rollouts.counted)  # type: ignore[call-arg]
 
     def tilt(self, members: Bool[Array, " V"]) -> tuple[Tilt, Promotion]:
@@ -261,10 +267,15 @@ class FixedText:
 
     def shares(self, members: Bool[Array, " V"]) -> Float[np.ndarray, "n h"]:
         """The probability of the concept's tokens in the unsteered predictions, ``[n, h]``."""
-        return self._counted(_shares(self.split, self.streams, members))
+        return self._counted(_shares(self.split, self.streams, self.log_p, members))
 
     def _counted(self, values: Any) -> Float[np.ndarray, "n h"]:
         return np.where(self.rollouts.counted, np.asarray(values, float), np.nan)
+
+
+def keeps_predictions(rollouts: Rollouts, vocab_size: int) -> bool:
+    """Whether the unsteered predictions of texts are kept, rather than computed again for every strength."""
+    return rollouts.tokens.size * vocab_size <= KEPT
 
 
 def least_cost(before: Float[np.ndarray, "*n"], after: Float[np.ndarray, "*n"]) -> float:
@@ -346,36 +357,38 @@ def _before(stream: Float[Array, "T d"], horizon: int) -> Float[Array, "h d"]:
     return stream[-horizon - 1 : -1]
 
 
-@partial(jax.jit, static_argnames="horizon")
-def _unsteered(split, horizon):
+@partial(jax.jit, static_argnames=("horizon", "keep"))
+def _unsteered(split, horizon, *, keep):
     def of(j):
         state = split.embed(j)
         stream = _before(split.before_norm(state), horizon)
         log_p = _predictions(split, stream)
-        return state, stream, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+        return state, stream, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1), log_p if keep else None
 
     return _in_batches(split, of, jnp.arange(split.n_contexts))
 
 
 @jax.jit
-def _shares(split, streams, members):
-    def of(stream):
-        return jnp.sum(jnp.where(members, jnp.exp(_predictions(split, stream)), 0), axis=-1)
+def _shares(split, streams, kept, members):
+    def of(pair):
+        stream, log_p = pair
+        log_p = _predictions(split, stream) if log_p is None else log_p
+        return jnp.sum(jnp.where(members, jnp.exp(log_p), 0), axis=-1)
 
-    return _in_batches(split, of, streams)
+    return _in_batches(split, of, (streams, kept))
 
 
 @partial(jax.jit, static_argnames="slope")
-def _effects(split, steering, alpha, states, streams, members, *, slope):
+def _effects(split, steering, alpha, states, streams, kept, members, *, slope):
     horizon = streams.shape[1]
 
     def of(pair):
-        state, stream = pair
+        state, stream, log_p = pair
 
         def steered(strength):
             return _predictions(split, _before(split.before_norm(state, steering, strength), horizon))
 
-        log_p = _predictions(split, stream)
+        log_p = _predictions(split, stream) if log_p is None else log_p
         log_q = steered(alpha)
         q, change = jnp.exp(log_q), log_q - log_p
         share = jnp.sum(jnp.where(members, q, 0), axis=-1)
@@ -389,7 +402,7 @@ def _effects(split, steering, alpha, states, streams, members, *, slope):
         loss, spread = -jnp.sum(q * log_p, axis=-1), change.max(axis=-1) - change.min(axis=-1)
         return kl(log_p, log_q), kl(log_q, log_p), loss, share, spread, steep
 
-    return _in_batches(split, of, (states, streams))
+    return _in_batches(split, of, (states, streams, kept))
 
 
 @jax.jit

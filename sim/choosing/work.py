@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sim.bridge.config import Config
 from sim.bridge.parameters import shapes
-from sim.choosing.rollouts import Rollouts, Writer
+from sim.choosing.rollouts import Rollouts, Writer, keeps_predictions
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Work:
         self._add(rollouts, 1.0, 1.0)
 
     def steered(self, rollouts: Rollouts, layer: int, *, derivative: bool = False) -> None:
-        """Logits were computed at a strength, from the states after a layer, and those without it."""
+        """Logits were computed at a strength, from the states after a layer; where they are not kept, also those without."""
         after = 1 - (layer + 1) / self.config.num_layers
-        self._add(rollouts, (1 + derivative) * after, 2.0 + derivative)
+        again = not keeps_predictions(rollouts, self.config.vocab_size)
+        self._add(rollouts, (1 + derivative) * after, 1.0 + again + derivative)

@@ -36,12 +36,15 @@ def predictions(lm, row, steering=None, alpha=0.0, horizon=5):
     return log_softmax(np.asarray(logits, float)[0], axis=-1)[-horizon - 1 : -1]
 
 
-def test_effects_are_those_of_whole_texts(lm):
+@pytest.mark.parametrize("most", [0, 2**28])
+def test_effects_are_those_of_whole_texts(lm, most, monkeypatch):
+    monkeypatch.setattr(rollouts, "KEPT", most)
     steering = sim.Steering({1: sim.Add(V)})
     written = writer(lm)(steering, 0.7)
     text = FixedText.of(lm, written, steering)
     effects = text.effects(0.7, jnp.asarray(MEMBERS))
     assert effects.is_finite
+    assert (text.log_p is None) == (most == 0)
     for j, row in enumerate(written.rows):
         own = written.counted[j]
         log_p, log_q = predictions(lm, row), predictions(lm, row, steering, 0.7)

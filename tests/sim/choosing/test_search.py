@@ -8,7 +8,7 @@ import pytest
 
 import sim
 from sim.bridge.generation import Sampling
-from sim.choosing import rollouts
+from sim.choosing import rollouts, search
 from sim.choosing.criteria import KLBudget, LossRise, NormRatio, Rising, statistic
 from sim.choosing.interval import interval_of
 from sim.choosing.rollouts import FixedText, Writer, prompts_alone
@@ -63,10 +63,37 @@ def test_the_strength_is_that_of_bisection_on_the_same_text(lm, of):
     assert choice.interval[0] <= choice.alpha <= choice.interval[1]
 
 
+def test_first_texts_are_short_and_count_as_such(lm, monkeypatch):
+    lengths = []
+    write = Writer.__call__
+    monkeypatch.setattr(Writer, "__call__", lambda self, *args: lengths.append(self.horizon) or write(self, *args))
+    choice = choose(lm, steering(), PROMPTS, horizon=8, tokens=TOKENS, budget=0.05, completions=0)
+    assert lengths[:3] == [2, 4, 8]
+    assert set(lengths[3:]) <= {8}
+    # Texts of 9 + 8 tokens written and read, 2 of 3 blocks and the logits at every strength.
+    few = 2 * sum(lengths) / 8
+    assert few * 0.5 < choice.passes < few + len(choice.points) + 3
+
+
+def test_a_share_that_short_texts_do_not_reach_is_sought_on_long_ones(lm, monkeypatch):
+    plain = choose(lm, steering(), PROMPTS, horizon=8, tokens=TOKENS, share=0.065, completions=0)
+    solve = search._Search._solve
+
+    def no_luck(self, text, *args):
+        if text.rollouts.horizon < 8:
+            raise search._NoStrengthError("too short")
+        return solve(self, text, *args)
+
+    monkeypatch.setattr(search._Search, "_solve", no_luck)
+    choice = choose(lm, steering(), PROMPTS, horizon=8, tokens=TOKENS, share=0.065, completions=0)
+    assert choice.alpha == pytest.approx(plain.alpha, rel=0.1)
+    assert choice.share[1] == pytest.approx(0.065, rel=0.05)
+
+
 def test_the_text_is_written_at_the_strength(lm):
     choice = choice_of(lm, budget=0.05)
     final = choice.points[-1].on
-    assert choice.alpha == pytest.approx(final, rel=0.0202)
+    assert choice.alpha == pytest.approx(final, rel=0.041)
     effects = text_at(lm, final).effects(choice.alpha, MEMBERS)
     assert choice.cost.mean == pytest.approx(np.nanmean(effects.kl), rel=1e-4)
     assert choice.cost.max == pytest.approx(np.nanmax(effects.kl), rel=1e-4)
