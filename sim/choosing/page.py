@@ -13,7 +13,7 @@ from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import Bound
 from sim.choosing.choice import Choice
-from sim.choosing.curves import APART, STEPS, curves, word_of
+from sim.choosing.curves import APART, REACH, STEPS, curves, word_of
 from sim.figures.choosing import CHOICE_FIGURES
 from sim.figures.style import save
 from ufm._check import require
@@ -80,7 +80,7 @@ def write_page(
         points=data[0].sizes["strength"],
         looked_at=(data[0].sizes["strength"] - 1) // APART + 1,
         frontier=choices[0].frontier,
-        per_step=f"{100 / (STEPS * STEPS_BETWEEN):g} %",
+        per_step=f"{100 / (REACH * STEPS * STEPS_BETWEEN):g} %",
         steps_between=STEPS_BETWEEN,
     )
 
@@ -128,11 +128,11 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
     """
     before, after = (f"{100 * share:.2g} %" for share in choice.share)
     concept = _concept(lm, len(choice.tokens), leading)
-    bounds = " ".join(_in_words(name, bound, choice) for name, bound in choice.safe_alpha.items())
+    bounds = " ".join(_in_words(name, bound, choice) for name, bound in _asked(choice).items())
     if choice.alpha is None or choice.cost is None or choice.interval is None:
         return (
             f"No strength of {lm.name} after block {choice.layer} meets what was asked: {choice.reason}. In the prompts, "
-            f"without steering, the mean probability of the concept ({concept}) is {before}. {bounds}"
+            f"without steering, the mean probability of the concept ({concept}) is {before}. {bounds}".strip()
         )
     low, high = choice.interval
     return (
@@ -141,7 +141,7 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
         f"the mean, {choice.cost.p95:.2g} at the 95th percentile. {_stopped(choice)} Both are measured, on text that the "
         f"steered model wrote after {len(choice.per_prompt)} prompts; 90 % of samples of these prompts give a strength from "
         f"{low:.3g} to {high:.3g}. By a theorem, any intervention pays at least {choice.least_cost:.2g} nats for this "
-        f"benefit (N15). {bounds}"
+        f"benefit (N15). {bounds}".strip()
     )
 
 
@@ -162,6 +162,11 @@ def _stopped(choice: Choice) -> str:
     return f"A larger strength breaks the budget of {nats:g} nat{'s' if nats != 1 else ''} {where}."
 
 
+def _asked(choice: Choice) -> dict[str, Bound]:
+    """Bounds for the budget; none where there is no budget."""
+    return {} if choice.settings.get("budget") is None else choice.safe_alpha
+
+
 def _in_words(name: str, bound: Bound, choice: Choice) -> str:
     strength = f"{choice.settings.get('sign', 1) * bound.alpha:.3g}"
     every = "all strengths" if np.isinf(bound.alpha) else f"strengths up to {strength}"
@@ -179,7 +184,7 @@ def _bounds(choice: Choice) -> list[dict[str, Any]]:
             "short": "safe by theorem" if bound.is_theorem else "safe under an assumption",
             "words": f"{name}: keeps to the budget in the prompts up to {sign * bound.alpha:.3g}. Assumes {bound.assumes}.",
         }
-        for name, bound in choice.safe_alpha.items()
+        for name, bound in _asked(choice).items()
         if np.isfinite(bound.alpha)
     ]
 

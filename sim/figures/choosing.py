@@ -82,11 +82,19 @@ def _bounds(axes: Axes, data: xr.Dataset) -> list[str]:
     """Triangles at the strengths that bounds allow, where they are on the axis; their names."""
     alphas, names = data["alpha"].values, [name for name in _BOUNDS if name in data.attrs]
     inside = [name for name in names if abs(data.attrs[name]) <= abs(alphas[-1])]
-    for name in inside:
+    for place, name in enumerate(sorted(inside, key=lambda name: abs(data.attrs[name]))):
         here = data.attrs[name]
+        near = place > 0 and np.ptp([data.attrs[other] for other in inside]) < 0.07 * abs(alphas[-1])
         axes.plot(here, 0, marker="^", markersize=7, markerfacecolor="white", color=INK, clip_on=False, zorder=5)
         axes.annotate(
-            name, (here, 0), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8, color=INK, bbox=_HALO
+            name,
+            (here, 0),
+            xytext=(0, 19 if near else 8),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=INK,
+            bbox=_HALO,
         )
     return inside
 

@@ -17,7 +17,7 @@
   }
   const plain = text => text.replace("-", "\u2212");
   const number = (value, digits = 3) => plain(value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(1) : String(+value.toPrecision(digits)));
-  const percent = p => p >= 0.0995 ? (100 * p).toFixed(1) + " %" : p >= 0.00095 ? (100 * p).toFixed(2) + " %" : p > 0.00005 ? (100 * p).toFixed(3) + " %" : "< 0.01 %";
+  const percent = p => p >= 0.0995 ? (100 * p).toFixed(1) + " %" : p >= 0.00095 ? (100 * p).toFixed(2) + " %" : p > 0.00005 ? (100 * p).toFixed(3) + " %" : "< 0.005 %";
   const nats = value => (value >= 0.9995 ? value.toFixed(2) : value >= 0.0995 ? value.toFixed(3) : number(value, 2)) + " nats";
 
   // --- curves ---------------------------------------------------------------------------------------------------------
@@ -66,11 +66,15 @@
         put("text", { x: x(sign * tick), y: height - below + 16, "text-anchor": "middle" }, plain(String(sign * tick || 0)));
       }
       put("text", { x: width - right, y: height - 3, "text-anchor": "end" }, "strength α");
-      for (const bound of view.bounds.filter(one => Math.abs(one.alpha) <= Math.abs(far))) {
+      let before = -Infinity, raised = false;
+      const inside = view.bounds.filter(bound => Math.abs(bound.alpha) <= Math.abs(far));
+      for (const bound of inside.sort((a, b) => Math.abs(a.alpha) - Math.abs(b.alpha))) {
         const here = x(bound.alpha), floor = height - below;
+        raised = here - before < 34 && !raised;
         const mark = put("path", { class: "bound", d: `M${here} ${floor - 10}L${here - 6} ${floor}L${here + 6} ${floor}Z` });
         node("svg:title", {}, bound.words, mark);
-        put("text", { class: "mark", x: here, y: floor - 14, "text-anchor": "middle" }, bound.name);
+        put("text", { class: "mark", x: here, y: floor - (raised ? 28 : 14), "text-anchor": "middle" }, bound.name);
+        before = here;
       }
     } else if (view.alpha !== null) {
       put("text", { class: "mark", x: x(view.alpha), y: 11, "text-anchor": "middle" }, `chosen ${number(view.alpha)}`);

@@ -77,6 +77,9 @@ def test_the_first_paragraph_says_what_was_found(page, choices):
     assert f"from {100 * chosen.share[0]:.2g} % to {100 * chosen.share[1]:.2g} %" in strong["summary"]
     assert none["summary"].startswith("No strength of")
     assert unreached.reason in none["summary"]
+    assert "N18" not in none["summary"]  # there is no budget that it would keep to
+    assert none["bounds"] == []
+    assert [bound["name"] for bound in strong["bounds"]] == ["N18", "N20"]
 
 
 @pytest.mark.parametrize("case", ["none", "the same block", "a file"])
@@ -116,7 +119,7 @@ def shown(window):
 
 
 def number(words):
-    return float(words.split()[0].replace("\N{MINUS SIGN}", "-"))
+    return float(words.removeprefix("< ").split()[0].replace("\N{MINUS SIGN}", "-"))
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, False), (1200, True), (390, True)])
