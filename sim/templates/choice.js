@@ -54,7 +54,7 @@
     }
     if (limit !== null && limit < top) {
       put("line", { class: "limit", x1: left, x2: width - right, y1: y(limit), y2: y(limit) });
-      put("text", { class: "mark", x: left + 4, y: y(limit) - 5 }, marked ? `budget ${number(limit)} (${view.statistic_words})` : `asked for ${percent(limit)}`);
+      put("text", { class: "mark", x: left + 4, y: y(limit) - 5 }, marked ? `budget ${number(limit)}` + (width > 480 ? ` (${view.statistic_words})` : "") : `asked for ${percent(limit)}`);
     }
     for (const [values, look] of lines) {
       put("path", { class: "line " + look, d: values.map((value, k) => `${k ? "L" : "M"}${x(view.alphas[k]).toFixed(1)} ${y(value).toFixed(1)}`).join("") });
