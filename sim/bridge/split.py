@@ -226,7 +226,7 @@ class Split(Steerable):
 
     def embed_all(self, contexts: Int[Array, " n"]) -> State:
         """States of contexts after every block, in one pass: of the splits `at` each layer, which is the leading axis."""
-        states = wide(all_states(self.decoder, self.tokens[contexts], self.mask[contexts]))
+        states = wide(states_after_blocks(self.decoder, self.tokens[contexts], self.mask[contexts]))
         every = states.shape[:2]
         mask = jnp.broadcast_to(self.mask[contexts], (*every, self.mask.shape[1]))
         return State(states, mask, jnp.broadcast_to(contexts, every))
@@ -358,8 +358,7 @@ def all_logits(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n
     return decoder(tokens, mask)
 
 
-@nnx.jit
-def all_states(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "L n T d"]:
+def states_after_blocks(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "L n T d"]:
     """The residual stream after every block, in one pass."""
     place = decoder.place(mask)
     x = decoder.embed(tokens, place.positions)
@@ -371,6 +370,10 @@ def all_states(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n
 
     every = jnp.zeros((decoder.config.num_layers, *x.shape), x.dtype)
     return lax.fori_loop(0, decoder.config.num_layers, step, (x, every))[1]
+
+
+all_states = nnx.jit(states_after_blocks)
+"""`states_after_blocks`, compiled once for each shape."""
 
 
 @jax.jit

@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sim.bridge.model import LanguageModel
 from sim.choosing.choice import Choice
-from sim.choosing.rollouts import FixedText, Promotion, Tilt, promoted, prompts_alone
+from sim.choosing.rollouts import FixedText, Promotion, Tilt, Writer, promoted, prompts_alone
+from sim.choosing.work import Work
 from ufm._check import require, shown
 
 TRIED = 3
@@ -46,9 +46,8 @@ def efficiency_of(tilt: Tilt, sign: int) -> float:
 
 
 def over_layers(
-    lm: LanguageModel,
+    writer: Writer,
     vector: Any,
-    prompts: Sequence[Sequence[int]],
     sign: int,
     tokens: np.ndarray | None,
     choose_at: Callable[[int, Sequence[int]], Choice],
@@ -56,9 +55,8 @@ def over_layers(
     """The choice at the layer that serves best, with what all layers are good for as its `frontier`, and the other choices.
 
     Args:
-        lm: the model.
+        writer: of texts after the prompts.
         vector: a `sim.SteeringVector`.
-        prompts: token ids of each.
         sign: of the strength.
         tokens: which are the concept, ``[V]``; those that the layers promote, at the same cost, if left out.
         choose_at: makes the choice at a layer, for these tokens.
@@ -68,19 +66,27 @@ def over_layers(
     """
     several = hasattr(vector, "layers") and len(vector.layers) > 1
     require(several, "layer", 'a number, or "auto" for a SteeringVector of several layers', shown(vector))
-    rollouts = prompts_alone(prompts)
-    texts = {layer: FixedText.of(lm, rollouts, vector.steering(layer), skip=False) for layer in vector.layers}
+    lm, rollouts, work = writer.lm, prompts_alone(writer.prompts), Work.of(writer.lm.config, writer)
+    texts = FixedText.of_layers(lm, rollouts, {layer: vector.steering(layer) for layer in vector.layers})
+    work.read(rollouts)
+    for layer in texts:
+        work.derived(rollouts, layer)
+
+    def tilt(text: FixedText, members: Any) -> tuple[Tilt, Promotion]:
+        work.tilted(rollouts)
+        return text.tilt(members)
+
     if tokens is None:
         nobody = jnp.zeros(lm.config.vocab_size, bool)
-        tilts = [text.tilt(nobody) for text in texts.values()]
-        scales = [np.sqrt(np.nanmean(tilt.variance)) for tilt, _ in tilts]
+        tilts = [tilt(text, nobody) for text in texts.values()]
+        scales = [np.sqrt(np.nanmean(moments.variance)) for moments, _ in tilts]
         require(max(scales) > 0, "steering", "one that changes predictions", "one that does not: a zero vector?")
         gains = [promotion.gain / scale for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
         lifts = [promotion.lift for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
         tokens = promoted(Promotion(np.mean(gains, axis=0), np.mean(lifts, axis=0)), sign)
         require(bool(tokens.any()), "tokens", "some that all layers promote; name the concept's", "none")
     members = jnp.asarray(tokens)
-    frontier = {layer: LayerPoint(layer, efficiency_of(text.tilt(members)[0], sign)) for layer, text in texts.items()}
+    frontier = {layer: LayerPoint(layer, efficiency_of(tilt(text, members)[0], sign)) for layer, text in texts.items()}
     best = sorted(frontier.values(), key=lambda point: -point.efficiency)[:TRIED]
     choices = [choose_at(point.layer, np.flatnonzero(tokens).tolist()) for point in best]
     for choice in choices:
@@ -88,7 +94,7 @@ def over_layers(
             known = replace(frontier[choice.layer], alpha=choice.alpha, cost=choice.cost.mean, share=choice.share[1])
             frontier[choice.layer] = known
     taken = max(choices, key=_worth)
-    passes = sum(choice.passes for choice in choices)
+    passes = work.passes + sum(choice.passes for choice in choices)
     others = tuple(choice for choice in choices if choice is not taken)
     return replace(taken, frontier=tuple(frontier.values()), others=others, passes=passes)
 

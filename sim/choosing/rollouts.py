@@ -4,7 +4,7 @@ Costs are measured on fixed text: the unsteered and the steered model predict th
 is steered, which are computed once for all strengths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -240,6 +240,25 @@ class FixedText:
             counted = begun if begun.any() else counted
         return cls(replace(rollouts, counted=counted), split, parts, states, streams, entropy, log_p)
 
+    @classmethod
+    def of_layers(cls, lm: LanguageModel, rollouts: Rollouts, steerings: Mapping[int, Steering]) -> "dict[int, FixedText]":
+        """Texts as steerings after several blocks find them, the states after all blocks from one pass; no predictions kept.
+
+        Args:
+            lm: the model.
+            rollouts: the texts; all that is counted is kept.
+            steerings: by the one block that each acts after, at the residual stream.
+        """
+        split = lm.split(rollouts.rows, length=rollouts.length, last_only=False)
+        states, streams, entropy = _unsteered_after_all(split, rollouts.horizon)
+        entropy = np.asarray(entropy, float)
+        texts = {}
+        for layer, steering in steerings.items():
+            here, parts = split.prepared(_for_texts(steering, [len(prompt) for prompt in rollouts.prompts]))
+            at_layer = replace(states, stream=wide(states.stream[:, layer]))
+            texts[layer] = cls(rollouts, here, parts, at_layer, streams, entropy, None)
+        return texts
+
     def effects(self, alpha: float, members: Bool[Array, " V"], *, slope: bool = False) -> Effects:
         """What a strength does to each prediction.
 
@@ -255,9 +274,14 @@ class FixedText:
     def tilt(self, members: Bool[Array, " V"]) -> tuple[Tilt, Promotion]:
         """How predictions move at strength 0, and which tokens that promotes."""
         counted = jnp.asarray(self.rollouts.counted)
-        values, promoted = _tilt(self.split, self.steering, self.states, members, counted)
+        values, promoted = _tilt(self.split, self.streams, self.slopes, members, counted)
         gain, lift = (np.asarray(total, float) for total in promoted)
         return Tilt(*(self._counted(value) for value in values)), Promotion(gain, lift)
+
+    @cached_property
+    def slopes(self) -> Float[Array, "n h d"]:
+        """The derivative of `streams` by the strength at 0."""
+        return _slopes(self.split, self.steering, self.states, self.rollouts.horizon)
 
     @cached_property
     def scale(self) -> float:
@@ -368,6 +392,18 @@ def _unsteered(split, horizon, *, keep):
     return _in_batches(split, of, jnp.arange(split.n_contexts))
 
 
+@partial(jax.jit, static_argnames="horizon")
+def _unsteered_after_all(split, horizon):
+    def of(j):
+        states = split.embed_all(j[None])
+        stream = _before(states.stream[-1, 0], horizon)
+        log_p = _predictions(split, stream)
+        state = State(states.stream[:, 0], split.mask[j], j)
+        return state, stream, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    return _in_batches(split, of, jnp.arange(split.n_contexts))
+
+
 @jax.jit
 def _shares(split, streams, kept, members):
     def of(pair):
@@ -405,18 +441,24 @@ def _effects(split, steering, alpha, states, streams, kept, members, *, slope):
     return _in_batches(split, of, (states, streams, kept))
 
 
-@jax.jit
-def _tilt(split, steering, states, members, counted):
-    horizon, kind = counted.shape[1], wide(states.stream).dtype
+@partial(jax.jit, static_argnames="horizon")
+def _slopes(split, steering, states, horizon):
+    kind = wide(states.stream).dtype
 
-    def of(pair):
-        state, own = pair
-
+    def of(state):
         def steered(strength):
-            stream = _before(split.before_norm(state, steering, strength), horizon)
-            return wide(split.decoder.logits(stream))
+            return _before(split.before_norm(state, steering, strength), horizon)
 
-        logits, steep = jax.jvp(steered, (jnp.zeros((), kind),), (jnp.ones((), kind),))
+        return jax.jvp(steered, (jnp.zeros((), kind),), (jnp.ones((), kind),))[1]
+
+    return _in_batches(split, of, states)
+
+
+@jax.jit
+def _tilt(split, streams, slopes, members, counted):
+    def of(text):
+        stream, slope, own = text
+        logits, steep = jax.jvp(lambda x: wide(split.decoder.logits(x)), (stream,), (slope,))
         p = jax.nn.softmax(logits, axis=-1)
         off = steep - jnp.sum(p * steep, axis=-1, keepdims=True)
         inside = jnp.where(members, p, 0)
@@ -431,5 +473,5 @@ def _tilt(split, steering, states, members, counted):
         deviation = jnp.sqrt(jnp.maximum(values.variance, jnp.finfo(off.dtype).tiny))[:, None]
         return values, Promotion(jnp.sum(weight * p * off, axis=0), jnp.sum(weight * off / deviation, axis=0))
 
-    values, sums = _in_batches(split, of, (states, counted))
+    values, sums = _in_batches(split, of, (streams, slopes, counted))
     return values, jax.tree.map(lambda total: total.sum(axis=0) / counted.sum(), sums)

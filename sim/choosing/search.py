@@ -125,7 +125,7 @@ def choose(
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm)
     chosen = None if tokens is None else members_of(tokens, lm.config.vocab_size)
-    return over_layers(lm, steering, writer.prompts, sign, chosen, choose_at)
+    return over_layers(writer, steering, sign, chosen, choose_at)
 
 
 def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering:
@@ -227,6 +227,7 @@ class _Search:
         """Which tokens the concept is, and how predictions in the prompts move at strength 0."""
         rollouts, v = prompts_alone(self.writer.prompts), self.lm.config.vocab_size
         text = self._text(rollouts, skip=False)
+        self.work.derived(rollouts, self.layer)
         members = np.zeros(v, bool) if tokens is None else members_of(tokens, v)
         tilt, promotion = self._tilt(text, members)
         moves = float(np.nanmax(tilt.variance)) > 0
@@ -238,7 +239,7 @@ class _Search:
         return jnp.asarray(members), text, tilt
 
     def _tilt(self, text: FixedText, members: np.ndarray) -> tuple[Tilt, Promotion]:
-        self.work.steered(text.rollouts, self.layer, derivative=True)
+        self.work.tilted(text.rollouts)
         return text.tilt(jnp.asarray(members))
 
     def _least_guess(self, share: float, before: float) -> float:

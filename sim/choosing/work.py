@@ -57,3 +57,11 @@ class Work:
         after = 1 - (layer + 1) / self.config.num_layers
         again = not keeps_predictions(rollouts, self.config.vocab_size)
         self._add(rollouts, (1 + derivative) * after, 1.0 + again + derivative)
+
+    def derived(self, rollouts: Rollouts, layer: int) -> None:
+        """The stream after all blocks was differentiated by the strength, from the states after a layer."""
+        self._add(rollouts, 2 * (1 - (layer + 1) / self.config.num_layers), 0.0)
+
+    def tilted(self, rollouts: Rollouts) -> None:
+        """Logits were differentiated along the derivative of the stream."""
+        self._add(rollouts, 0.0, 2.0)

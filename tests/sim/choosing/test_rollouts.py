@@ -131,3 +131,20 @@ def test_predictions_that_are_decided_are_left_out_at_the_beginning(lm, monkeypa
 def test_prompts_of_one_token_say_nothing(lm):
     with pytest.raises(ValueError, match="two tokens"):
         prompts_alone([[3], [4]])
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_one_pass_gives_the_states_of_all_layers(lm, kind):
+    lm = lm.with_dtype(kind)
+    alone, members = prompts_alone(PROMPTS), jnp.asarray(MEMBERS)
+    steerings = {layer: sim.Steering({layer: sim.Add((layer + 1) * V)}) for layer in (0, 2)}
+    texts = FixedText.of_layers(lm, alone, steerings)
+    assert sorted(texts) == [0, 2]
+    for layer, text in texts.items():
+        expected = FixedText.of(lm, alone, steerings[layer], skip=False)
+        for ours, own in zip(
+            (*text.tilt(members)[0], text.entropy), (*expected.tilt(members)[0], expected.entropy), strict=True
+        ):
+            np.testing.assert_allclose(ours, own, rtol=1e-4 if kind == "float32" else 0.1, atol=1e-5)
+        ours, own = (each.effects(0.7, members).kl for each in (text, expected))
+        np.testing.assert_allclose(ours, own, rtol=1e-4 if kind == "float32" else 0.1, atol=1e-5)

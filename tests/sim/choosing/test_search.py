@@ -314,6 +314,12 @@ def test_kl_budgets_may_be_reversed(lm):
     assert np.nanmean(effects.reverse_kl) == pytest.approx(0.05, rel=0.03)
 
 
+def parts_of(lm):
+    """Numbers of parameters: of all blocks, and of the unembedding."""
+    blocks = sum(values.size for name, values in lm.parameters.items() if name.startswith("blocks."))
+    return blocks, 32 * 61
+
+
 def test_the_layer_is_the_best_of_the_most_efficient(lm):
     vector = sim.SteeringVector({0: V, 1: 3 * V, 2: -V})
     choice = choose(lm, vector, PROMPTS, layer="auto", horizon=6, tokens=TOKENS, budget=0.05)
@@ -322,6 +328,12 @@ def test_the_layer_is_the_best_of_the_most_efficient(lm):
     gains = [one.share[1] - one.share[0] for one in alone]
     assert choice.layer == int(np.argmax(gains))
     assert choice.alpha == pytest.approx(alone[choice.layer].alpha, rel=1e-5)
+    # To look at all layers costs one pass over the prompts, a derivative behind each layer and two products with the head.
+    blocks, head = parts_of(lm)
+    whole = 15 * blocks + 6 * head
+    looked = 9 * (1 + 2 * (2 / 3 + 1 / 3)) * blocks + 8 * (1 + 3 * 2) * head
+    chosen = choice.passes - sum(c.passes for c in alone)
+    assert chosen == pytest.approx(looked / whole, rel=1e-6)
     text = FixedText.of(lm, prompts_alone(PROMPTS), vector.steering(1), skip=False)
     step = 1e-2 / 3
     effects, before = text.effects(step, MEMBERS), text.shares(MEMBERS)
