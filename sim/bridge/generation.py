@@ -1,6 +1,7 @@
 """Generation with a key-value cache, steered or not: greedy or sampled, batched, compiled once per shape."""
 
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,8 +13,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import Act, Decoder, Place, Slots, only_at
+from sim.bridge.holding import factor_within
 from ufm._check import require, shown, whole_number
 from ufm._pytree import Leaf, pytree, static
+from ufm.measures import kl
+from ufm.precision import wide
 from ufm.steering import Stack, Steering, Tokens, at_block, last_of, positions_of, stacks
 
 
@@ -129,7 +133,8 @@ def generate(
     *,
     max_new_tokens: int,
     num_return_sequences: int = 1,
-) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""]]:
+    budget: Float[Array, ""] | None = None,
+) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""], "Held | None"]:
     """New tokens after prompts that are padded on the left.
 
     Args:
@@ -142,33 +147,41 @@ def generate(
         max_new_tokens: of each sequence.
         num_return_sequences: continuations of every prompt, which is computed once for all of them: m is n times as
             many, in this order.
+        budget: KL that steering may cost a prediction, nats: where it would cost more, all strengths are lowered by one
+            factor, for the prompt and for each new token. None: they are not.
 
     Returns:
         The tokens, how many of each sequence are its own (its end included), and whether all logits were finite on the way;
-        where they were not, it stopped.
+        where they were not, it stopped. With a budget, what it took to keep to it.
     """
     t, parts = tokens.shape[1], [] if steering is None else stacks(steering)
-    sequences = _prefill(decoder, tokens, mask, parts, alpha, max_new_tokens).repeated(num_return_sequences)
+    sequences, held = _prefilled(decoder, tokens, mask, parts, alpha, max_new_tokens, budget)
+    sequences = sequences.repeated(num_return_sequences)
+    held = None if held is None else held.repeated(num_return_sequences)
 
-    def progress(k: Any, x: Array, cache: Cache, out: Array, lengths: Array, ended: Array) -> Progress:
+    def progress(k: Any, x: Array, cache: Cache, out: Array, lengths: Array, ended: Array, held: Held | None) -> Progress:
         logits = decoder.logits(x)
-        return Progress(k, cache, out, lengths, ended, sampler.next_tokens(k, logits), jnp.isfinite(logits).all(axis=-1))
+        added, finite = sampler.next_tokens(k, logits), jnp.isfinite(logits).all(axis=-1)
+        return Progress(k, cache, out, lengths, ended, added, finite, held)
 
     def advance(state: Progress) -> Progress:
-        k, cache, out, lengths, ended, added, _ = state
+        k, cache, out, lengths, ended, added, _, held = state
         out = lax.dynamic_update_index_in_dim(out, jnp.where(ended, eos_ids[0], added), k, 1)
-        x, cache = _decode_step(decoder, added, sequences.last + 1 + k, t + k, sequences._replace(cache=cache), parts)
-        return progress(k + 1, x, cache, out, lengths + ~ended, ended | jnp.any(added[:, None] == eos_ids, axis=1))
+        step = partial(_decode_step, decoder, added, sequences.last + 1 + k, t + k)
+        x, cache, held = _read(decoder, step, sequences._replace(cache=cache), parts, k + 1, held, budget)
+        ends = ended | jnp.any(added[:, None] == eos_ids, axis=1)
+        return progress(k + 1, x, cache, out, lengths + ~ended, ends, held)
 
     def unfinished(state: Progress) -> Bool[Array, ""]:
         return (state.k < max_new_tokens) & ~jnp.all(state.ended) & jnp.all(state.finite | state.ended)
 
     m = sequences.prompt.shape[0]
     out, lengths, ended = jnp.full((m, max_new_tokens), eos_ids[0], jnp.int32), jnp.zeros(m, jnp.int32), jnp.zeros(m, bool)
-    start = progress(jnp.asarray(0), sequences.stream, sequences.cache, out, lengths, ended)
+    start = progress(jnp.asarray(0), sequences.stream, sequences.cache, out, lengths, ended, held)
     end = lax.while_loop(unfinished, advance, start)
     # What comes after the last token is not asked for.
-    return end.out, end.lengths, (end.k >= max_new_tokens) | jnp.all(end.finite | end.ended)
+    good = (end.k >= max_new_tokens) | jnp.all(end.finite | end.ended)
+    return end.out, end.lengths, good, end.held
 
 
 compiled = nnx.jit(generate, static_argnames=("max_new_tokens", "num_return_sequences"))
@@ -206,6 +219,33 @@ class Sequences(NamedTuple):
         rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), self._replace(cache=()))
         return rows._replace(cache=cache)
 
+    def weakened(self, factor: Float[Array, " n"]) -> "Sequences":
+        """Steered by a factor less."""
+        return self._replace(alpha=self.alpha * factor[:, None])
+
+
+class Held(NamedTuple):
+    """What holding the cost of predictions needs, and gives.
+
+    Attributes:
+        cache: keys and values of the unsteered model.
+        factors: on the strengths.
+        costs: KL from the unsteered to the steered prediction of each new token, nats.
+    """
+
+    cache: Cache
+    factors: Float[Array, "m new"]
+    costs: Float[Array, "m new"]
+
+    def repeated(self, times: int) -> "Held":
+        """Each sequence so many times."""
+        cache = tuple(jnp.repeat(leaf, times, axis=1) for leaf in self.cache)
+        return Held(cache, *(jnp.repeat(rows, times, axis=0) for rows in (self.factors, self.costs)))
+
+    def then(self, k: Any, cache: Cache, factor: Array, cost: Array) -> "Held":
+        """After a new token: what the k-th prediction was steered by, and cost; the one after the last is left out."""
+        return Held(cache, self.factors.at[:, k].set(factor, mode="drop"), self.costs.at[:, k].set(cost, mode="drop"))
+
 
 class Progress(NamedTuple):
     """What a step of generation hands to the next.
@@ -218,6 +258,7 @@ class Progress(NamedTuple):
         ended: whether it has ended.
         next_tokens: the next one.
         finite: whether all logits that it was chosen by are finite.
+        held: where costs are held within a budget.
     """
 
     k: Int[Array, ""]
@@ -227,6 +268,7 @@ class Progress(NamedTuple):
     ended: Bool[Array, " m"]
     next_tokens: Int[Array, " m"]
     finite: Bool[Array, " m"]
+    held: Held | None
 
 
 def _prefill(
@@ -245,6 +287,68 @@ def _prefill(
     act = partial(at_block, parts, alpha=alpha, chosen=lambda selection: selection.chosen(mask, prompts))
     x, cache = _run(decoder, tokens, positions, slots, (empty, empty), 0, act)
     return Sequences(only_at(x, last_of(mask))[:, 0], cache, slots, last, prompts, alpha)
+
+
+def _prefilled(
+    decoder: Decoder, tokens: Array, mask: Array, parts: list[Stack], alpha: Array, max_new_tokens: int, budget: Array | None
+) -> tuple[Sequences, Held | None]:
+    """Prompts that have been read, within a budget if there is one."""
+
+    def read(parts: list[Stack], alpha: Array) -> Sequences:
+        return _prefill(decoder, tokens, mask, parts, alpha, max_new_tokens)
+
+    if budget is None:
+        return read(parts, alpha), None
+
+    def steered(factor: Array) -> tuple[Array, Cache]:
+        sequences = read(parts, alpha * factor[:, None])
+        return sequences.stream, sequences.cache
+
+    base = read([], alpha)
+    (stream, cache), factor, cost = _within(decoder, steered, base.stream, budget)
+    rows = [jnp.zeros((len(x), max_new_tokens), x.dtype).at[:, 0].set(x) for x in (factor, cost)]
+    return base._replace(stream=stream, cache=cache), Held(base.cache, *rows)
+
+
+def _read(
+    decoder: Decoder, step: Any, sequences: Sequences, parts: list[Stack], k: Any, held: Held | None, budget: Array | None
+) -> tuple[Array, Cache, Held | None]:
+    """The stream of a new token of every sequence, the cache with it, and what holding the cost of prediction k took.
+
+    Args:
+        decoder: the model.
+        step: reads the token after sequences, steered by parts.
+        sequences, parts: as they are.
+        k: the number of the prediction.
+        held: up to here; None if strengths stay as they are.
+        budget: nats.
+    """
+    if held is None:
+        return *step(sequences, parts), None
+    base, unsteered = step(sequences._replace(cache=held.cache), [])
+    (x, cache), factor, cost = _within(decoder, lambda factor: step(sequences.weakened(factor), parts), base, budget)
+    return x, cache, held.then(k, unsteered, factor, cost)
+
+
+def _within(
+    decoder: Decoder, read: Callable[[Array], tuple[Array, Cache]], base: Float[Array, "n d"], budget: Any
+) -> tuple[tuple[Array, Cache], Float[Array, " n"], Float[Array, " n"]]:
+    """What is read at the factor on the strengths that keeps predictions within a budget, the factor, and what they cost.
+
+    Args:
+        decoder: the model.
+        read: from a factor for each sequence to the stream after all blocks, and the cache.
+        base: the stream of the unsteered model.
+        budget: nats.
+    """
+
+    def predictions(x: Array) -> Array:
+        return jax.nn.log_softmax(wide(decoder.logits(x)), axis=-1)
+
+    log_p = predictions(base)
+    factor = factor_within(lambda factor: predictions(read(factor)[0]), log_p, budget)
+    result = read(factor)
+    return result, factor, kl(log_p, predictions(result[0]))
 
 
 def _decode_step(

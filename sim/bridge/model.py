@@ -31,7 +31,7 @@ from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import PICKLES, Tensors, load_params, open_folder
-from ufm._check import finite, real_numbers, require, shown, whole_number
+from ufm._check import finite, finite_number, real_numbers, require, shown, whole_number
 from ufm.steering import RESIDUAL, Steering, require_sites
 
 Prompts = Any
@@ -47,11 +47,15 @@ class Generated:
         tokens: of every prompt, its end not included.
         texts: the same as text, if there is a tokenizer.
         ended: whether each ended by itself.
+        factors, costs: with a budget, what the strengths were lowered by at the prediction of each token, from 0 to 1, and
+            what the prediction cost, KL in nats; of the end too, where there is one.
     """
 
     tokens: tuple[tuple[int, ...], ...]
     texts: tuple[str, ...]
     ended: tuple[bool, ...]
+    factors: tuple[tuple[float, ...], ...] = ()
+    costs: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,7 @@ class LanguageModel:
         seed: int = 0,
         steering: Any = None,
         alpha: Any = 1.0,
+        budget: Any = None,
         length: int | None = None,
         stop: bool = True,
         chat: bool = False,
@@ -294,6 +299,9 @@ class LanguageModel:
             seed: of the randomness.
             steering: what acts while the model reads and writes, such as ``Steering({20: Add(v)})``: every part has a layer.
             alpha: its strength: a number, one for each prompt, ``[n]``, or one for each prompt and part, ``[n, k]``.
+            budget: what steering may cost each prediction, nats of KL from the unsteered model on the same text. Where it
+                would cost more, strengths are lowered, for the prompt and for each token, so that `alpha` is the most that
+                is used (`sim.bridge.holding`). Takes six to ten times as long.
             length: to pad prompts to.
             stop: whether a token that ends a text ends a sequence.
             chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.
@@ -308,11 +316,21 @@ class LanguageModel:
         ids, mask = self.contexts(prompts, length=length, room=new, chat=chat)
         a = self.config
         strengths = self._strengths(steering, alpha, len(ids))
+        nats = None if budget is None else finite_number("budget", budget, "a number of nats above 0", lambda x: x > 0)
+        require(nats is None or steering is not None, "budget", "none, where nothing steers", budget)
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
         sampler = Sampler.of(sampling or Sampling(), jax.random.key(seed), a.vocab_size)
-        caches = 2 * len(prompts) * copies * a.num_layers * a.num_kv_heads * a.head_dim * (ids.shape[1] + new)
+        caches = (
+            (2 if nats is None else 4)
+            * len(prompts)
+            * copies
+            * a.num_layers
+            * a.num_kv_heads
+            * a.head_dim
+            * (ids.shape[1] + new)
+        )
         devices.require_room("prompts", caches * self.decoder.dtype.itemsize, self.device)
-        out, lengths, good = generation.compiled(
+        out, lengths, good, held = generation.compiled(
             self.decoder,
             jnp.asarray(ids),
             jnp.asarray(mask),
@@ -322,13 +340,21 @@ class LanguageModel:
             jnp.asarray(strengths),
             max_new_tokens=new,
             num_return_sequences=copies,
+            budget=None if nats is None else jnp.asarray(nats, jnp.float32),
         )
         if not bool(good):
             self.logits(prompts, chat=chat)
             kind, sizes = self.decoder.dtype.name, ", ".join(f"{size:.3g}" for size in np.abs(strengths).max(axis=0))
             require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
             require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
-        return self._generated(np.asarray(out), np.asarray(lengths), eos_ids)
+        generated = self._generated(np.asarray(out), np.asarray(lengths), eos_ids)
+        if held is None:
+            return generated
+        factors, costs = (
+            tuple(tuple(row[:n].tolist()) for row, n in zip(np.asarray(values), lengths, strict=True))
+            for values in (held.factors, held.costs)
+        )
+        return replace(generated, factors=factors, costs=costs)
 
     def _generated(self, out: np.ndarray, lengths: np.ndarray, eos_ids: tuple[int, ...]) -> Generated:
         """The new tokens of every sequence, and whether the last is its end, which is left out."""

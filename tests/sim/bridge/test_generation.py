@@ -91,7 +91,7 @@ def test_a_sequence_stops_at_its_end(small):
     free = model.generate(PROMPTS[:1], max_new_tokens=10).tokens[0]
     ids, mask = model.contexts(PROMPTS[:1])
     end = jnp.asarray([free[4], 60])
-    out, lengths, _ = generation.compiled(
+    out, lengths, *_ = generation.compiled(
         model.decoder,
         ids,
         mask,
