@@ -115,7 +115,7 @@ class Choice:
     others: tuple["Choice", ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """The choice as names and numbers; names are fixed."""
+        """The choice as names and numbers; names are fixed. A bound that allows all strengths has an `alpha` of None."""
         before, after = self.share
         return {
             "alpha": self.alpha,
@@ -126,7 +126,7 @@ class Choice:
             "share": {"before": before, "after": after},
             "least_cost": self.least_cost,
             "efficiency": self.efficiency,
-            "safe_alpha": {name: asdict(bound) for name, bound in self.safe_alpha.items()},
+            "safe_alpha": {name: _as_json(bound) for name, bound in self.safe_alpha.items()},
             "guess": self.guess,
             "stopped_by": self.stopped_by,
             "passes": self.passes,
@@ -155,8 +155,9 @@ class Choice:
                 f"that the steered model wrote after {len(self.per_prompt)} prompts; for 90 % of bootstrap samples of the "
                 f"prompts the strength is between {low:.3g} and {high:.3g}"
             )
-        for name, bound in self.safe_alpha.items():
-            words = f"in the prompts the budget is kept up to strength {bound.alpha:.3g} ({name})"
+        for name, bound in self.safe_alpha.items() if self.settings.get("budget") is not None else ():
+            reach = "at every strength" if np.isinf(bound.alpha) else f"up to strength {bound.alpha:.3g}"
+            words = f"in the prompts the budget is kept {reach} ({name})"
             (certain if bound.is_theorem else assumed).append(
                 words if bound.is_theorem else f"{words}, given {bound.assumes}"
             )
@@ -196,3 +197,8 @@ class Choice:
         for kind, words in zip(("theorem", "assumed", "measured"), self.guarantees.values(), strict=True):
             lines += [f"{kind}: {sentence}" for sentence in words]
         return [*lines, f"first guess {self.guess:.4g}; {self.passes:.1f} passes of the model"]
+
+
+def _as_json(bound: Bound) -> dict[str, Any]:
+    """A bound without an infinite number, which JSON has not."""
+    return asdict(bound) | ({"alpha": None} if np.isinf(bound.alpha) else {})

@@ -8,7 +8,7 @@ from sim.bridge.model import LanguageModel
 from sim.choosing.choice import Choice
 from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising
 from sim.directions.extraction import make_vector
-from sim.directions.files import read_vector
+from sim.directions.files import is_bare, read_vector
 from sim.directions.texts import concept_pairs
 from sim.directions.vector import SteeringVector
 from ufm._check import require
@@ -32,13 +32,7 @@ def vector_for(
     asked = "both" if concept else "neither"
     require((vector is None) != (concept is None), "vector", "a file, or a concept in its place", asked)
     if vector is not None:
-        try:
-            return read_vector(vector, lm, other_weights=other_weights)
-        except ValueError as error:
-            # A single direction, in a file that does not say which block it is for.
-            if layer is None or not str(error).startswith("layer"):
-                raise
-            return read_vector(vector, lm, other_weights=other_weights, layer=layer)
+        return read_vector(vector, lm, other_weights=other_weights, layer=layer if is_bare(vector) else None)
     return make_vector(lm, pairs=concept_pairs(str(concept)), name=str(concept), progress=None)
 
 

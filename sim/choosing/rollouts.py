@@ -146,7 +146,6 @@ class Effects(NamedTuple):
         reverse_kl: from the steered to the unsteered one.
         loss: cross-entropy of the unsteered model on what the steered one writes next.
         share: probability of the concept's tokens under the steered model.
-        spread: range of the change of the logits.
         share_slope: derivative of `share` by the strength; NaN where it was not asked for.
         counted: which predictions are counted.
     """
@@ -155,7 +154,6 @@ class Effects(NamedTuple):
     reverse_kl: Float[np.ndarray, "n h"]
     loss: Float[np.ndarray, "n h"]
     share: Float[np.ndarray, "n h"]
-    spread: Float[np.ndarray, "n h"]
     share_slope: Float[np.ndarray, "n h"]
     counted: Bool[np.ndarray, "n h"]
 
@@ -426,7 +424,7 @@ def _effects(split, steering, alpha, states, streams, kept, members, *, slope):
 
         log_p = _predictions(split, stream) if log_p is None else log_p
         log_q = steered(alpha)
-        q, change = jnp.exp(log_q), log_q - log_p
+        q = jnp.exp(log_q)
         share = jnp.sum(jnp.where(members, q, 0), axis=-1)
         steep = jnp.full_like(share, jnp.nan)
         if slope:
@@ -435,8 +433,7 @@ def _effects(split, steering, alpha, states, streams, kept, members, *, slope):
                 return jnp.sum(jnp.where(members, jnp.exp(steered(strength)), 0), axis=-1)
 
             steep = jax.jvp(of_concept, (alpha,), (jnp.ones_like(alpha),))[1]
-        loss, spread = -jnp.sum(q * log_p, axis=-1), change.max(axis=-1) - change.min(axis=-1)
-        return kl(log_p, log_q), kl(log_q, log_p), loss, share, spread, steep
+        return kl(log_p, log_q), kl(log_q, log_p), -jnp.sum(q * log_p, axis=-1), share, steep
 
     return _in_batches(split, of, (states, streams, kept))
 

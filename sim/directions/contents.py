@@ -77,6 +77,13 @@ def vector_of(contents: Contents, path: Path, layer: int | None = None, blocks: 
         raise ValueError(f"{error}, in {str(path)!r}") from error
 
 
+def bare(contents: Contents) -> bool:
+    """Whether all there is is one direction, ``[d]``, of no block by name."""
+    return [np.ndim(array) for array in contents.arrays.values()] == [1] and not any(
+        map(_DIRECTION.fullmatch, contents.arrays)
+    )
+
+
 def _directions(
     arrays: Mapping[str, np.ndarray], path: Path, layer: int | None, blocks: int | None
 ) -> dict[int, np.ndarray]:

@@ -15,7 +15,7 @@ from typing import Any
 from sim.bridge.files import reading, require_file
 from sim.bridge.model import LanguageModel
 from sim.directions.array_files import read_npy, read_npz, read_safetensors, write_npy, write_npz, write_safetensors
-from sim.directions.contents import Contents, contents_of, vector_of
+from sim.directions.contents import Contents, bare, contents_of, vector_of
 from sim.directions.gguf_vectors import for_gguf, read_gguf, write_gguf
 from sim.directions.vector import SteeringVector
 from sim.output import prepare_file, write_whole
@@ -35,6 +35,8 @@ _WRITERS: dict[str, Callable[[Contents, Path], None]] = {
 }
 ENDINGS = tuple(_WRITERS)
 """The endings of names that are written."""
+
+_EXPECTED = "a file of a steering vector (.safetensors, .gguf, .npz, .npy)"
 
 _UNPICKLE = (
     "a pickle, which can run code: load it with the library that wrote it, put its directions into a dictionary by block "
@@ -60,10 +62,20 @@ def read_vector(
             finite; a vector that is not one for the model.
     """
     file = Path(path)
-    require_file("vector", file, "a file of a steering vector (.safetensors, .gguf, .npz, .npy)")
+    require_file("vector", file, _EXPECTED)
     blocks = None if lm is None else lm.config.num_layers
     vector = vector_of(_READERS[_kind(file)](file), file, layer, blocks)
     return vector if lm is None else vector.require_fits(lm, other_weights=other_weights)
+
+
+def is_bare(path: Path) -> bool:
+    """Whether a file holds a single direction, ``[d]``, and does not say which block it is for.
+
+    Raises:
+        ValueError: as `read_vector`, of the file.
+    """
+    require_file("vector", path, _EXPECTED)
+    return bare(_READERS[_kind(path)](path))
 
 
 @typed

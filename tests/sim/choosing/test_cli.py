@@ -61,6 +61,9 @@ def test_a_bare_direction_needs_a_layer(folder, monkeypatch, capsys):
     code, _, err = run(monkeypatch, capsys, *options)
     assert code == 2
     assert err.startswith("ufm: layer: expected")
+    code, _, err = run(monkeypatch, capsys, *options, "--layer", "9")
+    assert code == 2
+    assert err.startswith("ufm: ")
 
 
 def test_the_layer_is_chosen_too(folder, monkeypatch, capsys):

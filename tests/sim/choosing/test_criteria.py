@@ -20,7 +20,6 @@ EFFECTS = Effects(
     reverse_kl=values(0.2, 0.3, 0.7),
     loss=values(2.0, 3.0, 4.0),
     share=values(0.1, 0.2, 0.3),
-    spread=values(1.0, 2.0, 3.0),
     share_slope=values(0.02, -0.01, 0.05),
     counted=COUNTED,
 )

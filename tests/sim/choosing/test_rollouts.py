@@ -54,7 +54,6 @@ def test_effects_are_those_of_whole_texts(lm, most, monkeypatch):
             "reverse_kl": np.sum(q * (log_q - log_p), axis=1),
             "loss": -np.sum(q * log_p, axis=1),
             "share": q[:, MEMBERS].sum(axis=1),
-            "spread": np.ptp(log_q - log_p, axis=1),
         }
         for name, values in expected.items():
             np.testing.assert_allclose(getattr(effects, name)[j][own], values[own], rtol=2e-4, atol=2e-6, err_msg=name)

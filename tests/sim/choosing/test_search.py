@@ -1,5 +1,6 @@
 """Choosing a strength: against bisection on the same text, against definitions, and where there is no answer."""
 
+import json
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -250,11 +251,27 @@ def test_json_has_fixed_names(lm):
     assert len(result["per_prompt"]) == len(PROMPTS)
 
 
+def test_a_bound_that_allows_everything_is_null(lm):
+    choice = choice_of(lm, budget=0.05)
+    free = replace(choice, safe_alpha={name: replace(bound, alpha=np.inf) for name, bound in choice.safe_alpha.items()})
+    result = json.loads(json.dumps(free.as_json(), allow_nan=False))
+    assert [bound["alpha"] for bound in result["safe_alpha"].values()] == [None, None]
+    assert all("at every strength" in sentence for sentence in result["guarantees"]["under_assumptions"])
+
+
+def test_bounds_say_nothing_of_a_budget_that_nobody_asked_for(lm):
+    wanted = float(np.mean(choice_of(lm, budget=0.2).share))
+    choice = choice_of(lm, share=wanted)
+    assert choice.guarantees["under_assumptions"] == []
+    assert not any("budget" in sentence for sentences in choice.guarantees.values() for sentence in sentences)
+    assert len(choice_of(lm, share=wanted, budget=30.0).guarantees["under_assumptions"]) == 2
+
+
 def test_the_interval_of_a_law_is_known():
     choice_effects = {}
     kl = np.array([[1.0], [4.0]])
     for alpha in (0.5, 1.0, 2.0):
-        values = [kl * alpha**2] + [kl] * 5
+        values = [kl * alpha**2] + [kl] * 4
         choice_effects[alpha] = text_effects(values)
     low, high = interval_of(lambda a, effects: np.log(effects.kl.mean()), choice_effects, 0.6, 0)
     assert low == pytest.approx(0.5, rel=1e-3)
