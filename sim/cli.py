@@ -539,7 +539,10 @@ def combine(
 def choose(
     model: Model = "smollm2-135m-instruct",
     vector: Annotated[Path | None, typer.Option(help="A file with a steering vector.")] = None,
-    concept: Annotated[str | None, typer.Option(help="In place of a file: a concept of the library, such as joy.")] = None,
+    concept: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of a file: a concept of the library, such as joy; several are mixed."),
+    ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="What it will be used on; may be given several times.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file with a prompt in each line.")] = None,
     layer: Annotated[str, typer.Option(help="The block to steer after, or auto: the one that serves best.")] = "auto",
@@ -574,6 +577,7 @@ def choose(
     from sim import output
     from sim.bridge.model import load
     from sim.choosing import request
+    from sim.choosing.mix import mix
     from sim.choosing.search import choose as run
     from sim.directions.files import prepare_target
 
@@ -584,7 +588,11 @@ def choose(
     folder = output.prepare_folder(out) if out else None
     lm = load(model)
     bare = place if isinstance(place, int) else None
-    direction = request.vector_for(lm, vector, concept, layer=bare, other_weights=other_weights)
+    directions = request.vectors_for(lm, vector, concept, layer=bare, other_weights=other_weights)
+    members, direction = request.tokens_of(lm, tokens), directions[0]
+    if len(directions) > 1:
+        mixed = mix(lm, directions, texts, tokens=members, layers=None if bare is None else [bare], chat=chat)
+        members, direction = list(mixed.tokens), mixed.vector
     one = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
     result = run(
         lm,
@@ -593,7 +601,7 @@ def choose(
         layer=one,
         share=share,
         criteria=limits,
-        tokens=request.tokens_of(lm, tokens),
+        tokens=members,
         horizon=horizon,
         sign=-1 if away else 1,
         chat=chat,

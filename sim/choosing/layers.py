@@ -45,6 +45,19 @@ def efficiency_of(tilt: Tilt, sign: int) -> float:
     return float(np.copysign(value, sign * np.nanmean(tilt.covariance)))
 
 
+def promoted_by_all(tilts: Sequence[tuple[Tilt, Promotion]], sign: int) -> np.ndarray:
+    """The tokens that steering after several blocks stands for, each at the same cost, ``[V]``.
+
+    Raises:
+        ValueError: a steering that changes nothing at any of them.
+    """
+    scales = [np.sqrt(np.nanmean(moments.variance)) for moments, _ in tilts]
+    require(max(scales) > 0, "steering", "one that changes predictions", "one that does not: a zero vector?")
+    gains = [promotion.gain / scale for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
+    lifts = [promotion.lift for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
+    return promoted(Promotion(np.mean(gains, axis=0), np.mean(lifts, axis=0)), sign)
+
+
 def over_layers(
     writer: Writer,
     vector: Any,
@@ -79,11 +92,7 @@ def over_layers(
     if tokens is None:
         nobody = jnp.zeros(lm.config.vocab_size, bool)
         tilts = [tilt(text, nobody) for text in texts.values()]
-        scales = [np.sqrt(np.nanmean(moments.variance)) for moments, _ in tilts]
-        require(max(scales) > 0, "steering", "one that changes predictions", "one that does not: a zero vector?")
-        gains = [promotion.gain / scale for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
-        lifts = [promotion.lift for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
-        tokens = promoted(Promotion(np.mean(gains, axis=0), np.mean(lifts, axis=0)), sign)
+        tokens = promoted_by_all(tilts, sign)
         require(bool(tokens.any()), "tokens", "some that all layers promote; name the concept's", "none")
     members = jnp.asarray(tokens)
     frontier = {layer: LayerPoint(layer, efficiency_of(tilt(text, members)[0], sign)) for layer, text in texts.items()}

@@ -14,26 +14,32 @@ from sim.directions.vector import SteeringVector
 from ufm._check import require
 
 
-def vector_for(
-    lm: LanguageModel, vector: Path | None, concept: str | None, *, layer: int | None = None, other_weights: bool = False
-) -> SteeringVector:
-    """The vector of a file, or one made from the pairs of a concept of the library.
+def vectors_for(
+    lm: LanguageModel,
+    vector: Path | None,
+    concepts: Sequence[str] | None,
+    *,
+    layer: int | None = None,
+    other_weights: bool = False,
+) -> list[SteeringVector]:
+    """The vector of a file, or those made from the pairs of concepts of the library.
 
     Args:
         lm: the model.
         vector: the file.
-        concept: the name.
+        concepts: names.
         layer: the block of a single direction, in a file that does not say it.
         other_weights: whether a vector for the same model with other weights will do.
 
     Raises:
         ValueError: both or neither; a file or a concept that there is not.
     """
-    asked = "both" if concept else "neither"
-    require((vector is None) != (concept is None), "vector", "a file, or a concept in its place", asked)
+    asked = "both" if concepts else "neither"
+    require((vector is None) == bool(concepts), "vector", "a file, or a concept in its place", asked)
     if vector is not None:
-        return read_vector(vector, lm, other_weights=other_weights, layer=layer if is_bare(vector) else None)
-    return make_vector(lm, pairs=concept_pairs(str(concept)), name=str(concept), progress=None)
+        return [read_vector(vector, lm, other_weights=other_weights, layer=layer if is_bare(vector) else None)]
+    pairs = {name: concept_pairs(name) for name in concepts or ()}
+    return [make_vector(lm, pairs=texts, name=name, progress=None) for name, texts in pairs.items()]
 
 
 def prompts_of(prompt: Sequence[str] | None, prompts: Path | None) -> list[str]:

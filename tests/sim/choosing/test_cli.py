@@ -11,6 +11,7 @@ import xarray as xr
 import sim
 from sim import bench_choosing
 from sim.bench_choosing import WAYS, Outcome, Trial, as_table, figures, prompts
+from sim.choosing.mix import mix
 from tests.sim.bridge.test_model import letters
 from tests.sim.test_cli import run
 
@@ -70,6 +71,18 @@ def test_the_layer_is_chosen_too(folder, monkeypatch, capsys):
     code, out, _ = asked(monkeypatch, capsys, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--budget", "0.05")
     assert code == 0
     assert "layer efficiency" in out
+
+
+def test_several_concepts_are_mixed(folder, monkeypatch, capsys, lm):
+    vectors = {name: sim.SteeringVector({1: RNG.normal(size=32)}, name) for name in ("joy", "optimistic")}
+    monkeypatch.setattr("sim.choosing.request.make_vector", lambda *_, name, **__: vectors[name])
+    options = ("--concept", "joy", "--concept", "optimistic", "--prompts", "prompts.txt", "--layer", "1", "--budget", "0.05")
+    code, out, _ = run(monkeypatch, capsys, "choose", "--horizon", "4", *options)
+    mixed = mix(lm, list(vectors.values()), PROMPTS)
+    expected = sim.choose(lm, mixed.vector, PROMPTS, layer=1, tokens=mixed.tokens, budget=0.05, horizon=4)
+    assert code == 0
+    assert out.startswith(f"alpha {expected.alpha:.4g} at block 1")
+    assert np.count_nonzero(mixed.weights[1]) == 2
 
 
 @pytest.mark.parametrize("options", [("--budget", "0.05"), ("--layer", "1", "--share", "0.9999")], ids=["auto", "none"])
