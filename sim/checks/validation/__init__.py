@@ -1,0 +1,11 @@
+"""The theory on a real language model: what it says of the last block, of strong steering and of cross-entropy, measured.
+
+Where a statement is exact on a language model (behind its last norm: N7, N8; in the limit: S, proposition 4.1; to second
+order: N9), the finding is an error and a tolerance. Where it is about the unconstrained features model (S, theorem 3.3),
+the finding is how much of it is left.
+"""
+
+from sim.checks.validation.checks import CHECKS, Validation, as_table, chosen, validate
+from sim.checks.validation.run import SMOKE, Finding, Material, Size
+
+__all__ = ["CHECKS", "SMOKE", "Finding", "Material", "Size", "Validation", "as_table", "chosen", "validate"]
