@@ -8,6 +8,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from sim.bridge.model import LanguageModel
+from sim.checks.validation.cost import costs
 from sim.checks.validation.cross_entropy import curvatures
 from sim.checks.validation.last_block import last_block
 from sim.checks.validation.next_tokens import next_tokens
@@ -124,6 +125,12 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "proposition-4.1": ("plateaus", plateaus),
     "N11": ("plateaus", plateaus),
     "N9": ("curvatures", curvatures),
+    "N15.split": ("costs", costs),
+    "N15.bound": ("costs", costs),
+    "N15.efficiency": ("costs", costs),
+    "N18": ("costs", costs),
+    "N20.range": ("costs", costs),
+    "N20.arc": ("costs", costs),
     "theorem-3.3.bump": ("next_tokens", next_tokens),
 }
 """Statements that are checked on language models: the group of their data, and what computes it."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from sim.bridge.model import LanguageModel, Prompts
 from sim.bridge.split import end_states
@@ -28,6 +28,7 @@ class Size:
         written: tokens that the model writes after each beginning.
         steps: strengths of a cross-entropy sweep on each side of 0.
         likeliest: tokens at each end of a sweep whose curves are looked at.
+        costs: strengths of a sweep of costs on each side of 0.
     """
 
     strengths: int = 161
@@ -37,9 +38,10 @@ class Size:
     written: int = 24
     steps: int = 2
     likeliest: int = 100
+    costs: int = 4
 
 
-SMOKE = Size(strengths=33, angles=31, far=8, written=8, steps=2, likeliest=10)
+SMOKE = Size(strengths=33, angles=31, far=8, written=8, steps=2, likeliest=10, costs=2)
 """Little of everything."""
 
 
@@ -111,6 +113,15 @@ class Run:
     def v(self, concept: str, layer: int) -> Float[np.ndarray, " d"]:
         """The steering vector of a concept after a layer."""
         return self.vectors[concept][layer]
+
+    def members(self, concept: str) -> Bool[np.ndarray, " V"]:
+        """The tokens of a concept: those of the texts that show it and not of the texts that show its opposite."""
+        texts = self.texts.concepts[self.names.index(concept)]
+        members = np.zeros(self.lm.config.vocab_size, bool)
+        for side, belongs in ((texts.positive, True), (texts.negative, False)):
+            ids, mask = self.lm.contexts(side)
+            members[ids[mask]] = belongs
+        return members
 
     def pairs(self) -> Iterable[tuple[str, int]]:
         """Every concept with every layer."""

@@ -14,7 +14,7 @@ from sim.checks.validation import CHECKS, SMOKE, Material, as_table, validate
 from sim.figures import LANGUAGE_FIGURES
 from sim.measure import losses
 from sim.reproduction import write_validation
-from theory import REGISTRY, arc
+from theory import REGISTRY, arc, budgets
 from ufm import Add, Steering
 
 
@@ -65,8 +65,8 @@ def test_a_softcap_and_norms_after_blocks_change_nothing(small):
 
 def test_all_concepts_and_layers_are_there(validation):
     layers = [0, 1, 2]
-    assert set(validation.data.children) == {figure.dataset for figure in LANGUAGE_FIGURES.values()}
-    for name in ("plateaus", "curvatures", "next_tokens"):
+    assert set(validation.data.children) >= {figure.dataset for figure in LANGUAGE_FIGURES.values()}
+    for name in ("plateaus", "curvatures", "next_tokens", "costs"):
         assert validation.data[name]["layer"].values.tolist() == layers
         assert validation.data[name]["concept"].values.tolist() == ["one", "other"]
     shares = validation.data["next_tokens"]["count"]
@@ -82,7 +82,13 @@ def wrong_width(*arguments, **options):
     return law._replace(width=1.001 * law.width)
 
 
+def lopsided(log_p, log_q, members):
+    parts = SPLIT(log_p, log_q, members)
+    return parts._replace(outside=1.001 * parts.outside)
+
+
 LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, losses.variance
+SPLIT, EFFICIENCY, BENNETT = budgets.split_cost, budgets.efficiency, budgets.budget_bound
 
 SLOW = (
     "law of a wrong width",
@@ -90,6 +96,11 @@ SLOW = (
     "plateau of one side",
     "bound without what blocks add",
     "second moment for the variance",
+    "parts of a wrong weight",
+    "share that costs more than all",
+    "bound of a smaller variance",
+    "deviation for the range",
+    "arc of a small diameter",
 )
 
 PLANTED = {
@@ -104,6 +115,17 @@ PLANTED = {
         "variance",
         lambda logits, slopes: jnp.sum(jax.nn.softmax(logits) * slopes**2, axis=-1),
     ),
+    "parts of a wrong weight": ("N15.split", budgets, "split_cost", lopsided),
+    "share that costs more than all": (
+        "N15.bound",
+        budgets,
+        "split_cost",
+        lambda *a: SPLIT(*a)._replace(share=SPLIT(*a).total * 1.01),
+    ),
+    "efficiency off by a thousandth": ("N15.efficiency", budgets, "efficiency", lambda *a: 1.001 * EFFICIENCY(*a)),
+    "bound of a smaller variance": ("N18", budgets, "budget_bound", lambda s, *a: BENNETT(s / 2, *a)),
+    "deviation for the range": ("N20.range", budgets, "range_bound", lambda change: jnp.std(change, axis=-1) ** 2 / 8),
+    "arc of a small diameter": ("N20.arc", budgets, "diameter", lambda path, count: jnp.std(path.A, axis=-1)),
 }
 
 

@@ -1,0 +1,167 @@
+"""What steering costs on a language model: the parts of the cost, its efficiency, and bounds on it (N15, N18, N20).
+
+N15's split and bound, N20's range, and N18 with the change of the logits for M are theorems about any two predictions:
+nothing measured may contradict them. N20's arc is a theorem after the last block. N18 with the slopes of the logits for M
+is exact where logits are straight lines in the strength; on a language model it is a forecast from one JVP.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Bool
+
+from sim.bridge.split import Split
+from sim.bridge.unembedding import readout
+from sim.checks.validation.run import Finding, Run, about_of, by_pair
+from theory import budgets
+from ufm import Add, Steering
+from ufm.measures import kl, slopes
+from ufm.steerable import sweep_states
+
+FINE, LEAST, MOST = 1e-8, 1e-2, 2.0
+"""Nats that the curvature forecasts: for the limit at strength 0, and at the ends of the sweep."""
+
+DIRECTIONS = 64
+"""Directions in which the diameter of an arc is measured: the bound is 0.03 % larger than with all of them."""
+
+
+def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
+    """N15, N18 and N20 at every layer: what a share costs, and bounds beside the KL that is measured, in float64."""
+    findings, parts = [], []
+    with jax.enable_x64(True):
+        wide = run.lm.with_dtype(jnp.float64)
+        for name, layer in run.pairs():
+            cut, steering = wide.split(run.texts.openings, layer), Steering(Add(jnp.asarray(run.v(name, layer), float)))
+            members = jnp.asarray(run.members(name))
+            start = jax.tree.map(np.asarray, _at_zero(cut, steering, members))
+            nats = np.geomspace(LEAST, MOST, run.size.costs)
+            sizes = np.sqrt(np.concatenate([nats[::-1], [FINE], [FINE], nats]) / (start["variance"].mean() / 2))
+            alphas = sizes * np.repeat([-1.0, 1.0], len(nats) + 1)
+            sweep = {key: np.asarray(value) for key, value in _swept(cut, steering, jnp.asarray(alphas), members).items()}
+            fine = slice(len(nats), len(nats) + 2)
+            about, coarse = about_of(name, layer), {key: np.delete(value, fine, axis=1) for key, value in sweep.items()}
+            strengths = np.delete(alphas, fine)
+            findings += _split(about, coarse, start["efficiency"], sweep["share_cost"][:, fine] / sweep["kl"][:, fine])
+            slope = _of_slopes(start, strengths)
+            findings += _bounded(about, coarse, slope)
+            data = {key: (("context", "strength"), value) for key, value in (coarse | {"slope_bound": slope}).items()}
+            if layer == run.lm.config.num_layers - 1:
+                findings += _on_the_arc(run, name, coarse["kl"], strengths)
+            before = {"efficiency": ("context", start["efficiency"]), "share_before": ("context", start["share"])}
+            parts.append(xr.Dataset(data | before | {"strengths": ("strength", strengths)}))
+    every, more = _by_block(run)
+    return by_pair(run, parts).merge(every), findings + more
+
+
+@jax.jit
+def _at_zero(cut: Split, steering: Steering, members: Bool[Array, " V"]) -> dict[str, Array]:
+    """What one JVP tells of every context, ``[n]`` each: efficiency, share of the tokens, spread of the slopes."""
+    logits, steep = slopes(cut, cut.embed(jnp.arange(cut.n_contexts)), steering)
+    log_p = jax.nn.log_softmax(logits)
+    share = jnp.sum(jnp.where(members, jnp.exp(log_p), 0), axis=-1)
+    return {
+        "efficiency": budgets.efficiency(log_p, steep, jnp.broadcast_to(members, log_p.shape)),
+        "share": share,
+        **budgets.spread_of(log_p, steep)._asdict(),
+    }
+
+
+@jax.jit
+def _swept(cut: Split, steering: Steering, alphas: Array, members: Bool[Array, " V"]) -> dict[str, Array]:
+    """The cost at every strength, its parts, and what N18 and N20 make of the change of the logits, ``[n, K]`` each."""
+    states = cut.embed(jnp.arange(cut.n_contexts))
+    base = cut.decode(states)
+
+    def measure(logits, i):
+        parts = budgets.split_cost(jax.nn.log_softmax(base[i]), jax.nn.log_softmax(logits), members)
+        change = logits - base[i]
+        spread = budgets.spread_of(jax.nn.log_softmax(base[i]), change)
+        return {
+            "kl": kl(base[i], logits),
+            "share_cost": parts.share,
+            "total": parts.total,
+            "share": jnp.sum(jnp.where(members, jax.nn.softmax(logits), 0)),
+            "moments_bound": budgets.budget_bound(spread.variance, spread.above, 1.0),
+            "range_bound": budgets.range_bound(change),
+        }
+
+    return sweep_states(cut, states, steering, alphas, measure)
+
+
+def _of_slopes(start: dict[str, np.ndarray], alphas: np.ndarray) -> np.ndarray:
+    """N18's bound with the slopes of the logits at 0 in the place of M, ``[n, K]``."""
+    above = np.where(alphas > 0, start["above"][:, None], start["below"][:, None])
+    return np.asarray(budgets.budget_bound(jnp.asarray(start["variance"][:, None]), jnp.asarray(above), jnp.asarray(alphas)))
+
+
+def _split(about: str, sweep: dict[str, np.ndarray], efficiency: np.ndarray, limit: np.ndarray) -> list[Finding]:
+    """N15 from a sweep, and from two strengths so small, of either sign, that the mean of their ratios is the limit."""
+    ratio = sweep["share_cost"] / sweep["kl"]
+    return [
+        Finding(
+            "N15.split", about, "KL less its three parts, relative", np.abs(sweep["total"] / sweep["kl"] - 1).max(), 1e-9
+        ),
+        Finding(
+            "N15.bound", about, "nats below the least cost of the share", (sweep["share_cost"] - sweep["kl"]).max(), 1e-12
+        ),
+        Finding("N15.bound", about, "part of KL that moves the share, largest in the sweep", ratio.max()),
+        Finding("N15.bound", about, "part of KL that moves the share, median", np.median(ratio)),
+        Finding(
+            "N15.efficiency", about, "ρ² by JVP against a fine sweep", np.abs(limit.mean(axis=1) - efficiency).max(), 1e-4
+        ),
+        Finding("N15.efficiency", about, "ρ², mean over contexts", efficiency.mean()),
+    ]
+
+
+def _bounded(about: str, sweep: dict[str, np.ndarray], of_slopes: np.ndarray) -> list[Finding]:
+    """N18 and N20 beside the KL of a sweep."""
+    findings = []
+    for statement, key, of in (("N18", "moments_bound", "moments"), ("N20.range", "range_bound", "range")):
+        ratio = sweep["kl"] / sweep[key]
+        findings += [
+            Finding(
+                statement, about, f"KL beyond the bound from the {of} of the change", (sweep["kl"] - sweep[key]).max(), 1e-12
+            ),
+            Finding(statement, about, "KL over that bound, largest", ratio.max()),
+            Finding(statement, about, "KL over that bound, median", np.median(ratio)),
+        ]
+    ratio = sweep["kl"] / of_slopes
+    return [
+        *findings,
+        Finding("N18", about, "KL over the bound from one JVP, largest", ratio.max()),
+        Finding("N18", about, "KL over the bound from one JVP, median", np.median(ratio)),
+    ]
+
+
+def _on_the_arc(run: Run, name: str, nats: np.ndarray, alphas: np.ndarray) -> list[Finding]:
+    """N20's arc beside the KL of the contexts steered after the last block; where logits are capped, it is no theorem."""
+    layer, out = run.lm.config.num_layers - 1, readout(run.lm)
+    path = jax.vmap(out.arc, (0, None))(jnp.asarray(run.ends(layer, float)), jnp.asarray(run.v(name, layer), float))
+    across = budgets.diameter(path, DIRECTIONS)
+    bound = np.asarray(jax.vmap(budgets.arc_bound, (0, None, 0))(path, jnp.asarray(alphas), across))
+    about, tolerance = about_of(name, layer), 1e-12 if out.softcap is None else None
+    return [
+        Finding("N20.arc", about, "KL beyond the bound from two unembeddings", (nats - bound).max(), tolerance),
+        Finding("N20.arc", about, "KL over that bound, largest", (nats / bound).max()),
+        Finding("N20.arc", about, "KL over that bound, median", np.median(nats / bound)),
+    ]
+
+
+def _by_block(run: Run) -> tuple[xr.Dataset, list[Finding]]:
+    """rho^2 after every block, one JVP for each, and which block has the largest."""
+    blocks, rows = range(run.lm.config.num_layers), []
+    with jax.enable_x64(False):
+        for name in run.names:
+            members = jnp.asarray(run.members(name))
+            vectors = [Steering(Add(jnp.asarray(run.v(name, block), jnp.float32))) for block in blocks]
+            starts = [_at_zero(run.openings.at(block), v, members) for block, v in zip(blocks, vectors, strict=True)]
+            rows.append([np.asarray(start["efficiency"], float).mean() for start in starts])
+    best = np.argmax(rows, axis=1)
+    findings = []
+    for name, row, block in zip(run.names, rows, best, strict=True):
+        about = about_of(name, int(block))
+        findings.append(Finding("N15.efficiency", about, "ρ², the largest of all blocks", row[block]))
+    return xr.Dataset(
+        {"by_block": (("concept", "block"), rows)}, coords={"concept": run.names, "block": list(blocks)}
+    ), findings
