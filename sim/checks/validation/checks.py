@@ -14,6 +14,7 @@ from sim.checks.validation.last_block import last_block
 from sim.checks.validation.next_tokens import next_tokens
 from sim.checks.validation.plateaus import plateaus
 from sim.checks.validation.run import Finding, Material, Run, Size, material
+from sim.checks.validation.tempered import tilts
 from sim.output import settings
 from ufm._check import require
 
@@ -129,6 +130,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "N15.bound": ("costs", costs),
     "N15.efficiency": ("costs", costs),
     "N18": ("costs", costs),
+    "N19.tilt": ("tilts", tilts),
     "N20.range": ("costs", costs),
     "N20.arc": ("costs", costs),
     "theorem-3.3.bump": ("next_tokens", next_tokens),

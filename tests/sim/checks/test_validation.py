@@ -14,7 +14,7 @@ from sim.checks.validation import CHECKS, SMOKE, Material, as_table, validate
 from sim.figures import LANGUAGE_FIGURES
 from sim.measure import losses
 from sim.reproduction import write_validation
-from theory import REGISTRY, arc, budgets
+from theory import REGISTRY, arc, budgets, tempered
 from ufm import Add, Steering
 
 
@@ -58,6 +58,19 @@ def test_every_comparison_holds_on_every_kind_of_norm(small, name):
     all_hold(of(small(name)))
 
 
+def test_before_a_norm_without_bias_steering_is_the_tempered_tilt(small):
+    findings = of(small("llama, grouped, tied"), statements=["N19.tilt"]).findings
+    judged = [finding for finding in findings if finding.tolerance is not None]
+    assert {finding.about for finding in judged} == {"one, block 2", "other, block 2"}
+    assert all(finding.holds for finding in judged)
+
+
+def test_where_a_norm_has_a_bias_the_tempered_tilt_is_only_reported(validation):
+    findings = [finding for finding in validation.findings if finding.statement == "N19.tilt"]
+    assert findings
+    assert all(finding.tolerance is None for finding in findings)
+
+
 @pytest.mark.slow
 def test_a_softcap_and_norms_after_blocks_change_nothing(small):
     assert of(small("gemma2"), statements=["N7", "proposition-4.1"]).holds
@@ -88,6 +101,7 @@ def lopsided(log_p, log_q, members):
 
 
 LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, losses.variance
+TILT = tempered.log_probabilities
 SPLIT, EFFICIENCY, BENNETT = budgets.split_cost, budgets.efficiency, budgets.budget_bound
 
 SLOW = (
@@ -101,6 +115,7 @@ SLOW = (
     "bound of a smaller variance",
     "deviation for the range",
     "arc of a small diameter",
+    "states that are not normalised",
 )
 
 PLANTED = {
@@ -125,8 +140,19 @@ PLANTED = {
     "efficiency off by a thousandth": ("N15.efficiency", budgets, "efficiency", lambda *a: 1.001 * EFFICIENCY(*a)),
     "bound of a smaller variance": ("N18", budgets, "budget_bound", lambda s, *a: BENNETT(s / 2, *a)),
     "deviation for the range": ("N20.range", budgets, "range_bound", lambda change: jnp.std(change, axis=-1) ** 2 / 8),
+    "tilt that is not tempered": (
+        "N19.tilt",
+        tempered,
+        "log_probabilities",
+        lambda p, m, a, size, _: TILT(p, m, a, size, size),
+    ),
+    "states that are not normalised": ("N19.tilt", tempered, "direction", lambda h, weights, **options: weights @ h),
     "arc of a small diameter": ("N20.arc", budgets, "diameter", lambda path, count: jnp.std(path.A, axis=-1)),
 }
+
+
+MODELS = {"N19.tilt": "llama, grouped, tied"}
+"""Where errors in a statement are planted, if not in the GPT-2."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PLANTED])
@@ -135,7 +161,7 @@ def test_errors_in_the_theory_are_caught(small, monkeypatch, name):
     monkeypatch.setattr(module, function, wrong)
     jax.clear_caches()
     try:
-        assert not of(small("gpt2"), statements=[statement]).holds
+        assert not of(small(MODELS.get(statement, "gpt2")), statements=[statement]).holds
     finally:
         monkeypatch.undo()
         jax.clear_caches()
