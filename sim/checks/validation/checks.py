@@ -11,6 +11,7 @@ from sim.bridge.model import LanguageModel
 from sim.checks.validation.cost import costs
 from sim.checks.validation.cross_entropy import curvatures
 from sim.checks.validation.last_block import last_block
+from sim.checks.validation.mixes import mixes
 from sim.checks.validation.next_tokens import next_tokens
 from sim.checks.validation.plateaus import plateaus
 from sim.checks.validation.run import Finding, Material, Run, Size, material
@@ -54,11 +55,11 @@ class Validation:
 
 def as_table(validation: Validation) -> str:
     """The findings as a table for the terminal."""
-    lines = [f"{'statement':<18}{'where':<22}{'what':<72}{'value':>11}{'at most':>10}"]
+    lines = [f"{'statement':<18}{'where':<28}{'what':<72}{'value':>11}{'at most':>10}"]
     for finding in validation.findings:
         most = "" if finding.tolerance is None else f"{finding.tolerance:.0e}"
         verdict = "" if finding.tolerance is None else ("holds" if finding.holds else "FAILS")
-        place = f"{finding.statement:<18}{finding.about:<22}{finding.what:<72}"
+        place = f"{finding.statement:<18}{finding.about:<28}{finding.what:<72}"
         lines.append(f"{place}{finding.value:>11.2e}{most:>10}  {verdict}".rstrip())
     return "\n".join([*lines, f"{validation.summary} on {validation.model}"])
 
@@ -133,6 +134,8 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "N19.tilt": ("tilts", tilts),
     "N20.range": ("costs", costs),
     "N20.arc": ("costs", costs),
+    "N23.interference": ("mixes", mixes),
+    "N23.mix": ("mixes", mixes),
     "theorem-3.3.bump": ("next_tokens", next_tokens),
 }
 """Statements that are checked on language models: the group of their data, and what computes it."""

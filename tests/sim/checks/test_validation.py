@@ -14,7 +14,7 @@ from sim.checks.validation import CHECKS, SMOKE, Material, as_table, validate
 from sim.figures import LANGUAGE_FIGURES
 from sim.measure import losses
 from sim.reproduction import write_validation
-from theory import REGISTRY, arc, budgets, tempered
+from theory import REGISTRY, allocation, arc, budgets, tempered
 from ufm import Add, Steering
 
 
@@ -100,6 +100,18 @@ def lopsided(log_p, log_q, members):
     return parts._replace(outside=1.001 * parts.outside)
 
 
+def apart(log_p, m, target):
+    """Vectors that do not interfere."""
+    moments = RESPONSE(log_p, m, target)
+    return moments._replace(covariance=moments.covariance * jnp.eye(2))
+
+
+def alone(gains, covariance, budget):
+    """The mix of vectors that do not interfere."""
+    return MIX(gains, covariance * jnp.eye(2), budget)
+
+
+RESPONSE, MIX = allocation.response, allocation.best_mix
 LAW, ARC_OF, LIMIT, VARIANCE = arc.law, arc.arc_of, arc.limit, losses.variance
 TILT = tempered.log_probabilities
 SPLIT, EFFICIENCY, BENNETT = budgets.split_cost, budgets.efficiency, budgets.budget_bound
@@ -116,6 +128,7 @@ SLOW = (
     "deviation for the range",
     "arc of a small diameter",
     "states that are not normalised",
+    "vectors that do not interfere",
 )
 
 PLANTED = {
@@ -147,6 +160,8 @@ PLANTED = {
         lambda p, m, a, size, _: TILT(p, m, a, size, size),
     ),
     "states that are not normalised": ("N19.tilt", tempered, "direction", lambda h, weights, **options: weights @ h),
+    "vectors that do not interfere": ("N23.interference", allocation, "response", apart),
+    "mix of vectors that do not interfere": ("N23.mix", allocation, "best_mix", alone),
     "arc of a small diameter": ("N20.arc", budgets, "diameter", lambda path, count: jnp.std(path.A, axis=-1)),
 }
 
