@@ -126,9 +126,22 @@ def loss_moments(lm: SplittableModel, text: Text, steering: Any, layer: int | No
     return Moments(curvature, slope, float(np.sqrt(2 * curvature / text.counted.sum())), of_rows)
 
 
-def loss_increases(
-    lm: SplittableModel, text: Text, steering: Any, layer: int | None, alphas: np.ndarray
-) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
+class Increases(NamedTuple):
+    """What strengths do to the loss of a text, nats per token, ``[K]`` each.
+
+    Attributes:
+        loss: Delta CE.
+        divergence: KL from the unsteered model.
+        error: the standard error of ``loss - divergence``, if the model drew the text: then each term has mean 0, given the
+            ones before it.
+    """
+
+    loss: Float[np.ndarray, " K"]
+    divergence: Float[np.ndarray, " K"]
+    error: Float[np.ndarray, " K"]
+
+
+def loss_increases(lm: SplittableModel, text: Text, steering: Any, layer: int | None, alphas: np.ndarray) -> Increases:
     """Delta CE and KL from the unsteered model by strength, nats per token.
 
     Args:
@@ -138,9 +151,6 @@ def loss_increases(
         layer: the block after which a vector is added; None if the steering tells.
         alphas: strengths, ``[K]``.
 
-    Returns:
-        Delta CE and KL, ``[K]`` each.
-
     Raises:
         ValueError: a strength at which they are not finite.
     """
@@ -148,9 +158,11 @@ def loss_increases(
     measured = increases(split, parts, jnp.asarray(alphas[away]))
     for values in measured:
         finite_at(split, alphas[away], values, axis=1)
-    curves = np.zeros((2, alphas.size))
-    curves[:, away] = [np.asarray(values, float).swapaxes(1, 2)[text.counted].mean(axis=0) for values in measured]
-    return curves[0], curves[1]
+    loss, divergence = (np.asarray(values, float).swapaxes(1, 2)[text.counted] for values in measured)
+    error = np.sqrt(np.sum((loss - divergence) ** 2, axis=0)) / len(loss)
+    curves = np.zeros((3, alphas.size))
+    curves[:, away] = loss.mean(axis=0), divergence.mean(axis=0), error
+    return Increases(*curves)
 
 
 def _split(lm: SplittableModel, text: Text, steering: Any, layer: int | None) -> tuple[Any, Steering]:

@@ -127,6 +127,8 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "proposition-4.1": ("plateaus", plateaus),
     "N11": ("plateaus", plateaus),
     "N9": ("curvatures", curvatures),
+    "N13.divergence": ("curvatures", curvatures),
+    "N13.slope": ("curvatures", curvatures),
     "N15.split": ("costs", costs),
     "N15.bound": ("costs", costs),
     "N15.efficiency": ("costs", costs),

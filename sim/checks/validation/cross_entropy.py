@@ -1,22 +1,24 @@
-"""What steering does to the loss of text that a model wrote, and of text that it did not (N9)."""
+"""What steering does to the loss of text that a model wrote, and of text that it did not (N9, N13)."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Bool
 
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.checks.validation.run import Finding, Run, about_of, by_pair
-from sim.measure.losses import Text, loss_increases, loss_moments
+from sim.measure.losses import Increases, Moments, Text, loss_increases, loss_moments
 from ufm._check import require
 
 
 def curvatures(run: Run) -> tuple[xr.Dataset, list[Finding]]:
-    """N9: the coefficient of alpha^2 in KL by one JVP, against a fine sweep; and Delta CE on own and foreign text.
+    """N9: the coefficient of alpha^2 in KL by one JVP, against a fine sweep; N13: Delta CE on own and foreign text.
 
     On text that the model drew, the slope of the loss at 0 is a sum of terms of mean 0, each given the ones before it, with
-    variances that N9 knows: twice its coefficient. So the standard error of the linear term is known too.
+    variances that N9 knows: twice its coefficient. So the standard error of the linear term is known too. At other strengths
+    the same holds of Delta CE less KL (N13), with variances that the sample tells.
     """
     texts = dict(zip(("own", "foreign"), _texts(run), strict=True))
     findings, parts = [], []
@@ -37,12 +39,13 @@ def curvatures(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             Finding("N9", about, "curvature by JVP against a fine sweep, relative error", abs(fitted / exact - 1), 1e-6),
             Finding("N9", about, "linear term of ΔCE on text it wrote, in standard errors", moments["own"].score, 4.0),
             Finding("N9", about, "linear term of ΔCE on foreign text, in the same errors", moments["foreign"].score),
+            *_at_rest(about, moments, curves, alphas != 0),
         ]
         parts.append(
             xr.Dataset(
                 {
-                    "cross_entropy": (("text", "strength"), np.asarray([curve[0] for curve in curves.values()])),
-                    "divergence": (("text", "strength"), np.asarray([curve[1] for curve in curves.values()])),
+                    "cross_entropy": (("text", "strength"), np.asarray([curve.loss for curve in curves.values()])),
+                    "divergence": (("text", "strength"), np.asarray([curve.divergence for curve in curves.values()])),
                     "curvature": ("text", [moment.curvature for moment in moments.values()]),
                     "slope": ("text", [moment.slope for moment in moments.values()]),
                     "slope_error": ("text", [moment.error for moment in moments.values()]),
@@ -52,6 +55,23 @@ def curvatures(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             )
         )
     return by_pair(run, parts), findings
+
+
+def _at_rest(
+    about: str, moments: dict[str, Moments], curves: dict[str, Increases], away: Bool[np.ndarray, " K"]
+) -> list[Finding]:
+    """N13: Delta CE beside KL at every strength but 0, the curvature of KL, and the slope of Delta CE on foreign text."""
+    scores = {
+        kind: float(np.max(np.abs(curve.loss - curve.divergence)[away] / curve.error[away]))
+        for kind, curve in curves.items()
+    }
+    bends, slope = np.diff(curves["own"].divergence, 2), moments["foreign"].slope / np.sqrt(moments["foreign"].curvature)
+    return [
+        Finding("N13.divergence", about, "ΔCE less KL on text it wrote, in standard errors", scores["own"], 4.0),
+        Finding("N13.divergence", about, "ΔCE less KL on foreign text, in the same errors", scores["foreign"]),
+        Finding("N13.divergence", about, "least second difference of KL, in the largest", bends.min() / bends.max()),
+        Finding("N13.slope", about, "slope of ΔCE on foreign text, where KL is α² nats", slope),
+    ]
 
 
 def _texts(run: Run) -> tuple[Text, Text]:
@@ -84,5 +104,5 @@ def _fine(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> tuple[flo
     # KL is a millionth of a nat at the ends: small enough for few terms, large enough for float64.
     places = np.asarray([-1.0, -2 / 3, -1 / 3, 1 / 3, 2 / 3, 1.0])
     alphas = np.sqrt(1e-6 / exact) * places
-    divergence = loss_increases(lm, text, wide, layer, alphas)[1]
+    divergence = loss_increases(lm, text, wide, layer, alphas).divergence
     return exact, float(np.polynomial.polynomial.polyfit(places, divergence / alphas**2, 4)[0])

@@ -81,8 +81,8 @@ def cross_entropy(
     increases = {name: loss_increases(lm, text, v, layer, alphas) for name, text in texts_by_name.items()}
     data = xr.Dataset(
         {
-            "cross_entropy": (("text", "strength"), np.asarray([increase for increase, _ in increases.values()])),
-            "divergence": (("text", "strength"), np.asarray([divergence for _, divergence in increases.values()])),
+            "cross_entropy": (("text", "strength"), np.asarray([each.loss for each in increases.values()])),
+            "divergence": (("text", "strength"), np.asarray([each.divergence for each in increases.values()])),
             "curvature": ("text", [moment.curvature for moment in moments.values()]),
             "slope": ("text", [moment.slope for moment in moments.values()]),
             "slope_error": ("text", [moment.error for moment in moments.values()]),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 import xarray as xr
 
 from sim.checks.concept_texts import CONCEPTS, Concept
-from sim.checks.validation import CHECKS, SMOKE, Material, as_table, validate
+from sim.checks.validation import CHECKS, SMOKE, Material, as_table, cross_entropy, validate
 from sim.figures import LANGUAGE_FIGURES
 from sim.measure import losses
 from sim.reproduction import write_validation
@@ -180,6 +181,19 @@ def test_errors_in_the_theory_are_caught(small, monkeypatch, name):
     finally:
         monkeypatch.undo()
         jax.clear_caches()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "llama, grouped, tied"])
+def test_only_on_text_that_the_model_wrote_is_the_loss_a_divergence(small, monkeypatch, name):
+    """With the two texts exchanged, and enough of them, the check fails."""
+    long = TEXTS._replace(foreign=np.random.default_rng(7).integers(0, 50, 2000).tolist())
+    size = replace(SMOKE, written=200)
+    settings = {"size": size, "texts": long, "statements": ["N13.divergence"], "progress": False}
+    assert validate(small(name), **settings).holds
+    texts = cross_entropy._texts
+    monkeypatch.setattr(cross_entropy, "_texts", lambda run: texts(run)[::-1])
+    assert not validate(small(name), **settings).holds
 
 
 def test_moments_are_derivatives_of_the_losses(small):
