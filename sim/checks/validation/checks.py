@@ -15,6 +15,7 @@ from sim.checks.validation.mixes import mixes
 from sim.checks.validation.next_tokens import next_tokens
 from sim.checks.validation.plateaus import plateaus
 from sim.checks.validation.run import Finding, Material, Run, Size, material
+from sim.checks.validation.sequences import sequences
 from sim.checks.validation.tempered import tilts
 from sim.output import settings
 from ufm._check import require
@@ -136,6 +137,8 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "N19.tilt": ("tilts", tilts),
     "N20.range": ("costs", costs),
     "N20.arc": ("costs", costs),
+    "N21.response": ("sequences", sequences),
+    "N21.amplification": ("sequences", sequences),
     "N23.interference": ("mixes", mixes),
     "N23.mix": ("mixes", mixes),
     "theorem-3.3.bump": ("next_tokens", next_tokens),

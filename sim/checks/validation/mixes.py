@@ -41,7 +41,11 @@ class Slopes(NamedTuple):
 
 
 def mixes(run: Run) -> tuple[xr.Dataset, list[Finding]]:
-    """N23 with the first two concepts at every layer, in float64."""
+    """N23 with the first two concepts at every layer, in float64.
+
+    Raises:
+        ValueError: fewer than two concepts.
+    """
     findings, rows, names = [], [], run.names[:2]
     require(len(names) == 2, "concepts", "two concepts, or statements other than N23", len(names))
     with jax.enable_x64(True):

@@ -29,6 +29,7 @@ class Size:
         steps: strengths of a cross-entropy sweep on each side of 0.
         likeliest: tokens at each end of a sweep whose curves are looked at.
         costs: strengths of a sweep of costs on each side of 0.
+        copies: texts that are written after each beginning under steering.
     """
 
     strengths: int = 161
@@ -39,9 +40,10 @@ class Size:
     steps: int = 2
     likeliest: int = 100
     costs: int = 4
+    copies: int = 4
 
 
-SMOKE = Size(strengths=33, angles=31, far=8, written=8, steps=2, likeliest=10, costs=2)
+SMOKE = Size(strengths=33, angles=31, far=8, written=8, steps=2, likeliest=10, costs=2, copies=2)
 """Little of everything."""
 
 

@@ -221,6 +221,12 @@ def test_an_unknown_statement_is_refused(small):
         of(small("gpt2"), statements=["N5"])
 
 
+def test_interference_needs_two_concepts(small):
+    alone = TEXTS._replace(concepts=TEXTS.concepts[:1])
+    with pytest.raises(ValueError, match="concepts: expected two concepts, or statements other than N23, got 1"):
+        validate(small("gpt2"), size=SMOKE, texts=alone, statements=["N23.mix"], progress=False)
+
+
 def test_table_and_files(validation, tmp_path):
     files = write_validation(tmp_path, validation, alone=True)
     assert set(files) == set(LANGUAGE_FIGURES)
