@@ -19,8 +19,11 @@ from ufm import Add, Steering
 from ufm.measures import kl, slopes
 from ufm.steerable import sweep_states
 
-FINE, LEAST, MOST = 1e-8, 1e-2, 2.0
-"""Nats that the curvature forecasts: for the limit at strength 0, and at the ends of the sweep."""
+STEP = 1e-3
+"""Range of the change of the logits at a small strength: relative changes are small, however certain a prediction is."""
+
+LEAST, MOST = 1e-2, 2.0
+"""Nats that the curvature forecasts at the ends of the sweep."""
 
 DIRECTIONS = 64
 """Directions in which the diameter of an arc is measured: the bound is 0.03 % larger than with all of them."""
@@ -36,7 +39,8 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             members = jnp.asarray(run.members(name))
             start = jax.tree.map(np.asarray, _at_zero(cut, steering, members))
             nats = np.geomspace(LEAST, MOST, run.size.costs)
-            sizes = np.sqrt(np.concatenate([nats[::-1], [FINE], [FINE], nats]) / (start["variance"].mean() / 2))
+            far, near = np.sqrt(nats / (start["variance"].mean() / 2)), STEP / np.max(start["above"] + start["below"])
+            sizes = np.concatenate([far[::-1], [near, near], far])
             alphas = sizes * np.repeat([-1.0, 1.0], len(nats) + 1)
             sweep = {key: np.asarray(value) for key, value in _swept(cut, steering, jnp.asarray(alphas), members).items()}
             fine = slice(len(nats), len(nats) + 2)

@@ -1,8 +1,9 @@
 """Two concepts at once on a language model: how they interfere, and the mix that gains one of them most (N23).
 
-In any model the mean over tokens of the mixed second derivative of log p at 0 is ``-Cov(M_1, M_2)``, and that of KL the
-covariance, with the slopes of the logits for M. That it is the same for all tokens needs logits that are affine in the
-strengths. The first-order rule for the mix holds in any model, at small budgets; how far it carries is reported.
+In any model the mean over tokens of the mixed second derivative of log p at 0 is ``-Cov(M_1, M_2)``, with the slopes of the
+logits for M. As the mean of the change of log p is -KL, it is measured as the mixed second derivative of KL. That it is the
+same for all tokens needs logits that are affine in the strengths. The first-order rule for the mix holds in any model, at
+small budgets; how far it carries is reported.
 """
 
 from typing import NamedTuple
@@ -21,8 +22,11 @@ from ufm._check import require
 from ufm.measures import kl, slopes
 from ufm.steerable import sweep_states
 
-FINE, BUDGET = 1e-8, 0.1
-"""Nats: for limits at strength 0, and for what is reported."""
+STEP = 1e-3
+"""Range of the change of the logits at a small strength: relative changes are small, however certain a prediction is."""
+
+BUDGET = 0.1
+"""Nats, for what is reported."""
 
 WAYS = ("best mix", "first alone", "second alone", "plain sum")
 """Directions in the plane of the two strengths."""
@@ -108,15 +112,18 @@ def _interference(about: str, cut: Split, each: tuple[Steering, ...], start: Slo
     covariance = np.asarray(allocation.response(start.log_p, start.m, token).covariance)
     variances = np.diagonal(covariance, axis1=1, axis2=2)
     unit, cross, p = np.sqrt(np.prod(variances, axis=1)), covariance[:, 0, 1], np.exp(start.log_p)
-    # As small as the context that moves most allows: elsewhere differences are all the more precise.
-    steps = _crossed(cut, each, jnp.asarray(np.sqrt(2 * FINE / np.max(variances, axis=0))))
+    steps = _crossed(cut, each, STEP / jnp.max(jnp.ptp(start.m, axis=-1), axis=0))
     of_log_p, of_kl = (np.asarray(part) for part in steps)
     mean = np.sum(p * of_log_p, axis=-1)
     spread = np.sqrt(np.sum(p * (of_log_p - mean[:, None]) ** 2, axis=-1))
-    what = "second derivative of"
     return [
-        Finding("N23.interference", about, f"mixed {what} log p, mean, and -Cov", np.max(np.abs(mean + cross) / unit), 1e-3),
-        Finding("N23.interference", about, f"mixed {what} KL and Cov", np.max(np.abs(of_kl - cross) / unit), 1e-3),
+        Finding(
+            "N23.interference",
+            about,
+            "mixed second derivative of KL and Cov, in deviations",
+            np.max(np.abs(of_kl - cross) / unit),
+            1e-3,
+        ),
         Finding("N23.interference", about, "correlation of the slopes, mean over contexts", np.mean(cross / unit)),
         Finding("N23.interference", about, "spread of the interference over tokens, median", np.median(spread / unit)),
     ]
@@ -128,14 +135,14 @@ def _gains(
     """What ways of mixing gain the members, the mean over contexts, for the square root of the KL that they cost.
 
     Returns:
-        As forecast for small budgets, ``[4]``; and measured at `FINE` and at `BUDGET`, ``[2, 4]``.
+        As forecast for small budgets, ``[4]``; and measured at a small strength and at `BUDGET`, ``[2, 4]``.
     """
     of = allocation.response(start.log_p, start.m, members)
     gains, covariance = of.gains.mean(axis=0), of.covariance.mean(axis=0)
     ways = jnp.stack([allocation.best_mix(gains, covariance, 1.0), *jnp.eye(2), jnp.ones(2)])
     ways = ways * jnp.where(ways @ gains < 0, -1, 1)[:, None]
     unit = ways / jnp.sqrt(jnp.einsum("wk,kl,wl->w", ways, covariance, ways) / 2)[:, None]
-    fine, large = np.sqrt(FINE), np.sqrt(BUDGET)
+    fine, large = STEP / jnp.max(jnp.ptp(jnp.einsum("wk,nkv->wnv", unit, start.m), axis=-1)), np.sqrt(BUDGET)
     nats, share = _swept(cut, each, jnp.concatenate([fine * unit, -fine * unit, large * unit, 0 * unit[:1]]), members)
     count, cost = len(WAYS), jnp.sqrt(nats)
     near = (share[:count] - share[count : 2 * count]) / (cost[:count] + cost[count : 2 * count])
@@ -147,8 +154,12 @@ def _mix(about: str, ahead: np.ndarray, measured: np.ndarray) -> list[Finding]:
     """The best mix beside the others: as the rule says, and as measured."""
     near, far = measured
     return [
-        Finding("N23.mix", about, "gain of the best mix at 1e-8 nats, relative error", abs(near[0] / ahead[0] - 1), 1e-3),
-        Finding("N23.mix", about, "best of the others at 1e-8 nats beyond it, relative", near[1:].max() / near[0] - 1, 1e-3),
+        Finding(
+            "N23.mix", about, "gain of the best mix at a small budget, relative error", abs(near[0] / ahead[0] - 1), 1e-3
+        ),
+        Finding(
+            "N23.mix", about, "best of the others at a small budget beyond it, relative", near[1:].max() / near[0] - 1, 1e-3
+        ),
         Finding("N23.mix", about, "at 0.1 nats: gain of the better one alone, in the best mix's", far[1:3].max() / far[0]),
         Finding("N23.mix", about, "at 0.1 nats: gain of the plain sum, in the best mix's", far[3] / far[0]),
         Finding("N23.mix", about, "at 0.1 nats: gain of the best mix, in its forecast", far[0] / ahead[0]),
