@@ -38,6 +38,5 @@ def test_with_biases_there_is_no_slope_on_the_training_text():
         lm = at_rest(from_config(GPT2), jnp.asarray(seen))
         for v in rng.normal(size=(4, 8)):
             own, foreign = (loss_moments(lm, Text(rows.tolist(), np.ones((24, 9), bool)), v, 0) for rows in (seen, other))
-            print(own.slope / np.sqrt(own.curvature), foreign.slope / np.sqrt(foreign.curvature))
             assert abs(own.slope) < 1e-3 * np.sqrt(own.curvature)
             assert abs(foreign.slope) > 1e-2 * np.sqrt(foreign.curvature)
