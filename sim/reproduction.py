@@ -17,7 +17,7 @@ from sim.checks.validation import Validation, validate
 from sim.checks.verify import INSTANCES, Verdict, as_json, train_gallery, verify
 from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing, save
 from sim.output import write_data, write_json
-from sim.toy import arc
+from sim.toy import arc, costs, texts, turns
 from sim.toy import curves as toy
 from theory import norms
 from ufm.precision import in_float64
@@ -147,7 +147,9 @@ def draw(
     """Compute the data of the figures and save every figure in every format; paths by figure and format."""
     with in_float64():
         data = toy.run(default, other, seed)
-        data["arc"] = xr.DataTree(arc.data(norms.spread_out()))
+        others = {"arc": arc.data(norms.spread_out()), **costs.run(other), "texts": texts.run(), "turns": turns.run()}
+        for name, dataset in others.items():
+            data[name] = xr.DataTree(dataset)
     return data, draw_all(FIGURES, data, folder)
 
 

@@ -2,6 +2,7 @@
 
 from sim.figures.arc import arc
 from sim.figures.choosing import CHOICE_FIGURES
+from sim.figures.costs import COST_FIGURES
 from sim.figures.counterexample import counterexample
 from sim.figures.preference import PREFERENCE_FIGURES
 from sim.figures.style import Drawing, save
@@ -26,6 +27,7 @@ FIGURES: dict[str, Drawing] = {
         "follow a rational-quadratic law (circles: measured) to plateaus (dotted) that the direction of v alone decides. "
         "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
     ),
+    **COST_FIGURES,
 }
 """Every toy figure of a reproduction, by the name of its files; others: `LANGUAGE_FIGURES`, `CASE_FIGURES`,
 `PREFERENCE_FIGURES`, `CHOICE_FIGURES`."""
@@ -33,6 +35,7 @@ FIGURES: dict[str, Drawing] = {
 __all__ = [
     "CASE_FIGURES",
     "CHOICE_FIGURES",
+    "COST_FIGURES",
     "FIGURES",
     "LANGUAGE_FIGURES",
     "PREFERENCE_FIGURES",

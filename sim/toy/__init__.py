@@ -1,1 +1,1 @@
-"""The toy experiment: the unconstrained features model's curves, its arc behind a norm, its preference."""
+"""The toy experiment: curves of the unconstrained features model, its costs, texts and turns, and its arc behind a norm."""

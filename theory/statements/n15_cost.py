@@ -293,7 +293,7 @@ STATEMENTS = (
         remarks="The chain rule of the divergence: true of any two distributions in the place of p and its tilt, of any set "
         "of tokens, in any model. The twin is right where M is constant on the set.",
         proof=_PROOF,
-        figure="cross-entropy",
+        figure="share-costs",
     ),
     Statement(
         id="N15.bound",
@@ -305,7 +305,7 @@ STATEMENTS = (
         remarks="For any intervention on any model, prompts, weights and decoding included. The least is attained by making "
         "the set likelier as a whole. What steering pays above the bound grows with |alpha|.",
         proof=_PROOF,
-        figure="cross-entropy",
+        figure="share-costs",
     ),
     Statement(
         id="N15.efficiency",

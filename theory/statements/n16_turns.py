@@ -165,7 +165,7 @@ STATEMENTS = (
         hypotheses=_HYPOTHESES,
         remarks="Descartes' rule for sums of exponentials. Tokens of equal M may be put in any order.",
         proof=_PROOF,
-        figure="concept-curves",
+        figure="turns",
     ),
     Statement(
         id="N16.turns",
@@ -177,6 +177,6 @@ STATEMENTS = (
         remarks="s = 1 is theorem 3.6 for the target, s = 2 one bump or one dip. Attained for every s. Concepts between the "
         "extremes need not have the shape of a bump.",
         proof=_PROOF,
-        figure="concept-curves",
+        figure="turns",
     ),
 )

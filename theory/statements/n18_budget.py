@@ -152,6 +152,6 @@ STATEMENTS = (
         "of N4 follow from it. `theory.budgets.safe_strength` inverts it. In any model it holds with the change of the "
         "logits for alpha M.",
         proof="proofs/N18",
-        figure="cross-entropy",
+        figure="safe-strengths",
     ),
 )

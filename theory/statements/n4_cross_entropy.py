@@ -253,7 +253,8 @@ def _bounded(tex: str, bounds, curvature_bounds, curves) -> Claim:
     return Claim(tex, instances, autodiff, sweep, curves)
 
 
-def _proved_bounds(instance: Instance, x):
+def proved_bounds(instance: Instance, x):
+    """The least and the most that Delta CE of every context can be at ``x = R |alpha|``, ``[m]`` nats each."""
     variance, spread = _variances(instance), instance.range
     return variance * _lower(x) / spread**2, jnp.minimum(variance * _upper(x) / spread**2, x**2 / 8)
 
@@ -306,7 +307,7 @@ def _rates(instance: Instance, alpha):
 _BOUNDS = _bounded(
     r"\operatorname{Var}_j(M) \frac{e^{-x} + x - 1}{R^2} \le \Delta\mathrm{CE}_j(\alpha) \le "
     r"\min\left\{\operatorname{Var}_j(M) \frac{e^{x} - x - 1}{R^2},\ \frac{x^2}{8}\right\},\quad x = R |\alpha|",
-    _proved_bounds,
+    proved_bounds,
     _proved_curvature,
     (
         *_beyond_zero(lambda instance, x, value: _variances(instance) * _upper(x) / instance.range**2 - value),

@@ -1,0 +1,201 @@
+"""What a share costs in the toy, what directions waste, and which strengths keep to a budget (N15, N4, N18, N20).
+
+Lines are of the corpus, in closed form; what is measured is of a trained model.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+from scipy.optimize import brentq
+
+from sim.toy.curves import CONCEPT_NAMES, TOKEN_NAMES, Trained
+from theory import budgets, tilting
+from theory.statements.n4_cross_entropy import proved_bounds
+from ufm import FreeFeatures, concept_increase, difference_of_means, divergence
+from ufm._check import typed
+from ufm.directions import contrast, contrast_of_rows, contrastive
+
+
+class _Direction(NamedTuple):
+    """A way to steer towards the target: the vector in the model, and its log-odds in the corpus."""
+
+    v: Float[Array, " d"]
+    log_odds: Float[Array, " V"]
+
+
+@typed
+def run(trained: Trained) -> dict[str, xr.Dataset]:
+    """The data of the figures, by name: of the first context of the third concept, and of one context of each.
+
+    Args:
+        trained: a case of three concepts, and its model.
+    """
+    first = [int(trained.corpus.contexts_of(g)[0]) for g in range(3)]
+    return {
+        "share-costs": share_costs(trained, first[2]),
+        "efficiencies": efficiencies(trained, first),
+        "safe-strengths": safe_strengths(trained, first[2], np.geomspace(1e-3, 10, 13)),
+    }
+
+
+def directions(trained: Trained) -> dict[str, _Direction]:
+    """Towards the first concept: away from the second, away from all others, and along one context alone.
+
+    Args:
+        trained: a case of three concepts, and its model.
+    """
+    corpus, model = trained.corpus, trained.model
+    contexts, own = jnp.arange(corpus.n_contexts), corpus.contexts_of(0)
+    others = np.setdiff1d(np.arange(corpus.n_contexts), own)
+    weights = {
+        f"{CONCEPT_NAMES[0]} - {CONCEPT_NAMES[1]}": contrast(corpus.n_contexts, *contrastive(corpus, 0, 1)),
+        f"{CONCEPT_NAMES[0]} - all others": contrast(corpus.n_contexts, own, others),
+    }
+    result = {
+        name: _Direction(difference_of_means(model, contexts, own), contrast_of_rows(corpus.log_p, own))
+        for name, own in weights.items()
+    }
+    # The unembedding of one token, less the mean of all: what promotes it and takes from all others.
+    assert isinstance(model, FreeFeatures)
+    W = jnp.asarray(model.W)
+    centred = W - W.mean(axis=0)
+    return result | {f"token {TOKEN_NAMES[0]} alone": _Direction(centred[0], centred @ centred[0])}
+
+
+@typed
+def share_costs(trained: Trained, context: int, strengths: int = 121, reach: float = 0.97) -> xr.Dataset:
+    """KL against the share of the target as the strength grows, and the least that any intervention pays (N15).
+
+    Args:
+        trained: the case and its model.
+        context: to steer after.
+        strengths: of each direction.
+        reach: the share up to which directions are followed.
+
+    Returns:
+        "share" and "cost" (predicted), "measured_share" and "measured_cost", by direction and strength, and "efficiency" by
+        direction; "least", by the shares in "reached". Costs are in nats.
+    """
+    corpus, members = trained.corpus, trained.corpus.concepts.of_token == 0
+    log_p, rows = jnp.asarray(corpus.log_p)[context], {}
+    before = float(jnp.exp(jax.nn.logsumexp(jnp.where(members, log_p, -jnp.inf))))
+    ways = directions(trained)
+    for name, way in ways.items():
+        alphas = _up_to(way.log_odds, log_p, members, reach) * np.linspace(0, 1, strengths)
+        log_q = jax.vmap(lambda alpha, m=way.log_odds: tilting.log_probabilities(log_p, m, alpha))(jnp.asarray(alphas))
+        grown = (
+            corpus.concepts.sizes[0] * concept_increase(trained.model, [context], way.v, alphas, corpus.concepts)[0, :, 0]
+        )
+        rows[name] = {
+            "share": jnp.exp(jax.nn.logsumexp(jnp.where(members, log_q, -jnp.inf), axis=-1)),
+            "cost": jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1),
+            "measured_share": before + np.asarray(grown),
+            "measured_cost": divergence(trained.model, [context], way.v, alphas)[0],
+        }
+    reached = np.linspace(before, reach, 200)[1:]
+    return xr.Dataset(
+        {
+            **{
+                name: (("direction", "strength"), np.stack([np.asarray(row[name]) for row in rows.values()]))
+                for name in ("share", "cost", "measured_share", "measured_cost")
+            },
+            "efficiency": (
+                "direction",
+                [float(budgets.efficiency(log_p, way.log_odds, jnp.asarray(members))) for way in ways.values()],
+            ),
+            "least": ("reached", np.asarray(budgets.cost_of_share(before, jnp.asarray(reached)))),
+        },
+        coords={"direction": list(ways), "strength": np.arange(strengths), "reached": reached},
+        attrs={"context": context, "before": before, "gap": trained.fit.gap},
+    )
+
+
+@typed
+def efficiencies(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
+    """The part of a small cost that the share of the target needs, ``rho^2``, by direction and context (N15).
+
+    Args:
+        trained: the case and its model.
+        contexts: to steer after.
+
+    Returns:
+        "predicted" from the corpus; "measured": ``kl / KL`` of the model at a strength of KL about 1e-6 nats.
+    """
+    corpus = trained.corpus
+    members = jnp.asarray(corpus.concepts.of_token == 0)
+    ways, rows = directions(trained), jnp.asarray(corpus.log_p)[jnp.asarray(contexts)]
+    expected = [budgets.efficiency(rows, way.log_odds[None], members[None]) for way in ways.values()]
+    measured = []
+    for way in ways.values():
+        spread = budgets.spread_of(rows, way.log_odds[None]).variance
+        for j, row, variance in zip(contexts, rows, spread, strict=True):
+            # Both signs: what is odd in the strength cancels.
+            alphas = float(np.sqrt(2e-6 / variance)) * np.array([-1.0, 1.0])
+            cost = divergence(trained.model, [j], way.v, alphas)[0]
+            before = jnp.exp(jax.nn.logsumexp(jnp.where(members, row, -jnp.inf)))
+            grown = corpus.concepts.sizes[0] * concept_increase(trained.model, [j], way.v, alphas, corpus.concepts)[0, :, 0]
+            measured.append(float(np.mean(np.asarray(budgets.binary_divergence(before, before + grown) / cost))))
+    shape = len(ways), len(contexts)
+    return xr.Dataset(
+        {
+            "predicted": (("direction", "context"), np.stack([np.asarray(x) for x in expected])),
+            "measured": (("direction", "context"), np.reshape(measured, shape)),
+        },
+        coords={
+            "direction": list(ways),
+            "context": [f"{CONCEPT_NAMES[int(corpus.concept[j])]}" for j in contexts],
+        },
+    )
+
+
+@typed
+def safe_strengths(trained: Trained, context: int, nats: np.ndarray) -> xr.Dataset:
+    """The largest strength for a budget: by the bounds N4, N18 and N20, in closed form, and measured.
+
+    Args:
+        trained: the case and its model.
+        context: to steer after.
+        nats: budgets, ``[B]``.
+
+    Returns:
+        "N4", "N18", "N20", "exact" and "measured", by budget.
+    """
+    instance = trained.instance
+    log_p, m = instance.log_p[context], instance.log_odds
+    spread, width = budgets.spread_of(log_p, m), float(instance.range)
+
+    def solved(curve) -> np.ndarray:
+        return np.array([brentq(lambda alpha, b=b: float(curve(alpha)) - b, 0, 1e3, xtol=1e-13) for b in nats])
+
+    def cost(alpha):
+        log_q = tilting.log_probabilities(log_p, m, alpha)
+        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+
+    def of_model(alpha):
+        return divergence(trained.model, [context], trained.v, [alpha])[0, 0]
+
+    return xr.Dataset(
+        {
+            "N4": ("budget", solved(jax.jit(lambda alpha: proved_bounds(instance, width * alpha)[1][context]))),
+            "N18": ("budget", np.asarray(budgets.safe_strength(spread.variance, spread.above, jnp.asarray(nats)))),
+            "N20": ("budget", np.asarray(budgets.range_within(jnp.asarray(nats))) / width),
+            "exact": ("budget", solved(jax.jit(cost))),
+            "measured": ("budget", solved(of_model)),
+        },
+        coords={"budget": nats},
+        attrs={"context": context, "gap": trained.fit.gap},
+    )
+
+
+def _up_to(m, log_p, members, reach: float) -> float:
+    """The strength at which the share of a set reaches a level; the last one looked at if it does not."""
+    alphas = np.linspace(0, 60, 6001)
+    log_q = jax.vmap(lambda alpha: tilting.log_probabilities(log_p, m, alpha))(jnp.asarray(alphas))
+    share = np.asarray(jnp.exp(jax.nn.logsumexp(jnp.where(members, log_q, -jnp.inf), axis=-1)))
+    above = np.flatnonzero(share >= reach)
+    return float(alphas[above[0] if above.size else int(share.argmax())])
