@@ -1,5 +1,6 @@
 """The whole of it in one call: train, verify, compute, draw, and one page that shows everything together."""
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import xarray as xr
 
 from sim import output
@@ -119,6 +121,9 @@ def _on_model(
         loaded = load(model) if isinstance(model, str) else model
     except ValueError as error:
         return None, str(error)
+    # The programs of the statements are done with; a process can only map so many regions of memory.
+    jax.clear_caches()
+    gc.collect()
     return check_model(loaded), ""
 
 
