@@ -320,15 +320,9 @@ class LanguageModel:
         require(nats is None or steering is not None, "budget", "none, where nothing steers", budget)
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
         sampler = Sampler.of(sampling or Sampling(), jax.random.key(seed), a.vocab_size)
-        caches = (
-            (2 if nats is None else 4)
-            * len(prompts)
-            * copies
-            * a.num_layers
-            * a.num_kv_heads
-            * a.head_dim
-            * (ids.shape[1] + new)
-        )
+        # Keys and values; with a budget also those of the unsteered model.
+        kept = 2 if nats is None else 4
+        caches = kept * len(prompts) * copies * a.num_layers * a.num_kv_heads * a.head_dim * (ids.shape[1] + new)
         devices.require_room("prompts", caches * self.decoder.dtype.itemsize, self.device)
         out, lengths, good, held = generation.compiled(
             self.decoder,

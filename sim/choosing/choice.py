@@ -114,6 +114,11 @@ class Choice:
     frontier: tuple[Any, ...] = field(default=())
     others: tuple["Choice", ...] = field(default=())
 
+    @property
+    def bounds(self) -> dict[str, Bound]:
+        """`safe_alpha`, where a budget was asked for; nothing otherwise."""
+        return {} if self.settings.get("budget") is None else self.safe_alpha
+
     def as_json(self) -> dict[str, Any]:
         """The choice as names and numbers; names are fixed. A bound that allows all strengths has an `alpha` of None."""
         before, after = self.share
@@ -155,7 +160,7 @@ class Choice:
                 f"that the steered model wrote after {len(self.per_prompt)} prompts; for 90 % of bootstrap samples of the "
                 f"prompts the strength is between {low:.3g} and {high:.3g}"
             )
-        for name, bound in self.safe_alpha.items() if self.settings.get("budget") is not None else ():
+        for name, bound in self.bounds.items():
             reach = "at every strength" if np.isinf(bound.alpha) else f"up to strength {bound.alpha:.3g}"
             words = f"in the prompts the budget is kept {reach} ({name})"
             (certain if bound.is_theorem else assumed).append(

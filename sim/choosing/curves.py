@@ -232,7 +232,7 @@ def _described(choice: Choice, unit: float) -> dict[str, Any]:
         "budget": np.nan if budget is None else budget,
         "statistic": choice.settings["statistic"],
         "wanted": np.nan if share is None else share,
-        **{name: sign * bound.alpha for name, bound in choice.safe_alpha.items() if budget is not None},
+        **{name: sign * bound.alpha for name, bound in choice.bounds.items()},
         "reason": choice.reason,
     }
 

@@ -75,7 +75,8 @@ def mix(
     require(len(shared) > 0, "vectors", "directions for one block in common", "none")
     shared = shared if layers is None else list(layers)
     rollouts = prompts_alone(Writer.of(lm, prompts, 1, chat=chat).prompts)
-    texts = [FixedText.of_layers(lm, rollouts, {i: vector.steering(i) for i in shared}) for vector in vectors]
+    first = FixedText.of_layers(lm, rollouts, {i: vectors[0].steering(i) for i in shared})
+    texts = [{i: text.under(vector.steering(i)) for i, text in first.items()} for vector in vectors]
     if tokens is None:
         nobody = jnp.zeros(lm.config.vocab_size, bool)
         members = np.any([promoted_by_all([text.tilt(nobody) for text in each.values()], 1) for each in texts], axis=0)
@@ -87,9 +88,8 @@ def mix(
         require(bool(np.abs(own).max() > 0), "vectors", "some that change the concept", f"none that does, after block {i}")
     mixed = {i: sum(a * vector[i] for a, vector in zip(own, vectors, strict=True)) for i, own in weights.items()}
     name = " + ".join(vector.name or "a vector" for vector in vectors)
-    first = vectors[0].at(shared)
     extraction = {"way": "mix", "of": name} | {f"weights.{i}": own.tolist() for i, own in weights.items()}
-    whole = replace(first, directions=mixed, name=name, extraction=extraction, diagnosis={})
+    whole = replace(vectors[0].at(shared), directions=mixed, name=name, extraction=extraction, diagnosis={})
     return Mix(whole, weights, tuple(np.flatnonzero(members).tolist()))
 
 

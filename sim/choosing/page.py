@@ -128,7 +128,7 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
     """
     before, after = (f"{100 * share:.2g} %" for share in choice.share)
     concept = _concept(lm, len(choice.tokens), leading)
-    bounds = " ".join(_in_words(name, bound, choice) for name, bound in _asked(choice).items())
+    bounds = " ".join(_in_words(name, bound, choice) for name, bound in choice.bounds.items())
     if choice.alpha is None or choice.cost is None or choice.interval is None:
         return (
             f"No strength of {lm.name} after block {choice.layer} meets what was asked: {choice.reason}. In the prompts, "
@@ -162,11 +162,6 @@ def _stopped(choice: Choice) -> str:
     return f"A larger strength breaks the budget of {nats:g} nat{'s' if nats != 1 else ''} {where}."
 
 
-def _asked(choice: Choice) -> dict[str, Bound]:
-    """Bounds for the budget; none where there is no budget."""
-    return {} if choice.settings.get("budget") is None else choice.safe_alpha
-
-
 def _in_words(name: str, bound: Bound, choice: Choice) -> str:
     strength = f"{choice.settings.get('sign', 1) * bound.alpha:.3g}"
     every = "all strengths" if np.isinf(bound.alpha) else f"strengths up to {strength}"
@@ -184,7 +179,7 @@ def _bounds(choice: Choice) -> list[dict[str, Any]]:
             "short": "safe by theorem" if bound.is_theorem else "safe under an assumption",
             "words": f"{name}: keeps to the budget in the prompts up to {sign * bound.alpha:.3g}. Assumes {bound.assumes}.",
         }
-        for name, bound in _asked(choice).items()
+        for name, bound in choice.bounds.items()
         if np.isfinite(bound.alpha)
     ]
 

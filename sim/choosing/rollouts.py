@@ -257,6 +257,10 @@ class FixedText:
             texts[layer] = cls(rollouts, here, parts, at_layer, streams, entropy, None)
         return texts
 
+    def under(self, steering: Steering) -> "FixedText":
+        """These texts as another steering finds them, one that first acts where this one does; nothing is computed again."""
+        return replace(self, steering=self.split.prepared(_for_texts(steering, [len(x) for x in self.rollouts.prompts]))[1])
+
     def effects(self, alpha: float, members: Bool[Array, " V"], *, slope: bool = False) -> Effects:
         """What a strength does to each prediction.
 

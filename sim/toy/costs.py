@@ -18,7 +18,9 @@ from theory import budgets, tilting
 from theory.statements.n4_cross_entropy import proved_bounds
 from ufm import FreeFeatures, concept_increase, difference_of_means, divergence
 from ufm._check import typed
+from ufm.concepts import concept_log_probabilities
 from ufm.directions import contrast, contrast_of_rows, contrastive
+from ufm.measures import kl
 
 
 class _Direction(NamedTuple):
@@ -44,7 +46,7 @@ def run(trained: Trained) -> dict[str, xr.Dataset]:
 
 
 def directions(trained: Trained) -> dict[str, _Direction]:
-    """Towards the first concept: away from the second, away from all others, and along one context alone.
+    """Towards the first concept: away from the second, away from all others, and along the unembedding of one token.
 
     Args:
         trained: a case of three concepts, and its model.
@@ -57,8 +59,8 @@ def directions(trained: Trained) -> dict[str, _Direction]:
         f"{CONCEPT_NAMES[0]} - all others": contrast(corpus.n_contexts, own, others),
     }
     result = {
-        name: _Direction(difference_of_means(model, contexts, own), contrast_of_rows(corpus.log_p, own))
-        for name, own in weights.items()
+        name: _Direction(difference_of_means(model, contexts, contrasted), contrast_of_rows(corpus.log_p, contrasted))
+        for name, contrasted in weights.items()
     }
     # The unembedding of one token, less the mean of all: what promotes it and takes from all others.
     assert isinstance(model, FreeFeatures)
@@ -81,20 +83,16 @@ def share_costs(trained: Trained, context: int, strengths: int = 121, reach: flo
         "share" and "cost" (predicted), "measured_share" and "measured_cost", by direction and strength, and "efficiency" by
         direction; "least", by the shares in "reached". Costs are in nats.
     """
-    corpus, members = trained.corpus, trained.corpus.concepts.of_token == 0
-    log_p, rows = jnp.asarray(corpus.log_p)[context], {}
-    before = float(jnp.exp(jax.nn.logsumexp(jnp.where(members, log_p, -jnp.inf))))
-    ways = directions(trained)
+    corpus, ways, rows = trained.corpus, directions(trained), {}
+    log_p, members = jnp.asarray(corpus.log_p)[context], jnp.asarray(corpus.concepts.of_token == 0)
+    before = float(_share(trained, log_p))
     for name, way in ways.items():
-        alphas = _up_to(way.log_odds, log_p, members, reach) * np.linspace(0, 1, strengths)
-        log_q = jax.vmap(lambda alpha, m=way.log_odds: tilting.log_probabilities(log_p, m, alpha))(jnp.asarray(alphas))
-        grown = (
-            corpus.concepts.sizes[0] * concept_increase(trained.model, [context], way.v, alphas, corpus.concepts)[0, :, 0]
-        )
+        alphas = _up_to(trained, log_p, way.log_odds, reach) * np.linspace(0, 1, strengths)
+        log_q = _tilted(log_p, way.log_odds, alphas)
         rows[name] = {
-            "share": jnp.exp(jax.nn.logsumexp(jnp.where(members, log_q, -jnp.inf), axis=-1)),
-            "cost": jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1),
-            "measured_share": before + np.asarray(grown),
+            "share": _share(trained, log_q),
+            "cost": kl(log_p, log_q),
+            "measured_share": before + _growth(trained, context, way.v, alphas),
             "measured_cost": divergence(trained.model, [context], way.v, alphas)[0],
         }
     reached = np.linspace(before, reach, 200)[1:]
@@ -106,7 +104,7 @@ def share_costs(trained: Trained, context: int, strengths: int = 121, reach: flo
             },
             "efficiency": (
                 "direction",
-                [float(budgets.efficiency(log_p, way.log_odds, jnp.asarray(members))) for way in ways.values()],
+                [float(budgets.efficiency(log_p, way.log_odds, members)) for way in ways.values()],
             ),
             "least": ("reached", np.asarray(budgets.cost_of_share(before, jnp.asarray(reached)))),
         },
@@ -137,9 +135,9 @@ def efficiencies(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
             # Both signs: what is odd in the strength cancels.
             alphas = float(np.sqrt(2e-6 / variance)) * np.array([-1.0, 1.0])
             cost = divergence(trained.model, [j], way.v, alphas)[0]
-            before = jnp.exp(jax.nn.logsumexp(jnp.where(members, row, -jnp.inf)))
-            grown = corpus.concepts.sizes[0] * concept_increase(trained.model, [j], way.v, alphas, corpus.concepts)[0, :, 0]
-            measured.append(float(np.mean(np.asarray(budgets.binary_divergence(before, before + grown) / cost))))
+            before = _share(trained, row)
+            after = before + _growth(trained, j, way.v, alphas)
+            measured.append(float(jnp.mean(budgets.binary_divergence(before, after) / cost)))
     shape = len(ways), len(contexts)
     return xr.Dataset(
         {
@@ -148,7 +146,7 @@ def efficiencies(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
         },
         coords={
             "direction": list(ways),
-            "context": [f"{CONCEPT_NAMES[int(corpus.concept[j])]}" for j in contexts],
+            "context": [CONCEPT_NAMES[int(corpus.concept[j])] for j in contexts],
         },
     )
 
@@ -173,8 +171,7 @@ def safe_strengths(trained: Trained, context: int, nats: np.ndarray) -> xr.Datas
         return np.array([brentq(lambda alpha, b=b: float(curve(alpha)) - b, 0, 1e3, xtol=1e-13) for b in nats])
 
     def cost(alpha):
-        log_q = tilting.log_probabilities(log_p, m, alpha)
-        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+        return kl(log_p, tilting.log_probabilities(log_p, m, alpha))
 
     def of_model(alpha):
         return divergence(trained.model, [context], trained.v, [alpha])[0, 0]
@@ -192,10 +189,24 @@ def safe_strengths(trained: Trained, context: int, nats: np.ndarray) -> xr.Datas
     )
 
 
-def _up_to(m, log_p, members, reach: float) -> float:
-    """The strength at which the share of a set reaches a level; the last one looked at if it does not."""
+def _tilted(log_p: Float[Array, " V"], m: Float[Array, " V"], alphas: np.ndarray) -> Float[Array, "K V"]:
+    return jax.vmap(lambda alpha: tilting.log_probabilities(log_p, m, alpha))(jnp.asarray(alphas))
+
+
+def _share(trained: Trained, log_p: Float[Array, "*n V"]) -> Float[Array, "*n"]:
+    """The probability of the target, the first concept."""
+    return jnp.exp(concept_log_probabilities(log_p, trained.corpus.concepts)[..., 0])
+
+
+def _growth(trained: Trained, context: int, v: Float[Array, " d"], alphas: np.ndarray) -> Float[Array, " K"]:
+    """The increase of the target's share in the model: S's concept probability is the mean over a concept's tokens."""
+    concepts = trained.corpus.concepts
+    return concepts.sizes[0] * concept_increase(trained.model, [context], v, alphas, concepts)[0, :, 0]
+
+
+def _up_to(trained: Trained, log_p: Float[Array, " V"], m: Float[Array, " V"], reach: float) -> float:
+    """The strength at which the target's share reaches a level; that of the largest share if it does not."""
     alphas = np.linspace(0, 60, 6001)
-    log_q = jax.vmap(lambda alpha: tilting.log_probabilities(log_p, m, alpha))(jnp.asarray(alphas))
-    share = np.asarray(jnp.exp(jax.nn.logsumexp(jnp.where(members, log_q, -jnp.inf), axis=-1)))
+    share = np.asarray(_share(trained, _tilted(log_p, m, alphas)))
     above = np.flatnonzero(share >= reach)
     return float(alphas[above[0] if above.size else int(share.argmax())])

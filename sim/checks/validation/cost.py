@@ -13,14 +13,11 @@ from jaxtyping import Array, Bool
 
 from sim.bridge.split import Split
 from sim.bridge.unembedding import readout
-from sim.checks.validation.run import Finding, Run, about_of, by_pair
+from sim.checks.validation.run import STEP, Finding, Run, about_of, by_pair
 from theory import budgets
 from ufm import Add, Steering
 from ufm.measures import kl, slopes
 from ufm.steerable import sweep_states
-
-STEP = 1e-3
-"""Range of the change of the logits at a small strength: relative changes are small, however certain a prediction is."""
 
 LEAST, MOST = 1e-2, 2.0
 """Nats that the curvature forecasts at the ends of the sweep."""

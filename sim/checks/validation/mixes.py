@@ -15,15 +15,12 @@ import xarray as xr
 from jaxtyping import Array, Bool, Float
 
 from sim.bridge.split import Split
-from sim.checks.validation.run import Finding, Run, about_of
+from sim.checks.validation.run import STEP, Finding, Run, about_of
 from theory import allocation
 from ufm import Add, Steering
 from ufm._check import require
 from ufm.measures import kl, slopes
 from ufm.steerable import sweep_states
-
-STEP = 1e-3
-"""Range of the change of the logits at a small strength: relative changes are small, however certain a prediction is."""
 
 BUDGET = 0.1
 """Nats, for what is reported."""

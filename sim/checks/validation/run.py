@@ -15,6 +15,9 @@ from sim.bridge.split import end_states
 from sim.checks.concept_texts import BEGINNINGS, CONCEPTS, OPENINGS, Concept
 from sim.directions.extraction import make_vector
 
+STEP = 1e-3
+"""Range of the change of the logits at a small strength: relative changes are small, however certain a prediction is."""
+
 
 @dataclass(frozen=True)
 class Size:
