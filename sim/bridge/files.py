@@ -58,6 +58,16 @@ def require_file(argument: str, path: Path, expected: str) -> None:
     require(path.is_file(), argument, expected, f"{str(path)!r}, {kind}")
 
 
+def require_new_folder(path: Path) -> None:
+    """Refuse a folder that holds something, and a file.
+
+    Raises:
+        ValueError: names the argument ``folder``.
+    """
+    free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    require(free, "folder", "one that is not there, or empty", repr(str(path)))
+
+
 def text_lines(argument: str, path: Path, expected: str) -> list[str]:
     """The lines of a text file that are not empty, without spaces around them.
 

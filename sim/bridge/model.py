@@ -31,7 +31,7 @@ from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import PICKLES, Tensors, load_params, open_folder
-from ufm._check import finite, finite_number, real_numbers, require, shown, whole_number
+from ufm._check import finite, finite_number, real_numbers, require, shown, typed, whole_number
 from ufm.steering import RESIDUAL, Steering, require_sites
 
 Prompts = Any
@@ -373,8 +373,13 @@ class LanguageModel:
         columns = array[:, None] if array.ndim == 1 else array
         return np.broadcast_to(columns, (count, parts)).astype(np.float32)
 
+    @typed
     def save(self, folder: str | Path) -> Path:
-        """Write the model into a new folder, as an Orbax checkpoint that `load` reads (`sim.bridge.weights`)."""
+        """Write the model as an Orbax checkpoint that `load` reads (`sim.bridge.weights`).
+
+        Raises:
+            ValueError: a folder that holds something, or a file.
+        """
         return orbax_checkpoint.save(folder, self.config, self.parameters, self.tokenizer)
 
     def with_dtype(self, dtype: DTypeLike, *, precision: str | None = None) -> "LanguageModel":

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sim.bridge.files import read_json, reading, refuse_pointers, some_of
+from sim.bridge.files import read_json, reading, refuse_pointers, require_new_folder, some_of
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import MLP_DOWN, sites_of
 from sim.bridge.weights import tensor_names
@@ -111,8 +111,7 @@ def write_adapter(steering: Steering, folder: str | Path, lm: LanguageModel) -> 
         ValueError: another steering, or one for another model; a folder that holds something.
     """
     path = Path(folder)
-    free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    require(free, "folder", "one that is not there, or empty", repr(str(folder)))
+    require_new_folder(path)
     require_sites(steering, sites_of(lm.config), layers=lm.config.num_layers)
     template, tensors, ranks = _template(lm), {}, {}
     for part in steering.parts:

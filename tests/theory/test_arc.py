@@ -308,7 +308,7 @@ def test_parallel_states_have_two_points_and_no_arc():
 
 
 def test_refuses_kind():
-    with pytest.raises(ValueError, match=r"^kind: expected one of \('rms', 'layer'\), got 'post'"):
+    with pytest.raises(ValueError, match=r"^kind: .*got 'post'"):
         arc.arc_of(*draw(), kind="post")
 
 
@@ -466,7 +466,7 @@ def test_what_bias_breaks():
     assert int(arc.bumps(biased)[0]) == 2
     logits = jax.vmap(partial(arc.arc_logits, plain([0, 1], [0, 0], [0.5, 0.0])))(theta)
     assert np.flatnonzero(np.diff(jnp.argmax(logits, axis=1))).size == 2
-    with pytest.raises(ValueError, match=r"^arc: expected one without bias \(c constant\), got c with a range of 2"):
+    with pytest.raises(ValueError, match=r"^arc: .*got c with a range of 2"):
         arc.greedy_interval(biased)
 
 

@@ -56,7 +56,7 @@ def test_refuses(small_corpus, positive, negative, target, message):
 
 def test_refuses_one_concept():
     corpus = from_table(np.full((2, 2), 0.5), [[0, 1]], [0, 0])
-    with pytest.raises(ValueError, match=r"^corpus: expected at least two concepts to contrast, got 1"):
+    with pytest.raises(ValueError, match=r"^corpus: .*got 1"):
         theory.make_instance(corpus, [0], [1], 0)
 
 

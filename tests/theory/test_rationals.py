@@ -197,7 +197,7 @@ def test_what_has_no_exact_instance(change, message):
 
 
 def test_digits_are_checked():
-    with pytest.raises(ValueError, match="digits: expected None or at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"digits: .*got 0"):
         rationals.rationalise(instance(FAMILIES["any"]()), 0)
 
 

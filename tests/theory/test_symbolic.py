@@ -81,7 +81,7 @@ def test_what_is_not_decided_is_refused(side):
 
 
 def test_a_square_root_of_a_fraction_is_refused():
-    with pytest.raises(ValueError, match=r"^identity: expected square roots of polynomials, got sqrt\("):
+    with pytest.raises(ValueError, match=r"^identity: .*got sqrt\("):
         holds(Identity("", sympy.sqrt(x + 1 / (1 + t)), t))
 
 

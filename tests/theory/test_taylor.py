@@ -301,5 +301,5 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"such as cross-entropy, log-partition, probability, concept-log-odds, got 'x'$"):
         taylor("x", 2)
     for order in (-1, MAX_ORDER + 1):
-        with pytest.raises(ValueError, match=rf"^order: expected an integer from 0 to {MAX_ORDER}, got {order}$"):
+        with pytest.raises(ValueError, match=rf"^order: .*got {order}$"):
             taylor("log-partition", order)

@@ -97,5 +97,5 @@ def test_refuses_lists(members, message):
 
 @pytest.mark.parametrize("concept", [-1, 2])
 def test_refuses_members_of_no_concept(concept):
-    with pytest.raises(ValueError, match=rf"concept: expected a concept in 0\.\.1, got {concept}"):
+    with pytest.raises(ValueError, match=rf"concept: .*got {concept}"):
         Concepts([0, 1]).members(concept)

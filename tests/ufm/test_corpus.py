@@ -140,5 +140,5 @@ def test_refuses_indices_that_are_not_integers(argument):
 
 
 def test_refuses_contexts_of_no_concept(small_corpus):
-    with pytest.raises(ValueError, match=r"concept: expected a concept in 0\.\.1, got 2"):
+    with pytest.raises(ValueError, match=r"concept: .*got 2"):
         small_corpus.contexts_of(2)

@@ -108,5 +108,5 @@ def test_refuses_smoothing(smoothing):
 def test_refuses_to_sample():
     with pytest.raises(ValueError, match=r"^corpus: expected contexts made of tokens"):
         sample_documents(jax.random.key(0), uniform((2, 2), contexts_per_concept=1), 3)
-    with pytest.raises(ValueError, match=r"^n: expected a number of documents of at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"^n: .*got -1"):
         sample_documents(jax.random.key(0), uniform((2, 2)), -1)

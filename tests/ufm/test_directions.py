@@ -81,7 +81,7 @@ def test_settings_refuse(small_corpus, call, message):
 
 
 def test_contrastive_names_an_unknown_opposite(small_corpus):
-    with pytest.raises(ValueError, match=r"^opposite: expected a concept in 0\.\.1, got 2"):
+    with pytest.raises(ValueError, match=r"^opposite: .*got 2"):
         contrastive(small_corpus, 0, 2)
 
 

@@ -35,7 +35,7 @@ def test_init(small_corpus):
 
 @pytest.mark.parametrize("d", [0, -3])
 def test_init_refuses_width(small_corpus, d):
-    with pytest.raises(ValueError, match=f"^d: expected an embedding width of at least 1, got {d}"):
+    with pytest.raises(ValueError, match=f"^d: .*got {d}"):
         init(jax.random.key(0), small_corpus, d)
 
 

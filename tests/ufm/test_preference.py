@@ -84,7 +84,7 @@ def test_objectives_by_hand():
 
 
 def test_reps_refuses_scale():
-    with pytest.raises(ValueError, match=r"^scale: expected a number above 0, got 0.0"):
+    with pytest.raises(ValueError, match=r"^scale: .*got 0.0"):
         reps(answers(), answers(), scale=0.0)
 
 

@@ -109,7 +109,7 @@ def test_pairs(chunk):
 
 
 def test_pairs_refuses_chunk():
-    with pytest.raises(ValueError, match=r"^chunk: expected at least one pair at a time, got 0"):
+    with pytest.raises(ValueError, match=r"^chunk: .*got 0"):
         pairs(lambda i, alpha: alpha, 2, ALPHAS, 0)
 
 

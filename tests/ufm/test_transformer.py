@@ -212,7 +212,7 @@ def test_refuses(options, message):
 
 @pytest.mark.parametrize("tokens", [TOKENS + 2, TOKENS - 1])
 def test_refuses_tokens(tokens):
-    with pytest.raises(ValueError, match=r"^tokens: expected tokens between 0 and 6, got others"):
+    with pytest.raises(ValueError, match=r"^tokens: .*got others"):
         init_transformer(jax.random.key(0), jnp.asarray(tokens), 7, D)
-    with pytest.raises(ValueError, match=r"^tokens: expected contexts of at least one token, got shape \(0, 4\)"):
+    with pytest.raises(ValueError, match=r"^tokens: .*got shape \(0, 4\)"):
         init_transformer(jax.random.key(0), jnp.asarray(TOKENS[:0]), 7, D)

@@ -16,7 +16,7 @@ import tokenizers
 from jax.typing import DTypeLike
 
 from sim.bridge.config import Config
-from sim.bridge.files import reading
+from sim.bridge.files import reading, require_new_folder
 from sim.bridge.parameters import Placement, is_gain, placed, require_finite, shapes
 from sim.bridge.rope import Rope
 from sim.bridge.tokenizer import Tokenizer
@@ -40,12 +40,12 @@ def save(folder: str | Path, config: Config, parameters: Mapping[str, Any], toke
         tokenizer: its tokenizer, if it has one.
 
     Raises:
-        ValueError: a folder that holds something; parameters that are not those of the architecture.
+        ValueError: a folder that holds something, or a file; parameters that are not those of the architecture.
     """
     import orbax.checkpoint as ocp
 
     path = Path(folder).absolute()
-    require(not path.exists() or not any(path.iterdir()), "folder", "one that is not there, or empty", f"{str(folder)!r}")
+    require_new_folder(path)
     actual, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(config)
     require(actual == wanted, "parameters", "those of the architecture", _difference(actual, wanted))
     about = {"config": asdict(config), "tokenizer": None if tokenizer is None else _as_json(tokenizer)}

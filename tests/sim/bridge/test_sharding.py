@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -66,9 +65,9 @@ def test_rules():
     mesh = make_mesh(1, 1)
     assert spec(("layer", "d_model", "heads"), (3, 32, 64), mesh) == PartitionSpec(None, None, "model")
     assert spec(("heads", "d_mlp"), (8, 8), mesh) == PartitionSpec("model", None)
-    with pytest.raises(ValueError, match=r"rules: expected axes of the mesh, data, model, got \['other'\]"):
+    with pytest.raises(ValueError, match=r"rules: .*got \['other'\]"):
         spec(("heads",), (8,), mesh, RULES | {"heads": "other"})
-    with pytest.raises(ValueError, match=f"mesh: expected at most the {len(jax.devices())} devices there are, got 99"):
+    with pytest.raises(ValueError, match=r"mesh: .*got 99"):
         make_mesh(99, 1)
     with pytest.raises(ValueError, match="mesh: expected at least one device along each axis"):
         make_mesh(0)

@@ -130,7 +130,7 @@ def test_nulling_out_at_a_site(small):
 
 def test_a_site_that_there_is_not_is_refused(small):
     model = small(NAMES[0])
-    with pytest.raises(ValueError, match="site: expected one of residual, mlp_down, got 'up'"):
+    with pytest.raises(ValueError, match=r"site: .*got 'up'"):
         model.split(PROMPTS, 0, site="up")
     split = model.split(PROMPTS, 0)
     here = updates(split, "mlp_down")["weight"]

@@ -120,7 +120,7 @@ def test_batches_are_padded(folder):
     right, flags = pad([short, long], side="right", length=50)
     assert right.shape == (2, 50)
     assert flags[0].tolist() == [k < len(short) for k in range(50)]
-    with pytest.raises(ValueError, match="prompt: expected at least one token, got none in prompt 1"):
+    with pytest.raises(ValueError, match=r"prompt: .*got none in prompt 1"):
         pad([short, []])
     with pytest.raises(ValueError, match="prompt: expected at most 1 tokens"):
         pad([long], length=1)
@@ -354,7 +354,7 @@ def test_templates_in_each_file(trained, tmp_path):
     several = [{"name": "default", "template": "the first"}, {"name": "tool_use", "template": "with {{ tools | length }}"}]
     put(tmp_path, tokenizer_config={"chat_template": several})
     assert (said(), said(tools=[{}, {}]), said(template="tool_use", tools=[])) == ("the first", "with 2", "with 0")
-    with pytest.raises(ValueError, match=r"^template: expected one of default, tool_use, got 'rag'"):
+    with pytest.raises(ValueError, match=r"^template: .*got 'rag'"):
         said(template="rag")
     (tmp_path / "chat_template.jinja").write_text("from its own file", encoding="utf-8-sig")
     assert (said(), said(tools=[])) == ("from its own file", "from its own file")

@@ -223,7 +223,7 @@ def test_an_unknown_statement_is_refused(small):
 
 def test_interference_needs_two_concepts(small):
     alone = TEXTS._replace(concepts=TEXTS.concepts[:1])
-    with pytest.raises(ValueError, match="concepts: expected two concepts, or statements other than N23, got 1"):
+    with pytest.raises(ValueError, match=r"concepts: .*got 1"):
         validate(small("gpt2"), size=SMOKE, texts=alone, statements=["N23.mix"], progress=False)
 
 

@@ -176,7 +176,7 @@ def test_curves_end_where_there_are_no_numbers(lm, monkeypatch):
 
 
 def test_other_prompts_are_refused(lm):
-    with pytest.raises(ValueError, match="prompts: expected the 4 of the choice, got 3"):
+    with pytest.raises(ValueError, match=r"prompts: .*got 3"):
         curves(lm, choice_of(lm, budget=0.3), PROMPTS[:3])
 
 

@@ -129,9 +129,9 @@ def test_a_concept_of_the_library_or_of_a_file(folder):
     (pairs / "calm.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
     (pairs / "rage.jsonl").write_text(json.dumps({"positive": "A", "negative": "B"}))
     assert source(pairs=pairs, concept="rage") == ("rage", ["A"], ["B"], None)
-    with pytest.raises(ValueError, match="concept: expected one of calm, rage, got None"):
+    with pytest.raises(ValueError, match=r"concept: .*got None"):
         source(pairs=pairs)
-    with pytest.raises(ValueError, match="concept: expected one of calm, rage, got joy"):
+    with pytest.raises(ValueError, match=r"concept: .*got joy"):
         source(pairs=pairs, concept="joy")
 
 

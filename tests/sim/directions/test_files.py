@@ -125,7 +125,7 @@ def test_a_control_vector_of_others_is_read(model, tmp_path):
 def test_a_control_vector_for_another_family_is_refused(model, tmp_path):
     tensors = {"direction.2": NUMBERS[2]}
     path = control_vector(tmp_path / "joy.gguf", tensors, controlvector__model_hint="qwen2")
-    with pytest.raises(ValueError, match="vector: expected one for the architecture llama, got one for qwen2"):
+    with pytest.raises(ValueError, match=r"vector: .*got one for qwen2"):
         sim.read_vector(path, model)
 
 
@@ -159,7 +159,7 @@ def test_arrays_are_directions_of_one_block_or_of_all(tmp_path, model):
         sim.read_vector(tmp_path / "states.npy", model)
     with pytest.raises(ValueError, match=r"layer: expected the block that the one direction of one.npy is for, .*got none"):
         sim.read_vector(tmp_path / "one.npy")
-    with pytest.raises(ValueError, match=r"layer: expected none, as all.npy has a row for each of 6 blocks, got 3"):
+    with pytest.raises(ValueError, match=r"layer: .*got 3"):
         sim.read_vector(tmp_path / "all.npy", layer=3)
 
 

@@ -339,7 +339,7 @@ def test_another_width_and_missing_files(tmp_path, small):
         read_sparse_autoencoder(tmp_path)
     weights = {"W_enc": np.ones((8, 4)), "W_dec": np.ones((4, 8)), "b_enc": np.ones(4), "b_dec": np.ones(8)}
     folder = folder_of(tmp_path, CONFIG | {"d_in": 8, "d_sae": 4}, weights)
-    with pytest.raises(ValueError, match=r"^sae: expected one for the model's width 32, got width 8"):
+    with pytest.raises(ValueError, match=r"^sae: .*got width 8"):
         read_sparse_autoencoder(folder, small("llama"))
     (tmp_path / "cfg.json").write_text("[1")
     with pytest.raises(ValueError, match=r"^cfg.json: expected JSON"):
@@ -367,7 +367,7 @@ def test_the_best_features_are_those_that_correlate_with_the_set(sizes):
     assert best_features(sae, p, n, 2) == best[:2]
     with pytest.raises(ValueError, match=r"^k: "):
         best_features(sae, p, n, 0)
-    with pytest.raises(ValueError, match=r"^states: expected states of width 5, got width 3"):
+    with pytest.raises(ValueError, match=r"^states: .*got width 3"):
         best_features(sae, p[:, :3], n[:, :3])
 
 

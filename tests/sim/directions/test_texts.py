@@ -217,7 +217,7 @@ def test_a_folder_of_files(tmp_path):
         ("brave", "calm", "shy"), ("b", "c")
     )
     write_list(tmp_path / "calm.json", ROWS["sides"])
-    with pytest.raises(ValueError, match=r"^pairs: expected each concept in one file, got 'calm' again in calm.jsonl"):
+    with pytest.raises(ValueError, match=r"^pairs: .*got 'calm' again in calm.jsonl"):
         read_pairs(tmp_path)
 
 
@@ -292,5 +292,5 @@ def test_a_file_that_is_not_there(tmp_path):
         ValueError, match=r"^pairs: expected a JSON-lines, JSON or parquet file, got .* which does not exist"
     ):
         read_pairs(tmp_path / "kind.jsonl")
-    with pytest.raises(ValueError, match=r"^path: expected a str or a Path, got 3"):
+    with pytest.raises(ValueError, match=r"^path: .*got 3"):
         read_pairs(3)

@@ -51,7 +51,7 @@ def test_the_tokenizer_loses_nothing():
 
 
 def test_a_vocabulary_without_room_for_bytes():
-    with pytest.raises(ValueError, match="vocabulary: expected more than the 256 bytes, got 256"):
+    with pytest.raises(ValueError, match=r"vocabulary: .*got 256"):
         corpora.train_tokenizer(["a"], 256)
 
 

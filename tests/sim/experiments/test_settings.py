@@ -282,11 +282,11 @@ def test_no_shots_and_no_bootstrap_samples_are_fine():
 
 
 def test_settings_of_another_version_are_refused():
-    with pytest.raises(ValueError, match="settings: expected those of this version, got speed"):
+    with pytest.raises(ValueError, match=r"settings: .*got speed"):
         from_json(SMOKE.as_json() | {"speed": 1})
     odd = SMOKE.as_json()
     odd["mmlu"]["speed"] = 1
-    with pytest.raises(ValueError, match=r"settings: expected those of this version, got mmlu\.speed"):
+    with pytest.raises(ValueError, match=r"settings: .*got mmlu\.speed"):
         from_json(odd)
 
 

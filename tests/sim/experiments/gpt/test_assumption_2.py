@@ -128,5 +128,5 @@ def test_bad_input(measured_text):
         fidelity(model, tokens, 12, draws=1)
     shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
     bare = random_model(from_config({"model_type": "gpt2", "vocab_size": 9, **shape}), jax.random.key(0))
-    with pytest.raises(ValueError, match="model: expected one with a tokenizer, got none"):
+    with pytest.raises(ValueError, match=r"model: .*got none"):
         fidelity(bare, tokens, 12)

@@ -72,7 +72,7 @@ def test_what_is_there_is_not_trained_again(trained, monkeypatch):
 def test_a_folder_of_another_training_is_refused(trained):
     with pytest.raises(ValueError, match=r"folder: expected one of this training, .*, got rate 0\.01 there, 0\.02 here"):
         train(trained[1], DOCUMENTS, replace(TINY, rate=2e-2), progress=False)
-    with pytest.raises(ValueError, match="folder: expected one of this training, or a new one, got text"):
+    with pytest.raises(ValueError, match=r"folder: .*got text"):
         train(trained[1], DOCUMENTS[::-1], TINY, progress=False)
 
 
@@ -119,5 +119,5 @@ def test_what_is_no_training_that_is_done_is_refused(trained, tmp_path):
         finished(trained[1], DOCUMENTS[::-1])
     (tmp_path / "model").mkdir()
     (tmp_path / "training.json").write_text('{"num_layers": 1}')
-    with pytest.raises(ValueError, match=r"training\.json: expected the settings of a training, got none of d_model"):
+    with pytest.raises(ValueError, match=r"training\.json: .*got none of d_model"):
         finished(tmp_path, DOCUMENTS)

@@ -351,14 +351,14 @@ def test_the_page_of_preference_and_utility(experiment):
 
 def test_a_concept_without_pairs_is_refused(lm, tmp_path):
     of = tiny.settings().changed({"updates.concepts": ["calm"]})
-    with pytest.raises(ValueError, match=r"updates.concepts: expected some of optimistic, which have pairs, got calm"):
+    with pytest.raises(ValueError, match=r"updates.concepts: .*got calm"):
         run(tiny.start(tmp_path / "run", lm, lm, of=of), ["train-update"])
     many = tiny.settings().changed({"updates.trained": 6})
     with pytest.raises(ValueError, match=r"more than 6 \(updates.trained\) of optimistic, got 6"):
         run(tiny.start(tmp_path / "other", lm, lm, of=many), ["train-update"])
     with pytest.raises(ValueError, match=r"updates.rank: expected at most 32"):
         tiny.start(tmp_path / "rank", lm, lm, of=tiny.settings().changed({"updates.rank": 33}))
-    with pytest.raises(ValueError, match=r"updates.forms: expected some of vector, lora, weight, got matrix"):
+    with pytest.raises(ValueError, match=r"updates.forms: .*got matrix"):
         tiny.settings().changed({"updates.forms": ["matrix"]})
 
 
