@@ -17,6 +17,11 @@ from sim.checks import report
 from sim.checks.refute import Kept, write_instance
 from sim.checks.validation import Validation, validate
 from sim.checks.verify import INSTANCES, Verdict, as_json, train_gallery, verify
+from sim.choosing.page import write_page
+from sim.choosing.search import choose
+from sim.directions.extraction import make_vector
+from sim.directions.texts import concept_pairs
+from sim.experiments.prompt_texts import STARTS
 from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing, save
 from sim.output import write_data, write_json
 from sim.toy import arc, costs, texts, turns
@@ -37,6 +42,7 @@ class Reproduction:
         seconds: wall time of the run.
         on_model: what was found on the language model; None if there was none.
         missing: why there was none, and what to do; empty if none was asked for.
+        choice: the page of a strength that was chosen on the language model.
     """
 
     verdicts: list[Verdict]
@@ -46,6 +52,7 @@ class Reproduction:
     seconds: float
     on_model: Validation | None = None
     missing: str = ""
+    choice: Path | None = None
 
     @property
     def holds(self) -> bool:
@@ -62,13 +69,14 @@ def reproduce(
     statements: Sequence[str] | None = None,
     model: str | LanguageModel | None = None,
     check_model: Callable[[LanguageModel], Validation] | None = None,
+    choose_strength: Callable[[LanguageModel, Path], Path] | None = None,
 ) -> Reproduction:
     """Train the toy models, verify the statements, draw the figures, check the theory on a language model; write it all.
 
     The folder gets ``index.html``, ``statements/`` with a page for each, ``instances/`` with the worst instances that routes
     found (`sim.checks.refute.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure),
-    ``verdicts.json`` and ``numbers.json``; for a language model, also what `write_validation` writes. Files of an earlier
-    run are replaced one by one, each as a whole.
+    ``verdicts.json`` and ``numbers.json``; for a language model, also what `write_validation` writes, and
+    ``choosing/`` with the page of a chosen strength. Files of an earlier run are replaced one by one, each as a whole.
 
     Args:
         out: the folder, made if need be.
@@ -77,7 +85,9 @@ def reproduce(
         statements: ids of those to verify; all if left out.
         model: a language model, or what `sim.bridge.model.load` takes; none if left out. If it cannot be loaded,
             the page says so, and the rest is made all the same.
-        check_model: what to do with it; `sim.checks.validation.validate` with the seed if left out.
+        check_model: what to check on it; `sim.checks.validation.validate` with the seed if left out.
+        choose_strength: how to write the page of a chosen strength, from the model and a folder; `write_choice` with the
+            seed if left out.
 
     Raises:
         ValueError: a folder that cannot be written, before anything is computed.
@@ -103,28 +113,51 @@ def reproduce(
     write_json(folder / "verdicts.json", as_json(verdicts, seed))
     write_json(folder / "numbers.json", numbers)
     kept = keep(output.prepare_folder(folder / "instances"), verdicts, seed)
-    on_model, missing = None, ""
-    if model is not None:
-        on_model, missing = _on_model(model, check_model or partial(validate, seed=seed))
-    if on_model is not None:
+    lm, missing = _loaded(model)
+    on_model = choice = None
+    if lm is not None:
+        # The programs of the statements are done with; a process can only map so many regions of memory.
+        jax.clear_caches()
+        gc.collect()
+        on_model = (check_model or partial(validate, seed=seed))(lm)
         files |= write_validation(folder, on_model)
+        choice = (choose_strength or partial(write_choice, seed=seed))(lm, folder / "choosing")
     seconds = time.perf_counter() - start
-    page = report.write(folder, verdicts, files, kept, numbers, seconds, on_model=on_model, missing=missing)
-    return Reproduction(verdicts, numbers, data, page, seconds, on_model, missing)
+    page = report.write(
+        folder, verdicts, files, kept, numbers, seconds, on_model=on_model, missing=missing, choice=choice is not None
+    )
+    return Reproduction(verdicts, numbers, data, page, seconds, on_model, missing, choice)
 
 
-def _on_model(
-    model: str | LanguageModel, check_model: Callable[[LanguageModel], Validation]
-) -> tuple[Validation | None, str]:
-    """What is found on a language model; or nothing, and why it could not be loaded."""
+def _loaded(model: str | LanguageModel | None) -> tuple[LanguageModel | None, str]:
+    """A language model; or none, and why it could not be loaded."""
     try:
-        loaded = load(model) if isinstance(model, str) else model
+        return (load(model) if isinstance(model, str) else model), ""
     except ValueError as error:
         return None, str(error)
-    # The programs of the statements are done with; a process can only map so many regions of memory.
-    jax.clear_caches()
-    gc.collect()
-    return check_model(loaded), ""
+
+
+def write_choice(
+    lm: LanguageModel, folder: Path, *, seed: int = 0, concept: str = "joy", prompts: int = 8, horizon: int = 24
+) -> Path:
+    """Choose how hard to push a concept of the library after the middle block, for 1 nat, and write the page of the choice.
+
+    Args:
+        lm: the model.
+        folder: for the page.
+        seed: of the texts that the model writes.
+        concept: of the library.
+        prompts: how many beginnings.
+        horizon: tokens of a continuation.
+
+    Returns:
+        The path of the page.
+    """
+    layer = (lm.config.num_layers - 1) // 2
+    vector = make_vector(lm, pairs=concept_pairs(concept), name=concept, progress=False)
+    beginnings = STARTS[:prompts]
+    choice = choose(lm, vector, beginnings, layer=layer, budget=1.0, horizon=horizon, seed=seed)
+    return write_page(lm, choice, beginnings, folder)
 
 
 def write_validation(folder: Path, validation: Validation, *, alone: bool = False) -> dict[str, dict[str, Path]]:

@@ -5,6 +5,7 @@ this release of XLA takes them. Everything else is `jax.jit`.
 """
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ LONG = {"_train": {"xla_backend_optimization_level": 1}}
 
 JIT = jax.jit
 
+PROGRAMS: weakref.WeakSet = weakref.WeakSet()
+"""What `jax.jit` returned to this project's code: JAX's own functions have their programs elsewhere."""
+
 
 def install() -> None:
     """Put `jit` in the place of `jax.jit`, for what is imported from now on."""
@@ -26,7 +30,23 @@ def jit(function: Callable | None = None, **keywords: Any) -> Any:
     """`jax.jit`, also as a decorator with keywords."""
     if function is None:
         return functools.partial(jit, **keywords)
-    return JIT(function, **keywords) if "compiler_options" in keywords else Program(function, keywords)
+    return _jit(function, **keywords) if "compiler_options" in keywords else Program(function, keywords)
+
+
+def _jit(function: Callable, **keywords: Any) -> Any:
+    program = JIT(function, **keywords)
+    PROGRAMS.add(program)
+    return program
+
+
+def forget() -> None:
+    """Trace every program of this project anew when it is next called, and none of JAX's own.
+
+    What was traced of a function holds what the functions that it calls were at that time. `jax.clear_caches` would let the
+    programs of `jnp.add` and its like go as well, of which there are many more.
+    """
+    for program in list(PROGRAMS):
+        program.clear_cache()
 
 
 class Program:
@@ -35,9 +55,9 @@ class Program:
     def __init__(self, function: Callable, keywords: dict[str, Any]) -> None:
         # Not the attributes of a function that wraps a program: they are those of that program.
         functools.update_wrapper(self, function, updated=())
-        self.plain = JIT(function, **keywords)
+        self.plain = _jit(function, **keywords)
         more = LONG.get(getattr(function, "__name__", ""), {})
-        self.hasty = functools.cache(lambda: JIT(function, compiler_options=options(more), **keywords))
+        self.hasty = functools.cache(lambda: _jit(function, compiler_options=options(more), **keywords))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         # JAX takes options of programs that are called, not of those that are traced.

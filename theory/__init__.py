@@ -8,7 +8,7 @@ from theory.certificate import certify
 from theory.instance import Instance, Measured, make_instance
 from theory.refute import attack, confirmed
 from theory.routes import Evidence, check
-from theory.statement import Claim, Curve, Domain, Hypothesis, Statement, find
+from theory.statement import Claim, Curve, Domain, Hypothesis, Statement, find, find_all
 from theory.statements import REGISTRY
 from theory.taylor import taylor
 
@@ -30,6 +30,7 @@ __all__ = [
     "confirmed",
     "examples",
     "find",
+    "find_all",
     "make_instance",
     "predicted",
     "random_instances",

@@ -20,7 +20,7 @@ from theory._compilation import compiled_briefly, compiled_quickly
 from theory.instance import Instance, with_peaks
 from theory.symbolic import Identity
 from ufm._batches import map_in_batches
-from ufm._check import typed
+from ufm._check import require, typed
 
 Margin = Callable[[Any], Float[Array, ""]]
 
@@ -160,15 +160,45 @@ class Statement:
 
 @typed
 def find(statement_id: str, registry: Mapping[str, Statement]) -> Statement:
-    """The statement of that id.
+    """The statement of that id, or the only one that it names.
 
     Raises:
-        ValueError: an unknown id; the message lists the near matches.
+        ValueError: several; none. The message lists them, or the near matches.
     """
-    if statement_id in registry:
-        return registry[statement_id]
-    near = difflib.get_close_matches(statement_id, registry, n=3, cutoff=0.4) or sorted(registry)
-    raise ValueError(f"statement: expected a known id such as {', '.join(near)}, got {statement_id!r}")
+    statements = find_all(statement_id, registry)
+    parts = ", ".join(statement.id for statement in statements)
+    require(len(statements) == 1, "statement", f"one of {parts}", repr(statement_id))
+    return statements[0]
+
+
+@typed
+def find_all(name: str, registry: Mapping[str, Statement]) -> list[Statement]:
+    """The statements that a name stands for: "theorem-3.6.tanh", all parts of "theorem-3.6", or "3.6" for short.
+
+    Raises:
+        ValueError: none; the message lists the near matches, those of the same number first.
+    """
+    if name in registry:
+        return [registry[name]]
+    words = name.strip().lower().replace(" ", "-")
+    parts = [key for key in registry if any(_begins(key, alias) for alias in (words, f"n{words}"))]
+    parts = parts or [key for key in registry if _begins(_number(key), words)]
+    if parts:
+        return [registry[key] for key in parts]
+    spelled = difflib.get_close_matches(words, registry, n=3, cutoff=0.4) or sorted(registry)
+    numbered = difflib.get_close_matches(_number(words), [_number(key) for key in registry], n=3, cutoff=0.6)
+    near = dict.fromkeys([key for number in numbered for key in registry if _number(key) == number] + spelled)
+    raise ValueError(f"statement: expected a known id such as {', '.join(list(near)[:6])}, got {name!r}")
+
+
+def _begins(key: str, name: str) -> bool:
+    """Whether a name is that of an id, or of the statement that it is a part of."""
+    return key.lower() == name or key.lower().startswith(f"{name}.")
+
+
+def _number(key: str) -> str:
+    """What follows the kind: "3.6.tanh" of "theorem-3.6.tanh"."""
+    return key.partition("-")[2] or key
 
 
 # Statements share their hypotheses, so that these compile once for all; margins compile once each.

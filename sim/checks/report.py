@@ -26,6 +26,7 @@ def write(
     *,
     on_model: Validation | None = None,
     missing: str = "",
+    choice: bool = False,
 ) -> Path:
     """Write ``index.html`` and ``statements/ID.html``; returns the path of the first.
 
@@ -38,6 +39,7 @@ def write(
         seconds: how long the run took.
         on_model: what was found on a language model, whose figures are among `figures`.
         missing: why there is none, if one was asked for.
+        choice: whether ``choosing/index.html`` is the page of a strength that was chosen on it.
     """
     pages = output.prepare_folder(folder / "statements")
     for verdict in verdicts:
@@ -64,6 +66,7 @@ def write(
         holds=bool(verdicts) and all(verdict.holds for verdict in verdicts),
         on_model=on_model,
         missing=missing,
+        choice=choice,
     )
 
 

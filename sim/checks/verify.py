@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sim.output import package_version
 from sim.toy.curves import Trained
-from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, examples, find, routes
+from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, examples, find_all, routes
 from theory.rationals import RationalInstance
 from theory.statement import TABLES
 from ufm._check import require, typed
@@ -85,7 +85,7 @@ def verify(
     """Check statements by every route that applies to them, in float64.
 
     Args:
-        ids: statements to check; all if left out.
+        ids: statements to check, or names of several (`theory.find_all`); all if left out.
         seed: of the random instances and of the initial parameters of trained models.
         instances: random instances per statement.
         names: routes to take.
@@ -97,7 +97,8 @@ def verify(
     Raises:
         ValueError: an unknown id or route, fewer than one instance.
     """
-    statements = [find(name, REGISTRY) for name in ids] if ids else list(REGISTRY.values())
+    chosen = {statement.id: statement for name in ids or () for statement in find_all(name, REGISTRY)}
+    statements = list((chosen or REGISTRY).values())
     unknown = [name for name in names if name not in routes.ROUTES]
     require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
     require(workers >= 1, "workers", "at least one", workers)

@@ -113,7 +113,8 @@ def choose(
     names = [limit.name for limit in limits]
     spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
     nats, of = (None, of) if spent is None else (spent.nats, spent.of)
-    settings = {"budget": nats, "statistic": of, "share": share, "limits": names, "horizon": horizon, "seed": seed}
+    asked = {"budget": nats, "statistic": of, "share": share, "limits": names, "horizon": horizon, "seed": seed}
+    settings = {"vector": getattr(steering, "name", None)} | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
         placed = steering_of(lm, steering, place)

@@ -13,7 +13,8 @@ from sim.checks.refute import replay
 from sim.checks.validation import Finding, Validation
 from sim.checks.verify import DEFAULT_ROUTES, as_json, as_table, verify
 from sim.figures import FIGURES
-from sim.reproduction import reproduce
+from sim.reproduction import reproduce, write_choice
+from tests.sim.bridge.test_model import letters
 from theory import REGISTRY
 from theory.routes import applies
 
@@ -174,6 +175,16 @@ def test_a_model_that_cannot_be_loaded_is_missed_on_the_page(reproduction):
     assert "The language model could not be loaded" in html
     assert "nowhere.gguf" in html
     assert not (folder / "language-model.html").exists()
+    assert result.choice is None
+    assert "choosing/" not in html
+
+
+def test_a_reproduction_ends_with_a_choice(small, tmp_path):
+    lm = replace(small("llama"), tokenizer=letters())
+    page = write_choice(lm, tmp_path / "choosing", prompts=2, horizon=3)
+    assert page == tmp_path / "choosing" / "index.html"
+    assert "How hard to push joy" in page.read_text()
+    assert (tmp_path / "choosing" / "choice.nc").exists()
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(1e-12, "1 of 1 comparisons hold"), (0.1, "0 of 1 comparisons hold")])
@@ -182,9 +193,10 @@ def test_the_first_page_shows_a_language_model(reproduction, tmp_path, value, ve
     findings = (Finding("N7", "joy, block 3", "an error", value, 1e-10), Finding("N7", "joy, block 3", "a number", 4.0))
     figures = {name: {"svg": folder / "figures" / f"{name}.svg"} for name in FIGURES}
     validation = Validation("small", findings, xr.DataTree())
-    page = report.write(tmp_path, result.verdicts, figures, {}, result.numbers, 1.0, on_model=validation)
+    page = report.write(tmp_path, result.verdicts, figures, {}, result.numbers, 1.0, on_model=validation, choice=True)
     assert verdict in page.read_text()
     assert 'href="language-model.html"' in page.read_text()
+    assert 'href="choosing/index.html"' in page.read_text()
     assert "N7" in report.write_language_model(tmp_path, validation, {}).read_text()
     assert replace(result, on_model=validation).holds is (value < 1e-10)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests import compilation
 from theory import (
     REGISTRY,
     allocation,
@@ -446,53 +447,40 @@ def swept():
 
 
 @pytest.fixture(scope="module")
-def norms():
+def populations(few):
+    """Instances of every domain, by its name."""
     with jax.enable_x64(True):
-        return routes.populate(jax.random.key(7), 30, NORMS)
+        sizes = {NORMS: 30, TRANSFORMERS: 20, STATES_BEFORE_A_NORM: 30, n21_sequences.CHAINS: 60, n22_bumps.arcs_of(3): 60}
+        others = {domain.name: routes.populate(jax.random.key(7), n, domain) for domain, n in sizes.items()}
+        return {TABLES.name: few, **others}
 
 
 @pytest.fixture(scope="module")
-def transformers():
+def sweeps(swept):
+    """Sweeps of trained models of every domain, by its name."""
     with jax.enable_x64(True):
-        return routes.populate(jax.random.key(7), 20, TRANSFORMERS)
-
-
-@pytest.fixture(scope="module")
-def before_norms():
-    with jax.enable_x64(True):
-        return routes.populate(jax.random.key(7), 30, STATES_BEFORE_A_NORM)
-
-
-@pytest.fixture(scope="module")
-def texts():
-    with jax.enable_x64(True):
-        return routes.populate(jax.random.key(7), 60, n21_sequences.CHAINS)
+        before_a_norm = [states.measure(states.of_two_rows())]
+    return {TABLES.name: swept, STATES_BEFORE_A_NORM.name: before_a_norm, n21_sequences.CHAINS.name: swept}
 
 
 @pytest.fixture
-def run(few, swept, norms, transformers, before_norms, texts):
-    """Runs a route of a statement, traced anew so that nothing compiled before the error was planted is reused."""
-    populations = {NORMS.name: norms, TRANSFORMERS.name: transformers, STATES_BEFORE_A_NORM.name: before_norms}
-    three = n22_bumps.arcs_of(3)
-    populations |= {n21_sequences.CHAINS.name: texts, three.name: routes.populate(jax.random.key(7), 60, three)}
-    sweeps = {
-        TABLES.name: swept,
-        STATES_BEFORE_A_NORM.name: [states.measure(states.of_two_rows())],
-        n21_sequences.CHAINS.name: swept,
-    }
+def run(populations, sweeps):
+    """Runs a route of a statement, traced anew so that nothing traced before the error was planted is reused."""
 
     def evidence(identity, route):
         statement = REGISTRY[identity]
-        jax.clear_caches()
+        compilation.forget()
         if route == "sweep":
             return routes.sweep(statement, sweeps[statement.domain.name])
         if route == "certificate":
             return routes.certificate(statement, list(examples.exact_instances().values()))
         margin = getattr(statement.claim, route)
         claim = dataclasses.replace(statement.claim, **{route: lambda instance: margin(instance)})
-        return getattr(routes, route)(statement, populations.get(statement.domain.name, few), claim=claim)
+        return getattr(routes, route)(statement, populations[statement.domain.name], claim=claim)
 
-    return evidence
+    yield evidence
+    # Nor is what was traced with the error.
+    compilation.forget()
 
 
 @pytest.mark.parametrize(("owner", "name", "wrong", "identity", "route"), PLANTED.values(), ids=PLANTED)

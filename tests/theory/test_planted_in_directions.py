@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests import compilation
 from theory import REGISTRY, routes, span, trained
 from theory.loglinear import LOG_LINEAR, LogLinear
 from theory.statements import n13_stationarity as n13
@@ -97,11 +98,11 @@ def swept():
 
 @pytest.fixture
 def run(populations, swept):
-    """Runs a route of a statement, traced anew so that nothing compiled before the error was planted is reused."""
+    """Runs a route of a statement, traced anew so that nothing traced before the error was planted is reused."""
 
     def evidence(identity, route):
         statement = REGISTRY[identity]
-        jax.clear_caches()
+        compilation.forget()
         if route == "sweep":
             return routes.sweep(statement, swept)
         margin = getattr(statement.claim, route)
@@ -109,7 +110,9 @@ def run(populations, swept):
         # Hypotheses are those of the truth: they were compiled, or are, from the same closed forms.
         return getattr(routes, route)(statement, populations[statement.domain.name], claim=claim)
 
-    return evidence
+    yield evidence
+    # Nor is what was traced with the error.
+    compilation.forget()
 
 
 CASES = [

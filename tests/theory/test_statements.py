@@ -52,6 +52,34 @@ def test_an_attack_on_a_false_claim_is_confirmed_in_fractions():
     assert all(sum(row) == 1 for row in attack.exact.p)
 
 
+@pytest.mark.parametrize("name", ["theorem-3.6", "Theorem 3.6", "3.6"])
+def test_a_number_names_all_parts(name):
+    parts = [f"theorem-3.6.{part}" for part in ("tanh", "target", "limits", "decreasing")]
+    assert [statement.id for statement in theory.find_all(name, REGISTRY)] == parts
+    with pytest.raises(ValueError, match=r"^statement: .*theorem-3.6.tanh, .*theorem-3.6.decreasing, got"):
+        theory.find(name, REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        ("remark-3.4", ["remark-3.4"]),
+        ("3.4", ["remark-3.4.exact", "remark-3.4"]),
+        ("18", ["N18"]),
+        ("n16", ["N16.levels", "N16.turns"]),
+        ("B.2", ["lemma-B.2"]),
+        ("1", ["N1"]),
+    ],
+)
+def test_short_names(name, ids):
+    assert [statement.id for statement in theory.find_all(name, REGISTRY)] == ids
+
+
+def test_near_matches_have_the_number_before_the_letters():
+    with pytest.raises(ValueError, match=r"such as proposition-4\.1, .*got 'theorem-4\.1'"):
+        theory.find("theorem-4.1", REGISTRY)
+
+
 def test_unknown_ids_list_near_matches():
     with pytest.raises(ValueError, match=r"^statement: expected a known id such as .*theorem-3.8"):
         theory.find("theorem-3.9", REGISTRY)

@@ -15,6 +15,7 @@ from sim.checks.validation import CHECKS, SMOKE, Material, as_table, cross_entro
 from sim.figures import LANGUAGE_FIGURES
 from sim.measure import losses
 from sim.reproduction import write_validation
+from tests import compilation
 from theory import REGISTRY, allocation, arc, budgets, tempered
 from ufm import Add, Steering
 
@@ -175,12 +176,12 @@ MODELS = {"N19.tilt": "llama, grouped, tied"}
 def test_errors_in_the_theory_are_caught(small, monkeypatch, name):
     statement, module, function, wrong = PLANTED[name]
     monkeypatch.setattr(module, function, wrong)
-    jax.clear_caches()
+    compilation.forget()
     try:
         assert not of(small(MODELS.get(statement, "gpt2")), statements=[statement]).holds
     finally:
         monkeypatch.undo()
-        jax.clear_caches()
+        compilation.forget()
 
 
 @pytest.mark.slow
