@@ -32,7 +32,7 @@ NATS = np.geomspace(1e-3, 3, 12)
 """Budgets."""
 
 REACH = (0.8, 2.5)
-"""The ends of a sweep, in strengths at which the curvature forecasts the least budget and the largest."""
+"""The ends of a sweep, in strengths at which the tilt costs the least budget and the largest."""
 
 LIFT = 1.0
 """Slopes of the log-probabilities that are lifted most, at least: in standard deviations of the prediction."""
@@ -76,11 +76,9 @@ def curves(cut: Split, steering: Steering, sets: Bool[np.ndarray, "2 V"], count:
     """
     logits, m = _start(cut, steering)
     log_p, members = jax.nn.log_softmax(logits), jnp.asarray(sets)
-    unit = np.sqrt(2 / float(variance(logits, m)))
-    low, high = np.array(REACH) * unit * np.sqrt(NATS[[0, -1]])
-    alphas = np.geomspace(low, high, count)
-    log_q, (nats, shares) = costs.tilted(log_p, m, alphas), _swept(cut, steering, jnp.asarray(alphas), members)
     safe = costs.safe_strengths(log_p, m, NATS)
+    alphas = np.geomspace(*np.array(REACH) * safe["exact"][[0, -1]], count)
+    log_q, (nats, shares) = costs.tilted(log_p, m, alphas), _swept(cut, steering, jnp.asarray(alphas), members)
     return xr.Dataset(
         {
             "tilted_cost": ("fine", np.asarray(kl(log_p, log_q))),
@@ -126,10 +124,10 @@ def least(data: xr.Dataset, count: int = 200) -> xr.Dataset:
     """With the least cost (N15) of every share that some layer reaches for the largest budget: "least" by "reached"."""
     shares = [data[f"{kind}_share"].where(data[f"{kind}_cost"] <= NATS[-1]) for kind in ("tilted", "measured")]
     both = xr.concat(shares, "of")
-    low, high = (end(("of", "layer", "fine")) for end in (both.min, both.max))
-    reached = low + (high - low) * xr.DataArray(np.linspace(0, 1, count), dims="place")
     # The context is one and the same: so is the share before.
-    before, reached = xr.broadcast(data["before"].isel(layer=0, drop=True), reached)
+    before = data["before"].isel(layer=0, drop=True)
+    low, high = (end(("of", "layer", "fine")).fillna(before) for end in (both.min, both.max))
+    before, reached = xr.broadcast(before, low + (high - low) * xr.DataArray(np.linspace(0, 1, count), dims="place"))
     values = np.asarray(budgets.binary_divergence(jnp.asarray(before.values), jnp.asarray(reached.values)))
     return data.assign(reached=reached, least=(reached.dims, values))
 
