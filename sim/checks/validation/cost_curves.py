@@ -77,7 +77,8 @@ def curves(cut: Split, steering: Steering, sets: Bool[np.ndarray, "2 V"], count:
     logits, m = _start(cut, steering)
     log_p, members = jax.nn.log_softmax(logits), jnp.asarray(sets)
     safe = costs.safe_strengths(log_p, m, NATS)
-    alphas = np.geomspace(*np.array(REACH) * safe["exact"][[0, -1]], count)
+    low, high = np.array(REACH) * safe["exact"][[0, -1]]
+    alphas = np.geomspace(low, high, count)
     log_q, (nats, shares) = costs.tilted(log_p, m, alphas), _swept(cut, steering, jnp.asarray(alphas), members)
     return xr.Dataset(
         {
