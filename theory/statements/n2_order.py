@@ -64,7 +64,7 @@ def _ordered(tex: str, pairs) -> Claim:
         either = jnp.maximum(slopes[:, None, :], -slopes[:, :, None])
         return jnp.where(pairs(instance), either, jnp.inf)
 
-    return Claim(tex, instances, autodiff, sweep, (Curve(never_in_turn),))
+    return Claim(tex, instances, autodiff, sweep, (Curve(never_in_turn, beyond=signs.settled),))
 
 
 def _pairs_of_one_contrast(instance: Instance):

@@ -109,7 +109,7 @@ _DIVERGENCE = _is_divergence(
     symbolic.IDENTITIES["N4.divergence"],
     _kl,
     tilting.variance,
-    Curve(signs.of_variance),
+    Curve(signs.of_variance, beyond=signs.is_varied),
 )
 _BACKWARD_DIVERGENCE = _is_divergence(
     r"\Delta\mathrm{CE}(\alpha) = \sum_j \pi_j \operatorname{KL}(p_{j,\alpha} \,\|\, p_j),\quad \text{convex}",
