@@ -85,7 +85,7 @@ def all_cases() -> dict[str, Case]:
     tied = weighted((3, 3, 3), shares, shares, 0.2)
     unequal = _unequal_corpus()
     rare, free = _rare_target_token(3), _structureless()
-    even = uniform(length=None, contexts_per_concept=1)
+    even = uniform(length=None, contexts_per_concept=3)
     apart = make_instance(unequal, [3, 4, 5], [0, 6], target=1)
     return {
         "default": default,
