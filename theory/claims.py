@@ -138,7 +138,15 @@ def monotone(tex: str, events: Events, direction: Callable[[Instance], Num[Array
         slopes = signs.of_tokens(instance, alpha) if events is None else signs.of_events(instance, alpha, events(instance))
         return jnp.where(sign != 0, sign * slopes, jnp.inf)
 
-    return Claim(tex, instances, autodiff, sweep, curves=(Curve(sign_of_slope),))
+    def beyond(instance, alpha):
+        if events is None:
+            return signs.settled(instance, alpha)
+        # Between the bounds of N5, at every strength.
+        low, high = signs.slope_bounds(instance, events(instance))
+        sign = direction(instance)
+        return jnp.where(sign > 0, low, jnp.where(sign < 0, -high, jnp.inf))
+
+    return Claim(tex, instances, autodiff, sweep, curves=(Curve(sign_of_slope, beyond=beyond),))
 
 
 def limiting(

@@ -85,6 +85,7 @@ def all_cases() -> dict[str, Case]:
     tied = weighted((3, 3, 3), shares, shares, 0.2)
     unequal = _unequal_corpus()
     rare, free = _rare_target_token(3), _structureless()
+    even = uniform(length=None, contexts_per_concept=3)
     apart = make_instance(unequal, [3, 4, 5], [0, 6], target=1)
     return {
         "default": default,
@@ -93,6 +94,8 @@ def all_cases() -> dict[str, Case]:
         "tied log-odds": Case(tied, make_instance(tied, *contrastive(tied, target=1, opposite=2), target=1)),
         "rare target token": Case(rare, make_instance(rare, *contrastive(rare, target=0, opposite=1), target=0)),
         "per-context, unequal concepts": Case(unequal, apart),
+        # Both other concepts have the least log-odds.
+        "even negatives": Case(even, make_instance(even, *random_negatives(even, 0), target=0)),
         "no structure": Case(free, make_instance(free, [0, 1], [4, 7, 8], target=0)),
         "one feature": Case(unequal, apart, width=1),
         "three features": Case(unequal, apart, width=3),

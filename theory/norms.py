@@ -66,19 +66,25 @@ def kinds(instance: NormInstance) -> tuple[NormInstance, ...]:
 
 
 def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[tuple[()], NormInstance]:
-    """A random instance, from nearly parallel h and v to orthogonal ones, from flat to sharp unembeddings."""
+    """A random instance, from nearly parallel h and v to orthogonal ones, from flat to sharp unembeddings.
+
+    In half of them h and v have mean 0 and are orthogonal, to both norms: the arc is centred at strength 0.
+    """
     del families
     v, d = VOCABULARY, WIDTH
-    lengths = [3, v * d, d, d, d, d]
+    lengths = [4, v * d, d, d, d, d]
     u = jax.random.uniform(key, (sum(lengths),), minval=jnp.finfo(float).tiny)
     levels, *normal = jnp.split(u, np.cumsum(lengths)[:-1])
     of_w, of_gamma, of_bias, of_h, of_v = map(ndtri, normal)
-    across = 10 ** (-2 + 2 * levels[0]) * of_h
+    centred_h, centred_v = of_h - jnp.mean(of_h), of_v - jnp.mean(of_v)
+    orthogonal = centred_h - (centred_h @ centred_v) / (centred_v @ centred_v) * centred_v
+    is_generic = levels[3] < 0.5
+    of_v, across = jnp.where(is_generic, of_v, centred_v), 10 ** (-2 + 2 * levels[0])
     return (), NormInstance(
         W=10 ** (-1 + 1.7 * levels[1]) * of_w.reshape(v, d),
         gamma=1 + 0.3 * of_gamma,
         bias=0.3 * of_bias,
-        h=across + 2 * (levels[2] - 0.5) * of_v,
+        h=across * jnp.where(is_generic, of_h, orthogonal) + jnp.where(is_generic, 2 * (levels[2] - 0.5), 0) * of_v,
         v=of_v,
     )
 

@@ -20,7 +20,19 @@ from theory._compilation import compiled_quickly
 from theory.certificate import certify
 from theory.rationals import RationalInstance
 from theory.refute import Attack, attack, confirmed, pick
-from theory.statement import Claim, Domain, Margin, Statement, assemble_all, find, hold, hold_on, margins_on, sample_all
+from theory.statement import (
+    Claim,
+    Curve,
+    Domain,
+    Margin,
+    Statement,
+    assemble_all,
+    find,
+    hold,
+    hold_on,
+    margins_on,
+    sample_all,
+)
 from theory.statements import REGISTRY
 from ufm._check import require, typed
 
@@ -183,20 +195,23 @@ def symbolic(statement: Statement, *, claim: Claim | None = None) -> Evidence:
 def certificate(
     statement: Statement, exacts: Iterable[RationalInstance], *, claim: Claim | None = None, budget: int = 4000
 ) -> Evidence:
-    """Every curve of the claim, proved positive over its interval of strengths on exact instances.
+    """Every curve of the claim, proved positive over its interval of strengths on exact instances, or on all of R.
+
+    Where a curve says from which strength on its sign stays (`Curve.beyond`), the interval is widened to there.
 
     Undecided is not proved: the note gives the width that remains.
     """
     start = time.perf_counter()
     curves = (claim or statement.claim).curves
-    results = []
+    results, everywhere = [], []
     for exact in exacts:
         instance = rationals.to_floats(exact)
         if not within(statement, instance):
             continue
         scale = float(instance.range)
         for curve in curves:
-            ends = (curve.interval[0] / scale, curve.interval[1] / scale)
+            ends, whole = _ends(curve, exact, scale)
+            everywhere.append(whole)
             result = certify(curve.function, exact, ends, zero=curve.zero, budget=budget)
             results.append((result, exact))
             if result.verdict == "refuted":
@@ -209,8 +224,32 @@ def certificate(
     remaining = sum(result.remaining for result in claimed)
     bits = max((result.precision for result in claimed), default=0)
     pieces = sum(result.pieces for result in claimed)
-    note = f"{pieces} pieces, {bits} bits" if proved else f"undecided on a width of {remaining:.2g}, {bits} bits"
+    where = f", on all of R {sum(everywhere)} of {len(everywhere)}" if any(everywhere) else ""
+    note = f"{pieces} pieces, {bits} bits{where}" if proved else f"undecided on a width of {remaining:.2g}, {bits} bits"
     return Evidence("certificate", proved, len(claimed), lower, time.perf_counter() - start, None, note)
+
+
+WIDER = 12
+"""How often an end of an interval is doubled in search of a strength from which on signs stay."""
+
+
+def _ends(curve: Curve, exact: RationalInstance, scale: float) -> tuple[tuple[float, float], bool]:
+    """The strengths on which a curve is to be proved, and whether it is positive beyond them if it is on them."""
+    ends = curve.interval[0] / scale, curve.interval[1] / scale
+    beyond = curve.beyond
+    if beyond is None:
+        return ends, False
+
+    def stays(end: float) -> bool:
+        if end == 0:
+            return False
+        # At the end itself, and a little farther, since an interval has some width.
+        near = sorted((end, end * (1 + 2.0**-30)))
+        return certify(beyond, exact, (near[0], near[1]), budget=3).verdict == "proved"
+
+    wide = [next((end * 2.0**k for k in range(WIDER) if stays(end * 2.0**k)), None) for end in ends]
+    low, high = (end if wider is None else wider for end, wider in zip(ends, wide, strict=True))
+    return (low, high), None not in wide
 
 
 # --- attack ----------------------------------------------------------------------------------------------------------

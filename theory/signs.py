@@ -20,6 +20,17 @@ def of_tokens(instance: Instance, alpha: Float[Array, ""]) -> Float[Array, "m V"
     return instance.p @ (ahead * jnp.exp(-alpha * ahead)).T
 
 
+def settled(instance: Instance, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
+    """Positive where no sign of `of_tokens` changes any more, farther away from 0 than this strength.
+
+    For alpha > 0: all tokens fall but those of the largest log-odds, which always rise. As `of_tokens` decreases in alpha,
+    those that fall go on falling. For alpha < 0 with the least log-odds, and all others rising.
+    """
+    highest, lowest, _ = tilting.extremes(instance.log_odds)
+    slopes = of_tokens(instance, alpha)
+    return jnp.where(alpha > 0, jnp.where(highest, jnp.inf, -slopes), jnp.where(lowest, jnp.inf, slopes))
+
+
 def falling_of_tokens(instance: Instance, alpha: Float[Array, ""]) -> Float[Array, "m V"]:
     """Minus the derivative of `of_tokens`: ``sum_z' p(z') (M(z) - M(z'))^2 e^{alpha (M(z') - M(z))}``."""
     ahead = instance.log_odds[:, None] - instance.log_odds
@@ -49,6 +60,15 @@ def between_events(
     return jnp.where(apart, above, jnp.inf), jnp.where(apart, below, jnp.inf)
 
 
+def apart(instance: Instance, events: Bool[Array, "E V"]) -> Float[Array, " E"]:
+    """How far apart the bounds of `slope_bounds` are; +inf where they are equal.
+
+    Where it is positive, `between_events` is a sum of terms of which none is negative and one is positive, at any strength.
+    """
+    low, high = slope_bounds(instance, events)
+    return jnp.where(high - low > tilting.TIE * instance.range, high - low, jnp.inf)
+
+
 def slope_bounds(instance: Instance, events: Bool[Array, "E V"]) -> tuple[Float[Array, " E"], Float[Array, " E"]]:
     """``min_C M - max_{C^c} M`` and ``max_C M - min_{C^c} M`` for each event C, nats per unit strength (N5)."""
     m = instance.log_odds
@@ -63,9 +83,18 @@ def slope_bounds(instance: Instance, events: Bool[Array, "E V"]) -> tuple[Float[
 
 
 def of_variance(instance: Instance, alpha: Float[Array, ""]) -> Float[Array, " m"]:
-    """The sign of ``Var_alpha M``: the sum of ``p(z) p(z') (M(z) - M(z'))^2`` over pairs of tokens, tilted."""
+    """The sign of ``Var_alpha M``: the sum of ``p(z) p(z') (M(z) - M(z'))^2`` over pairs of tokens, tilted.
+
+    No term is negative at any strength, and one is positive if M is not constant (`is_varied`).
+    """
     ahead = instance.log_odds[:, None] - instance.log_odds
     return jnp.sum((instance.p @ (ahead**2 * _pair_tilt(instance, alpha))) * instance.p, axis=-1)
+
+
+def is_varied(instance: Instance, alpha: Float[Array, ""]) -> Float[Array, ""]:
+    """Positive where `of_variance` is, at every strength: the range of M."""
+    del alpha
+    return instance.range
 
 
 def _pair_tilt(instance: Instance, alpha):

@@ -86,11 +86,14 @@ class Curve(NamedTuple):
         function: of an instance and a strength; entries that are +inf claim nothing.
         interval: the strengths, in units of 1/R.
         zero: the order of a zero that the entries are known to have at strength 0, an end of the interval.
+        beyond: of an instance and a strength. Where all its entries are positive at a strength A, a function that is
+            positive at A is known to be so at all strengths beyond A, away from 0: the claim is then proved on all of R.
     """
 
     function: Callable[[Any, Float[Array, ""]], Float[Array, "..."]]
     interval: tuple[float, float] = (-64.0, 64.0)
     zero: int = 0
+    beyond: Callable[[Any, Float[Array, ""]], Float[Array, "..."]] | None = None
 
 
 @dataclass(frozen=True)

@@ -244,16 +244,23 @@ def _lemma_b4(*, counted: bool = True) -> tuple[Identity, ...]:
     )
 
 
-def _lemma_b5() -> tuple[Identity, ...]:
-    row = _E[0]
+def _log_odds_of(contrast: Sequence[Expr]) -> dict[Symbol, Expr]:
+    """What the symbols of M are for a contrast of the logarithms of five contexts."""
+    log_p = [symbols(f"logp_{j}_0:4", real=True) for j in _CONTRASTED]
+    return {_M[z]: _dot(contrast, [row[z] for row in log_p]) for z in _TOKENS}
+
+
+def _lemma_b5(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
+    """With M a contrast of logarithms: the true one, or what is `believed` on the right."""
+    true, claimed, row = _log_odds_of(_CONTRAST), _log_odds_of(believed), _E[0]
     return tuple(
-        Identity(f"slope of token {z}", derivative(_share(row, z)), _share(row, z) * (_M[z] - _mean(row))) for z in _TOKENS
+        Identity(
+            f"slope of token {z}",
+            derivative(_share(row, z)).xreplace(true),
+            (_share(row, z) * (_M[z] - _mean(row))).xreplace(claimed),
+        )
+        for z in _TOKENS
     )
-
-
-def _lemma_b5_twin() -> tuple[Identity, ...]:
-    q = [_share(_E[0], z) for z in _TOKENS]
-    return tuple(Identity(f"slope of token {z}", derivative(q[z]), q[z] * (1 - q[z]) * _M[z]) for z in _TOKENS)
 
 
 # --- theorems of S ----------------------------------------------------------------------------------------------------
@@ -412,9 +419,11 @@ def _n6_preference_twin() -> tuple[Identity, ...]:
     return (Identity("slope of the preference", _dot(_CONTRAST, ahead), _dot(_BY_CONCEPTS, ahead)),)
 
 
-def _n6_utility() -> tuple[Identity, ...]:
-    """Of the concept that tokens 0 and 1 make up."""
-    return (Identity("slope of the utility", derivative(log(_odds(_E[0]))), _slope(_E[0])),)
+def _n6_utility(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
+    """Of the concept that tokens 0 and 1 make up, with M a contrast of logarithms: the true one, or what is `believed`."""
+    true, claimed = _log_odds_of(_CONTRAST), _log_odds_of(believed)
+    slope = derivative(log(_odds(_E[0]))).xreplace(true)
+    return (Identity("slope of the utility", slope, _slope(_E[0]).xreplace(claimed)),)
 
 
 _H, _V, _U = (symbols(f"{name}_0:3", real=True) for name in "hvu")
@@ -726,7 +735,7 @@ TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "lemma-B.2": partial(_lemma_b2, _BY_CONCEPTS),
     "lemma-B.3": partial(_lemma_b3, _BY_CONCEPTS),
     "lemma-B.4": partial(_lemma_b4, counted=False),
-    "lemma-B.5": _lemma_b5_twin,
+    "lemma-B.5": partial(_lemma_b5, _BY_CONCEPTS),
     "theorem-3.6.tanh": _straight_log_odds,
     "theorem-3.8": _theorem_38_twin,
     "N1": _n1_twin,
@@ -734,7 +743,7 @@ TWINS: dict[str, Callable[[], tuple[Identity, ...]]] = {
     "N4.taylor": partial(_derivatives_at_zero, _central_moment),
     "N5": _straight_log_odds,
     "N6.preference": _n6_preference_twin,
-    "N6.utility": _straight_log_odds,
+    "N6.utility": partial(_n6_utility, _BY_CONCEPTS),
     "N7": partial(_n7, sqrt(_dot(_H, _H)) / _LENGTH),
     "N8.arc": partial(_n8_arc, Integer(0)),
     "N8.plateau": partial(_plateau, _H),

@@ -3,15 +3,28 @@
 Lines are predicted, circles measured on trained models.
 """
 
+from collections.abc import Sequence
+
 import matplotlib.ticker
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sim.figures.style import DOTS, INK, OFF_TARGET, SPREAD, TARGET, THIRD, Drawing, style
 
-_DIRECTIONS = (OFF_TARGET, TARGET, THIRD)
+DIRECTIONS = (OFF_TARGET, TARGET, THIRD)
+"""Colours of directions."""
+
+NOWHERE = "#EEEEEE"
+"""The grey of what no intervention reaches."""
+
+LEAST = Line2D([], [], color=INK, linewidth=1.0, linestyle="--", label="the least possible (N15)")
+
+COST = "cost: $\\mathrm{KL}(p \\,\\Vert\\, p_\\alpha)$ [nats]"
+
+EFFICIENCY = "efficiency $\\rho^2$ at $\\alpha = 0$"
 
 
 def share_costs(data: xr.Dataset) -> Figure:
@@ -19,25 +32,38 @@ def share_costs(data: xr.Dataset) -> Figure:
     with style():
         figure = Figure(figsize=(4.6, 3.3))
         axes = figure.subplots()
-        every = max(1, data.sizes["strength"] // 16)
-        axes.fill_between(data["reached"], 0, data["least"], color="#EEEEEE", zorder=0)
-        axes.plot(data["reached"], data["least"], color=INK, linewidth=1.0, linestyle="--")
-        handles = [Line2D([], [], color=INK, linewidth=1.0, linestyle="--", label="the least possible (N15)")]
-        for colour, name in zip(_DIRECTIONS, data["direction"].values, strict=True):
-            way = data.sel(direction=name)
-            axes.plot(way["share"], way["cost"], color=colour)
-            axes.plot(way["measured_share"][::every], way["measured_cost"][::every], color=colour, **DOTS)
-            label = f"{name} ($\\rho^2$ = {float(way['efficiency']):.3f})"
-            handles.append(Line2D([], [], color=colour, label=label))
+        axes.fill_between(data["reached"], 0, data["least"], color=NOWHERE, zorder=0)
+        cost_of_shares(axes, data, DIRECTIONS)
+        names = [str(name) for name in data["direction"].values]
+        labels = [f"{name} ($\\rho^2$ = {rho:.3f})" for name, rho in zip(names, data["efficiency"].values, strict=True)]
         axes.text(0.97, 0.06, "no intervention gets here", ha="right", transform=axes.transAxes, fontsize=8.5)
         axes.set(
             xlabel="share of the target",
-            ylabel="cost: $\\mathrm{KL}(p \\,\\Vert\\, p_\\alpha)$ [nats]",
+            ylabel=COST,
             xlim=(data.attrs["before"], float(data["reached"][-1])),
             ylim=(0, float(data["cost"].max()) * 1.02),
         )
-        figure.legend(handles=handles, loc="outside upper left", ncols=1)
+        handles = [Line2D([], [], color=colour, label=label) for colour, label in zip(DIRECTIONS, labels, strict=True)]
+        figure.legend(handles=[LEAST, *handles], loc="outside upper left", ncols=1)
     return figure
+
+
+def cost_of_shares(axes: Axes, data: xr.Dataset, colours: Sequence[str], dots: int = 16) -> None:
+    """Cost against share as the strength grows, a line for each direction, and the least cost.
+
+    Args:
+        axes: where.
+        data: "share" and "cost", predicted, "measured_share" and "measured_cost", by "direction" and "strength"; "least" by
+            "reached".
+        colours: of the directions.
+        dots: circles of a direction.
+    """
+    every = max(1, data.sizes["strength"] // dots)
+    axes.plot(data["reached"], data["least"], color=INK, linewidth=1.0, linestyle="--")
+    for k, colour in zip(range(data.sizes["direction"]), colours, strict=True):
+        way = data.isel(direction=k)
+        axes.plot(way["share"], way["cost"], color=colour)
+        axes.plot(way["measured_share"][::every], way["measured_cost"][::every], color=colour, **DOTS)
 
 
 def efficiencies(data: xr.Dataset) -> Figure:
@@ -46,13 +72,11 @@ def efficiencies(data: xr.Dataset) -> Figure:
         figure = Figure(figsize=(4.6, 2.9))
         axes = figure.subplots()
         width, places = 0.25, np.arange(data.sizes["context"])
-        for k, (colour, name) in enumerate(zip(_DIRECTIONS, data["direction"].values, strict=True)):
+        for k, (colour, name) in enumerate(zip(DIRECTIONS, data["direction"].values, strict=True)):
             way, at = data.sel(direction=name), places + (k - 1) * width
             axes.bar(at, way["predicted"], width=width * 0.9, color=colour, alpha=0.55, label=str(name))
             axes.plot(at, way["measured"], color=colour, **DOTS)
-        axes.set(
-            xticks=places, ylim=(0, 1.05), xlabel="concept of the context", ylabel="efficiency $\\rho^2$ at $\\alpha = 0$"
-        )
+        axes.set(xticks=places, ylim=(0, 1.05), xlabel="concept of the context", ylabel=EFFICIENCY)
         axes.set_xticklabels([str(name) for name in data["context"].values])
         axes.grid(axis="x", visible=False)
         figure.legend(loc="outside upper left", ncols=3, columnspacing=0.9, handlelength=1.2)
@@ -64,16 +88,27 @@ def safe_strengths(data: xr.Dataset) -> Figure:
     with style():
         figure = Figure(figsize=(4.6, 3.2))
         axes = figure.subplots()
-        budget = data["budget"]
-        axes.plot(budget, data["exact"], color=INK, label="exact")
-        axes.plot(budget, data["measured"], color=INK, label="measured", **DOTS)
-        for colour, name in ((TARGET, "N18"), (OFF_TARGET, "N4"), (THIRD, "N20")):
-            axes.plot(budget, data[name], color=colour, label=f"safe by {name}")
-        axes.set(xscale="log", yscale="log", xlabel="budget [nats]", ylabel="largest strength $\\alpha$")
-        axes.set_xlim(float(budget[0]), float(budget[-1]))
-        axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        strengths_of_budgets(axes, data, "exact")
+        axes.set(xlabel="budget [nats]", ylabel="largest strength $\\alpha$")
         axes.legend(loc="upper left")
     return figure
+
+
+def strengths_of_budgets(axes: Axes, data: xr.Dataset, exact: str) -> None:
+    """The largest strength by budget: of the tilt, measured, and by the bounds.
+
+    Args:
+        axes: where.
+        data: "exact" (of the tilt), "measured", "N4", "N18" and "N20", by "budget".
+        exact: what the strengths of the tilt are called.
+    """
+    budget = data["budget"]
+    axes.plot(budget, data["exact"], color=INK, label=exact)
+    axes.plot(budget, data["measured"], color=INK, label="measured", **DOTS)
+    for colour, name in ((TARGET, "N18"), (OFF_TARGET, "N4"), (THIRD, "N20")):
+        axes.plot(budget, data[name], color=colour, label=f"safe by {name}")
+    axes.set(xscale="log", yscale="log", xlim=(float(budget[0]), float(budget[-1])))
+    axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
 
 
 def texts(data: xr.Dataset) -> Figure:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from sim.figures.costs import COST, DIRECTIONS, EFFICIENCY, LEAST, NOWHERE, cost_of_shares, strengths_of_budgets
 from sim.figures.style import DOTS, INK, KINDS, LAYERS, OFF_TARGET, SPREAD, TARGET, Drawing, style, word_label
 
 
@@ -170,6 +171,78 @@ def bump_shares(data: xr.Dataset) -> Figure:
     return figure
 
 
+_OF_SHARES = {
+    "tilted_share": "share",
+    "tilted_cost": "cost",
+    "measured_share": "measured_share",
+    "measured_cost": "measured_cost",
+}
+
+
+def share_costs(data: xr.Dataset) -> Figure:
+    """N15: KL against the share of two sets of tokens after one context, a line for each layer, and the least cost."""
+    with style():
+        concepts, sets, most = data["concept"].values, data["set"].values, float(data["budget"][-1])
+        figure = Figure(figsize=(7.6, 5.8))
+        grid = figure.subplots(len(concepts), len(sets), squeeze=False, sharey=True)
+        for (row, column), axes in np.ndenumerate(grid):
+            panel = data.isel(concept=row, set=column)[[*_OF_SHARES, "reached", "least"]]
+            panel = panel.rename(_OF_SHARES | {"layer": "direction", "fine": "strength"})
+            floor = 1e-4
+            axes.fill_between(panel["reached"], floor, panel["least"].clip(floor), color=NOWHERE, zorder=0)
+            cost_of_shares(axes, panel, LAYERS, dots=24)
+            axes.set(yscale="log", ylim=(floor, most), title=f"{concepts[row]}: {sets[column]}")
+            axes.set_xlim(float(panel["reached"][0]), float(panel["reached"][-1]))
+        for axes in grid[:, 0]:
+            axes.set_ylabel(COST)
+        for axes in grid[-1]:
+            axes.set_xlabel("share of the tokens")
+        handles = [LEAST, *_of_layers(data), Line2D([], [], color=INK, label="measured", **DOTS)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.0, handlelength=1.4)
+    return figure
+
+
+def _of_layers(data: xr.Dataset) -> list[Line2D]:
+    """The legend of layers."""
+    blocks = data["layer"].values
+    return [Line2D([], [], color=colour, label=f"block {block}") for colour, block in zip(LAYERS, blocks, strict=False)]
+
+
+def efficiencies(data: xr.Dataset) -> Figure:
+    """N15: the part of a small cost that the shares of two sets of tokens need, by block and direction."""
+    with style():
+        concepts, sets, blocks = data["concept"].values, data["set"].values, data["block"].values
+        figure = Figure(figsize=(7.6, 5.2))
+        grid = figure.subplots(len(concepts), len(sets), squeeze=False)
+        for (row, column), axes in np.ndenumerate(grid):
+            for colour, way in zip(DIRECTIONS, data["direction"].values, strict=True):
+                line = data["by_block"].isel(concept=row, set=column).sel(direction=way)
+                axes.plot(blocks, line, color=colour, linewidth=1.3, label=str(way))
+            if column == 0:
+                measured = data["limit"].isel(concept=row).mean("context")
+                axes.plot(data["layer"], measured, color=DIRECTIONS[0], label="measured", **DOTS)
+            axes.set(title=f"{concepts[row]}: {sets[column]}", ylim=(0, None))
+        for axes in grid[:, 0]:
+            axes.set_ylabel(EFFICIENCY)
+        for axes in grid[-1]:
+            axes.set_xlabel("steered after block")
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4, columnspacing=1.0, handlelength=1.4)
+    return figure
+
+
+def safe_strengths(data: xr.Dataset) -> Figure:
+    """N4, N18 and N20 from one JVP beside the measured strength, by budget, concept and layer."""
+    with style():
+        figure, panels = _by_concept_and_layer(data, (2.9, 2.5), "largest strength $\\alpha$")
+        for axes, row, panel in panels:
+            strengths_of_budgets(axes, panel, "tilt by the slopes")
+            axes.set_xlabel("budget [nats]" if row == data.sizes["concept"] - 1 else "")
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1.0, handlelength=1.4)
+    return figure
+
+
 LANGUAGE_FIGURES: dict[str, Drawing] = {
     "language-next-tokens": Drawing(
         "next_tokens",
@@ -205,6 +278,28 @@ LANGUAGE_FIGURES: dict[str, Drawing] = {
         "N9 and S, theorem 3.8",
         "The cost of steering. The parabola is known from one Jacobian-vector product; on text that the model wrote itself "
         "there is no linear term, on other text there may be.",
+    ),
+    "language-share-cost": Drawing(
+        "costs",
+        share_costs,
+        "N15",
+        "What the shares of two sets of tokens cost after one context, as the strength grows: those of the concept's texts, "
+        "and those that its vector lifts most after the last block. Circles: measured; lines: the tilt by the slopes of the "
+        "logits at strength 0, from one JVP. No intervention of any kind gets into the grey.",
+    ),
+    "language-efficiency": Drawing(
+        "costs",
+        efficiencies,
+        "N15",
+        "The part of a small cost that the shares of two sets of tokens need; the rest moves other tokens. Lines: from one "
+        "JVP after each block, mean over contexts; circles: measured at small strengths.",
+    ),
+    "language-safe-strengths": Drawing(
+        "costs",
+        safe_strengths,
+        "N4, N18 and N20",
+        "The largest strength for a budget of KL after one context. The bounds take two or three numbers from one JVP; they "
+        "are certain for the tilt by the slopes (black line), and for the model as far as its logits are straight lines.",
     ),
 }
 """Figures of a language model, by the name of their files."""

@@ -6,16 +6,14 @@ Lines are of the corpus, in closed form; what is measured is of a trained model.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
-from scipy.optimize import brentq
 
+from sim.measure import costs as predicted
 from sim.toy.curves import CONCEPT_NAMES, TOKEN_NAMES, Trained
-from theory import budgets, tilting
-from theory.statements.n4_cross_entropy import proved_bounds
+from theory import budgets
 from ufm import FreeFeatures, concept_increase, difference_of_means, divergence
 from ufm._check import typed
 from ufm.concepts import concept_log_probabilities
@@ -88,7 +86,7 @@ def share_costs(trained: Trained, context: int, strengths: int = 121, reach: flo
     before = float(_share(trained, log_p))
     for name, way in ways.items():
         alphas = _up_to(trained, log_p, way.log_odds, reach) * np.linspace(0, 1, strengths)
-        log_q = _tilted(log_p, way.log_odds, alphas)
+        log_q = predicted.tilted(log_p, way.log_odds, alphas)
         rows[name] = {
             "share": _share(trained, log_q),
             "cost": kl(log_p, log_q),
@@ -165,32 +163,17 @@ def safe_strengths(trained: Trained, context: int, nats: np.ndarray) -> xr.Datas
     """
     instance = trained.instance
     log_p, m = instance.log_p[context], instance.log_odds
-    spread, width = budgets.spread_of(log_p, m), float(instance.range)
-
-    def solved(curve) -> np.ndarray:
-        return np.array([brentq(lambda alpha, b=b: float(curve(alpha)) - b, 0, 1e3, xtol=1e-13) for b in nats])
-
-    def cost(alpha):
-        return kl(log_p, tilting.log_probabilities(log_p, m, alpha))
 
     def of_model(alpha):
         return divergence(trained.model, [context], trained.v, [alpha])[0, 0]
 
+    safe = predicted.safe_strengths(log_p, m, nats)
+    measured = predicted.strengths_of_costs(of_model, nats, safe["N20"])
     return xr.Dataset(
-        {
-            "N4": ("budget", solved(jax.jit(lambda alpha: proved_bounds(instance, width * alpha)[1][context]))),
-            "N18": ("budget", np.asarray(budgets.safe_strength(spread.variance, spread.above, jnp.asarray(nats)))),
-            "N20": ("budget", np.asarray(budgets.range_within(jnp.asarray(nats))) / width),
-            "exact": ("budget", solved(jax.jit(cost))),
-            "measured": ("budget", solved(of_model)),
-        },
+        {name: ("budget", values) for name, values in (safe | {"measured": measured}).items()},
         coords={"budget": nats},
         attrs={"context": context, "gap": trained.fit.gap},
     )
-
-
-def _tilted(log_p: Float[Array, " V"], m: Float[Array, " V"], alphas: np.ndarray) -> Float[Array, "K V"]:
-    return jax.vmap(lambda alpha: tilting.log_probabilities(log_p, m, alpha))(jnp.asarray(alphas))
 
 
 def _share(trained: Trained, log_p: Float[Array, "*n V"]) -> Float[Array, "*n"]:
@@ -207,6 +190,6 @@ def _growth(trained: Trained, context: int, v: Float[Array, " d"], alphas: np.nd
 def _up_to(trained: Trained, log_p: Float[Array, " V"], m: Float[Array, " V"], reach: float) -> float:
     """The strength at which the target's share reaches a level; that of the largest share if it does not."""
     alphas = np.linspace(0, 60, 6001)
-    share = np.asarray(_share(trained, _tilted(log_p, m, alphas)))
+    share = np.asarray(_share(trained, predicted.tilted(log_p, m, alphas)))
     above = np.flatnonzero(share >= reach)
     return float(alphas[above[0] if above.size else int(share.argmax())])

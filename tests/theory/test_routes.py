@@ -1,4 +1,5 @@
 import dataclasses
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +7,10 @@ import numpy as np
 import pytest
 
 import theory
-from theory import Claim, Statement, routes
+from theory import Claim, Statement, routes, signs, tilting
 from theory.examples import default_case, measure, toy_case
 from theory.random_instances import CONTEXTS, VOCABULARY
-from theory.rationals import rationalise
+from theory.rationals import RationalInstance, checked, rationalise, to_floats
 from theory.statement import TABLES, Curve, Domain, Hypothesis
 from theory.symbolic import ALPHA, Identity
 from ufm.model import representing
@@ -199,3 +200,58 @@ def test_every_hypothesis_counts(small_corpus):
     statement = dataclasses.replace(made(lambda _: jnp.ones(())), hypotheses=hypotheses)
     assert not routes.within(statement, instance)
     assert theory.check(statement, instance) == ("the theorem says nothing here", np.inf)
+
+
+def always_rises(token):
+    """The sign of the slope of one token, which is claimed to be positive."""
+    return lambda instance, alpha: signs.of_tokens(instance, alpha)[:, token]
+
+
+@pytest.fixture(scope="module")
+def late():
+    """After the third context the second token peaks at 95/R, where the first one is no longer rare."""
+    rare = Fraction(1, 10**40)
+    rows = (
+        (Fraction(50, 100), Fraction(45, 100), Fraction(5, 100)),
+        (Fraction(5, 100), Fraction(5, 100), Fraction(90, 100)),
+        (rare, Fraction(1, 2), Fraction(1, 2) - rare),
+    )
+    members, third = ((True, True, False), (False, False, True)), Fraction(1, 3)
+    return checked(RationalInstance(rows, (third,) * 3, (0, 1, 1), members, (Fraction(1), Fraction(-1), Fraction(0)), 0))
+
+
+def test_what_fails_far_out_is_proved_on_an_interval_and_refuted_on_the_line(late):
+    peak = float(to_floats(late).peaks[2, 1] * to_floats(late).range)
+    assert 64 < peak < 128
+    third_context = lambda instance, alpha: always_rises(1)(instance, alpha)[2:]  # noqa: E731
+    near, line = (Curve(third_context, beyond=beyond) for beyond in (None, signs.settled))
+    results = [routes.certificate(made(weight, curves=(curve,)), [late]) for curve in (near, line)]
+    assert [result.holds for result in results] == [True, False]
+    assert "refuted" in results[1].note
+
+
+def test_on_the_whole_line_is_said_where_signs_stay(late):
+    highest = Curve(always_rises(0), beyond=signs.settled)
+    assert "on all of R 1 of 1" in routes.certificate(made(weight, curves=(highest,)), [late]).note
+    never = Curve(always_rises(0), beyond=lambda instance, alpha: -instance.range)
+    result = routes.certificate(made(weight, curves=(never,)), [late])
+    assert result.holds
+    assert "all of R" not in result.note
+
+
+def test_signs_that_are_settled_stay(population):
+    """At three times the strength signs are the same, but for extreme tokens, whose slopes underflow."""
+
+    def of(instance):
+        def at(alpha):
+            still = jnp.min(signs.settled(instance, alpha)) > 0
+            highest, lowest, _ = tilting.extremes(instance.log_odds)
+            here, farther = (jnp.sign(signs.of_tokens(instance, alpha * factor)) for factor in (1, 3))
+            return still, jnp.all((here == farther) | jnp.where(alpha > 0, highest, lowest))
+
+        return jax.vmap(at)(jnp.asarray([-200.0, -20, -2, 2, 20, 200]) / instance.range)
+
+    still, same = (np.asarray(x) for x in jax.vmap(of)(population))
+    assert same[still].all()
+    assert 0 < still.mean() < 1
+    assert not same[~still].all()

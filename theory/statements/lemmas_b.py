@@ -185,26 +185,26 @@ _B4_TWIN = _signs_and_values(
 # --- B.5: derivative -------------------------------------------------------------------------------------------------
 
 
-def _derivative(instance: Instance, alpha):
-    """``sigma_z (M(z) - E_alpha[M])``, ``[m, V]``."""
-    m = instance.log_odds
+def _differentiates_to(tex: str, identities, log_odds) -> Claim:
+    """The claim that ``sigma_z (m(z) - E_alpha[m])`` is the derivative: over each panel it adds up to the increase.
 
-    def context(log_p):
-        return jnp.exp(tilting.log_probabilities(log_p, m, alpha)) * (m - tilting.mean(log_p, m, alpha))
-
-    return jax.vmap(context)(instance.log_p)
-
-
-def _derivative_without_mean(instance: Instance, alpha):
-    q = jnp.exp(closed_form_curves(instance, TOKENS, alpha[None])[:, 0])
-    return q * (1 - q) * instance.log_odds
-
-
-def _differentiates_to(tex: str, identities, derivative) -> Claim:
-    """The claim that `derivative` is that of the probabilities: over each panel of a grid it adds up to their increase."""
+    Args:
+        tex: the claim.
+        identities: the same, symbolic.
+        log_odds: of an instance, what m is said to be, ``[V]``.
+    """
     points, weights = np.polynomial.legendre.leggauss(12)
     edges = np.linspace(-8, 8, 9)
     shares = (points + 1) / 2
+
+    def derivative(instance, alpha):
+        m = log_odds(instance)
+
+        def context(log_p):
+            q = jnp.exp(tilting.log_probabilities(log_p, instance.log_odds, alpha))
+            return q * (m - jnp.dot(q, m))
+
+        return jax.vmap(context)(instance.log_p)
 
     def panel_sums(instance, grid):
         width = jnp.diff(grid)
@@ -237,12 +237,13 @@ def _differentiates_to(tex: str, identities, derivative) -> Claim:
 _B5 = _differentiates_to(
     r"\frac{d}{d\alpha} \sigma_z(f_\alpha(c_j)) = \sigma_z(f_\alpha(c_j)) \left(M(z) - \mathbb{E}_\alpha[M]\right)",
     symbolic.IDENTITIES["lemma-B.5"],
-    _derivative,
+    lambda instance: instance.log_odds,
 )
 _B5_TWIN = _differentiates_to(
-    r"\frac{d}{d\alpha} \sigma_z(f_\alpha(c_j)) = \sigma_z(f_\alpha(c_j)) \left(1 - \sigma_z(f_\alpha(c_j))\right) M(z)",
+    r"\frac{d}{d\alpha} \sigma_z(f_\alpha(c_j)) = \sigma_z(f_\alpha(c_j)) \left(M'(z) - \mathbb{E}_\alpha[M']\right),"
+    r"\quad M'(z) = \frac{1}{|P|} \sum_{i \in P} \log p_i(z) - " + BY_CONCEPTS_TEX % r"\log p_i(z)",
     symbolic.TWINS["lemma-B.5"],
-    _derivative_without_mean,
+    lambda instance: by_concepts(instance) @ instance.log_p,
 )
 
 STATEMENTS = (

@@ -68,7 +68,7 @@ _CONCAVE = _concave(
     r"\frac{d^2}{d\alpha^2} \log \sigma_z(f_\alpha(c_j)) = -\operatorname{Var}_\alpha(M) < 0",
     symbolic.IDENTITIES["N1"],
     lambda instance, log_q: log_q,
-    Curve(signs.of_variance),
+    Curve(signs.of_variance, beyond=signs.is_varied),
 )
 _SHARES_CONCAVE = _concave(
     r"\frac{d^2}{d\alpha^2} \log F_C(\alpha) = -\operatorname{Var}_\alpha(M) < 0\ \text{for every concept}\ C",

@@ -64,19 +64,22 @@ def _ordered(tex: str, pairs) -> Claim:
         either = jnp.maximum(slopes[:, None, :], -slopes[:, :, None])
         return jnp.where(pairs(instance), either, jnp.inf)
 
-    return Claim(tex, instances, autodiff, sweep, (Curve(never_in_turn),))
+    return Claim(tex, instances, autodiff, sweep, (Curve(never_in_turn, beyond=signs.settled),))
 
 
-def _target_before(instance: Instance):
-    """The wrong order: by unsteered probability in the first context."""
-    p = instance.log_p[0]
-    return (p[None, :] > p[:, None]) & (
-        jnp.abs(instance.log_odds[None, :] - instance.log_odds[:, None]) > _TIED * instance.range
-    )
+def _pairs_of_one_contrast(instance: Instance):
+    """The wrong order: by the log-odds of the first context of P over the first of N."""
+    first = instance.log_p[jnp.argmax(instance.contrast > 0)] - instance.log_p[jnp.argmax(instance.contrast < 0)]
+    apart = jnp.abs(instance.log_odds[None, :] - instance.log_odds[:, None]) > _TIED * instance.range
+    return (first[None, :] - first[:, None] > _TIED * jnp.ptp(first)) & apart
 
 
 _ORDER = _ordered(r"M(z) < M(z') \iff \alpha_{j,z} < \alpha_{j,z'}", _pairs)
-_ORDER_BY_PROBABILITY = _ordered(r"p_1(z) < p_1(z') \iff \alpha_{j,z} < \alpha_{j,z'}", _target_before)
+_ORDER_OF_ONE = _ordered(
+    r"\log\frac{p_i(z)}{p_k(z)} < \log\frac{p_i(z')}{p_k(z')} \implies \alpha_{j,z} \le \alpha_{j,z'},"
+    r"\quad i = \min P,\ k = \min N",
+    _pairs_of_one_contrast,
+)
 
 STATEMENTS = (
     Statement(
@@ -84,7 +87,7 @@ STATEMENTS = (
         title="Peaks come in the order of the log-odds",
         source="N2",
         claim=_ORDER,
-        twin=_ORDER_BY_PROBABILITY,
+        twin=_ORDER_OF_ONE,
         hypotheses=chosen("A2", "not-constant", "positive"),
         remarks="For any two tokens and without assumption 1; theorem 3.3's order is the case of one token on the target "
         "and one off it.",

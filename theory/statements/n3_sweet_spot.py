@@ -86,7 +86,7 @@ def all_move_right(tex: str, ends, *, exists: bool = False) -> Claim:
         # Outside nothing is claimed: any positive number. Infinities have no ball around them.
         return jnp.where(within[:, None], direction(instance) * signs.of_tokens(instance, alpha), 1.0)
 
-    return Claim(tex, instances, autodiff, sweep, (Curve(inside),))
+    return Claim(tex, instances, autodiff, sweep, (Curve(inside, beyond=signs.settled),))
 
 
 def _from_zero(instance: Instance):

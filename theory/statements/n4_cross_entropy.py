@@ -109,7 +109,7 @@ _DIVERGENCE = _is_divergence(
     symbolic.IDENTITIES["N4.divergence"],
     _kl,
     tilting.variance,
-    Curve(signs.of_variance),
+    Curve(signs.of_variance, beyond=signs.is_varied),
 )
 _BACKWARD_DIVERGENCE = _is_divergence(
     r"\Delta\mathrm{CE}(\alpha) = \sum_j \pi_j \operatorname{KL}(p_{j,\alpha} \,\|\, p_j),\quad \text{convex}",
@@ -255,7 +255,11 @@ def _bounded(tex: str, bounds, curvature_bounds, curves) -> Claim:
 
 def proved_bounds(instance: Instance, x):
     """The least and the most that Delta CE of every context can be at ``x = R |alpha|``, ``[m]`` nats each."""
-    variance, spread = _variances(instance), instance.range
+    return bounds_of_moments(_variances(instance), instance.range, x)
+
+
+def bounds_of_moments(variance, spread, x):
+    """The least and the most that KL can be at ``x = R |alpha|``, from the variance of M and its range R, nats."""
     return variance * _lower(x) / spread**2, jnp.minimum(variance * _upper(x) / spread**2, x**2 / 8)
 
 

@@ -104,7 +104,12 @@ _SANDWICH = _between(
     r"\alpha \ge \frac{\operatorname{logit} \tau - r_j}{\min_T M - \max_{T^\complement} M} \implies F_T(\alpha) \ge \tau",
     symbolic.IDENTITIES["N5"],
     _logistic_bounds,
-    (Curve(lambda instance, alpha: jnp.stack(signs.between_events(instance, alpha, instance.members))),),
+    (
+        Curve(
+            lambda instance, alpha: jnp.stack(signs.between_events(instance, alpha, instance.members)),
+            beyond=lambda instance, alpha: signs.apart(instance, instance.members),
+        ),
+    ),
 )
 _LOGISTIC = _between(
     r"\frac{d}{d\alpha} \operatorname{logit} F_C = \left.\frac{d}{d\alpha} \operatorname{logit} F_C\right|_{\alpha = 0}"

@@ -116,10 +116,11 @@ STATEMENTS = (
             symbolic.IDENTITIES["N6.utility"],
         ),
         twin=reparametrised_tanh(
-            _UTILITY_TEX + r"(\mu_C - \mu_{C^\complement})(0)\, \alpha,\quad C = \{z_p, z_n\}",
+            _UTILITY_TEX + r"\int_0^\alpha (\mu'_C - \mu'_{C^\complement})(t)\, dt,\quad C = \{z_p, z_n\},"
+            r"\quad \mu'\ \text{of}\ M'(z) = \frac{1}{|P|} \sum_{i \in P} \log p_i(z) - " + BY_CONCEPTS_TEX % r"\log p_i(z)",
             answers,
             symbolic.TWINS["N6.utility"],
-            straight=True,
+            contrast=by_concepts,
         ),
         hypotheses=chosen("A2", "not-constant", "positive"),
         remarks="Theorem 3.6 for the concept of the two answers. Where neither has an extreme log-odds utility falls at "

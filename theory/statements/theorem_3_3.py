@@ -107,7 +107,7 @@ _BUMP = Claim(
     _bump_instances,
     _bump_autodiff,
     _bump_sweep,
-    (Curve(_sign_pattern),),
+    (Curve(_sign_pattern, beyond=signs.settled),),
 )
 _TARGETS_ALWAYS_RISE = monotone(
     r"\forall z \in T:\ \Delta p(z \mid c_j, \cdot)\ \text{increases strictly on}\ \mathbb{R}",
@@ -192,7 +192,7 @@ _ORDER = Claim(
     _order_instances,
     _order_autodiff,
     _order_sweep,
-    (Curve(_never_in_turn),),
+    (Curve(_never_in_turn, beyond=signs.settled),),
 )
 _OPPOSITE_SIGNS = Claim(
     r"z \in T,\ z' \notin T \implies \alpha_{j,z'} < 0 < \alpha_{j,z}",

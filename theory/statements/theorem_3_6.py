@@ -1,8 +1,12 @@
 """Theorem 3.6 of S: how the probability of a concept moves. A reparametrised tanh, and its three behaviours."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from theory import symbolic, tilting
 from theory._compilation import compiled_quickly
@@ -59,7 +63,14 @@ def _halves(instance: Instance):
     return edges, -edges
 
 
-def reparametrised_tanh(tex: str, events: Events, identities, *, straight: bool = False) -> Claim:
+def reparametrised_tanh(
+    tex: str,
+    events: Events,
+    identities,
+    *,
+    straight: bool = False,
+    contrast: Callable[[Instance], Float[Array, " m"]] = lambda instance: instance.contrast,
+) -> Claim:
     """The claim that the probability of events is a tanh of nu, which is the integral of `slopes`.
 
     Args:
@@ -67,8 +78,14 @@ def reparametrised_tanh(tex: str, events: Events, identities, *, straight: bool 
         events: the sets of tokens it is about; one with nothing outside it is left out.
         identities: the same, symbolic.
         straight: claim instead that nu is linear in alpha, which is wrong.
+        contrast: of which contrast the log-odds in nu are claimed to be.
     """
-    nu = _straight_nu if straight else _nu
+
+    def believed(instance):
+        return replace(instance, contrast=contrast(instance))
+
+    def nu(instance, edges, nodes, events):
+        return (_straight_nu if straight else _nu)(believed(instance), edges, nodes, events)
 
     def base(instance):
         return closed_form_curves(instance, events, jnp.zeros(1))
@@ -98,7 +115,7 @@ def reparametrised_tanh(tex: str, events: Events, identities, *, straight: bool 
         curves = model_curves(instance, events)
 
         def error(alpha):
-            predicted_slope = slopes(instance, 0 * alpha if straight else alpha, events)
+            predicted_slope = slopes(believed(instance), 0 * alpha if straight else alpha, events)
             return worst(instance, slope(curves, alpha), predicted_slope) / instance.range
 
         return margin(instance, 1e-9, jnp.max(jax.vmap(error)(jnp.concatenate(_halves(instance)))))
@@ -155,6 +172,13 @@ def without_extremes(instance: Instance):
     """Concepts none of whose tokens has extreme log-odds, ``[m, G]`` (the same for every context)."""
     highest, lowest, _ = tilting.extremes(instance.log_odds)
     return _per_context(instance, ~jnp.any(instance.members & (highest | lowest), axis=-1))
+
+
+def _without_first_extremes(instance: Instance):
+    """The wrong concepts where extreme tokens tie: those without the first of each kind, ``[m, G]``."""
+    highest, lowest, _ = tilting.extremes(instance.log_odds)
+    first = jnp.stack([jnp.argmax(highest), jnp.argmax(lowest)])
+    return _per_context(instance, ~jnp.any(instance.members[:, first], axis=-1))
 
 
 def lowest_concepts(instance: Instance):
@@ -217,16 +241,16 @@ STATEMENTS = (
             without_extremes,
         ),
         twin=limiting(
-            r"C' \cap (\overline{M} \cup \underline{M}) = \emptyset \implies "
-            r"\lim_{\alpha \to \pm\infty} \Delta p(C' \mid c_j, \alpha) = 0",
+            r"C' \cap \{\min \overline{M}, \min \underline{M}\} = \emptyset \implies "
+            r"\lim_{\alpha \to \pm\infty} \Delta p(C' \mid c_j, \alpha) = -\frac{1}{|C'|}\sum_{z \in C'} p_j(z)",
             concepts,
-            lambda instance, sign: jnp.zeros((instance.log_p.shape[0], instance.members.shape[0])),
-            without_extremes,
+            _loss_of_all,
+            _without_first_extremes,
         ),
         hypotheses=chosen("A2", "not-constant", "positive", "resolved"),
         proof="proofs/theorem-3.6",
         figure="concept-curves",
-        remarks="The concept loses all its probability; it does not go back to its unsteered value, as the twin says.",
+        remarks="Where extreme tokens tie, the concept must have none of them; the twin looks at the first one alone.",
     ),
     Statement(
         id="theorem-3.6.decreasing",

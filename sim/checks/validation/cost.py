@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool
 
 from sim.bridge.split import Split
 from sim.bridge.unembedding import readout
+from sim.checks.validation.cost_curves import DIRECTIONS, SETS, by_block, curves, least, sets_of
 from sim.checks.validation.run import STEP, Finding, Run, about_of, by_pair
 from theory import budgets
 from ufm import Add, Steering
@@ -22,7 +23,7 @@ from ufm.steerable import sweep_states
 LEAST, MOST = 1e-2, 2.0
 """Nats that the curvature forecasts at the ends of the sweep."""
 
-DIRECTIONS = 64
+WIDTHS = 64
 """Directions in which the diameter of an arc is measured: the bound is 0.03 % larger than with all of them."""
 
 
@@ -33,7 +34,8 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
         wide = run.lm.with_dtype(jnp.float64)
         for name, layer in run.pairs():
             cut, steering = wide.split(run.texts.openings, layer), Steering(Add(jnp.asarray(run.v(name, layer), float)))
-            members = jnp.asarray(run.members(name))
+            sets = sets_of(run, name)
+            members = jnp.asarray(sets[0])
             start = jax.tree.map(np.asarray, _at_zero(cut, steering, members))
             nats = np.geomspace(LEAST, MOST, run.size.costs)
             far, near = np.sqrt(nats / (start["variance"].mean() / 2)), STEP / np.max(start["above"] + start["below"])
@@ -43,16 +45,20 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             fine = slice(len(nats), len(nats) + 2)
             about, coarse = about_of(name, layer), {key: np.delete(value, fine, axis=1) for key, value in sweep.items()}
             strengths = np.delete(alphas, fine)
-            findings += _split(about, coarse, start["efficiency"], sweep["share_cost"][:, fine] / sweep["kl"][:, fine])
+            limit = (sweep["share_cost"][:, fine] / sweep["kl"][:, fine]).mean(axis=1)
+            findings += _split(about, coarse, start["efficiency"], limit)
             slope = _of_slopes(start, strengths)
             findings += _bounded(about, coarse, slope)
             data = {key: (("context", "strength"), value) for key, value in (coarse | {"slope_bound": slope}).items()}
             if layer == run.lm.config.num_layers - 1:
                 findings += _on_the_arc(run, name, coarse["kl"], strengths)
-            before = {"efficiency": ("context", start["efficiency"]), "share_before": ("context", start["share"])}
-            parts.append(xr.Dataset(data | before | {"strengths": ("strength", strengths)}))
-    every, more = _by_block(run)
-    return by_pair(run, parts).merge(every), findings + more
+            before = {"efficiency": ("context", start["efficiency"]), "limit": ("context", limit)}
+            before["share_before"] = ("context", start["share"])
+            part = xr.Dataset(data | before | {"strengths": ("strength", strengths)})
+            parts.append(part.merge(curves(cut, steering, sets, run.size.drawn)))
+        drawn = least(by_pair(run, parts))
+    every = by_block(run)
+    return drawn.merge(every), findings + _best_blocks(every)
 
 
 @jax.jit
@@ -97,7 +103,7 @@ def _of_slopes(start: dict[str, np.ndarray], alphas: np.ndarray) -> np.ndarray:
 
 
 def _split(about: str, sweep: dict[str, np.ndarray], efficiency: np.ndarray, limit: np.ndarray) -> list[Finding]:
-    """N15 from a sweep, and from two strengths so small, of either sign, that the mean of their ratios is the limit."""
+    """N15 from a sweep, and from the limit: the mean at two small strengths of either sign."""
     ratio = sweep["share_cost"] / sweep["kl"]
     return [
         Finding(
@@ -108,9 +114,7 @@ def _split(about: str, sweep: dict[str, np.ndarray], efficiency: np.ndarray, lim
         ),
         Finding("N15.bound", about, "part of KL that moves the share, largest in the sweep", ratio.max()),
         Finding("N15.bound", about, "part of KL that moves the share, median", np.median(ratio)),
-        Finding(
-            "N15.efficiency", about, "ρ² by JVP against a fine sweep", np.abs(limit.mean(axis=1) - efficiency).max(), 1e-4
-        ),
+        Finding("N15.efficiency", about, "ρ² by JVP against a fine sweep", np.abs(limit - efficiency).max(), 1e-4),
         Finding("N15.efficiency", about, "ρ², mean over contexts", efficiency.mean()),
     ]
 
@@ -139,7 +143,7 @@ def _on_the_arc(run: Run, name: str, nats: np.ndarray, alphas: np.ndarray) -> li
     """N20's arc beside the KL of the contexts steered after the last block; where logits are capped, it is no theorem."""
     layer, out = run.lm.config.num_layers - 1, readout(run.lm)
     path = jax.vmap(out.arc, (0, None))(jnp.asarray(run.ends(layer, float)), jnp.asarray(run.v(name, layer), float))
-    across = budgets.diameter(path, DIRECTIONS)
+    across = budgets.diameter(path, WIDTHS)
     bound = np.asarray(jax.vmap(budgets.arc_bound, (0, None, 0))(path, jnp.asarray(alphas), across))
     about, tolerance = about_of(name, layer), 1e-12 if out.softcap is None else None
     return [
@@ -149,20 +153,10 @@ def _on_the_arc(run: Run, name: str, nats: np.ndarray, alphas: np.ndarray) -> li
     ]
 
 
-def _by_block(run: Run) -> tuple[xr.Dataset, list[Finding]]:
-    """rho^2 after every block, one JVP for each, and which block has the largest."""
-    blocks, rows = range(run.lm.config.num_layers), []
-    with jax.enable_x64(False):
-        for name in run.names:
-            members = jnp.asarray(run.members(name))
-            vectors = [Steering(Add(jnp.asarray(run.v(name, block), jnp.float32))) for block in blocks]
-            starts = [_at_zero(run.openings.at(block), v, members) for block, v in zip(blocks, vectors, strict=True)]
-            rows.append([np.asarray(start["efficiency"], float).mean() for start in starts])
-    best = np.argmax(rows, axis=1)
-    findings = []
-    for name, row, block in zip(run.names, rows, best, strict=True):
-        about = about_of(name, int(block))
-        findings.append(Finding("N15.efficiency", about, "ρ², the largest of all blocks", row[block]))
-    return xr.Dataset(
-        {"by_block": (("concept", "block"), rows)}, coords={"concept": run.names, "block": list(blocks)}
-    ), findings
+def _best_blocks(every: xr.Dataset) -> list[Finding]:
+    """The block after which the difference of means is most efficient, by concept."""
+    own = every["by_block"].sel(direction=DIRECTIONS[0], set=SETS[0]).values
+    return [
+        Finding("N15.efficiency", about_of(name, int(np.argmax(row))), "ρ², the largest of all blocks", row.max())
+        for name, row in zip(every["concept"].values, own, strict=True)
+    ]

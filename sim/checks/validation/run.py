@@ -32,6 +32,7 @@ class Size:
         steps: strengths of a cross-entropy sweep on each side of 0.
         likeliest: tokens at each end of a sweep whose curves are looked at.
         costs: strengths of a sweep of costs on each side of 0.
+        drawn: positive strengths of a curve of costs that is drawn.
         copies: texts that are written after each beginning under steering.
     """
 
@@ -43,10 +44,11 @@ class Size:
     steps: int = 2
     likeliest: int = 100
     costs: int = 4
+    drawn: int = 64
     copies: int = 4
 
 
-SMOKE = Size(strengths=33, angles=31, far=8, written=8, steps=2, likeliest=10, costs=2, copies=2)
+SMOKE = Size(strengths=33, angles=31, far=8, written=8, steps=2, likeliest=10, costs=2, drawn=12, copies=2)
 """Little of everything."""
 
 

@@ -11,13 +11,14 @@ import pytest
 import xarray as xr
 
 from sim.checks.concept_texts import CONCEPTS, Concept
-from sim.checks.validation import CHECKS, SMOKE, Material, as_table, cross_entropy, validate
+from sim.checks.validation import CHECKS, SMOKE, Material, as_table, cost_curves, cross_entropy, validate
+from sim.directions.extraction import make_vector
 from sim.figures import LANGUAGE_FIGURES
 from sim.measure import losses
 from sim.reproduction import write_validation
 from tests import compilation
 from theory import REGISTRY, allocation, arc, budgets, tempered
-from ufm import Add, Steering
+from ufm import Add, Steering, sweep
 
 
 def rows(seed, count, length):
@@ -86,6 +87,60 @@ def test_all_concepts_and_layers_are_there(validation):
         assert validation.data[name]["concept"].values.tolist() == ["one", "other"]
     shares = validation.data["next_tokens"]["count"]
     np.testing.assert_array_equal(shares.sum("kind") > 0, True)
+
+
+def test_curves_of_costs_are_those_of_the_model(small, validation):
+    """After the last block: KL and shares from the model's own logits, and no share below its least cost."""
+    data = validation.data["costs"].to_dataset().isel(concept=0, layer=2)
+    with jax.enable_x64(True):
+        model = small("gpt2").with_dtype(jnp.float64)
+        vector = make_vector(small("gpt2"), TEXTS.concepts[0].positive, TEXTS.concepts[0].negative)
+        cut, alphas = model.split(TEXTS.openings, 2), data["alpha"].values
+        logits = sweep(cut, [0], jnp.asarray(vector[2], float), alphas, lambda logits, _: jax.nn.log_softmax(logits))[0]
+        logits, before = np.asarray(logits), np.asarray(jax.nn.log_softmax(cut.decode(cut.embed(jnp.arange(1)))[0]))
+    q, p = np.exp(logits), np.exp(before)
+    members = np.isin(np.arange(len(p)), np.concatenate(TEXTS.concepts[0].positive))
+    members &= ~np.isin(np.arange(len(p)), np.concatenate(TEXTS.concepts[0].negative))
+    np.testing.assert_allclose(data["measured_cost"], (p * (before - logits)).sum(axis=-1), rtol=1e-6)
+    np.testing.assert_allclose(data["measured_share"][0], q[:, members].sum(axis=-1), rtol=1e-6)
+    f0, f1 = data["before"].values[:, None], data["measured_share"].values
+    below = f0 * np.log(f0 / f1) + (1 - f0) * np.log((1 - f0) / (1 - f1))
+    assert (data["measured_cost"].values >= below).all()
+    # A first strength is small: the tilt by the slopes is right to second order.
+    assert float(data["tilted_cost"][0]) == pytest.approx(float(data["measured_cost"][0]), rel=0.1)
+    assert float(data["tilted_share"][1, 0]) - f0[1, 0] == pytest.approx(f1[1, 0] - f0[1, 0], rel=0.1)
+
+
+def test_the_least_cost_is_drawn_over_what_is_reached(validation):
+    data = validation.data["costs"].to_dataset()
+    f0, f1 = data["before"].isel(layer=0), data["reached"]
+    np.testing.assert_allclose(
+        data["least"], f0 * np.log(f0 / f1) + (1 - f0) * np.log((1 - f0) / (1 - f1)), rtol=1e-6, atol=1e-12
+    )
+
+
+def test_safe_strengths_of_the_tilt_keep_to_the_budget(validation):
+    data = validation.data["costs"].to_dataset()
+    for name in ("N4", "N18", "N20"):
+        assert (data[name] <= data["exact"] * (1 + 1e-9)).all(), name
+    # The model first costs a budget where its sampled curve does.
+    small = data.isel(budget=0)
+    np.testing.assert_allclose(small["measured"], small["exact"], rtol=0.1)
+
+
+def test_levels_are_crossed_for_the_first_time():
+    got = cost_curves.crossings(np.array([1.0, 2, 4, 8, 16]), np.array([1.0, 4, 2, 16, 1]), np.array([0.5, 2, 4, 16, 17]))
+    np.testing.assert_allclose(got, [np.nan, np.sqrt(2), 2, 8, np.nan])
+
+
+def test_efficiency_by_block_is_that_of_the_layers(validation):
+    data = validation.data["costs"].to_dataset()
+    own = data["by_block"].sel(set="tokens of its texts", direction="difference of means", block=data["layer"].values)
+    np.testing.assert_allclose(own, data["efficiency"].mean("context"), rtol=1e-3)
+    assert ((data["by_block"] >= 0) & (data["by_block"] <= 1)).all()
+    # What a vector lifts most after the last block is what it is efficient for there, more than a random one.
+    lifted = data["by_block"].sel(set="tokens it lifts most").isel(block=-1)
+    assert (lifted.sel(direction="difference of means") > lifted.sel(direction="random")).all()
 
 
 def test_every_checked_statement_is_one_of_the_theory():
