@@ -69,7 +69,9 @@ def reproduce(
 
 @app.command()
 def verify(
-    statements: Annotated[list[str] | None, typer.Argument(help="Ids such as theorem-3.8; all if left out.")] = None,
+    statements: Annotated[
+        list[str] | None, typer.Argument(help="Ids such as theorem-3.8, or 3.6 for all its parts; all if left out.")
+    ] = None,
     json: Json = None,
     out: Annotated[
         Path | None,

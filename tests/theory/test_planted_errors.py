@@ -473,7 +473,8 @@ def run(populations, sweeps):
         if route == "sweep":
             return routes.sweep(statement, sweeps[statement.domain.name])
         if route == "certificate":
-            return routes.certificate(statement, list(examples.exact_instances().values()))
+            # The smallest come last, and are decided soonest.
+            return routes.certificate(statement, list(examples.exact_instances().values())[::-1])
         margin = getattr(statement.claim, route)
         claim = dataclasses.replace(statement.claim, **{route: lambda instance: margin(instance)})
         return getattr(routes, route)(statement, populations[statement.domain.name], claim=claim)
