@@ -66,7 +66,7 @@ def reproduce(
     """Train the toy models, verify the statements, draw the figures, check the theory on a language model; write it all.
 
     The folder gets ``index.html``, ``statements/`` with a page for each, ``instances/`` with the worst instances that routes
-    found (`sim.checks.refute.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure),
+    found (`sim.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure),
     ``verdicts.json`` and ``numbers.json``; for a language model, also what `write_validation` writes. Files of an earlier
     run are replaced one by one, each as a whole.
 
@@ -75,9 +75,9 @@ def reproduce(
         seed: of initial parameters and random instances.
         instances: random instances per statement.
         statements: ids of those to verify; all if left out.
-        model: a language model, or what `sim.bridge.model.load` takes; none if left out. If it cannot be loaded,
+        model: a language model, or what `sim.load` takes; none if left out. If it cannot be loaded,
             the page says so, and the rest is made all the same.
-        check_model: what to do with it; `sim.checks.validation.validate` with the seed if left out.
+        check_model: what to do with it; `sim.validate` with the seed if left out.
 
     Raises:
         ValueError: a folder that cannot be written, before anything is computed.

@@ -424,7 +424,7 @@ def load(
         compute: of the computation; as the weights if left out.
         precision: "full", and products of float32 are float32 on every device; or "fast", and they are what the device does
             fastest: TF32 on NVIDIA cards, with a relative error of 3e-4. Half types do not know the difference.
-        mesh: devices that the parameters are spread over (`sim.bridge.sharding.make_mesh`); the default device if left out.
+        mesh: devices that the parameters are spread over (`sim.make_mesh`); the default device if left out.
         progress: whether to show a bar.
 
     Raises:

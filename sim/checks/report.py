@@ -31,10 +31,10 @@ def write(
 
     Args:
         folder: where.
-        verdicts: from `sim.checks.verify.verify`.
+        verdicts: from `sim.verify`.
         figures: paths of the saved figures, by name and format; their SVGs are copied into the first page.
         kept: files of the worst instances (`sim.reproduction.keep`).
-        numbers: as `sim.reproduction.reproduce` collects them.
+        numbers: as `sim.reproduce` collects them.
         seconds: how long the run took.
         on_model: what was found on a language model, whose figures are among `figures`.
         missing: why there is none, if one was asked for.
@@ -78,7 +78,7 @@ def write_language_model(
 
     Args:
         folder: where.
-        validation: from `sim.checks.validation.validate`.
+        validation: from `sim.validate`.
         figures: paths of its figures.
         alone: whether there is no first page to go back to.
     """

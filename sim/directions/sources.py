@@ -35,7 +35,7 @@ def source(
 
     Args:
         concept: of the library, or of the file of pairs, if that holds several.
-        pairs: as `sim.directions.texts.read_pairs` reads them.
+        pairs: as `sim.read_pairs` reads them.
         positive, negative: files with a text in each line; empty lines are passed over.
 
     Raises:

@@ -18,10 +18,10 @@ from ufm.steering import Steering, as_steering
 
 @runtime_checkable
 class SplittableModel(Protocol):
-    """A language model that can be split, such as `sim.bridge.model.LanguageModel`."""
+    """A language model that can be split, such as `sim.LanguageModel`."""
 
     def split(self, prompts: Any, layer: Any = None, *, length: int | None = None, last_only: bool = True) -> Any:
-        """The model split at a layer (`sim.bridge.split.Split`), asked about prompts."""
+        """The model split at a layer (`sim.Split`), asked about prompts."""
         ...
 
 
