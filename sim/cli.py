@@ -593,12 +593,12 @@ def choose(
     if len(directions) > 1:
         mixed = mix(lm, directions, texts, tokens=members, layers=None if bare is None else [bare], chat=chat)
         members, direction = list(mixed.tokens), mixed.vector
-    one = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
+    layer_or_auto = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
     result = run(
         lm,
         direction,
         texts,
-        layer=one,
+        layer=layer_or_auto,
         share=share,
         criteria=limits,
         tokens=members,

@@ -142,8 +142,8 @@ class LanguageModel:
             assert tokenizer is not None
             if not chat:
                 return self._known(tokenizer.encode(prompt))
-            said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            return self._known(tokenizer.encode(tokenizer.chat(said), special=False))
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            return self._known(tokenizer.encode(tokenizer.chat(messages), special=False))
         expected = "a text or token ids"
         require(_is_list(prompt) and getattr(prompt, "ndim", 1) == 1, "prompt", expected, f"{shown(prompt)} in place {k}")
         messages = isinstance(prompt, list | tuple) and any(isinstance(message, Mapping) for message in prompt)
@@ -213,8 +213,8 @@ class LanguageModel:
             ValueError: a device that has no room for a batch; a budget below 1.
         """
         allowed = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
-        held = block_activation_size(self.config, length, length) + more
-        size = -(-n // -(-n // max(1, allowed // held)))
+        activation_size = block_activation_size(self.config, length, length) + more
+        size = -(-n // -(-n // max(1, allowed // activation_size)))
         devices.require_room("prompts", size * more * max(4, self.decoder.dtype.itemsize), self.device)
         for start in range(0, n, size):
             yield np.minimum(np.arange(start, start + size), n - 1)
@@ -324,7 +324,7 @@ class LanguageModel:
         kept = 2 if nats is None else 4
         caches = kept * len(prompts) * copies * a.num_layers * a.num_kv_heads * a.head_dim * (ids.shape[1] + new)
         devices.require_room("prompts", caches * self.decoder.dtype.itemsize, self.device)
-        out, lengths, good, held = generation.compiled(
+        out, lengths, good, capped = generation.compiled(
             self.decoder,
             jnp.asarray(ids),
             jnp.asarray(mask),
@@ -342,11 +342,11 @@ class LanguageModel:
             require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
             require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
         generated = self._generated(np.asarray(out), np.asarray(lengths), eos_ids)
-        if held is None:
+        if capped is None:
             return generated
         factors, costs = (
             tuple(tuple(row[:n].tolist()) for row, n in zip(np.asarray(values), lengths, strict=True))
-            for values in (held.factors, held.costs)
+            for values in (capped.factors, capped.costs)
         )
         return replace(generated, factors=factors, costs=costs)
 

@@ -39,10 +39,10 @@ def moments(split: Any, steering: Steering) -> tuple[Float[Array, "n t"], Float[
     """
 
     def of(j):
-        logits, steep = (values[:-1] for values in slopes(split, split.embed(j), steering))
-        mean = jnp.sum(jax.nn.softmax(logits) * steep, axis=-1)
-        target = jnp.take_along_axis(steep, split.tokens[j][1:, None], axis=-1)[:, 0]
-        return variance(logits, steep) / 2, mean - target
+        logits, derivative = (values[:-1] for values in slopes(split, split.embed(j), steering))
+        mean = jnp.sum(jax.nn.softmax(logits) * derivative, axis=-1)
+        target = jnp.take_along_axis(derivative, split.tokens[j][1:, None], axis=-1)[:, 0]
+        return variance(logits, derivative) / 2, mean - target
 
     return jax.lax.map(of, jnp.arange(split.n_contexts))
 

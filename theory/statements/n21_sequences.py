@@ -92,8 +92,8 @@ _STEP = 1e-4
 
 def _difference(curves, step):
     """A derivative at 0, with an error of fourth order in the step."""
-    one, two = curves(step) - curves(-step), curves(2 * step) - curves(-2 * step)
-    return (8 * one - two) / (12 * step)
+    near, far = curves(step) - curves(-step), curves(2 * step) - curves(-2 * step)
+    return (8 * near - far) / (12 * step)
 
 
 def _responds(tex: str, error_of) -> Claim:
@@ -169,8 +169,8 @@ def _amplified(instance: Instance, measured) -> Float[Array, ""]:
 def _from_every_start(instance: Instance, measured) -> Float[Array, ""]:
     """The wrong start: after the text's first token, whatever it is, in place of a typical one."""
     first, m = jnp.zeros(instance.log_odds.shape).at[0].set(1.0), instance.log_odds
-    one = chains.response(chain(instance, instance.log_p), m, instance.in_target, first, 1)[0]
-    claimed = one * chains.amplification(_eigenvalue(instance), jnp.arange(1, _STEPS + 1))
+    response = chains.response(chain(instance, instance.log_p), m, instance.in_target, first, 1)[0]
+    claimed = response * chains.amplification(_eigenvalue(instance), jnp.arange(1, _STEPS + 1))
     return jnp.max(jnp.abs(measured(first) - claimed)) / instance.range
 
 

@@ -61,8 +61,8 @@ def _covariances(instance: Instance, at: Float[Array, " 2"]) -> Float[Array, "m 
     """Cov_alpha of both log-odds, each in units of its range."""
     m = _two(instance)
     log_q = jax.nn.log_softmax(instance.log_p + (at / _ranges(m)) @ m)
-    found = allocation.response(log_q, jnp.broadcast_to(m, (*log_q.shape[:1], *m.shape)), instance.in_target)
-    return found.covariance / (_ranges(m)[:, None] * _ranges(m))
+    response = allocation.response(log_q, jnp.broadcast_to(m, (*log_q.shape[:1], *m.shape)), instance.in_target)
+    return response.covariance / (_ranges(m)[:, None] * _ranges(m))
 
 
 def _interferes(tex: str, transform, margin, identities) -> Claim:
@@ -140,11 +140,11 @@ _E, _M1, _M2 = symbols("E_0:4", positive=True), symbols("M1_0:4", real=True), sy
 
 def _mixed_derivatives(*, of_target: bool = False) -> tuple[Identity, ...]:
     """With E the tilted weights: by the first strength they grow at the rates M1, by the second at M2."""
-    by_first, by_second = ({e: e * m for e, m in zip(_E, ms, strict=True)} for ms in (_M1, _M2))
+    by_first, by_second = ({weight: weight * m for weight, m in zip(_E, ms, strict=True)} for ms in (_M1, _M2))
     total = sum(_E)
 
     def mean(values):
-        return sum(e * x for e, x in zip(_E, values, strict=True)) / total
+        return sum(weight * x for weight, x in zip(_E, values, strict=True)) / total
 
     covariance = mean([x * y for x, y in zip(_M1, _M2, strict=True)]) - mean(_M1) * mean(_M2)
     curves = {"the target": (_E[0] + _E[1]) / total} if of_target else {f"token {z}": _E[z] / total for z in range(4)}
