@@ -443,7 +443,7 @@ def bench(names: Sequence[str] | None = None, seed: int = 0, models: Sequence[st
         ``{"settings": ..., "cases": {name: {figure: number}}}``.
 
     Raises:
-        ValueError: a case that there is not.
+        ValueError: an unknown case.
     """
     chosen = [name for name in CASES if name not in HOURS] if not names else list(names)
     unknown = [name for name in chosen if name not in CASES]

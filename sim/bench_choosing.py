@@ -103,7 +103,7 @@ class Strength(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell: what there is to choose for.
+    """One cell: a model, a vector and a layer, for which each way chooses a strength.
 
     Attributes:
         lm: the model.
@@ -256,7 +256,7 @@ def run(
         count: prompts to choose on, and to try on, at most 32.
 
     Raises:
-        ValueError: a way or a concept that there is not.
+        ValueError: an unknown way or concept.
     """
     unknown = [way for way in ways if way not in WAYS]
     require(not unknown, "ways", f"some of {', '.join(WAYS)}", ", ".join(unknown))

@@ -17,7 +17,7 @@ from sim.checks import report
 from sim.checks.refute import Kept, write_instance
 from sim.checks.validation import Validation, validate
 from sim.checks.verify import INSTANCES, Verdict, as_json, train_gallery, verify
-from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing, save
+from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing, save
 from sim.output import write_data, write_json
 from sim.toy import arc, costs, texts, turns
 from sim.toy import curves as toy
@@ -133,7 +133,7 @@ def write_validation(folder: Path, validation: Validation, *, alone: bool = Fals
     Returns:
         The paths of the figures, by figure and format.
     """
-    groups = {name: figure for name, figure in LANGUAGE_FIGURES.items() if figure.dataset in validation.data.children}
+    groups = {name: figure for name, figure in VALIDATION_FIGURES.items() if figure.dataset in validation.data.children}
     files = draw_all(groups, validation.data, output.prepare_folder(folder / "figures"))
     write_data(folder / "language-model.nc", validation.data, validation.numbers)
     write_json(folder / "language-model.json", validation.as_json())

@@ -10,7 +10,7 @@ from typing import Any
 from sim import output
 from sim.checks.validation import Validation
 from sim.checks.verify import DEFAULT_ROUTES, Verdict
-from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing
+from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing
 from sim.pages import pictures, write_page
 from theory import REGISTRY
 from theory.statements import MODULE_OF
@@ -57,7 +57,7 @@ def write(
         verdicts=verdicts,
         routes=DEFAULT_ROUTES,
         figures=FIGURES,
-        language_figures={name: LANGUAGE_FIGURES[name] for name in FIRST if name in figures},
+        language_figures={name: VALIDATION_FIGURES[name] for name in FIRST if name in figures},
         pictures=pictures(figures),
         numbers=numbers,
         seconds=seconds,
@@ -85,7 +85,7 @@ def write_language_model(
     groups: dict[str, list[Any]] = {}
     for finding in validation.findings:
         groups.setdefault(finding.statement, []).append(finding)
-    shown: dict[str, Drawing] = {name: LANGUAGE_FIGURES[name] for name in figures}
+    shown: dict[str, Drawing] = {name: VALIDATION_FIGURES[name] for name in figures}
     return write_page(
         folder / "language-model.html",
         "language_model.html",

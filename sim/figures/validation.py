@@ -170,7 +170,7 @@ def bump_shares(data: xr.Dataset) -> Figure:
     return figure
 
 
-LANGUAGE_FIGURES: dict[str, Drawing] = {
+VALIDATION_FIGURES: dict[str, Drawing] = {
     "language-next-tokens": Drawing(
         "next_tokens",
         next_tokens,
