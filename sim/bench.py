@@ -174,29 +174,29 @@ def language_model(seed: int = 0) -> Figures:
     lm = load(fetch.NAME, progress=False)
     layers = lm.config.num_layers
     alphas, v = jnp.linspace(-200.0, 200.0, SWEPT), jnp.asarray(v)
-    cut = lm.split([prompt], 0)
+    split = lm.split([prompt], 0)
 
     @jax.jit
-    def embedded(cut):
-        return cut.embed_all(jnp.arange(1))
+    def embedded(split):
+        return split.embed_all(jnp.arange(1))
 
-    def swept(cut, states, alphas):
-        return _swept(cut, states, v, alphas)
+    def swept(split, states, alphas):
+        return _swept(split, states, v, alphas)
 
     figures: Figures = {}
     with _torch() as other:
         theirs = [other(_full_pass_seconds)]
-        every = _median_seconds(embedded, cut)
-        states = jax.block_until_ready(embedded(cut))
-        jax.block_until_ready(swept(cut, one_of(states, 0), alphas))
+        every = _median_seconds(embedded, split)
+        states = jax.block_until_ready(embedded(split))
+        jax.block_until_ready(swept(split, one_of(states, 0), alphas))
         ours = np.empty(layers)
         for layer in tqdm(range(layers), desc="sweeps", unit="layer", disable=None):
-            ours[layer] = _once(swept, cut.at(layer), one_of(states, layer), alphas)
+            ours[layer] = _once(swept, split.at(layer), one_of(states, layer), alphas)
             if layer == layers // 2:
                 theirs.append(other(_full_pass_seconds))
         theirs.append(other(_full_pass_seconds))
-    last = _median_seconds(swept, cut.at(layers - 1), one_of(states, -1), alphas)
-    alone = _median_seconds(_embedded, cut.at(layers - 1))
+    last = _median_seconds(swept, split.at(layers - 1), one_of(states, -1), alphas)
+    alone = _median_seconds(_embedded, split.at(layers - 1))
     middle = ours[layers // 2]
     figures |= {
         "all streams, one pass": every,
@@ -217,7 +217,7 @@ def language_model(seed: int = 0) -> Figures:
         }
     start = time.perf_counter()
     many, middle_states = jnp.linspace(-200.0, 200.0, SWEPT_LONG), one_of(states, layers // 2)
-    jax.block_until_ready(swept(cut.at(layers // 2), middle_states, many))
+    jax.block_until_ready(swept(split.at(layers // 2), middle_states, many))
     return figures | {f"{SWEPT_LONG} strengths, middle": time.perf_counter() - start, "peak MiB": _peak_mib()}
 
 
@@ -290,12 +290,12 @@ def _passes_seconds(ids: Any, reach: float, use: Callable[[Any], Any]) -> float:
     """The median time of full passes steered at the middle layer, and of what is made of their logits."""
     import torch
 
-    model, push, times = _transformers(), torch.tensor(_swept_prompt(0)[1]), []
+    model, vector, times = _transformers(), torch.tensor(_swept_prompt(0)[1]), []
     layers, alpha = model.model.layers, 0.0
 
     def steered(module: Any, inputs: Any, out: Any) -> Any:
         del module, inputs
-        more = alpha * push
+        more = alpha * vector
         return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
 
     hook = layers[len(layers) // 2].register_forward_hook(steered)
@@ -369,17 +369,17 @@ def experiments(seed: int = 0) -> Figures:
     """
     lm, (prompt, v) = load(fetch.NAME, progress=False), _swept_prompt(seed)
     a = lm.config
-    push, few, many = jnp.asarray(v), jnp.linspace(-100.0, 100.0, 32), jnp.linspace(-200.0, 200.0, 128)
+    vector, few, many = jnp.asarray(v), jnp.linspace(-100.0, 100.0, 32), jnp.linspace(-200.0, 200.0, 128)
     rows, texts = _random_rows(BLOCKS, BLOCK), _random_rows(TEXTS, PROMPT_TOKENS)
     odds, limits = jnp.zeros(a.vocab_size), jnp.zeros((2, a.vocab_size))
     sampling = Sampling(0.9, 50, 0.95)
 
     def curves(layer: int) -> Any:
-        cut, steering = lm.split([prompt]).prepared(Steering({layer: Add(push)}))
-        return next_token.swept(cut, steering, many, odds, limits, kept=TOKENS)
+        split, steering = lm.split([prompt]).prepared(Steering({layer: Add(vector)}))
+        return next_token.swept(split, steering, many, odds, limits, kept=TOKENS)
 
     def costs(layer: int) -> Any:
-        return losses.increases(*lm.split(rows, last_only=False).prepared(Steering({layer: Add(push)})), few)
+        return losses.increases(*lm.split(rows, last_only=False).prepared(Steering({layer: Add(vector)})), few)
 
     layers, half = (a.num_layers // 4, a.num_layers // 2, a.num_layers - 1), a.num_layers // 2
     # As deep on average as all layers are.
@@ -443,7 +443,7 @@ def bench(names: Sequence[str] | None = None, seed: int = 0, models: Sequence[st
         ``{"settings": ..., "cases": {name: {figure: number}}}``.
 
     Raises:
-        ValueError: a case that there is not.
+        ValueError: an unknown case.
     """
     chosen = [name for name in CASES if name not in HOURS] if not names else list(names)
     unknown = [name for name in chosen if name not in CASES]

@@ -103,7 +103,7 @@ class Strength(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell: what there is to choose for.
+    """One cell: a model, a vector and a layer, for which each way chooses a strength.
 
     Attributes:
         lm: the model.
@@ -135,7 +135,7 @@ class Trial:
         length = float(np.linalg.norm(self.vector[self.layer]))
         return Strength(0.5 * FixedText.of(self.lm, base, self.steering).scale / length, 2.0)
 
-    def one(self) -> Strength:
+    def unit_strength(self) -> Strength:
         """Strength 1, the difference of the means itself."""
         return Strength(1.0, 0.0)
 
@@ -229,7 +229,7 @@ WAYS: dict[str, Callable[[Trial], Strength]] = {
     "bisection": Trial.bisection,
     "ALERT": Trial.alert,
     "ratio 0.5": Trial.ratio,
-    "alpha = 1": Trial.one,
+    "alpha = 1": Trial.unit_strength,
 }
 """Ways to choose a strength, each from a cell to a strength and the passes it took."""
 
@@ -256,7 +256,7 @@ def run(
         count: prompts to choose on, and to try on, at most 32.
 
     Raises:
-        ValueError: a way or a concept that there is not.
+        ValueError: an unknown way or concept.
     """
     unknown = [way for way in ways if way not in WAYS]
     require(not unknown, "ways", f"some of {', '.join(WAYS)}", ", ".join(unknown))

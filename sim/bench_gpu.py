@@ -122,16 +122,16 @@ def measured(
     rate = figures["bfloat16, TFLOP/s"] * 1e12
     for name, config in models.items():
         lm = random_model(from_config(config), jax.random.key(seed), dtype=jnp.bfloat16)
-        for what, (work, operations) in tqdm(works(lm, sizes, seed).items(), desc=name, unit="work", disable=None):
-            seconds, label = median_seconds(work), f"{name}, {what}"
+        for title, (work, operations) in tqdm(works(lm, sizes, seed).items(), desc=name, unit="work", disable=None):
+            seconds, label = median_seconds(work), f"{name}, {title}"
             figures |= {label: seconds, f"{label}, share": operations / seconds / rate}
-            if what in GENERATED:
-                figures[f"{label}, tokens/s"] = (1 if what == GENERATED[0] else sizes.together) * sizes.new / seconds
+            if title in GENERATED:
+                figures[f"{label}, tokens/s"] = (1 if title == GENERATED[0] else sizes.together) * sizes.new / seconds
             other = theirs.get(name, {})
             figures |= {
-                f"{label}, {kind.removeprefix(what).strip(', ')}": duration
+                f"{label}, {kind.removeprefix(title).strip(', ')}": duration
                 for kind, duration in other.items()
-                if kind.startswith(f"{what}, ")
+                if kind.startswith(f"{title}, ")
             }
         del lm
     return figures
@@ -168,8 +168,8 @@ def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callabl
     block, unembedding = operations(a)
 
     def curves(layer: int) -> Callable[[], Any]:
-        cut, steering = lm.split(prompt).prepared(Steering({layer: Add(v)}))
-        return lambda: next_token.swept(cut, steering, alphas, odds, limits, kept=min(sizes.kept, a.vocab_size))
+        split, steering = lm.split(prompt).prepared(Steering({layer: Add(v)}))
+        return lambda: next_token.swept(split, steering, alphas, odds, limits, kept=min(sizes.kept, a.vocab_size))
 
     def of_curves(layer: int) -> float:
         return sizes.strengths * (sizes.prompt * block * (last - layer) + unembedding)
@@ -236,29 +236,29 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16).eval()
     a = from_config(config)
-    push, alphas = torch.randn(a.d_model, device=device, dtype=torch.bfloat16), [torch.zeros(1, 1, 1, device=device)]
+    vector, alphas = torch.randn(a.d_model, device=device, dtype=torch.bfloat16), [torch.zeros(1, 1, 1, device=device)]
 
     def steered(module: Any, inputs: Any, out: Any) -> Any:
         del module, inputs
-        more = alphas[0].to(push.dtype) * push
+        more = alphas[0].to(vector.dtype) * vector
         return (out[0] + more, *out[1:]) if isinstance(out, tuple) else out + more
 
     passes, seconds = _official_passes(model, a, sizes), _torch_seconds
     single, several = torch.full((1, 1, 1), 2.0, device=device), torch.linspace(-200, 200, sizes.batch, device=device)
     figures: dict[str, float] = {}
     with torch.no_grad():
-        for what, layer in (("first layer", 0), ("middle layer", a.num_layers // 2), ("last block", a.num_layers - 1)):
+        for title, layer in (("first layer", 0), ("middle layer", a.num_layers // 2), ("last block", a.num_layers - 1)):
             hook = model.model.layers[layer].register_forward_hook(steered)
             alphas[0] = single
-            figures[f"next-token, {what}, full passes"] = sizes.strengths * seconds(passes["full"], 8)
+            figures[f"next-token, {title}, full passes"] = sizes.strengths * seconds(passes["full"], 8)
             if layer == a.num_layers // 2:
                 figures["cross-entropy, full passes"] = sizes.costs * seconds(passes["loss"], 8)
             alphas[0] = several[:, None, None]
-            figures[f"next-token, {what}, batched passes"] = sizes.strengths / sizes.batch * seconds(passes["batched"], 3)
+            figures[f"next-token, {title}, batched passes"] = sizes.strengths / sizes.batch * seconds(passes["batched"], 3)
             hook.remove()
         figures["vectors, full passes"] = seconds(passes["states"], 3)
-        for what in GENERATED:
-            figures[f"{what}, generate"] = seconds(passes[what], 3)
+        for title in GENERATED:
+            figures[f"{title}, generate"] = seconds(passes[title], 3)
     return figures
 
 

@@ -280,7 +280,7 @@ def train(
     settings = TrainingSettings(num_layers=layers, d_model=width, steps=steps, warm_up=min(100, steps // 10), seed=seed)
     result = run(out, corpora.in_both_cases(documents) if both_cases else documents, settings)
     typer.echo(f"loss {result.losses[-20:].mean():.3f} nats per token at the end, {result.held_out:.3f} on text held out")
-    typer.echo(f"the model is in {out / 'model'}, for sim.bridge.model.load")
+    typer.echo(f"the model is in {out / 'model'}, for sim.load")
 
 
 _STAGES = {
@@ -301,7 +301,7 @@ def _stage(name: str) -> None:
     """A command that does one stage, and before it those that it needs."""
 
     def command(
-        out: Annotated[Path, typer.Option(help="Folder of the run; one that is there goes on.")] = Path("out/lm"),
+        out: Annotated[Path, typer.Option(help="Folder of the run; a run that it already holds goes on.")] = Path("out/lm"),
         model: Annotated[
             str | None, typer.Option(help="A folder, a .gguf file, owner/name; SmolLM2-135M-Instruct if left out.")
         ] = None,
@@ -369,7 +369,7 @@ for _name in _STAGES:
 
 @lm.command()
 def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/lm")) -> None:
-    """Test the claims, draw the figures and write the pages of a run, with what there is of it."""
+    """Test the claims, draw the figures and write the pages of a run, from its results so far."""
     from sim.experiments.preference import page
     from sim.experiments.run import prepare
     from sim.experiments.store import read_store
@@ -427,7 +427,7 @@ def case(
     from sim.experiments import corpora
     from sim.experiments.gpt.training import finished
     from sim.experiments.gpt.uppercase import analyse, as_table
-    from sim.figures import CASE_FIGURES
+    from sim.figures import UPPERCASE_FIGURES
     from sim.output import write_data
     from sim.reproduction import draw_all
 
@@ -436,7 +436,7 @@ def case(
     analysis = analyse(finished(model, corpora.in_both_cases(documents)), seed=seed)
     output.write_json(folder / "case.json", analysis.numbers)
     write_data(folder / "case.nc", analysis.data, analysis.numbers["settings"])
-    draw_all(CASE_FIGURES, analysis.data, output.prepare_folder(folder / "figures"))
+    draw_all(UPPERCASE_FIGURES, analysis.data, output.prepare_folder(folder / "figures"))
     typer.echo(as_table(analysis))
     typer.echo(f"the figures are in {folder / 'figures'}")
 
@@ -595,12 +595,12 @@ def choose(
     if len(directions) > 1:
         mixed = mix(lm, directions, texts, tokens=members, layers=None if bare is None else [bare], chat=chat)
         members, direction = list(mixed.tokens), mixed.vector
-    one = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
+    layer_or_auto = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
     result = run(
         lm,
         direction,
         texts,
-        layer=one,
+        layer=layer_or_auto,
         share=share,
         criteria=limits,
         tokens=members,

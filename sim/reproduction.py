@@ -22,7 +22,7 @@ from sim.choosing.search import choose
 from sim.directions.extraction import make_vector
 from sim.directions.texts import concept_pairs
 from sim.experiments.prompt_texts import STARTS
-from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing, save
+from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing, save
 from sim.output import write_data, write_json
 from sim.toy import arc, costs, texts, turns
 from sim.toy import curves as toy
@@ -74,7 +74,7 @@ def reproduce(
     """Train the toy models, verify the statements, draw the figures, check the theory on a language model; write it all.
 
     The folder gets ``index.html``, ``statements/`` with a page for each, ``instances/`` with the worst instances that routes
-    found (`sim.checks.refute.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure),
+    found (`sim.replay` reads them), ``figures/``, ``toy.nc`` (netCDF, one group per figure),
     ``verdicts.json`` and ``numbers.json``; for a language model, also what `write_validation` writes, and
     ``choosing/`` with the page of a chosen strength. Files of an earlier run are replaced one by one, each as a whole.
 
@@ -83,9 +83,9 @@ def reproduce(
         seed: of initial parameters and random instances.
         instances: random instances per statement.
         statements: ids of those to verify; all if left out.
-        model: a language model, or what `sim.bridge.model.load` takes; none if left out. If it cannot be loaded,
+        model: a language model, or what `sim.load` takes; none if left out. If it cannot be loaded,
             the page says so, and the rest is made all the same.
-        check_model: what to check on it; `sim.checks.validation.validate` with the seed if left out.
+        check_model: what to check on it; `sim.validate` with the seed if left out.
         choose_strength: how to write the page of a chosen strength, from the model and a folder; `write_choice` with the
             seed if left out.
 
@@ -166,7 +166,7 @@ def write_validation(folder: Path, validation: Validation, *, alone: bool = Fals
     Returns:
         The paths of the figures, by figure and format.
     """
-    groups = {name: figure for name, figure in LANGUAGE_FIGURES.items() if figure.dataset in validation.data.children}
+    groups = {name: figure for name, figure in VALIDATION_FIGURES.items() if figure.dataset in validation.data.children}
     files = draw_all(groups, validation.data, output.prepare_folder(folder / "figures"))
     write_data(folder / "language-model.nc", validation.data, validation.numbers)
     write_json(folder / "language-model.json", validation.as_json())

@@ -526,9 +526,10 @@ def _budget(value: Any) -> Numbers:
 
 def _require_part(members: Bool[Array, "... V"]) -> None:
     if not isinstance(members, jax.core.Tracer):
-        some, every = np.any(members, axis=-1), np.all(members, axis=-1)
-        got = "an empty set" if not some.all() else "all tokens"
-        require(bool(some.all() and not every.any()), "members", "a set of tokens that is neither empty nor everything", got)
+        counts = np.sum(members, axis=-1)
+        got = "an empty set" if np.any(counts == 0) else "all tokens"
+        fits = np.all((counts > 0) & (counts < members.shape[-1]))
+        require(bool(fits), "members", "a set of tokens that is neither empty nor everything", got)
 
 
 def _require_weights(weights: Float[Array, " n"]) -> None:

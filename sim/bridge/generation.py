@@ -134,7 +134,7 @@ def generate(
     max_new_tokens: int,
     num_return_sequences: int = 1,
     budget: Float[Array, ""] | None = None,
-) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""], "Held | None"]:
+) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""], "Capped | None"]:
     """New tokens after prompts that are padded on the left.
 
     Args:
@@ -155,33 +155,33 @@ def generate(
         where they were not, it stopped. With a budget, what it took to keep to it.
     """
     t, parts = tokens.shape[1], [] if steering is None else stacks(steering)
-    sequences, held = _prefilled(decoder, tokens, mask, parts, alpha, max_new_tokens, budget)
+    sequences, capped = _prefilled(decoder, tokens, mask, parts, alpha, max_new_tokens, budget)
     sequences = sequences.repeated(num_return_sequences)
-    held = None if held is None else held.repeated(num_return_sequences)
+    capped = None if capped is None else capped.repeated(num_return_sequences)
 
-    def progress(k: Any, x: Array, cache: Cache, out: Array, lengths: Array, ended: Array, held: Held | None) -> Progress:
+    def progress(k: Any, x: Array, cache: Cache, out: Array, lengths: Array, ended: Array, capped: Any) -> Progress:
         logits = decoder.logits(x)
         added, finite = sampler.next_tokens(k, logits), jnp.isfinite(logits).all(axis=-1)
-        return Progress(k, cache, out, lengths, ended, added, finite, held)
+        return Progress(k, cache, out, lengths, ended, added, finite, capped)
 
     def advance(state: Progress) -> Progress:
-        k, cache, out, lengths, ended, added, _, held = state
+        k, cache, out, lengths, ended, added, _, capped = state
         out = lax.dynamic_update_index_in_dim(out, jnp.where(ended, eos_ids[0], added), k, 1)
         step = partial(_decode_step, decoder, added, sequences.last + 1 + k, t + k)
-        x, cache, held = _read(decoder, step, sequences._replace(cache=cache), parts, k + 1, held, budget)
-        ends = ended | jnp.any(added[:, None] == eos_ids, axis=1)
-        return progress(k + 1, x, cache, out, lengths + ~ended, ends, held)
+        x, cache, capped = _read(decoder, step, sequences._replace(cache=cache), parts, k + 1, capped, budget)
+        now_ended = ended | jnp.any(added[:, None] == eos_ids, axis=1)
+        return progress(k + 1, x, cache, out, lengths + ~ended, now_ended, capped)
 
     def unfinished(state: Progress) -> Bool[Array, ""]:
         return (state.k < max_new_tokens) & ~jnp.all(state.ended) & jnp.all(state.finite | state.ended)
 
     m = sequences.prompt.shape[0]
     out, lengths, ended = jnp.full((m, max_new_tokens), eos_ids[0], jnp.int32), jnp.zeros(m, jnp.int32), jnp.zeros(m, bool)
-    start = progress(jnp.asarray(0), sequences.stream, sequences.cache, out, lengths, ended, held)
+    start = progress(jnp.asarray(0), sequences.stream, sequences.cache, out, lengths, ended, capped)
     end = lax.while_loop(unfinished, advance, start)
     # What comes after the last token is not asked for.
     good = (end.k >= max_new_tokens) | jnp.all(end.finite | end.ended)
-    return end.out, end.lengths, good, end.held
+    return end.out, end.lengths, good, end.capped
 
 
 compiled = nnx.jit(generate, static_argnames=("max_new_tokens", "num_return_sequences"))
@@ -224,8 +224,8 @@ class Sequences(NamedTuple):
         return self._replace(alpha=self.alpha * factor[:, None])
 
 
-class Held(NamedTuple):
-    """What holding the cost of predictions needs, and gives.
+class Capped(NamedTuple):
+    """Predictions whose cost is capped: what that needs, and gives.
 
     Attributes:
         cache: keys and values of the unsteered model.
@@ -237,14 +237,14 @@ class Held(NamedTuple):
     factors: Float[Array, "m new"]
     costs: Float[Array, "m new"]
 
-    def repeated(self, times: int) -> "Held":
+    def repeated(self, times: int) -> "Capped":
         """Each sequence so many times."""
         cache = tuple(jnp.repeat(leaf, times, axis=1) for leaf in self.cache)
-        return Held(cache, *(jnp.repeat(rows, times, axis=0) for rows in (self.factors, self.costs)))
+        return Capped(cache, *(jnp.repeat(rows, times, axis=0) for rows in (self.factors, self.costs)))
 
-    def then(self, k: Any, cache: Cache, factor: Array, cost: Array) -> "Held":
+    def then(self, k: Any, cache: Cache, factor: Array, cost: Array) -> "Capped":
         """After a new token: what the k-th prediction was steered by, and cost; the one after the last is left out."""
-        return Held(cache, self.factors.at[:, k].set(factor, mode="drop"), self.costs.at[:, k].set(cost, mode="drop"))
+        return Capped(cache, self.factors.at[:, k].set(factor, mode="drop"), self.costs.at[:, k].set(cost, mode="drop"))
 
 
 class Progress(NamedTuple):
@@ -258,7 +258,7 @@ class Progress(NamedTuple):
         ended: whether it has ended.
         next_tokens: the next one.
         finite: whether all logits that it was chosen by are finite.
-        held: where costs are held within a budget.
+        capped: where costs are capped by a budget.
     """
 
     k: Int[Array, ""]
@@ -268,7 +268,7 @@ class Progress(NamedTuple):
     ended: Bool[Array, " m"]
     next_tokens: Int[Array, " m"]
     finite: Bool[Array, " m"]
-    held: Held | None
+    capped: Capped | None
 
 
 def _prefill(
@@ -291,7 +291,7 @@ def _prefill(
 
 def _prefilled(
     decoder: Decoder, tokens: Array, mask: Array, parts: list[Stack], alpha: Array, max_new_tokens: int, budget: Array | None
-) -> tuple[Sequences, Held | None]:
+) -> tuple[Sequences, Capped | None]:
     """Prompts that have been read, within a budget if there is one."""
 
     def read(parts: list[Stack], alpha: Array) -> Sequences:
@@ -307,27 +307,27 @@ def _prefilled(
     base = read([], alpha)
     (stream, cache), factor, cost = _within(decoder, steered, base.stream, budget)
     rows = [jnp.zeros((len(x), max_new_tokens), x.dtype).at[:, 0].set(x) for x in (factor, cost)]
-    return base._replace(stream=stream, cache=cache), Held(base.cache, *rows)
+    return base._replace(stream=stream, cache=cache), Capped(base.cache, *rows)
 
 
 def _read(
-    decoder: Decoder, step: Any, sequences: Sequences, parts: list[Stack], k: Any, held: Held | None, budget: Array | None
-) -> tuple[Array, Cache, Held | None]:
-    """The stream of a new token of every sequence, the cache with it, and what holding the cost of prediction k took.
+    decoder: Decoder, step: Any, sequences: Sequences, parts: list[Stack], k: Any, capped: Capped | None, budget: Any
+) -> tuple[Array, Cache, Capped | None]:
+    """The stream of a new token of every sequence, the cache with it, and what capping the cost of prediction k took.
 
     Args:
         decoder: the model.
         step: reads the token after sequences, steered by parts.
         sequences, parts: as they are.
         k: the number of the prediction.
-        held: up to here; None if strengths stay as they are.
+        capped: up to here; None if strengths stay as they are.
         budget: nats.
     """
-    if held is None:
+    if capped is None:
         return *step(sequences, parts), None
-    base, unsteered = step(sequences._replace(cache=held.cache), [])
+    base, unsteered = step(sequences._replace(cache=capped.cache), [])
     (x, cache), factor, cost = _within(decoder, lambda factor: step(sequences.weakened(factor), parts), base, budget)
-    return x, cache, held.then(k, unsteered, factor, cost)
+    return x, cache, capped.then(k, unsteered, factor, cost)
 
 
 def _within(

@@ -142,8 +142,8 @@ class LanguageModel:
             assert tokenizer is not None
             if not chat:
                 return self._known(tokenizer.encode(prompt))
-            said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            return self._known(tokenizer.encode(tokenizer.chat(said), special=False))
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            return self._known(tokenizer.encode(tokenizer.chat(messages), special=False))
         expected = "a text or token ids"
         require(_is_list(prompt) and getattr(prompt, "ndim", 1) == 1, "prompt", expected, f"{shown(prompt)} in place {k}")
         messages = isinstance(prompt, list | tuple) and any(isinstance(message, Mapping) for message in prompt)
@@ -213,8 +213,8 @@ class LanguageModel:
             ValueError: a device that has no room for a batch; a budget below 1.
         """
         allowed = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
-        held = block_activation_size(self.config, length, length) + more
-        size = -(-n // -(-n // max(1, allowed // held)))
+        activation_size = block_activation_size(self.config, length, length) + more
+        size = -(-n // -(-n // max(1, allowed // activation_size)))
         devices.require_room("prompts", size * more * max(4, self.decoder.dtype.itemsize), self.device)
         for start in range(0, n, size):
             yield np.minimum(np.arange(start, start + size), n - 1)
@@ -314,49 +314,52 @@ class LanguageModel:
         copies = whole_number("num_return_sequences", num_return_sequences, 1)
         require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
         ids, mask = self.contexts(prompts, length=length, room=new, chat=chat)
-        a = self.config
-        strengths = self._strengths(steering, alpha, len(ids))
-        nats = None if budget is None else finite_number("budget", budget, "a number of nats above 0", lambda x: x > 0)
-        require(nats is None or steering is not None, "budget", "none, where nothing steers", budget)
+        strengths, cap = self._strengths(steering, alpha, len(ids)), _cap(budget, steering)
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
-        sampler = Sampler.of(sampling or Sampling(), jax.random.key(seed), a.vocab_size)
-        # Keys and values; with a budget also those of the unsteered model.
-        kept = 2 if nats is None else 4
-        caches = kept * len(prompts) * copies * a.num_layers * a.num_kv_heads * a.head_dim * (ids.shape[1] + new)
-        devices.require_room("prompts", caches * self.decoder.dtype.itemsize, self.device)
-        out, lengths, good, held = generation.compiled(
+        # With a budget, the keys and values of the unsteered model are kept too.
+        self._require_room_for_keys((1 if cap is None else 2) * len(ids) * copies * (ids.shape[1] + new))
+        out, lengths, finite_throughout, capped = generation.compiled(
             self.decoder,
             jnp.asarray(ids),
             jnp.asarray(mask),
-            sampler,
+            Sampler.of(sampling or Sampling(), jax.random.key(seed), self.config.vocab_size),
             jnp.asarray(eos_ids, jnp.int32),
             steering,
             jnp.asarray(strengths),
             max_new_tokens=new,
             num_return_sequences=copies,
-            budget=None if nats is None else jnp.asarray(nats, jnp.float32),
+            budget=cap,
         )
-        if not bool(good):
+        if not bool(finite_throughout):
             self.logits(prompts, chat=chat)
-            kind, sizes = self.decoder.dtype.name, ", ".join(f"{size:.3g}" for size in np.abs(strengths).max(axis=0))
-            require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
-            require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
-        generated = self._generated(np.asarray(out), np.asarray(lengths), eos_ids)
-        if held is None:
-            return generated
-        factors, costs = (
-            tuple(tuple(row[:n].tolist()) for row, n in zip(np.asarray(values), lengths, strict=True))
-            for values in (held.factors, held.costs)
-        )
-        return replace(generated, factors=factors, costs=costs)
+            self._refuse_steering(steering, strengths)
+        return self._generated(np.asarray(out), np.asarray(lengths), capped, eos_ids)
 
-    def _generated(self, out: np.ndarray, lengths: np.ndarray, eos_ids: tuple[int, ...]) -> Generated:
-        """The new tokens of every sequence, and whether the last is its end, which is left out."""
+    def _require_room_for_keys(self, tokens: int) -> None:
+        """Refuse more tokens than the device has room for, by their keys and values."""
+        a = self.config
+        size = 2 * tokens * a.num_layers * a.num_kv_heads * a.head_dim * self.decoder.dtype.itemsize
+        devices.require_room("prompts", size, self.device)
+
+    def _refuse_steering(self, steering: Steering | None, strengths: np.ndarray) -> None:
+        """Refuse what generation was steered by, if its logits were not finite though those of the prompts are."""
+        kind, sizes = self.decoder.dtype.name, ", ".join(f"{size:.3g}" for size in np.abs(strengths).max(axis=0))
+        require(steering is not None, "generate", "finite logits", f"others, in {kind}, after some tokens")
+        require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
+
+    def _generated(
+        self, out: np.ndarray, lengths: np.ndarray, capped: generation.Capped | None, eos_ids: tuple[int, ...]
+    ) -> Generated:
+        """The new tokens of every sequence, without its end, and whether it has one; with a budget, what each cost."""
         rows = [row[:n].tolist() for row, n in zip(out, lengths, strict=True)]
         ended = tuple(bool(row) and row[-1] in eos_ids for row in rows)
         tokens = tuple(tuple(row[:-1] if over else row) for row, over in zip(rows, ended, strict=True))
         texts = () if self.tokenizer is None else tuple(self.tokenizer.decode(row) for row in tokens)
-        return Generated(tokens, texts, ended)
+        per_token = (
+            tuple(tuple(row[:n].tolist()) for row, n in zip(np.asarray(values), lengths, strict=True))
+            for values in (() if capped is None else (capped.factors, capped.costs))
+        )
+        return Generated(tokens, texts, ended, *per_token)
 
     def _strengths(self, steering: Any, alpha: Any, count: int) -> Float[np.ndarray, "n k"]:
         """The strength of each part of a steering for each prompt, in float32."""
@@ -406,6 +409,15 @@ def _leaf(decoder: Decoder, path: str) -> Any:
     return getattr(decoder.blocks if holder else decoder, name)
 
 
+def _cap(budget: Any, steering: Steering | None) -> Float[jax.Array, ""] | None:
+    """The budget of KL for each prediction, nats; None for none."""
+    if budget is None:
+        return None
+    nats = finite_number("budget", budget, "a number of nats above 0", lambda x: x > 0)
+    require(steering is not None, "budget", "none, where nothing steers", budget)
+    return jnp.asarray(nats, jnp.float32)
+
+
 def load(
     source: Any,
     *,
@@ -418,13 +430,13 @@ def load(
     """A language model from a folder, a GGUF file, the default model's name, or a repository id.
 
     Args:
-        source: a Hugging Face folder; a GGUF file; "smollm2-135m-instruct", which is fetched if it is not there; or
+        source: a Hugging Face folder; a GGUF file; "smollm2-135m-instruct", which is downloaded at the first use; or
             "owner/name", which needs a network.
         dtype: of the weights, one of `sim.bridge.devices.TYPES`.
         compute: of the computation; as the weights if left out.
         precision: "full", and products of float32 are float32 on every device; or "fast", and they are what the device does
             fastest: TF32 on NVIDIA cards, with a relative error of 3e-4. Half types do not know the difference.
-        mesh: devices that the parameters are spread over (`sim.bridge.sharding.make_mesh`); the default device if left out.
+        mesh: devices that the parameters are spread over (`sim.make_mesh`); the default device if left out.
         progress: whether to show a bar.
 
     Raises:

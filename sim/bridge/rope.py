@@ -170,10 +170,10 @@ def _parameters(s: Settings, layer_type: str | None) -> Any:
         nested = isinstance(settings, Mapping) and any(isinstance(value, Mapping) for value in settings.values())
         require(not nested, "rope_parameters", "the same for all layers, in this family", "settings for types of layers")
         return settings
-    each = Settings(newer or {}, name="rope_parameters")
-    named = {"full_attention", "sliding_attention"} & set(each.raw)
-    require(not each.raw or bool(named), "rope_parameters", "settings for each type of layer", sorted(each.raw))
-    settings = each.get(layer_type) or {}
+    by_type = Settings(newer or {}, name="rope_parameters")
+    named = {"full_attention", "sliding_attention"} & set(by_type.raw)
+    require(not by_type.raw or bool(named), "rope_parameters", "settings for each type of layer", sorted(by_type.raw))
+    settings = by_type.get(layer_type) or {}
     # A scaling in the older spelling is one of the layers without a window.
     scaled = older is not None and layer_type == "full_attention"
     return {**settings, **Settings(older, name="rope_scaling").raw} if scaled else settings

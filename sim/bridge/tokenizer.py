@@ -57,10 +57,10 @@ class Tokenizer:
     @cached_property
     def token_strings(self) -> list[str]:
         """Every token as text, as it is after another: some decoders take the space from the first."""
-        first, twice = (
+        first, doubled = (
             self.core.decode_batch([[z] * n for z in range(self.size)], skip_special_tokens=True) for n in (1, 2)
         )
-        return [both[len(text) :] for text, both in zip(first, twice, strict=True)]
+        return [pairs[len(text) :] for text, pairs in zip(first, doubled, strict=True)]
 
     @cached_property
     def opening(self) -> list[int]:
@@ -99,9 +99,9 @@ class Tokenizer:
         """
         word = checked("word", word)
         # After a line break, no tokenizer puts a space of its own before the word, and few join the two.
-        before, both = (self.encode(text, special=False) for text in ("\n", f"\n{word}"))
-        apart = both[: len(before)] == before
-        ids = both[len(before) :] if apart else self.encode(word, special=False)
+        before, joined = (self.encode(text, special=False) for text in ("\n", f"\n{word}"))
+        apart = joined[: len(before)] == before
+        ids = joined[len(before) :] if apart else self.encode(word, special=False)
         several = ", ".join(f"{i} {self.decode([i], special=True)!r}" for i in ids)
         require(len(ids) == 1, "word", "a word that is one token", f"{word!r}, which is {len(ids)} ({several})")
         return ids[0]
@@ -230,12 +230,12 @@ def _settings(folder: Path) -> dict[str, Any]:
     config, older = files["tokenizer_config"], files["special_tokens_map"]
     if "added_tokens_decoder" in config:
         return {**older, **config}
-    both = {**config, **older}
-    special = {_content(value) for name, value in both.items() if name.endswith("_token")}
-    several = (both.get(name) or [] for name in ("additional_special_tokens", "extra_special_tokens"))
+    declared = {**config, **older}
+    special = {_content(value) for name, value in declared.items() if name.endswith("_token")}
+    several = (declared.get(name) or [] for name in ("additional_special_tokens", "extra_special_tokens"))
     special |= {_content(value) for group in several if isinstance(group, list) for value in group}
     listed = {str(i): {"content": text, "special": text in special} for text, i in files["added_tokens"].items()}
-    return {**both, "added_tokens_decoder": listed}
+    return {**declared, "added_tokens_decoder": listed}
 
 
 def _content(value: Any) -> str | None:
@@ -302,8 +302,8 @@ def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeni
     with reading(folder / "vocab.json", "a vocabulary with the merges beside it"):
         vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
         core = tokenizer_cores.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
-    said = {"bos_token": end} if family == "gpt2" else {"bos_token": None, "pad_token": end}
-    return core, {**said, "eos_token": end, "unk_token": end, **settings}
+    declared = {"bos_token": end} if family == "gpt2" else {"bos_token": None, "pad_token": end}
+    return core, {**declared, "eos_token": end, "unk_token": end, **settings}
 
 
 def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
@@ -322,8 +322,8 @@ def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeniz
         )
         tokenizer_cores.mark(core, tokens, types)
     ids = {"bos_token": spec.bos_id, "eos_token": spec.eos_id, "unk_token": spec.unk_id}
-    said = {name: tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
-    return core, {"add_bos_token": True, **said, **settings}
+    declared = {name: tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
+    return core, {"add_bos_token": True, **declared, **settings}
 
 
 def _templates(folder: Path) -> str | dict[str, str] | None:

@@ -131,7 +131,7 @@ def _margin_in_file(target: str, folders: Sequence[Path]) -> Margin:
         elsewhere = f", nor in {folders[0]} or above it" if folders else ""
         require(False, "conjecture", "a file that can be read", f"{str(path)!r} ({error.strerror}{elsewhere})")
     try:
-        # Compiled here, not imported: nothing is left beside the user's file, and what is read is what is there now.
+        # Compiled here, not imported: nothing is left beside the user's file, and the file is read as it is now.
         exec(compile(source, str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:
         require(False, "conjecture", "a file that imports", _cause(error, path))

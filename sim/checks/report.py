@@ -10,7 +10,7 @@ from typing import Any
 from sim import output
 from sim.checks.validation import Validation
 from sim.checks.verify import DEFAULT_ROUTES, Verdict
-from sim.figures import FIGURES, LANGUAGE_FIGURES, Drawing
+from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing
 from sim.pages import pictures, write_page
 from theory import REGISTRY
 from theory.statements import MODULE_OF
@@ -32,10 +32,10 @@ def write(
 
     Args:
         folder: where.
-        verdicts: from `sim.checks.verify.verify`.
+        verdicts: from `sim.verify`.
         figures: paths of the saved figures, by name and format; their SVGs are copied into the first page.
         kept: files of the worst instances (`sim.reproduction.keep`).
-        numbers: as `sim.reproduction.reproduce` collects them.
+        numbers: as `sim.reproduce` collects them.
         seconds: how long the run took.
         on_model: what was found on a language model, whose figures are among `figures`.
         missing: why there is none, if one was asked for.
@@ -59,7 +59,7 @@ def write(
         verdicts=verdicts,
         routes=DEFAULT_ROUTES,
         figures=FIGURES,
-        language_figures={name: LANGUAGE_FIGURES[name] for name in FIRST if name in figures},
+        language_figures={name: VALIDATION_FIGURES[name] for name in FIRST if name in figures},
         pictures=pictures(figures),
         numbers=numbers,
         seconds=seconds,
@@ -81,14 +81,14 @@ def write_language_model(
 
     Args:
         folder: where.
-        validation: from `sim.checks.validation.validate`.
+        validation: from `sim.validate`.
         figures: paths of its figures.
         alone: whether there is no first page to go back to.
     """
     groups: dict[str, list[Any]] = {}
     for finding in validation.findings:
         groups.setdefault(finding.statement, []).append(finding)
-    shown: dict[str, Drawing] = {name: LANGUAGE_FIGURES[name] for name in figures}
+    shown: dict[str, Drawing] = {name: VALIDATION_FIGURES[name] for name in figures}
     return write_page(
         folder / "language-model.html",
         "language_model.html",

@@ -58,7 +58,7 @@ def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str
     """The cases of `theory.examples` (or those named) with trained models, in float64.
 
     Raises:
-        ValueError: a case that there is not.
+        ValueError: an unknown case.
     """
     with in_float64():
         cases = examples.all_cases()

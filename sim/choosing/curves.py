@@ -239,5 +239,5 @@ def _described(choice: Choice, unit: float) -> dict[str, Any]:
 
 def _interpolation_error(data: xr.Dataset) -> float:
     """How far straight lines are from a curve of probabilities at most, from second differences."""
-    bends = [np.abs(np.diff(data[name].values, 2, axis=-1)) for name in ("probability", "share", "next_share")]
-    return max((float(bend.max()) / 8 for bend in bends if bend.size), default=0.0)
+    curvatures = [np.abs(np.diff(data[name].values, 2, axis=-1)) for name in ("probability", "share", "next_share")]
+    return max((float(curvature.max()) / 8 for curvature in curvatures if curvature.size), default=0.0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sim.choosing.choice import Choice
-from sim.choosing.rollouts import FixedText, Promotion, Tilt, Writer, promoted, prompts_alone
+from sim.choosing.rollouts import FixedText, Promotion, Tilt, Writer, members_of, promoted, prompts_alone
 from sim.choosing.work import Work
 from ufm._check import require, shown
 
@@ -62,7 +62,7 @@ def over_layers(
     writer: Writer,
     vector: Any,
     sign: int,
-    tokens: np.ndarray | None,
+    tokens: Sequence[int] | None,
     choose_at: Callable[[int, Sequence[int]], Choice],
 ) -> Choice:
     """The choice at the layer that serves best, with what all layers are good for as its `frontier`, and the other choices.
@@ -71,7 +71,7 @@ def over_layers(
         writer: of texts after the prompts.
         vector: a `sim.SteeringVector`.
         sign: of the strength.
-        tokens: which are the concept, ``[V]``; those that the layers promote, at the same cost, if left out.
+        tokens: the concept's; those that the layers promote, at the same cost, if left out.
         choose_at: makes the choice at a layer, for these tokens.
 
     Raises:
@@ -79,6 +79,8 @@ def over_layers(
     """
     several = hasattr(vector, "layers") and len(vector.layers) > 1
     require(several, "layer", 'a number, or "auto" for a SteeringVector of several layers', shown(vector))
+    vector.require_fits(writer.lm)
+    members = None if tokens is None else members_of(tokens, writer.lm.config.vocab_size)
     lm, rollouts, work = writer.lm, prompts_alone(writer.prompts), Work.of(writer.lm.config, writer)
     texts = FixedText.of_layers(lm, rollouts, {layer: vector.steering(layer) for layer in vector.layers})
     work.read(rollouts)
@@ -89,15 +91,15 @@ def over_layers(
         work.tilted(rollouts)
         return text.tilt(members)
 
-    if tokens is None:
+    if members is None:
         nobody = jnp.zeros(lm.config.vocab_size, bool)
         tilts = [tilt(text, nobody) for text in texts.values()]
-        tokens = promoted_by_all(tilts, sign)
-        require(bool(tokens.any()), "tokens", "some that all layers promote; name the concept's", "none")
-    members = jnp.asarray(tokens)
-    frontier = {layer: LayerPoint(layer, efficiency_of(tilt(text, members)[0], sign)) for layer, text in texts.items()}
+        members = promoted_by_all(tilts, sign)
+        require(bool(members.any()), "tokens", "some that all layers promote; name the concept's", "none")
+    concept = jnp.asarray(members)
+    frontier = {layer: LayerPoint(layer, efficiency_of(tilt(text, concept)[0], sign)) for layer, text in texts.items()}
     best = sorted(frontier.values(), key=lambda point: -point.efficiency)[:TRIED]
-    choices = [choose_at(point.layer, np.flatnonzero(tokens).tolist()) for point in best]
+    choices = [choose_at(point.layer, np.flatnonzero(members).tolist()) for point in best]
     for choice in choices:
         if choice.alpha is not None and choice.cost is not None:
             known = replace(frontier[choice.layer], alpha=choice.alpha, cost=choice.cost.mean, share=choice.share[1])

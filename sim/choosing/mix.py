@@ -79,11 +79,12 @@ def mix(
     texts = [{i: text.under(vector.steering(i)) for i, text in first.items()} for vector in vectors]
     if tokens is None:
         nobody = jnp.zeros(lm.config.vocab_size, bool)
-        members = np.any([promoted_by_all([text.tilt(nobody) for text in each.values()], 1) for each in texts], axis=0)
+        promoted = [promoted_by_all([text.tilt(nobody) for text in by_layer.values()], 1) for by_layer in texts]
+        members = np.any(promoted, axis=0)
     else:
         members = members_of(tokens, lm.config.vocab_size)
     require(0 < members.sum() < members.size, "tokens", "some tokens, and not all", f"{members.sum()} of {members.size}")
-    weights = {i: _weights([each[i] for each in texts], members) for i in shared}
+    weights = {i: _weights([by_layer[i] for by_layer in texts], members) for i in shared}
     for i, own in weights.items():
         require(bool(np.abs(own).max() > 0), "vectors", "some that change the concept", f"none that does, after block {i}")
     mixed = {i: sum(a * vector[i] for a, vector in zip(own, vectors, strict=True)) for i, own in weights.items()}
@@ -107,10 +108,10 @@ def _responses(split, streams, slopes, members):
     """g and S of every prediction, ``[n, h, k]`` and ``[n, h, k, k]``."""
 
     def of(text):
-        stream, steep = text
+        stream, derivatives = text
         logits = partial(jax.jvp, lambda x: wide(split.decoder.logits(x)), (stream,))
-        value, _ = logits((steep[0],))
-        m = jnp.stack([logits((slope,))[1] for slope in steep], axis=1)
+        value, _ = logits((derivatives[0],))
+        m = jnp.stack([logits((slope,))[1] for slope in derivatives], axis=1)
         return response(jax.nn.log_softmax(value, axis=-1), m, members)
 
     size = max(1, split.budget // ((1 + slopes.shape[1]) * split.activation_size))

@@ -14,7 +14,7 @@ from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import Bound
 from sim.choosing.choice import Choice
 from sim.choosing.curves import APART, REACH, STEPS, curves, word_of
-from sim.figures.choosing import CHOICE_FIGURES
+from sim.figures.choosing import CHOOSING_FIGURES
 from sim.figures.style import save
 from ufm._check import require
 
@@ -58,7 +58,7 @@ def write_page(
     require(len(set(layers)) == len(layers), "choices", "one for each block", f"blocks {', '.join(map(str, layers))}")
     folder, shown = output.prepare_folder(out), max(1, min(PROMPTS, PANES // len(choices)))
     data = [curves(lm, choice, prompts, chat=chat, sampling=sampling, shown=shown) for choice in choices]
-    drawing, place = CHOICE_FIGURES["choice"], output.prepare_folder(folder / "figures")
+    drawing, place = CHOOSING_FIGURES["choice"], output.prepare_folder(folder / "figures")
     names = [f"choice-{layer}" for layer in layers]
     files = {name: save(drawing.draw(part), place, name) for name, part in zip(names, data, strict=True)}
     settings = output.settings(**{"model": lm.name, **choices[0].settings})

@@ -32,7 +32,7 @@ def vectors_for(
         other_weights: whether a vector for the same model with other weights will do.
 
     Raises:
-        ValueError: both or neither; a file or a concept that there is not.
+        ValueError: both or neither; a missing file or an unknown concept.
     """
     asked = "both" if concepts else "neither"
     require((vector is None) == bool(concepts), "vector", "a file, or a concept in its place", asked)

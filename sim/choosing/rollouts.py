@@ -252,9 +252,9 @@ class FixedText:
         entropy = np.asarray(entropy, float)
         texts = {}
         for layer, steering in steerings.items():
-            here, parts = split.prepared(_for_texts(steering, [len(prompt) for prompt in rollouts.prompts]))
+            prepared, parts = split.prepared(_for_texts(steering, [len(prompt) for prompt in rollouts.prompts]))
             at_layer = replace(states, stream=wide(states.stream[:, layer]))
-            texts[layer] = cls(rollouts, here, parts, at_layer, streams, entropy, None)
+            texts[layer] = cls(rollouts, prepared, parts, at_layer, streams, entropy, None)
         return texts
 
     def under(self, steering: Steering) -> "FixedText":
@@ -430,14 +430,14 @@ def _effects(split, steering, alpha, states, streams, kept, members, *, slope):
         log_q = steered(alpha)
         q = jnp.exp(log_q)
         share = jnp.sum(jnp.where(members, q, 0), axis=-1)
-        steep = jnp.full_like(share, jnp.nan)
+        derivative = jnp.full_like(share, jnp.nan)
         if slope:
 
             def of_concept(strength):
                 return jnp.sum(jnp.where(members, jnp.exp(steered(strength)), 0), axis=-1)
 
-            steep = jax.jvp(of_concept, (alpha,), (jnp.ones_like(alpha),))[1]
-        return kl(log_p, log_q), kl(log_q, log_p), -jnp.sum(q * log_p, axis=-1), share, steep
+            derivative = jax.jvp(of_concept, (alpha,), (jnp.ones_like(alpha),))[1]
+        return kl(log_p, log_q), kl(log_q, log_p), -jnp.sum(q * log_p, axis=-1), share, derivative
 
     return _in_batches(split, of, (states, streams, kept))
 
@@ -459,9 +459,9 @@ def _slopes(split, steering, states, horizon):
 def _tilt(split, streams, slopes, members, counted):
     def of(text):
         stream, slope, own = text
-        logits, steep = jax.jvp(lambda x: wide(split.decoder.logits(x)), (stream,), (slope,))
+        logits, derivative = jax.jvp(lambda x: wide(split.decoder.logits(x)), (stream,), (slope,))
         p = jax.nn.softmax(logits, axis=-1)
-        off = steep - jnp.sum(p * steep, axis=-1, keepdims=True)
+        off = derivative - jnp.sum(p * derivative, axis=-1, keepdims=True)
         inside = jnp.where(members, p, 0)
         values = Tilt(
             jnp.sum(p * off * off, axis=-1),

@@ -123,10 +123,7 @@ def choose(
     if not isinstance(layer, str):
         return choose_at(layer)
     require(layer == "auto", "layer", 'a block by number, or "auto"', repr(layer))
-    if hasattr(steering, "require_fits"):
-        steering.require_fits(lm)
-    chosen = None if tokens is None else members_of(tokens, lm.config.vocab_size)
-    return over_layers(writer, steering, sign, chosen, choose_at)
+    return over_layers(writer, steering, sign, tokens, choose_at)
 
 
 def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering:

@@ -105,7 +105,7 @@ def sae_vector(
 ) -> SteeringVector:
     """The way "sparse-autoencoder": the feature that tells two sets of texts apart best gives the direction.
 
-    Tokens are those that ``tokens="content"`` means in `sim.directions.extraction.make_vector`. The activation of a feature
+    Tokens are those that ``tokens="content"`` means in `sim.make_vector`. The activation of a feature
     in a text is its mean over them. Half of the texts choose their own feature for the diagnosis; an autoencoder that is
     trained here has seen the states of all of them, but not which set they are from.
 

@@ -35,11 +35,11 @@ def source(
 
     Args:
         concept: of the library, or of the file of pairs, if that holds several.
-        pairs: as `sim.directions.texts.read_pairs` reads them.
+        pairs: as `sim.read_pairs` reads them.
         positive, negative: files with a text in each line; empty lines are passed over.
 
     Raises:
-        ValueError: no source, several, one of two files; a concept that there is not; a file that cannot be read.
+        ValueError: no source, several, one of two files; an unknown concept; a file that cannot be read.
     """
     listed = positive is not None or negative is not None
     named = (("positive and negative", listed), ("pairs", pairs), ("concept", concept))

@@ -84,7 +84,7 @@ def read_inputs(
         questions: a CSV, JSON-lines or parquet file in MMLU's format.
         prompts: a JSON-lines file of ``{"set": ..., "text": ...}``: the set is a concept, "not " and a concept, or "random".
         pairs: a file of ``{"question": ..., "matching": ..., "not_matching": ...}`` that is named after its concept, or of
-            another form that `sim.directions.texts.read_pairs` knows, or a folder of such files.
+            another form that `sim.read_pairs` knows, or a folder of such files.
 
     Raises:
         ValueError: a file is missing, empty or malformed; the message names the file and, where possible, the line.

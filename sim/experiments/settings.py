@@ -406,7 +406,7 @@ class ExperimentSettings:
         A text is read as JSON if it is JSON; where a list is set, as the entries of one with commas between them.
 
         Raises:
-            ValueError: a name that there is not, a value of another type.
+            ValueError: an unknown name, a value of another type.
         """
         whole = self.as_json()
         for name, value in changes.items():
@@ -428,7 +428,7 @@ def from_json(data: Mapping[str, Any]) -> ExperimentSettings:
     """Settings from what `ExperimentSettings.as_json` gave.
 
     Raises:
-        ValueError: a setting that there is not, or is no longer; a value of another type.
+        ValueError: an unknown setting, such as one of an older version; a value of another type.
     """
     return _read(data, "settings")
 

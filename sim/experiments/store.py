@@ -100,7 +100,7 @@ class Store:
         """The arrays of a group, in memory; NaN, -1 and "" where nothing has been computed.
 
         Raises:
-            ValueError: a group that there is not, or that cannot be read.
+            ValueError: a group that is missing, or that cannot be read.
         """
         require(self.has(group), "store", f"a group {group}", f"none in {str(self.path)!r}")
         with self._reading(group):

@@ -1,8 +1,8 @@
 """Figures as functions of labelled data: each takes a dataset of `sim` and returns a matplotlib `Figure`."""
 
 from sim.figures.arc import arc
-from sim.figures.choosing import CHOICE_FIGURES
-from sim.figures.costs import COST_FIGURES
+from sim.figures.choosing import CHOOSING_FIGURES
+from sim.figures.costs import COSTS_FIGURES
 from sim.figures.counterexample import counterexample
 from sim.figures.preference import PREFERENCE_FIGURES
 from sim.figures.style import Drawing, save
@@ -14,8 +14,8 @@ from sim.figures.toy import (
     next_token_table,
     training,
 )
-from sim.figures.uppercase import CASE_FIGURES
-from sim.figures.validation import LANGUAGE_FIGURES
+from sim.figures.uppercase import UPPERCASE_FIGURES
+from sim.figures.validation import VALIDATION_FIGURES
 
 FIGURES: dict[str, Drawing] = {
     **TOY_FIGURES,
@@ -27,19 +27,19 @@ FIGURES: dict[str, Drawing] = {
         "follow a rational-quadratic law (circles: measured) to plateaus (dotted) that the direction of v alone decides. "
         "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
     ),
-    **COST_FIGURES,
+    **COSTS_FIGURES,
 }
-"""Every toy figure of a reproduction, by the name of its files; others: `LANGUAGE_FIGURES`, `CASE_FIGURES`,
-`PREFERENCE_FIGURES`, `CHOICE_FIGURES`."""
+"""Every toy figure of a reproduction, by the name of its files; others: `VALIDATION_FIGURES`, `UPPERCASE_FIGURES`,
+`PREFERENCE_FIGURES`, `CHOOSING_FIGURES`."""
 
 __all__ = [
-    "CASE_FIGURES",
-    "CHOICE_FIGURES",
-    "COST_FIGURES",
+    "CHOOSING_FIGURES",
+    "COSTS_FIGURES",
     "FIGURES",
-    "LANGUAGE_FIGURES",
     "PREFERENCE_FIGURES",
     "TOY_FIGURES",
+    "UPPERCASE_FIGURES",
+    "VALIDATION_FIGURES",
     "Drawing",
     "arc",
     "concept_curves",

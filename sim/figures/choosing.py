@@ -115,7 +115,7 @@ def _handles(shown: list[str], about: dict, bounds: list[str]) -> list[Line2D]:
     return handles
 
 
-CHOICE_FIGURES: dict[str, Drawing] = {
+CHOOSING_FIGURES: dict[str, Drawing] = {
     "choice": Drawing(
         "choice",
         choice,

@@ -151,7 +151,7 @@ def turns(data: xr.Dataset) -> Figure:
     return figure
 
 
-COST_FIGURES: dict[str, Drawing] = {
+COSTS_FIGURES: dict[str, Drawing] = {
     "share-cost": Drawing(
         "share-costs",
         share_costs,

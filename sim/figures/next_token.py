@@ -307,7 +307,7 @@ def single_bumps(sweeps: xr.Dataset) -> list[Bumps]:
 def dominant_log_odds(data: xr.Dataset) -> Figure:
     """The percentiles of the log-odds of the tokens that are likeliest at the largest strength, by concept and layer.
 
-    `data` has `percentile` from 0 to 100 over concept, layer and rank, the likeliest token first; NaN for what there is not.
+    `data` has `percentile` from 0 to 100 over concept, layer and rank (the likeliest token first); NaN for none.
     """
     values = data["percentile"]
     colours = layer_colours(labels(data, "layer"))

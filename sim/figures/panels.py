@@ -1,4 +1,4 @@
-"""What figures of a run share: panels for what there is, an axis of strengths, means and shares with error bars."""
+"""What figures of a run share: panels for the data at hand, an axis of strengths, means and shares with error bars."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple

@@ -250,7 +250,7 @@ def answered(sweep: xr.Dataset) -> Estimate:
 
 _TOKENS = "Steps between strengths are even on the axis; the token that is likeliest at the end of the sweep is named first."
 
-PAPER_FIGURES: dict[str, Drawing] = {
+STRENGTH_FIGURES: dict[str, Drawing] = {
     "figure-6": Drawing(
         "next-token",
         next_token.next_tokens,

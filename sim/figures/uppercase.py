@@ -176,7 +176,7 @@ def cross_entropy(data: xr.Dataset) -> Figure:
 
 _TEXTS = {"written": "it wrote", "held out": "held out", "training": "trained on"}
 
-CASE_FIGURES: dict[str, Drawing] = {
+UPPERCASE_FIGURES: dict[str, Drawing] = {
     "case-next-tokens": Drawing(
         "next-tokens",
         next_tokens,

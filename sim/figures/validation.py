@@ -243,7 +243,7 @@ def safe_strengths(data: xr.Dataset) -> Figure:
     return figure
 
 
-LANGUAGE_FIGURES: dict[str, Drawing] = {
+VALIDATION_FIGURES: dict[str, Drawing] = {
     "language-next-tokens": Drawing(
         "next_tokens",
         next_tokens,

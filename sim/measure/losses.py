@@ -18,10 +18,10 @@ from ufm.steering import Steering, as_steering
 
 @runtime_checkable
 class SplittableModel(Protocol):
-    """A language model that can be split, such as `sim.bridge.model.LanguageModel`."""
+    """A language model that can be split, such as `sim.LanguageModel`."""
 
     def split(self, prompts: Any, layer: Any = None, *, length: int | None = None, last_only: bool = True) -> Any:
-        """The model split at a layer (`sim.bridge.split.Split`), asked about prompts."""
+        """The model split at a layer (`sim.Split`), asked about prompts."""
         ...
 
 
@@ -39,10 +39,10 @@ def moments(split: Any, steering: Steering) -> tuple[Float[Array, "n t"], Float[
     """
 
     def of(j):
-        logits, steep = (values[:-1] for values in slopes(split, split.embed(j), steering))
-        mean = jnp.sum(jax.nn.softmax(logits) * steep, axis=-1)
-        target = jnp.take_along_axis(steep, split.tokens[j][1:, None], axis=-1)[:, 0]
-        return variance(logits, steep) / 2, mean - target
+        logits, derivative = (values[:-1] for values in slopes(split, split.embed(j), steering))
+        mean = jnp.sum(jax.nn.softmax(logits) * derivative, axis=-1)
+        target = jnp.take_along_axis(derivative, split.tokens[j][1:, None], axis=-1)[:, 0]
+        return variance(logits, derivative) / 2, mean - target
 
     return jax.lax.map(of, jnp.arange(split.n_contexts))
 

@@ -20,22 +20,22 @@ def data(instance: norms.NormInstance) -> xr.Dataset:
         through the norm itself); by token: "towards" and "along", its unembedding in the plane of h and v, "plateau_low",
         "plateau_high" and "bumps". The strength of every angle is "alpha".
     """
-    bends = instance.arc
-    alphas = float(bends.centre) + float(bends.width) * _MEASURED
-    predicted = jax.vmap(lambda theta: arc.arc_logits(bends, theta))(jnp.asarray(_ANGLES))
-    size = float(jnp.max(jnp.hypot(bends.A, bends.B)))
+    logit_arc = instance.arc
+    alphas = float(logit_arc.centre) + float(logit_arc.width) * _MEASURED
+    predicted = jax.vmap(lambda theta: arc.arc_logits(logit_arc, theta))(jnp.asarray(_ANGLES))
+    size = float(jnp.max(jnp.hypot(logit_arc.A, logit_arc.B)))
     return xr.Dataset(
         {
             "predicted": (("theta", "token"), np.asarray(predicted)),
             "probability": (("theta", "token"), np.asarray(jax.nn.softmax(predicted))),
-            "alpha": ("theta", np.asarray(arc.alpha_of_theta(bends, jnp.asarray(_ANGLES)))),
+            "alpha": ("theta", np.asarray(arc.alpha_of_theta(logit_arc, jnp.asarray(_ANGLES)))),
             "measured": (("strength", "token"), np.asarray(jax.vmap(instance.decode)(jnp.asarray(alphas)))),
-            "towards": ("token", np.asarray(bends.A) / size),
-            "along": ("token", np.asarray(bends.B) / size),
-            "plateau_low": ("token", np.asarray(arc.plateau(bends, -1))),
-            "plateau_high": ("token", np.asarray(arc.plateau(bends, 1))),
-            "bumps": ("token", np.asarray(arc.bumps(bends))),
+            "towards": ("token", np.asarray(logit_arc.A) / size),
+            "along": ("token", np.asarray(logit_arc.B) / size),
+            "plateau_low": ("token", np.asarray(arc.plateau(logit_arc, -1))),
+            "plateau_high": ("token", np.asarray(arc.plateau(logit_arc, 1))),
+            "bumps": ("token", np.asarray(arc.bumps(logit_arc))),
         },
         coords={"theta": _ANGLES, "strength": alphas},
-        attrs={"centre": float(bends.centre), "width": float(bends.width)},
+        attrs={"centre": float(logit_arc.centre), "width": float(logit_arc.width)},
     )

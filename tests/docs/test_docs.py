@@ -6,11 +6,13 @@ import pkgutil
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import jax
 import pytest
 
+import sim
 import theory
 import ufm
 from sim.bridge import fetch
@@ -63,12 +65,31 @@ def test_code_for_the_real_model_prints_what_the_page_says(page, count):
             assert printed.getvalue() == output
 
 
-@pytest.mark.parametrize("package", [ufm, theory], ids=lambda p: p.__name__)
-def test_every_public_module_is_in_the_reference(package):
-    page = (DOCS / "reference" / f"{package.__name__}.md").read_text()
+def reference(package):
+    """The reference of a package: its page, and those of the folder of its name."""
+    pages = [DOCS / "reference" / f"{package.__name__}.md", *(DOCS / "reference" / package.__name__).glob("*.md")]
+    return "\n".join(page.read_text() for page in pages)
+
+
+@pytest.mark.parametrize("package", [ufm, theory, sim], ids=lambda p: p.__name__)
+def test_every_public_module_is_in_the_reference_once(package):
     names = [m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
-    missing = [n for n in names if "._" not in n and f".. automodule:: {n}\n" not in page]
-    assert not missing
+    documented = re.findall(r"^\.\. automodule:: (\S+)$", reference(package), re.MULTILINE)
+    assert sorted(documented) == sorted(n for n in names if "._" not in n)
+
+
+def test_every_name_of_sim_is_in_its_reference_once_and_not_again_with_its_module():
+    text = reference(sim)
+    documented = re.findall(r"^\.\. auto(?:class|function):: sim\.(\w+)$", text, re.MULTILINE)
+    linked = re.findall(r"\{py:class\}`~(ufm\.\w+)\.(\w+)`", text)
+    assert sorted([*documented, *(name for _, name in linked)]) == sorted(sim.__all__)
+    assert all(getattr(sim, name).__module__ == module for module, name in linked)
+    # A module's own section leaves out what stands above under its public name.
+    options = re.findall(r"^\.\. automodule:: (\S+)\n((?:   :.*\n)*)", text, re.MULTILINE)
+    for module, lines in options:
+        home = set(dir(import_module(module))) & {n for n in documented if getattr(sim, n).__module__ == module}
+        excluded = re.search(r":exclude-members: (.*)", lines)
+        assert home == (set(excluded[1].split(", ")) if excluded else set()), module
 
 
 @pytest.mark.parametrize("name", theory.REGISTRY)

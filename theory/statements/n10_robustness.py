@@ -63,6 +63,19 @@ def _spoiling(instance: Instance) -> tuple[np.ndarray, np.ndarray]:
     return event, np.where(contrast < 0, -1.0, 1.0)[:, None] * np.where(event, 1.0, -1.0)
 
 
+def _spoiled(swept: Measured) -> tuple[Measured, np.ndarray]:
+    """A trained model whose hidden states are moved so that the errors of P and N add up on an event, and the event."""
+    assert isinstance(swept.model, UFM)
+    event, noise = _spoiling(swept.instance)
+    shift = 1e-3 * np.linalg.pinv(np.asarray(swept.model.W)) @ noise.T
+    model = UFM(W=swept.model.W, H=swept.model.H + shift)
+    contexts = jnp.arange(swept.instance.log_p.shape[0])
+    v = difference_of_means(model, contexts, swept.instance.contrast)
+    alphas = swept.alphas[::5]
+    curves = sweep(model, contexts, v, jnp.asarray(alphas), lambda logits, _: jax.nn.log_softmax(logits))
+    return replace(swept, alphas=alphas, log_probabilities=np.asarray(curves)), event
+
+
 def _events(instance: Instance):
     """Single tokens and concepts, ``[V + G, V]``."""
     return jnp.concatenate([jnp.eye(instance.log_p.shape[1], dtype=bool), instance.members])
@@ -120,18 +133,9 @@ def _within(tex: str, bound) -> Claim:
         return jnp.min(bound(eta, jnp.abs(alphas)) - jnp.abs(jax.nn.sigmoid(perturbed) - jax.nn.sigmoid(expected)))
 
     def on_sweep(swept: Measured):
-        """A trained model, spoiled: its hidden states are moved so that the errors of P and N add up, on one event."""
-        assert isinstance(swept.model, UFM)
-        event, noise = _spoiling(swept.instance)
-        shift = 1e-3 * np.linalg.pinv(np.asarray(swept.model.W)) @ noise.T
-        model = UFM(W=swept.model.W, H=swept.model.H + shift)
-        contexts = jnp.arange(swept.instance.log_p.shape[0])
-        v = difference_of_means(model, contexts, swept.instance.contrast)
-        alphas = swept.alphas[::5]
-        curves = sweep(model, contexts, v, jnp.asarray(alphas), lambda logits, _: jax.nn.log_softmax(logits))
-        spoiled = replace(swept, alphas=alphas, log_probabilities=np.asarray(curves))
-        unsteered = spoiled.log_probabilities[:, spoiled.zero]
-        return float(slack_on_grid(swept.instance, alphas, spoiled.event_log_odds(event), unsteered, event)) + 1e-9
+        spoiled, event = _spoiled(swept)
+        unsteered, curves = spoiled.log_probabilities[:, spoiled.zero], spoiled.event_log_odds(event)
+        return float(slack_on_grid(swept.instance, spoiled.alphas, curves, unsteered, event)) + 1e-9
 
     def slack(instance, alpha):
         size = 0.1

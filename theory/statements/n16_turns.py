@@ -59,6 +59,19 @@ def _margin(instance: Instance, most: Most, counts: Int[Array, "m E"]) -> Float[
     return jnp.min(allowed - counts) + 0.5
 
 
+def _tilted(instance: Instance, quantity: Callable) -> Float[Array, "m E K"]:
+    """A quantity of `theory.tilting` for some contexts, all sets, at all strengths."""
+
+    def of_context(log_p):
+        def at(t):
+            alpha = t / instance.range
+            return jax.vmap(lambda mask: quantity(log_p, instance.log_odds, alpha, mask))(sets(instance))
+
+        return jax.vmap(at, out_axes=-1)(jnp.asarray(_STRENGTHS))
+
+    return jax.vmap(of_context)(instance.log_p[::_EVERY])
+
+
 # --- turns -----------------------------------------------------------------------------------------------------------
 
 
@@ -66,15 +79,7 @@ def _turns_at_most(tex: str, identities, most: Most) -> Claim:
     """The claim that the share of a set has no more turning points than so many."""
 
     def instances(instance):
-        m, members = instance.log_odds, sets(instance)
-
-        def slopes(log_p):
-            def at(t):
-                return jax.vmap(lambda mask: tilting.concept_slope(log_p, m, t / instance.range, mask))(members)
-
-            return jax.vmap(at, out_axes=-1)(jnp.asarray(_STRENGTHS))
-
-        rates = jax.vmap(slopes)(instance.log_p[::_EVERY])
+        rates = _tilted(instance, tilting.concept_slope)
         return _margin(instance, most, _changes_of_sign(rates, jnp.full(rates.shape[:-1], _NOISE * instance.range)))
 
     def autodiff(instance):
@@ -122,15 +127,7 @@ def _passes_at_most(tex: str, most: Most) -> Claim:
         return jnp.max(_changes_of_sign(curves[..., None, :] - levels[..., None], noise[..., None]), axis=-1)
 
     def instances(instance):
-        m, members = instance.log_odds, sets(instance)
-
-        def log_odds(log_p):
-            def at(t):
-                return jax.vmap(lambda mask: tilting.concept_log_odds(log_p, m, t / instance.range, mask))(members)
-
-            return jax.vmap(at, out_axes=-1)(jnp.asarray(_STRENGTHS))
-
-        return _margin(instance, most, counts(jax.vmap(log_odds)(instance.log_p[::_EVERY])))
+        return _margin(instance, most, counts(_tilted(instance, tilting.concept_log_odds)))
 
     @on_sweep
     def sweep(instance, alphas, measured):

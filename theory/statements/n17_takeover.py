@@ -41,10 +41,10 @@ def _target_log_odds(instance: Instance, alphas):
 
 def _between(instance: Instance, ends: Takeover, log_odds) -> jax.Array:
     """Least margin: at the first end the target has at most half, at the second at least half. +inf where there are none."""
-    there = jnp.isfinite(ends.low)
-    below, above = (log_odds(jnp.where(there, end, 0.0)) for end in ends)
+    exists = jnp.isfinite(ends.low)
+    below, above = (log_odds(jnp.where(exists, end, 0.0)) for end in ends)
     size = 1 + jnp.max(jnp.abs(instance.log_p))
-    return jnp.min(jnp.where(there, jnp.minimum(-below, above), jnp.inf)) / size + 1e-11
+    return jnp.min(jnp.where(exists, jnp.minimum(-below, above), jnp.inf)) / size + 1e-11
 
 
 def _takes_over(tex: str, bounds, limit) -> Claim:
@@ -88,8 +88,8 @@ def _takes_over(tex: str, bounds, limit) -> Claim:
     @compiled_quickly
     def margin(instance, alphas, log_odds):
         ends = bounds(instance)
-        there = jnp.isfinite(ends.low)[:, None]
-        before, after = there & (alphas <= ends.low[:, None]), there & (alphas >= ends.high[:, None])
+        exists = jnp.isfinite(ends.low)[:, None]
+        before, after = exists & (alphas <= ends.low[:, None]), exists & (alphas >= ends.high[:, None])
         wrong = jnp.where(before, -log_odds, jnp.where(after, log_odds, jnp.inf))
         return claimed(instance, jnp.min(wrong))
 

@@ -55,6 +55,19 @@ def _two_tokens(width) -> Instance:
     return Instance(rows, jnp.ones(2) / 2, jnp.arange(2), jnp.stack([first, ~first]), jnp.array([-1.0, 1.0]), jnp.asarray(1))
 
 
+def _of_two_tokens(bound: Bound, instance: Instance, measured: Float[Array, "m K V"]) -> Float[Array, ""]:
+    """The least slack between any two strengths, of the tokens with the largest and the least M alone."""
+    m = instance.log_odds
+
+    def pairs(row):
+        width = row - row[:, None]
+        share = jax.nn.sigmoid(row)[:, None]
+        value = jax.nn.softplus(row) - jax.nn.softplus(row)[:, None] - share * width
+        return jnp.min(jnp.where(jnp.abs(width) > 0.1, _slack(bound, jnp.abs(width), value), jnp.inf))
+
+    return jnp.min(jax.lax.map(pairs, measured[..., jnp.argmax(m)] - measured[..., jnp.argmin(m)]))
+
+
 def _costs_at_most(tex: str, identities, bound: Bound, curves, *, extremal: bool) -> Claim:
     """The claim that KL, either way round, is at most a function of the range of the change of the logits.
 
@@ -97,8 +110,7 @@ def _costs_at_most(tex: str, identities, bound: Bound, curves, *, extremal: bool
         def slack(instance, sign):
             alphas, values = integrated(instance, sign)
             allowance = 1e-13 * (1 + jnp.max(jnp.abs(instance.log_p)))
-            slacks = _slack(bound, (instance.range * jnp.abs(alphas))[:, None], jnp.maximum(values - allowance, 0))
-            return jnp.min(slacks)
+            return jnp.min(_slack(bound, (instance.range * jnp.abs(alphas))[:, None], jnp.maximum(values - allowance, 0)))
 
         least_slack = jnp.minimum(slack(instance, 1), slack(instance, -1))
         if extremal:
@@ -111,19 +123,9 @@ def _costs_at_most(tex: str, identities, bound: Bound, curves, *, extremal: bool
         """From unsteered to steered; and between any two strengths near 0 if only two tokens are looked at."""
         steered = jnp.moveaxis(measured[:, ::10], 1, 0)
         whole = jax.lax.map(lambda after: gap(instance.log_p, after), steered)
-        m = instance.log_odds
         middle = alphas.size // 2
         near = measured[:, middle - 30 : middle + 31]
-        odds = near[..., jnp.argmax(m)] - near[..., jnp.argmin(m)]
-
-        def pairs(row):
-            width = row - row[:, None]
-            share = jax.nn.sigmoid(row)[:, None]
-            value = jax.nn.softplus(row) - jax.nn.softplus(row)[:, None] - share * width
-            return jnp.min(jnp.where(jnp.abs(width) > 0.1, _slack(bound, jnp.abs(width), value), jnp.inf))
-
-        among_two = jnp.min(jax.lax.map(pairs, odds)) if extremal else jnp.inf
-        return jnp.minimum(jnp.min(whole), among_two) + 1e-8
+        return jnp.minimum(jnp.min(whole), _of_two_tokens(bound, instance, near) if extremal else jnp.inf) + 1e-8
 
     return Claim(tex, instances, autodiff, sweep, curves, identities)
 
@@ -222,15 +224,20 @@ def _on_arc(tex: str, identities, across: Callable[[arc.Arc], Float[Array, ""]],
         alpha = arc.alpha_of_theta(instance.arc, theta)
         return slack(instance, alpha, instance.decode(jnp.zeros(())), instance.decode(alpha))
 
-    def instances(instance):
+    def everywhere(instance, slack_at, slack_of_costliest):
+        """The least of a slack over angles, and of that of the costliest decoder of each turn."""
+
         def of_kind(instance):
-            slacks = jnp.min(jax.vmap(lambda theta: decoded(instance, theta))(jnp.asarray(ANGLES[::2])))
+            slacks = jnp.min(jax.vmap(lambda theta: slack_at(instance, theta))(jnp.asarray(ANGLES[::2])))
             if not extremal:
                 return slacks
-            worst = jax.vmap(lambda theta: decoded(_costliest(instance, theta), theta))(jnp.asarray(_TURNS))
+            worst = jax.vmap(lambda theta: slack_of_costliest(instance, theta))(jnp.asarray(_TURNS))
             return jnp.minimum(slacks, jnp.min(worst))
 
         return _least(instance, of_kind) + 1e-7
+
+    def instances(instance):
+        return everywhere(instance, decoded, lambda instance, theta: decoded(_costliest(instance, theta), theta))
 
     def autodiff(instance):
         """The differential form: the derivatives of the logits have a range of ``D cos(theta)^2 / sqrt(L)`` at most."""
@@ -241,17 +248,10 @@ def _on_arc(tex: str, identities, across: Callable[[arc.Arc], Float[Array, ""]],
             most = across(path) * jnp.cos(theta) ** 2 / path.width
             return (most - jnp.ptp(slopes)) / jnp.maximum(most, jnp.ptp(slopes))
 
-        def of_kind(instance):
-            slacks = jnp.min(jax.vmap(lambda theta: rate(instance, theta))(jnp.asarray(ANGLES[::2])))
-            if not extremal:
-                return slacks
+        def at_middle(instance, theta):
+            return rate(_costliest(instance, theta), _angles(instance, theta)[1])
 
-            def at_middle(theta):
-                return rate(_costliest(instance, theta), _angles(instance, theta)[1])
-
-            return jnp.minimum(slacks, jnp.min(jax.vmap(at_middle)(jnp.asarray(_TURNS))))
-
-        return _least(instance, of_kind) + 1e-7
+        return everywhere(instance, rate, at_middle)
 
     @compiled_quickly
     def on_grid(instance, alphas, logits):

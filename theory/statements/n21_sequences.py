@@ -92,8 +92,8 @@ _STEP = 1e-4
 
 def _difference(curves, step):
     """A derivative at 0, with an error of fourth order in the step."""
-    one, two = curves(step) - curves(-step), curves(2 * step) - curves(-2 * step)
-    return (8 * one - two) / (12 * step)
+    near, far = curves(step) - curves(-step), curves(2 * step) - curves(-2 * step)
+    return (8 * near - far) / (12 * step)
 
 
 def _responds(tex: str, error_of) -> Claim:
@@ -169,8 +169,8 @@ def _amplified(instance: Instance, measured) -> Float[Array, ""]:
 def _from_every_start(instance: Instance, measured) -> Float[Array, ""]:
     """The wrong start: after the text's first token, whatever it is, in place of a typical one."""
     first, m = jnp.zeros(instance.log_odds.shape).at[0].set(1.0), instance.log_odds
-    one = chains.response(chain(instance, instance.log_p), m, instance.in_target, first, 1)[0]
-    claimed = one * chains.amplification(_eigenvalue(instance), jnp.arange(1, _STEPS + 1))
+    response = chains.response(chain(instance, instance.log_p), m, instance.in_target, first, 1)[0]
+    claimed = response * chains.amplification(_eigenvalue(instance), jnp.arange(1, _STEPS + 1))
     return jnp.max(jnp.abs(measured(first) - claimed)) / instance.range
 
 
@@ -212,6 +212,25 @@ def _costs(log_q: Float[Array, "V V"], m: Float[Array, " V"], alpha) -> Float[Ar
     return jax.vmap(lambda start: chains.sequence_divergence(log_q, m, alpha, start, _SHORT))(starts)
 
 
+def _total(log_q: Float[Array, "V V"], after: Float[Array, "V V"]) -> Float[Array, " V"]:
+    """KL of whole texts from one chain to another as the sum over the steps, after each token."""
+    q = jnp.exp(log_q)
+    step = jnp.sum(q * (log_q - after), axis=1)
+    return sum(jnp.linalg.matrix_power(q, k) @ step for k in range(_SHORT))
+
+
+def _curvature(instance: Instance, alpha) -> Float[Array, " m"]:
+    """The second derivative of the cost by the strength: variances, each carried along the steps before it."""
+    m, p, reached = instance.log_odds, instance.p, next_context(instance)
+    tilted = p * jnp.exp(alpha * (m - jnp.max(m)))
+    tilted = tilted / jnp.sum(tilted, axis=1, keepdims=True)
+    variance = jnp.sum(tilted * (m - (tilted @ m)[:, None]) ** 2, axis=1)
+    total, passed = jnp.zeros_like(variance), variance
+    for _ in range(_SHORT):
+        total, passed = total + passed, p @ passed[reached]
+    return total
+
+
 def _even(instance: Instance) -> Float[Array, " m"]:
     """The strengths at which the likeliest tokens of the largest and of the least M are even, in each context."""
     m, log_p = instance.log_odds, instance.log_p
@@ -244,14 +263,11 @@ def _costs_little(tex: str, bound) -> Claim:
         """The second derivative of the cost through the model against that of the bound, where the cost bends most."""
         model, contexts, v = exact_split(instance)
         log_q, zero = chain(instance, instance.log_p), jnp.zeros(())
-        q = jnp.exp(log_q)
         allowed = slope(lambda b: slope(lambda a: bound(instance, a), b), zero)
 
         def bent(alpha):
             def costs(a):
-                after = chain(instance, jax.nn.log_softmax(steer(model, contexts, v, a)))
-                each = jnp.sum(q * (log_q - after), axis=1)
-                return sum(jnp.linalg.matrix_power(q, k) @ each for k in range(_SHORT))
+                return _total(log_q, chain(instance, jax.nn.log_softmax(steer(model, contexts, v, a))))
 
             return slope(lambda b: slope(costs, b), alpha)
 
@@ -263,10 +279,7 @@ def _costs_little(tex: str, bound) -> Claim:
         start = chain(instance, curves[:, alphas.size // 2])
 
         def slack(alpha, rows):
-            after = chain(instance, rows)
-            each = jnp.sum(jnp.exp(start) * (start - after), axis=1)
-            total = sum(jnp.linalg.matrix_power(jnp.exp(start), k) @ each for k in range(_SHORT))
-            return bound(instance, alpha) - jnp.max(total)
+            return bound(instance, alpha) - jnp.max(_total(start, chain(instance, rows)))
 
         return jnp.min(jax.vmap(slack, in_axes=(0, 1))(alphas, curves)) + 1e-9
 
@@ -276,14 +289,7 @@ def _costs_little(tex: str, bound) -> Claim:
 
     def bend(instance, alpha):
         """The second derivative of the bound less that of the cost: both are 0 at 0, with their slopes."""
-        m, p, reached = instance.log_odds, instance.p, next_context(instance)
-        tilted = p * jnp.exp(alpha * (m - jnp.max(m)))
-        tilted = tilted / jnp.sum(tilted, axis=1, keepdims=True)
-        variance = jnp.sum(tilted * (m - (tilted @ m)[:, None]) ** 2, axis=1)
-        total, passed = jnp.zeros_like(variance), variance
-        for _ in range(_SHORT):
-            total, passed = total + passed, p @ passed[reached]
-        return 2 * bound(instance, 1.0) - total
+        return 2 * bound(instance, 1.0) - _curvature(instance, alpha)
 
     return Claim(tex, instances, autodiff, sweep, (Curve(bend, (-8.0, 8.0)),))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +62,8 @@ def _covariances(instance: Instance, at: Float[Array, " 2"]) -> Float[Array, "m 
     """Cov_alpha of both log-odds, each in units of its range."""
     m = _two(instance)
     log_q = jax.nn.log_softmax(instance.log_p + (at / _ranges(m)) @ m)
-    found = allocation.response(log_q, jnp.broadcast_to(m, (*log_q.shape[:1], *m.shape)), instance.in_target)
-    return found.covariance / (_ranges(m)[:, None] * _ranges(m))
+    response = allocation.response(log_q, jnp.broadcast_to(m, (*log_q.shape[:1], *m.shape)), instance.in_target)
+    return response.covariance / (_ranges(m)[:, None] * _ranges(m))
 
 
 def _interferes(tex: str, transform, margin, identities) -> Claim:
@@ -140,11 +141,11 @@ _E, _M1, _M2 = symbols("E_0:4", positive=True), symbols("M1_0:4", real=True), sy
 
 def _mixed_derivatives(*, of_target: bool = False) -> tuple[Identity, ...]:
     """With E the tilted weights: by the first strength they grow at the rates M1, by the second at M2."""
-    by_first, by_second = ({e: e * m for e, m in zip(_E, ms, strict=True)} for ms in (_M1, _M2))
+    by_first, by_second = ({weight: weight * m for weight, m in zip(_E, ms, strict=True)} for ms in (_M1, _M2))
     total = sum(_E)
 
     def mean(values):
-        return sum(e * x for e, x in zip(_E, values, strict=True)) / total
+        return sum(weight * x for weight, x in zip(_E, values, strict=True)) / total
 
     covariance = mean([x * y for x, y in zip(_M1, _M2, strict=True)]) - mean(_M1) * mean(_M2)
     curves = {"the target": (_E[0] + _E[1]) / total} if of_target else {f"token {z}": _E[z] / total for z in range(4)}
@@ -193,10 +194,42 @@ def _gains_and_costs(instance: Instance, m, strengths) -> tuple[Float[Array, ""]
     return instance.weights @ gains / 2, instance.weights @ costs
 
 
+def _kl(log_p, log_q) -> Float[Array, " m"]:
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
 def _responses(instance: Instance, m) -> allocation.Response:
     return allocation.response(
         instance.log_p, jnp.broadcast_to(m, (*instance.log_p.shape[:1], *m.shape)), instance.in_target
     )
+
+
+def _curves_of_strengths(instance: Instance, model, contexts, count: int) -> Callable:
+    """Log-probabilities ``[m, V]`` of a model at strengths ``[m, count]`` of its vectors, one row for each prompt."""
+    weights = jnp.stack([instance.contrast, second_contrast(instance)])[:count]
+    vectors = jnp.stack([difference_of_means(model, contexts, w) for w in weights])
+
+    def of_prompt(context, strengths):
+        return jax.nn.log_softmax(steer(model, context[None], strengths @ vectors, 1.0))[0]
+
+    return lambda strengths: jax.vmap(of_prompt)(contexts, strengths)
+
+
+def _efficiency_near_zero(instance: Instance, curves: Callable, strengths, m) -> Float[Array, ""]:
+    """Gain for the root of the cost, from the gradient of the share and the second derivative of KL that curves have."""
+    strengths = strengths / jnp.max(jnp.abs(strengths) @ _ranges(m))
+    start, zero = curves(jnp.zeros(strengths.shape)), jnp.zeros(())
+
+    def share(t):
+        return instance.weights @ jnp.exp(_log_shares(instance, curves(t * strengths)))
+
+    def cost(t):
+        return instance.weights @ _kl(start, curves(t * strengths))
+
+    gain, bend = slope(share, zero), slope(lambda t: slope(cost, t), zero)
+    # The log-odds have a range of 1 now. A variance or a gain far below that is lost in the rounding of the model.
+    above = (bend > 1e-9) & (jnp.abs(gain) > 1e-9)
+    return jnp.where(above, gain / jnp.sqrt(jnp.where(above, bend, 1.0) / 2), 0.0)
 
 
 def _spent_best(tex: str, effects, best, others, *, worth=None) -> Claim:
@@ -234,44 +267,17 @@ def _spent_best(tex: str, effects, best, others, *, worth=None) -> Claim:
 
         return compared(instance, efficiency) + 1e-4
 
-    def of_curves(instance, curves, contexts_effects):
-        """From the gradient of the share and the second derivatives of KL, which `curves` of strengths [m, k] have."""
-        zero = jnp.zeros((*instance.log_p.shape[:1], contexts_effects(instance).shape[0]))
-        start = curves(zero)
-
-        def share(a):
-            return instance.weights @ jnp.exp(_log_shares(instance, curves(a)))
-
-        def cost(a):
-            return instance.weights @ jnp.sum(jnp.exp(start) * (start - curves(a)), axis=1)
-
-        def efficiency(strengths, m):
-            strengths = strengths / jnp.max(jnp.abs(strengths) @ _ranges(m))
-            at = jnp.zeros(())
-            gain = slope(lambda t: share(zero + t * strengths), at)
-            bend = slope(lambda s: slope(lambda t: cost(zero + t * strengths), s), at)
-            # The log-odds have a range of 1 now. A variance or a gain far below that is lost in the rounding of the model.
-            seen = (bend > 1e-9) & (jnp.abs(gain) > 1e-9)
-            return jnp.where(seen, gain / jnp.sqrt(jnp.where(seen, bend, 1.0) / 2), 0.0)
-
-        return compared(instance, efficiency)
-
     def of_model(instance, model, contexts):
-        weights = jnp.stack([instance.contrast, second_contrast(instance)])[: effects(instance).shape[0]]
-        vectors = jnp.stack([difference_of_means(model, contexts, w) for w in weights])
-
-        def each(j, a):
-            return jax.nn.log_softmax(steer(model, contexts[j][None], a @ vectors, 1.0))[0]
-
-        return lambda a: jax.vmap(each)(jnp.arange(contexts.size), a)
+        curves = _curves_of_strengths(instance, model, contexts, effects(instance).shape[0])
+        return compared(instance, partial(_efficiency_near_zero, instance, curves))
 
     def autodiff(instance):
         model, contexts, _ = exact_split(instance)
-        return of_curves(instance, of_model(instance, model, contexts), effects) + 1e-4
+        return of_model(instance, model, contexts) + 1e-4
 
     @compiled_quickly
     def on_model(instance, model):
-        return of_curves(instance, of_model(instance, model, jnp.arange(instance.log_p.shape[0])), effects) + 1e-5
+        return of_model(instance, model, jnp.arange(instance.log_p.shape[0])) + 1e-5
 
     def sweep(swept: Measured):
         return float(on_model(swept.instance, swept.model))
@@ -383,13 +389,34 @@ _PATTERN = np.array([1.0, 0.6, 1.4, 0.2, 1.2, 0.9])
 """Factors by which strengths of prompts differ from a common one, in turn."""
 
 
-def _kl(log_p, log_q) -> Float[Array, " m"]:
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-
-
 def _backwards(log_p, log_q) -> Float[Array, " m"]:
     """``KL(p_alpha || p)``."""
     return _kl(log_q, log_p)
+
+
+def _steered(instance: Instance, strengths: Float[Array, " m"]) -> Float[Array, "m V"]:
+    return jax.nn.log_softmax(instance.log_p + strengths[:, None] * instance.log_odds)
+
+
+def _constant_of_same_cost(instance: Instance, cost: Callable, strengths: Float[Array, " m"]) -> Float[Array, ""]:
+    """The constant that costs what strengths of one sign cost, by bisection.
+
+    The cost increases with the size of the constant, and the constant lies between the strengths.
+    """
+
+    def total(strengths):
+        return instance.weights @ cost(instance.log_p, _steered(instance, strengths))
+
+    wanted, even, sign = total(strengths), jnp.ones(strengths.shape), jnp.sign(strengths[0])
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        enough = total(sign * middle * even) > wanted
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    ends = jnp.min(jnp.abs(strengths)), jnp.max(jnp.abs(strengths))
+    return sign * jax.lax.fori_loop(0, 60, halve, ends)[0]
 
 
 def _constant_is_best(tex: str, cost: Callable, *, identity: bool) -> Claim:
@@ -401,35 +428,15 @@ def _constant_is_best(tex: str, cost: Callable, *, identity: bool) -> Claim:
         identity: claim also how much the others lose: ``sum_j pi_j KL(p_{alpha_j} || p_alpha)`` over alpha.
     """
 
-    def steered(instance, strengths):
-        return jax.nn.log_softmax(instance.log_p + strengths[:, None] * instance.log_odds)
-
-    def total(instance, strengths):
-        return instance.weights @ cost(instance.log_p, steered(instance, strengths))
-
     def gain(instance, log_q):
         return instance.weights @ (jnp.exp(log_q) @ instance.log_odds)
-
-    def constant_of(instance, strengths):
-        """The constant of the same cost: the cost increases with its size, and it lies between the others."""
-        wanted, even = total(instance, strengths), jnp.ones(strengths.shape)
-        sign = jnp.sign(strengths[0])
-
-        def halve(_, ends):
-            low, high = ends
-            middle = (low + high) / 2
-            enough = total(instance, sign * middle * even) > wanted
-            return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
-
-        ends = jnp.min(jnp.abs(strengths)), jnp.max(jnp.abs(strengths))
-        return sign * jax.lax.fori_loop(0, 60, halve, ends)[0]
 
     def instances(instance):
         def slack(level):
             pattern = jnp.asarray(_PATTERN)[jnp.arange(instance.weights.size) % _PATTERN.size]
             strengths = level / instance.range * pattern
-            alpha = constant_of(instance, strengths)
-            others, even = steered(instance, strengths), steered(instance, alpha * jnp.ones(strengths.shape))
+            alpha = _constant_of_same_cost(instance, cost, strengths)
+            others, even = _steered(instance, strengths), _steered(instance, alpha * jnp.ones(strengths.shape))
             lead = gain(instance, even) - gain(instance, others)
             margin = jnp.sign(alpha) * lead / instance.range
             if identity:
@@ -440,27 +447,26 @@ def _constant_is_best(tex: str, cost: Callable, *, identity: bool) -> Claim:
 
         return jnp.min(jax.vmap(slack)(jnp.asarray(_LEVELS))) + 1e-11
 
-    def rates(instance, curves, alpha):
+    def unevenness(instance, model, contexts, v):
         """How far cost and gain are from rising in one ratio for all prompts, as a share of the cost's rise."""
-        rise = slope(lambda a: jnp.exp(curves(a)) @ instance.log_odds, alpha)
-        price = slope(lambda a: cost(instance.log_p, curves(a)), alpha)
-        common = (instance.weights @ price) / (instance.weights @ rise)
-        return jnp.max(jnp.abs(price - common * rise)) / (jnp.max(jnp.abs(price)) + 1e-9 * instance.range)
-
-    def autodiff(instance):
-        model, contexts, v = exact_split(instance)
 
         def curves(alpha):
             return jax.nn.log_softmax(steer(model, contexts, v, alpha))
 
-        return 1e-6 - jnp.max(jax.vmap(lambda level: rates(instance, curves, level))(jnp.asarray(_LEVELS) / instance.range))
+        def at(alpha):
+            rise = slope(lambda a: jnp.exp(curves(a)) @ instance.log_odds, alpha)
+            price = slope(lambda a: cost(instance.log_p, curves(a)), alpha)
+            common = (instance.weights @ price) / (instance.weights @ rise)
+            return jnp.max(jnp.abs(price - common * rise)) / (jnp.max(jnp.abs(price)) + 1e-9 * instance.range)
+
+        return jnp.max(jax.vmap(at)(jnp.asarray(_LEVELS) / instance.range))
+
+    def autodiff(instance):
+        return 1e-6 - unevenness(instance, *exact_split(instance))
 
     @compiled_quickly
     def on_model(instance, model, v):
-        def curves(alpha):
-            return jax.nn.log_softmax(steer(model, jnp.arange(instance.log_p.shape[0]), v, alpha))
-
-        return 1e-4 - jnp.max(jax.vmap(lambda level: rates(instance, curves, level))(jnp.asarray(_LEVELS) / instance.range))
+        return 1e-4 - unevenness(instance, model, jnp.arange(instance.log_p.shape[0]), v)
 
     def sweep(swept: Measured):
         return float(on_model(swept.instance, swept.model, swept.v))

@@ -80,8 +80,8 @@ class Safetensors:
         missing = sorted(shard for shard in set(listed.values()) if not (path.parent / shard).is_file())
         require(not missing, "checkpoint", f"all shards that {path.name} names", f"no {', '.join(missing)}")
         for shard in sorted(set(listed.values())):
-            held = set(cls.of_file(path.parent / shard)._files)
-            absent = sorted(name for name, where in listed.items() if where == shard and name not in held)
+            names = set(cls.of_file(path.parent / shard)._files)
+            absent = sorted(name for name, where in listed.items() if where == shard and name not in names)
             require(not absent, "checkpoint", f"in {shard} what {path.name} says", f"no {', '.join(absent[:3])}")
         return cls({name: path.parent / shard for name, shard in listed.items()})
 
@@ -251,8 +251,8 @@ def tied_as_saved(a: Config, tensors: Tensors) -> Config:
     embedding, head = (_changed(tensors.read(entry.template), entry, a, entry.template) for entry in pair)
     if np.array_equal(embedding, head):
         return a
-    said = f"tie_word_embeddings is true, but {pair[1].template} is not {pair[0].template}: each is used as it is saved"
-    warnings.warn(said, stacklevel=3)
+    warning = f"tie_word_embeddings is true, but {pair[1].template} is not {pair[0].template}: each is used as it is saved"
+    warnings.warn(warning, stacklevel=3)
     return replace(a, tied=False)
 
 

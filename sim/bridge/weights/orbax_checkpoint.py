@@ -1,6 +1,6 @@
 """Models that the project trains, kept as Orbax checkpoints: parameters, architecture and tokenizer in one folder.
 
-A folder appears whole or not at all. `sim.bridge.model.load` reads it like any other.
+A folder appears whole or not at all. `sim.load` reads it like any other.
 """
 
 import hashlib

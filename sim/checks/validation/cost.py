@@ -33,15 +33,15 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
     with jax.enable_x64(True):
         wide = run.lm.with_dtype(jnp.float64)
         for name, layer in run.pairs():
-            cut, steering = wide.split(run.texts.openings, layer), Steering(Add(jnp.asarray(run.v(name, layer), float)))
+            split, steering = wide.split(run.texts.openings, layer), Steering(Add(jnp.asarray(run.v(name, layer), float)))
             sets = sets_of(run, name)
             members = jnp.asarray(sets[0])
-            start = jax.tree.map(np.asarray, _at_zero(cut, steering, members))
+            start = jax.tree.map(np.asarray, _at_zero(split, steering, members))
             nats = np.geomspace(LEAST, MOST, run.size.costs)
             far, near = np.sqrt(nats / (start["variance"].mean() / 2)), STEP / np.max(start["above"] + start["below"])
             sizes = np.concatenate([far[::-1], [near, near], far])
             alphas = sizes * np.repeat([-1.0, 1.0], len(nats) + 1)
-            sweep = {key: np.asarray(value) for key, value in _swept(cut, steering, jnp.asarray(alphas), members).items()}
+            sweep = {key: np.asarray(value) for key, value in _swept(split, steering, jnp.asarray(alphas), members).items()}
             fine = slice(len(nats), len(nats) + 2)
             about, coarse = about_of(name, layer), {key: np.delete(value, fine, axis=1) for key, value in sweep.items()}
             strengths = np.delete(alphas, fine)
@@ -55,30 +55,30 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             before = {"efficiency": ("context", start["efficiency"]), "limit": ("context", limit)}
             before["share_before"] = ("context", start["share"])
             part = xr.Dataset(data | before | {"strengths": ("strength", strengths)})
-            parts.append(part.merge(curves(cut, steering, sets, run.size.drawn)))
+            parts.append(part.merge(curves(split, steering, sets, run.size.drawn)))
         drawn = least(by_pair(run, parts))
     every = by_block(run)
     return drawn.merge(every), findings + _best_blocks(every)
 
 
 @jax.jit
-def _at_zero(cut: Split, steering: Steering, members: Bool[Array, " V"]) -> dict[str, Array]:
+def _at_zero(split: Split, steering: Steering, members: Bool[Array, " V"]) -> dict[str, Array]:
     """What one JVP tells of every context, ``[n]`` each: efficiency, share of the tokens, spread of the slopes."""
-    logits, steep = slopes(cut, cut.embed(jnp.arange(cut.n_contexts)), steering)
+    logits, derivative = slopes(split, split.embed(jnp.arange(split.n_contexts)), steering)
     log_p = jax.nn.log_softmax(logits)
     share = jnp.sum(jnp.where(members, jnp.exp(log_p), 0), axis=-1)
     return {
-        "efficiency": budgets.efficiency(log_p, steep, jnp.broadcast_to(members, log_p.shape)),
+        "efficiency": budgets.efficiency(log_p, derivative, jnp.broadcast_to(members, log_p.shape)),
         "share": share,
-        **budgets.spread_of(log_p, steep)._asdict(),
+        **budgets.spread_of(log_p, derivative)._asdict(),
     }
 
 
 @jax.jit
-def _swept(cut: Split, steering: Steering, alphas: Array, members: Bool[Array, " V"]) -> dict[str, Array]:
+def _swept(split: Split, steering: Steering, alphas: Array, members: Bool[Array, " V"]) -> dict[str, Array]:
     """The cost at every strength, its parts, and what N18 and N20 make of the change of the logits, ``[n, K]`` each."""
-    states = cut.embed(jnp.arange(cut.n_contexts))
-    base = cut.decode(states)
+    states = split.embed(jnp.arange(split.n_contexts))
+    base = split.decode(states)
 
     def measure(logits, i):
         parts = budgets.split_cost(jax.nn.log_softmax(base[i]), jax.nn.log_softmax(logits), members)
@@ -93,7 +93,7 @@ def _swept(cut: Split, steering: Steering, alphas: Array, members: Bool[Array, "
             "range_bound": budgets.range_bound(change),
         }
 
-    return sweep_states(cut, states, steering, alphas, measure)
+    return sweep_states(split, states, steering, alphas, measure)
 
 
 def _of_slopes(start: dict[str, np.ndarray], alphas: np.ndarray) -> np.ndarray:

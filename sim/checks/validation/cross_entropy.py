@@ -65,36 +65,37 @@ def _at_rest(
         kind: float(np.max(np.abs(curve.loss - curve.divergence)[away] / curve.error[away]))
         for kind, curve in curves.items()
     }
-    bends, slope = np.diff(curves["own"].divergence, 2), moments["foreign"].slope / np.sqrt(moments["foreign"].curvature)
+    second = np.diff(curves["own"].divergence, 2)
+    slope = moments["foreign"].slope / np.sqrt(moments["foreign"].curvature)
     return [
         Finding("N13.divergence", about, "ΔCE less KL on text it wrote, in standard errors", scores["own"], 4.0),
         Finding("N13.divergence", about, "ΔCE less KL on foreign text, in the same errors", scores["foreign"]),
-        Finding("N13.divergence", about, "least second difference of KL, in the largest", bends.min() / bends.max()),
+        Finding("N13.divergence", about, "least second difference of KL, in the largest", second.min() / second.max()),
         Finding("N13.slope", about, "slope of ΔCE on foreign text, where KL is α² nats", slope),
     ]
 
 
 def _texts(run: Run) -> tuple[Text, Text]:
     """Text that the model wrote, and text that it did not, as rows of one length."""
-    lm, new = run.lm, run.size.written
+    lm, count = run.lm, run.size.written
     with jax.enable_x64(False):
         written = lm.generate(
-            run.texts.beginnings, max_new_tokens=new, sampling=Sampling(temperature=1.0), seed=run.seed, stop=False
+            run.texts.beginnings, max_new_tokens=count, sampling=Sampling(temperature=1.0), seed=run.seed, stop=False
         )
-        ids, seen = lm.contexts(run.texts.beginnings)
-    rows = [[*row[mask].tolist(), *more] for row, mask, more in zip(ids, seen, written.tokens, strict=True)]
+        ids, mask = lm.contexts(run.texts.beginnings)
+    rows = [[*row[mask].tolist(), *more] for row, mask, more in zip(ids, mask, written.tokens, strict=True)]
     length = max(len(row) for row in rows)
     tokens = run.texts.foreign
     if isinstance(tokens, str):
         tokens = lm.contexts([tokens[: 12 * length * len(rows)]])[0][0].tolist()
     others = [tokens[k * length : (k + 1) * length] for k in range(len(rows))]
     require(all(len(row) == length for row in others), "foreign", f"at least {length * len(rows)} tokens", len(tokens))
-    starts = np.asarray([len(row) - new for row in rows])
+    starts = np.asarray([len(row) - count for row in rows])
     place = np.arange(length - 1)
     padding = np.asarray([length - len(row) for row in rows])
     # Position t predicts token t + 1.
-    mine = place[None, :] + 1 >= (starts + padding)[:, None]
-    return Text(rows, mine), Text(others, np.broadcast_to(place + 1 >= starts.min(), mine.shape))
+    own = place[None, :] + 1 >= (starts + padding)[:, None]
+    return Text(rows, own), Text(others, np.broadcast_to(place + 1 >= starts.min(), own.shape))
 
 
 def _fine(lm: LanguageModel, text: Text, v: np.ndarray, layer: int) -> tuple[float, float]:

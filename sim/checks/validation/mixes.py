@@ -52,13 +52,13 @@ def mixes(run: Run) -> tuple[xr.Dataset, list[Finding]]:
     with jax.enable_x64(True):
         wide = run.lm.with_dtype(jnp.float64)
         for layer in run.layers:
-            cut = wide.split(run.texts.openings, layer)
-            each = tuple(Steering(Add(jnp.asarray(run.v(name, layer), float))) for name in names)
-            start = _at_zero(cut, each)
-            findings += _interference(about_of(" and ".join(names), layer), cut, each, start)
+            split = wide.split(run.texts.openings, layer)
+            steerings = tuple(Steering(Add(jnp.asarray(run.v(name, layer), float))) for name in names)
+            start = _at_zero(split, steerings)
+            findings += _interference(about_of(" and ".join(names), layer), split, steerings, start)
             gains = []
             for name in names:
-                ahead, measured = _gains(cut, each, start, jnp.asarray(run.members(name)))
+                ahead, measured = _gains(split, steerings, start, jnp.asarray(run.members(name)))
                 findings += _mix(about_of(name, layer), ahead, measured)
                 gains.append(measured[1])
             rows.append(gains)
@@ -69,47 +69,48 @@ def mixes(run: Run) -> tuple[xr.Dataset, list[Finding]]:
 
 
 @jax.jit
-def _at_zero(cut: Split, each: tuple[Steering, ...]) -> Slopes:
-    states = cut.embed(jnp.arange(cut.n_contexts))
-    logits, first = slopes(cut, states, each[0])
-    return Slopes(jax.nn.log_softmax(logits), jnp.stack([first, slopes(cut, states, each[1])[1]], axis=1))
+def _at_zero(split: Split, steerings: tuple[Steering, ...]) -> Slopes:
+    states = split.embed(jnp.arange(split.n_contexts))
+    logits, first = slopes(split, states, steerings[0])
+    return Slopes(jax.nn.log_softmax(logits), jnp.stack([first, slopes(split, states, steerings[1])[1]], axis=1))
 
 
 @jax.jit
-def _swept(cut: Split, each: tuple[Steering, ...], alphas: Array, members: Array) -> tuple[Array, Array]:
+def _swept(split: Split, steerings: tuple[Steering, ...], alphas: Array, members: Array) -> tuple[Array, Array]:
     """KL and the share of the members at pairs of strengths ``[K, 2]``: the mean over contexts, ``[K]`` each."""
-    states = cut.embed(jnp.arange(cut.n_contexts))
-    base = cut.decode(states)
+    states = split.embed(jnp.arange(split.n_contexts))
+    base = split.decode(states)
 
     def measure(logits, i):
         return kl(base[i], logits), jnp.sum(jnp.where(members, jax.nn.softmax(logits), 0))
 
-    nats, share = sweep_states(cut, states, each[0] + each[1], alphas, measure)
+    nats, share = sweep_states(split, states, steerings[0] + steerings[1], alphas, measure)
     return nats.mean(axis=0), share.mean(axis=0)
 
 
 @jax.jit
-def _crossed(cut: Split, each: tuple[Steering, ...], alphas: Array) -> tuple[Array, Array]:
+def _crossed(split: Split, steerings: tuple[Steering, ...], alphas: Array) -> tuple[Array, Array]:
     """Mixed second derivatives of log p, ``[n, V]``, and of KL, ``[n]``, from differences between strengths ``+-alphas``."""
-    states, signs = cut.embed(jnp.arange(cut.n_contexts)), jnp.asarray([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    base = cut.decode(states)
+    states = split.embed(jnp.arange(split.n_contexts))
+    signs = jnp.asarray([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    base = split.decode(states)
 
     def measure(logits, i):
         return jax.nn.log_softmax(logits), kl(base[i], logits)
 
-    values = sweep_states(cut, states, each[0] + each[1], signs * alphas, measure)
+    values = sweep_states(split, states, steerings[0] + steerings[1], signs * alphas, measure)
     return jax.tree.map(
         lambda leaf: jnp.einsum("k,nk...->n...", jnp.prod(signs, axis=1), leaf) / (4 * jnp.prod(alphas)), values
     )
 
 
-def _interference(about: str, cut: Split, each: tuple[Steering, ...], start: Slopes) -> list[Finding]:
+def _interference(about: str, split: Split, steerings: tuple[Steering, ...], start: Slopes) -> list[Finding]:
     """Mixed second derivatives beside the covariance of the slopes, in units of their standard deviations."""
     token = jnp.arange(start.log_p.shape[-1]) == 0
     covariance = np.asarray(allocation.response(start.log_p, start.m, token).covariance)
     variances = np.diagonal(covariance, axis1=1, axis2=2)
     unit, cross, p = np.sqrt(np.prod(variances, axis=1)), covariance[:, 0, 1], np.exp(start.log_p)
-    steps = _crossed(cut, each, STEP / jnp.max(jnp.ptp(start.m, axis=-1), axis=0))
+    steps = _crossed(split, steerings, STEP / jnp.max(jnp.ptp(start.m, axis=-1), axis=0))
     of_log_p, of_kl = (np.asarray(part) for part in steps)
     mean = np.sum(p * of_log_p, axis=-1)
     spread = np.sqrt(np.sum(p * (of_log_p - mean[:, None]) ** 2, axis=-1))
@@ -127,7 +128,7 @@ def _interference(about: str, cut: Split, each: tuple[Steering, ...], start: Slo
 
 
 def _gains(
-    cut: Split, each: tuple[Steering, ...], start: Slopes, members: Bool[Array, " V"]
+    split: Split, steerings: tuple[Steering, ...], start: Slopes, members: Bool[Array, " V"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """What ways of mixing gain the members, the mean over contexts, for the square root of the KL that they cost.
 
@@ -140,7 +141,7 @@ def _gains(
     ways = ways * jnp.where(ways @ gains < 0, -1, 1)[:, None]
     unit = ways / jnp.sqrt(jnp.einsum("wk,kl,wl->w", ways, covariance, ways) / 2)[:, None]
     fine, large = STEP / jnp.max(jnp.ptp(jnp.einsum("wk,nkv->wnv", unit, start.m), axis=-1)), np.sqrt(BUDGET)
-    nats, share = _swept(cut, each, jnp.concatenate([fine * unit, -fine * unit, large * unit, 0 * unit[:1]]), members)
+    nats, share = _swept(split, steerings, jnp.concatenate([fine * unit, -fine * unit, large * unit, 0 * unit[:1]]), members)
     count, cost = len(WAYS), jnp.sqrt(nats)
     near = (share[:count] - share[count : 2 * count]) / (cost[:count] + cost[count : 2 * count])
     far = (share[2 * count : 3 * count] - share[-1]) / cost[2 * count : 3 * count]

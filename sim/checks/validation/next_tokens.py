@@ -13,10 +13,10 @@ from sim.measure.curves import KINDS_OF_CURVE, counts_of_kinds, shapes
 
 
 @jax.jit
-def _swept(cut: Split, v: Array, alphas: Array) -> Array:
+def _swept(split: Split, v: Array, alphas: Array) -> Array:
     """Log-probabilities of the next token, ``[n, K, V]``."""
-    contexts = jnp.arange(cut.tokens.shape[0])
-    return ufm.sweep(cut, contexts, v, alphas, lambda logits, _: jax.nn.log_softmax(logits))
+    contexts = jnp.arange(split.tokens.shape[0])
+    return ufm.sweep(split, contexts, v, alphas, lambda logits, _: jax.nn.log_softmax(logits))
 
 
 def next_tokens(run: Run) -> tuple[xr.Dataset, list[Finding]]:

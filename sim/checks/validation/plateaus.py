@@ -66,27 +66,27 @@ def plateaus(run: Run) -> tuple[xr.Dataset, list[Finding]]:
 
 
 @partial(jax.jit, static_argnames="count")
-def _approach(cut: Split, out: Readout, v: Array, count: int) -> dict[str, Array]:
+def _approach(split: Split, out: Readout, v: Array, count: int) -> dict[str, Array]:
     """How far the logits of all contexts are from their limit at large strengths of both signs, and what is said of it."""
-    states, steering = cut.embed(jnp.arange(cut.n_contexts)), Steering(Add(v))
+    states, steering = split.embed(jnp.arange(split.n_contexts)), Steering(Add(v))
     own = states.stream[:, -1]
     sizes = jnp.max(jnp.linalg.norm(own, axis=-1)) / jnp.linalg.norm(v) * jnp.geomspace(1, 1e7, count)
 
     def of(sign, limit):
         def at(size):
-            x = cut.before_norm(states, steering, sign * size)
+            x = split.before_norm(states, steering, sign * size)
             reach = jnp.max(jnp.linalg.norm(x - sign * size * v, axis=-1))
             bound = arc.limit_bound(out.W, out.gamma, v, size, reach, kind=out.kind, eps=out.eps)
-            off = jnp.abs(cut.decoder.logits(x) - limit)
+            off = jnp.abs(split.decoder.logits(x) - limit)
             return jnp.max(off), jnp.max(off - bound), jnp.max(bound)
 
         # What blocks add once the prompt is forgotten: they are given v alone, so large that their eps plays no part.
         huge = sign * 100 * sizes[-1]
         nothing = one_of(replace(states, stream=jnp.zeros_like(states.stream)), 0)
-        added = cut.before_norm(nothing, steering, huge) - huge * v
+        added = split.before_norm(nothing, steering, huge) - huge * v
         ones = jnp.ones(())
-        leading = jax.jvp(lambda t: cut.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
-        return *map_in_batches(at, sizes, cut.together), jnp.max(jnp.abs(leading))
+        leading = jax.jvp(lambda t: split.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
+        return *map_in_batches(at, sizes, split.together), jnp.max(jnp.abs(leading))
 
     both = [of(sign, out.limit(v, sign)) for sign in (-1, 1)]
     distance, beyond, bound, leading = (jnp.stack(parts) for parts in zip(*both, strict=True))

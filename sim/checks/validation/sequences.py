@@ -93,11 +93,11 @@ def sequences(run: Run) -> tuple[xr.Dataset, list[Finding]]:
 
 
 @jax.jit
-def _at_zero(cut: Split, steering: Steering) -> tuple[Array, Array]:
+def _at_zero(split: Split, steering: Steering) -> tuple[Array, Array]:
     """The curvature of KL, and the slope of every log-probability in standard deviations, ``[V]``: means over contexts."""
-    logits, steep = slopes(cut, cut.embed(jnp.arange(cut.n_contexts)), steering)
-    ahead = steep - jnp.sum(jax.nn.softmax(logits) * steep, axis=-1, keepdims=True)
-    spread = variance(logits, steep)
+    logits, derivative = slopes(split, split.embed(jnp.arange(split.n_contexts)), steering)
+    ahead = derivative - jnp.sum(jax.nn.softmax(logits) * derivative, axis=-1, keepdims=True)
+    spread = variance(logits, derivative)
     return jnp.mean(spread) / 2, jnp.mean(ahead / jnp.sqrt(spread)[:, None], axis=0)
 
 

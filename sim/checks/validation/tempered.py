@@ -47,10 +47,10 @@ def tilts(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             texts = wide.split([*concept.positive, *concept.negative], 0)
             made = _contrast(texts, jnp.asarray(len(concept.positive)), out)
             for layer in run.layers:
-                cut, v = wide.split(run.texts.openings, layer), made.v[layer]
-                h = end_states(cut)
+                split, v = wide.split(run.texts.openings, layer), made.v[layer]
+                h = end_states(split)
                 alphas = jnp.median(jnp.linalg.norm(h, axis=-1)) / jnp.linalg.norm(v) * jnp.asarray(LENGTHS)
-                steps = {key: np.asarray(value) for key, value in _compared(cut, out, h, v, made.m, alphas).items()}
+                steps = {key: np.asarray(value) for key, value in _compared(split, out, h, v, made.m, alphas).items()}
                 about = about_of(concept.name, layer)
                 if layer == run.lm.config.num_layers - 1:
                     findings += _at_the_end(about, out, v, made.m, steps["error"])
@@ -87,7 +87,7 @@ def _contrast(texts: Split, count: Array, out: Readout) -> Contrast:
 
 
 @jax.jit
-def _compared(cut: Split, out: Readout, h: Array, v: Array, m: Array, alphas: Array) -> dict[str, Array]:
+def _compared(split: Split, out: Readout, h: Array, v: Array, m: Array, alphas: Array) -> dict[str, Array]:
     """Steered predictions beside the tilt.
 
     Args:
@@ -103,8 +103,8 @@ def _compared(cut: Split, out: Readout, h: Array, v: Array, m: Array, alphas: Ar
         and how far it has "moved", both in nats of KL; by context, ``[n]``, the "correlation" of the slopes at 0 with the
         tilt's, under the unsteered prediction.
     """
-    states, steering = cut.embed(jnp.arange(cut.n_contexts)), Steering(Add(v))
-    logits, steep = slopes(cut, states, steering)
+    states, steering = split.embed(jnp.arange(split.n_contexts)), Steering(Add(v))
+    logits, derivative = slopes(split, states, steering)
     log_p = jax.nn.log_softmax(logits)
 
     def tilted(own, state, alpha):
@@ -117,13 +117,13 @@ def _compared(cut: Split, out: Readout, h: Array, v: Array, m: Array, alphas: Ar
     def slope(own, state):
         return jax.jvp(lambda alpha: tilted(own, state, alpha), (jnp.zeros(()),), (jnp.ones(()),))[1]
 
-    measured = sweep_states(cut, states, steering, alphas, lambda steered, _: jax.nn.log_softmax(steered))
+    measured = sweep_states(split, states, steering, alphas, lambda steered, _: jax.nn.log_softmax(steered))
     stated = jax.vmap(of_context)(log_p, h)
     return {
         "error": jnp.max(jnp.abs(measured - stated), axis=-1),
         "off": kl(measured, stated),
         "moved": kl(log_p[:, None], measured),
-        "correlation": jax.vmap(_correlation)(jnp.exp(log_p), steep, jax.vmap(slope)(log_p, h)),
+        "correlation": jax.vmap(_correlation)(jnp.exp(log_p), derivative, jax.vmap(slope)(log_p, h)),
     }
 
 

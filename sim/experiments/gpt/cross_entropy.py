@@ -46,13 +46,13 @@ def texts(
         require(count >= rows, "text", f"at least {rows} pieces of {2 * length} tokens {where}", count)
         return [tokens[2 * length * k :][: 2 * length].tolist() for k in rng.permutation(count)[:rows]]
 
-    unseen, seen = pieces(held_out, "held out"), pieces(training, "to train on")
-    beginnings = [row[:length] for row in unseen]
+    test, train = pieces(held_out, "held out"), pieces(training, "to train on")
+    beginnings = [row[:length] for row in test]
     written = lm.generate(beginnings, max_new_tokens=length, sampling=Sampling(temperature=1.0), seed=seed, stop=False)
     own = [[*start, *more] for start, more in zip(beginnings, written.tokens, strict=True)]
     # Position t predicts token t + 1.
     counted = np.broadcast_to(np.arange(1, 2 * length) >= length, (rows, 2 * length - 1))
-    return {name: Text(rows_of_text, counted) for name, rows_of_text in zip(TEXTS, (own, unseen, seen), strict=True)}
+    return {name: Text(rows_of_text, counted) for name, rows_of_text in zip(TEXTS, (own, test, train), strict=True)}
 
 
 def cross_entropy(

@@ -12,7 +12,7 @@ from sim.experiments.experiment import Experiment
 from sim.experiments.strength import STAGES
 from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims
 from sim.figures.panels import NothingToDrawError
-from sim.figures.strength import PAPER_FIGURES
+from sim.figures.strength import STRENGTH_FIGURES
 from sim.figures.style import Drawing, save
 from sim.output import write_data
 from sim.pages import pictures, write_page
@@ -98,7 +98,7 @@ LEADS = {
 def write(experiment: Experiment) -> TestedClaims:
     """Test the claims, draw the figures, and write ``index.html``, ``claims.json``, ``derived.nc`` and ``figures``.
 
-    A run that is not finished gives a page of what there is.
+    A run that is not finished gives a page of its results so far.
 
     Returns:
         The claims, and what they rest on.
@@ -109,7 +109,7 @@ def write(experiment: Experiment) -> TestedClaims:
     }
     drawable = datasets(experiment, data)
     files = {}
-    for name, drawing in PAPER_FIGURES.items():
+    for name, drawing in STRENGTH_FIGURES.items():
         if drawing.dataset in drawable:
             with suppress(NothingToDrawError):
                 files[name] = save(drawing.draw(drawable[drawing.dataset]), output.prepare_folder(folder / "figures"), name)
@@ -122,7 +122,7 @@ def write(experiment: Experiment) -> TestedClaims:
         of_group = tuple(claim for claim in tested.claims if claim.group == group)
         drawn = {
             name: drawing
-            for name, drawing in PAPER_FIGURES.items()
+            for name, drawing in STRENGTH_FIGURES.items()
             if OF_GROUP.get(drawing.dataset, drawing.dataset) == group
         }
         drawn = {name: drawing for name, drawing in drawn.items() if name in files}

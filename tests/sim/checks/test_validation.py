@@ -13,7 +13,7 @@ import xarray as xr
 from sim.checks.concept_texts import CONCEPTS, Concept
 from sim.checks.validation import CHECKS, SMOKE, Material, as_table, cost_curves, cross_entropy, validate
 from sim.directions.extraction import make_vector
-from sim.figures import LANGUAGE_FIGURES
+from sim.figures import VALIDATION_FIGURES
 from sim.measure import losses
 from sim.reproduction import write_validation
 from tests import compilation
@@ -81,7 +81,7 @@ def test_a_softcap_and_norms_after_blocks_change_nothing(small):
 
 def test_all_concepts_and_layers_are_there(validation):
     layers = [0, 1, 2]
-    assert set(validation.data.children) >= {figure.dataset for figure in LANGUAGE_FIGURES.values()}
+    assert set(validation.data.children) >= {figure.dataset for figure in VALIDATION_FIGURES.values()}
     for name in ("plateaus", "curvatures", "next_tokens", "costs"):
         assert validation.data[name]["layer"].values.tolist() == layers
         assert validation.data[name]["concept"].values.tolist() == ["one", "other"]
@@ -285,9 +285,9 @@ def test_interference_needs_two_concepts(small):
 
 def test_table_and_files(validation, tmp_path):
     files = write_validation(tmp_path, validation, alone=True)
-    assert set(files) == set(LANGUAGE_FIGURES)
+    assert set(files) == set(VALIDATION_FIGURES)
     page = (tmp_path / "language-model.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == len(LANGUAGE_FIGURES)
+    assert page.count("data:image/svg+xml;base64,") == len(VALIDATION_FIGURES)
     for link in re.findall(r'href="([^"#]+)"', page):
         assert (tmp_path / link).exists(), link
     kept = json.loads((tmp_path / "language-model.json").read_text())

@@ -14,7 +14,7 @@ from sim.choosing.criteria import statistic
 from sim.choosing.curves import APART, STEPS, anchor, curves
 from sim.choosing.rollouts import FixedText, Writer, least_cost
 from sim.choosing.search import choose
-from sim.figures import CHOICE_FIGURES
+from sim.figures import CHOOSING_FIGURES
 from sim.output import write_data
 from tests.sim.bridge.test_model import letters
 
@@ -190,7 +190,7 @@ def test_what_is_not_counted_has_no_least_cost():
 @pytest.mark.parametrize("options", [{"budget": 0.3}, {"budget": 0.3, "of": "max", "sign": -1}, {"share": 0.9999}], ids=str)
 def test_the_figure_shows_what_there_is(lm, options, tmp_path):
     choice, data = choice_of(lm, **options), curves_of(lm, **options)
-    figure = CHOICE_FIGURES["choice"].draw(data)
+    figure = CHOOSING_FIGURES["choice"].draw(data)
     top, bottom = figure.axes
     lines = [line.get_ydata() for line in bottom.lines]
     for name in ("mean", "max" if "of" in options else "p95"):

@@ -13,7 +13,7 @@ from sim.figures.next_token import curves, over_resamples, single_bumps
 from sim.figures.panels import NothingToDrawError, linear_width, mean, nice_ticks, share
 from sim.figures.strength import (
     MEASURES,
-    PAPER_FIGURES,
+    STRENGTH_FIGURES,
     accuracy,
     concept_probability,
     cross_entropy,
@@ -177,7 +177,7 @@ def run() -> dict[str, xr.Dataset]:
 
 
 def drawn(name: str, run: dict[str, xr.Dataset]) -> Figure:
-    return PAPER_FIGURES[name].draw(run[PAPER_FIGURES[name].dataset])
+    return STRENGTH_FIGURES[name].draw(run[STRENGTH_FIGURES[name].dataset])
 
 
 def panel(figure: Figure, title: str) -> Axes:
@@ -205,7 +205,7 @@ def without(data: xr.Dataset, **where: object) -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def figures(run) -> dict[str, Figure]:
-    return {name: drawn(name, run) for name in PAPER_FIGURES}
+    return {name: drawn(name, run) for name in STRENGTH_FIGURES}
 
 
 PANELS = {
@@ -223,7 +223,7 @@ PANELS = {
 }
 
 
-@pytest.mark.parametrize("name", PAPER_FIGURES)
+@pytest.mark.parametrize("name", STRENGTH_FIGURES)
 def test_a_whole_run_is_drawn(name, figures):
     figure = figures[name]
     figure.draw_without_rendering()
@@ -233,9 +233,9 @@ def test_a_whole_run_is_drawn(name, figures):
     assert all(axes.has_data() for axes in figure.axes)
 
 
-@pytest.mark.parametrize("name", PAPER_FIGURES)
+@pytest.mark.parametrize("name", STRENGTH_FIGURES)
 def test_what_has_not_been_computed_is_left_out(name, run):
-    drawing = PAPER_FIGURES[name]
+    drawing = STRENGTH_FIGURES[name]
     data = run[drawing.dataset]
     figure = drawing.draw(without(data, concept="evil"))
     assert len(figure.axes) == (3 if name == "figure-7-concept" else PANELS[name] // 2)
@@ -253,7 +253,7 @@ def test_what_has_not_been_computed_is_left_out(name, run):
 
 
 def test_one_concept_one_layer_one_variant_and_few_strengths(run):
-    for name, drawing in PAPER_FIGURES.items():
+    for name, drawing in STRENGTH_FIGURES.items():
         data = run[drawing.dataset].isel(concept=[0])
         data = data.sel(layer=[15]) if data.sizes["layer"] > 1 else data
         data = data.isel(variant=[0]) if "variant" in data.dims else data

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sim.checks.verify import train_gallery
-from sim.figures.costs import COST_FIGURES
+from sim.figures.costs import COSTS_FIGURES
 from sim.toy import costs, texts, turns
 
 
@@ -54,9 +54,9 @@ def test_shares_turn_once_less_than_membership_changes(data):
     assert curves["turns"].values.tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name", COST_FIGURES)
+@pytest.mark.parametrize("name", COSTS_FIGURES)
 def test_each_is_drawn(data, name):
-    drawing = COST_FIGURES[name]
+    drawing = COSTS_FIGURES[name]
     figure = drawing.draw(data[drawing.dataset])
     assert all(axes.get_lines() for axes in figure.axes)
     assert figure.axes[-1].get_xlabel()

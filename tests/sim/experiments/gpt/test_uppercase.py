@@ -18,7 +18,7 @@ from sim.experiments.gpt import cross_entropy, uppercase
 from sim.experiments.gpt.letter_case import LOWER, UPPER, case_of_tokens, contexts
 from sim.experiments.gpt.training import Finished, config_of, finished
 from sim.experiments.gpt.uppercase import VECTORS, AnalysisSize, analyse, as_table
-from sim.figures import CASE_FIGURES, style
+from sim.figures import UPPERCASE_FIGURES, style
 from sim.measure.tilt import TILTS
 from tests.sim.experiments.conftest import DOCUMENTS, SENTENCES, TINY
 
@@ -177,7 +177,7 @@ def test_the_increase_of_the_cross_entropy_position_by_position(done, analysis, 
 
 
 def test_the_tree_and_the_table(analysis):
-    assert {figure.dataset for figure in CASE_FIGURES.values()} <= set(analysis.data.children)
+    assert {figure.dataset for figure in UPPERCASE_FIGURES.values()} <= set(analysis.data.children)
     assert [steering["vector"] for steering in analysis.numbers["steering"]] == list(VECTORS)
     assert analysis.data["tilts"]["tilt"].values.tolist() == list(TILTS)
     json.dumps(analysis.numbers, allow_nan=False)
@@ -194,7 +194,7 @@ def test_every_layer_is_looked_at(done):
     assert [(steering["layer"], steering["vector"]) for steering in analysis.numbers["steering"]] == [
         (k, v) for k in (0, 1) for v in VECTORS
     ]
-    for figure in CASE_FIGURES.values():
+    for figure in UPPERCASE_FIGURES.values():
         figure.draw(analysis.data[figure.dataset].to_dataset()).draw_without_rendering()
 
 
@@ -217,7 +217,7 @@ def test_the_command_writes_numbers_data_and_figures(monkeypatch, capsys, traine
     assert json.loads((out / "case.json").read_text())["fidelity"] == analysis.numbers["fidelity"]
     with xr.open_datatree(out / "case.nc", engine="h5netcdf") as tree:
         assert set(tree.children) == set(analysis.data.children)
-    assert {path.stem for path in (out / "figures").iterdir()} == set(CASE_FIGURES)
+    assert {path.stem for path in (out / "figures").iterdir()} == set(UPPERCASE_FIGURES)
 
 
 def test_the_command_refuses_what_is_not_its_training(monkeypatch, capsys, trained, tmp_path):
