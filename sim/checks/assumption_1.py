@@ -279,10 +279,10 @@ def leave(
         ValueError: an unknown id or departure; a statement that is not about tables; no random tables.
     """
     everything = [statement.id for statement in REGISTRY.values() if statement.domain is TABLES]
-    chosen = {
+    named = {
         statement.id: statement for name in (everything if ids is None else ids) for statement in find_all(name, REGISTRY)
     }
-    statements = list(chosen.values())
+    statements = list(named.values())
     others = [statement.id for statement in statements if statement.domain is not TABLES]
     require(not others, "statements", "statements about next-token tables", others)
     unknown = [name for name in departures or () if name not in DEPARTURES]

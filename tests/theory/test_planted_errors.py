@@ -104,6 +104,13 @@ PLANTED = {
         tilting,
         "mean",
         lambda log_p, m, alpha: right("mean", log_p, m, 0 * alpha),
+        "N3",
+        "instances",
+    ),
+    "probabilities, slightly off in a derivative": (
+        tilting,
+        "log_probabilities",
+        lambda log_p, m, alpha: right("log_probabilities", log_p, m, 1.0001 * alpha),
         "lemma-B.5",
         "autodiff",
     ),
