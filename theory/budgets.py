@@ -526,9 +526,10 @@ def _budget(value: Any) -> Numbers:
 
 def _require_part(members: Bool[Array, "... V"]) -> None:
     if not isinstance(members, jax.core.Tracer):
-        counts = np.sum(members, axis=-1)
+        flags = np.asarray(members)
+        counts = np.sum(flags, axis=-1)
         got = "an empty set" if np.any(counts == 0) else "all tokens"
-        fits = np.all((counts > 0) & (counts < members.shape[-1]))
+        fits = np.all((counts > 0) & (counts < np.prod(flags.shape[-1:])))
         require(bool(fits), "members", "a set of tokens that is neither empty nor everything", got)
 
 
