@@ -173,7 +173,7 @@ def good():
         predicted.cross_entropy_increase: predictions,
         theory.make_instance: {"corpus": corpus, "positive": [0], "negative": [2], "target": 0},
         theory.find: {"statement_id": "theorem-3.6.target", "registry": theory.REGISTRY},
-        theory.find_all: {"name": "theorem-3.6", "registry": theory.REGISTRY},
+        theory.find_all: {"statement_id": "theorem-3.6", "registry": theory.REGISTRY},
         theory.check: {"statement": claimed, "instance": instance},
         theory.taylor: {"quantity": "probability", "order": 2},
         certificate.certify: {
@@ -379,7 +379,7 @@ RANGES = [
     (theory.make_instance, "negative", [[], [0], [-1]]),
     (theory.make_instance, "target", [2, -1]),
     (theory.find, "statement_id", ["theorem-9", "theorem-3.6"]),
-    (theory.find_all, "name", ["theorem-9"]),
+    (theory.find_all, "statement_id", ["theorem-9"]),
     (theory.check, "statement", ["theorem-9", 3]),
     (theory.check, "instance", ["a", 3, None]),
     (theory.taylor, "quantity", ["x"]),

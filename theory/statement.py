@@ -175,15 +175,15 @@ def find(statement_id: str, registry: Mapping[str, Statement]) -> Statement:
 
 
 @typed
-def find_all(name: str, registry: Mapping[str, Statement]) -> list[Statement]:
+def find_all(statement_id: str, registry: Mapping[str, Statement]) -> list[Statement]:
     """The statements that a name stands for: "theorem-3.6.tanh", all parts of "theorem-3.6", or "3.6" for short.
 
     Raises:
         ValueError: none; the message lists the near matches, those of the same number first.
     """
-    if name in registry:
-        return [registry[name]]
-    words = name.strip().lower().replace(" ", "-")
+    if statement_id in registry:
+        return [registry[statement_id]]
+    words = statement_id.strip().lower().replace(" ", "-")
     parts = [key for key in registry if any(_begins(key, alias) for alias in (words, f"n{words}"))]
     parts = parts or [key for key in registry if _begins(_number(key), words)]
     if parts:
@@ -191,7 +191,7 @@ def find_all(name: str, registry: Mapping[str, Statement]) -> list[Statement]:
     spelled = difflib.get_close_matches(words, registry, n=3, cutoff=0.4) or sorted(registry)
     numbered = difflib.get_close_matches(_number(words), [_number(key) for key in registry], n=3, cutoff=0.6)
     near = dict.fromkeys([key for number in numbered for key in registry if _number(key) == number] + spelled)
-    raise ValueError(f"statement: expected a known id such as {', '.join(list(near)[:6])}, got {name!r}")
+    raise ValueError(f"statement: expected a known id such as {', '.join(list(near)[:6])}, got {statement_id!r}")
 
 
 def _begins(key: str, name: str) -> bool:
