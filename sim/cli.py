@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,13 +50,24 @@ Instances = Annotated[int, typer.Option(min=1, help="Random corpora per statemen
 
 @app.command()
 def reproduce(
-    out: Out = Path("out"), seed: Seed = 0, instances: Instances = 1_000, model: Model = "smollm2-135m-instruct"
+    out: Out = Path("out"),
+    seed: Seed = 0,
+    instances: Instances = 1_000,
+    model: Model = "smollm2-135m-instruct",
+    smoke: Annotated[bool, typer.Option("--smoke", help="A little of everything, to see that it runs.")] = False,
 ) -> None:
     """Train, verify, draw, check the theory on a language model ("none" leaves that out); one page shows everything."""
+    from sim.checks.validation import SMOKE, validate
     from sim.checks.verify import as_table
     from sim.reproduction import reproduce as run
+    from sim.reproduction import write_choice
 
-    result = run(out, seed=seed, instances=instances, model=None if model == "none" else model)
+    little: dict[str, Any] = {}
+    if smoke:
+        instances = min(instances, 90)
+        little["check_model"] = partial(validate, seed=seed, size=SMOKE)
+        little["choose_strength"] = partial(write_choice, seed=seed, prompts=2, horizon=8)
+    result = run(out, seed=seed, instances=instances, model=None if model == "none" else model, **little)
     typer.echo(as_table(result.verdicts))
     default = result.numbers["agreement"]["default"]
     typer.echo(f"trained gap {result.numbers['gap']:.1e} nats; measured - predicted {default['probability']:.1e} at most")

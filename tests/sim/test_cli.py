@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sim import cli
+from sim.checks.validation import SMOKE
 
 ROUTES = ("--routes", "instances,autodiff")
 """Those that train nothing."""
@@ -116,3 +117,20 @@ def test_verify_on_a_model_refuses_bad_input(monkeypatch, capsys, arguments, mes
     assert not out
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+def test_a_smoke_run_does_a_little_of_everything(monkeypatch, capsys, tmp_path):
+    asked = {}
+
+    def reproduce(out, **options):
+        asked.update(options)
+        raise ValueError("out: asked")
+
+    monkeypatch.setattr("sim.reproduction.reproduce", reproduce)
+    assert run(monkeypatch, capsys, "reproduce", "--out", str(tmp_path), "--smoke", "--seed", "3")[0] == 2
+    assert asked["instances"] == 90
+    assert asked["check_model"].keywords == {"seed": 3, "size": SMOKE}
+    assert asked["choose_strength"].keywords["prompts"] < 8
+    asked.clear()
+    assert run(monkeypatch, capsys, "reproduce", "--out", str(tmp_path))[0] == 2
+    assert asked == {"seed": 0, "instances": 1000, "model": "smollm2-135m-instruct"}
