@@ -156,7 +156,7 @@ def write_choice(
     layer = (lm.config.num_layers - 1) // 2
     vector = make_vector(lm, pairs=concept_pairs(concept), name=concept, progress=False)
     beginnings = STARTS[:prompts]
-    choice = choose(lm, vector, beginnings, layer=layer, budget=1.0, horizon=horizon, seed=seed)
+    choice = choose(lm, vector, beginnings, layer=layer, budget=1.0, horizon=horizon, completions=0, seed=seed)
     return write_page(lm, choice, beginnings, folder)
 
 

@@ -47,24 +47,24 @@ def sets_of(run: Run, concept: str) -> Bool[np.ndarray, "2 V"]:
 
 
 @jax.jit
-def _lifts(cut: Split, steering: Steering) -> Float[Array, " V"]:
+def _lifts(split: Split, steering: Steering) -> Float[Array, " V"]:
     """The slope of every log-probability after the first context, in standard deviations of the prediction."""
-    logits, steep = _start(cut, steering)
-    return (steep - jax.nn.softmax(logits) @ steep) / jnp.sqrt(variance(logits, steep))
+    logits, derivative = _start(split, steering)
+    return (derivative - jax.nn.softmax(logits) @ derivative) / jnp.sqrt(variance(logits, derivative))
 
 
 @jax.jit
-def _start(cut: Split, steering: Steering) -> tuple[Float[Array, " V"], Float[Array, " V"]]:
+def _start(split: Split, steering: Steering) -> tuple[Float[Array, " V"], Float[Array, " V"]]:
     """The logits after the first context, and their slopes."""
-    logits, steep = slopes(cut, cut.embed(jnp.arange(1)), steering)
-    return logits[0], steep[0]
+    logits, derivative = slopes(split, split.embed(jnp.arange(1)), steering)
+    return logits[0], derivative[0]
 
 
-def curves(cut: Split, steering: Steering, sets: Bool[np.ndarray, "2 V"], count: int) -> xr.Dataset:
+def curves(split: Split, steering: Steering, sets: Bool[np.ndarray, "2 V"], count: int) -> xr.Dataset:
     """Costs and shares after the first context as a positive strength grows, and strengths that keep to budgets.
 
     Args:
-        cut: the contexts, in float64.
+        split: the contexts, in float64.
         steering: what steers them.
         sets: from `sets_of`.
         count: of strengths.
@@ -74,12 +74,12 @@ def curves(cut: Split, steering: Steering, sets: Bool[np.ndarray, "2 V"], count:
         unsteered share; "N4", "N18", "N20" and "exact", the strengths of the tilt by budget, and "measured", where the model
         first costs as much.
     """
-    logits, m = _start(cut, steering)
+    logits, m = _start(split, steering)
     log_p, members = jax.nn.log_softmax(logits), jnp.asarray(sets)
     safe = costs.safe_strengths(log_p, m, NATS)
     low, high = np.array(REACH) * safe["exact"][[0, -1]]
     alphas = np.geomspace(low, high, count)
-    log_q, (nats, shares) = costs.tilted(log_p, m, alphas), _swept(cut, steering, jnp.asarray(alphas), members)
+    log_q, (nats, shares) = costs.tilted(log_p, m, alphas), _swept(split, steering, jnp.asarray(alphas), members)
     return xr.Dataset(
         {
             "tilted_cost": ("fine", np.asarray(kl(log_p, log_q))),
@@ -100,15 +100,15 @@ def _share(log_q: Float[Array, "K V"], members: Bool[Array, "s V"]) -> Float[Arr
 
 
 @jax.jit
-def _swept(cut: Split, steering: Steering, alphas: Array, members: Bool[Array, "s V"]) -> tuple[Array, Array]:
+def _swept(split: Split, steering: Steering, alphas: Array, members: Bool[Array, "s V"]) -> tuple[Array, Array]:
     """KL, ``[1, K]``, and shares, ``[1, K, s]``, of the first context."""
-    states = cut.embed(jnp.arange(1))
-    base = cut.decode(states)
+    states = split.embed(jnp.arange(1))
+    base = split.decode(states)
 
     def measure(steered, i):
         return kl(base[i], steered), _share(jax.nn.log_softmax(steered)[None], members)[:, 0]
 
-    return sweep_states(cut, states, steering, alphas, measure)
+    return sweep_states(split, states, steering, alphas, measure)
 
 
 def crossings(alphas: np.ndarray, nats: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -150,10 +150,12 @@ def by_block(run: Run) -> xr.Dataset:
 
 
 @jax.jit
-def _efficiencies(cut: Split, steering: Steering, sets: Bool[Array, "s V"]) -> Float[Array, " s"]:
-    logits, steep = slopes(cut, cut.embed(jnp.arange(cut.n_contexts)), steering)
+def _efficiencies(split: Split, steering: Steering, sets: Bool[Array, "s V"]) -> Float[Array, " s"]:
+    logits, derivative = slopes(split, split.embed(jnp.arange(split.n_contexts)), steering)
     log_p = jax.nn.log_softmax(logits)
-    return jnp.mean(budgets.efficiency(log_p, steep, jnp.broadcast_to(sets[:, None], (len(sets), *log_p.shape))), axis=-1)
+    return jnp.mean(
+        budgets.efficiency(log_p, derivative, jnp.broadcast_to(sets[:, None], (len(sets), *log_p.shape))), axis=-1
+    )
 
 
 def _vectors(run: Run, name: str) -> Float[np.ndarray, "3 L d"]:
