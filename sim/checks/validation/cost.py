@@ -29,13 +29,12 @@ WIDTHS = 64
 
 def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
     """N15, N18 and N20 at every layer: what a share costs, and bounds beside the KL that is measured, in float64."""
-    findings, parts = [], []
+    findings, parts, sets = [], [], {name: sets_of(run, name) for name in run.names}
     with jax.enable_x64(True):
         wide = run.lm.with_dtype(jnp.float64)
         for name, layer in run.pairs():
             split, steering = wide.split(run.texts.openings, layer), Steering(Add(jnp.asarray(run.v(name, layer), float)))
-            sets = sets_of(run, name)
-            members = jnp.asarray(sets[0])
+            members = jnp.asarray(sets[name][0])
             start = jax.tree.map(np.asarray, _at_zero(split, steering, members))
             nats = np.geomspace(LEAST, MOST, run.size.costs)
             far, near = np.sqrt(nats / (start["variance"].mean() / 2)), STEP / np.max(start["above"] + start["below"])
@@ -55,9 +54,9 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             before = {"efficiency": ("context", start["efficiency"]), "limit": ("context", limit)}
             before["share_before"] = ("context", start["share"])
             part = xr.Dataset(data | before | {"strengths": ("strength", strengths)})
-            parts.append(part.merge(curves(split, steering, sets, run.size.drawn)))
+            parts.append(part.merge(curves(split, steering, sets[name], run.size.drawn)))
         drawn = least(by_pair(run, parts))
-    every = by_block(run)
+    every = by_block(run, sets)
     return drawn.merge(every), findings + _best_blocks(every)
 
 

@@ -7,6 +7,8 @@ Two sets of tokens are looked at. Those of the concept's texts are few; steering
 vector lifts after the last block are the ones that it names by itself.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,13 +135,18 @@ def least(data: xr.Dataset, count: int = 200) -> xr.Dataset:
     return data.assign(reached=reached, least=(reached.dims, values))
 
 
-def by_block(run: Run) -> xr.Dataset:
-    """rho^2 after every block, for `DIRECTIONS` and `SETS`, mean over contexts: one JVP for each direction."""
+def by_block(run: Run, sets: Mapping[str, Bool[np.ndarray, "2 V"]]) -> xr.Dataset:
+    """rho^2 after every block, for `DIRECTIONS` and `SETS`, mean over contexts: one JVP for each direction.
+
+    Args:
+        run: the model and the texts.
+        sets: from `sets_of`, by concept.
+    """
     blocks = range(run.lm.config.num_layers)
     rows = np.empty((len(run.names), len(SETS), len(DIRECTIONS), len(blocks)))
     with jax.enable_x64(False):
         for i, name in enumerate(run.names):
-            members, vectors = jnp.asarray(sets_of(run, name)), _vectors(run, name)
+            members, vectors = jnp.asarray(sets[name]), _vectors(run, name)
             for k, block in np.ndindex(rows.shape[2:]):
                 steering = Steering(Add(jnp.asarray(vectors[k, block], jnp.float32)))
                 rows[i, :, k, block] = _efficiencies(run.openings.at(block), steering, members)
