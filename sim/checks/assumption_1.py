@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from sim import output
 from sim.checks.refute import Kept, write_instance
-from theory import REGISTRY, Instance, Statement, balls, find_all
+from sim.checks.verify import find_each
+from theory import REGISTRY, Instance, Statement, balls
 from theory.certificate import Confirmation, confirm
 from theory.rationals import RationalInstance, checked, rationalise, rounded, to_floats
 from theory.refute import DIGITS, descend, guarded, pick
@@ -279,10 +280,7 @@ def leave(
         ValueError: an unknown id or departure; a statement that is not about tables; no random tables.
     """
     everything = [statement.id for statement in REGISTRY.values() if statement.domain is TABLES]
-    named = {
-        statement.id: statement for name in (everything if ids is None else ids) for statement in find_all(name, REGISTRY)
-    }
-    statements = list(named.values())
+    statements = find_each(everything if ids is None else ids)
     others = [statement.id for statement in statements if statement.domain is not TABLES]
     require(not others, "statements", "statements about next-token tables", others)
     unknown = [name for name in departures or () if name not in DEPARTURES]

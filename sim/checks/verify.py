@@ -1,6 +1,6 @@
 """The verification run: statements by routes, with a verdict for each, as data and as JSON."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -97,8 +97,7 @@ def verify(
     Raises:
         ValueError: an unknown id or route, fewer than one instance.
     """
-    chosen = {statement.id: statement for name in ids or () for statement in find_all(name, REGISTRY)}
-    statements = list((chosen or REGISTRY).values())
+    statements = find_each(ids or REGISTRY)
     unknown = [name for name in names if name not in routes.ROUTES]
     require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
     require(workers >= 1, "workers", "at least one", workers)
@@ -124,6 +123,15 @@ def verify(
                 return tuple(futures[claim, route].result() for route in routes.ROUTES if (claim, route) in futures)
 
             return [Verdict(statement, evidence(statement.claim), evidence(statement.twin)) for statement in statements]
+
+
+def find_each(ids: Iterable[str]) -> list[Statement]:
+    """The statements that names stand for (`theory.find_all`), each once, in the order of the names.
+
+    Raises:
+        ValueError: an unknown id.
+    """
+    return list({statement.id: statement for name in ids for statement in find_all(name, REGISTRY)}.values())
 
 
 class _Material(NamedTuple):
