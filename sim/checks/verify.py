@@ -31,6 +31,9 @@ SHARE, FEW = 20, 200
 """The autodiff route, and false twins, take one instance in `SHARE`, and at least `FEW` if there are so many: formulas are
 checked there, not corner cases."""
 
+ENOUGH = 1000
+"""How many instances a false twin is tried on where the first did not show it to be wrong: some twins are wrong on few."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -182,7 +185,11 @@ def _check(route: str, statement: Statement, claim: Claim, material: _Material) 
             if route == "autodiff" or claim is statement.twin:
                 few = max(min(material.instances, FEW), material.instances // SHARE)
                 population = routes.subset(population, few)
-            return getattr(routes, route)(statement, population, claim=claim)
+            evidence = getattr(routes, route)(statement, population, claim=claim)
+            if claim is statement.twin and not _fell(evidence):
+                more = routes.populate(material.key, ENOUGH, statement.domain)
+                evidence = getattr(routes, route)(statement, more, claim=claim)
+            return evidence
         if route == "sweep":
             return routes.sweep(statement, material.swept[name].result(), claim=claim)
         if route == "certificate":
@@ -190,6 +197,10 @@ def _check(route: str, statement: Statement, claim: Claim, material: _Material) 
         if route == "symbolic":
             return routes.symbolic(statement, claim=claim)
         return routes.refutation(statement, material.key, claim=claim)
+
+
+def _fell(evidence: Evidence) -> bool:
+    return evidence.checked > 0 and not evidence.holds
 
 
 def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:

@@ -45,6 +45,12 @@ def test_every_statement_holds_by_every_route_and_every_twin_is_rejected():
     assert [verdict.statement.id for verdict in verdicts if not verdict.holds] == []
 
 
+def test_a_short_run_rejects_a_twin_that_is_wrong_on_few_instances():
+    (verdict,) = verify(["theorem-3.6.limits"], instances=5, names=["instances"], twins=True)
+    assert verdict.holds
+    assert [(found.checked > 100, found.holds) for found in verdict.twin] == [(True, False)]
+
+
 def test_the_table_shows_statements_and_their_twins(reproduction):
     lines = as_table(reproduction[0].verdicts).splitlines()
     for name in SOME:
