@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sim.figures.style import LAYERS
+from sim.measure.intervals import wilson
 
 MARK: dict[str, Any] = {"markersize": 3.2, "markerfacecolor": "white", "markeredgewidth": 0.8}
 """Points with error bars."""
@@ -248,14 +249,10 @@ def mean(values: Float[np.ndarray, "K n"]) -> Estimate:
 
 def share(hits: Bool[np.ndarray, "K n"], asked: Bool[np.ndarray, "K n"]) -> Estimate:
     """Shares of hits among those asked, with intervals of Wilson that have the weight of one standard error."""
-    n = asked.sum(axis=1)
-    trials = np.maximum(n, 1)
-    p = (hits & asked).sum(axis=1) / trials
-    centre = (p + 0.5 / trials) / (1 + 1 / trials)
-    half = np.sqrt(p * (1 - p) / trials + 0.25 / trials**2) / (1 + 1 / trials)
-    value = np.where(n > 0, p, np.nan)
-    below, above = np.maximum(p - centre + half, 0), np.maximum(centre + half - p, 0)
-    return Estimate(value, *(np.where(n > 0, bar, 0.0) for bar in (below, above)))
+    n, right = asked.sum(axis=1), (hits & asked).sum(axis=1)
+    value = np.where(n > 0, right / np.maximum(n, 1), np.nan)
+    low, high = wilson(right, n, 1.0)
+    return Estimate(value, *(np.where(n > 0, bar, 0.0) for bar in (value - low, high - value)))
 
 
 def points(axes: Axes, alphas: Float[np.ndarray, " K"], estimate: Estimate, **look: Any) -> None:

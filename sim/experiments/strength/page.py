@@ -9,6 +9,7 @@ import xarray as xr
 
 from sim import output
 from sim.experiments.experiment import Experiment
+from sim.experiments.settings import PRESETS
 from sim.experiments.strength import STAGES
 from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims
 from sim.figures.panels import NothingToDrawError
@@ -139,9 +140,16 @@ def write(experiment: Experiment) -> TestedClaims:
         words=_lexicon(experiment),
         completions=completions(experiment),
         unfinished=[name for name in STAGES if not experiment.store.finished(name)],
+        tried=[name for name in LEADS if _is_trial(experiment, name)],
         pictures=pictures(files),
     )
     return tested
+
+
+def _is_trial(experiment: Experiment, stage: str) -> bool:
+    """Whether a stage has the settings of a trial run, which computes too little to conclude anything from."""
+    name = stage.replace("-", "_")
+    return getattr(experiment.settings, name) == getattr(PRESETS["smoke"], name)
 
 
 OF_GROUP = {"bump-shares": "next-token", "dominant-log-odds": "next-token"}
@@ -213,9 +221,9 @@ def _cut(text: str, length: int) -> str:
 
 def summary(tested: TestedClaims) -> str:
     """The claims as a table for the terminal."""
-    lines = [f"{'claim':<62}{'where':<34}{'value':>9}{'± 2 errors':>12}  verdict"]
+    lines = [f"{'claim':<62}{'where':<34}{'value':>9}{'95 % interval':>22}  verdict"]
     for claim in tested.claims:
-        error = "" if not np.isfinite(claim.error) else f"{2 * claim.error:.2g}"
-        lines.append(f"{claim.says[:60]:<62}{claim.about[:32]:<34}{claim.value:>9.3g}{error:>12}  {claim.verdict}")
+        ends = f"{claim.low:.2g} to {claim.high:.2g}" if claim.low < claim.high else ""
+        lines.append(f"{claim.says[:60]:<62}{claim.about[:32]:<34}{claim.value:>9.3g}{ends:>22}  {claim.verdict}")
     counts = {verdict: sum(claim.verdict == verdict for claim in tested.claims) for verdict in VERDICTS[:3]}
     return "\n".join([*lines, ", ".join(f"{count} {verdict}" for verdict, count in counts.items())])

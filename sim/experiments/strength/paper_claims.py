@@ -1,7 +1,8 @@
 """What S says of real models, each claim as a number with an uncertainty and a verdict on the run at hand.
 
-A claim is tested as it is said: "most tokens exhibit a bump" wants a share above one half. It holds or fails if two
-standard errors lie on one side of what is wanted, and is open otherwise. A claim that fails is reported as one that fails.
+A claim is tested as it is said: "most tokens exhibit a bump" wants a share above one half. It holds or fails if the 95 %
+interval of its number lies on one side of what is wanted (`sim.measure.intervals`), and is open otherwise. That there is no
+effect is open, too, where the data could not have shown one. A claim that fails is reported as one that fails.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,16 @@ from scipy import stats
 
 from sim.experiments.experiment import Experiment
 from sim.experiments.strength.concept import MISSING, NO_ANSWER, SHOWN
+from sim.measure import intervals
 from sim.measure.curves import KINDS_OF_CURVE, Sigmoid, counts_of_kinds, sigmoid
 from sim.measure.curves import shapes as shapes_of
+from sim.measure.intervals import Estimate
+
+NOTICED = 0.5
+"""Nats: a linear term of this size, at a strength that costs one nat, has to be visible before there is said to be none."""
+
+SIGNIFICANT = 3.0
+"""Standard errors from 0 at which a number differs from it."""
 
 MEASURES = ("answer", "lexicon", "ratio")
 """Whether a text shows a concept: the judge says so; a word of the lexicon is in it; it is likelier once announced."""
@@ -31,11 +40,11 @@ class PaperClaim:
         says: the claim in words.
         about: the concept, block and text that the claim is tested on.
         what: the name of the number that is compared.
-        value, error: it and its standard error; NaN where there is none.
+        value, low, high: it and the ends of its 95 % interval; NaN where there is none.
         least, most: limits of the value; None for no limit. A claim without limits is only reported.
         group: the group of data that the claim rests on.
-        blind: whether the measure behind the number has not been shown to separate texts that show the concept from others;
-            the verdict is then "open".
+        blind: whether the data could not have shown the contrary: they are too few, or the measure behind the number has not
+            been shown to separate texts that show the concept from others. The verdict is then "open".
     """
 
     source: str
@@ -43,14 +52,15 @@ class PaperClaim:
     about: str
     what: str
     value: float
-    error: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
     least: float | None = None
     most: float | None = None
     group: str = ""
     blind: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("value", "error"):
+        for name in ("value", "low", "high"):
             object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
@@ -58,11 +68,10 @@ class PaperClaim:
         """ "holds", "fails", "open" or "reported"."""
         if self.least is None and self.most is None:
             return "reported"
-        if self.blind or not (np.isfinite(self.value) and np.isfinite(self.error)):
+        if self.blind or not np.isfinite([self.value, self.low, self.high]).all():
             return "open"
-        low, high = self.value - 2 * self.error, self.value + 2 * self.error
-        above, below = self.least is None or low >= self.least, self.most is None or high <= self.most
-        out = (self.least is not None and high < self.least) or (self.most is not None and low > self.most)
+        above, below = self.least is None or self.low >= self.least, self.most is None or self.high <= self.most
+        out = (self.least is not None and self.high < self.least) or (self.most is not None and self.low > self.most)
         return "fails" if out else "holds" if above and below else "open"
 
     @property
@@ -131,7 +140,7 @@ def _of_bumps(curves: xr.Dataset, shares: xr.DataArray) -> Iterator[PaperClaim]:
                 "most tokens show one bump",
                 _about(concept, layer) + ("" if variant == main else f", {variant}"),
                 "share of the likeliest tokens",
-                *_mean(share.values),
+                *intervals.mean(share.values),
                 least=0.5,
             )
 
@@ -153,7 +162,7 @@ def _of_order(experiment: Experiment, data: dict[str, xr.Dataset], concept: str,
         f"tokens that dominate {'have' if last else 'need not have'} extreme log-odds",
         about,
         "mean percentile of their log-odds",
-        *_mean(data["dominating"]["percentile"].sel(concept=concept, layer=layer)),
+        *intervals.mean(data["dominating"]["percentile"].sel(concept=concept, layer=layer)),
         least=0.99 if last else None,
         most=None if last else 0.99,
     )
@@ -166,7 +175,7 @@ def _of_ends(sweeps: xr.Dataset, about: str) -> Iterator[PaperClaim]:
         "logits begin to move along the log-odds",
         about,
         "correlation of their slopes at 0 with the log-odds",
-        *_mean(sweeps["agreement"]),
+        *intervals.mean(sweeps["agreement"]),
     )
     for k, side in enumerate(("low", "high")):
         yield PaperClaim(
@@ -174,7 +183,7 @@ def _of_ends(sweeps: xr.Dataset, about: str) -> Iterator[PaperClaim]:
             "strong steering forgets the prompt",
             f"{about}, {side} end",
             "total variation to the limit",
-            *_mean(sweeps["apart"].isel(side=k)),
+            *intervals.mean(sweeps["apart"].isel(side=k)),
             most=0.1,
         )
 
@@ -208,16 +217,16 @@ def shapes(curves: xr.Dataset) -> xr.Dataset:
     )
 
 
-def order(data: xr.Dataset, variant: str, concept: str, layer: int) -> tuple[float, float]:
-    """Kendall's tau of the places of single bumps and log-odds, and its standard error were there no order."""
+def order(data: xr.Dataset, variant: str, concept: str, layer: int) -> Estimate:
+    """Kendall's tau of the places of single bumps and log-odds, with the interval that it would have were there no order."""
     sweeps = data.sel(variant=variant, concept=concept, layer=layer)
     peak, odds = sweeps["peak"].values.ravel(), sweeps["log_odds"].values.ravel()
     single = np.isfinite(peak)
     n = int(single.sum())
     if n < 3:
-        return float("nan"), float("nan")
+        return Estimate.none()
     tau = float(stats.kendalltau(peak[single], odds[single]).statistic)
-    return tau, float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
+    return intervals.around(tau, 2 * float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))))
 
 
 def dominating(experiment: Experiment, curves: xr.Dataset, count: int = 8) -> xr.Dataset:
@@ -262,7 +271,7 @@ def _of_resamples(experiment: Experiment, curves: xr.Dataset) -> Iterator[PaperC
             "other texts of the same kind give much the same curves",
             _about(str(concept), experiment.settings.middle),
             "largest deviation over largest rise, mean of tokens",
-            *_mean(rises),
+            *intervals.mean(rises),
             most=0.5,
         )
 
@@ -284,7 +293,7 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
             values = texts[variable].where(texts["answer"] != MISSING)
             positive, negative = (_finite(values.sel(side=side).values) for side in ("positive", "negative"))
             says = f"the {measure} tells the concept's texts from the others"
-            told = PaperClaim("judge", says, name, "AUC", *auc(positive, negative), least=0.7)
+            told = PaperClaim("judge", says, name, "AUC", *intervals.auc(positive, negative), least=0.7)
             yield told
             if told.verdict != "holds":
                 blind.add(("answer" if measure == "score" else measure, name))
@@ -296,8 +305,7 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
                 f"concept probability is a sigmoid ({measure})",
                 _about(concept, layer),
                 "R² of a fitted tanh",
-                float(fit["r_squared"]),
-                float(fit["error"]),
+                *_estimate(fit, "r_squared", "low", "high"),
                 least=0.8,
                 blind=(measure, str(concept)) in blind,
             )
@@ -306,8 +314,7 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
                 f"steering raises it ({measure})",
                 _about(concept, layer),
                 "probability at the largest strength less that at the lowest",
-                float(fit["rise"]),
-                float(fit["rise_error"]),
+                *_estimate(fit, "rise", "rise_low", "rise_high"),
                 least=0.05,
                 blind=(measure, str(concept)) in blind,
             )
@@ -323,10 +330,14 @@ def presence(shown: xr.Dataset) -> xr.Dataset:
 
 
 def sigmoids(data: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
-    """A tanh fitted to the concept probability of every concept, layer and measure; errors by bootstrap over completions."""
+    """A tanh fitted to the concept probability of every concept, layer and measure.
+
+    `low` and `high` are the ends of the interval of R², by bootstrap over completions; `rise` is the share at the largest
+    strength less that at the lowest.
+    """
     dims = ("measure", "concept", "layer")
     alphas, size = data["alpha"].values, [data.sizes[dim] for dim in dims]
-    names = (*Sigmoid._fields, "error", "rise", "rise_error")
+    names = (*Sigmoid._fields, "low", "high", "rise", "rise_low", "rise_high")
     values = {name: np.full(size, np.nan) for name in names}
     rng = np.random.default_rng(seed)
     texts = data["shown"].transpose(*dims, "strength", "prompt", "completion").values
@@ -336,14 +347,15 @@ def sigmoids(data: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
             continue
         curve = np.nanmean(texts[place], axis=-1)
         fit = _fit(alphas, curve)
-        again, rises = [], []
+        again, n = [], texts.shape[-1]
         for _ in range(samples):
-            sample = texts[place][:, rng.integers(0, texts.shape[-1], texts.shape[-1])]
+            sample = texts[place][:, rng.integers(0, n, n)]
             if not np.isnan(sample).all(axis=-1).any():
                 drawn = np.nanmean(sample, axis=-1)
                 again.append(_fit(alphas, drawn, fit if np.isfinite(fit.r_squared) else None).r_squared)
-                rises.append(drawn[-1] - drawn[0])
-        new = (*fit, _deviation(again), curve[-1] - curve[0], _deviation(rises))
+        # Samples of n values that are drawn from n spread less than others would.
+        half = intervals.student(n) * _deviation(again) * np.sqrt(n / max(n - 1, 1))
+        new = (*fit, *intervals.around(fit.r_squared, half)[1:], *intervals.difference(texts[place][0], texts[place][-1]))
         for name, value in zip(names, new, strict=True):
             values[name][place] = value
     return xr.Dataset({name: (dims, value) for name, value in values.items()}, {dim: data[dim].values for dim in dims})
@@ -356,17 +368,6 @@ def _fit(alphas: Float[np.ndarray, " K"], curve: Float[np.ndarray, " K"], start:
     return sigmoid(alphas, curve, start)
 
 
-def auc(positive: Float[np.ndarray, " n"], negative: Float[np.ndarray, " m"]) -> tuple[float, float]:
-    """The chance that a text of the first kind has the larger value, and its standard error (Hanley and McNeil)."""
-    n, m = positive.size, negative.size
-    if min(n, m) == 0:
-        return float("nan"), float("nan")
-    less = np.subtract.outer(positive, negative)
-    a = float((less > 0).mean() + (less == 0).mean() / 2)
-    q, r = a / (2 - a), 2 * a * a / (1 + a)
-    return a, float(np.sqrt(max(a * (1 - a) + (n - 1) * (q - a * a) + (m - 1) * (r - a * a), 0) / (n * m)))
-
-
 # --- cross-entropy and questions --------------------------------------------------------------------------------------
 
 
@@ -376,15 +377,16 @@ def _of_cross_entropy(experiment: Experiment, data: dict[str, xr.Dataset]) -> It
     for concept, layer in _pairs(curves):
         both = {kind: curves.sel(concept=concept, layer=layer, text=kind) for kind in ("foreign", "own")}
         about = _about(concept, layer)
-        slope, error = _mean(both["foreign"]["slope"])
-        yield PaperClaim(
+        foreign = both["foreign"]
+        slopes = foreign["slope"].values.astype(float)
+        yield _no_slope(
             "S, theorem 3.8",
             "no linear term on text of others",
             f"{about}, foreign text",
-            "|slope| in standard errors",
-            abs(slope / error),
-            0.0,
-            most=3.0,
+            slopes.mean(),
+            slopes.std(ddof=1) / np.sqrt(slopes.size) if slopes.size > 1 else float("nan"),
+            float(foreign["curvature"].mean()),
+            slopes.size,
         )
         yield from _of_parabola(both["own"], about, experiment.settings.cross_entropy.tokens - 1)
         for kind, sweep in both.items():
@@ -395,15 +397,7 @@ def _of_parabola(own: xr.Dataset, about: str, tokens: int) -> Iterator[PaperClai
     """The linear and the quadratic term on text of the model's own, so many tokens in each block."""
     slope, kappa = float(own["slope"].mean()), float(own["curvature"].mean())
     deviation = np.sqrt(2 * kappa / (tokens * own.sizes["block"]))
-    yield PaperClaim(
-        "S, theorem 3.8; N9",
-        "no linear term on its own text",
-        f"{about}, own text",
-        "|slope| in standard errors",
-        abs(slope / deviation),
-        0.0,
-        most=3.0,
-    )
+    yield _no_slope("S, theorem 3.8; N9", "no linear term on its own text", f"{about}, own text", slope, deviation, kappa)
     alphas = own["alpha"].values
     near = np.flatnonzero(alphas > 0)[0]
     a = float(alphas[near])
@@ -413,9 +407,32 @@ def _of_parabola(own: xr.Dataset, about: str, tokens: int) -> Iterator[PaperClai
         "the quadratic term is N9's",
         f"{about}, own text",
         f"KL / alpha² at ±{a:.2g} over the curvature",
-        *_ratio(pair, own["curvature"].values),
+        *intervals.ratio(pair, own["curvature"].values),
         least=0.8,
         most=1.25,
+    )
+
+
+def _no_slope(
+    source: str, says: str, about: str, slope: float, error: float, kappa: float, count: int | None = None
+) -> PaperClaim:
+    """That a slope is 0, as far as its standard error lets one see.
+
+    Args:
+        source, says, about: of the claim.
+        slope, error: it and its standard error.
+        kappa: KL over alpha^2 at small strengths, which says what a strength costs.
+        count: how many values the error was estimated from; None if it is known.
+    """
+    reach, score = SIGNIFICANT, abs(slope / error)
+    if count is not None:
+        # As rare under Student's distribution as under the normal one.
+        reach = float(stats.t.isf(stats.norm.sf(SIGNIFICANT), count - 1))
+        score = float(stats.norm.isf(stats.t.sf(score, count - 1)))
+    seen = reach * error / np.sqrt(kappa) <= NOTICED
+    what = "|slope| in standard errors"
+    return PaperClaim(
+        source, says, about, what, score, score, score, most=SIGNIFICANT, blind=not (seen or score > SIGNIFICANT)
     )
 
 
@@ -428,7 +445,7 @@ def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
         "steering always costs",
         about,
         f"smallest increase of cross-entropy, at {alphas[worst]:.2g}, nats",
-        *_mean(increase.isel(strength=worst)),
+        *intervals.mean(increase.isel(strength=worst)),
         least=0.0,
     )
     for k, (side, end) in enumerate({"low": 0, "high": alphas.size - 1}.items()):
@@ -437,7 +454,7 @@ def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
             "cross-entropy has a plateau, that of the limit",
             f"{about}, {side} end",
             "increase at the end over that of the limit",
-            *_ratio(increase.isel(strength=end).values, sweep["plateau"].isel(side=k).values),
+            *intervals.ratio(increase.isel(strength=end).values, sweep["plateau"].isel(side=k).values),
             least=0.9,
             most=1.1,
         )
@@ -455,7 +472,7 @@ def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterat
             "the model answers better than by chance",
             _about(concept, layer),
             "accuracy at 0",
-            *_mean(hits[middle]),
+            *intervals.share(hits[middle]),
             least=0.25,
         )
         yield PaperClaim(
@@ -463,7 +480,7 @@ def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterat
             "strong steering makes answers worse",
             _about(concept, layer),
             "accuracy at the ends less that at 0",
-            *_mean((hits[0] + hits[-1]) / 2 - hits[middle]),
+            *intervals.paired_difference((hits[0] + hits[-1]) / 2 - hits[middle]),
             most=0.0,
         )
 
@@ -485,12 +502,8 @@ def _about(concept: str, layer: int) -> str:
     return f"{concept}, block {layer}"
 
 
-def _mean(values: Sequence[float] | np.ndarray | xr.DataArray) -> tuple[float, float]:
-    """The mean and its standard error; NaN where there are too few values."""
-    numbers = _finite(values)
-    if numbers.size == 0:
-        return float("nan"), float("nan")
-    return float(numbers.mean()), float(numbers.std(ddof=1) / np.sqrt(numbers.size)) if numbers.size > 1 else float("nan")
+def _estimate(fit: xr.Dataset, value: str, low: str, high: str) -> Estimate:
+    return Estimate(float(fit[value]), float(fit[low]), float(fit[high]))
 
 
 def _finite(values: Sequence[float] | np.ndarray | xr.DataArray) -> Float[np.ndarray, " n"]:
@@ -501,10 +514,3 @@ def _finite(values: Sequence[float] | np.ndarray | xr.DataArray) -> Float[np.nda
 def _deviation(values: Sequence[float]) -> float:
     numbers = _finite(values)
     return float(numbers.std()) if numbers.size > 1 else float("nan")
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
-    """The ratio of two means of paired values, and its standard error."""
-    above, below = np.asarray(above, float), np.asarray(below, float)
-    value = above.mean() / below.mean()
-    return float(value), _mean(above - value * below)[1] / abs(below.mean())

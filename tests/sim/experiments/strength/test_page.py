@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 import sim.experiments.run as run_module
 from sim.cli import app
 from sim.experiments.run import as_table, prepare, runs
+from sim.experiments.settings import PRESETS
 from sim.experiments.store import Layout, open_store
 from sim.experiments.strength.page import LEADS, summary, write
 
@@ -50,6 +52,20 @@ def test_claims_say_what_the_data_say(written):
     share = (right["log_p"].argmax("letter") == right["answer"]).sel(concept="joy").values.reshape(3, -1)[1].mean()
     claim = next(c for c in tested.claims if c.what == "accuracy at 0" and c.about.startswith("joy"))
     assert claim.value == pytest.approx(share)
+    assert claim.low < claim.value < claim.high or share in (0, 1)
+    assert claim.low < 0.25 < claim.high or claim.verdict != "open"
+
+
+def test_a_trial_run_says_that_it_proves_nothing(written, monkeypatch):
+    experiment, _ = written
+    page = experiment.store.path / "index.html"
+    assert "it proves nothing" not in page.read_text(encoding="utf-8")
+    trial = replace(PRESETS["smoke"], mmlu=experiment.settings.mmlu)
+    monkeypatch.setitem(PRESETS, "smoke", trial)
+    write(experiment)
+    assert "it proves nothing.</b> mmlu: computed" in page.read_text(encoding="utf-8")
+    monkeypatch.undo()
+    write(experiment)
 
 
 @pytest.mark.slow
@@ -57,7 +73,6 @@ def test_an_unfinished_run_has_a_page_of_what_there_is(done, tmp_path):
     shutil.copytree(done.store.path, tmp_path / "run")
     for group in ("concept", "mmlu"):
         shutil.rmtree(tmp_path / "run" / "data.zarr" / group)
-    from dataclasses import replace
 
     part = replace(done, store=replace(done.store, path=tmp_path / "run"))
     tested = write(part)

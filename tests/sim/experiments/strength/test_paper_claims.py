@@ -3,44 +3,47 @@
 import numpy as np
 import pytest
 import xarray as xr
-from scipy.stats import norm
 
 from sim.experiments.strength import paper_claims
 from sim.experiments.strength.paper_claims import PaperClaim
 
 
 @pytest.mark.parametrize(
-    ("value", "error", "least", "most", "verdict"),
+    ("value", "half", "least", "most", "verdict"),
     [
-        (0.6, 0.04, 0.5, None, "holds"),
-        (0.6, 0.06, 0.5, None, "open"),
-        (0.4, 0.04, 0.5, None, "fails"),
-        (0.4, 0.06, 0.5, None, "open"),
-        (1.0, 0.04, 0.9, 1.1, "holds"),
-        (1.3, 0.04, 0.9, 1.1, "fails"),
-        (1.0, 0.2, 0.9, 1.1, "open"),
+        (0.6, 0.08, 0.5, None, "holds"),
+        (0.6, 0.12, 0.5, None, "open"),
+        (0.4, 0.08, 0.5, None, "fails"),
+        (0.4, 0.12, 0.5, None, "open"),
+        (1.0, 0.08, 0.9, 1.1, "holds"),
+        (1.3, 0.08, 0.9, 1.1, "fails"),
+        (1.0, 0.4, 0.9, 1.1, "open"),
         (0.6, float("nan"), 0.5, None, "open"),
         (float("nan"), 0.1, 0.5, None, "open"),
         (0.6, 0.1, None, None, "reported"),
     ],
 )
-def test_verdicts_take_two_standard_errors(value, error, least, most, verdict):
-    claim = PaperClaim("S", "says", "about", "what", value, error, least, most)
+def test_verdicts_take_the_whole_interval(value, half, least, most, verdict):
+    ends = (value, value - half, value + half)
+    claim = PaperClaim("S", "says", "about", "what", *ends, least, most)
     assert claim.verdict == verdict
     assert claim.as_json()["value"] == (value if np.isfinite(value) else None)
-    blind = PaperClaim("S", "says", "about", "what", value, error, least, most, blind=True)
+    blind = PaperClaim("S", "says", "about", "what", *ends, least, most, blind=True)
     assert blind.verdict == ("reported" if verdict == "reported" else "open")
 
 
-def test_auc_is_the_chance_of_the_right_order():
-    rng = np.random.default_rng(0)
-    positive, negative = rng.normal(1.0, 1.0, 400), rng.normal(0.0, 1.0, 300)
-    counted = np.mean([(p > q) + (p == q) / 2 for p in positive for q in negative])
-    value, error = paper_claims.auc(positive, negative)
-    assert value == pytest.approx(counted)
-    assert abs(value - norm.cdf(1 / np.sqrt(2))) < 3 * error
-    draws = [paper_claims.auc(rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 30))[0] for _ in range(400)]
-    assert paper_claims.auc(rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 30))[1] == pytest.approx(np.std(draws), rel=0.5)
+def test_nothing_is_said_of_slopes_that_few_values_could_not_show():
+    def verdict(slope, error, count=None):
+        return paper_claims._no_slope("S", "says", "about", slope, error, 4.0, count).verdict
+
+    # A strength that costs one nat is 1 / 2: a slope of 1 moves the loss by half a nat there.
+    assert verdict(0.01, 0.1) == "holds"
+    assert verdict(0.01, 0.5) == "open"
+    assert verdict(0.5, 0.1) == "fails"
+    # Two blocks that happen to agree: three estimated errors from 0 are nothing.
+    assert verdict(0.4, 0.1, 2) == "open"
+    assert verdict(0.4, 0.1, 400) == "fails"
+    assert verdict(0.2, 0.1, 400) == "holds"
 
 
 def curves(places, odds, alphas):
@@ -89,18 +92,10 @@ def test_fits_are_of_the_curve_and_nothing_is_fitted_to_a_flat_one():
         assert fits[name].values[0] == pytest.approx(value, abs=0.05 if name != "centre" else 1)
         assert np.isnan(fits[name].values[1])
     assert fits["r_squared"].values[0] > 0.98
-    assert 0 < fits["error"].values[0] < 0.01
+    assert 0 < fits["high"].values[0] - fits["low"].values[0] < 0.04
     assert np.isnan(fits["r_squared"].values[1])
     assert fits["rise"].values[1] == 0
-
-
-def test_ratios_of_means_and_their_errors():
-    rng = np.random.default_rng(1)
-    below = rng.uniform(1, 3, 2000)
-    above = 1.5 * below + rng.normal(0, 0.2, 2000)
-    value, error = paper_claims._ratio(above, below)
-    assert abs(value - 1.5) < 3 * error
-    assert error == pytest.approx(0.2 / np.sqrt(2000) / 2, rel=0.1)
+    assert fits["rise_low"].values[1] < 0 < fits["rise_high"].values[1]
 
 
 def test_presence_leaves_out_what_has_no_answer():
