@@ -64,7 +64,7 @@ def reproduce(
 
     little: dict[str, Any] = {}
     if smoke:
-        instances = min(instances, 90)
+        instances = min(instances, 60)
         little["check_model"] = partial(validate, seed=seed, size=SMOKE)
         little["choose_strength"] = partial(write_choice, seed=seed, prompts=2, horizon=8)
     result = run(out, seed=seed, instances=instances, model=None if model == "none" else model, **little)

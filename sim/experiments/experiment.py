@@ -90,7 +90,13 @@ class Experiment:
         return self.store.data("vectors")["mean"]
 
     def vector(self, concept: str, layer: int, variant: Variant | None = None) -> Float[np.ndarray, " d"]:
-        """The steering vector of a concept after a layer (S, equation 3).
+        """What strength 1 adds after a layer: the steering vector of a concept in the unit that the settings name."""
+        steered = variant or self.settings.main
+        v = self.difference(concept, layer, steered)
+        return v / np.linalg.norm(v) if steered.normalised else v * self.unit(concept, layer, steered)
+
+    def difference(self, concept: str, layer: int, variant: Variant | None = None) -> Float[np.ndarray, " d"]:
+        """The difference of means of a concept after a layer (S, equation 3).
 
         It is made orthogonal to the mean state of the attention sinks, if these were left out of the means.
         """
@@ -100,7 +106,27 @@ class Experiment:
         v = positive - negative
         if self.settings.vectors.averaged == "content":
             v = without(v, self.store.data("vectors")["sink"].sel(layer=layer, set=sets).values.mean(axis=0))
-        return v / np.linalg.norm(v) if steered.normalised else v
+        return v
+
+    def unit(self, concept: str, layer: int, variant: Variant | None = None) -> float:
+        """How many times the difference of means strength 1 adds; the same for all bootstrap samples of it.
+
+        Raises:
+            ValueError: there is no difference.
+        """
+        if self.settings.vectors.unit == "vector":
+            return 1.0
+        steered = (variant or self.settings.main)._replace(resample=0)
+        length = float(np.linalg.norm(self.difference(concept, layer, steered)))
+        require(
+            length > 0, "prompts", f"texts of {concept} that differ from the others", f"a difference of 0 at layer {layer}"
+        )
+        return self.state_length(concept, layer, steered) / length
+
+    def state_length(self, concept: str, layer: int, variant: Variant | None = None) -> float:
+        """A typical length of the states that are steered: the mean over both sets of texts of the median."""
+        sets = [concept, against(concept, variant or self.settings.main)]
+        return float(self.store.data("vectors")["length"].sel(layer=layer, set=sets).mean())
 
     @cached_property
     def last_log_p(self) -> xr.DataArray:

@@ -108,12 +108,15 @@ class Vectors:
         tokens: of a text that are used, its first.
         averaged: over which of them: "content", without attention sinks and as far as half of every set reach, so that the
             length of texts has no say; or "all", as in the paper.
+        unit: what strength 1 adds: "states", a vector as long as the states that it is added to, so that one range of
+            strengths suits every layer of every model; or "vector", the difference of means as it is, as in the paper.
         resamples: bootstrap samples of the texts.
         batch: texts in one pass.
     """
 
     tokens: int = 64
     averaged: Literal["content", "all"] = "content"
+    unit: Literal["states", "vector"] = "states"
     resamples: int = 5
     batch: int = 8
 
@@ -134,7 +137,7 @@ class NextToken:
     """
 
     strengths: int = 161
-    reach: float = 200.0
+    reach: float = 8.0
     normalised_reach: float = 2000.0
     spread: float = 6.0
     kept: int = 100
@@ -162,7 +165,7 @@ class ConceptProbability(Sampled, Sweep):
     """
 
     strengths: int = 11
-    reach: float = 40.0
+    reach: float = 1.0
     spread: float = 4.0
     prompts: int = 4
     completions: int = 2
@@ -185,7 +188,7 @@ class CrossEntropy(Sweep):
     """
 
     strengths: int = 17
-    reach: float = 100.0
+    reach: float = 8.0
     spread: float = 7.0
     blocks: int = 6
     tokens: int = 128
@@ -204,7 +207,7 @@ class Mmlu(Sweep):
     """
 
     strengths: int = 7
-    reach: float = 10.0
+    reach: float = 1.0
     spread: float = 3.0
     shots: int = 5
     questions: int = 40
@@ -538,11 +541,13 @@ PRESETS = {
         concepts=CONCEPTS,
         updates=Updates(chat=True, strengths=41, spread=0.0),
         prompts=Prompts(texts=500, new=300, batch=250),
-        vectors=Vectors(tokens=300, averaged="all", resamples=5, batch=8),
-        next_token=NextToken(strengths=1025, spread=0.0, contexts=1),
-        concept=ConceptProbability(strengths=41, spread=0.0, prompts=12, completions=32, new=100, batch=384, chat=True),
-        cross_entropy=CrossEntropy(strengths=129, spread=0.0, blocks=8192, part=64),
-        mmlu=Mmlu(strengths=21, spread=0.0, questions=100_000, part=50),
+        vectors=Vectors(tokens=300, averaged="all", unit="vector", resamples=5, batch=8),
+        next_token=NextToken(strengths=1025, reach=200.0, spread=0.0, contexts=1),
+        concept=ConceptProbability(
+            strengths=41, reach=40.0, spread=0.0, prompts=12, completions=32, new=100, batch=384, chat=True
+        ),
+        cross_entropy=CrossEntropy(strengths=129, reach=100.0, spread=0.0, blocks=8192, part=64),
+        mmlu=Mmlu(strengths=21, reach=10.0, spread=0.0, questions=100_000, part=50),
     ),
     "smoke": ExperimentSettings(
         concepts=("joy",),

@@ -66,8 +66,7 @@ LEADS = {
         "Next-token probabilities",
         "Along a sweep of strengths, the probability of a token of the concept should rise to one peak and fall "
         "again, the peak later the larger its log-odds; only the token of the largest log-odds rises throughout "
-        "(S, theorem 3.3). Strong steering should forget the prompt (S, proposition 4.1). Strengths are in units "
-        "of the steering vector.",
+        "(S, theorem 3.3). Strong steering should forget the prompt (S, proposition 4.1).",
     ),
     "concept": (
         "Concept probability",
@@ -137,6 +136,7 @@ def write(experiment: Experiment) -> TestedClaims:
         sections=sections,
         counts={verdict: sum(claim.verdict == verdict for claim in tested.claims) for verdict in VERDICTS},
         texts=samples(experiment),
+        units=units(experiment),
         words=_lexicon(experiment),
         completions=completions(experiment),
         unfinished=[name for name in STAGES if not experiment.store.finished(name)],
@@ -175,6 +175,25 @@ def datasets(experiment: Experiment, data: dict[str, xr.Dataset]) -> dict[str, x
         drawable["bump-shares"] = data["derived-shapes"][["share"]].mean("context")
         drawable["dominant-log-odds"] = 100 * data["derived-dominating"].mean("context")
     return drawable
+
+
+def units(experiment: Experiment) -> list[dict[str, Any]]:
+    """What strength 1 is, for every concept and layer: the length of what is added, by that of states and of the vector."""
+    if not experiment.store.finished("vectors"):
+        return []
+    rows = []
+    for concept in experiment.settings.concepts:
+        for layer in map(int, experiment.settings.layers):
+            length, state = (
+                float(np.linalg.norm(experiment.difference(concept, layer))),
+                experiment.state_length(concept, layer),
+            )
+            unit = experiment.unit(concept, layer)
+            rows.append(
+                {"concept": concept, "layer": layer, "vector": length, "state": state}
+                | {"in_vectors": unit, "in_states": unit * length / state}
+            )
+    return rows
 
 
 def samples(experiment: Experiment, count: int = 2, length: int = 240) -> dict[str, list[str]]:

@@ -18,7 +18,8 @@ def vectors(experiment: Experiment) -> None:
 
     The state of a text is its mean over those of its first tokens that the settings say. Sample 0 is the set itself, the
     others draw from it with replacement. A steering vector is the mean of a concept less that of what it is contrasted with
-    (S, equation 3). The mean state of the attention sinks of every set is kept beside it, ``[set, layer, d_model]``.
+    (S, equation 3). The mean state of the attention sinks of every set is kept beside it, ``[set, layer, d_model]``, and the
+    median over texts of the median length of the states that were averaged, ``[set, layer]``.
     """
     a, settings = experiment.lm.config, experiment.settings.vectors
     coords: dict[str, Any] = {
@@ -31,6 +32,7 @@ def vectors(experiment: Experiment) -> None:
         {
             "mean": (("set", "resample", "layer", "d_model"), "float32"),
             "sink": (("set", "layer", "d_model"), "float32"),
+            "length": (("set", "layer"), "float32"),
         },
         {"set": 1},
     )
@@ -54,7 +56,8 @@ def vectors(experiment: Experiment) -> None:
         rng = np.random.default_rng(experiment.seed("resample", name))
         n = len(rows)
         shares = [np.full(n, 1 / n), *(rng.multinomial(n, np.full(n, 1 / n)) / n for _ in range(settings.resamples))]
-        return {"mean": np.einsum("rn,lnd->rld", np.asarray(shares), read.means), "sink": read.sink}
+        means = np.einsum("rn,lnd->rld", np.asarray(shares), read.means)
+        return {"mean": means, "sink": read.sink, "length": np.median(read.norms, axis=1)}
 
     experiment.store.fill("vectors", layout, compute, progress=experiment.progress)
 

@@ -189,6 +189,25 @@ def test_a_vector_is_the_difference_of_means(done, v_of):
     np.testing.assert_allclose(done.vector("joy", 0, resampled), v_of("joy", 0, resample=1), **CLOSE)
 
 
+@pytest.mark.parametrize("concept", ["joy", "evil"])
+def test_strength_1_adds_a_vector_as_long_as_the_states(done, concept):
+    settings = done.settings.changed({"vectors.unit": "states"})
+    experiment, states = replace(done, settings=settings), []
+    for name in (concept, "random"):
+        # Of the tokens that are averaged, the median in every text; of these the median over texts.
+        read = read_states(done, name)
+        states.append(np.median([np.median(np.linalg.norm(text[1][~sinks], axis=-1)) for text, sinks in read]))
+    v, difference_of_means = experiment.vector(concept, 1), done.vector(concept, 1)
+    assert np.linalg.norm(v) == pytest.approx(np.mean(states), rel=1e-4)
+    np.testing.assert_allclose(v / np.linalg.norm(v), difference_of_means / np.linalg.norm(difference_of_means), rtol=1e-5)
+    np.testing.assert_allclose(v, experiment.unit(concept, 1) * difference_of_means, rtol=1e-5)
+    # A bootstrap sample keeps its own length.
+    resampled = done.settings.steered[-1]
+    own = experiment.unit(concept, 1) * done.vector(concept, 1, resampled)
+    np.testing.assert_allclose(experiment.vector(concept, 1, resampled), own, rtol=1e-5)
+    assert done.unit(concept, 1) == 1
+
+
 def test_the_papers_vectors_average_all_tokens(done, monkeypatch):
     means = {}
 
