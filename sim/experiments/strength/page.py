@@ -12,6 +12,7 @@ from sim.experiments.experiment import Experiment
 from sim.experiments.settings import PRESETS
 from sim.experiments.strength import STAGES
 from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims
+from sim.experiments.strength.prompts import opening
 from sim.figures.panels import NothingToDrawError
 from sim.figures.strength import STRENGTH_FIGURES
 from sim.figures.style import Drawing, save
@@ -135,7 +136,8 @@ def write(experiment: Experiment) -> TestedClaims:
         settings=experiment.settings.as_json(),
         sections=sections,
         counts={verdict: sum(claim.verdict == verdict for claim in tested.claims) for verdict in VERDICTS},
-        texts=samples(experiment),
+        texts=texts_of_sets(experiment),
+        prompts=prompts_of_stages(experiment),
         units=units(experiment),
         words=_lexicon(experiment),
         completions=completions(experiment),
@@ -196,13 +198,27 @@ def units(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-def samples(experiment: Experiment, count: int = 2, length: int = 240) -> dict[str, list[str]]:
-    """The beginnings of a few texts of every set."""
+def texts_of_sets(experiment: Experiment, count: int = 2, length: int = 240) -> dict[str, tuple[str, list[str]]]:
+    """Of every set, what the model was asked for its texts (nothing for the user's own), and the beginnings of a few."""
     if not experiment.store.finished("prompts"):
         return {}
+    decode, own = experiment.tokenizer.decode, experiment.inputs.prompts or {}
     return {
-        name: [_cut(experiment.tokenizer.decode(row), length) for row in experiment.rows(name)[:count]]
+        name: (
+            "" if name in own else _cut(decode(opening(experiment, name)), length),
+            [_cut(decode(row), length) for row in experiment.rows(name)[:count]],
+        )
         for name in experiment.sets
+    }
+
+
+def prompts_of_stages(experiment: Experiment, length: int = 240) -> dict[str, list[str]]:
+    """The texts that stages begin with: contexts of next tokens, beginnings of completions."""
+    stages = {"next-token": "contexts whose next token is looked at", "concept": "beginnings that the model goes on from"}
+    return {
+        words: [_cut(str(text), length) for text in experiment.store.data(stage)["text"].values]
+        for stage, words in stages.items()
+        if experiment.store.finished(stage)
     }
 
 

@@ -30,6 +30,10 @@ def test_a_page_has_every_part(written):
         assert f"<h2>{title}</h2>" in html
     for name in experiment.sets:
         assert f"<dt>{name}</dt>" in html
+    for stage in ("next-token", "concept"):
+        for text in experiment.store.data(stage)["text"].values:
+            assert f"<li>{' '.join(str(text).split())}</li>" in html
+    assert "asked: " in html
     assert "Not finished" not in html
     assert len(list((experiment.store.path / "figures").glob("*.svg"))) >= 9
     kept = json.loads((experiment.store.path / "claims.json").read_text())
