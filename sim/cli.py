@@ -387,10 +387,11 @@ def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("o
     from sim.experiments.store import read_store
     from sim.experiments.strength.page import summary, write
     from ufm._check import require
+    from ufm.interventions import FORMS
 
     groups = read_store(out).groups
     trained = [name for name in groups if name.startswith(("update-", "preference-"))]
-    measured = any(name in groups for name in ("preference-vector", "preference-lora", "preference-weight"))
+    measured = any(f"preference-{form}" in groups for form in FORMS)
     require(measured or len(groups) > len(trained), "out", "a run with something measured", f"{str(out)!r} without it")
     experiment = prepare(out)
     if len(groups) > len(trained):

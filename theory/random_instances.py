@@ -37,7 +37,7 @@ from ufm._pytree import Leaf, pytree
 FAMILIES = ("uniform", "weighted", "tied", "per-context-a", "per-context-b", "mixed", "free")
 """What can be drawn, by name."""
 
-SEPARATED = FAMILIES[:4]
+SEPARATED = ("uniform", "weighted", "tied", "per-context-a")
 """The families whose log-odds have the sign that theorems about a target need."""
 
 VOCABULARY, CONTEXTS, CONCEPTS = 7, 6, 3

@@ -150,7 +150,8 @@ def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering
 
 def _limits(budget: float | None, of: str, share: float | None, criteria: Sequence[Any]) -> tuple[Ceiling, ...]:
     for criterion in criteria:
-        require(isinstance(criterion, Ceiling), "criteria", "limits such as LossRise(0.2)", shown(criterion))
+        expected = "limits such as LossRise(0.2), while a floor is share="
+        require(isinstance(criterion, Ceiling), "criteria", expected, shown(criterion))
     if budget is None and (criteria or share is not None):
         return tuple(criteria)
     return KLBudget(1.0 if budget is None else budget, of), *criteria
@@ -390,7 +391,7 @@ class _Search:
         cost = Cost.of(effects)
         least = least_cost(before, after)
         situation = self._situation(text, alpha, effects)
-        stopped = "share" if self.floor else max(self.limits, key=lambda limit: limit.excess(situation)).name
+        stopped = self.floor.name if self.floor else max(self.limits, key=lambda limit: limit.excess(situation)).name
         low, high = interval_of(lambda a, of: self._excess(text, a, of), looked_at, alpha, self.writer.seed)
         ends = sorted((self.sign * low, self.sign * high))
         return replace(

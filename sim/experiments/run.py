@@ -142,13 +142,18 @@ def as_table(store: Store) -> str:
         f"variants {', '.join(settings.variants)}; seed {settings.seed}",
         f"  begun {about['begun']}, version {about['version']}, JAX {about['jax']}, on {about['device']}; {size:.1f} MiB",
     ]
-    for group in sorted(store.groups, key=_place):
+    for group in sorted(store.groups, key=_order):
         done, wanted = store.done(group)
         lines.append(f"    {group:<18}{done:>6} of {wanted} cells{'' if done == wanted else '  (not finished)'}")
     return "\n".join(lines)
 
 
-def _place(group: str) -> tuple[int, str]:
+STAGE_OF_GROUP = {"lexicon": "concept", "judge": "concept", "update": "train-update", "preference": "preference-utility"}
+"""The stage of a group that does not have its stage's name, by the first part of the group's name."""
+
+
+def _order(group: str) -> tuple[int, str]:
+    """Where a group is listed: with its stage; at the end if no stage is known for it."""
     names = list(STAGES)
-    of = {"update": "train-update", "preference": "preference-utility"}.get(group.split("-")[0], "concept")
-    return names.index(group if group in names else of), group
+    stage = group if group in names else STAGE_OF_GROUP.get(group.split("-")[0])
+    return (len(names) if stage is None else names.index(stage)), group

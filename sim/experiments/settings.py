@@ -305,7 +305,8 @@ class Updates:
 
     def recipe(self, form: str) -> Recipe:
         """How updates of a form are trained."""
-        return {"vector": self.vector, "lora": self.lora, "weight": self.weight}[form]
+        recipe: Recipe = getattr(self, form)
+        return recipe
 
     def methods_of(self, form: str) -> list[str]:
         """The methods that make updates of a form: a difference of means is a vector."""

@@ -1,6 +1,6 @@
 """Figures as functions of labelled data: each takes a dataset of `sim` and returns a matplotlib `Figure`."""
 
-from sim.figures.arc import arc
+from sim.figures.arc import ARC_FIGURES, arc
 from sim.figures.choosing import CHOOSING_FIGURES
 from sim.figures.costs import COSTS_FIGURES
 from sim.figures.counterexample import counterexample
@@ -19,20 +19,14 @@ from sim.figures.validation import VALIDATION_FIGURES
 
 FIGURES: dict[str, Drawing] = {
     **TOY_FIGURES,
-    "arc": Drawing(
-        "arc",
-        arc,
-        "N7 and N8",
-        "Steering before a norm. Along a straight line of hidden states the norm sees directions on half a circle; logits "
-        "follow a rational-quadratic law (circles: measured) to plateaus (dotted) that the direction of v alone decides. "
-        "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
-    ),
+    **ARC_FIGURES,
     **COSTS_FIGURES,
 }
 """Every toy figure of a reproduction, by the name of its files; others: `VALIDATION_FIGURES`, `UPPERCASE_FIGURES`,
 `PREFERENCE_FIGURES`, `CHOOSING_FIGURES`."""
 
 __all__ = [
+    "ARC_FIGURES",
     "CHOOSING_FIGURES",
     "COSTS_FIGURES",
     "FIGURES",

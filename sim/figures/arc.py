@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.figures.style import INK, style
+from sim.figures.style import INK, Drawing, style
 
 _COLOURS = ("#222222", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")
 """Token 0 in ink, the others from blue to red along the arc."""
@@ -79,3 +79,16 @@ def _probabilities(axes: Axes, data: xr.Dataset) -> None:
     axes.set_xticklabels(["$-\\pi/2$", "$-\\pi/4$", "$0$", "$\\pi/4$", "$\\pi/2$"])
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1.0, handlelength=1.2)
     axes.set_title("c  next-token probabilities")
+
+
+ARC_FIGURES: dict[str, Drawing] = {
+    "arc": Drawing(
+        "arc",
+        arc,
+        "N7 and N8",
+        "Steering before a norm. Along a straight line of hidden states the norm sees directions on half a circle; logits "
+        "follow a rational-quadratic law (circles: measured) to plateaus (dotted) that the direction of v alone decides. "
+        "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
+    ),
+}
+"""Of `sim.toy.arc`, by the name of their files."""

@@ -1,7 +1,7 @@
 """Where a checkpoint has the parameters of `sim.bridge.decoder`: one table for each way of naming them.
 
-An entry is the template of a name, with ``{}`` for the layer, and what is done to the tensor. A family is added by a
-table here and a configuration in `sim.bridge.architectures`.
+An entry is the template of a name, with ``{}`` for the layer, and what is done to the tensor. A family needs a table here
+only if its names are not those of Llama; whether GGUF files permute its queries and keys has to be said for every family.
 """
 
 from collections.abc import Callable, Iterable
@@ -207,8 +207,10 @@ _HEADS = ("lm_head.weight", "language_model.lm_head.weight", "embed_out.weight")
 
 # --- GGUF -------------------------------------------------------------------------------------------------------------
 
-_PAIRED = ("llama", "mistral", "smollm3", "granite")
-"""Families whose rows of queries and keys llama.cpp permutes."""
+_PERMUTED = dict.fromkeys(("llama", "mistral", "smollm3", "granite"), True) | dict.fromkeys(
+    ("gemma", "gemma2", "gemma3", "gpt2", "gpt_neox", "olmo2", "phi3", "qwen2", "qwen3"), False
+)
+"""Whether llama.cpp permutes the rows of queries and keys. Every family is named: a wrong order raises no error."""
 
 
 def _gguf(family: str) -> Table:
@@ -227,7 +229,7 @@ def _gguf(family: str) -> Table:
         "norm": Entry("output_norm.weight", _same),
         "norm_bias": Entry("output_norm.bias", _same),
     }
-    if family in _PAIRED:
+    if _PERMUTED[family]:
         for part in ("weight", "bias"):
             suffix = "" if part == "weight" else "_bias"
             table[f"blocks.query{suffix}"] = Entry(f"blk.{{}}.attn_q.{part}", _unpermuted(lambda a: a.num_heads))

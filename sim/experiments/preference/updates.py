@@ -34,6 +34,13 @@ from ufm.steering import RESIDUAL
 SITES = {"vector": RESIDUAL, "lora": MLP_DOWN, "weight": MLP_DOWN}
 """Where updates of each form act: the stream after a block, or the down-projection of its MLP (W)."""
 
+ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "vector": {"v": ("d_model",)},
+    "lora": {"down": ("rank", "d_mlp"), "up": ("d_model", "rank")},
+    "weight": {"A": ("d_model", "d_mlp"), "b": ("d_model",)},
+}
+"""The fields of updates of each form, in the order of their class, and the axes of each."""
+
 TOGETHER = 16
 """Rows whose states are computed in one pass."""
 
@@ -318,12 +325,7 @@ def train_updates(experiment: Experiment) -> None:
 def _layout(experiment: Experiment, form: str) -> Layout:
     a, settings = experiment.lm.config, experiment.settings.updates
     dims = ("concept", "objective")
-    parts: dict[str, dict[str, tuple[str, ...]]] = {
-        "vector": {"v": ("d_model",)},
-        "lora": {"down": ("rank", "d_mlp"), "up": ("d_model", "rank")},
-        "weight": {"A": ("d_model", "d_mlp"), "b": ("d_model",)},
-    }
-    arrays = parts[form]
+    arrays = ARRAYS[form]
     sizes = {"d_model": a.d_model, "d_mlp": a.d_mlp, "rank": settings.rank}
     used = {
         name: np.arange(sizes[name])
@@ -345,8 +347,7 @@ def trained(experiment: Experiment, form: str, concept: str, method: str) -> Upd
         ValueError: the update has not been trained.
     """
     stored = experiment.store.data(f"update-{form}").sel(concept=concept, objective=method)
-    names = {"vector": ("v",), "lora": ("down", "up"), "weight": ("A", "b")}[form]
-    arrays = [jnp.asarray(stored[name].values) for name in names]
+    arrays = [jnp.asarray(stored[name].values) for name in ARRAYS[form]]
     kinds: dict[str, Any] = FORMS
     whole = all(bool(jnp.isfinite(array).all()) for array in arrays)
     require(whole, "update", f"a trained one ({method} {form}, {concept})", "none")

@@ -148,8 +148,8 @@ def test_one_setting_is_changed(path, value, expected):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("speed", 1, "set: expected one of concepts, .*, updates, got 'speed'"),
-        ("next_token.speed", 1, "set: expected one of strengths, .*, contexts, got 'next_token.speed'"),
+        ("speed", 1, "set: expected one of concepts, .*updates.*, got 'speed'"),
+        ("next_token.speed", 1, "set: expected one of strengths, .*contexts.*, got 'next_token.speed'"),
         ("next_token", 1, "set: expected the name of one setting of next_token, got 'next_token'"),
         ("seed.x", 1, "set: expected the name of a setting, got 'seed.x'"),
         ("", 1, "set: expected one of concepts, .*, got ''"),
