@@ -492,6 +492,11 @@ FIELDS = {
 """Every intervention with fields that a model of width 3 takes."""
 
 
+def test_fields_of_every_intervention_are_tried():
+    public = {kind for kind in vars(ufm).values() if isinstance(kind, type) and issubclass(kind, ufm.Intervention)}
+    assert public - {ufm.Intervention} == set(FIELDS)
+
+
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind, fields in FIELDS.items() for field in fields])
 def test_fields_of_interventions_are_refused_by_name_or_by_their_widths(kind, field):
     model = GOOD[ufm.steer]["model"]

@@ -16,6 +16,7 @@ import sim
 import theory
 import ufm
 from sim.bridge import fetch
+from sim.directions.ways import WAYS
 from theory.statements import MODULE_OF
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -99,6 +100,21 @@ def test_every_statement_has_its_proof_and_those_of_the_project_a_page_and_a_mod
     if number := re.match(r"N\d+", name):
         assert proof == f"proofs/{number[0]}"
         assert module.split("_")[0] == number[0].lower()
+
+
+def test_the_table_of_directions_has_every_way():
+    page = (DOCS / "directions.md").read_text()
+    assert all(f"\n| `{way}` |" in page for way in WAYS)
+
+
+def test_the_table_of_proofs_names_the_figures_of_statements():
+    rows = [line[1:-1].split("|") for line in (DOCS / "proofs" / "index.md").read_text().splitlines()]
+    cells = {row[2].strip(): row[3] for row in rows if len(row) == 4}
+    for module in set(MODULE_OF.values()):
+        shown = {theory.REGISTRY[name].figure for name, home in MODULE_OF.items() if home == module} - {""}
+        cell = cells[f"{{py:mod}}`{module}`"]
+        assert all(figure in cell for figure in shown), module
+        assert bool(cell.strip()) == bool(shown), module
 
 
 @pytest.mark.slow
