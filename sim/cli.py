@@ -196,11 +196,11 @@ def taylor(
 def figures(out: Out = Path("out/figures"), seed: Seed = 0) -> None:
     """Train the toy models and draw the toy figures as SVG, PDF and PNG."""
     from sim import output
-    from sim.checks.verify import train_gallery
+    from sim.checks.verify import train_examples
     from sim.reproduction import draw
 
     folder = output.prepare_folder(out)
-    trained = train_gallery(seed, ["default", "toy"])
+    trained = train_examples(seed, ["default", "toy"])
     _, files = draw(folder, trained["default"], trained["toy"], seed)
     for paths in files.values():
         typer.echo("  ".join(str(path) for path in paths.values()))

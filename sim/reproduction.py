@@ -16,7 +16,7 @@ from sim.bridge.model import LanguageModel, load
 from sim.checks import report
 from sim.checks.refute import Kept, write_instance
 from sim.checks.validation import Validation, validate
-from sim.checks.verify import INSTANCES, Verdict, as_json, train_gallery, verify
+from sim.checks.verify import INSTANCES, Verdict, as_json, train_examples, verify
 from sim.choosing.page import write_page
 from sim.choosing.search import choose
 from sim.directions.extraction import make_vector
@@ -95,7 +95,7 @@ def reproduce(
     folder = output.prepare_folder(out)
     pictures = output.prepare_folder(folder / "figures")
     start = time.perf_counter()
-    train = cache(partial(train_gallery, seed))
+    train = cache(partial(train_examples, seed))
     verdicts = verify(statements, seed=seed, instances=instances, twins=True, trained=train)
     trained = train()
     data, files = draw(pictures, trained["default"], trained["toy"], seed)

@@ -105,7 +105,7 @@ def all_cases() -> dict[str, Case]:
 def exact_instances() -> dict[str, RationalInstance]:
     """The instances that certificates are about, by name: contexts that share a row are one context here.
 
-    Beside those of the gallery there are small ones of two concepts and three, of unequal sizes, with several contexts in
+    Beside those of `all_cases` there are small ones of two concepts and three, of unequal sizes, with several contexts in
     P and N, negatives of all other concepts, and tables outside assumption 1.
     """
     default, toy = uniform(length=None, contexts_per_concept=1), toy_case().corpus

@@ -141,7 +141,7 @@ class Statement:
         remarks: what a reader should know beyond the claim.
         domain: what it is about.
         proof: the page of the documentation that proves it.
-        figure: the name of a figure that shows it.
+        figure: the dataset of the figures that show it.
     """
 
     id: str

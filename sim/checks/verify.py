@@ -57,7 +57,7 @@ class Verdict:
 
 
 @typed
-def train_gallery(seed: int = 0, names: Sequence[str] | None = None) -> dict[str, Trained]:
+def train_examples(seed: int = 0, names: Sequence[str] | None = None) -> dict[str, Trained]:
     """The cases of `theory.examples` (or those named) with trained models, in float64.
 
     Raises:
@@ -94,7 +94,7 @@ def verify(
         names: routes to take.
         twins: whether to put the false twins to them too; every route that applies has to reject them.
         trained: gives the models of the sweep route on tables, if they are wanted elsewhere too; called in a worker. By
-            default `train_gallery` with the seed.
+            default `train_examples` with the seed.
         workers: routes checked at the same time. Most of the time goes into compilation, which runs in parallel.
 
     Raises:
@@ -114,7 +114,7 @@ def verify(
     ]
     with in_float64(), ThreadPoolExecutor(workers) as pool:
         domains = {statement.domain.name: statement.domain for statement in statements}
-        material = _material(pool, domains, names, seed, instances, trained or partial(train_gallery, seed))
+        material = _material(pool, domains, names, seed, instances, trained or partial(train_examples, seed))
         futures = {
             (claim, route): pool.submit(_check, route, statement, claim, material) for route, statement, claim in wanted
         }
@@ -167,7 +167,7 @@ def _material(
     swept = {}
     if "sweep" in names:
         swept = {
-            name: pool.submit(_sweep_gallery, train) if name == TABLES.name else pool.submit(_measured, domain, seed)
+            name: pool.submit(_sweep_examples, train) if name == TABLES.name else pool.submit(_measured, domain, seed)
             for name, domain in domains.items()
         }
     key, random = jax.random.key(seed), {"instances", "autodiff"} & set(names)
@@ -203,7 +203,7 @@ def _fell(evidence: Evidence) -> bool:
     return evidence.checked > 0 and not evidence.holds
 
 
-def _sweep_gallery(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
+def _sweep_examples(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
     with in_float64():
         return [examples.measure(example.case, example.model) for example in trained().values()]
 

@@ -1,1 +1,1 @@
-"""Experiments on language models, one module each."""
+"""Experiments on language models: stages in a folder for each paper, and what they share."""

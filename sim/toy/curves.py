@@ -194,7 +194,7 @@ def training(runs: dict[str, Fit]) -> xr.Dataset:
 
 
 class Agreement(NamedTuple):
-    """How well a trained model does what its corpus predicts, over the gallery's sweep (alpha in [-60, 60]).
+    """How well a trained model does what its corpus predicts, over the sweep of the examples (alpha in [-60, 60]).
 
     Attributes:
         probability: the largest absolute difference of any steered probability.

@@ -14,7 +14,7 @@ WRONG = [
     (verify.verify, {}, "twins", ["a", 1, None]),
     (verify.verify, {}, "trained", ["a", 1]),
     (verify.verify, {}, "workers", ["a", 0, -1, 1.5]),
-    (verify.train_gallery, {}, "names", ["default", ["x"], 3]),
+    (verify.train_examples, {}, "names", ["default", ["x"], 3]),
     (refute.conjecture, {}, "target", [3, None, "theorem-9"]),
     (refute.conjecture, {"target": TARGET}, "needs", ["positive", ["x"], 3]),
     (refute.conjecture, {"target": TARGET}, "twin", ["a", None]),

@@ -213,10 +213,10 @@ def test_nothing_temporary_is_left(reproduction):
 
 
 def test_same_seed_same_data(reproduction):
-    from sim.checks.verify import train_gallery
+    from sim.checks.verify import train_examples
     from sim.toy import curves as toy
 
-    trained = train_gallery(1, ["default", "toy"])
+    trained = train_examples(1, ["default", "toy"])
     again = toy.run(trained["default"], trained["toy"], seed=1)
     xr.testing.assert_identical(
         again["next-token-curves"].to_dataset(), reproduction[0].data["next-token-curves"].to_dataset()

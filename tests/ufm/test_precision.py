@@ -153,19 +153,19 @@ with ufm.in_float64():
     thread = threading.Thread(target=lambda: print(where(jnp.ones(1))))
     thread.start(), thread.join()
 print(where(jnp.ones(1)))
-from sim.checks.verify import train_gallery
-print(where(train_gallery(names=["default"])["default"].fit.model.W))
+from sim.checks.verify import train_examples
+print(where(train_examples(names=["default"])["default"].fit.model.W))
 """
 
 
 def test_float64_is_on_the_cpu_device_of_this_thread():
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", STAND_IN], env=environment, capture_output=True, text=True, check=True)
-    made, moved, thread, after, gallery = done.stdout.splitlines()
+    made, moved, thread, after, examples = done.stdout.splitlines()
     assert made == " ".join(["(True, 'float64')"] * 2)
     assert moved == " ".join(["(True, 'float32')"] * 2)
     assert (thread, after) == ("(False, 'float32')",) * 2
-    assert gallery == "(True, 'float64')"
+    assert examples == "(True, 'float64')"
 
 
 def test_without_a_cpu_device_the_default_one_does_the_work(monkeypatch):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from sim.checks.verify import train_gallery
+from sim.checks.verify import train_examples
 from sim.figures.costs import COSTS_FIGURES
 from sim.toy import costs, texts, turns
 
@@ -12,7 +12,7 @@ from sim.toy import costs, texts, turns
 @pytest.fixture(scope="module")
 def data():
     with jax.enable_x64(True):
-        trained = train_gallery(0, ["toy"])["toy"]
+        trained = train_examples(0, ["toy"])["toy"]
         return costs.run(trained) | {"texts": texts.run(), "turns": turns.run()}
 
 
