@@ -5,7 +5,7 @@
 Some families have the norms after attention and MLP, or on both sides; in some the MLP reads what attention reads.
 The parameters of all blocks are stacked along a layer axis, and blocks run in one loop over it: what is compiled does not
 grow with depth, and the first l blocks and the others are the same program with other bounds. The residual stream is what
-blocks hand on; a model is steered by adding to it between two of them (`Decoder.run`).
+blocks hand on; a model is steered by adding to it between two of them (`Decoder.run_blocks`).
 """
 
 from collections.abc import Callable
@@ -29,25 +29,25 @@ MASK_VALUE = -1e30
 """The attention logit of a masked position: finite, so that a position that attends to nothing gives no NaN."""
 
 
-Act = Callable[[str, Index | None, Array, Array], Array]
+SiteHook = Callable[[str, Index | None, Array, Array], Array]
 """What is done at a site of a block: from its name, the number of the block (None for the one where a model is split), its
 input and its output to another output."""
 
 
-class Slots(NamedTuple):
-    """Slots of keys and values: the position of each, and whether it is filled."""
+class KeySlots(NamedTuple):
+    """Slots of keys and values: the position of each, and whether it can be attended to."""
 
     positions: Int[Array, "n S"]
-    filled: Bool[Array, "n S"]
+    valid: Bool[Array, "n S"]
 
     def mask(self, of: Int[Array, "n t"], window: Index | None) -> Bool[Array, "n t S"]:
         """The attention mask of query positions: their own slots and earlier ones, up to `window` of them."""
         back = of[:, :, None] - self.positions[:, None, :]
         near = back >= 0 if window is None else (back >= 0) & (back < window)
-        return near & self.filled[:, None, :]
+        return near & self.valid[:, None, :]
 
 
-class Past(NamedTuple):
+class PrefixKV(NamedTuple):
     """Keys and values of every block for positions before those of a stream.
 
     Attributes:
@@ -55,25 +55,25 @@ class Past(NamedTuple):
         key, value: ``[n, L, k, S, h]``.
     """
 
-    slots: Slots
+    slots: KeySlots
     key: Float[Array, "n L k S h"]
     value: Float[Array, "n L k S h"]
 
 
-class Place(NamedTuple):
+class AttentionContext(NamedTuple):
     """Where the tokens of a stream are, and what they can attend to.
 
     Attributes:
         positions: of its tokens, counted from 0 at the first that is not padding, ``[n, t]``.
         rope: cosines and sines of these positions (`Decoder.rope`).
         slots: of the keys and values that the stream itself gives, or of a cache.
-        past: what is before them, if anything.
+        prefix: what is before them, if anything.
     """
 
     positions: Int[Array, "n t"]
     rope: Any
-    slots: Slots
-    past: Past | None = None
+    slots: KeySlots
+    prefix: PrefixKV | None = None
 
 
 class Blocks(nnx.Module):
@@ -113,8 +113,9 @@ class Decoder(nnx.Module):
 
     def __call__(self, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
         """The logits at every position of unsteered contexts."""
-        place = self.place(mask)
-        return self.logits(self.run(self.embed(tokens, place.positions), place, 0, self.config.num_layers))
+        attention_context = self.attention_context(mask)
+        x = self.embed(tokens, attention_context.positions)
+        return self.logits(self.run_blocks(x, attention_context, 0, self.config.num_layers))
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
@@ -127,29 +128,29 @@ class Decoder(nnx.Module):
             x = x * jnp.asarray(a.embedding_scale, self.dtype)
         return x + self.positions[...][positions].astype(self.dtype) if a.learned_positions else x
 
-    def run(
+    def run_blocks(
         self,
         x: Float[Array, "n t d"],
-        place: Place,
+        attention_context: AttentionContext,
         first: Index,
         last: Index,
         *,
-        act: Act | None = None,
+        hook: SiteHook | None = None,
         unrolled: bool = False,
     ) -> Float[Array, "n t d"]:
         """Blocks `first` to ``last - 1`` on the residual stream.
 
         Args:
             x: before them.
-            place: where its tokens are, and what they can attend to.
+            attention_context: where its tokens are, and what they can attend to.
             first, last: which blocks. Python numbers give a program that reverse-mode derivatives go through; arrays one
                 that serves all layers.
-            act: what is done at the sites of a block.
+            hook: what is done at the sites of a block.
             unrolled: no loop in the program, for transformations that know none, such as Taylor mode.
         """
 
         def step(i: Index, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
-            return self.through(self.block(i), i, x, place, act=act)
+            return self.apply_block(self.block(i), i, x, attention_context, hook=hook)
 
         if not unrolled:
             return lax.fori_loop(first, last, step, x)
@@ -158,34 +159,39 @@ class Decoder(nnx.Module):
         return x
 
     def last_block(
-        self, x: Float[Array, "n t d"], place: Place, at: Int[Array, " n"], *, act: Act | None = None
+        self,
+        x: Float[Array, "n t d"],
+        attention_context: AttentionContext,
+        query_position: Int[Array, " n"],
+        *,
+        hook: SiteHook | None = None,
     ) -> Float[Array, "n d"]:
         """The last block, as far as one position of every sequence needs it: all keys, one query, one MLP.
 
         Args:
             x: the stream before it.
-            place: where its tokens are.
-            at: which of its t positions is asked for.
-            act: what is done at the sites of the block, of this position alone.
+            attention_context: where its tokens are.
+            query_position: which of its t positions is asked for.
+            hook: what is done at the sites of the block, of this position alone.
         """
         i = self.config.num_layers - 1
         block = self.block(i)
 
         def only(values: Array) -> Array:
-            return only_at(values, at)
+            return select_position(values, query_position)
 
-        h = self.before(x, block, "attention_norm")
-        key, value = self.keys_values(block, i, h, place.rope)
+        h = self.pre_norm(x, block, "attention_norm")
+        key, value = self.keys_values(block, i, h, attention_context.rope)
         x, h = only(x), only(h)
-        rope = jax.tree.map(lambda t: jax.vmap(only)(t), place.rope)
-        alone = place._replace(positions=only(place.positions), rope=rope)
+        rope = jax.tree.map(lambda t: jax.vmap(only)(t), attention_context.rope)
+        alone = attention_context._replace(positions=only(attention_context.positions), rope=rope)
         attended = x + self.attention_output(block, i, h, key, value, alone)
-        return self.mlp(block, i, attended, act=act, read=x)[:, 0]
+        return self.mlp(block, i, attended, hook=hook, pre_attention_stream=x)[:, 0]
 
-    def place(self, mask: Bool[Array, "n T"]) -> Place:
+    def attention_context(self, mask: Bool[Array, "n T"]) -> AttentionContext:
         """Where the tokens of whole contexts are."""
         positions = positions_of(mask)
-        return Place(positions, self.rope(positions), Slots(positions, mask))
+        return AttentionContext(positions, self.rope(positions), KeySlots(positions, mask))
 
     def logits(self, x: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Last norm and unembedding."""
@@ -203,26 +209,27 @@ class Decoder(nnx.Module):
         graph, state = nnx.split(self.blocks)
         return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
 
-    def through(self, block, i, x, place, *, cache=None, act=None):
+    def apply_block(self, block, i, x, attention_context, *, update_kv=None, hook=None):
         """The stream after a block.
 
         Args:
             block: the parameters of the block.
             i: its number.
             x: the stream before it, ``[n, t, d]``.
-            place: where its tokens are, and what they can attend to.
-            cache: takes the new keys and values, ``[n, k, t, h]``, and gives all that `place` speaks of.
-            act: what is done at the sites of the block.
+            attention_context: where its tokens are, and what they can attend to.
+            update_kv: takes the new keys and values, ``[n, k, t, h]``, and gives all that `attention_context` speaks of.
+            hook: what is done at the sites of the block.
         """
-        return self.mlp(block, i, self.attention(block, i, x, place, cache), act=act, read=x)
+        attended = self.attention(block, i, x, attention_context, update_kv)
+        return self.mlp(block, i, attended, hook=hook, pre_attention_stream=x)
 
-    def attention(self, block, i, x, place, cache=None):
-        """The stream after attention; the arguments are those of `through`."""
-        h = self.before(x, block, "attention_norm")
-        key, value = self.keys_values(block, i, h, place.rope)
-        if cache is not None:
-            key, value = cache(key, value)
-        return x + self.attention_output(block, i, h, key, value, place)
+    def attention(self, block, i, x, attention_context, update_kv=None):
+        """The stream after attention; the arguments are those of `apply_block`."""
+        h = self.pre_norm(x, block, "attention_norm")
+        key, value = self.keys_values(block, i, h, attention_context.rope)
+        if update_kv is not None:
+            key, value = update_kv(key, value)
+        return x + self.attention_output(block, i, h, key, value, attention_context)
 
     def keys_values(self, block, i, h, rope):
         """Keys, with their rotary positions, and values, ``[n, k, T, h]``: heads first, as attention reads them."""
@@ -231,38 +238,39 @@ class Decoder(nnx.Module):
         value = self._project(h, block, "value").reshape(*h.shape[:-1], a.num_kv_heads, a.head_dim)
         return heads_first(self._apply_rope(key, i, rope)), heads_first(value)
 
-    def attention_output(self, block, i, h, key, value, place):
+    def attention_output(self, block, i, h, key, value, attention_context):
         """What attention adds to the stream.
 
         Args:
             block: its parameters.
             i: its number.
             h: the stream after the norm, ``[n, t, d]``.
-            key, value: those of `place.slots`, ``[n, k, S, h]``.
-            place: where the tokens of h are, and what they can attend to.
+            key, value: those of `attention_context.slots`, ``[n, k, S, h]``.
+            attention_context: where the tokens of h are, and what they can attend to.
         """
         a = self.config
-        query = self._apply_rope(self._heads(h, block, "query", a.num_heads), i, place.rope)
+        query = self._apply_rope(self._heads(h, block, "query", a.num_heads), i, attention_context.rope)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.num_kv_heads, a.num_heads // a.num_kv_heads, a.head_dim)
         window = self._window(i)
-        scores, mask = _scores(grouped, key, self._precision), place.slots.mask(place.positions, window)
-        past = place.past
-        if past is not None:
-            # Two products and no joined keys: those of the past are the same for all strengths of a sweep.
-            past_scores = jnp.einsum("ntkgh,nksh->nkgts", grouped, past.key[:, i], precision=self._precision)
-            scores = jnp.concatenate([past_scores, scores], axis=-1)
-            mask = jnp.concatenate([past.slots.mask(place.positions, window), mask], axis=-1)
+        scores = _scores(grouped, key, self._precision)
+        mask = attention_context.slots.mask(attention_context.positions, window)
+        prefix = attention_context.prefix
+        if prefix is not None:
+            # Two products and no joined keys: those of the prefix are the same for all strengths of a sweep.
+            prefix_scores = jnp.einsum("ntkgh,nksh->nkgts", grouped, prefix.key[:, i], precision=self._precision)
+            scores = jnp.concatenate([prefix_scores, scores], axis=-1)
+            mask = jnp.concatenate([prefix.slots.mask(attention_context.positions, window), mask], axis=-1)
         scores = softcapped(wide(scores) * a.query_scale, a.attention_softcap)
-        shares = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASK_VALUE), axis=-1).astype(self.dtype)
-        if past is None:
-            mixed = _mixed(shares, value, self._precision)
+        attention_weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASK_VALUE), axis=-1).astype(self.dtype)
+        if prefix is None:
+            outputs = _weighted_values(attention_weights, value, self._precision)
         else:
-            past_shares, shares = jnp.split(shares, [past.key.shape[-2]], axis=-1)
-            mixed = jnp.einsum("nkgts,nksh->ntkgh", past_shares, past.value[:, i], precision=self._precision)
-            mixed = mixed + _mixed(shares, value, self._precision)
-        return self.after(
-            self._project(mixed.reshape(n, t, a.num_heads * a.head_dim), block, "out"), block, "after_attention_norm"
+            prefix_weights, attention_weights = jnp.split(attention_weights, [prefix.key.shape[-2]], axis=-1)
+            outputs = jnp.einsum("nkgts,nksh->ntkgh", prefix_weights, prefix.value[:, i], precision=self._precision)
+            outputs = outputs + _weighted_values(attention_weights, value, self._precision)
+        return self.post_norm_and_scale(
+            self._project(outputs.reshape(n, t, a.num_heads * a.head_dim), block, "out"), block, "after_attention_norm"
         )
 
     def _heads(self, h, block, name, count):
@@ -274,30 +282,34 @@ class Decoder(nnx.Module):
         x = x.reshape(*h.shape[:-1], count, a.head_dim)
         return self.normalise(x, block, f"{name}_norm") if a.qk_norm and not a.whole_qk_norm else x
 
-    def mlp(self, block, i, x, *, act=None, read=None):
+    def mlp(self, block, i, x, *, hook=None, pre_attention_stream=None):
         """The stream after the MLP, which is the stream after the block.
 
         Args:
             block: the parameters of the block.
             i: its number.
             x: the stream after attention.
-            act: what is done at the sites of the block.
-            read: the stream before attention, which the MLP reads in an architecture whose MLP is parallel to it.
+            hook: what is done at the sites of the block.
+            pre_attention_stream: the stream before attention, which the MLP reads in an architecture whose MLP is parallel
+                to it.
         """
         a = self.config
-        h = self.before(read if a.parallel else x, block, "mlp_norm")
+        h = self.pre_norm(pre_attention_stream if a.parallel else x, block, "mlp_norm")
         inner = self._project(h, block, "up")
-        inner = _act(self._project(h, block, "gate"), a.activation) * inner if a.gated else _act(inner, a.activation)
+        if a.gated:
+            inner = _activation(self._project(h, block, "gate"), a.activation) * inner
+        else:
+            inner = _activation(inner, a.activation)
         added = self._project(inner, block, "down")
-        added = added if act is None else act("mlp_down", i, inner, added)
-        x = x + self.after(added, block, "after_mlp_norm")
-        return x if act is None else act("residual", i, x, x)
+        added = added if hook is None else hook("mlp_down", i, inner, added)
+        x = x + self.post_norm_and_scale(added, block, "after_mlp_norm")
+        return x if hook is None else hook("residual", i, x, x)
 
-    def before(self, x, block, name):
+    def pre_norm(self, x, block, name):
         """What attention or MLP read: the stream, through the norm of that name if there is one."""
         return self.normalise(x, block, name) if self.config.pre_norm else x
 
-    def after(self, added, block, name):
+    def post_norm_and_scale(self, added, block, name):
         """What attention or MLP add: their output, through the norm of that name if there is one, and scaled."""
         a = self.config
         return _scaled(self.normalise(added, block, name) if a.post_norm else added, a.residual_scale)
@@ -377,12 +389,12 @@ def _scores(
     return jnp.sum(query[:, 0, :, :, None, :] * key[:, :, None], axis=-1)[:, :, :, None]
 
 
-def _mixed(
-    shares: Float[Array, "n k g t s"], value: Float[Array, "n k s h"], precision: lax.Precision
+def _weighted_values(
+    attention_weights: Float[Array, "n k g t s"], value: Float[Array, "n k s h"], precision: lax.Precision
 ) -> Float[Array, "n t k g h"]:
-    if shares.shape[3] > 1:
-        return jnp.einsum("nkgts,nksh->ntkgh", shares, value, precision=precision)
-    return jnp.sum(shares[:, :, :, 0, :, None] * value[:, :, None], axis=-2)[:, None]
+    if attention_weights.shape[3] > 1:
+        return jnp.einsum("nkgts,nksh->ntkgh", attention_weights, value, precision=precision)
+    return jnp.sum(attention_weights[:, :, :, 0, :, None] * value[:, :, None], axis=-2)[:, None]
 
 
 def softcapped(x: Array, cap: float | None) -> Array:
@@ -390,15 +402,16 @@ def softcapped(x: Array, cap: float | None) -> Array:
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
-def only_at(values: Array, at: Int[Array, " n"]) -> Array:
+def select_position(values: Array, position: Int[Array, " n"]) -> Array:
     """One position of every sequence, ``[n, T, ...]`` to ``[n, 1, ...]``."""
     # A product and not a gather, and below primitives and not NumPy's functions: Taylor mode goes through these only.
-    chosen = lax.broadcasted_iota(at.dtype, values.shape[:2], 1) == lax.broadcast_in_dim(at, values.shape[:2], (0,))
+    positions = lax.broadcasted_iota(position.dtype, values.shape[:2], 1)
+    chosen = positions == lax.broadcast_in_dim(position, values.shape[:2], (0,))
     exact = of_products(values.dtype)
     return jnp.einsum("nt,nt...->n...", chosen.astype(values.dtype), values, precision=exact)[:, None]
 
 
-def _act(x: Array, kind: str) -> Array:
+def _activation(x: Array, kind: str) -> Array:
     if kind in ("silu", "relu"):
         return jax.nn.silu(x) if kind == "silu" else jax.nn.relu(x)
     return jax.nn.gelu(x, approximate=kind == "gelu_tanh")

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sim.bridge.decoder import Act, Decoder, Place, Slots, only_at
+from sim.bridge.decoder import AttentionContext, Decoder, KeySlots, SiteHook, select_position
 from sim.bridge.holding import factor_within
 from ufm._check import require, shown, whole_number
 from ufm._pytree import Leaf, pytree, static
@@ -83,8 +83,8 @@ def sample(
     before = jnp.cumsum(kept, axis=-1) - kept
     last = jnp.sum((before < top_p) & (kept > 0), axis=-1, keepdims=True) - 1
     floor = jnp.maximum(floor, jnp.take_along_axis(ordered, jnp.maximum(last, 0), axis=-1))
-    place = jax.random.categorical(key, jnp.where(ordered >= floor, ordered, -jnp.inf), axis=-1)
-    sampled = jnp.take_along_axis(tokens, place[..., None], axis=-1)[..., 0]
+    rank = jax.random.categorical(key, jnp.where(ordered >= floor, ordered, -jnp.inf), axis=-1)
+    sampled = jnp.take_along_axis(tokens, rank[..., None], axis=-1)[..., 0]
     return jnp.where(temperature > 0, sampled, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
 
 
@@ -134,7 +134,7 @@ def generate(
     max_new_tokens: int,
     num_return_sequences: int = 1,
     budget: Float[Array, ""] | None = None,
-) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""], "Capped | None"]:
+) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""], "KLCapped | None"]:
     """New tokens after prompts that are padded on the left.
 
     Args:
@@ -189,7 +189,8 @@ compiled = nnx.jit(generate, static_argnames=("max_new_tokens", "num_return_sequ
 
 
 Cache = tuple[Float[Array, "L n k S h"], ...]
-"""Keys and values of every block, in slots for a prompt and for what is generated."""
+"""Keys and values of every block, in slots for a prompt and for what is generated. Blocks lead, and not sequences as in
+`sim.bridge.decoder.PrefixKV`, since each block writes to its own."""
 
 
 class Sequences(NamedTuple):
@@ -206,7 +207,7 @@ class Sequences(NamedTuple):
 
     stream: Float[Array, "n d"]
     cache: Cache
-    slots: Slots
+    slots: KeySlots
     last: Int[Array, "n 1"]
     prompt: Int[Array, " n"]
     alpha: Float[Array, "n k"]
@@ -219,12 +220,12 @@ class Sequences(NamedTuple):
         rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), self._replace(cache=()))
         return rows._replace(cache=cache)
 
-    def weakened(self, factor: Float[Array, " n"]) -> "Sequences":
-        """Steered by a factor less."""
+    def scaled_by(self, factor: Float[Array, " n"]) -> "Sequences":
+        """With strengths times a factor."""
         return self._replace(alpha=self.alpha * factor[:, None])
 
 
-class Capped(NamedTuple):
+class KLCapped(NamedTuple):
     """Predictions whose cost is capped: what that needs, and gives.
 
     Attributes:
@@ -237,14 +238,14 @@ class Capped(NamedTuple):
     factors: Float[Array, "m new"]
     costs: Float[Array, "m new"]
 
-    def repeated(self, times: int) -> "Capped":
+    def repeated(self, times: int) -> "KLCapped":
         """Each sequence so many times."""
         cache = tuple(jnp.repeat(leaf, times, axis=1) for leaf in self.cache)
-        return Capped(cache, *(jnp.repeat(rows, times, axis=0) for rows in (self.factors, self.costs)))
+        return KLCapped(cache, *(jnp.repeat(rows, times, axis=0) for rows in (self.factors, self.costs)))
 
-    def then(self, k: Any, cache: Cache, factor: Array, cost: Array) -> "Capped":
+    def then(self, k: Any, cache: Cache, factor: Array, cost: Array) -> "KLCapped":
         """After a new token: what the k-th prediction was steered by, and cost; the one after the last is left out."""
-        return Capped(cache, self.factors.at[:, k].set(factor, mode="drop"), self.costs.at[:, k].set(cost, mode="drop"))
+        return KLCapped(cache, self.factors.at[:, k].set(factor, mode="drop"), self.costs.at[:, k].set(cost, mode="drop"))
 
 
 class Progress(NamedTuple):
@@ -268,7 +269,7 @@ class Progress(NamedTuple):
     ended: Bool[Array, " m"]
     next_tokens: Int[Array, " m"]
     finite: Bool[Array, " m"]
-    capped: Capped | None
+    capped: KLCapped | None
 
 
 def _prefill(
@@ -279,19 +280,19 @@ def _prefill(
     positions, prompts = positions_of(mask), jnp.arange(n)
     last = positions[:, -1:]
     # A slot whose token is not yet written is at a later position than all queries: they do not attend to it.
-    slots = Slots(
+    slots = KeySlots(
         jnp.concatenate([positions, last + 1 + jnp.arange(max_new_tokens)], axis=1),
         jnp.concatenate([mask, jnp.ones((n, max_new_tokens), bool)], axis=1),
     )
     empty = jnp.zeros((a.num_layers, n, a.num_kv_heads, t + max_new_tokens, a.head_dim), decoder.dtype)
-    act = partial(at_block, parts, alpha=alpha, chosen=lambda selection: selection.chosen(mask, prompts))
-    x, cache = _run(decoder, tokens, positions, slots, (empty, empty), 0, act)
-    return Sequences(only_at(x, last_of(mask))[:, 0], cache, slots, last, prompts, alpha)
+    hook = partial(at_block, parts, alpha=alpha, chosen=lambda selection: selection.chosen(mask, prompts))
+    x, cache = _run(decoder, tokens, positions, slots, (empty, empty), 0, hook)
+    return Sequences(select_position(x, last_of(mask))[:, 0], cache, slots, last, prompts, alpha)
 
 
 def _prefilled(
     decoder: Decoder, tokens: Array, mask: Array, parts: list[Stack], alpha: Array, max_new_tokens: int, budget: Array | None
-) -> tuple[Sequences, Capped | None]:
+) -> tuple[Sequences, KLCapped | None]:
     """Prompts that have been read, within a budget if there is one."""
 
     def read(parts: list[Stack], alpha: Array) -> Sequences:
@@ -305,14 +306,14 @@ def _prefilled(
         return sequences.stream, sequences.cache
 
     base = read([], alpha)
-    (stream, cache), factor, cost = _within(decoder, steered, base.stream, budget)
+    (stream, cache), factor, cost = _within_kl_budget(decoder, steered, base.stream, budget)
     rows = [jnp.zeros((len(x), max_new_tokens), x.dtype).at[:, 0].set(x) for x in (factor, cost)]
-    return base._replace(stream=stream, cache=cache), Capped(base.cache, *rows)
+    return base._replace(stream=stream, cache=cache), KLCapped(base.cache, *rows)
 
 
 def _read(
-    decoder: Decoder, step: Any, sequences: Sequences, parts: list[Stack], k: Any, capped: Capped | None, budget: Any
-) -> tuple[Array, Cache, Capped | None]:
+    decoder: Decoder, step: Any, sequences: Sequences, parts: list[Stack], k: Any, capped: KLCapped | None, budget: Any
+) -> tuple[Array, Cache, KLCapped | None]:
     """The stream of a new token of every sequence, the cache with it, and what capping the cost of prediction k took.
 
     Args:
@@ -326,11 +327,13 @@ def _read(
     if capped is None:
         return *step(sequences, parts), None
     base, unsteered = step(sequences._replace(cache=capped.cache), [])
-    (x, cache), factor, cost = _within(decoder, lambda factor: step(sequences.weakened(factor), parts), base, budget)
+    (x, cache), factor, cost = _within_kl_budget(
+        decoder, lambda factor: step(sequences.scaled_by(factor), parts), base, budget
+    )
     return x, cache, capped.then(k, unsteered, factor, cost)
 
 
-def _within(
+def _within_kl_budget(
     decoder: Decoder, read: Callable[[Array], tuple[Array, Cache]], base: Float[Array, "n d"], budget: Any
 ) -> tuple[tuple[Array, Cache], Float[Array, " n"], Float[Array, " n"]]:
     """What is read at the factor on the strengths that keeps predictions within a budget, the factor, and what they cost.
@@ -360,16 +363,16 @@ def _decode_step(
         selected = selection.chosen_new(position[:, 0], sequences.prompt)
         return None if selected is None else selected[:, None]
 
-    act = partial(at_block, parts, alpha=sequences.alpha, chosen=chosen)
-    x, cache = _run(decoder, tokens[:, None], position, sequences.slots, sequences.cache, slot, act)
+    hook = partial(at_block, parts, alpha=sequences.alpha, chosen=chosen)
+    x, cache = _run(decoder, tokens[:, None], position, sequences.slots, sequences.cache, slot, hook)
     return x[:, 0], cache
 
 
 def _run(
-    decoder: Decoder, tokens: Array, positions: Array, slots: Slots, cache: Cache, first: Any, act: Act
+    decoder: Decoder, tokens: Array, positions: Array, slots: KeySlots, cache: Cache, first: Any, hook: SiteHook
 ) -> tuple[Float[Array, "n t d"], Cache]:
     """The stream of tokens after all blocks, and the cache with their keys and values from slot `first` on."""
-    place = Place(positions, decoder.rope(positions), slots)
+    attention_context = AttentionContext(positions, decoder.rope(positions), slots)
 
     def step(i: Any, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
         x, cache = carry
@@ -382,7 +385,7 @@ def _run(
             cache = jax.tree.map(lambda blocks, new: lax.dynamic_update_index_in_dim(blocks, new, i, 0), cache, kept)
             return kept
 
-        x = decoder.through(decoder.block(i), i, x, place, cache=written, act=act)
+        x = decoder.apply_block(decoder.block(i), i, x, attention_context, update_kv=written, hook=hook)
         return x, cache
 
     return lax.fori_loop(0, decoder.config.num_layers, step, (decoder.embed(tokens, positions), cache))

@@ -348,7 +348,7 @@ class LanguageModel:
         require(False, "alpha", f"strengths at which logits are finite in {kind}", f"up to {sizes} of {steering}")
 
     def _generated(
-        self, out: np.ndarray, lengths: np.ndarray, capped: generation.Capped | None, eos_ids: tuple[int, ...]
+        self, out: np.ndarray, lengths: np.ndarray, capped: generation.KLCapped | None, eos_ids: tuple[int, ...]
     ) -> Generated:
         """The new tokens of every sequence, without its end, and whether it has one; with a budget, what each cost."""
         rows = [row[:n].tolist() for row, n in zip(out, lengths, strict=True)]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge import devices
 from sim.bridge.config import Config
-from sim.bridge.decoder import Act, Decoder, Index, Past, Place, only_at
+from sim.bridge.decoder import AttentionContext, Decoder, Index, PrefixKV, SiteHook, select_position
 from ufm._check import require
 from ufm._pytree import Leaf, pytree, static
 from ufm.precision import wide
@@ -180,26 +180,26 @@ class Split(Steerable):
         require(self.layer is not None, "layer", "a block to split after", "none")
         shape, flat = jnp.shape(contexts), jnp.ravel(contexts)
         decoder, tokens, mask = self.decoder, self.tokens[flat], self.mask[flat]
-        place = decoder.place(mask)
+        attention_context = decoder.attention_context(mask)
         first = self.layer + (self.site == RESIDUAL)
-        x = decoder.run(decoder.embed(tokens, place.positions), place, 0, first)
+        x = decoder.run_blocks(decoder.embed(tokens, attention_context.positions), attention_context, 0, first)
         start, later = self.start, x
         if self.site == MLP_DOWN and not decoder.config.parallel:
-            later = decoder.attention(decoder.block(self.layer), self.layer, x, place)
-        keys, values = (None, None) if start == 0 else self._kept(x[:, :start], place, first)
+            later = decoder.attention(decoder.block(self.layer), self.layer, x, attention_context)
+        keys, values = (None, None) if start == 0 else self._kept(x[:, :start], attention_context, first)
         state = State(wide(later[:, start:]), mask, flat, keys, values)
         return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), state)
 
     def _kept(
-        self, x: Float[Array, "n S d"], place: Place, first: Index
+        self, x: Float[Array, "n S d"], attention_context: AttentionContext, first: Index
     ) -> tuple[Float[Array, "n L k S h"], Float[Array, "n L k S h"]]:
         """Keys and values of the first positions at block `first` and those after it, where nothing is steered."""
         decoder = self.decoder
         a, (n, size, _) = decoder.config, x.shape
-        prefix = Place(
-            place.positions[:, :size],
-            jax.tree.map(lambda rope: rope[:, :, :size], place.rope),
-            jax.tree.map(lambda slots: slots[:, :size], place.slots),
+        prefix = AttentionContext(
+            attention_context.positions[:, :size],
+            jax.tree.map(lambda rope: rope[:, :, :size], attention_context.rope),
+            jax.tree.map(lambda slots: slots[:, :size], attention_context.slots),
         )
 
         def step(i: Index, carry: Any) -> Any:
@@ -213,7 +213,7 @@ class Split(Steerable):
                 )
                 return key, value
 
-            x = decoder.through(decoder.block(i), i, x, prefix, cache=kept)
+            x = decoder.apply_block(decoder.block(i), i, x, prefix, update_kv=kept)
             return x, keys, values
 
         empty = jnp.zeros((n, a.num_layers, a.num_kv_heads, size, a.head_dim), decoder.dtype)
@@ -250,22 +250,24 @@ class Split(Steerable):
         lead = state.mask.shape[:-1]
         state = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(lead) :]), state)
         decoder, x = self.decoder, state.stream
-        place = self._place(state)
-        act = None if steering is None else self._act(steering, alpha, state, None)
-        x = self._past_site(x, place, act)
+        attention_context = self._attention_context(state)
+        hook = None if steering is None else self._hook(steering, alpha, state, None)
+        x = self._finish_block(x, attention_context, hook)
         last = decoder.config.num_layers - 1
-        run = partial(decoder.run, place=place, first=self.layer + 1, act=act, unrolled=self.unrolled)
+        blocks = partial(
+            decoder.run_blocks, attention_context=attention_context, first=self.layer + 1, hook=hook, unrolled=self.unrolled
+        )
         if not self.last_only:
-            x = run(x, last=last + 1)
+            x = blocks(x, last=last + 1)
             return x.reshape(*lead, *x.shape[1:])
-        at = last_of(state.mask) - (state.mask.shape[1] - x.shape[1])
-        at_end = None if steering is None else self._act(steering, alpha, state, at)
+        query_position = last_of(state.mask) - (state.mask.shape[1] - x.shape[1])
+        end_hook = None if steering is None else self._hook(steering, alpha, state, query_position)
 
         def through(x: Array) -> Array:
-            return decoder.last_block(run(x, last=last), place, at, act=at_end)
+            return decoder.last_block(blocks(x, last=last), attention_context, query_position, hook=end_hook)
 
         def nothing(x: Array) -> Array:
-            return only_at(x, at)[:, 0]
+            return select_position(x, query_position)[:, 0]
 
         if isinstance(self.layer, int):
             x = through(x) if self.layer < last else nothing(x)
@@ -273,9 +275,9 @@ class Split(Steerable):
             x = lax.cond(self.layer < last, through, nothing, x)
         return x.reshape(*lead, -1)
 
-    def _place(self, state: State) -> Place:
+    def _attention_context(self, state: State) -> AttentionContext:
         """Where the tokens of a state are, and the keys before them."""
-        whole = self.decoder.place(state.mask)
+        whole = self.decoder.attention_context(state.mask)
         start = state.mask.shape[1] - state.stream.shape[1]
         if start == 0:
             return whole
@@ -283,16 +285,16 @@ class Split(Steerable):
             jax.tree.map(lambda slots, part=part: slots[:, part], whole.slots) for part in (slice(start), slice(start, None))
         )
         rope = jax.tree.map(lambda rope: rope[:, :, start:], whole.rope)
-        return Place(slots.positions, rope, slots, Past(before, state.keys, state.values))
+        return AttentionContext(slots.positions, rope, slots, PrefixKV(before, state.keys, state.values))
 
-    def _act(self, steering: Steering, alpha: Any, state: State, at: Int[Array, " n"] | None) -> Act:
+    def _hook(self, steering: Steering, alpha: Any, state: State, query_position: Int[Array, " n"] | None) -> SiteHook:
         """What a steering does at the sites of the blocks behind the split.
 
         Args:
             steering: as `prepared` gives it.
             alpha: its strength.
             state: whose positions are steered.
-            at: the one position that is computed; all if left out.
+            query_position: the one position that is computed; all if left out.
         """
         later, strengths, start = stacks(steering), steering.strengths(alpha), state.mask.shape[1] - state.stream.shape[1]
         selections = [part.tokens.chosen(state.mask, state.context) for part in steering.parts] if start else []
@@ -304,9 +306,9 @@ class Split(Steerable):
             if every is None:
                 return None
             suffix = every[:, start:]
-            return suffix if at is None else jnp.take_along_axis(suffix, at[:, None], axis=1)
+            return suffix if query_position is None else jnp.take_along_axis(suffix, query_position[:, None], axis=1)
 
-        def act(site: str, i: Index | None, x: Array, y: Array) -> Array:
+        def hook(site: str, i: Index | None, x: Array, y: Array) -> Array:
             if i is None:
                 for k, part in steering.here(site):
                     y = part.apply(x, y, strengths[..., k], chosen(part.tokens))
@@ -317,21 +319,21 @@ class Split(Steerable):
                 return jnp.where(jnp.any(jnp.stack(early)), jnp.nan, y) if early else y
             return at_block(later, site, i, x, y, strengths, chosen)
 
-        return act
+        return hook
 
-    def _past_site(self, x: Array, place: Place, act: Act | None) -> Float[Array, "n t d"]:
+    def _finish_block(self, x: Array, attention_context: AttentionContext, hook: SiteHook | None) -> Float[Array, "n t d"]:
         """The stream after block `layer`, steered where the model is split, from that at the split."""
         if self.site == RESIDUAL:
-            return x if act is None else act(RESIDUAL, None, x, x)
+            return x if hook is None else hook(RESIDUAL, None, x, x)
         decoder, block = self.decoder, self.decoder.block(self.layer)
 
-        def here(site: str, i: Index, x: Array, out: Array) -> Array:
+        def split_hook(site: str, i: Index, x: Array, out: Array) -> Array:
             del i
-            return out if act is None else act(site, None, x, out)
+            return out if hook is None else hook(site, None, x, out)
 
         if decoder.config.parallel:
-            return decoder.through(block, self.layer, x, place, act=here)
-        return decoder.mlp(block, self.layer, x, act=here)
+            return decoder.apply_block(block, self.layer, x, attention_context, hook=split_hook)
+        return decoder.mlp(block, self.layer, x, hook=split_hook)
 
 
 def sites_of(a: Config) -> dict[str, tuple[int, int]]:
@@ -360,12 +362,12 @@ def all_logits(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n
 
 def states_after_blocks(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "L n T d"]:
     """The residual stream after every block, in one pass."""
-    place = decoder.place(mask)
-    x = decoder.embed(tokens, place.positions)
+    attention_context = decoder.attention_context(mask)
+    x = decoder.embed(tokens, attention_context.positions)
 
     def step(i: Any, carry: Any) -> Any:
         x, every = carry
-        x = decoder.run(x, place, i, i + 1)
+        x = decoder.run_blocks(x, attention_context, i, i + 1)
         return x, lax.dynamic_update_index_in_dim(every, x, i, 0)
 
     every = jnp.zeros((decoder.config.num_layers, *x.shape), x.dtype)

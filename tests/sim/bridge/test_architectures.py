@@ -338,7 +338,7 @@ def test_the_scale_of_what_is_added_is_not_rounded(small):
     """0.22 is 0.2197 in bfloat16; transformers multiplies by 0.22 and rounds the product."""
     decoder, x = small("granite").with_dtype(jnp.bfloat16).decoder, jnp.arange(1, 33, dtype=jnp.bfloat16)
     expected = (np.arange(1, 33, dtype=np.float32) * np.float32(0.22)).astype(jnp.bfloat16)
-    np.testing.assert_array_equal(decoder.after(x, decoder.block(0), "after_mlp_norm"), expected)
+    np.testing.assert_array_equal(decoder.post_norm_and_scale(x, decoder.block(0), "after_mlp_norm"), expected)
 
 
 @pytest.mark.parametrize("name", ["phi3, longrope", "smollm3", "gpt_neox"])

@@ -43,10 +43,10 @@ def block_by_block(model, prompt, parts):
     """
     decoder = model.decoder
     tokens, mask = jnp.asarray([prompt]), jnp.ones((1, len(prompt)), bool)
-    place = decoder.place(mask)
-    x = decoder.embed(tokens, place.positions)
+    attention_context = decoder.attention_context(mask)
+    x = decoder.embed(tokens, attention_context.positions)
 
-    def act(site, i, _, y):
+    def hook(site, i, _, y):
         rows = np.array(y[0], np.float64)
         for layer, at, done, alpha, chosen in parts:
             if (layer, at) == (int(i), site):
@@ -54,7 +54,7 @@ def block_by_block(model, prompt, parts):
         return jnp.asarray(rows[None], y.dtype)
 
     for i in range(model.config.num_layers):
-        x = decoder.through(decoder.block(i), i, x, place, act=act)
+        x = decoder.apply_block(decoder.block(i), i, x, attention_context, hook=hook)
     return np.asarray(decoder.logits(x)[0], np.float32)
 
 

@@ -22,12 +22,14 @@ NAMES = ["gpt2", "llama, grouped, tied", "qwen3, windows, biases", "gemma3, scal
 
 @nnx.jit
 def _whole(decoder, ids, mask, steering):
-    place = decoder.place(mask)
+    attention_context = decoder.attention_context(mask)
 
-    def act(site, i, x, y):
+    def hook(site, i, x, y):
         return y + steering[i] if site == "residual" else y
 
-    x = decoder.run(decoder.embed(ids, place.positions), place, 0, steering.shape[0], act=act)
+    x = decoder.run_blocks(
+        decoder.embed(ids, attention_context.positions), attention_context, 0, steering.shape[0], hook=hook
+    )
     return decoder.logits(x)
 
 

@@ -19,10 +19,10 @@ def _of(a, parameters):
 @partial(jax.jit, static_argnums=0)
 def _through(a, parameters, tokens, layer, push):
     decoder = _of(a, parameters)
-    place = decoder.place(jnp.ones((1, LENGTH), bool))
-    x, kept = decoder.embed(tokens[None], place.positions), []
+    attention_context = decoder.attention_context(jnp.ones((1, LENGTH), bool))
+    x, kept = decoder.embed(tokens[None], attention_context.positions), []
     for i in range(a.num_layers):
-        x = decoder.run(x, place, i, i + 1)
+        x = decoder.run_blocks(x, attention_context, i, i + 1)
         x = x + jnp.where(i == layer, push, 0.0)
         kept.append(x[0])
     return jnp.stack(kept), decoder.logits(x)[0]
