@@ -230,8 +230,8 @@ def last_token(seed: int = 0) -> Figures:
     prompt, v = _swept_prompt(seed)
     lm = load(fetch.NAME, progress=False)
     steering = Steering({lm.config.num_layers // 2: Add(jnp.asarray(v))}, tokens=Last())
-    kept, parts = lm.split([prompt]).prepared(steering)
-    whole, alphas = replace(kept, start=0), jnp.linspace(-200.0, 200.0, SWEPT)
+    kept, parts = lm.split([prompt]).resolve(steering)
+    whole, alphas = replace(kept, prefix_length=0), jnp.linspace(-200.0, 200.0, SWEPT)
 
     states = [_embedded(split) for split in (kept, whole)]
     prefixes = [_median_seconds(_embedded, split) for split in (kept, whole)]
@@ -375,11 +375,11 @@ def experiments(seed: int = 0) -> Figures:
     sampling = Sampling(0.9, 50, 0.95)
 
     def curves(layer: int) -> Any:
-        split, steering = lm.split([prompt]).prepared(Steering({layer: Add(vector)}))
+        split, steering = lm.split([prompt]).resolve(Steering({layer: Add(vector)}))
         return next_token.swept(split, steering, many, odds, limits, kept=TOKENS)
 
     def costs(layer: int) -> Any:
-        return losses.increases(*lm.split(rows, last_only=False).prepared(Steering({layer: Add(vector)})), few)
+        return losses.increases(*lm.split(rows, last_only=False).resolve(Steering({layer: Add(vector)})), few)
 
     layers, half = (a.num_layers // 4, a.num_layers // 2, a.num_layers - 1), a.num_layers // 2
     # As deep on average as all layers are.

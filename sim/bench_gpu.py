@@ -168,7 +168,7 @@ def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callabl
     block, unembedding = operations(a)
 
     def curves(layer: int) -> Callable[[], Any]:
-        split, steering = lm.split(prompt).prepared(Steering({layer: Add(v)}))
+        split, steering = lm.split(prompt).resolve(Steering({layer: Add(v)}))
         return lambda: next_token.swept(split, steering, alphas, odds, limits, kept=min(sizes.kept, a.vocab_size))
 
     def of_curves(layer: int) -> float:
@@ -182,7 +182,7 @@ def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callabl
         return count * ((sizes.prompt + sizes.new) * block * a.num_layers + sizes.new * unembedding)
 
     middle = a.num_layers // 2
-    whole, steering = lm.split(rows, last_only=False).prepared(Steering({middle: Add(v)}))
+    whole, steering = lm.split(rows, last_only=False).resolve(Steering({middle: Add(v)}))
     tokens = sizes.blocks * sizes.costs * sizes.block
     return {
         "next-token, first layer": (curves(0), of_curves(0)),

@@ -139,7 +139,7 @@ def curvature(
     """
     contexts, steering = known(model, contexts), as_steering(steering)
     alpha = one_strength(steering, alpha)
-    model, steering = model.prepared(steering)
+    model, steering = model.resolve(steering)
     return finite_at(model, alpha, _curvature(model, contexts, steering, alpha))
 
 
@@ -154,7 +154,7 @@ def slopes(
     """The logits of states at a strength, and their derivatives by it, from one JVP.
 
     Args:
-        model: a split model that JAX differentiates, split where the steering first acts (`Steerable.prepared`).
+        model: a split model that JAX differentiates, split where the steering first acts (`Steerable.resolve`).
         states: as `model.embed` gives them.
         steering: what the strength is of.
         alpha: where.
@@ -213,7 +213,7 @@ def _vocabulary_size(model: Steerable) -> int:
 
 def _prepared(model: Steerable, steering: Any, alphas: Any) -> tuple[Steerable, Steering, Float[Array, "K *k"]]:
     """What a compiled sweep is given, checked."""
-    return *model.prepared(as_steering(steering)), strengths(alphas)
+    return *model.resolve(as_steering(steering)), strengths(alphas)
 
 
 def _check_vocabulary(argument: str, size: int, model: Steerable) -> None:

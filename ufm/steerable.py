@@ -68,7 +68,7 @@ class Steerable:
         """Logits from states under a steering: `decode` of the steered hidden state, for a model with this site alone."""
         return self.decode(steering.apply(RESIDUAL, state, state, alpha))
 
-    def prepared(self, steering: Steering) -> tuple["Steerable", Steering]:
+    def resolve(self, steering: Steering) -> tuple["Steerable", Steering]:
         """The model split where a steering first acts, and the steering as that model takes it.
 
         Raises:
@@ -114,7 +114,7 @@ def steer(
     """
     contexts, steering = known(model, contexts), as_steering(steering)
     alpha = one_strength(steering, alpha)
-    at_place, parts = model.prepared(steering)
+    at_place, parts = model.resolve(steering)
     return finite_at(at_place, alpha, at_place.steered(at_place.embed(contexts), parts, alpha))
 
 
@@ -209,7 +209,7 @@ def sweep(
         ValueError: a steering that is made for another model; outside transformations, a strength at which logits are not
             finite. Inside, `measure` is given NaN there for all of them.
     """
-    model, steering = model.prepared(as_steering(steering))
+    model, steering = model.resolve(as_steering(steering))
     return _sweep(model, contexts.shape[0], lambda i: model.embed(contexts[i]), steering, alphas, measure, budget)
 
 
@@ -226,7 +226,7 @@ def sweep_states(
     """`sweep` from states that are known already: those of a pass that several sweeps share.
 
     Args:
-        model: a split model, split where the steering first acts (`Steerable.prepared`).
+        model: a split model, split where the steering first acts (`Steerable.resolve`).
         states: of n contexts: leaves lead with ``[n]``.
         steering, alphas, measure, budget: as for `sweep`.
 

@@ -197,14 +197,14 @@ class Part:
         layer: at which block; None where the model is split.
         tokens: at which tokens.
         site: at which site of the block.
-        turn: how many others of the steering come before it at the same place.
+        order: how many others of the steering come before it at the same layer and site.
     """
 
     intervention: Intervention | Leaf
     layer: Int[Array, ""] | int | Leaf
     tokens: Tokens | Leaf
     site: str = static()
-    turn: int = static()
+    order: int = static()
 
     def apply(
         self,
@@ -249,10 +249,10 @@ class Steering:
         for layer, group in placed.items():
             if layer is not None and not isinstance(layer, jax.core.Tracer):
                 layer = _block(layer)
-            for turn, intervention in enumerate(group if isinstance(group, list | tuple) else [group]):
+            for order, intervention in enumerate(group if isinstance(group, list | tuple) else [group]):
                 known = isinstance(intervention, Intervention)
                 require(known, "steering", "interventions, such as Add(v)", shown(intervention))
-                parts.append(Part(_with_arrays(intervention), layer, chosen, site, turn))
+                parts.append(Part(_with_arrays(intervention), layer, chosen, site, order))
         require(len(parts) > 0, "steering", "at least one intervention", "none")
         self.parts = tuple(parts)
 
@@ -270,7 +270,7 @@ class Steering:
         for part in (*self.parts, *other.parts):
             # Layers that are traced may be the same.
             before = [p for p in parts if p.site == part.site and not _apart(p.layer, part.layer)]
-            parts.append(replace(part, turn=len(before)))
+            parts.append(replace(part, order=len(before)))
         return Steering.of(parts)
 
     def __repr__(self) -> str:
@@ -292,7 +292,7 @@ class Steering:
         alpha = jnp.asarray(alpha)
         return jnp.broadcast_to(alpha, (len(self.parts),)) if alpha.ndim == 0 else alpha
 
-    def here(self, site: str) -> list[tuple[int, Part]]:
+    def parts_at_split(self, site: str) -> list[tuple[int, Part]]:
         """The parts that act at a site where the model is split, with their numbers."""
         return [(k, part) for k, part in enumerate(self.parts) if part.layer is None and part.site == site]
 
@@ -305,13 +305,13 @@ class Steering:
             y: output of the site.
             alpha: the strength, one for all, or one for each part, ``[k]``.
         """
-        for k, part in self.here(site):
+        for k, part in self.parts_at_split(site):
             y = part.intervention.apply(x, y, alpha if jnp.ndim(alpha) == 0 else alpha[k])
         return y
 
-    def moved(self, places: Sequence[Any]) -> "Steering":
+    def with_layers(self, layers: Sequence[Any]) -> "Steering":
         """This steering with other layers."""
-        return Steering.of([replace(part, layer=layer) for part, layer in zip(self.parts, places, strict=True)])
+        return Steering.of([replace(part, layer=layer) for part, layer in zip(self.parts, layers, strict=True)])
 
 
 def _block(layer: Any) -> int:
@@ -412,7 +412,7 @@ def stacks(steering: Steering) -> list[Stack]:
         if part.layer is not None:
             content = (part.intervention, part.tokens)
             kinds = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(content))
-            groups.setdefault((part.site, jax.tree.structure(content), kinds, part.turn), []).append((k, part))
+            groups.setdefault((part.site, jax.tree.structure(content), kinds, part.order), []).append((k, part))
     result = []
     for (site, *_), members in groups.items():
         layers = [part.layer for _, part in members]
@@ -452,9 +452,9 @@ def at_block(
             continue
         is_here = stack.layers == i
 
-        def act(place: Any, y: Array = y, stack: Stack = stack) -> Array:
-            part = jax.tree.map(lambda leaf: leaf[place], stack.parts)
-            strength = alpha[..., jnp.asarray(stack.numbers)[place]]
+        def act(number: Any, y: Array = y, stack: Stack = stack) -> Array:
+            part = jax.tree.map(lambda leaf: leaf[number], stack.parts)
+            strength = alpha[..., jnp.asarray(stack.numbers)[number]]
             out = part.apply(x, y, strength.reshape(*strength.shape, *[1] * (2 * (strength.ndim > 0))), chosen(part.tokens))
             return out.astype(y.dtype)
 

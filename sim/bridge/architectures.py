@@ -352,10 +352,10 @@ def _smollm3(s: Settings) -> Config:
         turned = [int((i + 1) % every != 0) for i in range(layers)]
     ok = isinstance(turned, list) and all(x in (0, 1) for x in turned) and len(turned) >= layers
     require(ok, "no_rope_layers", f"0 or 1 for each of {layers} layers", turned)
-    unturned = tuple(i for i in range(layers) if not turned[i])
+    nope_layers = tuple(i for i in range(layers) if not turned[i])
     slides = s.flag("use_sliding_window") and s.has("sliding_window")
-    windows = s.windows(lambda i: slides and i in unturned)
-    return _llama_like(s, "smollm3", windows=windows, unturned=unturned, **_biases(s, mlp=True))
+    windows = s.windows(lambda i: slides and i in nope_layers)
+    return _llama_like(s, "smollm3", windows=windows, nope_layers=nope_layers, **_biases(s, mlp=True))
 
 
 def _phi3(s: Settings) -> Config:
@@ -383,7 +383,7 @@ def _gpt_neox(s: Settings) -> Config:
         {},
         d_mlp=s.whole("intermediate_size"),
         rope=rope.read(s, theta="rotary_emb_base", fraction="rotary_pct"),
-        parallel=s.flag("use_parallel_residual"),
+        parallel_residual=s.flag("use_parallel_residual"),
         **_biases(s) | {"mlp_bias": True},
     )
 
@@ -415,5 +415,5 @@ def _check(a: Config) -> None:
         pairs = rotary.pairs(a.head_dim)
         fits = 0 < 2 * pairs <= a.head_dim and (rotary.fraction < 1 or a.head_dim % 2 == 0)
         require(fits, "head_dim", "an even number of coordinates to turn, for rotary positions", a.head_dim)
-        for key, listed in (("short_factor", rotary.divisors), ("long_factor", rotary.long)):
+        for key, listed in (("short_factor", rotary.freq_factors), ("long_factor", rotary.long_freq_factors)):
             require(len(listed) in (0, pairs), key, f"{pairs} numbers, one for each pair of coordinates", len(listed))

@@ -30,14 +30,14 @@ class Config:
         learned_positions: added to the embedding; otherwise positions are rotary.
         rope: of layers without a window; None with learned positions.
         local_rope: of layers with one, if it differs.
-        unturned: layers without any positions.
+        nope_layers: layers without any positions.
         windows: for each layer, how many positions back it sees, itself included; None for all.
         qkv_bias, out_bias, mlp_bias: which projections have biases.
         qk_norm: whether queries and keys are normalised.
         whole_qk_norm: whether that is over all heads at once and not head by head.
         pre_norm: whether a norm is before attention and MLP.
         post_norm: whether a norm follows attention and MLP.
-        parallel: whether the MLP reads the stream that attention reads, and not the one after it.
+        parallel_residual: whether the MLP reads the stream that attention reads, and not the one after it.
         query_scale: what attention logits are multiplied with.
         embedding_scale: what embeddings are multiplied with.
         residual_scale: what attention and MLP add is multiplied with.
@@ -63,7 +63,7 @@ class Config:
     rope: Rope | None = None
     local_rope: Rope | None = None
     windows: tuple[int | None, ...] = ()
-    unturned: tuple[int, ...] = ()
+    nope_layers: tuple[int, ...] = ()
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -71,7 +71,7 @@ class Config:
     whole_qk_norm: bool = False
     pre_norm: bool = True
     post_norm: bool = False
-    parallel: bool = False
+    parallel_residual: bool = False
     query_scale: float = 1.0
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
@@ -86,13 +86,17 @@ class Config:
         return tuple(rope for rope in (self.rope, self.local_rope) if rope is not None)
 
     @property
-    def rotation_of_layer(self) -> tuple[int, ...]:
+    def rope_kind_of_layer(self) -> tuple[int, ...]:
         """Which of `ropes` every layer uses; their number for a layer without positions."""
         local = [int(window is not None and self.local_rope is not None) for window in self.windows]
-        return tuple(len(self.ropes) if i in self.unturned else which for i, which in enumerate(local))
+        return tuple(len(self.ropes) if i in self.nope_layers else which for i, which in enumerate(local))
 
     @property
-    def switch(self) -> int | None:
+    def longrope_switch_length(self) -> int | None:
         """The length beyond which a sequence has other rotary frequencies; None if there is none that the context holds."""
-        lengths = [rope.original for rope in self.ropes if rope.scaling == "longrope" and rope.long != rope.divisors]
+        lengths = [
+            rope.original_context_length
+            for rope in self.ropes
+            if rope.scaling == "longrope" and rope.long_freq_factors != rope.freq_factors
+        ]
         return lengths[0] if lengths and lengths[0] < self.max_seq_len else None

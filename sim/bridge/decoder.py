@@ -294,7 +294,7 @@ class Decoder(nnx.Module):
                 to it.
         """
         a = self.config
-        h = self.pre_norm(pre_attention_stream if a.parallel else x, block, "mlp_norm")
+        h = self.pre_norm(pre_attention_stream if a.parallel_residual else x, block, "mlp_norm")
         inner = self._project(h, block, "up")
         if a.gated:
             inner = _activation(self._project(h, block, "gate"), a.activation) * inner
@@ -333,22 +333,22 @@ class Decoder(nnx.Module):
             return None
 
         def of_all(values: list[Any], unturned: Any) -> Array:
-            return jnp.asarray([*values, *([unturned] if a.unturned else [])], jnp.float32)
+            return jnp.asarray([*values, *([unturned] if a.nope_layers else [])], jnp.float32)
 
         nothing = (0.0,) * a.ropes[0].pairs(a.head_dim)
         frequencies = of_all([rope.frequencies(a.head_dim) for rope in a.ropes], nothing)[:, None, None, :]
-        if a.switch is not None:
+        if a.longrope_switch_length is not None:
             others = of_all([rope.frequencies(a.head_dim, long=True) for rope in a.ropes], nothing)[:, None, None, :]
-            is_long = positions[None, :, -1:, None] >= a.switch
+            is_long = positions[None, :, -1:, None] >= a.longrope_switch_length
             frequencies = jnp.where(is_long, others, frequencies)
         angles = positions.astype(jnp.float32)[..., None] * frequencies
-        sizes = of_all([rope.size for rope in a.ropes], 1.0)[:, None, None, None]
+        sizes = of_all([rope.attention_factor for rope in a.ropes], 1.0)[:, None, None, None]
         return jnp.cos(angles) * sizes, jnp.sin(angles) * sizes
 
     def _apply_rope(self, x: Float[Array, "n T k h"], i: Index, rope: Any) -> Float[Array, "n T k h"]:
         if rope is None:
             return x
-        kinds = self.config.rotation_of_layer
+        kinds = self.config.rope_kind_of_layer
         which = jnp.asarray(kinds)[i] if any(kinds) else 0
         cos, sin = (t[which][:, :, None, :].astype(x.dtype) for t in rope)
         pairs = cos.shape[-1]

@@ -38,11 +38,11 @@ class Portion(NamedTuple):
 
     Attributes:
         budget: numbers that a sweep holds at once.
-        together: strengths decoded together, at most, where all logits of a text are held.
+        strengths_per_batch: strengths decoded together, at most, where all logits of a text are held.
     """
 
     budget: int
-    together: int
+    strengths_per_batch: int
 
 
 ON_CPU = Portion(2**26, 4)
@@ -63,7 +63,7 @@ def portion(device: Device) -> Portion:
         return ON_CPU
     numbers = max(1, memory // (4 * SHARE))
     # A power of two, so that devices that differ a little run the same programs.
-    return Portion(min(ON_ACCELERATOR.budget, 1 << (numbers.bit_length() - 1)), ON_ACCELERATOR.together)
+    return Portion(min(ON_ACCELERATOR.budget, 1 << (numbers.bit_length() - 1)), ON_ACCELERATOR.strengths_per_batch)
 
 
 def capacity(device: Device) -> int | None:

@@ -126,7 +126,7 @@ class LanguageModel:
         require(
             longest <= context, "prompt", f"at most {context} tokens{f' with {room} to follow' if room else ''}", longest
         )
-        switch, lengths = self.config.switch, mask.sum(axis=1)
+        switch, lengths = self.config.longrope_switch_length, mask.sum(axis=1)
         if switch is not None and room:
             # Keys that are kept would have been turned by the frequencies of shorter sequences.
             crosses = (lengths <= switch) & (lengths + room - 1 > switch)
@@ -261,8 +261,11 @@ class LanguageModel:
         known = (RESIDUAL, MLP_DOWN)
         require(site in known, "site", f"one of {', '.join(known)}", repr(site))
         portion = devices.portion(self.device)
-        together: dict[str, Any] = {"budget": self.budget or portion.budget, "together": portion.together}
-        split = Split(state, jnp.asarray(ids), jnp.asarray(mask), at, graph, last_only, **together, site=site)
+        at_once: dict[str, Any] = {
+            "budget": self.budget or portion.budget,
+            "strengths_per_batch": portion.strengths_per_batch,
+        }
+        split = Split(state, jnp.asarray(ids), jnp.asarray(mask), at, graph, last_only, **at_once, site=site)
         devices.require_room("prompts", 4 * split.activation_size, self.device)
         return split
 

@@ -19,30 +19,31 @@ class Rope:
     Attributes:
         theta: base of the wavelengths.
         scaling: "default": no frequency is scaled; "linear": all are, divided by `factor`; "llama3" and "yarn": the low ones
-            are, in full where a pair of coordinates turns less than `low` times in the `original` context, not at all
-            where it turns more than `high` times, and in part between. "longrope": each has its own divisor.
+            are, in full where a pair of coordinates turns less than `beta_slow` times in the original context, not at all
+            where it turns more than `beta_fast` times, and in part between. "longrope": each has a factor of its own.
         factor: of the scaling.
-        low, high: of "llama3" and "yarn". Between them the part grows evenly, with the number of turns in "llama3", with the
-            index of the pair in "yarn".
-        original: the longest context before scaling.
+        beta_slow, beta_fast: of "llama3" and "yarn". Between them the part grows evenly, with the number of turns in
+            "llama3", with the index of the pair in "yarn".
+        original_context_length: the longest context before scaling.
         truncated: whether "yarn" rounds the two indices outwards.
         fraction: of the coordinates of a head that are turned, the first ones.
-        size: what cosines and sines are multiplied with.
-        divisors: of every frequency, beside the scaling; of "longrope" in sequences up to `original`. Empty for none.
-        long: the same of "longrope" in longer sequences.
+        attention_factor: what cosines and sines are multiplied with.
+        freq_factors: what every frequency is divided by, beside the scaling; of "longrope" in sequences up to the original
+            context. Empty for none.
+        long_freq_factors: the same of "longrope" in longer sequences.
     """
 
     theta: float
     scaling: Scaling = "default"
     factor: float = 1.0
-    low: float = 1.0
-    high: float = 4.0
-    original: int = 8192
+    beta_slow: float = 1.0
+    beta_fast: float = 4.0
+    original_context_length: int = 8192
     truncated: bool = True
     fraction: float = 1.0
-    size: float = 1.0
-    divisors: tuple[float, ...] = ()
-    long: tuple[float, ...] = ()
+    attention_factor: float = 1.0
+    freq_factors: tuple[float, ...] = ()
+    long_freq_factors: tuple[float, ...] = ()
 
     def pairs(self, head_dim: int) -> int:
         """How many pairs of coordinates of a head are turned."""
@@ -53,7 +54,7 @@ class Rope:
 
         Args:
             head_dim: coordinates of a head.
-            long: whether of sequences that are longer than `original`.
+            long: whether of sequences that are longer than the original context.
         """
         turned = int(head_dim * self.fraction)
         scaled = []
@@ -61,18 +62,18 @@ class Rope:
             plain = self.theta ** (-2 * i / turned)
             kept = self._kept(i, plain, turned)
             scaled.append(kept * plain + (1 - kept) * plain / self.factor)
-        divisors = (self.long if long and self.long else self.divisors) or (1.0,) * len(scaled)
-        return tuple(f / divisor for f, divisor in zip(scaled, divisors, strict=True))
+        factors = (self.long_freq_factors if long and self.long_freq_factors else self.freq_factors) or (1.0,) * len(scaled)
+        return tuple(f / factor for f, factor in zip(scaled, factors, strict=True))
 
     def _kept(self, i: int, frequency: float, turned: int) -> float:
         """The part of a frequency that is not scaled."""
         if self.scaling == "linear":
             return 0.0
         if self.scaling == "llama3":
-            turns = self.original * frequency / (2 * math.pi)
-            return _clipped((turns - self.low) / (self.high - self.low))
+            turns = self.original_context_length * frequency / (2 * math.pi)
+            return _clipped((turns - self.beta_slow) / (self.beta_fast - self.beta_slow))
         if self.scaling == "yarn":
-            first, last = (self._index(turns, turned) for turns in (self.high, self.low))
+            first, last = (self._index(turns, turned) for turns in (self.beta_fast, self.beta_slow))
             if self.truncated:
                 first, last = math.floor(first), math.ceil(last)
             first, last = max(first, 0), min(last, turned - 1)
@@ -81,7 +82,7 @@ class Rope:
 
     def _index(self, turns: float, turned: int) -> float:
         """Where a pair of coordinates would be that turns so many times in the original context."""
-        return turned * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+        return turned * math.log(self.original_context_length / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
 
 
 def _clipped(x: float) -> float:
@@ -148,18 +149,28 @@ def read(
     factor = settings.maybe("factor") or s.whole("max_position_embeddings") / original
     if scaling == "yarn":
         require("factor" in settings.raw, "factor", "a number, for yarn", "none")
-        size = settings.maybe("attention_factor")
-        if size is None:
-            weights = settings.maybe("mscale"), settings.maybe("mscale_all_dim")
-            size = mscale(factor, weights[0]) / mscale(factor, weights[1]) if weights[0] and weights[1] else mscale(factor)
+        attention_factor = settings.maybe("attention_factor")
+        if attention_factor is None:
+            weight, whole = settings.maybe("mscale"), settings.maybe("mscale_all_dim")
+            attention_factor = mscale(factor, weight) / mscale(factor, whole) if weight and whole else mscale(factor)
         low, high = settings.maybe("beta_slow") or 1.0, settings.maybe("beta_fast") or 32.0
-        whole = settings.flag("truncate") if "truncate" in settings.raw else True
-        return Rope(base, "yarn", factor, low, high, original, truncated=whole, fraction=share, size=size)
-    size = settings.maybe("attention_factor")
-    if size is None:
-        size = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        truncated = settings.flag("truncate") if "truncate" in settings.raw else True
+        return Rope(
+            base, "yarn", factor, low, high, original, truncated=truncated, fraction=share, attention_factor=attention_factor
+        )
+    attention_factor = settings.maybe("attention_factor")
+    if attention_factor is None:
+        attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     short, long = settings.numbers("short_factor"), settings.numbers("long_factor")
-    return Rope(base, "longrope", original=original, fraction=share, size=size, divisors=short, long=long)
+    return Rope(
+        base,
+        "longrope",
+        original_context_length=original,
+        fraction=share,
+        attention_factor=attention_factor,
+        freq_factors=short,
+        long_freq_factors=long,
+    )
 
 
 def _parameters(s: Settings, layer_type: str | None) -> Any:

@@ -41,11 +41,11 @@ class Split(Steerable):
         graph: the structure of the decoder.
         last_only: whether `decode` gives the logits of the last position, or of all.
         budget: numbers that a sweep holds at once, unless told otherwise.
-        together: strengths decoded together, at most, where all logits of a text are held.
+        strengths_per_batch: strengths decoded together, at most, where all logits of a text are held.
         unrolled: see `statically`.
         site: where in the block: "residual", after it; or "mlp_down", before its MLP (before the block, where MLP and
             attention are parallel).
-        start: the first position that a steering touches; what is before it is kept as keys and values.
+        prefix_length: the first position that a steering touches; what is before it is kept as keys and values.
     """
 
     parameters: Any
@@ -55,10 +55,10 @@ class Split(Steerable):
     graph: Any = static()
     last_only: bool = static(default=True)
     budget: int = static(default=devices.ON_CPU.budget)
-    together: int = static(default=devices.ON_CPU.together)
+    strengths_per_batch: int = static(default=devices.ON_CPU.strengths_per_batch)
     unrolled: bool = static(default=False)
     site: str = static(default=RESIDUAL)
-    start: int = static(default=0)
+    prefix_length: int = static(default=0)
 
     @property
     def decoder(self) -> Decoder:
@@ -87,13 +87,13 @@ class Split(Steerable):
     def activation_size(self) -> int:
         """Numbers held while one state is decoded: its logits, and the widest part of a block."""
         a, t = self.decoder.config, self.tokens.shape[1]
-        return (1 if self.last_only else t) * a.vocab_size + block_activation_size(a, t - self.start, t)
+        return (1 if self.last_only else t) * a.vocab_size + block_activation_size(a, t - self.prefix_length, t)
 
     @property
     def prefix_size(self) -> int:
         """Numbers held for one context: the widest part of a block, and keys and values of what is not steered."""
         a, t = self.decoder.config, self.tokens.shape[1]
-        return block_activation_size(a, t, t) + 2 * a.num_layers * a.num_kv_heads * a.head_dim * self.start
+        return block_activation_size(a, t, t) + 2 * a.num_layers * a.num_kv_heads * a.head_dim * self.prefix_length
 
     @property
     def sites(self) -> dict[str, tuple[int, int]]:
@@ -113,7 +113,7 @@ class Split(Steerable):
         """
         return replace(self, layer=int(self.layer), unrolled=unrolled)
 
-    def prepared(self, steering: Steering) -> tuple["Split", Steering]:
+    def resolve(self, steering: Steering) -> tuple["Split", Steering]:
         """These contexts, split where a steering first acts, and the steering as seen from there.
 
         Raises:
@@ -122,10 +122,10 @@ class Split(Steerable):
         """
         require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
         first = self._first_layer(steering)
-        moved = steering.moved([None if _is_same(part.layer, first) else part.layer for part in steering.parts])
+        resolved = steering.with_layers([None if _is_same(part.layer, first) else part.layer for part in steering.parts])
         layer = first if isinstance(self.layer, int) else jnp.asarray(first)
-        site = MLP_DOWN if moved.here(MLP_DOWN) else RESIDUAL
-        return replace(self, layer=layer, site=site, start=self._first_touched(steering)), moved
+        site = MLP_DOWN if resolved.parts_at_split(MLP_DOWN) else RESIDUAL
+        return replace(self, layer=layer, site=site, prefix_length=self._first_touched(steering)), resolved
 
     def _first_layer(self, steering: Steering) -> Index:
         """The first block that a steering acts at: the only one, or one that is known before compilation."""
@@ -150,14 +150,14 @@ class Split(Steerable):
         """
         columns = [part.tokens.first_column(self.mask) for part in steering.parts] if self.last_only else [0]
         known = [column for column in columns if column is not None]
-        # Where one is not known here, the split was prepared before compilation.
-        return min(known) if 0 in known or len(known) == len(columns) else self.start
+        # Where one is not known here, the split was resolved before compilation.
+        return min(known) if 0 in known or len(known) == len(columns) else self.prefix_length
 
     def check(self, steering: Steering) -> None:
         """Refuse a steering that cannot act on the states of this split.
 
         Raises:
-            ValueError: one that acts before it, in depth or in position; whatever `prepared` refuses.
+            ValueError: one that acts before it, in depth or in position; whatever `resolve` refuses.
         """
         require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
         for part in steering.parts:
@@ -165,9 +165,10 @@ class Split(Steerable):
             require(not early, "site", f"{RESIDUAL}, or states from before the MLP", part.site)
             behind = not isinstance(part.layer, int) or isinstance(self.layer, jax.core.Tracer) or part.layer > self.layer
             require(bool(behind), "layer", f"blocks after {self.layer}, or none for where the model is split", part.layer)
-        if self.start > 0:
+        if self.prefix_length > 0:
             first = self._first_touched(steering)
-            require(first >= self.start, "tokens", f"positions from {self.start} on, where these states begin", first)
+            expected = f"positions from {self.prefix_length} on, where these states begin"
+            require(first >= self.prefix_length, "tokens", expected, first)
 
     # --- to and from states ----------------------------------------------------------------------------------------------
 
@@ -183,8 +184,8 @@ class Split(Steerable):
         attention_context = decoder.attention_context(mask)
         first = self.layer + (self.site == RESIDUAL)
         x = decoder.run_blocks(decoder.embed(tokens, attention_context.positions), attention_context, 0, first)
-        start, later = self.start, x
-        if self.site == MLP_DOWN and not decoder.config.parallel:
+        start, later = self.prefix_length, x
+        if self.site == MLP_DOWN and not decoder.config.parallel_residual:
             later = decoder.attention(decoder.block(self.layer), self.layer, x, attention_context)
         keys, values = (None, None) if start == 0 else self._kept(x[:, :start], attention_context, first)
         state = State(wide(later[:, start:]), mask, flat, keys, values)
@@ -244,7 +245,7 @@ class Split(Steerable):
 
         Args:
             state: as `embed` gives it.
-            steering: as `prepared` gives it, if anything steers.
+            steering: as `resolve` gives it, if anything steers.
             alpha: its strength, one for all, or one for each part, ``[k]``.
         """
         lead = state.mask.shape[:-1]
@@ -291,7 +292,7 @@ class Split(Steerable):
         """What a steering does at the sites of the blocks behind the split.
 
         Args:
-            steering: as `prepared` gives it.
+            steering: as `resolve` gives it.
             alpha: its strength.
             state: whose positions are steered.
             query_position: the one position that is computed; all if left out.
@@ -310,7 +311,7 @@ class Split(Steerable):
 
         def hook(site: str, i: Index | None, x: Array, y: Array) -> Array:
             if i is None:
-                for k, part in steering.here(site):
+                for k, part in steering.parts_at_split(site):
                     y = part.apply(x, y, strengths[..., k], chosen(part.tokens))
                 for stack in later:
                     # What is known in a compiled program only: no block before the split can be steered any more.
@@ -331,7 +332,7 @@ class Split(Steerable):
             del i
             return out if hook is None else hook(site, None, x, out)
 
-        if decoder.config.parallel:
+        if decoder.config.parallel_residual:
             return decoder.apply_block(block, self.layer, x, attention_context, hook=split_hook)
         return decoder.mlp(block, self.layer, x, hook=split_hook)
 

@@ -149,7 +149,7 @@ def _next_tokens(
 
     Its attribute `gain` is what each token of the model gains at the chosen strength, the mean over prompts.
     """
-    split, parts = lm.split(list(prompts)).prepared(choice.steering)
+    split, parts = lm.split(list(prompts)).resolve(choice.steering)
     concept, counts = jnp.asarray(members), (min(LIKELIEST, len(members)), min(OF_CONCEPT, int(members.sum())))
     # One prompt at a time: all probabilities of all strengths are held.
     each = [

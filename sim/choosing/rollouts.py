@@ -198,7 +198,7 @@ class FixedText:
 
     Attributes:
         rollouts: the texts; what is not counted is left out of all that is measured.
-        split, steering: as `Split.prepared` gives them.
+        split, steering: as `Split.resolve` gives them.
         states: where the split is, of all texts.
         streams: what the last norm is given before each token of the continuations, unsteered, ``[n, h, d]``.
         entropy: of the unsteered predictions, ``[n, h]``.
@@ -228,7 +228,7 @@ class FixedText:
         """
         own = _for_texts(steering, [len(prompt) for prompt in rollouts.prompts])
         split = lm.split(rollouts.rows, length=rollouts.length, last_only=False)
-        split, parts = split.prepared(own)
+        split, parts = split.resolve(own)
         keep = keeps_predictions(rollouts, lm.config.vocab_size)
         states, streams, entropy, log_p = _unsteered(split, rollouts.horizon, keep=keep)
         entropy = np.asarray(entropy, float)
@@ -252,14 +252,14 @@ class FixedText:
         entropy = np.asarray(entropy, float)
         texts = {}
         for layer, steering in steerings.items():
-            prepared, parts = split.prepared(_for_texts(steering, [len(prompt) for prompt in rollouts.prompts]))
+            resolved, parts = split.resolve(_for_texts(steering, [len(prompt) for prompt in rollouts.prompts]))
             at_layer = replace(states, stream=wide(states.stream[:, layer]))
-            texts[layer] = cls(rollouts, prepared, parts, at_layer, streams, entropy, None)
+            texts[layer] = cls(rollouts, resolved, parts, at_layer, streams, entropy, None)
         return texts
 
     def under(self, steering: Steering) -> "FixedText":
         """These texts as another steering finds them, one that first acts where this one does; nothing is computed again."""
-        return replace(self, steering=self.split.prepared(_for_texts(steering, [len(x) for x in self.rollouts.prompts]))[1])
+        return replace(self, steering=self.split.resolve(_for_texts(steering, [len(x) for x in self.rollouts.prompts]))[1])
 
     def effects(self, alpha: float, members: Bool[Array, " V"], *, slope: bool = False) -> Effects:
         """What a strength does to each prediction.

@@ -34,7 +34,7 @@ def moments(split: Any, steering: Steering) -> tuple[Float[Array, "n t"], Float[
     """Half the variance of the slopes of the logits, and the slope of the loss, at strength 0 and every position.
 
     Args:
-        split: of texts, as `prepared` gives it with the steering.
+        split: of texts, as `resolve` gives it with the steering.
         steering: what the strength is of.
     """
 
@@ -71,7 +71,7 @@ def increases(
             rise = new_total - total
             return rise - (new_chosen - chosen), rise - jnp.sum(p * (logits - base), axis=-1)
 
-        return map_in_batches(more, alphas, min(split.together, at_once(split, state)))
+        return map_in_batches(more, alphas, min(split.strengths_per_batch, at_once(split, state)))
 
     return jax.lax.map(of, jnp.arange(split.n_contexts))
 
@@ -167,4 +167,4 @@ def loss_increases(lm: SplittableModel, text: Text, steering: Any, layer: int | 
 
 def _split(lm: SplittableModel, text: Text, steering: Any, layer: int | None) -> tuple[Any, Steering]:
     split = lm.split(text.rows, layer, length=text.counted.shape[1] + 1, last_only=False)
-    return split.prepared(as_steering(steering))
+    return split.resolve(as_steering(steering))

@@ -82,7 +82,7 @@ def slopes(model: Steerable, contexts: Any, steering: Any, log_odds: Any) -> Slo
             that does not fit.
     """
     contexts = known(model, contexts)
-    model, parts = model.prepared(as_steering(steering))
+    model, parts = model.resolve(as_steering(steering))
     numbers = _slopes(model, contexts, parts, _log_odds(model, contexts, log_odds))
     return Slopes(*(np.asarray(part, float) for part in numbers))
 
@@ -141,7 +141,7 @@ def distances(
         ValueError: as `slopes`; strengths that are not finite.
     """
     contexts = known(model, contexts)
-    model, parts = model.prepared(as_steering(steering))
+    model, parts = model.resolve(as_steering(steering))
     log_odds = _log_odds(model, contexts, log_odds)
     require(bool(jnp.ptp(log_odds) > 0), "log_odds", "log-odds that are not all the same", "one value")
     alphas = strengths(alphas)

@@ -17,15 +17,15 @@ def model():
 
 
 def test_one_intervention_and_several():
-    assert [(p.layer, p.site, p.turn) for p in Steering(Add(V)).parts] == [(None, "residual", 0)]
+    assert [(p.layer, p.site, p.order) for p in Steering(Add(V)).parts] == [(None, "residual", 0)]
     several = Steering({7: Add(V), 2: [Add(V), Add(2 * V)]}, site="mlp_down", tokens=Last())
-    assert [(p.layer, p.site, p.turn, p.tokens) for p in several.parts] == [
+    assert [(p.layer, p.site, p.order, p.tokens) for p in several.parts] == [
         (7, "mlp_down", 0, Last()),
         (2, "mlp_down", 0, Last()),
         (2, "mlp_down", 1, Last()),
     ]
     both = Steering({2: Add(V)}) + Steering({2: Add(V), 3: Add(V)}) + Steering(Add(V))
-    assert [(p.layer, p.turn) for p in both.parts] == [(2, 0), (2, 1), (3, 0), (None, 0)]
+    assert [(p.layer, p.order) for p in both.parts] == [(2, 0), (2, 1), (3, 0), (None, 0)]
 
 
 def test_layers_of_any_whole_number_type():

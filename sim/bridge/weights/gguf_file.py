@@ -232,10 +232,10 @@ class _About:
         }
 
     def scaled(self, rope: Rope, a: Config) -> Rope:
-        """Rotary positions with the scaling that the file has: factors, and divisors of single frequencies."""
+        """Rotary positions with the scaling that the file has: factors, and those of single frequencies."""
         factor = self.get("rope.scaling.factor", self.get("rope.scale_linear")) or 1.0
         kind = self.get("rope.scaling.type", "linear")
-        size = self.get("rope.scaling.attn_factor", 1.0)
+        attention_factor = self.get("rope.scaling.attn_factor", 1.0)
         original = self.get("rope.scaling.original_context_length", a.max_seq_len)
         known = ("none", "linear", "yarn", "longrope")
         require(kind in known, f"{self.kind}.rope.scaling.type", f"one of {', '.join(known)}", repr(kind))
@@ -246,26 +246,38 @@ class _About:
             rope = replace(rope, scaling="linear", factor=float(factor))
         if kind == "yarn":
             fast, slow = self.get("rope.scaling.yarn_beta_fast", 32.0), self.get("rope.scaling.yarn_beta_slow", 1.0)
-            attention_factor = self.get("rope.scaling.yarn_attn_factor", 1.0)
-            rope = replace(rope, scaling="yarn", factor=float(factor), low=slow, high=fast, original=original)
-            size *= attention_factor * mscale(factor)
-        rope = replace(rope, size=float(size))
-        divisors = self._divisors("rope_freqs.weight")
-        short, long = self._divisors("rope_factors_short.weight"), self._divisors("rope_factors_long.weight")
+            rope = replace(
+                rope,
+                scaling="yarn",
+                factor=float(factor),
+                beta_slow=slow,
+                beta_fast=fast,
+                original_context_length=original,
+            )
+            attention_factor *= self.get("rope.scaling.yarn_attn_factor", 1.0) * mscale(factor)
+        rope = replace(rope, attention_factor=float(attention_factor))
+        freq_factors = self._freq_factors("rope_freqs.weight")
+        short, long = self._freq_factors("rope_factors_short.weight"), self._freq_factors("rope_factors_long.weight")
         require(bool(short) == bool(long), "rope_factors_short.weight", "both short and long factors, or none", "one")
         require(kind != "longrope" or bool(short), "rope_factors_short.weight", "factors, for longrope", "none")
         if short:
-            plain = not divisors and rope.scaling == "default"
+            plain = not freq_factors and rope.scaling == "default"
             require(plain, "rope_factors_short.weight", "no other scaling beside it", rope.scaling)
-            rope = replace(rope, scaling="longrope", original=original, divisors=short, long=long)
-        elif divisors:
-            rope = replace(rope, divisors=divisors)
-        for listed in (rope.divisors, rope.long):
+            rope = replace(
+                rope,
+                scaling="longrope",
+                original_context_length=original,
+                freq_factors=short,
+                long_freq_factors=long,
+            )
+        elif freq_factors:
+            rope = replace(rope, freq_factors=freq_factors)
+        for listed in (rope.freq_factors, rope.long_freq_factors):
             pairs = rope.pairs(a.head_dim)
             require(len(listed) in (0, pairs), "rope_freqs.weight", f"{pairs} numbers, one for each pair", len(listed))
         return rope
 
-    def _divisors(self, name: str) -> tuple[float, ...]:
+    def _freq_factors(self, name: str) -> tuple[float, ...]:
         if name not in self.file.shapes():
             return ()
         values = self.file.read(name).ravel()

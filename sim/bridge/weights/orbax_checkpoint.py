@@ -90,9 +90,24 @@ def read(
     return config, placed(config, restored.items(), place, digest), tokenizer
 
 
+_RENAMED = {
+    "unturned": "nope_layers",
+    "parallel": "parallel_residual",
+    "low": "beta_slow",
+    "high": "beta_fast",
+    "original": "original_context_length",
+    "size": "attention_factor",
+    "divisors": "freq_factors",
+    "long": "long_freq_factors",
+}
+"""Fields of `Config` and `Rope` by the names that folders which are written already have for them."""
+
+
 def _config(kept: dict[str, Any]) -> Config:
     def listed(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return {
+            _RENAMED.get(name, name): tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
 
     ropes = {name: None if kept[name] is None else Rope(**listed(kept[name])) for name in ("rope", "local_rope")}
     return Config(**{**listed(kept), **ropes})

@@ -138,7 +138,7 @@ def responses(
 
     def shares(tokens: Int[np.ndarray, "n t"], strength: float) -> Float[np.ndarray, "n t"]:
         rows = [[*prompt, *row.tolist()] for prompt, row in zip(prompts, tokens, strict=True)]
-        split, parts = lm.split(rows, last_only=False).prepared(steering)
+        split, parts = lm.split(rows, last_only=False).resolve(steering)
         return np.asarray(
             _shares(split, parts, jnp.asarray(strength, jnp.float32), jnp.asarray(members), steps=steps), float
         )

@@ -131,7 +131,7 @@ def cross_entropy(experiment: Experiment) -> None:
         rows = experiment.store.data("blocks")["tokens"].sel(text=kind).values[numbers]
         split = experiment.lm.split(list(rows), layer, last_only=False)
         v = jnp.asarray(experiment.vector(name, layer))
-        split, steering = split.prepared(Steering(Add(v)))
+        split, steering = split.resolve(Steering(Add(v)))
         curves = np.zeros((2, len(rows), alphas.size))
         measured = losses.increases(split, steering, jnp.asarray(alphas[away], jnp.float32))
         for values in measured:

@@ -54,7 +54,7 @@ def next_token(experiment: Experiment) -> None:
         variant, name, at = steered[number], concepts[concept], layers[layer]
         split = experiment.lm.split([contexts[k]], at, length=length)
         v = jnp.asarray(experiment.vector(name, at, variant))
-        split, steering = split.prepared(Steering(Add(v), tokens=Last() if variant.last_only else All()))
+        split, steering = split.resolve(Steering(Add(v), tokens=Last() if variant.last_only else All()))
         limits = jnp.stack([out.limit(v, -1), out.limit(v, 1)])
         odds = jnp.asarray(experiment.log_odds(name, variant))
         alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
@@ -117,7 +117,7 @@ def swept(
 
     Args:
         split: of one context.
-        steering: as the split is prepared for it.
+        steering: as the split resolves it.
         alphas: strengths, from low to high.
         log_odds: of all tokens.
         limits: logits at infinite strength of both signs.

@@ -79,8 +79,8 @@ def test_other_settings_that_are_absent():
     assert (gemma3.attention_softcap, gemma3.final_softcap, gemma3.local_rope.theta) == (None, None, 1e4)
     assert gemma3.windows[:7] == (4096,) * 5 + (None, 4096)
     assert (granite.query_scale, granite.embedding_scale, granite.residual_scale, granite.logit_scale) == (1, 1, 1, 1)
-    assert (neox.parallel, neox.rope.fraction, neox.rope.pairs(neox.head_dim)) == (True, 0.25, 12)
-    assert empty("smollm3").unturned == tuple(range(3, 36, 4))
+    assert (neox.parallel_residual, neox.rope.fraction, neox.rope.pairs(neox.head_dim)) == (True, 0.25, 12)
+    assert empty("smollm3").nope_layers == tuple(range(3, 36, 4))
 
 
 @pytest.mark.parity
@@ -193,15 +193,15 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
         ({"rope_scaling": {"rope_type": None}}, Rope(1e4)),
         (
             {"rope_scaling": {"rope_type": "yarn", **YARN}},
-            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, size=0.1 * math.log(4) + 1),
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, attention_factor=0.1 * math.log(4) + 1),
         ),
         (
             {"rope_scaling": {"rope_type": "yarn", **YARN, "attention_factor": 1.5, "beta_fast": None}},
-            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, size=1.5),
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, attention_factor=1.5),
         ),
         (
             {"rope_scaling": {"rope_type": "yarn", **YARN}, "original_max_position_embeddings": 16},
-            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 16, size=0.1 * math.log(4) + 1),
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 16, attention_factor=0.1 * math.log(4) + 1),
         ),
     ],
 )
@@ -212,10 +212,11 @@ def test_rotary_settings_in_every_spelling(settings, expected):
 def test_longrope_under_its_older_names():
     listed = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
     a = empty("phi3", max_position_embeddings=131_072, rope_scaling={"type": "su", **listed})
-    assert (a.rope.scaling, a.rope.original, a.switch) == ("longrope", 4096, 4096)
-    assert a.rope.size == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
+    assert (a.rope.scaling, a.rope.original_context_length, a.longrope_switch_length) == ("longrope", 4096, 4096)
+    assert a.rope.attention_factor == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
     assert empty("phi3", max_position_embeddings=131_072, rope_scaling={"type": "yarn", **listed}).rope == a.rope
-    assert empty("phi3", rope_scaling={"type": "su", **listed}).switch is None  # a context that stays within the original
+    # A context that stays within the original one.
+    assert empty("phi3", rope_scaling={"type": "su", **listed}).longrope_switch_length is None
 
 
 def test_gemma_3_in_the_older_spelling():
@@ -268,7 +269,7 @@ def test_yarn_between_the_ends(truncate, expected):
     settings = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "truncate": truncate}
     rope = empty("llama", rope_parameters=settings).rope
     np.testing.assert_allclose(rope.frequencies(64)[8:24:3], expected, rtol=1e-6)
-    assert rope.size == pytest.approx(1.138629436111989)
+    assert rope.attention_factor == pytest.approx(1.138629436111989)
 
 
 @pytest.mark.parametrize(("length", "long"), [(40, False), (41, True)])
@@ -276,7 +277,7 @@ def test_longrope_changes_beyond_the_original_context(small, length, long):
     decoder = small("phi3, longrope").decoder
     rope, positions = decoder.config.rope, np.arange(length)[None]
     cosines, _ = decoder.rope(jnp.asarray(positions))
-    expected = rope.size * np.cos(positions[0][:, None] * np.asarray(rope.frequencies(8, long=long)))
+    expected = rope.attention_factor * np.cos(positions[0][:, None] * np.asarray(rope.frequencies(8, long=long)))
     np.testing.assert_allclose(cosines[0, 0], expected, atol=1e-5)
 
 
@@ -349,6 +350,31 @@ def test_new_families_are_kept_and_loaded_again(small, tmp_path, name):
     np.testing.assert_array_equal(again.logits([[1, 2, 3]])[0], model.logits([[1, 2, 3]])[0])
 
 
+EARLIER_NAMES = {
+    "nope_layers": "unturned",
+    "parallel_residual": "parallel",
+    "beta_slow": "low",
+    "beta_fast": "high",
+    "original_context_length": "original",
+    "attention_factor": "size",
+    "freq_factors": "divisors",
+    "long_freq_factors": "long",
+}
+
+
+@pytest.mark.parametrize("name", ["phi3, longrope", "smollm3", "gpt_neox"])
+def test_folders_with_earlier_names_of_settings_are_read(small, tmp_path, name):
+    model = small(name)
+    folder = model.save(tmp_path / "kept")
+    file = folder / "about" / "metadata"
+    text = file.read_text()
+    for now, before in EARLIER_NAMES.items():
+        assert f'"{now}":' in text
+        text = text.replace(f'"{now}":', f'"{before}":')
+    file.write_text(text)
+    assert load(folder).config == model.config
+
+
 # --- GGUF -------------------------------------------------------------------------------------------------------------
 
 ARCHITECTURES = {"gpt_neox": "GPTNEOX", "gemma3_text": "GEMMA3"}
@@ -359,7 +385,7 @@ WRITTEN = {
     "gemma3": {"query_scale": 1.0},
     "olmo2": {},
     "qwen2": {},
-    "smollm3": {"unturned": ()},  # nor of this
+    "smollm3": {"nope_layers": ()},  # nor of this
     "phi3": {},
     "granite, biases": {},
     "gpt_neox": {},
@@ -397,7 +423,7 @@ def write_gguf(folder, path, *, change=None, leave_out=(), apart=False):
         facts["freq_base"] = lambda: writer.add_rope_freq_base(about.rope.theta)
         facts["dimension_count"] = lambda: writer.add_rope_dimension_count(2 * about.rope.pairs(about.head_dim))
     if family == "gpt_neox":
-        facts["parallel"] = lambda: writer.add_parallel_residual(about.parallel)
+        facts["parallel"] = lambda: writer.add_parallel_residual(about.parallel_residual)
     if family == "phi3":
         facts["window"] = lambda: writer.add_sliding_window(config["sliding_window"] or 0)
     if family in ("gemma2", "gemma3_text"):
@@ -502,9 +528,9 @@ def test_factors_that_do_not_fit_are_refused(checkpoint, tmp_path):
                 w.add_rope_scaling_factor(4.0),
                 w.add_rope_scaling_orig_ctx_len(32),
             ),
-            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, size=0.1 * math.log(4) + 1),
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, attention_factor=0.1 * math.log(4) + 1),
         ),
-        (lambda w: w.add_rope_scaling_attn_factors(1.25), Rope(1e4, size=1.25)),
+        (lambda w: w.add_rope_scaling_attn_factors(1.25), Rope(1e4, attention_factor=1.25)),
     ],
     ids=["older", "factor", "linear", "none", "yarn", "size"],
 )
@@ -522,7 +548,14 @@ def test_phi_3_with_long_contexts_as_gguf(checkpoint, tmp_path):
         writer.add_tensor("rope_factors_long.weight", long)
 
     rope = scaling(checkpoint, tmp_path, change, "phi3")
-    assert rope == Rope(1e4, "longrope", original=40, size=1.125, divisors=tuple(short.tolist()), long=tuple(long.tolist()))
+    assert rope == Rope(
+        1e4,
+        "longrope",
+        original_context_length=40,
+        attention_factor=1.125,
+        freq_factors=tuple(short.tolist()),
+        long_freq_factors=tuple(long.tolist()),
+    )
 
 
 @pytest.mark.parametrize(

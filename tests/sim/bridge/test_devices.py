@@ -213,7 +213,7 @@ class Card:
 )
 def test_budgets_know_the_device(gibibytes, budget):
     # JAX takes three quarters of a card's memory: 59.5 GiB of one with 80 GB.
-    assert portion(Card(int(gibibytes * 2**30))) == (budget, ON_ACCELERATOR.together)
+    assert portion(Card(int(gibibytes * 2**30))) == (budget, ON_ACCELERATOR.strengths_per_batch)
 
 
 def test_budgets_of_cpus_and_of_devices_that_say_nothing():
@@ -225,9 +225,9 @@ def test_budgets_of_cpus_and_of_devices_that_say_nothing():
 
 def test_a_user_sets_the_budget(monkeypatch):
     lm = model()
-    assert (lm.split(PROMPTS, 0).budget, lm.split(PROMPTS, 0).together) == ON_CPU
+    assert (lm.split(PROMPTS, 0).budget, lm.split(PROMPTS, 0).strengths_per_batch) == ON_CPU
     monkeypatch.setattr(devices, "portion", lambda device: devices.Portion(2**28, 32))
-    assert (lm.split(PROMPTS, 0).budget, lm.split(PROMPTS, 0).together) == (2**28, 32)
+    assert (lm.split(PROMPTS, 0).budget, lm.split(PROMPTS, 0).strengths_per_batch) == (2**28, 32)
     assert replace(lm, budget=1000).split(PROMPTS, 0).budget == 1000
 
 

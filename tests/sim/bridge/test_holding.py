@@ -38,7 +38,7 @@ def recomputed(lm, prompt, tokens, factors):
     places = [np.arange(len(text)) < len(prompt)] + [np.arange(len(text)) == len(prompt) + k for k in range(len(tokens) - 1)]
     parts = [sim.Steering({0: sim.Add(V)}, tokens=sim.Where(jnp.asarray(place))) for place in places]
     whole = sum(parts[1:], parts[0])
-    split, own = lm.split([text], last_only=False).prepared(whole)
+    split, own = lm.split([text], last_only=False).resolve(whole)
     state = split.embed(jnp.arange(1))
     log_q = log_softmax(np.asarray(split.steered(state, own, ALPHA * jnp.asarray(factors)), float)[0], axis=-1)
     log_p = log_softmax(np.asarray(split.decode(state), float)[0], axis=-1)

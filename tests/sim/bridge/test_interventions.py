@@ -64,7 +64,7 @@ def _swept(split, steering, alphas):
 
 
 def swept(model, steering, alphas, **options):
-    split, steering = model.split(PROMPTS, **options).prepared(steering)
+    split, steering = model.split(PROMPTS, **options).resolve(steering)
     return np.asarray(_swept(split, steering, jnp.asarray(alphas, jnp.float32)))
 
 

@@ -72,7 +72,7 @@ def test_weights_at_down_projections_are_other_down_projections(small, name):
     deltas = {layer: normal(layer, outputs, inputs) for layer in layers}
     alone = Steering({1: Weight(deltas[1], jnp.zeros(outputs))}, site="mlp_down")
     expected = last_logits(changed(model, {1: 0.7 * deltas[1]}))
-    np.testing.assert_allclose(steered(*split.prepared(alone), 0.7), expected, atol=5e-5)
+    np.testing.assert_allclose(steered(*split.resolve(alone), 0.7), expected, atol=5e-5)
     assert np.abs(expected - last_logits(model)).max() > 1e-2
     order = list(layers)[::-1]
     every = Steering({layer: Weight(deltas[layer], jnp.zeros(outputs)) for layer in order}, site="mlp_down")
@@ -80,7 +80,7 @@ def test_weights_at_down_projections_are_other_down_projections(small, name):
     expected = last_logits(
         changed(model, {layer: alpha * deltas[layer] for layer, alpha in zip(order, alphas, strict=True)})
     )
-    np.testing.assert_allclose(steered(*split.prepared(every), alphas), expected, atol=5e-5)
+    np.testing.assert_allclose(steered(*split.resolve(every), alphas), expected, atol=5e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,7 +92,7 @@ def test_a_vector_at_the_down_projection_is_one_at_the_stream(small, name):
     for tokens in (None, Last()):
         for layer in (0, 1):
             both = [Steering({layer: Add(v)}, site=site, tokens=tokens) for site in ("residual", "mlp_down")]
-            logits, expected = (steered(*model.split(PROMPTS).prepared(steering), 1.3) for steering in both)
+            logits, expected = (steered(*model.split(PROMPTS).resolve(steering), 1.3) for steering in both)
             np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
@@ -102,9 +102,9 @@ def test_both_sites_of_a_block_and_a_block_behind(small):
     outputs, inputs = reversed(split.sites["mlp_down"])
     delta = normal(5, outputs, inputs)
     steering = Steering({1: Weight(delta, jnp.zeros(outputs))}, site="mlp_down") + Steering({1: Add(v), 2: Add(v)})
-    logits = steered(*split.prepared(steering), jnp.asarray([0.7, 2.0, -1.0]))
+    logits = steered(*split.resolve(steering), jnp.asarray([0.7, 2.0, -1.0]))
     other = changed(model, {1: 0.7 * delta}).split(PROMPTS)
-    expected = steered(*other.prepared(Steering({1: Add(v), 2: Add(v)})), jnp.asarray([2.0, -1.0]))
+    expected = steered(*other.resolve(Steering({1: Add(v), 2: Add(v)})), jnp.asarray([2.0, -1.0]))
     np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 

@@ -58,7 +58,7 @@ def steered(split, steering, alpha=1.0):
 
 def sweep(split, steering, alphas):
     """Logits, and the split that they were taken behind."""
-    split, steering = split.prepared(steering)
+    split, steering = split.resolve(steering)
     return np.asarray(_swept(split, steering, jnp.asarray(alphas, jnp.float32))), split
 
 
@@ -124,7 +124,7 @@ def test_steering_of_some_tokens(small, name, tokens):
     selection, chosen = SELECTIONS[tokens]
     for layer in (0, 1, model.config.num_layers - 1):
         got, split = sweep(model.split(PROMPTS), Steering({layer: Add(v)}, tokens=selection), alphas)
-        assert split.start == FIRST[tokens]
+        assert split.prefix_length == FIRST[tokens]
         assert split.embed(jnp.arange(3)).stream.shape[1] == 8 - FIRST[tokens]
         for k, (prompt, rows) in enumerate(zip(PROMPTS, got, strict=True)):
             for alpha, row in zip(alphas, rows, strict=True):
@@ -136,8 +136,8 @@ def test_steering_of_some_tokens(small, name, tokens):
 def test_all_logits_of_some_tokens(small):
     """Where all logits are asked for, those before the first token that is touched are unsteered."""
     model, v = small("gpt2"), direction(small("gpt2"))
-    split, steering = model.split(PROMPTS, 1, last_only=False).prepared(Steering(Add(v), tokens=Last()))
-    assert split.start == 0
+    split, steering = model.split(PROMPTS, 1, last_only=False).resolve(Steering(Add(v), tokens=Last()))
+    assert split.prefix_length == 0
     states = split.embed(jnp.arange(3))
     changed = np.asarray(split.steered(states, steering, 1.0) - split.decode(states))
     np.testing.assert_allclose(changed[0, :-1], 0, atol=1e-6)
@@ -147,8 +147,8 @@ def test_all_logits_of_some_tokens(small):
 @pytest.mark.parametrize("unrolled", [False, True])
 def test_a_layer_that_is_a_constant_of_the_program_keeps_keys_too(small, unrolled):
     model, v = small("gemma2"), direction(small("gemma2"))
-    split, steering = model.split(PROMPTS, 1).statically(unrolled=unrolled).prepared(Steering(Add(v), tokens=Last()))
-    assert (split.start, split.layer) == (7, 1)
+    split, steering = model.split(PROMPTS, 1).statically(unrolled=unrolled).resolve(Steering(Add(v), tokens=Last()))
+    assert (split.prefix_length, split.layer) == (7, 1)
     got = jax.jit(lambda alpha: ufm.steer(split, jnp.arange(3), steering, alpha))(1.0)
     expected = sweep(model.split(PROMPTS, 1), Steering(Add(v), tokens=Last()), [1.0])[0][:, 0]
     np.testing.assert_allclose(got, expected, atol=2e-5)
@@ -179,7 +179,7 @@ def test_several_at_one_layer_add_up_in_order(small):
     both = Steering({1: [Add(v), Add(w)]}) + Steering({2: Add(v)}, tokens=Last())
     alphas = np.array([[1.0, -1.0, 2.0]])
     got, split = sweep(model.split(PROMPTS), both, alphas)
-    assert (int(split.layer), split.start) == (1, 0)
+    assert (int(split.layer), split.prefix_length) == (1, 0)
     at = np.zeros((model.config.num_layers, 8, v.size))
     at[1], at[2, -1] = v - w, 2 * v
     np.testing.assert_allclose(got[0, 0], whole(model, at)[-1], atol=5e-5)
@@ -238,8 +238,8 @@ def test_a_sweep_of_last_tokens_holds_what_its_budget_allows():
 
     def temporary(contexts, budget):
         split = replace(model.split([list(range(40))] * contexts), budget=budget)
-        split, steering = split.prepared(Steering({1: Add(jnp.ones(32))}, tokens=Last()))
-        assert split.start == 39
+        split, steering = split.resolve(Steering({1: Add(jnp.ones(32))}, tokens=Last()))
+        assert split.prefix_length == 39
         swept = jax.jit(lambda split: ufm.sweep(split, jnp.arange(contexts), steering, jnp.ones(2), lambda row, _: row[0]))
         return swept.lower(split).compile().memory_analysis().temp_size_in_bytes
 
@@ -249,9 +249,9 @@ def test_a_sweep_of_last_tokens_holds_what_its_budget_allows():
 
 
 def test_tokens_that_were_computed_without_steering_give_no_number(small):
-    """In a compiled program, a steering of tokens before the first that a split was prepared for."""
+    """In a compiled program, a steering of tokens before the first that a split was resolved for."""
     model, v = small("llama"), direction(small("llama"))
-    split, _ = model.split(PROMPTS, 1).prepared(Steering(Add(v), tokens=Last()))
+    split, _ = model.split(PROMPTS, 1).resolve(Steering(Add(v), tokens=Last()))
 
     @jax.jit
     def logits(split, steering):
@@ -429,7 +429,7 @@ def test_states_that_a_steering_cannot_act_on_are_refused(small):
     split = model.split(PROMPTS, 1)
     states = split.embed(jnp.arange(3))
     lora = LoRA(jnp.ones((1, split.sites["mlp_down"][0])), jnp.ones((v.size, 1)))
-    last, _ = split.prepared(Steering(Add(v), tokens=Last()))
+    last, _ = split.resolve(Steering(Add(v), tokens=Last()))
     refused = {
         "layer: expected blocks after 1, or none": (split, states, Steering({1: Add(v)})),
         "site: expected residual, or states from before the MLP": (split, states, Steering(lora, site="mlp_down")),

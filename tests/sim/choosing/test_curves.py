@@ -94,10 +94,10 @@ def test_next_tokens_are_those_of_the_steered_model(lm, selection):
     assert dict(data.sizes) == {"strength": 51, "statistic": 3, "prompt": 3, "rank": 12}
     for j, k in ((0, 0), (1, 20), (2, 37)):
         split = lm.split([PROMPTS[j]])
-        prepared, parts = split.prepared(choice.steering)
-        state = prepared.embed(jnp.arange(1))
+        resolved, parts = split.resolve(choice.steering)
+        state = resolved.embed(jnp.arange(1))
         log_p, log_q = (
-            log_softmax(np.asarray(prepared.steered(state, parts, alpha), float)[0])
+            log_softmax(np.asarray(resolved.steered(state, parts, alpha), float)[0])
             for alpha in (0.0, float(data["alpha"][k]))
         )
         of_prompt = data.isel(prompt=j)
@@ -115,7 +115,7 @@ def test_next_tokens_are_those_of_the_steered_model(lm, selection):
 
 def test_the_tokens_that_are_kept_are_the_likeliest_and_the_concepts(lm):
     choice, data = choice_of(lm, budget=0.3), curves_of(lm, budget=0.3)
-    split, parts = lm.split([PROMPTS[0]]).prepared(choice.steering)
+    split, parts = lm.split([PROMPTS[0]]).resolve(choice.steering)
     state = split.embed(jnp.arange(1))
     most = np.max([log_softmax(np.asarray(split.steered(state, parts, a), float)[0]) for a in data["alpha"].values], axis=0)
     others = [z for z in np.argsort(-most) if z not in TOKENS]
@@ -124,7 +124,7 @@ def test_the_tokens_that_are_kept_are_the_likeliest_and_the_concepts(lm):
 
 def test_straight_lines_are_as_near_as_is_said(lm):
     choice, data = choice_of(lm, budget=0.3), curves_of(lm, budget=0.3)
-    split, parts = lm.split([PROMPTS[1]]).prepared(choice.steering)
+    split, parts = lm.split([PROMPTS[1]]).resolve(choice.steering)
     state, token, off = split.embed(jnp.arange(1)), data["token"].values[1], []
     for k in range(0, 50, 7):
         alpha = float(data["alpha"][k : k + 2].mean())

@@ -31,8 +31,8 @@ def predictions(lm, row, steering=None, alpha=0.0, horizon=5):
     split = lm.split([row], 1, last_only=False)
     logits = split.decode(split.embed(jnp.arange(1)))
     if steering is not None:
-        prepared, parts = split.prepared(steering)
-        logits = prepared.steered(prepared.embed(jnp.arange(1)), parts, alpha)
+        resolved, parts = split.resolve(steering)
+        logits = resolved.steered(resolved.embed(jnp.arange(1)), parts, alpha)
     return log_softmax(np.asarray(logits, float)[0], axis=-1)[-horizon - 1 : -1]
 
 
