@@ -1,7 +1,7 @@
 """What suits a device: how much a sweep holds at once there, and whether a model fits; sizes are in numbers or bytes.
 
 A CPU is served best by what its caches hold; an accelerator by as much as its memory takes, so that weights are read for
-many strengths at once. A user's own `budget` (`LanguageModel.budget`, or that of a function) goes before all of this.
+many strengths at once. A user's own `budget` (`LanguageModel.memory_budget`, or that of a function) goes before all of this.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable

@@ -67,14 +67,14 @@ class LanguageModel:
         tokenizer: None for a model that has none.
         name: what it was loaded as.
         fingerprint: a hash of names, shapes and a sample of the weights, to tell results of different checkpoints apart.
-        budget: numbers that sweeps of it hold at once; what suits the device (`sim.bridge.devices`) if left out.
+        memory_budget: numbers that sweeps of it hold at once; what suits the device (`sim.bridge.devices`) if left out.
     """
 
     decoder: Decoder
     tokenizer: Tokenizer | None = None
     name: str = ""
     fingerprint: str = ""
-    budget: int | None = None
+    memory_budget: int | None = None
 
     @property
     def device(self) -> jax.Device:
@@ -212,7 +212,8 @@ class LanguageModel:
         Raises:
             ValueError: a device that has no room for a batch; a budget below 1.
         """
-        allowed = self.budget or devices.portion(self.device).budget if budget is None else whole_number("budget", budget, 1)
+        usual = self.memory_budget or devices.portion(self.device).budget
+        allowed = usual if budget is None else whole_number("budget", budget, 1)
         activation_size = block_activation_size(self.config, length, length) + more
         size = -(-n // -(-n // max(1, allowed // activation_size)))
         devices.require_room("prompts", size * more * max(4, self.decoder.dtype.itemsize), self.device)
@@ -262,7 +263,7 @@ class LanguageModel:
         require(site in known, "site", f"one of {', '.join(known)}", repr(site))
         portion = devices.portion(self.device)
         at_once: dict[str, Any] = {
-            "budget": self.budget or portion.budget,
+            "budget": self.memory_budget or portion.budget,
             "strengths_per_batch": portion.strengths_per_batch,
         }
         split = Split(state, jnp.asarray(ids), jnp.asarray(mask), at, graph, last_only, **at_once, site=site)

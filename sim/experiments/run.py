@@ -118,7 +118,7 @@ def prepare(
     kind, products = dtype or known.get("dtype", "float32"), precision or known.get("precision", "full")
     require(budget is None or budget >= 1, "budget", "a number of at least 1", budget)
     lm, other = (
-        None if again else replace(load(source, dtype=kind, precision=products), budget=budget)
+        None if again else replace(load(source, dtype=kind, precision=products), memory_budget=budget)
         for source, again in ((name, False), (judging, judging == name))
     )
     assert lm is not None

@@ -228,7 +228,7 @@ def test_a_user_sets_the_budget(monkeypatch):
     assert (lm.split(PROMPTS, 0).budget, lm.split(PROMPTS, 0).strengths_per_batch) == ON_CPU
     monkeypatch.setattr(devices, "portion", lambda device: devices.Portion(2**28, 32))
     assert (lm.split(PROMPTS, 0).budget, lm.split(PROMPTS, 0).strengths_per_batch) == (2**28, 32)
-    assert replace(lm, budget=1000).split(PROMPTS, 0).budget == 1000
+    assert replace(lm, memory_budget=1000).split(PROMPTS, 0).budget == 1000
 
 
 def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, checkpoint):

@@ -170,7 +170,7 @@ def test_logits_and_states_are_taken_in_batches(lm, monkeypatch):
         monkeypatch.setattr(model, name, lambda *args, run=program: (sizes.append(args[1].shape), run(*args))[1])
 
     def batched(more):
-        return replace(lm, budget=3 * (block_activation_size(a, 4, 4) + 4 * more) - 1)
+        return replace(lm, memory_budget=3 * (block_activation_size(a, 4, 4) + 4 * more) - 1)
 
     for values, expected in zip(batched(a.vocab_size).logits(prompts), logits, strict=True):
         np.testing.assert_allclose(values, expected, atol=1e-5)

@@ -140,9 +140,9 @@ def test_types_and_budget_of_a_run(done, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_module, "load", load)
     experiment = prepare(tmp_path, model="tiny", preset="smoke", dtype="bfloat16", precision="fast", budget=1000)
-    assert (experiment.lm.decoder.dtype, experiment.lm.decoder.fast, experiment.lm.budget) == ("bfloat16", True, 1000)
+    assert (experiment.lm.decoder.dtype, experiment.lm.decoder.fast, experiment.lm.memory_budget) == ("bfloat16", True, 1000)
     assert experiment.judge is experiment.lm
-    assert prepare(tmp_path, model="tiny").lm.budget is None
+    assert prepare(tmp_path, model="tiny").lm.memory_budget is None
     assert set(asked) == {("bfloat16", "fast")}
     experiment.store.fill("mine", Layout({"x": [0]}, {"y": (("x",), "float32")}, {"x": 1}), lambda cell: {"y": np.ones(1)})
     with pytest.raises(ValueError, match=r"(?s)precision.*fast"):
