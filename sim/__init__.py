@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sim.directions.texts import Pair, concept_pairs, read_pairs
     from sim.directions.vector import SteeringVector
     from sim.reproduction import reproduce
-    from ufm.directional import Ablate, Clamp, NormPreservingAdd, Rotate, When
+    from ufm.directional_interventions import Ablate, Clamp, NormPreservingAdd, Rotate, When
     from ufm.interventions import Add, LoRA, Weight
     from ufm.steering import After, All, Last, Steering, Where
 
@@ -48,7 +48,7 @@ _HOMES = {
     "sim.directions.sparse_autoencoder": ("train_sparse_autoencoder",),
     "sim.directions.vector": ("SteeringVector",),
     "sim.reproduction": ("reproduce",),
-    "ufm.directional": ("Ablate", "Clamp", "NormPreservingAdd", "Rotate", "When"),
+    "ufm.directional_interventions": ("Ablate", "Clamp", "NormPreservingAdd", "Rotate", "When"),
     "ufm.interventions": ("Add", "LoRA", "Weight"),
     "ufm.steering": ("After", "All", "Last", "Steering", "Where"),
 }

@@ -475,7 +475,7 @@ def show_vector(
 ) -> None:
     """Print what a steering vector is: how it was made, the diagnosis of every block, and warnings."""
     from sim import output
-    from sim.directions.facts import as_json, as_lines
+    from sim.directions.metadata import as_json, as_lines
 
     target = output.prepare_file(json, "json") if json else None
     result = _read_vector(file, model, layer, other_weights)
@@ -514,8 +514,8 @@ def make(
     """Make a steering vector from texts, and print its diagnosis."""
     from sim.bridge.model import load
     from sim.directions.extraction import make_vector
-    from sim.directions.facts import as_lines
     from sim.directions.files import prepare_target
+    from sim.directions.metadata import as_lines
     from sim.directions.sources import source
 
     texts, target = source(concept=concept, pairs=pairs, positive=positive, negative=negative), prepare_target(out)

@@ -13,7 +13,7 @@ from ufm._pytree import pytree
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import AssumptionMargins, Corpus, assumption_1, entropy, from_table
 from ufm.counting import count_documents, sample_documents
-from ufm.directional import Ablate, Clamp, NormPreservingAdd, Rotate, When
+from ufm.directional_interventions import Ablate, Clamp, NormPreservingAdd, Rotate, When
 from ufm.directions import contrast, contrastive, difference_of_means, log_odds, random_negatives
 from ufm.families import log_linear, mixed, per_context, uniform, weighted
 from ufm.interventions import Add, Intervention, LoRA, NullOut, Weight, init_update

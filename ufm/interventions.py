@@ -6,8 +6,8 @@
     NullOut  y less what points along one of these
 
 One law covers the first three: ``y + alpha added(x)``. At a hidden state, which is where vectors act, x and y are the same.
-`ufm.directional` has what else is done along a vector. `ufm.steering.Steering` says where an intervention acts, and
-everything that steers takes it from there.
+`ufm.directional_interventions` has what else is done along a vector. `ufm.steering.Steering` says where an intervention
+acts, and everything that steers takes it from there.
 """
 
 from dataclasses import dataclass

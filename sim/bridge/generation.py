@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import AttentionContext, Decoder, KeySlots, SiteHook, select_position
-from sim.bridge.holding import factor_within
+from sim.bridge.kl_cap import factor_within
 from ufm._check import require, shown, whole_number
 from ufm._pytree import Leaf, pytree, static
 from ufm.measures import kl

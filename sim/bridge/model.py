@@ -305,7 +305,7 @@ class LanguageModel:
             alpha: its strength: a number, one for each prompt, ``[n]``, or one for each prompt and part, ``[n, k]``.
             budget: what steering may cost each prediction, nats of KL from the unsteered model on the same text. Where it
                 would cost more, strengths are lowered, for the prompt and for each token, so that `alpha` is the most that
-                is used (`sim.bridge.holding`). Takes six to ten times as long.
+                is used (`sim.bridge.kl_cap`). Takes six to ten times as long.
             length: to pad prompts to.
             stop: whether a token that ends a text ends a sequence.
             chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.

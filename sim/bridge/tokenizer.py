@@ -1,6 +1,6 @@
 """Text to tokens and back, from the files of a Hugging Face folder or from the metadata of a GGUF file.
 
-The package `tokenizers` does the work (`sim.bridge.tokenizer_cores` where a checkpoint brings no `tokenizer.json`). Chats
+The package `tokenizers` does the work (`sim.bridge.tokenizer_backends` where a checkpoint brings no `tokenizer.json`). Chats
 have templates (`sim.bridge.chat_template`).
 """
 
@@ -16,9 +16,9 @@ import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import AddedToken, models
 
-from sim.bridge import chat_template, sentencepiece_file, tokenizer_cores
+from sim.bridge import chat_template, sentencepiece_file, tokenizer_backends
 from sim.bridge.files import read_json, read_text, reading
-from sim.bridge.tokenizer_cores import CONTROL, DEFAULT, NORMAL, SPLITTINGS, USER_DEFINED
+from sim.bridge.tokenizer_backends import CONTROL, DEFAULT, NORMAL, SPLITTINGS, USER_DEFINED
 from sim.bridge.weights.gguf_file import Gguf
 from ufm._check import real_numbers, require, whole_number
 from ufm._check import text as checked
@@ -301,7 +301,7 @@ def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeni
     assert family is not None
     with reading(folder / "vocab.json", "a vocabulary with the merges beside it"):
         vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-        core = tokenizer_cores.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
+        core = tokenizer_backends.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
     declared = {"bos_token": end} if family == "gpt2" else {"bos_token": None, "pad_token": end}
     return core, {**declared, "eos_token": end, "unk_token": end, **settings}
 
@@ -312,15 +312,15 @@ def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeniz
     types, prefix = [piece.type for piece in model.pieces], model.normalizer_spec.add_dummy_prefix
     # In text, what users defined has spaces.
     tokens = [
-        piece.piece.replace(tokenizer_cores.SPACE, " ") if piece.type == USER_DEFINED else piece.piece
+        piece.piece.replace(tokenizer_backends.SPACE, " ") if piece.type == USER_DEFINED else piece.piece
         for piece in model.pieces
     ]
     spec, legacy = model.trainer_spec, bool(settings.get("legacy", False))
     with reading(path, "a vocabulary of SentencePiece"):
-        core = tokenizer_cores.sentence_piece(
+        core = tokenizer_backends.sentence_piece(
             tokens, [piece.score for piece in model.pieces], types, unknown=spec.unk_id, prefix=prefix, first=not legacy
         )
-        tokenizer_cores.mark(core, tokens, types)
+        tokenizer_backends.mark(core, tokens, types)
     ids = {"bos_token": spec.bos_id, "eos_token": spec.eos_id, "unk_token": spec.unk_id}
     declared = {name: tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
     return core, {"add_bos_token": True, **declared, **settings}
@@ -379,7 +379,7 @@ def from_gguf(file: Gguf) -> Tokenizer | None:
     eos_ids = _known_eos_ids(places)
     types = [CONTROL if i in eos_ids else kind for i, kind in enumerate(types)]
     core, adds = _byte_level(file, places) if kind == "gpt2" else (_sentence_piece(file, tokens, types), True)
-    tokenizer_cores.mark(core, tokens, types)
+    tokenizer_backends.mark(core, tokens, types)
     defaults = {"bos": 1, "eos": 2, "unknown": 0} if kind == "llama" else {}
     ids = {
         name: _id(file, name, len(tokens), defaults.get(name))
@@ -435,7 +435,7 @@ def _byte_level(file: Gguf, places: dict[str, int]) -> tuple[tokenizers.Tokenize
     prefix = bool(file.metadata("tokenizer.ggml.add_space_prefix", False))
     with reading(file.path, "a tokenizer"):
         pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-        return tokenizer_cores.byte_level(places, pairs, known[name], prefix=prefix), known[name].adds_bos
+        return tokenizer_backends.byte_level(places, pairs, known[name], prefix=prefix), known[name].adds_bos
 
 
 def _sentence_piece(file: Gguf, tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
@@ -446,4 +446,4 @@ def _sentence_piece(file: Gguf, tokens: list[str], types: list[int]) -> tokenize
     unknown = _id(file, "unknown", len(tokens), 0) or 0
     prefix = bool(file.metadata("tokenizer.ggml.add_space_prefix", True))
     with reading(file.path, "a tokenizer"):
-        return tokenizer_cores.sentence_piece(tokens, scores, types, unknown=unknown, prefix=prefix)
+        return tokenizer_backends.sentence_piece(tokens, scores, types, unknown=unknown, prefix=prefix)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sim.bridge.model import LanguageModel
-from sim.bridge.unembedding import Readout, readout
+from sim.bridge.readout import Readout, readout
 from sim.choosing.criteria import KLBudget, statistic
 from sim.choosing.crossing import crossing
 from sim.choosing.rollouts import FixedText, Tilt, added_vector

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sim.choosing.choice import Choice
+from sim.choosing.compute_cost import Work
 from sim.choosing.rollouts import FixedText, Promotion, Tilt, Writer, members_of, promoted, prompts_alone
-from sim.choosing.work import Work
 from ufm._check import require, shown
 
 TRIED = 3

@@ -20,6 +20,7 @@ from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import bounds_of
 from sim.choosing.choice import Choice, Cost, Point, PromptChoice
+from sim.choosing.compute_cost import Work
 from sim.choosing.criteria import Ceiling, KLBudget, ShareAtLeast, Situation, logit, statistic
 from sim.choosing.crossing import crossing
 from sim.choosing.interval import interval_of
@@ -37,7 +38,6 @@ from sim.choosing.rollouts import (
     promoted,
     prompts_alone,
 )
-from sim.choosing.work import Work
 from theory.allocation import strength_for_each
 from ufm._check import require, shown, whole_number
 from ufm.interventions import Add

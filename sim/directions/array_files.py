@@ -13,7 +13,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from sim.bridge.files import reading
-from sim.directions.contents import KEY, Contents
+from sim.directions.file_format import KEY, Contents
 from ufm._check import require
 
 _FACTS = "facts"

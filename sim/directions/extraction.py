@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from sim.bridge.model import LanguageModel
+from sim.directions.estimators import WAYS, Matrix, Other, weights_of
 from sim.directions.states import TextStates, text_states
 from sim.directions.texts import sides_of
 from sim.directions.vector import ModelTag, SteeringVector, geometry
-from sim.directions.ways import WAYS, Matrix, Other, weights_of
 from ufm._check import require, whole_number
 
 
@@ -41,7 +41,7 @@ def make_vector(
         lm: the model.
         positive, negative: texts that show what to steer towards, and texts that do not.
         pairs: in place of these, pairs of texts or of answers (`sim.directions.texts`).
-        way: one of `sim.directions.ways.WAYS`.
+        way: one of `sim.directions.estimators.WAYS`.
         questions, tokens, chat, budget, progress: as in `sim.directions.states.text_states`; ``tokens="all"`` is the paper's
             way, and takes nothing out.
         layers: blocks to keep directions of; all if left out.

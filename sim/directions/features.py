@@ -1,7 +1,8 @@
 """Directions from features of a sparse autoencoder: the atom of one, or of the one that tells two sets of texts apart best.
 
 A feature tells sets apart as far as its activation correlates with the set that a text is from. Its atom u gives the
-direction ``v = <u, D> u``, where D is the difference of the sets' means, as for every other way (`sim.directions.ways`).
+direction ``v = <u, D> u``, where D is the difference of the sets' means, as for the other directions
+(`sim.directions.estimators`).
 """
 
 import inspect

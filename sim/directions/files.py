@@ -15,7 +15,7 @@ from typing import Any
 from sim.bridge.files import reading, require_file
 from sim.bridge.model import LanguageModel
 from sim.directions.array_files import read_npy, read_npz, read_safetensors, write_npy, write_npz, write_safetensors
-from sim.directions.contents import Contents, bare, contents_of, vector_of
+from sim.directions.file_format import Contents, bare, contents_of, vector_of
 from sim.directions.gguf_vectors import for_gguf, read_gguf, write_gguf
 from sim.directions.vector import SteeringVector
 from sim.output import prepare_file, write_whole

@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 
 from sim.bridge.files import reading
-from sim.directions.contents import KEY, Contents
+from sim.directions.file_format import KEY, Contents
 from sim.directions.vector import SteeringVector
 from ufm._check import require
 

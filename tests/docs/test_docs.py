@@ -16,7 +16,7 @@ import sim
 import theory
 import ufm
 from sim.bridge import fetch
-from sim.directions.ways import WAYS
+from sim.directions.estimators import WAYS
 from theory.statements import MODULE_OF
 
 DOCS = Path(__file__).parents[2] / "docs"

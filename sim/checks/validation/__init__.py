@@ -7,6 +7,6 @@ is an error and a tolerance. Where it is about the unconstrained features model 
 """
 
 from sim.checks.validation.checks import CHECKS, Validation, as_table, chosen, validate
-from sim.checks.validation.run import SMOKE, Finding, Material, Size
+from sim.checks.validation.findings import SMOKE, Finding, Material, Size
 
 __all__ = ["CHECKS", "SMOKE", "Finding", "Material", "Size", "Validation", "as_table", "chosen", "validate"]

@@ -10,11 +10,11 @@ from tqdm import tqdm
 from sim.bridge.model import LanguageModel
 from sim.checks.validation.cost import costs
 from sim.checks.validation.cross_entropy import curvatures
+from sim.checks.validation.findings import Finding, Material, Run, Size, material
 from sim.checks.validation.last_block import last_block
 from sim.checks.validation.mixes import mixes
 from sim.checks.validation.next_tokens import next_tokens
 from sim.checks.validation.plateaus import plateaus
-from sim.checks.validation.run import Finding, Material, Run, Size, material
 from sim.checks.validation.sequences import sequences
 from sim.checks.validation.tempered import tilts
 from sim.output import settings

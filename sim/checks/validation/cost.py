@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool
 
+from sim.bridge.readout import readout
 from sim.bridge.split import Split
-from sim.bridge.unembedding import readout
 from sim.checks.validation.cost_curves import DIRECTIONS, SETS, by_block, curves, least, sets_of
-from sim.checks.validation.run import STEP, Finding, Run, about_of, by_pair
+from sim.checks.validation.findings import STEP, Finding, Run, about_of, by_pair
 from theory import budgets
 from ufm import Add, Steering
 from ufm.measures import kl, slopes

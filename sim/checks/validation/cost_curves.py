@@ -15,9 +15,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool, Float
 
+from sim.bridge.readout import readout
 from sim.bridge.split import Split
-from sim.bridge.unembedding import readout
-from sim.checks.validation.run import Run
+from sim.checks.validation.findings import Run
 from sim.measure import costs
 from theory import budgets
 from ufm import Add, Steering

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
-from sim.checks.validation.run import Finding, Run, about_of, by_pair
+from sim.checks.validation.findings import Finding, Run, about_of, by_pair
 from sim.measure.losses import Increases, Moments, Text, loss_increases, loss_moments
 from ufm._check import require
 

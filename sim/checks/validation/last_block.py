@@ -9,9 +9,9 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from sim.bridge.decoder import softcapped
+from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split
-from sim.bridge.unembedding import Readout, readout
-from sim.checks.validation.run import Finding, Run, Size, about_of
+from sim.checks.validation.findings import Finding, Run, Size, about_of
 from theory import arc
 
 

@@ -15,7 +15,7 @@ import xarray as xr
 from jaxtyping import Array, Bool, Float
 
 from sim.bridge.split import Split
-from sim.checks.validation.run import STEP, Finding, Run, about_of
+from sim.checks.validation.findings import STEP, Finding, Run, about_of
 from theory import allocation
 from ufm import Add, Steering
 from ufm._check import require

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 import ufm
 from sim.bridge.split import Split
-from sim.checks.validation.run import Finding, Run, about_of, by_pair
+from sim.checks.validation.findings import Finding, Run, about_of, by_pair
 from sim.measure.curves import KINDS_OF_CURVE, counts_of_kinds, shapes
 
 

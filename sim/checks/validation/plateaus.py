@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array
 
+from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split
-from sim.bridge.unembedding import Readout, readout
-from sim.checks.validation.run import Finding, Run, about_of, by_pair
+from sim.checks.validation.findings import Finding, Run, about_of, by_pair
 from theory import arc
 from ufm import Add, Steering
 from ufm._batches import map_in_batches

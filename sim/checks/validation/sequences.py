@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import Split
-from sim.checks.validation.run import Finding, Run, about_of
+from sim.checks.validation.findings import Finding, Run, about_of
 from theory import chains
 from ufm import Add, Steering
 from ufm._batches import map_in_batches

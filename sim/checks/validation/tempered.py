@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split, end_states
-from sim.bridge.unembedding import Readout, readout
-from sim.checks.validation.run import Finding, Run, about_of, by_pair
+from sim.checks.validation.findings import Finding, Run, about_of, by_pair
 from theory import tempered
 from ufm import Add, Steering
 from ufm.measures import kl, slopes

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 import ufm
 from sim.bridge.decoder import Decoder, softcapped
+from sim.bridge.readout import Readout, readout
 from sim.bridge.split import Split, end_states
-from sim.bridge.unembedding import Readout, readout
 from sim.experiments.experiment import Experiment
 from sim.experiments.preference.pairs import Asked
 from sim.experiments.preference.updates import Task, likelihoods, states, tasks, trained

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from sim.bridge.generation import Sampling
-from sim.bridge.unembedding import readout
+from sim.bridge.readout import readout
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from sim.measure import losses

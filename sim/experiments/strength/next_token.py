@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sim.bridge.readout import readout
 from sim.bridge.split import Split, end_states
-from sim.bridge.unembedding import readout
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from ufm import Add, All, Last, Steering

@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ufm
-from sim.bridge import unembedding
 from sim.bridge.architectures import DEFAULTS, FAMILIES, from_config
 from sim.bridge.model import load, random_model
+from sim.bridge.readout import readout
 from sim.bridge.rope import Rope
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import load_params, open_folder
@@ -330,7 +330,7 @@ def test_a_change_of_the_down_projection_is_that_of_its_weights(small, name):
 
 def test_the_read_out_has_the_scale_of_logits(small):
     model = small("granite")
-    out, x = unembedding.readout(model), np.random.default_rng(0).normal(size=32).astype(np.float32)
+    out, x = readout(model), np.random.default_rng(0).normal(size=32).astype(np.float32)
     normed = out.gamma * x / np.sqrt(np.mean(x**2) + out.eps)
     np.testing.assert_allclose(out.W @ normed, model.decoder.logits(jnp.asarray(x)), rtol=1e-4, atol=1e-5)
 

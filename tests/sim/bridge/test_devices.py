@@ -17,7 +17,7 @@ from sim.bridge.decoder import Decoder
 from sim.bridge.devices import ON_ACCELERATOR, ON_CPU, portion
 from sim.bridge.model import load, parameter_bytes, random_model
 from sim.bridge.parameters import shapes
-from sim.bridge.unembedding import readout
+from sim.bridge.readout import readout
 from sim.experiments.gpt import training
 from sim.experiments.strength import mmlu, next_token, vectors
 from sim.measure import losses

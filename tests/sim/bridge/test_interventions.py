@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 import ufm
-from sim.bridge.unembedding import readout
+from sim.bridge.readout import readout
 from sim.measure.losses import Text, loss_increases
 from tests.sim.bridge.test_split import PROMPTS, SELECTIONS
-from tests.ufm.test_directional import plain_ablate, plain_clamp, plain_norm_preserving, plain_rotate, plain_when
+from tests.ufm.test_directional_interventions import (
+    plain_ablate,
+    plain_clamp,
+    plain_norm_preserving,
+    plain_rotate,
+    plain_when,
+)
 from theory import arc
 from ufm import Ablate, Add, After, Clamp, Last, NormPreservingAdd, Rotate, Steering, When
 

@@ -7,10 +7,10 @@ import pytest
 
 import sim
 from sim.checks.concept_texts import JOY
+from sim.directions.estimators import WAYS
 from sim.directions.extraction import make_vector, separation
 from sim.directions.states import text_states
 from sim.directions.texts import Pair
-from sim.directions.ways import WAYS
 from tests.sim.bridge.test_model import letters
 
 RNG = np.random.default_rng(0)

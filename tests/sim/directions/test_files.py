@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import sim
 from sim.bridge.config import Config
-from sim.directions.contents import KEY, contents_of
+from sim.directions.file_format import KEY, contents_of
 from sim.directions.vector import Diagnosis, ModelTag, SteeringVector
 from tests.sim.bridge.gguf_files import written
 

@@ -21,7 +21,7 @@ from sim.experiments.strength import vectors
 from sim.experiments.strength.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios, whole_words
 from sim.experiments.strength.mmlu import as_text
 from sim.experiments.strength.prompts import opening
-from tests.sim.experiments import plain, tiny
+from tests.sim.experiments import tiny, unsplit
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
 """float32 against float64."""
@@ -41,7 +41,7 @@ def read_states(experiment, name):
     count = experiment.settings.vectors.tokens
     lengths = [np.median([min(len(row), count) - 1 for row in texts_of(experiment, other)]) for other in experiment.sets]
     for row in texts_of(experiment, name):
-        states = plain.through(experiment.lm, row[: 1 + int(min(lengths))])[0]
+        states = unsplit.through(experiment.lm, row[: 1 + int(min(lengths))])[0]
         norms = np.linalg.norm(states, axis=-1)
         sinks = (norms > 5 * np.median(norms, axis=1, keepdims=True)).any(axis=0)
         sinks[0] = True
@@ -86,7 +86,7 @@ def odds_of(done):
     count = done.settings.vectors.tokens
 
     def mean(name):
-        return np.mean([plain.log_p(done.lm, row[:count])[-1] for row in texts_of(done, name)], axis=0)
+        return np.mean([unsplit.log_p(done.lm, row[:count])[-1] for row in texts_of(done, name)], axis=0)
 
     means = {name: mean(name) for name in done.sets}
     return lambda concept, negatives="random": (
@@ -107,11 +107,11 @@ def test_every_set_is_written_from_its_own_beginning_with_likely_tokens(done):
     for name in done.sets:
         before = [words.eos] if name == "random" else words.encode(begins[name])
         for row in texts_of(done, name):
-            likely = plain.log_p(done.lm, [*before, *row])[len(before) - 1 :]
+            likely = unsplit.log_p(done.lm, [*before, *row])[len(before) - 1 :]
             # One that is shorter has ended: the end was among what could be drawn.
             drawn = row if len(row) == settings.new else [*row, words.eos]
             for step, token in enumerate(drawn):
-                assert plain.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token], (name, step)
+                assert unsplit.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token], (name, step)
     assert len({row.tobytes() for row in tokens.values.reshape(-1, settings.new)}) == 5 * settings.texts
 
 
@@ -221,14 +221,14 @@ def test_the_papers_vectors_average_all_tokens(done, monkeypatch):
     vectors.vectors(replace(done, settings=settings))
     count = settings.vectors.tokens
     for name in done.sets:
-        each = [plain.through(done.lm, row[:count])[0].mean(axis=1) for row in texts_of(done, name)]
+        each = [unsplit.through(done.lm, row[:count])[0].mean(axis=1) for row in texts_of(done, name)]
         np.testing.assert_allclose(means[name], np.mean(each, axis=0), **CLOSE)
 
 
 def test_log_odds_are_differences_of_mean_log_probabilities(done, odds_of):
     data, count = done.store.data("log-odds"), done.settings.vectors.tokens
     for name in done.sets:
-        values = np.stack([plain.log_p(done.lm, row[:count])[-1] for row in texts_of(done, name)])
+        values = np.stack([unsplit.log_p(done.lm, row[:count])[-1] for row in texts_of(done, name)])
         np.testing.assert_allclose(data["log_p"].sel(set=name), values.mean(axis=0), **CLOSE)
         error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
         np.testing.assert_allclose(data["error"].sel(set=name), error, rtol=2e-3, atol=2e-5)
@@ -268,9 +268,9 @@ def curve(done, v_of, name, concept, layer, k):
     where = np.arange(len(tokens)) == len(tokens) - 1 if name == "last-token" else np.ones(len(tokens))
 
     def at(alpha):
-        return plain.log_p(done.lm, tokens, layer, alpha * where[:, None] * v)[-1]
+        return unsplit.log_p(done.lm, tokens, layer, alpha * where[:, None] * v)[-1]
 
-    length = np.linalg.norm(plain.through(done.lm, tokens)[0][layer, -1])
+    length = np.linalg.norm(unsplit.through(done.lm, tokens)[0][layer, -1])
     return at, v, length / np.linalg.norm(v)
 
 
@@ -293,7 +293,7 @@ def test_next_tokens_along_every_curve(done, v_of, odds_of):
             assert len(set(part.tolist())) == kept
         np.testing.assert_allclose(got["log_p"], curves[:, tokens], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(got["start"], curves[4][tokens], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(got["divergence"], plain.kl(curves[4], curves), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(got["divergence"], unsplit.kl(curves[4], curves), rtol=1e-3, atol=1e-5)
         chosen = curves[np.arange(len(alphas)), got["likeliest"].values]
         np.testing.assert_allclose(chosen, curves.max(axis=1), atol=1e-4)
         step = 1e-4
@@ -303,7 +303,7 @@ def test_next_tokens_along_every_curve(done, v_of, odds_of):
         np.testing.assert_allclose(got["log_odds"], odds[tokens], **CLOSE)
         both = np.cov(slope, odds, aweights=np.exp(curves[4]))
         assert float(got["agreement"]) == pytest.approx(both[0, 1] / np.sqrt(both[0, 0] * both[1, 1]), abs=1e-3)
-        limits = np.stack([plain.at_infinity(done.lm, sign * v) for sign in (-1, 1)])
+        limits = np.stack([unsplit.at_infinity(done.lm, sign * v) for sign in (-1, 1)])
         np.testing.assert_allclose(got["limit"], limits[:, tokens], rtol=1e-4, atol=1e-4)
         apart = np.abs(np.exp(curves[[0, -1]]) - np.exp(limits)).sum(axis=1) / 2
         np.testing.assert_allclose(got["apart"], apart, atol=1e-5)
@@ -337,7 +337,7 @@ def answers_of(judge, text, concept):
     words = judge.tokenizer
     asked = judge_request(text.strip() or "(nothing)", concept)
     # The space before a digit, where it is a token of its own, is not for the judge to say.
-    log_p = plain.log_p(judge, [*words.encode(asked), *words.encode(" 1")[:-1]])[-1]
+    log_p = unsplit.log_p(judge, [*words.encode(asked), *words.encode(" 1")[:-1]])[-1]
     said = {digit: [z for z in range(words.size) if words.decode([z]).strip() == digit] for digit in "01"}
     likeliest = words.decode([int(log_p.argmax())]).strip()
     total = {digit: np.logaddexp.reduce(log_p[tokens]) for digit, tokens in said.items()}
@@ -360,13 +360,13 @@ def test_completions_are_drawn_from_the_steered_model(done, v_of):
                     before = words.encode(start)
                     for row in tokens.sel(concept=concept, layer=layer, strength=s, prompt=k).values:
                         own = row[row >= 0].tolist()
-                        likely = plain.log_p(done.lm, [*before, *own], layer, alpha * v)[len(before) - 1 :]
+                        likely = unsplit.log_p(done.lm, [*before, *own], layer, alpha * v)[len(before) - 1 :]
                         drawn = own if len(own) == settings.new else [*own, words.eos]
                         for step, token in enumerate(drawn):
-                            assert plain.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token]
-                        unsteered = plain.log_p(done.lm, [*before, *own])[len(before) - 1 :]
+                            assert unsplit.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token]
+                        unsteered = unsplit.log_p(done.lm, [*before, *own])[len(before) - 1 :]
                         likely_there = [
-                            plain.allowed(unsteered[step], temperature=0.9, top_k=50, top_p=0.95)[token]
+                            unsplit.allowed(unsteered[step], temperature=0.9, top_k=50, top_p=0.95)[token]
                             for step, token in enumerate(drawn)
                         ]
                         missed += not all(likely_there) and alpha != 0
@@ -421,7 +421,7 @@ def test_the_ratio_is_the_gain_of_an_announcement(done, judge):
         means = []
         for announced in (DEFINITIONS["evil"].means, DEFINITIONS["evil"].opposite):
             opening = words.encode(plain_request(announced))
-            log_p = plain.log_p(judge, [*opening, *body])[len(opening) - 1 : -1]
+            log_p = unsplit.log_p(judge, [*opening, *body])[len(opening) - 1 : -1]
             means.append(np.mean([row[token] for row, token in zip(log_p, body, strict=True)]))
         assert value == pytest.approx(means[0] - means[1], abs=1e-4)
     assert np.isnan(ratios(judge, texts[:1], "something else", settings)).all()
@@ -513,7 +513,7 @@ def test_cross_entropy_of_every_block(done, v_of):
                     got = data.sel(concept=concept, layer=layer, text=kind, block=k)
 
                     def at(alpha, row=row, layer=layer, v=v):
-                        return plain.log_p(done.lm, row, layer, alpha * v)[:-1]
+                        return unsplit.log_p(done.lm, row, layer, alpha * v)[:-1]
 
                     def loss(log_p, row=row):
                         return -log_p[np.arange(len(row) - 1), row[1:]].mean()
@@ -522,16 +522,16 @@ def test_cross_entropy_of_every_block(done, v_of):
                     assert float(got["loss"]) == pytest.approx(loss(first), rel=1e-5)
                     curves = [at(alpha) for alpha in alphas]
                     increase, divergence = zip(
-                        *((loss(p) - loss(first), plain.kl(first, p).mean()) for p in curves), strict=True
+                        *((loss(p) - loss(first), unsplit.kl(first, p).mean()) for p in curves), strict=True
                     )
                     np.testing.assert_allclose(got["increase"], increase, rtol=1e-3, atol=2e-5)
                     np.testing.assert_allclose(got["divergence"], divergence, rtol=1e-3, atol=2e-5)
-                    ends = [plain.at_infinity(done.lm, sign * v)[None].repeat(len(row) - 1, 0) for sign in (-1, 1)]
+                    ends = [unsplit.at_infinity(done.lm, sign * v)[None].repeat(len(row) - 1, 0) for sign in (-1, 1)]
                     np.testing.assert_allclose(got["plateau"], [loss(end) - loss(first) for end in ends], atol=1e-4)
                     step = 1e-3
                     low, high = at(-step), at(step)
                     assert float(got["slope"]) == pytest.approx((loss(high) - loss(low)) / (2 * step), rel=1e-3, abs=1e-5)
-                    both = plain.kl(first, low).mean() + plain.kl(first, high).mean()
+                    both = unsplit.kl(first, low).mean() + unsplit.kl(first, high).mean()
                     assert float(got["curvature"]) == pytest.approx(both / (2 * step**2), rel=1e-3)
 
 
@@ -560,7 +560,7 @@ def test_log_probabilities_of_the_letters(done, v_of):
         for s, alpha in enumerate(data["alpha"].values):
             for k, question in enumerate(questions[1:4]):
                 tokens = done.tokenizer.encode(as_text(question, questions[:1]))
-                expected = plain.log_p(done.lm, tokens, 0, alpha * v)[-1, letters]
+                expected = unsplit.log_p(done.lm, tokens, 0, alpha * v)[-1, letters]
                 got = data["log_p"].sel(concept=concept, layer=0, strength=s, question=k)
                 np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
@@ -634,4 +634,4 @@ def test_a_readout_of_the_last_position_has_no_padding(done):
     alone = np.asarray(last_log_p(done.lm.split([tokens], 2)))
     padded = np.asarray(last_log_p(done.lm.split([tokens], 2, length=12)))
     np.testing.assert_allclose(alone, padded, atol=1e-5)
-    np.testing.assert_allclose(jnp.asarray(alone[0]), plain.log_p(done.lm, tokens)[-1], atol=1e-5)
+    np.testing.assert_allclose(jnp.asarray(alone[0]), unsplit.log_p(done.lm, tokens)[-1], atol=1e-5)

@@ -17,8 +17,8 @@ import xarray as xr
 import zarr.storage
 
 from sim.experiments.store import DATA, FORMAT, Layout, open_store, read_store
-from tests.sim.experiments import filling
-from tests.sim.experiments.filling import ABOUT, LAYOUT, compute, counting, fill, lines
+from tests.sim.experiments import store_filler
+from tests.sim.experiments.store_filler import ABOUT, LAYOUT, compute, counting, fill, lines
 
 CELLS = ["0-0", "0-1", "1-0", "1-1"]
 
@@ -192,10 +192,10 @@ def test_a_full_disk_loses_nothing_that_is_done(tmp_path, whole, monkeypatch):
 
 
 def killed(folder, step):
-    """Processes killed at one change of a file after another, and gone on with (`filling`)."""
-    root = Path(filling.__file__).parents[3]
+    """Processes killed at one change of a file after another, and gone on with (`store_filler`)."""
+    root = Path(store_filler.__file__).parents[3]
     subprocess.run(
-        [sys.executable, filling.__file__, folder, str(step)], cwd=root, env={"PYTHONPATH": str(root)}, check=True
+        [sys.executable, store_filler.__file__, folder, str(step)], cwd=root, env={"PYTHONPATH": str(root)}, check=True
     )
     return sorted(folder.iterdir(), key=lambda path: int(path.name))
 

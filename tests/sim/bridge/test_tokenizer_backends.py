@@ -7,8 +7,8 @@ engine (the package `regex`); of deepseek-llm, with the letters of two cases as 
 import pytest
 from tokenizers import pre_tokenizers
 
-from sim.bridge import tokenizer_cores
-from sim.bridge.tokenizer_cores import DEFAULT, SPLITTINGS, pre_tokenizer
+from sim.bridge import tokenizer_backends
+from sim.bridge.tokenizer_backends import DEFAULT, SPLITTINGS, pre_tokenizer
 
 TEXT = (
     "I'LL don't  naïve CamelCaseHTTP 12345½ x=1;\n\n\t日本語かな! (foo)/b"
@@ -119,7 +119,7 @@ def test_words_that_are_tokens_are_not_put_together_from_pairs():
     letters = ["a", "b", "c", "ab", "bc", "abc"]
     vocabulary, merges = {text: i for i, text in enumerate(letters)}, [("b", "c")]
     got = {
-        name: tokenizer_cores.byte_level(vocabulary, merges, SPLITTINGS[name]).encode("abc").tokens
+        name: tokenizer_backends.byte_level(vocabulary, merges, SPLITTINGS[name]).encode("abc").tokens
         for name in ("llama-bpe", "tekken", "smaug-bpe", "qwen2")
     }
     assert got == {"llama-bpe": ["abc"], "tekken": ["abc"], "smaug-bpe": ["a", "bc"], "qwen2": ["a", "bc"]}
@@ -128,7 +128,7 @@ def test_words_that_are_tokens_are_not_put_together_from_pairs():
 def test_characters_are_put_together_where_the_model_has_it_so():
     vocabulary = {text: i for i, text in enumerate(["e", "Ì", "ģ", "Ã", "©"])}
     got = {
-        name: tokenizer_cores.byte_level(vocabulary, [], SPLITTINGS[name]).encode("e\u0301").tokens
+        name: tokenizer_backends.byte_level(vocabulary, [], SPLITTINGS[name]).encode("e\u0301").tokens
         for name in ("qwen2", "gpt-2")
     }
     assert got == {"qwen2": ["Ã", "©"], "gpt-2": ["e", "Ì", "ģ"]}
@@ -136,9 +136,9 @@ def test_characters_are_put_together_where_the_model_has_it_so():
 
 def test_only_normal_tokens_are_put_together():
     """A token that users defined is found in text as a whole, or not at all."""
-    tokens, types = ["<unk>", "a", "b", "ab", "bb"], [tokenizer_cores.UNKNOWN, 1, 1, tokenizer_cores.USER_DEFINED, 1]
-    core = tokenizer_cores.sentence_piece(tokens, [0.0, -1.0, -2.0, -0.5, -3.0], types, unknown=0, prefix=False)
+    tokens, types = ["<unk>", "a", "b", "ab", "bb"], [tokenizer_backends.UNKNOWN, 1, 1, tokenizer_backends.USER_DEFINED, 1]
+    core = tokenizer_backends.sentence_piece(tokens, [0.0, -1.0, -2.0, -0.5, -3.0], types, unknown=0, prefix=False)
     assert core.encode("abb").tokens == ["a", "bb"]
-    tokenizer_cores.mark(core, tokens, types)
+    tokenizer_backends.mark(core, tokens, types)
     assert core.encode("abb").tokens == ["ab", "b"]
     assert core.encode("a<unk>b").tokens == ["a", "<unk>", "b"]

@@ -1,6 +1,6 @@
 """A store that is filled with numbers that cost nothing, by one process or several, killed or not.
 
-``python filling.py FOLDER STEP`` fills one store after another, and kills each process a bit later than the one before:
+``python store_filler.py FOLDER STEP`` fills one store after another, and kills each process a bit later than the one before:
 before its first change of a file, before change number 1 + STEP and so on, until one comes to its end; a second process goes
 on with each.
 """

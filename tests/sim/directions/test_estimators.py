@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import minimize
 
 import ufm
-from sim.directions.ways import WAYS, weights_of
+from sim.directions.estimators import WAYS, weights_of
 
 
 def sets(n=12, m=12, d=40, seed=0):

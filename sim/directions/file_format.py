@@ -1,9 +1,9 @@
-"""What any file of a steering vector holds: named arrays, and a JSON text with the facts, if the file is one of ours.
+"""What is the same in all files of steering vectors: the names of arrays and what they mean, and that metadata go with them.
 
-The formats differ in how they keep these two (`sim.directions.gguf_vectors`, `sim.directions.array_files`); what the arrays
-mean is told here once. A direction is called ``direction.<block>``, or has just the number of its block for a name; the unit
-vector along the attention sinks of a block is called ``sink.<block>``. A file with a single array and no such name holds one
-direction, ``[d]``, or those of all blocks, ``[L, d]``.
+Files of ours have the text of `sim.directions.metadata` beside the arrays. The kinds of files differ in how they keep the
+two (`sim.directions.gguf_vectors`, `sim.directions.array_files`). A direction is called ``direction.<block>``, or has just
+the number of its block for a name; the unit vector along the attention sinks of a block is called ``sink.<block>``. A file
+with a single array and no such name holds one direction, ``[d]``, or those of all blocks, ``[L, d]``.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.bridge.files import some_of
-from sim.directions import facts
+from sim.directions import metadata
 from sim.directions.vector import ModelTag, SteeringVector
 from ufm._check import finite, require, whole_number
 
@@ -30,7 +30,7 @@ class Contents(NamedTuple):
 
     Attributes:
         arrays: by name.
-        facts: as `sim.directions.facts` writes them; None in a file that another library wrote.
+        facts: as `sim.directions.metadata` writes them; None in a file that another library wrote.
         family: of the model, as such a file names it; "" if it does not.
     """
 
@@ -43,11 +43,11 @@ def contents_of(vector: SteeringVector) -> Contents:
     """The arrays and the facts of a vector.
 
     Raises:
-        ValueError: as `facts.as_text`.
+        ValueError: as `sim.directions.metadata.as_text`.
     """
     arrays = {f"direction.{layer}": v for layer, v in vector.directions.items()}
     arrays |= {f"sink.{layer}": v for layer, v in vector.sinks.items()}
-    return Contents(arrays, facts.as_text(vector), vector.model.family if vector.model else "")
+    return Contents(arrays, metadata.as_text(vector), vector.model.family if vector.model else "")
 
 
 def vector_of(contents: Contents, path: Path, layer: int | None = None, blocks: int | None = None) -> SteeringVector:
@@ -70,7 +70,7 @@ def vector_of(contents: Contents, path: Path, layer: int | None = None, blocks: 
         if contents.facts is None:
             model = ModelTag(family=contents.family) if contents.family else None
             return SteeringVector(directions, path.stem, model, sinks=sinks)
-        known = facts.of_text(contents.facts)
+        known = metadata.of_text(contents.facts)
         more = (known.name, known.model, known.site, known.extraction, known.diagnosis, sinks, known.scales)
         return SteeringVector(directions, *more)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a file says of a steering vector beside its numbers: one JSON text, with the number of its format.
+"""The metadata of a steering vector as one JSON text: its name, model, site, extraction, diagnosis and scales.
 
 The same text is kept in the metadata of safetensors and GGUF files and in NumPy archives, so that a vector comes back from
 any of them as it was.

@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 
 import sim
 from sim.bridge.generation import Sampling
-from sim.bridge.holding import factor_within
+from sim.bridge.kl_cap import factor_within
 from ufm.measures import kl
 
 RNG = np.random.default_rng(2)

@@ -1,4 +1,4 @@
-"""Ways to a direction: from the states of two sets to one weight for each text. The direction is their weighted sum.
+"""Estimators of a direction: from the states of two sets to a weight for each text. The direction is the weighted sum.
 
 Every direction here is ``v = sum_j w_j h_j``. So what it does is known where the softmax comes last: it moves the logits by
 ``M_v(z) = sum_j w_j log p_j(z)`` (N14), whatever the way. Weights sum to 0, but for those of normalised states. They are
