@@ -10,7 +10,7 @@ import pytest
 import sim
 from sim.bridge.generation import Sampling
 from sim.choosing import rollouts, search
-from sim.choosing.criteria import KLBudget, LossRise, NormRatio, Rising, statistic
+from sim.choosing.criteria import KLBudget, LossRise, NormRatio, Rising, ShareAtLeast, statistic
 from sim.choosing.interval import interval_of
 from sim.choosing.rollouts import FixedText, Writer, prompts_alone
 from sim.choosing.search import choose, promoted
@@ -304,6 +304,7 @@ def test_promoted_tokens_are_the_fewest_that_gain_half():
         ({"tokens": [99]}, "tokens"),
         ({"tokens": list(range(61))}, "tokens"),
         ({"criteria": ["ratio"]}, "criteria"),
+        ({"criteria": [ShareAtLeast(0.1)]}, "criteria: expected limits such as .* a floor is share="),
         ({"steering": V}, "steering"),
         ({"steering": np.zeros(32), "layer": 1}, "steering"),
         ({"steering": sim.Steering({7: sim.Add(V)})}, "layer"),
