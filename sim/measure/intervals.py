@@ -18,7 +18,12 @@ LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """A value and the ends of its interval; NaN where too little is known."""
+    """An estimate; NaN where too little is known.
+
+    Attributes:
+        value: what was estimated.
+        low, high: the ends of its interval.
+    """
 
     value: float
     low: float
