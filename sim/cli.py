@@ -414,6 +414,17 @@ def show(folder: Annotated[Path, typer.Argument(help="A folder with runs in it."
     typer.echo("\n".join(tables))
 
 
+@lm.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, two or more.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("out/comparison.html"),
+) -> None:
+    """Lay the claims of several runs side by side on one page."""
+    from sim.experiments.strength.compare import compare as write
+
+    typer.echo(f"open {write(folders, out)}")
+
+
 def _say(stage: str) -> None:
     typer.echo(f"{stage} ...", err=True)
 

@@ -388,7 +388,7 @@ class ExperimentSettings:
         Raises:
             ValueError: a layer that the model does not have.
         """
-        names = {"early": a.num_layers // 4, "middle": a.num_layers // 2, "last": a.num_layers - 1}
+        names = layers_by_name(a.num_layers)
 
         def number(layer: int | str, name: str) -> int:
             block = names.get(layer) if isinstance(layer, str) else layer
@@ -426,6 +426,11 @@ class ExperimentSettings:
     def as_json(self) -> dict[str, Any]:
         """These settings as plain data, which `from_json` reads."""
         return json.loads(json.dumps(asdict(self)))
+
+
+def layers_by_name(count: int) -> dict[str, int]:
+    """The blocks that are called early, middle and last, of so many."""
+    return {"early": count // 4, "middle": count // 2, "last": count - 1}
 
 
 def from_json(data: Mapping[str, Any]) -> ExperimentSettings:

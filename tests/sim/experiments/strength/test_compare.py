@@ -1,0 +1,62 @@
+"""Runs side by side: the same claims in one row, whatever the numbers of blocks; what cannot be compared is refused."""
+
+import json
+import re
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from sim.cli import app
+from sim.experiments.strength.compare import compare, read_run
+from sim.experiments.strength.page import write
+
+
+@pytest.fixture(scope="module")
+def runs(done, tmp_path_factory):
+    """The tiny run with its claims, and a copy in which one claim came out differently."""
+    write(done)
+    other = tmp_path_factory.mktemp("runs") / "other"
+    shutil.copytree(done.store.path, other)
+    kept = json.loads((other / "claims.json").read_text())
+    claim = next(c for c in kept["claims"] if c["says"] == "most tokens show one bump")
+    claim.update(value=0.123, low=0.1, high=0.2, verdict="fails")
+    kept["claims"] = [c for c in kept["claims"] if c["says"] != "the judge answers"]
+    (other / "claims.json").write_text(json.dumps(kept))
+    return done.store.path, other
+
+
+def test_claims_stand_side_by_side(runs, tmp_path):
+    page = compare(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    first, second = (read_run(path) for path in runs)
+    assert f"<th>{first.name}</th><th>other</th>" in page
+    assert len(first.claims) == len(json.loads((runs[0] / "claims.json").read_text())["claims"])
+    rows = re.findall(r"<tr><td>.*?</tr>", page, flags=re.S)
+    bumps = [row for row in rows if row.startswith("<tr><td>most tokens show one bump") and "joy, early</td>" in row]
+    assert "0.123" in bumps[0]
+    assert "0.1 to 0.2" in bumps[0]
+    (answers, *_) = [row for row in rows if row.startswith("<tr><td>the judge answers")]
+    assert "not in this run" in answers
+    assert set(first.claims) > set(second.claims)
+
+
+def test_the_command_writes_the_page(runs, tmp_path):
+    result = CliRunner().invoke(app, ["lm", "compare", *map(str, runs), "--out", str(tmp_path / "a" / "b.html")])
+    assert result.exit_code == 0
+    assert (tmp_path / "a" / "b.html").is_file()
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    with pytest.raises(ValueError, match=r"^folders: expected two runs or more, got 1"):
+        compare(runs[:1], tmp_path / "page.html")
+    with pytest.raises(ValueError, match=r"^folders: expected different runs"):
+        compare([runs[0], runs[0]], tmp_path / "page.html")
+    untested = tmp_path / "untested"
+    shutil.copytree(runs[0], untested)
+    (untested / "claims.json").unlink()
+    with pytest.raises(ValueError, match=r"^folders: expected a run whose claims have been tested: ufm lm page"):
+        compare([runs[0], untested], tmp_path / "page.html")
+    (untested / "claims.json").write_text("{")
+    with pytest.raises(ValueError, match=r"^folders: "):
+        compare([runs[0], untested], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
