@@ -77,10 +77,13 @@ def read_run(folder: Path) -> TestedRun:
         ValueError: no run there, or one whose claims have not been tested.
     """
     store, file = read_store(folder), folder / "claims.json"
-    tested = f"a run whose claims have been tested: ufm lm page --out {folder}"
+    again = f"ufm lm page --out {folder}"
+    tested = f"a run whose claims have been tested: {again}"
     require(file.is_file() and store.has("vectors"), "folders", tested, repr(str(folder)))
     with reading(file, "claims of a run", argument="folders"):
         claims = json.loads(file.read_text(encoding="utf-8"))["claims"]
+    current = all({"value", "low", "high"} <= set(claim) for claim in claims)
+    require(current, "folders", f"claims of this version: {again}", repr(str(folder)))
     names = {number: name for name, number in reversed(layers_by_name(store.data("vectors").sizes["layer"]).items())}
 
     def named(match: re.Match[str]) -> str:

@@ -56,6 +56,9 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     (untested / "claims.json").unlink()
     with pytest.raises(ValueError, match=r"^folders: expected a run whose claims have been tested: ufm lm page"):
         compare([runs[0], untested], tmp_path / "page.html")
+    (untested / "claims.json").write_text('{"claims": [{"value": 1.0, "error": 0.1}]}')
+    with pytest.raises(ValueError, match=r"^folders: expected claims of this version: ufm lm page --out .*untested"):
+        compare([runs[0], untested], tmp_path / "page.html")
     (untested / "claims.json").write_text("{")
     with pytest.raises(ValueError, match=r"^folders: "):
         compare([runs[0], untested], tmp_path / "page.html")
