@@ -1,5 +1,6 @@
 """The stages of the experiments by name, one by one or together; a run begun, gone on with, and listed."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from sim.experiments.strength.mmlu import mmlu, rows_of
 from sim.experiments.strength.next_token import next_token
 from sim.experiments.strength.prompts import known, prompts
 from sim.experiments.strength.vectors import log_odds, vectors
+from sim.experiments.unused import unused
 from ufm._check import require
 
 STAGES: dict[str, tuple[Callable[[Experiment], None], tuple[str, ...]]] = {
@@ -57,6 +59,9 @@ def run(
 
     Raises:
         ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed.
+
+    Warns:
+        UserWarning: texts of the user that are cut or not used.
     """
     chosen = list(strength.STAGES) if stages is None else list(stages)
     unknown = [name for name in chosen if name not in STAGES]
@@ -73,6 +78,8 @@ def run(
     for name in order:
         if name in INPUT_CHECKS and not (name in experiment.store.groups and experiment.store.finished(name)):
             INPUT_CHECKS[name](experiment)
+    for line in unused(experiment, [name for name in order if not experiment.store.finished(name)]):
+        warnings.warn(line, stacklevel=2)
     for name in order:
         told(name)
         STAGES[name][0](experiment)

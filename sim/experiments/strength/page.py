@@ -9,10 +9,11 @@ import xarray as xr
 
 from sim import output
 from sim.experiments.experiment import Experiment
+from sim.experiments.prompt_texts import DEFINITIONS
 from sim.experiments.settings import PRESETS
 from sim.experiments.strength import STAGES
 from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims
-from sim.experiments.strength.prompts import opening
+from sim.experiments.strength.prompts import given, opening
 from sim.figures.panels import NothingToDrawError
 from sim.figures.strength import STRENGTH_FIGURES
 from sim.figures.style import Drawing, save
@@ -139,6 +140,7 @@ def write(experiment: Experiment) -> TestedClaims:
         texts=texts_of_sets(experiment),
         prompts=prompts_of_stages(experiment),
         units=units(experiment),
+        undefined=[name for name in experiment.settings.concepts if name not in DEFINITIONS],
         words=_lexicon(experiment),
         completions=completions(experiment),
         unfinished=[name for name in STAGES if not experiment.store.finished(name)],
@@ -202,7 +204,7 @@ def texts_of_sets(experiment: Experiment, count: int = 2, length: int = 240) -> 
     """Of every set, what the model was asked for its texts (nothing for the user's own), and the beginnings of a few."""
     if not experiment.store.finished("prompts"):
         return {}
-    decode, own = experiment.tokenizer.decode, experiment.inputs.prompts or {}
+    decode, own = experiment.tokenizer.decode, given(experiment)
     return {
         name: (
             "" if name in own else _cut(decode(opening(experiment, name)), length),

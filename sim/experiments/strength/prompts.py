@@ -16,12 +16,14 @@ from ufm._check import require
 def prompts(experiment: Experiment) -> None:
     """Fill the group "prompts": the tokens of every text of every set, ``[set, text, position]``.
 
+    Of sets that the user gives no texts of, the model writes them: as many as the largest given set has.
+
     Raises:
         ValueError: a concept that is neither defined nor among the given texts.
     """
     known(experiment)
-    texts_given, settings = experiment.inputs.prompts, experiment.settings.prompts
-    texts = settings.texts if texts_given is None else max(len(texts_given[name]) for name in experiment.sets)
+    own, settings = given(experiment), experiment.settings.prompts
+    texts = max(map(len, own.values()), default=settings.texts)
     # Sets are written together as far as a batch holds them, the texts of a set in as few parts as there need be.
     layout = Layout(
         {"set": experiment.sets, "text": np.arange(texts), "position": np.arange(settings.new)},
@@ -31,33 +33,35 @@ def prompts(experiment: Experiment) -> None:
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         names, numbers = layout.labels(cell).values()
-        rows = (
-            _written(experiment, names, cell, len(numbers))
-            if texts_given is None
-            else _given(experiment, [texts_given[name] for name in names], numbers)
-        )
-        tokens = np.full((len(rows), settings.new), -1, np.int32)
-        for k, row in enumerate(rows):
+        missing = [name for name in names if name not in own]
+        written = iter(_written(experiment, missing, cell, len(numbers)) if missing else [])
+        tokens = np.full((len(names) * len(numbers), settings.new), -1, np.int32)
+        for k, name in enumerate(name for name in names for _ in numbers):
+            row = _tokens(experiment, own[name], numbers[k % len(numbers)]) if name in own else next(written)
             tokens[k, : len(row)] = row
         return {"tokens": tokens}
 
     experiment.store.fill("prompts", layout, compute, progress=experiment.progress)
 
 
+def given(experiment: Experiment) -> dict[str, tuple[str, ...]]:
+    """The sets of the run that the user gives texts of."""
+    return {name: texts for name, texts in (experiment.inputs.prompts or {}).items() if texts and name in experiment.sets}
+
+
 def known(experiment: Experiment) -> None:
-    """Raise an error if a concept has no texts.
+    """Raise an error if a set has no texts, and the model cannot be asked for any.
 
     Raises:
         ValueError: a concept that is neither defined nor among the given texts.
     """
-    texts_given = experiment.inputs.prompts
-    if texts_given is not None:
-        missing = [name for name in experiment.sets if not texts_given.get(name)]
-        require(not missing, "prompts", f"texts of {', '.join(experiment.sets)}", f"none of {', '.join(missing)}")
-    else:
-        unknown = [concept for concept in experiment.settings.concepts if concept not in DEFINITIONS]
-        defined = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
-        require(not unknown, "concepts", defined, ", ".join(unknown))
+    missing = [name for name in experiment.sets if name not in given(experiment) and name != RANDOM]
+    unknown = [name for name in missing if name.removeprefix("not ") not in DEFINITIONS]
+    if experiment.inputs.prompts is not None:
+        need = f"texts of {', '.join(name for name in experiment.sets if name != RANDOM)}"
+        require(not unknown, "prompts", need, f"none of {', '.join(unknown)}")
+    defined = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
+    require(not unknown, "concepts", defined, ", ".join(unknown))
 
 
 def _written(experiment: Experiment, names: list[str], cell: Cell, each: int) -> list[list[int]]:
@@ -69,7 +73,7 @@ def _written(experiment: Experiment, names: list[str], cell: Cell, each: int) ->
         max_new_tokens=settings.new,
         sampling=settings.sampling,
         seed=experiment.seed("prompts", *cell),
-        length=max(len(opening(experiment, name)) for name in experiment.sets),
+        length=max(len(opening(experiment, name)) for name in experiment.sets if name not in given(experiment)),
     )
     return [list(row) for row in made.tokens]
 
@@ -88,7 +92,7 @@ def opening(experiment: Experiment, name: str) -> list[int]:
     )
 
 
-def _given(experiment: Experiment, sets: list[tuple[str, ...]], numbers: list[int]) -> list[list[int]]:
-    """The user's texts as tokens, cut to a length; a set with fewer texts than others is filled with empty ones."""
-    chosen = [texts[k] if k < len(texts) else "" for texts in sets for k in numbers]
-    return [experiment.tokenizer.encode(text, special=False)[: experiment.settings.prompts.new] for text in chosen]
+def _tokens(experiment: Experiment, texts: tuple[str, ...], k: int) -> list[int]:
+    """A text of the user as tokens, cut to a length; empty where a set has fewer texts than others."""
+    text = texts[k] if k < len(texts) else ""
+    return experiment.tokenizer.encode(text, special=False)[: experiment.settings.prompts.new]

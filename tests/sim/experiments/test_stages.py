@@ -1,6 +1,7 @@
 """Every stage against the same numbers from plain forward passes in float64, one at a time."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,7 @@ from sim.experiments.strength import vectors
 from sim.experiments.strength.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios, whole_words
 from sim.experiments.strength.mmlu import as_text
 from sim.experiments.strength.prompts import opening
+from sim.experiments.unused import unused
 from tests.sim.experiments import tiny, unsplit
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
@@ -119,19 +121,59 @@ def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):
     prompts = {"joy": ("I am glad", "Hooray!", "A " * 40), "random": ("It is late", "No")}
     settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
     experiment = begin(tmp_path, lm, settings, replace(tiny.INPUTS, prompts=prompts), progress=False)
-    run(experiment, ["prompts"])
+    with pytest.warns(UserWarning, match="prompts of joy: 1 of 3 are cut"):
+        run(experiment, ["prompts"])
     assert experiment.store.data("prompts")["text"].size == 3
     assert [experiment.tokenizer.decode(row) for row in texts_of(experiment, "joy")[:2]] == ["I am glad", "Hooray!"]
     assert len(texts_of(experiment, "joy")[2]) == settings.prompts.new
     assert experiment.rows("random") == [experiment.tokenizer.encode(text) for text in prompts["random"]]
 
 
-def test_a_text_that_is_missing_is_not_a_text(lm, tmp_path):
-    settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
-    with pytest.raises(ValueError, match=r"prompts: .*got none of random"):
-        run(begin(tmp_path / "a", lm, settings, replace(tiny.INPUTS, prompts={"joy": ("a",)}), progress=False), ["prompts"])
+@pytest.mark.filterwarnings("ignore:prompts of piracy:UserWarning")
+def test_what_the_user_gives_no_texts_of_is_written_by_the_model(lm, tmp_path):
+    """A concept of one's own needs its texts only."""
+    prompts = {"piracy": ("Arr, the treasure", "Avast!", "A " * 40)}
+    settings = tiny.settings().changed({"concepts": "piracy", "variants": "random"})
+    experiment = begin(tmp_path, lm, settings, replace(tiny.INPUTS, prompts=prompts), progress=False)
+    run(experiment, ["vectors"])
+    assert [experiment.tokenizer.decode(row) for row in texts_of(experiment, "piracy")[:2]] == list(prompts["piracy"][:2])
+    written = texts_of(experiment, "random")
+    assert len(written) == 3
+    for row in written:
+        likely = unsplit.log_p(lm, [experiment.tokenizer.eos, *row])
+        for step, token in enumerate(row):
+            assert unsplit.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token]
+    assert np.linalg.norm(experiment.vector("piracy", 1)) > 0
+
+
+def test_a_concept_without_texts_and_definition_is_refused(lm, tmp_path):
+    settings = tiny.settings().changed({"concepts": "gravity"})
     with pytest.raises(ValueError, match=r"concepts: expected some of apathetic, .*, or a file of prompts, got gravity"):
-        run(begin(tmp_path / "b", lm, settings.changed({"concepts": "gravity"}), tiny.INPUTS, progress=False), ["prompts"])
+        run(begin(tmp_path / "b", lm, settings, tiny.INPUTS, progress=False), ["prompts"])
+    wanted = r"prompts: expected texts of gravity, not gravity, got none of not gravity"
+    given = replace(tiny.INPUTS, prompts={"gravity": ("Down",)})
+    with pytest.raises(ValueError, match=wanted):
+        run(begin(tmp_path / "c", lm, settings, given, progress=False), ["prompts"])
+
+
+def test_what_is_not_used_of_the_users_texts_is_said(lm, tmp_path):
+    prompts = {"joy": ("I am glad", "A " * 40), "random": ("It is late", "No")}
+    settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
+    files = {name: Path(name) for name in ("contexts", "starts", "questions", "prompts")}
+    inputs = replace(tiny.INPUTS, prompts=prompts)
+    own = begin(tmp_path / "a", lm, settings, inputs, files=files, progress=False)
+    lines = unused(own, list(STAGES))
+    new, long = settings.prompts.new, len(own.tokenizer.encode("A " * 40, special=False))
+    assert lines[0] == f"prompts of joy: 1 of 2 are cut to {new} tokens; --set prompts.new={long} keeps them whole"
+    assert "contexts: 2 of 3 are used; --set next_token.contexts=3 uses all" in lines
+    assert any(line.startswith("contexts: 1 of 2 are cut to 12 tokens; --set next_token.context=") for line in lines)
+    assert "starts: 2 of 3 are used; --set concept.prompts=3 uses all" in lines
+    assert "questions: 3 of 5 are used; --set mmlu.questions=5 uses all" in lines
+    # Of what comes with the project nothing is said, nor of stages that do not run.
+    assert unused(begin(tmp_path / "b", lm, settings, tiny.INPUTS, progress=False), list(STAGES)) == []
+    assert unused(own, ["cross-entropy"]) == []
+    with pytest.warns(UserWarning, match="prompts of joy: 1 of 2 are cut"):
+        run(own, ["prompts"])
 
 
 def test_a_chat_model_is_asked_in_its_template_and_reads_texts_with_their_beginning(done):
@@ -489,7 +531,11 @@ def test_too_little_text(lm, tmp_path):
         ({"documents": ("A cat.",)}, {}, "text: expected at least 4 blocks"),
         ({"questions": tiny.INPUTS.questions[:1]}, {}, r"questions: expected more than 1 \(mmlu.shots\), got 1"),
         ({}, {"concepts": ["nope"]}, "concepts: expected some of apathetic, .*, got nope"),
-        ({"prompts": {"joy": ("Oh",)}}, {}, "prompts: expected texts of joy, evil, .*, got none of evil"),
+        (
+            {"prompts": {"joy": ("Oh",)}},
+            {"concepts": ["joy", "piracy"]},
+            "prompts: expected texts of joy, piracy, .*, got none of piracy, not piracy",
+        ),
     ],
 )
 def test_what_a_late_stage_refuses_is_refused_first_and_binds_nobody(lm, tmp_path, inputs, changes, message):
