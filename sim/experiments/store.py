@@ -25,10 +25,11 @@ from tqdm import tqdm
 
 from sim import output
 from sim.bridge.files import reading
+from sim.experiments.meanings import meaning
 from sim.experiments.settings import differences
 from ufm._check import require
 
-FORMAT = 2
+FORMAT = 3
 """The version of what is stored. It changes when names in the store change."""
 
 DATA = "data.zarr"
@@ -203,7 +204,7 @@ class Store:
                 require(not place.exists(), "store", "a group of arrays", f"{str(place)!r}, which has no zarr.json")
                 part = Path(tempfile.mkdtemp(dir=self.path, prefix=".group-"))
                 try:
-                    _make(part, layout, wanted)
+                    _make(part, group, layout, wanted)
                     part.chmod(0o755)
                     part.replace(place)
                 except BaseException:
@@ -254,31 +255,49 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     return array
 
 
-def _make(path: Path, layout: Layout, wanted: Sequence[Cell]) -> None:
-    group = zarr.create_group(path, overwrite=True)
+def _make(path: Path, group: str, layout: Layout, wanted: Sequence[Cell]) -> None:
+    arrays = zarr.create_group(path, overwrite=True)
+
+    def create(
+        name: str, dims: Sequence[str], shape: Sequence[int], chunks: Sequence[int], kind: Any, fill: Any
+    ) -> zarr.Array:
+        return arrays.create_array(
+            name,
+            shape=tuple(shape),
+            chunks=tuple(chunks),
+            dtype=kind,
+            fill_value=fill,
+            dimension_names=tuple(dims),
+            attributes=meaning(group, name),
+        )
+
+    def known(name: str, dims: Sequence[str], values: Any) -> None:
+        array = np.asarray(values)
+        kind: Any = str if array.dtype.kind == "U" else array.dtype
+        made = create(name, dims, array.shape, array.shape, kind, None)
+        made[...] = array.astype(object) if kind is str else array
+
     for name, labels in layout.coords.items():
-        _known(group, name, (name,), labels)
+        known(name, (name,), labels)
     for name, (dims, values) in layout.fixed.items():
-        _known(group, name, dims, values)
+        known(name, dims, values)
     for name, (dims, kind) in layout.arrays.items():
         shape = tuple(len(layout.coords[dim]) for dim in dims)
         chunks = tuple(layout.cells.get(dim, size) for dim, size in zip(dims, shape, strict=True))
-        dtype: Any = str if kind == "U" else np.dtype(kind)
-        fill: Any = FILLS["U" if kind == "U" else np.dtype(kind).kind]
-        group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, dimension_names=dims)
+        create(
+            name,
+            dims,
+            shape,
+            chunks,
+            str if kind == "U" else np.dtype(kind),
+            FILLS["U" if kind == "U" else np.dtype(kind).kind],
+        )
     counts = tuple(layout.counts.values())
-    ones, names = (1,) * len(counts), [f"cell_{name}" for name in layout.cells]
-    group.create_array("done", shape=counts, chunks=ones, dtype=bool, fill_value=False, dimension_names=names)
+    names = [f"cell_{name}" for name in layout.cells]
+    create("done", names, counts, (1,) * len(counts), bool, False)
     chosen = np.zeros(counts, bool)
     chosen[tuple(np.asarray(wanted).T)] = True
-    _known(group, "wanted", tuple(names), chosen)
-
-
-def _known(group: zarr.Group, name: str, dims: Sequence[str], values: Any) -> None:
-    array = np.asarray(values)
-    kind: Any = str if array.dtype.kind == "U" else array.dtype
-    made = group.create_array(name, shape=array.shape, chunks=array.shape, dtype=kind, dimension_names=tuple(dims))
-    made[...] = array.astype(object) if kind is str else array
+    known("wanted", names, chosen)
 
 
 COMPARED = ("settings", "model", "judge", "inputs", "dtype", "precision")

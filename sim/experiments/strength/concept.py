@@ -32,9 +32,10 @@ SHOWN, NOT_SHOWN, NO_ANSWER, MISSING = 1, 0, 2, -1
 def concept(experiment: Experiment) -> None:
     """Fill the groups "judge" and "concept".
 
-    "concept": for every concept, layer, strength, prompt and completion the `tokens`, the judge's `answer` (1 shown, 0 not,
-    2 neither 0 nor 1) and `score`, the log-odds of "1" against "0"; how many tokens are `in_lexicon`; and `ratio`, how much
-    likelier each token is, in nats, after an opening that announces the concept than after one that announces its opposite.
+    "concept": for every concept, layer, strength, prompt and completion the `tokens`, and their text, `written`; the judge's
+    `answer` (1 shown, 0 not, 2 neither 0 nor 1) and `score`, the log-odds of "1" against "0"; how many tokens are
+    `in_lexicon`; and `ratio`, how much likelier each token is, in nats, after an opening that announces the concept than
+    after one that announces its opposite.
     "judge": these values for the texts of two sets, by concept, side ("positive", "negative") and text. "lexicon": words.
     """
     _lexicon(experiment)
@@ -56,6 +57,7 @@ def concept(experiment: Experiment) -> None:
         coords,
         {
             "tokens": ((*dims, "position"), "int32"),
+            "written": (dims, "U"),
             "answer": (dims, "int8"),
             "score": (dims, "float32"),
             "in_lexicon": (dims, "int16"),
@@ -86,7 +88,8 @@ def concept(experiment: Experiment) -> None:
         tokens = np.full((len(kept), settings.new), -1, np.int32)
         for k, row in enumerate(kept):
             tokens[k, : len(row)] = row
-        return {"tokens": tokens, **opinions(experiment, kept, name)}
+        texts = np.asarray([tokenizer.decode(row) for row in kept])
+        return {"tokens": tokens, "written": texts, **opinions(experiment, kept, name)}
 
     experiment.store.fill("concept", layout, compute, progress=experiment.progress)
 

@@ -26,11 +26,11 @@ def next_token(experiment: Experiment) -> None:
     """Fill the group "next-token".
 
     For every variant, concept, layer and context: `token`, the likeliest at the low end of the strengths and at the high
-    end (`slot`); `log_p` of them at every strength and `start` at 0; `log_odds` and `slope` of them, the slope of
-    `log_p` at 0; `agreement`, the correlation of slopes and log-odds of all tokens under the unsteered probabilities;
-    `likeliest` token and `divergence` from the unsteered model, in nats, at every strength; `limit`, log-probabilities at
-    infinite strength (proposition 4.1), and `apart`, the total variation between the ends and their limits; `scale`,
-    the length of the hidden state at the last position over that of v.
+    end (`slot`), and `word`, their texts; `log_p` of them at every strength and `start` at 0; `log_odds` and `slope` of
+    them, the slope of `log_p` at 0; `agreement`, the correlation of slopes and log-odds of all tokens under the unsteered
+    probabilities; `likeliest` token and `divergence` from the unsteered model, in nats, at every strength; `limit`,
+    log-probabilities at infinite strength (proposition 4.1), and `apart`, the total variation between the ends and their
+    limits; `scale`, the length of the hidden state at the last position over that of what strength 1 adds.
 
     Raises:
         ValueError: more tokens to keep than there are.
@@ -61,7 +61,8 @@ def next_token(experiment: Experiment) -> None:
         values = swept(split, steering, alphas, odds, limits, kept=settings.kept)
         finite_at(split, alphas, values["log_p"])
         return {name: np.asarray(value) for name, value in values.items()} | {
-            "scale": np.asarray(jnp.linalg.norm(end_states(split)) / jnp.linalg.norm(v))
+            "word": experiment.words_of(np.asarray(values["token"])),
+            "scale": np.asarray(jnp.linalg.norm(end_states(split)) / jnp.linalg.norm(v)),
         }
 
     experiment.store.fill("next-token", layout, compute, wanted=wanted, progress=experiment.progress)
@@ -84,6 +85,7 @@ def _layout(experiment: Experiment, texts: list[str]) -> Layout:
         },
         {
             "token": (of_slot, "int32"),
+            "word": (of_slot, "U"),
             "log_p": ((*of_strength, "slot"), "float32"),
             "start": (of_slot, "float32"),
             "log_odds": (of_slot, "float32"),

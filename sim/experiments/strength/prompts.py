@@ -14,7 +14,7 @@ from ufm._check import require
 
 
 def prompts(experiment: Experiment) -> None:
-    """Fill the group "prompts": the tokens of every text of every set, ``[set, text, position]``.
+    """Fill the group "prompts": the tokens of every text of every set, ``[set, text, position]``, and the texts.
 
     Of sets that the user gives no texts of, the model writes them: as many as the largest given set has.
 
@@ -27,7 +27,7 @@ def prompts(experiment: Experiment) -> None:
     # Sets are written together as far as a batch holds them, the texts of a set in as few parts as there need be.
     layout = Layout(
         {"set": experiment.sets, "text": np.arange(texts), "position": np.arange(settings.new)},
-        {"tokens": (("set", "text", "position"), "int32")},
+        {"tokens": (("set", "text", "position"), "int32"), "written": (("set", "text"), "U")},
         {"set": max(1, settings.batch // texts), "text": min(texts, settings.batch)},
     )
 
@@ -35,11 +35,12 @@ def prompts(experiment: Experiment) -> None:
         names, numbers = layout.labels(cell).values()
         missing = [name for name in names if name not in own]
         written = iter(_written(experiment, missing, cell, len(numbers)) if missing else [])
-        tokens = np.full((len(names) * len(numbers), settings.new), -1, np.int32)
+        tokens, texts_of_rows = np.full((len(names) * len(numbers), settings.new), -1, np.int32), []
         for k, name in enumerate(name for name in names for _ in numbers):
             row = _tokens(experiment, own[name], numbers[k % len(numbers)]) if name in own else next(written)
             tokens[k, : len(row)] = row
-        return {"tokens": tokens}
+            texts_of_rows.append(experiment.tokenizer.decode(row))
+        return {"tokens": tokens, "written": np.asarray(texts_of_rows)}
 
     experiment.store.fill("prompts", layout, compute, progress=experiment.progress)
 

@@ -13,6 +13,7 @@ from sim.experiments import strength
 from sim.experiments.corpora import train_tokenizer
 from sim.experiments.experiment import against, begin, opposite
 from sim.experiments.inputs import LETTERS, Inputs
+from sim.experiments.meanings import meaning
 from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request, request
 from sim.experiments.run import STAGES, run
 from sim.experiments.settings import VARIANTS, ConceptProbability
@@ -115,6 +116,28 @@ def test_every_set_is_written_from_its_own_beginning_with_likely_tokens(done):
             for step, token in enumerate(drawn):
                 assert unsplit.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token], (name, step)
     assert len({row.tobytes() for row in tokens.values.reshape(-1, settings.new)}) == 5 * settings.texts
+
+
+def test_every_array_of_a_run_says_what_it_is(done):
+    for group in done.store.groups:
+        for name, array in done.store.data(group).variables.items():
+            assert array.attrs["description"].endswith("."), (group, name)
+    units = done.store.data("next-token")["divergence"].attrs["units"], done.store.data("vectors")["mean"].attrs["units"]
+    assert units == ("nats", "hidden state")
+    # The same name means different things in two groups.
+    assert meaning("update-lora", "loss")["units"] != meaning("preference-lora", "loss")["units"]
+    assert meaning("vectors", "nothing of the kind") == {}
+
+
+def test_tokens_are_stored_as_text_too(done):
+    decode = done.tokenizer.decode
+    for group in ("prompts", "concept"):
+        data = done.store.data(group)
+        rows = data["tokens"].values.reshape(-1, data.sizes["position"])
+        assert data["written"].values.ravel().tolist() == [decode(row[row >= 0].tolist()) for row in rows]
+    data = done.store.data("next-token")
+    for token, word in zip(data["token"].values.ravel(), data["word"].values.ravel(), strict=True):
+        assert word == (decode([int(token)]) if token >= 0 else "")
 
 
 def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):

@@ -405,7 +405,7 @@ def test_labels_of_one_kind_only():
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(None, "of an older version"), (1, "of an older version"), (3, "of a newer one")]
+    ("number", "words"), [(None, "of an older version"), (2, "of an older version"), (FORMAT + 1, "of a newer one")]
 )
 def test_a_store_of_another_version_is_refused(tmp_path, number, words):
     store = open_store(tmp_path / "run", ABOUT)

@@ -33,6 +33,12 @@ def experiment(lm, tmp_path_factory):
         return begun
 
 
+def test_every_array_says_what_it_is(experiment):
+    for group in experiment.store.groups:
+        for name, array in experiment.store.data(group).variables.items():
+            assert array.attrs["description"].endswith("."), (group, name)
+
+
 @pytest.fixture(scope="session")
 def task(experiment):
     with jax.enable_x64(False):
