@@ -88,7 +88,7 @@ def verify(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for verdicts.json (with --model: the page, figures and data); nothing is written if left out."
+            help="Folder for pages and data: index.html, a page for each statement; nothing is written if left out."
         ),
     ] = None,
     seed: Seed = 0,
@@ -108,15 +108,18 @@ def verify(
         raise typer.Exit(_verify_on_model(model, statements, json, out, seed))
     from sim.checks.verify import as_json, as_table
     from sim.checks.verify import verify as run
-    from sim.output import write_json
 
-    targets = [output.prepare_file(json, "json")] if json else []
-    targets += [output.prepare_folder(out) / "verdicts.json"] if out else []
+    target = output.prepare_file(json, "json") if json else None
+    folder = output.prepare_folder(out) if out else None
     verdicts = run(statements, seed=seed, instances=instances, names=routes.split(","), twins=twins)
     results = as_json(verdicts, seed)
-    for path in targets:
-        write_json(path, results)
+    if target:
+        output.write_json(target, results)
     typer.echo(as_table(verdicts))
+    if folder:
+        from sim.reproduction import write_verification
+
+        typer.echo(f"open {write_verification(folder, verdicts, seed)}")
     raise typer.Exit(0 if results["holds"] else 1)
 
 

@@ -191,6 +191,12 @@ def draw(
     return data, draw_all(FIGURES, data, folder)
 
 
+def write_verification(folder: Path, verdicts: list[Verdict], seed: int) -> Path:
+    """Write ``verdicts.json``, ``instances/`` with the worst instances, and pages; returns the path of the first page."""
+    write_json(folder / "verdicts.json", as_json(verdicts, seed))
+    return report.write_verification(folder, verdicts, keep(output.prepare_folder(folder / "instances"), verdicts, seed))
+
+
 def keep(folder: Path, verdicts: list[Verdict], seed: int) -> dict[tuple[str, str, bool], Path]:
     """Write the worst instance that each route found, of statements and of false twins, so that it can be replayed.
 

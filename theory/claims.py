@@ -146,7 +146,9 @@ def monotone(tex: str, events: Events, direction: Callable[[Instance], Num[Array
         sign = direction(instance)
         return jnp.where(sign > 0, low, jnp.where(sign < 0, -high, jnp.inf))
 
-    return Claim(tex, instances, autodiff, sweep, curves=(Curve(sign_of_slope, beyond=beyond),))
+    what = "log-probability" if events is None else "log-odds"
+    reading = f"the least slope of a {what} curve in the claimed direction, per unit of αR, with {ROUNDING:.0e} for rounding"
+    return Claim(tex, instances, autodiff, sweep, curves=(Curve(sign_of_slope, beyond=beyond),), reading=reading)
 
 
 def limiting(
@@ -208,7 +210,8 @@ def limiting(
         curves, ends = measured_curves(swept, events), swept.alphas
         return float(margin_at_ends(swept.instance, ends[0], curves[:, 0], ends[-1], curves[:, -1]))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = f"{tolerance:.0e} less the largest distance of a settled curve from the claimed limit"
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def _saturation(instance: Instance, sign: int, tolerance: float) -> Float[Array, ""]:

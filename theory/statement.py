@@ -107,6 +107,7 @@ class Claim:
         sweep: the margin read off the measured sweep of a trained model.
         curves: what ball arithmetic proves on an exact instance; all together imply the claim there.
         identities: equalities of symbolic expressions that make up the claim.
+        reading: what the margin is a measure of, in words that go on "Here it is ...".
 
     Margins of inequalities include an allowance for rounding, so that a statement holds exactly where its margin is
     positive; margins of equalities are a tolerance less the error.
@@ -118,6 +119,7 @@ class Claim:
     sweep: Callable[[Any], float] | None = None
     curves: tuple[Curve, ...] = ()
     identities: Callable[[], tuple[Identity, ...]] | None = None
+    reading: str = field(default="")
 
 
 class Hypothesis(NamedTuple):

@@ -4,15 +4,19 @@ The first page needs nothing beside it; the others show the figures of the folde
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim import output
+from sim.checks import proofs
+from sim.checks.markdown import to_html
 from sim.checks.validation import Validation
 from sim.checks.verify import DEFAULT_ROUTES, Verdict
 from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing
 from sim.pages import pictures, write_page
-from theory import REGISTRY
+from theory import REGISTRY, Statement
+from theory.routes import ROUTES
 from theory.statements import MODULE_OF
 
 
@@ -41,18 +45,7 @@ def write(
         missing: why there is none, if one was asked for.
         choice: whether ``choosing/index.html`` is the page of a strength that was chosen on it.
     """
-    pages = output.prepare_folder(folder / "statements")
-    for verdict in verdicts:
-        statement = verdict.statement
-        shown = {name: figure for name, figure in FIGURES.items() if figure.dataset == statement.figure}
-        write_page(
-            pages / f"{statement.id}.html",
-            "statement.html",
-            verdict=verdict,
-            kept=kept,
-            module=MODULE_OF[statement.id],
-            figures=shown,
-        )
+    write_statements(folder, verdicts, kept, figures=FIGURES)
     return write_page(
         folder / "index.html",
         "report.html",
@@ -68,6 +61,111 @@ def write(
         missing=missing,
         choice=choice,
     )
+
+
+def write_verification(folder: Path, verdicts: list[Verdict], kept: Mapping[tuple[str, str, bool], Path]) -> Path:
+    """Write ``index.html`` with verdicts alone, and ``statements/ID.html``; returns the path of the first.
+
+    Args:
+        folder: where.
+        verdicts: from `sim.verify`.
+        kept: files of the worst instances (`sim.reproduction.keep`).
+    """
+    write_statements(folder, verdicts, kept)
+    used = {result.route for verdict in verdicts for result in verdict.evidence}
+    return write_page(
+        folder / "index.html",
+        "verification.html",
+        verdicts=verdicts,
+        routes=[route for route in ROUTES if route in used],
+        holds=bool(verdicts) and all(verdict.holds for verdict in verdicts),
+    )
+
+
+def write_statements(
+    folder: Path,
+    verdicts: list[Verdict],
+    kept: Mapping[tuple[str, str, bool], Path],
+    *,
+    figures: Mapping[str, Drawing] | None = None,
+) -> None:
+    """Write ``statements/ID.html`` for every verdict, with its proof, and ``statements/notation.html``.
+
+    Args:
+        folder: where.
+        verdicts: from `sim.verify`.
+        kept: files of the worst instances, in ``instances/`` of the folder.
+        figures: those that are saved in ``figures/`` of the folder, by name.
+    """
+    pages = output.prepare_folder(folder / "statements")
+    statements = [verdict.statement for verdict in verdicts]
+    addresses = _addresses(statements)
+    markdown = partial(to_html, addresses=addresses, level=2)
+    settings = [text for text in map(proofs.shared_setting, proofs.SHARED) if text is not None]
+    write_page(
+        pages / "notation.html",
+        "notation.html",
+        symbols=proofs.symbols(),
+        terms=markdown(proofs.terms()),
+        settings=[markdown(text) for text in settings],
+        markdown=markdown,
+    )
+    for verdict in verdicts:
+        statement = verdict.statement
+        proof = proofs.proof(statement)
+        texts = [f"$${statement.claim.tex}$$", *((proof.setting, proof.text) if proof else ())]
+        write_page(
+            pages / f"{statement.id}.html",
+            "statement.html",
+            verdict=verdict,
+            kept=kept,
+            module=MODULE_OF[statement.id],
+            figures={name: figure for name, figure in (figures or {}).items() if figure.dataset == statement.figure},
+            paper=PAPER if statement.source.startswith("S,") else "",
+            siblings=_siblings(statement, statements),
+            symbols=proofs.symbols(texts),
+            setting=markdown(proof.setting) if proof else "",
+            proof=markdown(proof.text) if proof else "",
+            markdown=markdown,
+        )
+
+
+PAPER = "https://arxiv.org/abs/2602.02712"
+"""What statements cite as S."""
+
+
+class Sibling(NamedTuple):
+    """Another statement of the same number.
+
+    Attributes:
+        id: of the statement.
+        title: a few words.
+        written: whether it has a page in the folder.
+    """
+
+    id: str
+    title: str
+    written: bool
+
+
+def _siblings(statement: Statement, written: list[Statement]) -> list[Sibling]:
+    """The other statements whose proofs are on the same page."""
+    same = [other for other in REGISTRY.values() if other.proof == statement.proof and other.id != statement.id]
+    return [Sibling(other.id, other.title, other in written) for other in same if statement.proof]
+
+
+def _addresses(statements: list[Statement]) -> dict[str, str]:
+    """Where the pages of a folder have what the documentation has under a label, or on a page."""
+    addresses: dict[str, str] = {}
+    for statement in reversed(statements):
+        proof, page = proofs.proof(statement), f"{statement.id}.html"
+        if proof is not None:
+            addresses |= {label: f"{page}#{label}" for label in proofs.labels(proof.text)}
+            # The label of the proof, and the page of the documentation, which begins with its first statement.
+            addresses |= dict.fromkeys((f"proof-of-{statement.id}", statement.proof.rpartition("/")[2]), f"{page}#proof")
+    shared = {name: proofs.shared_setting(name) or "" for name in proofs.SHARED}
+    labels = [label for text in shared.values() for label in proofs.labels(text)]
+    return addresses | {label: f"notation.html#{label}" for label in labels} | {"index": "notation.html"}
 
 
 FIRST = ("language-next-tokens", "language-bumps")

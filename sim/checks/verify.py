@@ -53,7 +53,12 @@ class Verdict:
     def holds(self) -> bool:
         """Whether every route checked something and found it to hold, and no route took the false twin for true."""
         held = len(self.evidence) > 0 and all(result.holds for result in self.evidence)
-        return held and not any(result.holds or result.checked == 0 for result in self.twin)
+        return held and self.rejections == len(self.twin)
+
+    @property
+    def rejections(self) -> int:
+        """How many routes rejected the false twin: they checked it on something, and it did not hold there."""
+        return sum(result.checked > 0 and not result.holds for result in self.twin)
 
 
 @typed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -60,6 +61,20 @@ def test_verify_writes_verdicts(monkeypatch, capsys, tmp_path):
     verdicts = json.loads(path.read_text())
     assert verdicts["holds"]
     assert [statement["id"] for statement in verdicts["statements"]] == ["theorem-3.8"]
+
+
+def test_verify_writes_pages(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "pages"
+    code, out, _ = run(monkeypatch, capsys, "verify", "theorem-3.8", "--out", str(folder), "--instances", "9", *ROUTES)
+    assert code == 0
+    assert out.splitlines()[-1] == f"open {folder / 'index.html'}"
+    assert json.loads((folder / "verdicts.json").read_text())["holds"]
+    assert 'href="statements/theorem-3.8.html"' in (folder / "index.html").read_text()
+    page = (folder / "statements" / "theorem-3.8.html").read_text()
+    assert "<strong>Proof." in page
+    for file in re.findall(r'href="\.\./(instances/[^"]+)"', page):
+        assert (folder / file).exists()
+    assert "rejected by" in page
 
 
 def test_verify_exits_with_1_when_a_statement_fails(monkeypatch, capsys):
