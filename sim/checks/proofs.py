@@ -21,6 +21,9 @@ SHARED = ("proofs/index", "normalised")
 _ONLY_WITH = {"$s$": "G"}
 """Letters that proofs also use for other things, and what occurs beside them where the glossary is right."""
 
+_OF_CORPORA = {"$s$", "$g(j)$", "$a_z$, $b_z$", r"$\varepsilon$", r"$\gamma_z$, $\omega_z$", "$W$, $H$, $h_j$"}
+"""What means something else behind a norm."""
+
 _LABEL = re.compile(r"^\(proof-of-(.+)\)=\n", re.MULTILINE)
 
 
@@ -119,6 +122,14 @@ def _is_used(row: Symbol, used: list[list[str]]) -> bool:
     count = sum(_occurs(head, used) for head in heads)
     company = _ONLY_WITH.get(row.notation)
     return count > 0 and 2 * count >= len(heads) and (company is None or _occurs([company], used))
+
+
+def symbols_of(statement: Statement) -> list[Symbol]:
+    """The rows of the glossary that the claim and the proof of a statement use."""
+    known = proof(statement)
+    rows = symbols([f"$${statement.claim.tex}$$", *((known.setting, known.text) if known else ())])
+    behind_a_norm = any(word in statement.domain.name for word in ("norm", "transformers"))
+    return [row for row in rows if not (behind_a_norm and row.notation in _OF_CORPORA)]
 
 
 def terms() -> str:

@@ -113,7 +113,6 @@ def write_statements(
     for verdict in verdicts:
         statement = verdict.statement
         proof = proofs.proof(statement)
-        texts = [f"$${statement.claim.tex}$$", *((proof.setting, proof.text) if proof else ())]
         write_page(
             pages / f"{statement.id}.html",
             "statement.html",
@@ -123,7 +122,7 @@ def write_statements(
             figures={name: figure for name, figure in (figures or {}).items() if figure.dataset == statement.figure},
             paper=PAPER if statement.source.startswith("S,") else "",
             siblings=_siblings(statement, statements),
-            symbols=proofs.symbols(texts),
+            symbols=proofs.symbols_of(statement),
             setting=markdown(proof.setting) if proof else "",
             proof=markdown(proof.text) if proof else "",
             markdown=markdown,
@@ -165,7 +164,14 @@ def _addresses(statements: list[Statement]) -> dict[str, str]:
             addresses |= dict.fromkeys((f"proof-of-{statement.id}", statement.proof.rpartition("/")[2]), f"{page}#proof")
     shared = {name: proofs.shared_setting(name) or "" for name in proofs.SHARED}
     labels = [label for text in shared.values() for label in proofs.labels(text)]
-    return addresses | {label: f"notation.html#{label}" for label in labels} | {"index": "notation.html"}
+    return (
+        addresses
+        | {label: f"notation.html#{label}" for label in labels}
+        | {
+            "index": "notation.html",
+            "normalised": "notation.html#through-a-norm",
+        }
+    )
 
 
 FIRST = ("language-next-tokens", "language-bumps")

@@ -114,7 +114,7 @@ def test_every_statement_has_a_page(reproduction):
         html = path.read_text()
         assert html.count("<math") >= 2
         for link in re.findall(r'(?:href|src)="([^"#]+)', html):
-            assert (folder / link).exists() or link == report.PAPER, link
+            assert (folder / link).exists() or link.startswith("https://arxiv.org/"), link
 
 
 def test_a_failing_route_fails_the_whole(reproduction):

@@ -82,6 +82,11 @@ def test_symbols_are_those_that_occur():
     assert [symbol.notation for symbol in proofs.symbols(["$g(j)$, $f(c_j)$"])] == ["$c_j$", "$g(j)$", "$f(c_j)$"]
 
 
+def test_symbols_of_corpora_are_not_taken_for_those_behind_a_norm():
+    assert [symbol.notation for symbol in proofs.symbols_of(REGISTRY["N7"])] == ["$v$", r"$\alpha$"]
+    assert "$a_z$, $b_z$" in [symbol.notation for symbol in proofs.symbols_of(REGISTRY["lemma-B.4"])]
+
+
 def test_a_route_is_explained_before_the_table_and_the_twin_has_a_verdict(written):
     html = written[1]["N1.html"]
     assert html.index("closed forms over random instances") < html.index('<table class="matrix">\n<thead><tr><th>route')
