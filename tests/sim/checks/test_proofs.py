@@ -13,6 +13,7 @@ import pytest
 from sim.checks import proofs, report
 from sim.checks.markdown import to_html
 from sim.checks.verify import Verdict
+from tests.browser import PROGRAM, browser
 from theory import REGISTRY
 from theory.routes import Evidence
 
@@ -61,6 +62,16 @@ def test_all_links_lead_somewhere_and_nothing_is_loaded(written):
             assert not anchor or f'id="{anchor}"' in target.read_text(), (file, link)
     assert 'href="N14.order.html#proof"' in "".join(htmls.values())
     assert 'href="notation.html#fact-1"' in "".join(htmls.values())
+
+
+def test_no_page_is_wider_than_a_phone(written, tmp_path):
+    if PROGRAM is None:
+        pytest.skip("needs a browser")
+    with browser(tmp_path / "profile") as page:
+        for path in (written[0] / "statements").iterdir():
+            page.open(path, width=390)
+            assert page.value("document.documentElement.scrollWidth") <= 390, path.name
+        assert page.problems == []
 
 
 def test_a_statement_that_has_no_page_is_named_and_not_linked(tmp_path):
