@@ -50,8 +50,12 @@ def prepare_file(path: str | Path, argument: str) -> Path:
 
 def write_json(path: Path, data: object) -> Path:
     """Write JSON, whole."""
-    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
-    return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_whole(path, lambda temporary: temporary.write_text(json_text(data), encoding="utf-8"))
+
+
+def json_text(data: object) -> str:
+    """What `write_json` writes."""
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:

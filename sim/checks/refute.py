@@ -11,7 +11,7 @@ import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,18 +19,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
 from sim import output
+from sim.checks.counterexample import as_text, describe
 from sim.figures import counterexample, save
-from sim.output import write_json
-from theory import REGISTRY, Domain, Instance, balls, find, random_instances, rationals
+from sim.output import json_text, write_json
+from theory import REGISTRY, Claim, Domain, Instance, balls, find, random_instances, rationals
 from theory._compilation import compiled_quickly
 from theory.certificate import Confirmation, confirm
-from theory.claims import TOKENS, closed_form_curves
 from theory.random_instances import SEPARATED
 from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
+from theory.small_tables import attack_small
 from theory.statement import TABLES, Hypothesis, Margin
 from ufm._check import require, typed
 from ufm.precision import in_float64
@@ -59,6 +59,7 @@ class Conjecture:
         domain: what it is about.
         needs: the hypotheses under which it is made, by name.
         twin: whether the false twin of the statement is meant.
+        claim: of the statement.
     """
 
     target: str
@@ -66,6 +67,7 @@ class Conjecture:
     domain: Domain
     needs: dict[str, Hypothesis]
     twin: bool = field(default=False)
+    claim: Claim | None = field(default=None)
 
     @property
     def name(self) -> str:
@@ -102,7 +104,7 @@ def conjecture(
     """
     if ".py" in target:
         require(not twin, "twin", "the id of a statement, which has a false twin", repr(target))
-        margin, domain = _margin_in_file(target, folders), _BARE_TABLES
+        margin, domain, claim = _margin_in_file(target, folders), _BARE_TABLES, None
         own: Sequence[str] = NEEDS
     else:
         statement = find(target, REGISTRY)
@@ -114,7 +116,7 @@ def conjecture(
     known = {name: hypothesis for hypotheses in others for name, hypothesis in hypotheses.items()}
     unknown = [name for name in chosen if name not in known]
     require(not unknown, "needs", f"some of {', '.join(known)}", unknown)
-    return Conjecture(target, margin, domain, {name: known[name] for name in chosen}, twin)
+    return Conjecture(target, margin, domain, {name: known[name] for name in chosen}, twin, claim)
 
 
 def _margin_in_file(target: str, folders: Sequence[Path]) -> Margin:
@@ -193,16 +195,18 @@ class Refutation:
         result: what the attack found.
         file: the counterexample as JSON, if there is one.
         figure: its figure by format, if it is a table.
+        table: the table in words and numbers, if it is one.
     """
 
     conjecture: Conjecture
     result: Attack
     file: Path | None = field(default=None)
     figure: dict[str, Path] | None = field(default=None)
+    table: str = field(default="")
 
     @property
     def answer(self) -> str:
-        """One line in words."""
+        """One line in words, and below it the table that breaks the conjecture."""
         result = self.result
         if result.confirmation is None:
             if result.margin < 0:
@@ -212,7 +216,8 @@ class Refutation:
             return lowest + (same if result.constant else "")
         exactly = "in exact fractions" if result.exact else "for exactly these floats"
         where = f"written to {self.file}" + (f", figure {self.figure['pdf']}" if self.figure else "")
-        return f"refuted: confirmed {exactly}, margin {_enclosure(result.confirmation)}; {where}"
+        line = f"refuted: confirmed {exactly}, margin {_enclosure(result.confirmation)}; {where}"
+        return f"{line}\n\n{self.table}" if self.table else line
 
 
 @typed
@@ -252,10 +257,14 @@ def refute(
             random_instances.check_families(families)
         key, conditions = jax.random.key(seed), tried.conditions
         size = {"drawn": drawn, "restarts": restarts, "steps": steps}
-        result = attack(tried.margin, key, tried.domain, conditions, families=families, **size)
-        everywhere = f"+inf, or a hypothesis that fails, on all {drawn} random ones"
-        require(result.tried > 0, "conjecture", "a claim about some instance", everywhere)
-        result = confirmed(result)
+        result = None
+        if tried.domain.kind is Instance:
+            result = attack_small(tried.margin, tried.domain, conditions, families=families, seed=seed)
+        if result is None:
+            result = attack(tried.margin, key, tried.domain, conditions, families=families, **size)
+            everywhere = f"+inf, or a hypothesis that fails, on all {drawn} random ones"
+            require(result.tried > 0, "conjecture", "a claim about some instance", everywhere)
+            result = confirmed(result)
         if result.confirmation is None:
             return Refutation(tried, result)
         kept = Kept(
@@ -269,70 +278,23 @@ def refute(
             enclosure=_ends(result.confirmation),
             bits=result.confirmation.precision,
         )
-        file = write_instance(folder / f"{tried.name}.json", kept)
-        figure = None
-        if result.exact:
-            figure = save(counterexample(curves(result.exact, tried.margin)), folder, tried.name)
-    return Refutation(tried, result, file, figure)
+        name = _free_name(folder, tried.name, kept)
+        file = write_instance(folder / f"{name}.json", kept)
+        if result.exact is None:
+            return Refutation(tried, result, file)
+        words = f"{target}{', false twin' if twin else ''}"
+        data = describe(result.exact, words, tried.margin, result.confirmation.upper, claim=tried.claim)
+        return Refutation(tried, result, file, save(counterexample(data), folder, name), as_text(data))
 
 
-@typed
-def curves(exact: RationalInstance, margin: Margin, shown: int = 3) -> xr.Dataset:
-    """What the figure of a table shows: its distinct rows in fractions, and the curves of some of them.
-
-    Contexts that agree in everything are one. The curves are of the contexts whose rows move the margin most, that is, whose
-    part of its gradient is largest.
-
-    Args:
-        exact: the table.
-        margin: what it breaks.
-        shown: how many contexts, at most.
-
-    Returns:
-        probability, fraction ``(context, token)``, log_odds, in_target ``(token)``, role, shown ``(context)``, curve
-        ``(context, alpha, token)`` with alpha in units of 1/R (of 1 where M is constant).
-    """
-    instance = rationals.to_floats(exact)
-    moves = bool(instance.range > 0)
-    slopes = compiled_quickly(jax.grad(lambda log_p: margin(dataclasses.replace(instance, log_p=log_p))))(instance.log_p)
-    weight = np.abs(np.nan_to_num(np.asarray(slopes), posinf=0, neginf=0)).sum(axis=1)
-    groups: dict[Any, list[int]] = {}
-    for j, which in enumerate(zip(exact.p, exact.contrast, exact.concept, strict=True)):
-        groups.setdefault(which, []).append(j)
-    contexts = list(groups.values())
-    first = [group[0] for group in contexts]
-    telling = sorted(range(len(contexts)), key=lambda k: -weight[contexts[k]].sum())[:shown]
-    alphas = np.linspace(-64, 64, 2049)
-    curve = np.exp(np.asarray(closed_form_curves(instance, TOKENS, jnp.asarray(alphas) / (instance.range if moves else 1))))[
-        first
-    ]
-    # As wide as it takes for the curves to settle.
-    ends = (curve[telling][:, :1], curve[telling][:, -1:])
-    for width in (8, 16, 32, 64):
-        inside = curve[telling][:, np.abs(alphas) <= width]
-        if max(np.abs(inside[:, [k]] - end).max() for k, end in zip((0, -1), ends, strict=True)) < 0.03:
-            break
-    kept = np.abs(alphas) <= width
-    rows = [exact.p[j] for j in first]
-    return xr.Dataset(
-        {
-            "probability": (("context", "token"), np.asarray(instance.p)[first]),
-            "fraction": (("context", "token"), [[str(x) for x in row] for row in rows]),
-            "log_odds": ("token", np.asarray(instance.log_odds)),
-            "in_target": ("token", np.asarray(instance.in_target)),
-            "role": ("context", [_role(exact.contrast[j]) for j in first]),
-            "shown": ("context", np.isin(np.arange(len(first)), telling)),
-            "curve": (("context", "alpha", "token"), curve[:, kept]),
-        },
-        coords={
-            "context": [", ".join(map(str, group)) for group in contexts],
-            "alpha": ("alpha", alphas[kept], {"units": "1/R" if moves else "1"}),
-        },
-    )
-
-
-def _role(contrast: Fraction) -> str:
-    return "P" if contrast > 0 else "N" if contrast < 0 else ""
+def _free_name(folder: Path, name: str, kept: "Kept") -> str:
+    """The name, or one with a number behind it: files of other attacks stay, the same counterexample is written again."""
+    for number in count(1):
+        numbered = name if number == 1 else f"{name}-{number}"
+        file = folder / f"{numbered}.json"
+        if not file.exists() or file.read_text(encoding="utf-8") == json_text(_as_json(kept)):
+            return numbered
+    raise AssertionError("numbers do not end")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -368,8 +330,12 @@ class Kept:
 @typed
 def write_instance(path: str | Path, kept: Kept) -> Path:
     """Write a kept instance as JSON, whole; infinities and NaN as strings."""
+    return write_json(Path(path), _as_json(kept))
+
+
+def _as_json(kept: Kept) -> dict[str, Any]:
     plain = {name: _plain(value) for name, value in vars(kept).items() if name != "instance"}
-    return write_json(Path(path), {"version": output.package_version(), **plain, "instance": _plain_instance(kept.instance)})
+    return {"version": output.package_version(), **plain, "instance": _plain_instance(kept.instance)}
 
 
 @typed

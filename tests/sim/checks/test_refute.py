@@ -13,6 +13,7 @@ import pytest
 
 import sim.checks.refute
 from sim import cli
+from sim.checks.counterexample import as_text, describe
 from sim.figures.counterexample import counterexample
 from theory import REGISTRY, Instance, examples, norms, rationals, routes
 from theory._compilation import compiled_quickly
@@ -37,7 +38,7 @@ def attribute(one): return jnp.min(one.probabilities)
 def two(one, other): return one.range
 def loop(one): return jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, one.range)
 def callback(one): return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((), float), jax.lax.stop_gradient(one.range))
-def nan(one): return jnp.log(one.log_odds[0])
+def nan(one): return jnp.log(-1 - one.range)
 def vacuous(one): return jnp.where(one.range < 0, one.range, jnp.inf)
 def unsupported(one): return -1 - jnp.linalg.eigvalsh(one.p @ one.p.T)[0] ** 2
 def rounding(one): return jnp.min(1 - jnp.sum(one.p, axis=1)) + 1e-30
@@ -93,7 +94,6 @@ def written(folder):
 def test_a_false_conjecture_is_refuted_written_drawn_and_replayed(ufm, tmp_path):
     code, out, err = ufm("refute", "mine.py:leads", "--out", "new/folder", "--seed", "3")
     assert (code, err) == (1, "")
-    assert out.count("\n") == 1
     ends = re.match(r"refuted: confirmed in exact fractions, margin in \[(\S+), (\S+)\], 128 bits; written to new", out)
     assert written(tmp_path) == [f"leads.{kind}" for kind in ("json", "pdf", "png", "svg")]
     kept = json.loads((tmp_path / "new/folder/leads.json").read_text())
@@ -112,6 +112,55 @@ def test_a_false_conjecture_is_refuted_written_drawn_and_replayed(ufm, tmp_path)
     assert code == 0
     assert f"exactly in [{ends[1]}, {ends[2]}]" in out
     assert "the counterexample stands" in out
+
+
+def test_the_table_of_a_counterexample_says_what_is_what_and_which_number_breaks_the_claim():
+    """Two contexts after which theorem 3.6's target rises: its false twin says that it falls beyond some strength."""
+    twin = REGISTRY["theorem-3.6.target"].twin
+    with jax.enable_x64(True):
+        data = describe(RARE, "a twin", twin.instances, -0.25, claim=twin)
+    lines = as_text(data).splitlines()
+    assert lines[0].split() == ["token", "0", "token", "1", "token", "2", "token", "3"]
+    assert lines[1].split() == ["weight", *["concept", "0"] * 2, *["concept", "1"] * 2]
+    assert lines[2].split() == ["c0,", "concept", "0,", "in", "P", "1/2", "1/20", "9/20", "3/10", "1/5"]
+    assert lines[3].split() == ["c1,", "concept", "1,", "in", "N", "1/2", "1/100", "1/10", "2/5", "49/100"]
+    assert [float(word) for word in lines[4].split()[2:]] == pytest.approx(np.log([5, 4.5, 0.75, 20 / 49]), abs=1e-3)
+    assert "a twin claims a positive margin; here it is -0.25." in lines[6]
+    # At 0 and beyond the share of the target still rises, which the twin denies.
+    fails = data["fails"].values
+    assert fails[data["alpha"].values >= 0].all() == bool(fails[-1])
+    assert bool(fails.any()) == ("Its inequality fails at strengths" in lines[-1])
+
+
+@pytest.mark.usefixtures("mine")
+def test_the_smallest_table_of_round_numbers_comes_first(ufm, tmp_path):
+    assert ufm("refute", "mine.py:leads")[0] == 1
+    fields = json.loads((tmp_path / "out/refute/leads.json").read_text())["instance"]["fields"]
+    assert (len(fields["p"]), len(fields["p"][0])) == (2, 2)
+    assert all(100 % int(x.partition("/")[2]) == 0 for row in fields["p"] for x in row)
+
+
+def test_a_conjecture_that_takes_larger_tables_only_is_still_attacked(ufm, tmp_path):
+    (tmp_path / "large.py").write_text(
+        "import jax.numpy as jnp\ndef large(one):\n    return jnp.dot(one.p[0], jnp.ones(7)) - 2\n"
+    )
+    assert ufm("refute", "large.py:large")[0] == 1
+    fields = json.loads((tmp_path / "out/refute/large.json").read_text())["instance"]["fields"]
+    assert len(fields["p"][0]) == 7
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_second_counterexample_does_not_replace_the_first(ufm, tmp_path):
+    folder = tmp_path / "out/refute"
+    ufm("refute", "mine.py:leads")
+    first = (folder / "leads.json").read_bytes()
+    assert "written to out/refute/leads.json" in ufm("refute", "mine.py:leads")[1]
+    assert "written to out/refute/leads-2.json" in ufm("refute", "mine.py:leads", "--seed", "5")[1]
+    assert (folder / "leads.json").read_bytes() == first
+    assert {path.name for path in folder.iterdir()} == {
+        f"leads{n}.{kind}" for n in ("", "-2") for kind in ("json", "pdf", "png", "svg")
+    }
+    assert ufm("replay", "out/refute/leads-2.json")[0] == 0
 
 
 @pytest.mark.usefixtures("mine")
@@ -208,7 +257,7 @@ def test_every_false_twin_falls_by_the_command_and_is_replayed(monkeypatch, caps
 
 def test_curves_of_an_instance_on_which_steering_does_nothing_are_flat():
     constant = replace(RARE, p=(RARE.p[0], RARE.p[0]))
-    shown = sim.checks.refute.curves(constant, lambda instance: instance.p[0, 0])
+    shown = describe(constant, "flat", lambda instance: instance.p[0, 0], -1.0)
     assert shown["alpha"].attrs["units"] == "1"
     np.testing.assert_allclose(np.ptp(shown["curve"].values, axis=1), 0, atol=1e-12)
     assert r"steering strength $\alpha$" in [axes.get_xlabel() for axes in counterexample(shown).axes]

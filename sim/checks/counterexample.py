@@ -1,0 +1,157 @@
+"""A counterexample as a person reads it: the table with its concepts, the claim in numbers, and where it fails."""
+
+import dataclasses
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from sim.figures.counterexample import failing, shown_numbers
+from theory import Claim, rationals
+from theory._compilation import compiled_quickly
+from theory.claims import TOKENS, closed_form_curves
+from theory.instance import Instance
+from theory.rationals import RationalInstance
+from theory.statement import Margin
+from ufm._check import typed
+
+
+def describe(
+    exact: RationalInstance, name: str, margin: Margin, value: float, *, claim: Claim | None = None, shown: int = 3
+) -> xr.Dataset:
+    """What the figure and the text of a counterexample show: its distinct rows, and the curves of some of them.
+
+    Contexts that agree in everything are one. The curves are of the contexts whose rows move the margin most, that is, whose
+    part of its gradient is largest.
+
+    Args:
+        exact: the table.
+        name: of the conjecture.
+        margin: what it breaks.
+        value: what the margin comes to there.
+        claim: of the statement, whose inequalities over strengths are evaluated.
+        shown: how many contexts have curves, at most.
+
+    Returns:
+        probability, fraction, weighs (how much the margin moves with the entry, from 0 to 1) ``(context, token)``, log_odds,
+        in_target, concept_of_token ``(token)``, role, concept, weight, shown ``(context)``, curve
+        ``(context, alpha, token)``, fails ``(alpha)``: where an inequality of the claim fails. alpha is in units of 1/R
+        (of 1 where M is constant).
+    """
+    instance = rationals.to_floats(exact)
+    moves = bool(instance.range > 0)
+    unit = float(instance.range) if moves else 1.0
+    slopes = compiled_quickly(jax.grad(lambda log_p: margin(dataclasses.replace(instance, log_p=log_p))))(instance.log_p)
+    gradient = np.abs(np.nan_to_num(np.asarray(slopes), posinf=0, neginf=0))
+    contexts = _alike(exact)
+    first = [group[0] for group in contexts]
+    weighs = np.stack([gradient[group].sum(axis=0) for group in contexts])
+    telling = sorted(range(len(contexts)), key=lambda k: -weighs[k].sum())[:shown]
+    alphas = np.linspace(-64, 64, 2049)
+    curve = np.exp(np.asarray(closed_form_curves(instance, TOKENS, jnp.asarray(alphas) / unit)))[first]
+    fails = _fails(instance, claim, alphas, unit)
+    kept = np.abs(alphas) <= _width(alphas, curve[telling], fails)
+    rows = [exact.p[j] for j in first]
+    return xr.Dataset(
+        {
+            "probability": (("context", "token"), np.asarray(instance.p)[first]),
+            "fraction": (("context", "token"), [[str(x) for x in row] for row in rows]),
+            "weighs": (("context", "token"), weighs / max(weighs.max(), 1e-300)),
+            "log_odds": ("token", np.asarray(instance.log_odds)),
+            "in_target": ("token", np.asarray(instance.in_target)),
+            "concept_of_token": ("token", np.argmax(np.array(exact.members), axis=0)),
+            "role": ("context", [_role(exact.contrast[j]) for j in first]),
+            "concept": ("context", [exact.concept[j] for j in first]),
+            "weight": ("context", [str(sum((exact.weights[j] for j in group), Fraction(0))) for group in contexts]),
+            "shown": ("context", np.isin(np.arange(len(first)), telling)),
+            "curve": (("context", "alpha", "token"), curve[:, kept]),
+            "fails": ("alpha", fails[kept]),
+        },
+        coords={
+            "context": [", ".join(map(str, group)) for group in contexts],
+            "alpha": ("alpha", alphas[kept], {"units": "1/R" if moves else "1"}),
+        },
+        attrs={"name": name, "margin": value, "target": exact.target},
+    )
+
+
+@typed
+def as_text(data: xr.Dataset) -> str:
+    """The table for the terminal, and below it what the conjecture claims, with the number that breaks it."""
+    tokens = range(data.sizes["token"])
+    concepts = data["concept_of_token"].values
+    lines = [["", "", *(f"token {z}" for z in tokens)], ["", "weight", *(f"concept {concepts[z]}" for z in tokens)]]
+    for k, cells in enumerate(shown_numbers(data)):
+        context = data.isel(context=k)
+        role = context["role"].item()
+        names = ", ".join(f"c{j}" for j in context["context"].item().split(", "))
+        words = f"{names}, concept {context['concept'].item()}{f', in {role}' if role else ''}"
+        lines.append([words, context["weight"].item(), *cells])
+    lines.append(["log-odds M", "", *(f"{m:+.3f}" for m in data["log_odds"].values)])
+    name, value = data.attrs["name"], data.attrs["margin"]
+    claims = [f"The target is concept {data.attrs['target']}. {name} claims a positive margin; here it is {value:+.6g}."]
+    if data["fails"].any():
+        unit = " / R" if data["alpha"].attrs["units"] == "1/R" else ""
+        start, *_, end = data["alpha"].values
+        ranges = "; ".join(_range(low, high, start, end, unit) for low, high in failing(data))
+        claims.append(f"Its inequality fails at strengths {ranges}.")
+    return "\n".join([*_aligned(lines), "", *claims])
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    """Columns of one width each: the first from the left, the others from the right."""
+    first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            [line[0].ljust(first), *(cell.rjust(width) for cell, width in zip(line[1:], others, strict=True))]
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _range(low: float, high: float, start: float, end: float, unit: str) -> str:
+    """A range of strengths in words; one that reaches an end of what is shown may go on."""
+    if high == end:
+        return "of every size" if low == start else f"from {low:+g}{unit} up"
+    return f"up to {high:+g}{unit}" if low == start else f"from {low:+g} to {high:+g}{unit}"
+
+
+def _alike(exact: RationalInstance) -> list[list[int]]:
+    """Contexts that agree in everything but their weight, together."""
+    groups: dict[Any, list[int]] = {}
+    for j, which in enumerate(zip(exact.p, exact.contrast, exact.concept, strict=True)):
+        groups.setdefault(which, []).append(j)
+    return list(groups.values())
+
+
+def _fails(instance: Instance, claim: Claim | None, alphas: np.ndarray, unit: float) -> np.ndarray:
+    """At which strengths an inequality of the claim is clearly wrong; nowhere for a claim without inequalities."""
+    fails = np.zeros(len(alphas), dtype=bool)
+    step = alphas[1] - alphas[0]
+    # Some inequalities are about strengths next to 0 alone.
+    for curve in (curve for curve in claim.curves if np.ptp(curve.interval) > step) if claim else ():
+
+        def least(alpha: jax.Array, function: Any = curve.function) -> jax.Array:
+            return jnp.min(jnp.asarray(function(instance, alpha)))
+
+        values = np.asarray(compiled_quickly(jax.vmap(least))(jnp.asarray(alphas) / unit))
+        fails |= (values < -1e-9) & (alphas >= curve.interval[0]) & (alphas <= curve.interval[1])
+    return fails
+
+
+def _width(alphas: np.ndarray, curve: np.ndarray, fails: np.ndarray) -> float:
+    """How far from 0 the curves are shown: until they settle, and the claim is seen to fail."""
+    ends = (curve[:, :1], curve[:, -1:])
+    for width in (8.0, 16.0, 32.0):
+        inside = curve[:, np.abs(alphas) <= width]
+        settled = all(np.abs(inside[:, [k]] - end).max() < 0.03 for k, end in zip((0, -1), ends, strict=True))
+        if settled and (not fails.any() or fails[np.abs(alphas) <= width].any()):
+            return width
+    return 64.0
+
+
+def _role(contrast: Fraction) -> str:
+    return "P" if contrast > 0 else "N" if contrast < 0 else ""
