@@ -196,15 +196,38 @@ def taylor(
 
 
 @app.command()
-def figures(out: Out = Path("out/figures"), seed: Seed = 0) -> None:
-    """Train the toy models and draw the toy figures as SVG, PDF and PNG."""
+def figures(
+    out: Out = Path("out/figures"),
+    seed: Seed = 0,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Of a corpus of yours: a .csv file with a table of probabilities, or a text file with documents."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Its concept to steer to; the first if left out.")] = None,
+    away: Annotated[
+        str | None, typer.Option(help="Its concept to steer away from; the first other one if left out.")
+    ] = None,
+    smoothing: Annotated[float, typer.Option(min=0, help="Added to every count of documents.")] = 0.0,
+) -> None:
+    """Train the toy models, or one of a corpus of yours, and draw the toy figures as SVG, PDF and PNG."""
     from sim import output
     from sim.checks.verify import train_examples
-    from sim.reproduction import draw
+    from sim.reproduction import draw, draw_corpus
+    from sim.toy.corpus_file import read_corpus
+    from ufm._check import require
+    from ufm.precision import in_float64
 
-    folder = output.prepare_folder(out)
-    trained = train_examples(seed, ["default", "toy"])
-    _, files = draw(folder, trained["default"], trained["toy"], seed)
+    if corpus is None:
+        require(
+            target is None and away is None and not smoothing, "corpus", "a file, which the other options are about", "none"
+        )
+        folder = output.prepare_folder(out)
+        trained = train_examples(seed, ["default", "toy"])
+        _, files = draw(folder, trained["default"], trained["toy"], seed)
+    else:
+        with in_float64():
+            named = read_corpus(corpus, target=target, away=away, smoothing=smoothing)
+        files = draw_corpus(output.prepare_folder(out), named, seed)
     for paths in files.values():
         typer.echo("  ".join(str(path) for path in paths.values()))
 

@@ -22,11 +22,13 @@ from sim.choosing.search import choose
 from sim.directions.extraction import make_vector
 from sim.directions.texts import concept_pairs
 from sim.experiments.prompt_texts import STARTS
-from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing, save
+from sim.figures import COSTS_FIGURES, FIGURES, VALIDATION_FIGURES, Drawing, save
+from sim.figures.toy import CORPUS_FIGURES
 from sim.output import write_data, write_json
 from sim.toy import arc, costs, texts, turns
 from sim.toy import curves as toy
-from theory import norms
+from sim.toy.corpus_file import NamedCase
+from theory import examples, norms
 from ufm.precision import in_float64
 
 
@@ -189,6 +191,18 @@ def draw(
         for name, dataset in others.items():
             data[name] = xr.DataTree(dataset)
     return data, draw_all(FIGURES, data, folder)
+
+
+def draw_corpus(folder: Path, named: NamedCase, seed: int = 0) -> dict[str, dict[str, Path]]:
+    """Train a model of a corpus of one's own, and save the toy figures and those of costs; paths by figure and format."""
+    with in_float64():
+        ((_, fitted),) = examples.train({"own": named.case}, jax.random.key(seed))
+        trained = toy.Trained(named.case, fitted, named.names)
+        datasets = toy.of_corpus(trained, seed) | costs.run(trained)
+    data = xr.DataTree.from_dict(datasets)
+    write_data(folder / "toy.nc", data, output.settings(seed, float64=True))
+    own = {name: figure for name, figure in COSTS_FIGURES.items() if figure.dataset in datasets}
+    return draw_all(CORPUS_FIGURES | own, data, folder)
 
 
 def write_verification(folder: Path, verdicts: list[Verdict], seed: int) -> Path:

@@ -43,7 +43,7 @@ def share_costs(data: xr.Dataset) -> Figure:
             xlim=(data.attrs["before"], float(data["reached"][-1])),
             ylim=(0, float(data["cost"].max()) * 1.02),
         )
-        handles = [Line2D([], [], color=colour, label=label) for colour, label in zip(DIRECTIONS, labels, strict=True)]
+        handles = [Line2D([], [], color=colour, label=label) for colour, label in zip(DIRECTIONS, labels, strict=False)]
         figure.legend(handles=[LEAST, *handles], loc="outside upper left", ncols=1)
     return figure
 
@@ -60,7 +60,7 @@ def cost_of_shares(axes: Axes, data: xr.Dataset, colours: Sequence[str], dots: i
     """
     every = max(1, data.sizes["strength"] // dots)
     axes.plot(data["reached"], data["least"], color=INK, linewidth=1.0, linestyle="--")
-    for k, colour in zip(range(data.sizes["direction"]), colours, strict=True):
+    for k, colour in zip(range(data.sizes["direction"]), colours, strict=False):
         way = data.isel(direction=k)
         axes.plot(way["share"], way["cost"], color=colour)
         axes.plot(way["measured_share"][::every], way["measured_cost"][::every], color=colour, **DOTS)
@@ -72,7 +72,7 @@ def efficiencies(data: xr.Dataset) -> Figure:
         figure = Figure(figsize=(4.6, 2.9))
         axes = figure.subplots()
         width, places = 0.25, np.arange(data.sizes["context"])
-        for k, (colour, name) in enumerate(zip(DIRECTIONS, data["direction"].values, strict=True)):
+        for k, (colour, name) in enumerate(zip(DIRECTIONS, data["direction"].values, strict=False)):
             way, at = data.sel(direction=name), places + (k - 1) * width
             axes.bar(at, way["predicted"], width=width * 0.9, color=colour, alpha=0.55, label=str(name))
             axes.plot(at, way["measured"], color=colour, **DOTS)

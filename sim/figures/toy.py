@@ -10,7 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sim.figures.style import DOTS, INK, OFF_TARGET, TARGET, THIRD, Drawing, style
+from sim.figures.style import DOTS, INK, OFF_TARGET, SPREAD, TARGET, THIRD, Drawing, style
+
+_CONCEPTS = (TARGET, OFF_TARGET, THIRD, *SPREAD[5:])
+"""Colours of concepts, and again from the first."""
 
 _PREDICTED = Line2D([], [], color=INK, label="predicted")
 _MEASURED = Line2D([], [], color=INK, label="measured", **DOTS)
@@ -21,7 +24,8 @@ def next_token_table(data: xr.Dataset) -> Figure:
     with style():
         figure = Figure(figsize=(4.6, 2.5))
         axes = figure.subplots()
-        colours = np.array([TARGET, OFF_TARGET, THIRD])[data["concept_of_token"]]
+        concepts = data["concept_of_token"].values
+        colours = np.array(_CONCEPTS)[concepts % len(_CONCEPTS)]
         positions = np.arange(data.sizes["token"])
         solid, faint = data["probability"].values
         axes.bar(positions, faint, color=colours, alpha=0.3, width=0.8)
@@ -35,16 +39,29 @@ def next_token_table(data: xr.Dataset) -> Figure:
             ],
             loc="upper right",
         )
-        axes.set(xticks=positions, xlabel="next token $z$", ylabel="$p(z \\mid c)$", ylim=(0, 0.42))
+        highest = float(data["probability"].max())
+        top = 0.42 if highest < 0.36 else 1.4 * highest  # the legend is above the bars
+        axes.set(xticks=positions, xlabel="next token $z$", ylabel="$p(z \\mid c)$", ylim=(0, top))
         axes.set_xticklabels(data["token"].values)
         axes.grid(axis="x", visible=False)
-        for row, label, position in ((solid, "$a_z$", 0), (solid, "$b_z$", 4)):
-            axes.annotate(label, (position, row[position]), xytext=(0, 3), textcoords="offset points", ha="center")
+        # A token of the first context's concept, and one of the second's.
+        of_contexts = data["concept_of_context"].values.tolist()
+        for label, position in (
+            ("$a_z$", _place(concepts, of_contexts[0], 0)),
+            ("$b_z$", _place(concepts, of_contexts[1], 1)),
+        ):
+            axes.annotate(label, (position, solid[position]), xytext=(0, 3), textcoords="offset points", ha="center")
     return figure
 
 
-def next_token_curves(data: xr.Dataset, low: float, high: float) -> Figure:
-    """S, figures 3 and B.1: Delta p of every token of one context on [low, high], peaks marked."""
+def _place(concepts: np.ndarray, concept: int, k: int) -> int:
+    """The k-th token of a concept, or its last."""
+    tokens = np.flatnonzero(concepts == concept)
+    return int(tokens[min(k, len(tokens) - 1)])
+
+
+def next_token_curves(data: xr.Dataset, low: float, high: float, *, named: bool = False) -> Figure:
+    """S, figures 3 and B.1: Delta p of every token of one context on [low, high], peaks marked; by name, if wanted."""
     shown = data.sel(alpha=slice(low, high))
     with style():
         figure = Figure(figsize=(4.6, 3.0))
@@ -56,7 +73,7 @@ def next_token_curves(data: xr.Dataset, low: float, high: float) -> Figure:
             colour = TARGET if token["in_target"] else OFF_TARGET
             axes.plot(token["alpha"], token["predicted"], color=colour)
             axes.plot(token["alpha"][::every], token["measured"][::every], color=colour, **DOTS)
-        _mark_peaks(axes, shown)
+        _mark_peaks(axes, shown, float(np.asarray(shown["predicted"].values).min()) if named else 0.0, named=named)
         axes.set(xlabel="steering strength $\\alpha$", ylabel="$\\Delta p(z \\mid c_j, \\alpha)$", xlim=(low, high))
         axes.axhline(0, color=INK, linewidth=0.6)
         handles = [
@@ -69,8 +86,8 @@ def next_token_curves(data: xr.Dataset, low: float, high: float) -> Figure:
     return figure
 
 
-def _mark_peaks(axes: Axes, shown: xr.Dataset) -> None:
-    """A dotted line and the closed-form strength for every peak one can see; labels below 0, where no curve is."""
+def _mark_peaks(axes: Axes, shown: xr.Dataset, below: float, *, named: bool) -> None:
+    """A dotted line and the closed-form strength for every peak one can see; labels below a height, where no curve is."""
     low, high = float(shown["alpha"][0]), float(shown["alpha"][-1])
     inside = shown.isel(token=np.flatnonzero((shown["peak"] > low) & (shown["peak"] < high)))
     heights = [
@@ -79,12 +96,12 @@ def _mark_peaks(axes: Axes, shown: xr.Dataset) -> None:
     ]
     visible = [k for k in np.argsort(-np.abs(inside["peak"].values)) if abs(heights[k]) > 0.02]
     for rank, k in enumerate(visible):
-        peak, foot = float(inside["peak"][k]), -0.08 - 0.09 * rank
+        peak, foot = float(inside["peak"][k]), below - 0.08 - 0.09 * rank
         colour = TARGET if inside["in_target"][k] else OFF_TARGET
         axes.plot([peak, peak], [foot, heights[k]], color=colour, linewidth=0.9, linestyle=":", zorder=1)
         axes.plot(peak, heights[k], color=colour, marker="D", markersize=4)
         axes.annotate(
-            f"$\\alpha_{{j,z}} = {peak:.1f}$",
+            f"{inside['token'].values[k]}: {peak:.2f}" if named else f"$\\alpha_{{j,z}} = {peak:.1f}$",
             (peak, foot),
             xytext=(3 if peak > 0 else -3, 0),
             textcoords="offset points",
@@ -223,3 +240,23 @@ TOY_FIGURES: dict[str, Drawing] = {
     ),
 }
 """Every toy figure, by the name of its files."""
+
+CORPUS_FIGURES: dict[str, Drawing] = {
+    "next-token-table": TOY_FIGURES["figure-2"],
+    "next-token-curves": Drawing(
+        "next-token-curves",
+        lambda data: next_token_curves(data, 0.0, float(data["alpha"][-1]), named=True),
+        "S, figure 3",
+        "Probability increases for one context, with a single peak, or none, for every token.",
+    ),
+    "next-token-curves-below-0": Drawing(
+        "next-token-curves",
+        lambda data: next_token_curves(data, float(data["alpha"][0]), 0.0, named=True),
+        "S, figure B.1",
+        "The same context at negative strengths.",
+    ),
+    "concept-curves": TOY_FIGURES["figure-4"],
+    "cross-entropy": TOY_FIGURES["figure-5"],
+    "training": TOY_FIGURES["training"],
+}
+"""The toy figures of any corpus, by the name of their files."""

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from sim.measure import costs as predicted
-from sim.toy.curves import CONCEPT_NAMES, TOKEN_NAMES, Trained
+from sim.toy.curves import Trained
 from theory import budgets
 from ufm import FreeFeatures, concept_increase, difference_of_means, divergence
 from ufm._check import typed
@@ -30,32 +30,35 @@ class _Direction(NamedTuple):
 
 @typed
 def run(trained: Trained) -> dict[str, xr.Dataset]:
-    """The data of the figures, by name: of the first context of the third concept, and of one context of each.
+    """The data of the figures, by name: of the first context of the third concept, and of one context of each of three.
+
+    With two concepts it is that of the second.
 
     Args:
-        trained: a case of three concepts, and its model.
+        trained: a case whose first concept is steered to, away from the second, and its model.
     """
-    first = [int(trained.corpus.contexts_of(g)[0]) for g in range(3)]
+    corpus = trained.corpus
+    first = [int(contexts[0]) for g in range(corpus.concepts.count) if len(contexts := corpus.contexts_of(g))][:3]
     return {
-        "share-costs": share_costs(trained, first[2]),
+        "share-costs": share_costs(trained, first[-1]),
         "efficiencies": efficiencies(trained, first),
-        "safe-strengths": safe_strengths(trained, first[2], np.geomspace(1e-3, 10, 13)),
+        "safe-strengths": safe_strengths(trained, first[-1], np.geomspace(1e-3, 10, 13)),
     }
 
 
 def directions(trained: Trained) -> dict[str, _Direction]:
-    """Towards the first concept: away from the second, away from all others, and along the unembedding of one token.
+    """Towards the first concept: away from the second, from all others if these are more, along the unembedding of a token.
 
     Args:
-        trained: a case of three concepts, and its model.
+        trained: a case whose first concept is steered to, and its model.
     """
     corpus, model = trained.corpus, trained.model
     contexts, own = jnp.arange(corpus.n_contexts), corpus.contexts_of(0)
     others = np.setdiff1d(np.arange(corpus.n_contexts), own)
-    weights = {
-        f"{CONCEPT_NAMES[0]} - {CONCEPT_NAMES[1]}": contrast(corpus.n_contexts, *contrastive(corpus, 0, 1)),
-        f"{CONCEPT_NAMES[0]} - all others": contrast(corpus.n_contexts, own, others),
-    }
+    names = trained.names
+    weights = {f"{names.concepts[0]} - {names.concepts[1]}": contrast(corpus.n_contexts, *contrastive(corpus, 0, 1))}
+    if corpus.concepts.count > 2:
+        weights[f"{names.concepts[0]} - all others"] = contrast(corpus.n_contexts, own, others)
     result = {
         name: _Direction(difference_of_means(model, contexts, contrasted), contrast_of_rows(corpus.log_p, contrasted))
         for name, contrasted in weights.items()
@@ -63,8 +66,8 @@ def directions(trained: Trained) -> dict[str, _Direction]:
     # The unembedding of one token, less the mean of all: what promotes it and takes from all others.
     assert isinstance(model, FreeFeatures)
     W = jnp.asarray(model.W)
-    centred = W - W.mean(axis=0)
-    return result | {f"token {TOKEN_NAMES[0]} alone": _Direction(centred[0], centred @ centred[0])}
+    centred, token = W - W.mean(axis=0), int(np.flatnonzero(corpus.concepts.of_token == 0)[0])
+    return result | {f"token {names.tokens[token]} alone": _Direction(centred[token], centred @ centred[token])}
 
 
 @typed
@@ -144,7 +147,7 @@ def efficiencies(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
         },
         coords={
             "direction": list(ways),
-            "context": [CONCEPT_NAMES[int(corpus.concept[j])] for j in contexts],
+            "context": [trained.names.concepts[int(corpus.concept[j])] for j in contexts],
         },
     )
 

@@ -36,11 +36,32 @@ CONCEPT_NAMES = ("lowercase", "uppercase", "Greek")
 """Its concepts."""
 
 
+class Names(NamedTuple):
+    """What the tokens, concepts and contexts of a corpus are called.
+
+    Attributes:
+        tokens: one for each.
+        concepts: one for each.
+        contexts: one for each; made of the tokens if empty.
+    """
+
+    tokens: tuple[str, ...] = TOKEN_NAMES
+    concepts: tuple[str, ...] = CONCEPT_NAMES
+    contexts: tuple[str, ...] = ()
+
+
 class Trained(NamedTuple):
-    """A case and a model trained on its corpus as far as float64 carries."""
+    """A case and a model trained on its corpus as far as float64 carries.
+
+    Attributes:
+        case: the corpus, and how it is steered.
+        fit: the training.
+        names: of what is in the corpus; those of the paper's example if left out.
+    """
 
     case: Case
     fit: Fit
+    names: Names = Names()
 
     @property
     def corpus(self) -> Corpus:
@@ -93,16 +114,45 @@ def run(default: Trained, toy: Trained, seed: int = 0) -> xr.DataTree:
 
 
 @typed
+def of_corpus(trained: Trained, seed: int = 0) -> dict[str, xr.Dataset]:
+    """The data of the toy figures of any corpus, whose first concept is steered to, and away from the second.
+
+    Curves are of the first context of another concept than the target, the third if there is one; they reach as far as it
+    takes to see its peaks and where it settles.
+
+    Args:
+        trained: the case and its model.
+        seed: of the initial parameters of the training curves.
+    """
+    corpus, instance = trained.corpus, trained.instance
+    first = [int(contexts[0]) for g in range(corpus.concepts.count) if len(contexts := corpus.contexts_of(g))]
+    context = first[min(2, len(first) - 1)]
+    peaks = np.asarray(instance.peaks[context])
+    unit = 1 / float(instance.range)
+    far = max(10 * unit, 1.3 * np.abs(peaks[np.isfinite(peaks)]).max(initial=0))
+    runs = {name: fit(corpus, optimizer=name, key=jax.random.key(seed)) for name in ("gradient-descent", "lbfgs")}
+    return {
+        "next-token-table": next_token_table(trained, contexts=first[:2]),
+        "next-token-curves": next_token_curves(trained, context, np.linspace(-far, far, 2401)),
+        "concept-curves": concept_curves(trained, context, np.linspace(-far, far, 401)),
+        "cross-entropy": cross_entropy(trained, np.linspace(-8 * unit, 8 * unit, 201)),
+        "training": training(runs),
+    }
+
+
+@typed
 def next_token_table(trained: Trained, contexts: Sequence[int]) -> xr.Dataset:
     """``p(z | c_j)`` for some contexts (S, figure 2); dims context, token."""
-    corpus = trained.corpus
-    names = ["".join(TOKEN_NAMES[z] for z in corpus.words[j]) for j in contexts] if corpus.words is not None else contexts
+    corpus, names = trained.corpus, list(trained.names.contexts)
+    if not names and corpus.words is not None:
+        names = ["".join(trained.names.tokens[z] for z in words) for words in corpus.words]
+    shown = [names[j] for j in contexts] if names else contexts
     return xr.Dataset(
         {
             "probability": (("context", "token"), np.exp(np.asarray(corpus.log_p))[list(contexts)]),
             "concept_of_context": ("context", np.asarray(corpus.concept)[list(contexts)]),
         },
-        coords={"context": names, **_token_coordinates(trained)},
+        coords={"context": shown, **_token_coordinates(trained)},
     )
 
 
@@ -152,7 +202,7 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
                 [-np.exp(np.asarray(instance.log_p))[context][concepts.members(k)].mean() for k in range(concepts.count)],
             ),
         },
-        coords={"alpha": alphas, "concept": list(CONCEPT_NAMES)},
+        coords={"alpha": alphas, "concept": list(trained.names.concepts)},
         attrs={"context": context, "gap": trained.fit.gap},
     )
 
@@ -223,7 +273,7 @@ def agreement(trained: Trained) -> Agreement:
 
 def _token_coordinates(trained: Trained) -> dict:
     return {
-        "token": list(TOKEN_NAMES),
+        "token": list(trained.names.tokens),
         "concept_of_token": ("token", trained.corpus.concepts.of_token),
         "in_target": ("token", np.asarray(trained.instance.in_target)),
     }
