@@ -288,6 +288,30 @@ def fetch(
     typer.echo(bringing.folder() if where else bringing.fetch(wheel=wheel))
 
 
+new = typer.Typer(
+    help="Begin something of your own, in a checkout of the project.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(new, name="new")
+
+
+@new.callback()
+def _new() -> None:
+    """Begin something of your own, in a checkout of the project."""
+
+
+@new.command()
+def statement(
+    name: Annotated[str, typer.Argument(help="Its id, such as my-statement.")],
+    title: Annotated[str, typer.Option(help="A few words.")] = "",
+) -> None:
+    """Write the module, the page of the proof and all entries of a new statement, with an example to be replaced."""
+    from sim.checks.new_statement import new_statement
+
+    for path in new_statement(name, title=title):
+        typer.echo(path)
+    typer.echo(f"put your claim, its twin and its proof in the first two; then: ufm verify {name} --out pages")
+
+
 lm = typer.Typer(help="Experiments on language models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(lm, name="lm")
 

@@ -6,6 +6,7 @@ a or b is one number. The hypotheses that say otherwise are dropped from each st
 statement is attacked. What breaks it is made small and rounded to fractions, as a table of the same departure.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -417,11 +418,17 @@ def _even(m: int) -> tuple[Fraction, ...]:
 def write(path: str | Path, outcomes: Sequence[Outcome], seed: int) -> Path:
     """Write what was found as JSON, and counterexamples, as `ufm replay` reads them, in a folder of that name beside it.
 
+    What the file says of other statements of the registry stays; the order is the registry's.
+
     Raises:
-        ValueError: a file that cannot be written.
+        ValueError: a file that cannot be written, or is there and is not of this form.
     """
     file = output.prepare_file(path, "out")
+    before = _written(file)
     statements: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(outcome.statement.id for outcome in outcomes):
+        for departure in DEPARTURES:
+            (file.with_suffix("") / f"{name}.{departure}.json").unlink(missing_ok=True)
     for outcome in outcomes:
         names = {"kept": list(kept(outcome.statement)), "dropped": list(dropped(outcome.statement))}
         entry = statements.setdefault(outcome.statement.id, {"id": outcome.statement.id, **names, "departures": {}})
@@ -435,7 +442,20 @@ def write(path: str | Path, outcomes: Sequence[Outcome], seed: int) -> Path:
         }
     departures = {name: departure.words for name, departure in DEPARTURES.items()}
     settings = {"version": output.package_version(), "seed": seed}
-    return output.write_json(file, {**settings, "departures": departures, "statements": list(statements.values())})
+    statements = before | statements
+    ordered = [statements[name] for name in REGISTRY if name in statements]
+    return output.write_json(file, {**settings, "departures": departures, "statements": ordered})
+
+
+def _written(file: Path) -> dict[str, dict[str, Any]]:
+    """What a file says of each statement; nothing if there is none."""
+    if not file.exists():
+        return {}
+    try:
+        return {entry["id"]: entry for entry in json.loads(file.read_text(encoding="utf-8"))["statements"]}
+    except (ValueError, KeyError, TypeError):
+        require(False, "out", "a file that `ufm assumption` wrote, or none", str(file))
+        raise
 
 
 def _counterexample(outcome: Outcome, beside: Path, seed: int) -> dict[str, Any] | None:

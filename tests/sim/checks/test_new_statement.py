@@ -1,0 +1,93 @@
+"""A statement that is begun by the command passes the tests of a statement, in a copy of the project."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sim import cli
+from sim.checks.new_statement import _indexed, _referred, _registered, new_statement
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name in ("ufm", "theory", "sim", "docs", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "_build", "*.npz")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_a_new_statement_is_complete(checkout):
+    before = json.loads((checkout / "docs/data/assumption-1.json").read_text())["statements"]
+    files = new_statement("my-statement", title="What I found", root=checkout)
+    assert all(path.is_file() for path in files)
+    after = json.loads((checkout / "docs/data/assumption-1.json").read_text())["statements"]
+    assert [entry for entry in after if entry["id"] != "my-statement"] == before
+    assert after[-1]["id"] == "my-statement"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment["PYTHONPATH"] = str(checkout)
+
+    def run(*arguments):
+        command = [sys.executable, "-m", *arguments]
+        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    # What a statement is asked for: both verdicts, a proof, the reference, the data of assumption 1, the form of the code.
+    tests = ["theory/test_statements.py", "docs/test_docs.py", "sim/checks/test_assumption_1.py"]
+    chosen = "my-statement or reference_once or under_every_departure or left_over"
+    out = run("pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen, *(f"tests/{test}" for test in tests))
+    assert int(re.search(r"^(\d+) passed", out, re.MULTILINE)[1]) >= 8, out
+    run("ruff", "check", ".")
+    run("ruff", "format", "--check", "theory")
+
+
+def test_the_registry_keeps_the_order_of_imports_and_appends_to_the_modules():
+    text = (ROOT / "theory/statements/__init__.py").read_text()
+    for module in ("my_statement", "n30_more", "z"):
+        new = _registered(text, module)
+        imports = re.search(r"import \(\n(.*?)\)", new, re.DOTALL)[1].split()
+        assert sorted(imports) == sorted([*re.search(r"import \(\n(.*?)\)", text, re.DOTALL)[1].split(), f"{module},"])
+        assert new.count(f"    {module},\n") == 2
+        assert re.search(rf"    {module},\n\)\n\nREGISTRY", new)
+    order = re.search(r"import \(\n(.*?)\)", _registered(text, "n30_more"), re.DOTALL)[1].split()
+    assert order.index("n30_more,") == order.index("n24_overlapping,") + 1
+
+
+def test_pages_have_it_once():
+    reference = _referred((ROOT / "docs/reference/theory.md").read_text(), "my_statement")
+    assert reference.count(".. automodule:: theory.statements.my_statement\n```\n") == 1
+    index = _indexed((ROOT / "docs/proofs/index.md").read_text(), "my-statement", "my_statement")
+    assert "| my-statement | {doc}`my-statement` | {py:mod}`theory.statements.my_statement` | |\n\n" in index
+    assert "N24\nmy-statement\n```\n" in index
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("N1", "name: expected an id that no statement has, got 'N1'"),
+        ("N4", "name: expected an id that no statement has, got 'N4', of N4.divergence"),
+        ("My Statement", "name: expected small letters, digits and hyphens"),
+        ("../x", "name: expected small letters"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_and_nothing_is_written(monkeypatch, capsys, name, message):
+    monkeypatch.setattr(sys, "argv", ["ufm", "new", "statement", name])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_an_installation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="root: expected a checkout of the project"):
+        new_statement("my-statement", root=tmp_path)
