@@ -52,17 +52,15 @@ def run(
 ) -> None:
     """Run stages, and first the stages that they need. A stage that is finished is not run again.
 
+    Warnings name the user's texts that are cut or not used.
+
     Args:
         experiment: the run.
         stages: names; those of S, `strength.STAGES`, if left out.
         told: called with the name of every stage when it begins.
 
     Raises:
-        ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed.
-
-    Warns:
-        UserWarning: texts of the user that are cut or not used.
-    """
+        ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed.    """
     chosen = list(strength.STAGES) if stages is None else list(stages)
     unknown = [name for name in chosen if name not in STAGES]
     require(not unknown, "stage", f"one of {', '.join(STAGES)}", ", ".join(unknown))
