@@ -60,7 +60,7 @@ def run(
         told: called with the name of every stage when it begins.
 
     Raises:
-        ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed.    """
+        ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed."""
     chosen = list(strength.STAGES) if stages is None else list(stages)
     unknown = [name for name in chosen if name not in STAGES]
     require(not unknown, "stage", f"one of {', '.join(STAGES)}", ", ".join(unknown))

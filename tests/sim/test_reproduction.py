@@ -62,6 +62,21 @@ def test_the_table_shows_statements_and_their_twins(reproduction):
     assert any("every route has to" in line for line in lines)
 
 
+def test_the_page_begins_with_what_was_found(reproduction):
+    result, folder = reproduction
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    lines = report.in_short(result.verdicts, result.numbers)
+    assert "All 4 statements held" in lines[0]
+    assert all(f"<li>{line}</li>" in page for line in lines)
+    wrong = [replace(verdict, evidence=(replace(verdict.evidence[0], holds=False),)) for verdict in result.verdicts[:1]]
+    assert "1 of 1 statements did not hold: theorem-3.6.target." in report.in_short(wrong, result.numbers)[0]
+    bumps = [Finding("theorem-3.3.bump", "joy", "share of tokens with one bump", share) for share in (0.25, 0.5)]
+    on_model = Validation("tiny", (*bumps, Finding("N7", "joy", "an error", 0.1, 1.0)), xr.DataTree())
+    last = report.in_short(result.verdicts, result.numbers, on_model)[-1]
+    assert last.startswith("On tiny: 1 of 1 comparisons hold.")
+    assert "25% to 50% of the likeliest tokens rise to a single peak" in last
+
+
 def test_numbers(reproduction):
     numbers = json.loads((reproduction[1] / "numbers.json").read_text())
     assert abs(numbers["entropy"] - 1.3317848910419796) < 1e-12
