@@ -8,8 +8,8 @@ whose probability does not depend on the context, equal rows, equal log-odds. `t
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -376,6 +376,35 @@ def _approximate_root(weights: np.ndarray, d: np.ndarray) -> float:
         middle = (near + far) / 2
         near, far = (middle, far) if sign(middle) * side < 0 else (near, middle)
     return (near + far) / 2
+
+
+def smaller(exact: RationalInstance) -> Iterator[RationalInstance]:
+    """The table less a context, or with two tokens of a concept taken for one; the weights of contexts become even."""
+    m, v = len(exact.p), len(exact.p[0])
+    for j in range(m):
+        left = [i for i in range(m) if i != j]
+        signs = [(exact.contrast[i] > 0) - (exact.contrast[i] < 0) for i in left]
+        if {1, -1} <= set(signs) and {exact.concept[i] for i in left} == set(exact.concept):
+            yield replace(
+                exact,
+                p=tuple(exact.p[i] for i in left),
+                concept=tuple(exact.concept[i] for i in left),
+                contrast=tuple(Fraction(sign, signs.count(sign)) if sign else Fraction(0) for sign in signs),
+                weights=even(m - 1),
+            )
+    for y in range(v):
+        for z in range(y):
+            if all(mask[y] == mask[z] for mask in exact.members):
+                yield replace(
+                    exact,
+                    p=tuple((*row[:z], row[z] + row[y], *row[z + 1 : y], *row[y + 1 :]) for row in exact.p),
+                    members=tuple((*mask[:y], *mask[y + 1 :]) for mask in exact.members),
+                )
+
+
+def even(m: int) -> tuple[Fraction, ...]:
+    """Equal weights of m contexts."""
+    return (Fraction(1, m),) * m
 
 
 # Files -----------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ makes a counterexample.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -22,7 +22,7 @@ from jax import lax
 from theory import balls
 from theory.certificate import Confirmation, confirm
 from theory.instance import Instance
-from theory.rationals import RationalInstance, rationalise
+from theory.rationals import RationalInstance, even, rationalise, smaller, to_floats
 from theory.statement import Domain, Margin, assemble_all, hold, hold_on, margins_on, sample_all
 from ufm._check import require, typed
 
@@ -159,6 +159,38 @@ def confirmed(result: Attack) -> Attack:
             )
         note = f"not confirmed: in exact arithmetic the margin is {confirmation.digits}"
     return replace(result, note=note, seconds=result.seconds + time.perf_counter() - start)
+
+
+def simplified(result: Attack) -> Attack:
+    """The attack with a smaller counterexample, if leaving contexts out or joining tokens of a concept gives one."""
+    exact, confirmation = result.exact, result.confirmation
+    while exact is not None:
+        pairs = ((other, _breaks(result, other)) for other in (*smaller(exact), *_with_even_weights(exact)))
+        exact, better = next(((other, found) for other, found in pairs if found is not None), (None, None))
+        if exact is not None and better is not None:
+            confirmation = better
+            result = replace(
+                result, exact=exact, confirmation=confirmation, margin=confirmation.upper, instance=to_floats(exact)
+            )
+    return result
+
+
+def _breaks(result: Attack, exact: RationalInstance) -> Confirmation | None:
+    """The margin in ball arithmetic, if it is negative there and every hypothesis holds."""
+    try:
+        if not all(confirm(hypothesis, exact).sign > 0 for hypothesis in result.hypotheses):
+            return None
+        confirmation = confirm(result.margin_function, exact)
+    except (balls.Unsupported, TypeError, ValueError, IndexError):
+        # A margin may count on the size of the table.
+        return None
+    return confirmation if confirmation.sign < 0 else None
+
+
+def _with_even_weights(exact: RationalInstance) -> Iterator[RationalInstance]:
+    weights = even(len(exact.p))
+    if exact.weights != weights:
+        yield replace(exact, weights=weights)
 
 
 def _tamest(batch: Any, values: np.ndarray) -> tuple[float, Any, tuple[tuple[float, Any], ...]]:

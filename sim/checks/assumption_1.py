@@ -7,7 +7,7 @@ statement is attacked. What breaks it is made small and rounded to fractions, as
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -26,7 +26,7 @@ from sim.checks.refute import Kept, write_instance
 from sim.checks.verify import find_each
 from theory import REGISTRY, Instance, Statement, balls
 from theory.certificate import Confirmation, confirm
-from theory.rationals import RationalInstance, checked, rationalise, rounded, to_floats
+from theory.rationals import RationalInstance, checked, even, rationalise, rounded, smaller, to_floats
 from theory.refute import DIGITS, descend, guarded, pick
 from theory.statement import TABLES, Hypothesis, Margin, assemble_all, hold_on, margins_on, sample_all
 from theory.statements.hypotheses import EXACT, likelier, spreads, varies
@@ -353,10 +353,11 @@ def _small(outcome: Outcome, instance: Instance) -> tuple[RationalInstance, Conf
     confirmation = _breaks(outcome, exact)
     if confirmation is None:
         return None
-    smaller: RationalInstance | None = exact
-    while smaller is not None:
-        exact = smaller
-        smaller = next((other for other in _smaller(exact) if _breaks(outcome, other)), None)
+    # Neither a context less nor two tokens of a concept taken for one leaves the departure.
+    reduced: RationalInstance | None = exact
+    while reduced is not None:
+        exact = reduced
+        reduced = next((other for other in smaller(exact) if _breaks(outcome, other)), None)
     instance = to_floats(exact)
     for digits in DIGITS:
         try:
@@ -366,7 +367,7 @@ def _small(outcome: Outcome, instance: Instance) -> tuple[RationalInstance, Conf
                 short = checked(replace(short, p=rows))
         except (ValueError, ZeroDivisionError):
             continue
-        short = replace(short, weights=_even(len(short.p)))
+        short = replace(short, weights=even(len(short.p)))
         if confirmation := _breaks(outcome, short):
             return short, confirmation
     return None
@@ -382,34 +383,6 @@ def _breaks(outcome: Outcome, exact: RationalInstance) -> Confirmation | None:
     except balls.Unsupported:
         return None
     return confirmation if confirmation.sign < 0 else None
-
-
-def _smaller(exact: RationalInstance) -> Iterator[RationalInstance]:
-    """The table less a context, or with two tokens of a concept taken for one: neither leaves the departure."""
-    m, v = len(exact.p), len(exact.p[0])
-    for j in range(m):
-        left = [i for i in range(m) if i != j]
-        signs = [(exact.contrast[i] > 0) - (exact.contrast[i] < 0) for i in left]
-        if {1, -1} <= set(signs) and {exact.concept[i] for i in left} == set(exact.concept):
-            yield replace(
-                exact,
-                p=tuple(exact.p[i] for i in left),
-                concept=tuple(exact.concept[i] for i in left),
-                contrast=tuple(Fraction(sign, signs.count(sign)) if sign else Fraction(0) for sign in signs),
-                weights=_even(m - 1),
-            )
-    for y in range(v):
-        for z in range(y):
-            if all(mask[y] == mask[z] for mask in exact.members):
-                yield replace(
-                    exact,
-                    p=tuple((*row[:z], row[z] + row[y], *row[z + 1 : y], *row[y + 1 :]) for row in exact.p),
-                    members=tuple((*mask[:y], *mask[y + 1 :]) for mask in exact.members),
-                )
-
-
-def _even(m: int) -> tuple[Fraction, ...]:
-    return (Fraction(1, m),) * m
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

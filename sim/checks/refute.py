@@ -29,7 +29,7 @@ from theory._compilation import compiled_quickly
 from theory.certificate import Confirmation, confirm
 from theory.random_instances import SEPARATED
 from theory.rationals import RationalInstance
-from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed
+from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed, simplified
 from theory.small_tables import attack_small
 from theory.statement import TABLES, Hypothesis, Margin
 from ufm._check import require, typed
@@ -264,7 +264,7 @@ def refute(
             result = attack(tried.margin, key, tried.domain, conditions, families=families, **size)
             everywhere = f"+inf, or a hypothesis that fails, on all {drawn} random ones"
             require(result.tried > 0, "conjecture", "a claim about some instance", everywhere)
-            result = confirmed(result)
+            result = simplified(confirmed(result))
         if result.confirmation is None:
             return Refutation(tried, result)
         kept = Kept(

@@ -149,6 +149,15 @@ def test_a_conjecture_that_takes_larger_tables_only_is_still_attacked(ufm, tmp_p
     assert len(fields["p"][0]) == 7
 
 
+def test_a_large_counterexample_loses_contexts_and_tokens_that_it_does_not_need(ufm, tmp_path):
+    """False where a context is of weight above 0.6, which no small table has; two tokens and two contexts are enough."""
+    (tmp_path / "heavy.py").write_text("import jax.numpy as jnp\ndef heavy(one):\n    return 0.6 - jnp.max(one.weights)\n")
+    assert ufm("refute", "heavy.py:heavy", "--needs", "positive")[0] == 1
+    fields = json.loads((tmp_path / "out/refute/heavy.json").read_text())["instance"]["fields"]
+    assert len(fields["p"][0]) in (2, 3)
+    assert ufm("replay", "out/refute/heavy.json")[0] == 0
+
+
 @pytest.mark.usefixtures("mine")
 def test_a_second_counterexample_does_not_replace_the_first(ufm, tmp_path):
     folder = tmp_path / "out/refute"
