@@ -143,7 +143,7 @@ def test_a_smoke_run_does_a_little_of_everything(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr("sim.reproduction.reproduce", reproduce)
     assert run(monkeypatch, capsys, "reproduce", "--out", str(tmp_path), "--smoke", "--seed", "3")[0] == 2
-    assert asked["instances"] == 90
+    assert asked["instances"] == 60
     assert asked["check_model"].keywords == {"seed": 3, "size": SMOKE}
     assert asked["choose_strength"].keywords["prompts"] < 8
     asked.clear()
