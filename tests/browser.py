@@ -13,7 +13,17 @@ PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 """The browser; None where there is none."""
 
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-_KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Home": 36, "End": 35, "PageUp": 33, "Tab": 9}
+_KEYS = {
+    "ArrowRight": 39,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowDown": 40,
+    "Home": 36,
+    "End": 35,
+    "PageUp": 33,
+    "Tab": 9,
+    "Enter": 13,
+}
 
 
 class Page:
@@ -77,8 +87,10 @@ class Page:
     def press(self, key, times=1):
         """Press a key, as a person would."""
         for _ in range(times):
-            for kind in ("rawKeyDown", "keyUp"):
-                self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_KEYS[key])
+            # A button is pressed by the character that Enter makes.
+            letters = {"text": "\r"} if key == "Enter" else {}
+            for kind, more in (("keyDown" if letters else "rawKeyDown", letters), ("keyUp", {})):
+                self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_KEYS[key], **more)
 
     def close(self):
         """End the browser."""
