@@ -108,14 +108,20 @@ def verify(
         raise typer.Exit(_verify_on_model(model, statements, json, out, seed))
     from sim.checks.verify import as_json, as_table
     from sim.checks.verify import verify as run
+    from ufm._check import require
 
     target = output.prepare_file(json, "json") if json else None
     folder = output.prepare_folder(out) if out else None
-    verdicts = run(statements, seed=seed, instances=instances, names=routes.split(","), twins=twins)
+    every = run(statements, seed=seed, instances=instances, names=routes.split(","), twins=twins)
+    verdicts = [verdict for verdict in every if verdict.evidence]
+    require(bool(verdicts), "routes", f"one that applies to {', '.join(verdict.statement.id for verdict in every)}", routes)
     results = as_json(verdicts, seed)
     if target:
         output.write_json(target, results)
     typer.echo(as_table(verdicts))
+    if len(verdicts) < len(every):
+        left = [verdict.statement.id for verdict in every if not verdict.evidence]
+        typer.echo(f"left out, since no route of {routes} applies to them: {', '.join(left)}")
     if folder:
         from sim.reproduction import write_verification
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from sim import cli
 from sim.checks.validation import SMOKE
@@ -35,6 +36,17 @@ def test_help_names_the_options(monkeypatch, capsys, command):
 def test_help_does_not_load_jax():
     script = "import sys, sim.cli; assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_statements_to_which_no_route_applies_are_left_out_by_name():
+    result = CliRunner().invoke(cli.app, ["verify", "3.6", "--routes", "symbolic", "--no-twins"])
+    assert result.exit_code == 0
+    assert "theorem-3.6.tanh" in result.output
+    left = "left out, since no route of symbolic applies to them: theorem-3.6.target, theorem-3.6.limits, "
+    assert f"{left}theorem-3.6.decreasing" in result.output
+    alone = CliRunner().invoke(cli.app, ["verify", "theorem-3.6.target", "--routes", "symbolic"])
+    assert isinstance(alone.exception, ValueError)
+    assert str(alone.exception) == "routes: expected one that applies to theorem-3.6.target, got symbolic"
 
 
 def test_compiled_programs_are_kept(tmp_path):
