@@ -210,6 +210,38 @@ def test_wide_balls_contain_the_values_inside(case):
 ALONE = [jnp.exp, jnp.tanh, jax.nn.sigmoid, jnp.abs, jnp.square, jnp.arctan, jnp.expm1, jnp.sign, jax.scipy.special.erf]
 
 
+@pytest.mark.parametrize(
+    "name", ["tanh", "arcsin", "arccos", "arctan", "arctanh", "arcsinh", "sinh", "log1p", "expm1", "sqrt"]
+)
+def test_derivatives_have_rules_in_every_release(name):
+    """Releases of JAX differ in the primitives that derivatives are made of."""
+    function = getattr(jnp, name)
+    for order in (1, 2, 3):
+        function, x = jax.grad(function), 0.3
+        expected = mpmath.diff(getattr(mpmath, MPMATH.get(name, name)), x, order)
+        assert float(balls.evaluate(function, balls.interval(x, x)).item().mid()) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("coefficients", [(2.0,), (1.0, -3.0), (0.5, 0.0, -2.0, 7.0)])
+def test_polynomials_in_every_release(coefficients):
+    rows = jnp.asarray(coefficients)
+
+    def value(x):
+        return (
+            jnp.polyval(rows, x),
+            jax.grad(lambda y: jnp.polyval(rows * y, y).sum())(x),
+            rows[:, None] * jnp.polyval(rows, x),
+        )
+
+    x = 0.375
+    for got, expected in zip(balls.evaluate(value, balls.interval(x, x)), value(jnp.asarray(x)), strict=True):
+        points = [float(ball.mid()) for ball in np.asarray(got, dtype=object).ravel()]
+        np.testing.assert_allclose(points, np.ravel(expected), rtol=1e-12)
+
+
+MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arctanh": "atanh", "arcsinh": "asinh"}
+
+
 @pytest.mark.parametrize("function", [*ALONE, lambda x: x**3, lambda x: x**4, jax.nn.relu])
 @pytest.mark.parametrize(("low", "high"), [(-3.0, 5.0), (-0.125, 2.0), (0.5, 9.0), (-7.0, -0.25), (-0.5, 0.5)])
 def test_enclosures_of_single_functions_are_tight(function, low, high):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory import balls, tilting
+from theory import REGISTRY, balls, tilting
 from theory.certificate import certify, confirm
 from theory.rationals import RationalInstance, checked, to_floats
 
@@ -29,6 +29,23 @@ def exact():
     """Three contexts, four tokens of two concepts, nothing equal."""
     rows = ["1/2 1/4 3/20 1/10", "1/5 1/10 2/5 3/10", "1/10 1/10 3/5 1/5"]
     return _rational(rows, "1 -1/2 -1/2", ((True, True, False, False), (False, False, True, True)))
+
+
+CURVES = [
+    pytest.param(curve, id=f"{statement.id}-{side}-{k}")
+    for statement in REGISTRY.values()
+    for side, claim in (("claim", statement.claim), ("twin", statement.twin))
+    for k, curve in enumerate(claim.curves)
+]
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_every_curve_has_rules_in_this_release(exact, curve):
+    """That it is proved or refuted takes longer: the certificate route does that, and tells of what it cannot compute."""
+    for function, zero in ((curve.function, curve.zero), (curve.beyond, 0)):
+        if function is not None:
+            result = certify(function, exact, (Fraction(1, 2), 1) if zero == 0 else (0, 1), zero=zero, budget=3)
+            assert result.precision >= 128
 
 
 def log_odds_gaps(instance):

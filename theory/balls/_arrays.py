@@ -447,6 +447,19 @@ def _split(eqn: Any) -> Callable:
     return lambda x: results(np.split(x, cuts, axis))
 
 
+def _polynomial(eqn: Any) -> Callable:
+    """Horner's rule, from JAX 0.12 on a primitive of its own: of x and the coefficients from the lowest degree up."""
+    del eqn
+
+    def rule(x: np.ndarray, *coefficients: np.ndarray) -> np.ndarray:
+        value: Any = coefficients[-1]
+        for coefficient in reversed(coefficients[:-1]):
+            value = np.asarray(np.asarray(value * x, dtype=object) + coefficient, dtype=object)
+        return np.broadcast_to(value, np.broadcast_shapes(x.shape, *(c.shape for c in coefficients)))
+
+    return rule
+
+
 def _integer_pow(eqn: Any) -> Callable:
     exponent = eqn.params["y"]
     return _dear(lambda a: power(a, exponent))
@@ -530,6 +543,7 @@ _RULES: dict[str, Callable] = {
     "div": _native(np.true_divide),
     "neg": _native(np.negative),
     "integer_pow": _integer_pow,
+    "polynomial": _polynomial,
     "reduce_sum": _reduction(np.add, ZERO),
     "reduce_prod": _reduction(np.multiply, ONE),
     "reduce_max": _reduction(maximum, -INF),

@@ -268,6 +268,8 @@ CHEAP: dict[str, tuple[Callable, int]] = {
     "abs": (_abs, 1),
     "sign": (_sign, 1),
     "square": (lambda a: power(a, 2), 1),
+    # From JAX 0.12 on, in derivatives of tanh and of inverse functions.
+    "one_minus_square": (lambda a: ONE - power(a, 2), 1),
     "sub": (_sub, 2),
     "max": (maximum, 2),
     "min": (minimum, 2),
