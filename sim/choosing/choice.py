@@ -86,6 +86,7 @@ class Choice:
         reason: why there is no strength, or what went wrong on the way; "" if nothing.
         steering: what was asked about.
         tokens: the concept's tokens.
+        words: their texts, the first ones; none for a model without a tokenizer.
         points: all strengths that were looked at.
         completions: what the model writes after the first prompts, by strength.
         settings: what was asked for.
@@ -109,6 +110,7 @@ class Choice:
     steering: Steering
     tokens: tuple[int, ...]
     points: tuple[Point, ...]
+    words: tuple[str, ...] = ()
     completions: dict[float, tuple[str, ...]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     frontier: tuple[Any, ...] = field(default=())
@@ -131,6 +133,8 @@ class Choice:
             "share": {"before": before, "after": after},
             "least_cost": self.least_cost,
             "efficiency": self.efficiency,
+            "tokens": list(self.tokens),
+            "words": list(self.words),
             "safe_alpha": {name: _as_json(bound) for name, bound in self.safe_alpha.items()},
             "guess": self.guess,
             "stopped_by": self.stopped_by,
@@ -151,8 +155,8 @@ class Choice:
         measured: list[str] = []
         if self.alpha is not None and self.cost is not None and self.interval is not None:
             certain.append(
-                f"no intervention of any kind moves the concept's share like this on these texts for less than "
-                f"{self.least_cost:.3g} nats per token (N15)"
+                f"no intervention of any kind moves the concept's mean share from {self.share[0]:.3g} to "
+                f"{self.share[1]:.3g} on these texts for less than {self.least_cost:.3g} nats per token (N15)"
             )
             low, high = self.interval
             measured.append(
@@ -170,16 +174,17 @@ class Choice:
 
     def table(self) -> str:
         """Each prompt with the strength that N23 gives it, and its cost and share at the common strength, as text."""
-        lines = ["  strength      cost     share  prompt"]
-        return "\n".join(lines + [f"{p.alpha:10.4g}{p.cost:10.3g}{p.share:10.3g}  {p.prompt}" for p in self.per_prompt])
+        common = "" if self.alpha is None else f"cost and share at the common strength {self.alpha:.4g}; "
+        lines = [f"{common}own strength: a rule for small budgets (N23)", "      cost     share  own strength  prompt"]
+        return "\n".join(lines + [f"{p.cost:10.3g}{p.share:10.3g}{p.alpha:14.4g}  {p.prompt}" for p in self.per_prompt])
 
     def frontier_table(self) -> str:
         """What each layer is good for, as text."""
-        lines = ["     layer efficiency  strength      cost     share"]
+        lines = ["     layer  rho^2, -: share falls  strength      cost     share"]
         for point in self.frontier:
             known = (point.alpha, point.cost, point.share)
             cells = [" " * 10 if value is None else f"{value:10.3g}" for value in known]
-            lines.append(f"{point.layer:10d}{point.efficiency:11.3f}{''.join(cells)}".rstrip())
+            lines.append(f"{point.layer:10d}{point.efficiency:24.3f}{''.join(cells)}".rstrip())
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -196,9 +201,12 @@ class Choice:
                 f"alpha {self.alpha:.4g} at block {self.layer} ({low:.4g} to {high:.4g} over prompts); {stopped}",
                 f"costs {self.cost.mean:.3g} nats per token (95th percentile {self.cost.p95:.3g}, "
                 f"largest {self.cost.max:.3g}, {self.cost.cumulative:.3g} over a continuation)",
-                f"moves the concept's share from {before:.3g} to {after:.3g}, which needs {self.efficiency:.0%} of the cost",
+                f"moves the concept's mean share from {before:.3g} to {after:.3g}; the least that any intervention pays for "
+                f"that is {self.efficiency:.2g} of the cost",
             ]
-            lines += [self.reason] if self.reason else []
+            more = f" and {len(self.tokens) - len(self.words)} more" if len(self.words) < len(self.tokens) else ""
+            lines += [f"the concept's tokens: {', '.join(map(repr, self.words))}{more}"] if self.words else []
+            lines += [f"note: {self.reason}"] if self.reason else []
         for kind, words in zip(("theorem", "assumed", "measured"), self.guarantees.values(), strict=True):
             lines += [f"{kind}: {sentence}" for sentence in words]
         return [*lines, f"first guess {self.guess:.4g}; {self.passes:.1f} passes of the model"]

@@ -36,13 +36,14 @@ class LayerPoint:
 
 
 def efficiency_of(tilt: Tilt, sign: int) -> float:
-    """The least cost of what near 0 happens to the concept's share, in units of what it costs, over all predictions (N15).
+    """The least cost of what near 0 happens to the concept's mean share, in units of what it costs (N15).
 
-    It is the mean of ``Cov(1_T, M)^2 / Var(1_T)`` over that of ``Var(M)``; negative where the mean covariance is.
+    With the mean covariance c of the concept and M, the mean share F and the mean variance of M it is
+    ``c^2 / (F (1 - F) Var)``; negative where c is, so that steering lowers the share.
     """
-    inside = np.maximum(tilt.share * (1 - tilt.share), np.finfo(float).tiny)
-    value = np.nanmean(tilt.covariance**2 / inside) / np.nanmean(tilt.variance)
-    return float(np.copysign(value, sign * np.nanmean(tilt.covariance)))
+    covariance, mean = np.nanmean(tilt.covariance), np.nanmean(tilt.share)
+    inside = max(mean * (1 - mean), np.finfo(float).tiny)
+    return float(np.copysign(covariance**2 / inside / np.nanmean(tilt.variance), sign * covariance))
 
 
 def promoted_by_all(tilts: Sequence[tuple[Tilt, Promotion]], sign: int) -> np.ndarray:

@@ -141,7 +141,7 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
         f"the mean, {choice.cost.p95:.2g} at the 95th percentile. {_stopped(choice)} Both are measured, on text that the "
         f"steered model wrote after {len(choice.per_prompt)} prompts; 90 % of samples of these prompts give a strength from "
         f"{low:.3g} to {high:.3g}. By a theorem, any intervention pays at least {choice.least_cost:.2g} nats for this "
-        f"benefit (N15). {bounds}".strip()
+        f"change of the mean (N15). {bounds}".strip()
     )
 
 

@@ -85,17 +85,19 @@ def layer_of(text: str) -> int:
 
 
 def tokens_of(lm: LanguageModel, words: Sequence[str] | None) -> list[int] | None:
-    """The tokens that words begin with, each with a space before it; None where no words are given.
+    """The tokens of words, each with a space before it; None where no words are given.
 
     Raises:
-        ValueError: a model without a tokenizer.
+        ValueError: a model without a tokenizer; a word of several tokens, since its first one is another word's, too.
     """
     if not words:
         return None
     require(lm.tokenizer is not None, "tokens", "none, for a model without a tokenizer", ", ".join(words))
     assert lm.tokenizer is not None
-    first = [lm.tokenizer.encode(f" {word.strip()}", special=False)[0] for word in words]
-    return list(dict.fromkeys(first))
+    try:
+        return list(dict.fromkeys(lm.tokenizer.token(f" {word.strip()}") for word in words))
+    except ValueError as error:
+        raise ValueError(f"tokens: {str(error).removeprefix('word: ')}") from None
 
 
 def folded(vector: SteeringVector, choice: Choice) -> SteeringVector:

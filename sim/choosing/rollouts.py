@@ -305,11 +305,14 @@ def keeps_predictions(rollouts: Rollouts, vocab_size: int) -> bool:
 
 
 def least_cost(before: Float[np.ndarray, "*n"], after: Float[np.ndarray, "*n"]) -> float:
-    """Nats per token that any intervention pays for a change of the shares (N15): the mean over what is not NaN."""
+    """Nats per token that any intervention pays for a change of the mean share, over what is not NaN (N15).
+
+    What it pays to change every prediction's share like this is more: KL is convex, and need not be spent alike.
+    """
     counted = ~np.isnan(before)
-    inside = (np.clip(shares[counted], 1e-12, 1 - 1e-12) for shares in (before, after))
+    means = (np.clip(np.mean(shares[counted], dtype=float), 1e-12, 1 - 1e-12) for shares in (before, after))
     with in_float64():  # in float32 a share near 1 would be 1
-        return float(np.mean(np.asarray(binary_divergence(*inside))))
+        return float(binary_divergence(*means))
 
 
 def members_of(tokens: Any, vocab_size: int) -> Bool[np.ndarray, " V"]:

@@ -59,6 +59,9 @@ SHORT = (4, 2)
 ROUNDS = 5
 """How often the model writes at most until the strength stays."""
 
+FEW = 4
+"""Fewer prompts than these are spoken of: an interval over them says little."""
+
 FARTHEST = 1e4
 """Strengths are looked for up to this many times the first guess."""
 
@@ -213,6 +216,7 @@ class _Search:
             reason="",
             steering=self.steering,
             tokens=tuple(np.flatnonzero(np.asarray(self.members)).tolist()),
+            words=self._words(),
             points=(),
             settings=self.settings,
         )
@@ -404,7 +408,7 @@ class _Search:
             least_cost=least,
             efficiency=least / cost.mean,
             stopped_by=stopped,
-            reason=self.warning,
+            reason="; ".join(filter(None, [self.warning, *self._notes(before, after)])),
             points=tuple(self.points),
             completions=self._completions(alpha, text, completions),
             passes=self.work.passes,
@@ -422,6 +426,18 @@ class _Search:
             PromptChoice(name, float(c), float(s), float(self.sign * a))
             for name, c, s, a in zip(names, cost, share, own, strict=True)
         )
+
+    def _notes(self, before: Any, after: Any) -> list[str]:
+        """What a reader should know of a choice that was made."""
+        first, last = float(np.nanmean(before)), float(np.nanmean(after))
+        falls = f"the concept's mean share does not rise: {first:.3g} without steering, {last:.3g} with it"
+        few = f"{len(self.writer.prompts)} prompts say little of others; 8 or more are better"
+        return [*([falls] if last <= first else []), *([few] if len(self.writer.prompts) < FEW else [])]
+
+    def _words(self, most: int = 12) -> tuple[str, ...]:
+        """The first of the concept's tokens as text."""
+        tokenizer = self.lm.tokenizer
+        return () if tokenizer is None else tuple(map(tokenizer.decode, np.flatnonzero(self.members)[:most, None].tolist()))
 
     def _completions(self, alpha: float, text: FixedText, count: int) -> dict[float, tuple[str, ...]]:
         """What the model writes after the first prompts: unsteered, at the strength, and at twice it."""

@@ -70,7 +70,7 @@ def test_a_bare_direction_needs_a_layer(folder, monkeypatch, capsys):
 def test_the_layer_is_chosen_too(folder, monkeypatch, capsys):
     code, out, _ = asked(monkeypatch, capsys, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--budget", "0.05")
     assert code == 0
-    assert "layer efficiency" in out
+    assert "layer  rho^2, -: share falls" in out
 
 
 def test_several_concepts_are_mixed(folder, monkeypatch, capsys, lm):

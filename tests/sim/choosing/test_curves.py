@@ -182,8 +182,12 @@ def test_other_prompts_are_refused(lm):
 
 def test_what_is_not_counted_has_no_least_cost():
     before, after = np.array([[0.1, np.nan], [0.3, 0.2]]), np.array([[0.2, np.nan], [0.3, 1.0]])
-    f, g = np.array([0.1, 0.3, 0.2]), np.array([0.2, 0.3, 1 - 1e-12])
-    expected = np.mean(f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g)))
+    f, g = 0.2, 0.5
+    expected = f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g))
+    # To tilt all predictions by one factor costs less than what each of them pays to change as it did.
+    assert expected < np.mean(
+        [0.1 * np.log(0.5) + 0.9 * np.log(0.9 / 0.8), 0, 0.2 * np.log(0.2) + 0.8 * np.log(0.8 / 1e-12)]
+    )
     assert least_cost(before, after) == pytest.approx(expected, rel=1e-4)
 
 

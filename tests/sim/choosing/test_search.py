@@ -59,7 +59,7 @@ def test_the_strength_is_that_of_bisection_on_the_same_text(lm, of):
     assert choice.alpha == pytest.approx(expected, rel=0.012)
     assert getattr(choice.cost, of) == pytest.approx(0.05, rel=0.03)
     assert choice.stopped_by == "budget"
-    assert choice.reason == ""
+    assert "still moves" not in choice.reason
     assert choice.layer == 1
     assert choice.interval[0] <= choice.alpha <= choice.interval[1]
 
@@ -102,8 +102,8 @@ def test_the_text_is_written_at_the_strength(lm):
     assert choice.share[1] == pytest.approx(np.nanmean(effects.share), rel=1e-4)
     before = text_at(lm, final).shares(MEMBERS)
     assert choice.share[0] == pytest.approx(np.nanmean(before), rel=1e-4)
-    f, g = before[effects.counted], effects.share[effects.counted]
-    least = np.mean(f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g)))
+    f, g = (float(np.mean(share[effects.counted], dtype=float)) for share in (before, effects.share))
+    least = f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g))
     assert choice.least_cost == pytest.approx(least, rel=1e-3)
     assert choice.efficiency == pytest.approx(least / choice.cost.mean, rel=1e-3)
     assert 0 < choice.efficiency < 1
@@ -355,10 +355,25 @@ def test_the_layer_is_the_best_of_the_most_efficient(lm):
     text = FixedText.of(lm, prompts_alone(PROMPTS), vector.steering(1), skip=False)
     step = 1e-2 / 3
     effects, before = text.effects(step, MEMBERS), text.shares(MEMBERS)
-    f, g = before[effects.counted], effects.share[effects.counted]
-    least = np.mean(f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g)))
+    f, g = (float(np.mean(share[effects.counted], dtype=float)) for share in (before, effects.share))
+    least = f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g))
     assert abs(choice.frontier[1].efficiency) == pytest.approx(least / np.nanmean(effects.kl), rel=0.05)
     with pytest.raises(ValueError, match='layer: expected a number, or "auto" for a SteeringVector'):
         choose(lm, steering(), PROMPTS, layer="auto", horizon=6)
     with pytest.raises(ValueError, match='layer: expected a block by number, or "auto"'):
         choose(lm, vector, PROMPTS, layer="middle", horizon=6)
+
+
+def test_a_choice_says_when_the_share_falls_and_when_prompts_are_few(lm):
+    # The concept that steering the other way promotes.
+    falling = choose(lm, steering(), PROMPTS, budget=0.05, horizon=6, tokens=choose_tokens(lm, sign=-1))
+    assert falling.share[1] < falling.share[0]
+    assert falling.reason.startswith("the concept's mean share does not rise: ")
+    assert f"note: {falling.reason}" in str(falling)
+    few = choose(lm, steering(), PROMPTS[:1], budget=0.05, horizon=6, tokens=choose_tokens(lm, sign=1))
+    assert few.reason == "1 prompts say little of others; 8 or more are better"
+
+
+def choose_tokens(lm, sign):
+    """The tokens that steering one way promotes."""
+    return list(choose(lm, steering(), PROMPTS, budget=0.05, horizon=6, sign=sign).tokens)
