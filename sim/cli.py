@@ -665,6 +665,7 @@ def choose(
 
     texts = request.prompts_of(prompt, prompts)
     limits = request.limits(budget, statistic, loss_rise, norm_ratio, rising=rising)
+    request.check_source(vector, concept)
     place = layer if layer == "auto" else request.layer_of(layer)
     target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold) if fold else None)
     folder = output.prepare_folder(out) if out else None

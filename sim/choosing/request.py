@@ -9,9 +9,28 @@ from sim.choosing.choice import Choice
 from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising
 from sim.directions.extraction import make_vector
 from sim.directions.files import is_bare, read_vector
-from sim.directions.texts import concept_pairs
+from sim.directions.texts import CONCEPTS, concept_pairs
 from sim.directions.vector import SteeringVector
 from ufm._check import require
+
+
+def check_source(vector: Path | None, concepts: Sequence[str] | None) -> None:
+    """Refuse what a vector cannot come from, before a model is loaded.
+
+    Args:
+        vector: the file.
+        concepts: names.
+
+    Raises:
+        ValueError: both or neither; a missing file or an unknown concept.
+    """
+    asked = "both" if concepts else "neither"
+    require((vector is None) == bool(concepts), "vector", "a file, or a concept in its place", asked)
+    if vector is not None:
+        require(vector.is_file(), "vector", "a file", f"none at {str(vector)!r}")
+    unknown = [name for name in concepts or () if name not in CONCEPTS]
+    library = f"some of {', '.join(CONCEPTS)} (for one of your own, ufm vector make --pairs FILE, and --vector)"
+    require(not unknown, "concept", library, ", ".join(map(repr, unknown)))
 
 
 def vectors_for(
@@ -34,8 +53,7 @@ def vectors_for(
     Raises:
         ValueError: both or neither; a missing file or an unknown concept.
     """
-    asked = "both" if concepts else "neither"
-    require((vector is None) == bool(concepts), "vector", "a file, or a concept in its place", asked)
+    check_source(vector, concepts)
     if vector is not None:
         return [read_vector(vector, lm, other_weights=other_weights, layer=layer if is_bare(vector) else None)]
     pairs = {name: concept_pairs(name) for name in concepts or ()}

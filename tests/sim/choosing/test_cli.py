@@ -1,6 +1,7 @@
 """The command `ufm choose` as a user meets it, and the benchmark of ways to choose."""
 
 import json
+import re
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -128,6 +129,24 @@ def test_bad_input_is_one_line(folder, monkeypatch, capsys, options, words):
     assert err.startswith("ufm: ")
     assert err.count("\n") == 1
     assert sorted(path.name for path in folder.iterdir()) == ["joy.safetensors", "prompts.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--concept", "happiness"), "concept: expected some of apathetic, .*--pairs FILE, and --vector.*, got 'happiness'"),
+        (("--vector", "none.gguf"), "vector: expected a file, got none at 'none.gguf'"),
+        ((), "vector: expected a file, or a concept in its place, got neither"),
+    ],
+)
+def test_what_a_vector_cannot_come_from_is_refused_before_a_model_is_loaded(folder, monkeypatch, capsys, options, words):
+    def loaded(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("sim.bridge.model.load", loaded)
+    code, _, err = run(monkeypatch, capsys, "choose", "--prompt", "ABC", *options)
+    assert code == 2
+    assert re.search(words, err)
 
 
 # --- the benchmark -----------------------------------------------------------------------------------------------------
