@@ -1,6 +1,5 @@
 """The whole of it in one call: train, verify, compute, draw, and one page that shows everything together."""
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import xarray as xr
 
 from sim import output
@@ -118,9 +116,8 @@ def reproduce(
     lm, missing = _loaded(model)
     on_model = choice = None
     if lm is not None:
-        # The programs of the statements are done with; a process can only map so many regions of memory.
-        jax.clear_caches()
-        gc.collect()
+        # The programs of the statements are done with.
+        release_programs(0)
         on_model = (check_model or partial(validate, seed=seed))(lm)
         files |= write_validation(folder, on_model)
         choice = (choose_strength or partial(write_choice, seed=seed))(lm, folder / "choosing")

@@ -1,6 +1,5 @@
 """Fixtures that are dear to build, shared by all tests of a process."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -15,6 +14,7 @@ compilation.install()
 import theory.examples  # noqa: E402
 import ufm  # noqa: E402
 from theory import routes  # noqa: E402
+from theory._compilation import release_programs  # noqa: E402
 from theory.statement import TABLES  # noqa: E402
 
 # Most of what tests cost is compilation. It is twice as fast without optimisation, and what was compiled is kept for the
@@ -29,18 +29,11 @@ for setting, value in JAX_SETTINGS.items():
     jax.config.update(setting, value)
 
 
-MOST_MAPS = 20_000
-"""Linux lets a process have 65,530 memory maps by default, and a compiled program takes about six. Beyond, XLA crashes."""
-
-
 @pytest.fixture(autouse=True, scope="module")
 def few_memory_maps():
     """Compiled programs are let go before there are too many of them in a process."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.is_file() and maps.read_bytes().count(b"\n") > MOST_MAPS:
-        jax.clear_caches()
-        gc.collect()
+    release_programs(20_000)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests import compilation
@@ -85,3 +86,19 @@ def test_programs_are_let_go_with_their_memory_maps():
     gc.collect()
     assert grown > before + 80
     assert maps() < grown - 80
+
+
+def test_programs_are_released_where_they_take_too_many_maps():
+    if _compilation.memory_maps() == 0:
+        pytest.skip("the system does not tell how many memory maps there are")
+    traced = []
+
+    @jax.jit
+    def tripled(x):
+        traced.append(x)
+        return 3 * x
+
+    for released, count in ((False, 1), (False, 1), (True, 2)):
+        assert _compilation.release_programs(0 if released else 10**9) is released
+        np.testing.assert_array_equal(tripled(X), 3 * X)
+        assert len(traced) == count

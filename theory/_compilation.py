@@ -5,7 +5,10 @@ first program is compiled, and is asked for only if this release takes it.
 """
 
 import functools
+import gc
+import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -52,3 +55,28 @@ def _takes(name: str, value: Any) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+MOST_MAPS = 30_000
+"""Linux lets a process have 65,530 memory maps by default; a compiled program takes several. Beyond, the process ends."""
+
+_RELEASING = threading.Lock()
+
+
+def release_programs(most: int = MOST_MAPS) -> bool:
+    """Let go of compiled programs if the process has more memory maps than `most`; whether it did.
+
+    They are compiled again, or read from the cache that is kept, when they are next called.
+    """
+    with _RELEASING:
+        if memory_maps() <= most:
+            return False
+        jax.clear_caches()
+        gc.collect()
+        return True
+
+
+def memory_maps() -> int:
+    """How many memory maps the process has; 0 where the system does not tell."""
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.is_file() else 0

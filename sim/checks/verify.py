@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sim.output import package_version
 from sim.toy.curves import Trained
 from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, examples, find_all, routes
+from theory._compilation import release_programs
 from theory.rationals import RationalInstance
 from theory.statement import TABLES
 from ufm._check import require, typed
@@ -184,6 +185,7 @@ def _material(
 def _check(route: str, statement: Statement, claim: Claim, material: _Material) -> Evidence:
     """What a route finds about a claim; for a worker, which the setting of float64 does not come to by itself."""
     name = statement.domain.name
+    release_programs()
     with in_float64():
         if route in ("instances", "autodiff"):
             population = material.populations[name]

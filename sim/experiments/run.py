@@ -22,6 +22,7 @@ from sim.experiments.strength.next_token import next_token
 from sim.experiments.strength.prompts import known, prompts
 from sim.experiments.strength.vectors import log_odds, vectors
 from sim.experiments.unused import unused
+from theory._compilation import release_programs
 from ufm._check import require
 
 STAGES: dict[str, tuple[Callable[[Experiment], None], tuple[str, ...]]] = {
@@ -80,6 +81,7 @@ def run(
         warnings.warn(line, stacklevel=2)
     for name in order:
         told(name)
+        release_programs()
         STAGES[name][0](experiment)
 
 

@@ -18,6 +18,7 @@ from sim.checks.validation.plateaus import plateaus
 from sim.checks.validation.sequences import sequences
 from sim.checks.validation.tempered import tilts
 from sim.output import settings
+from theory._compilation import release_programs
 from ufm._check import require
 
 
@@ -96,6 +97,7 @@ def validate(
     ) as bar:
         for name in names:
             bar.set_postfix_str(name)
+            release_programs()
             group, check = CHECKS[name]
             if group not in parts:
                 data, comparisons = check(run)
