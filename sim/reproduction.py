@@ -7,6 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import xarray as xr
 
 from sim import output
@@ -27,6 +28,7 @@ from sim.toy import arc, costs, texts, turns
 from sim.toy import curves as toy
 from sim.toy.corpus_file import NamedCase
 from theory import examples, norms
+from theory._compilation import release_programs
 from ufm.precision import in_float64
 
 
