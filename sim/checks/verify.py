@@ -59,7 +59,7 @@ class Verdict:
     @property
     def rejections(self) -> int:
         """How many routes rejected the false twin: they checked it on something, and it did not hold there."""
-        return sum(result.checked > 0 and not result.holds for result in self.twin)
+        return sum(map(_fell, self.twin))
 
 
 @typed

@@ -393,7 +393,7 @@ class _Search:
         effects = looked_at[alpha]
         before, after = text.shares(self.members), effects.share
         cost = Cost.of(effects)
-        least = least_cost(before, after)
+        share, least = (float(np.nanmean(before)), float(np.nanmean(after))), least_cost(before, after)
         situation = self._situation(text, alpha, effects)
         stopped = self.floor.name if self.floor else max(self.limits, key=lambda limit: limit.excess(situation)).name
         low, high = interval_of(lambda a, of: self._excess(text, a, of), looked_at, alpha, self.writer.seed)
@@ -404,11 +404,11 @@ class _Search:
             interval=(ends[0], ends[1]),
             per_prompt=self._per_prompt(alpha, effects),
             cost=cost,
-            share=(float(np.nanmean(before)), float(np.nanmean(after))),
+            share=share,
             least_cost=least,
             efficiency=least / cost.mean,
             stopped_by=stopped,
-            reason="; ".join(filter(None, [self.warning, *self._notes(before, after)])),
+            reason="; ".join(filter(None, [self.warning, *self._notes(*share)])),
             points=tuple(self.points),
             completions=self._completions(alpha, text, completions),
             passes=self.work.passes,
@@ -427,12 +427,11 @@ class _Search:
             for name, c, s, a in zip(names, cost, share, own, strict=True)
         )
 
-    def _notes(self, before: Any, after: Any) -> list[str]:
-        """What a reader should know of a choice that was made."""
-        first, last = float(np.nanmean(before)), float(np.nanmean(after))
-        falls = f"the concept's mean share does not rise: {first:.3g} without steering, {last:.3g} with it"
+    def _notes(self, before: float, after: float) -> list[str]:
+        """What a reader should know of a choice that was made, given the mean share without steering and with it."""
+        falls = f"the concept's mean share does not rise: {before:.3g} without steering, {after:.3g} with it"
         few = f"{len(self.writer.prompts)} prompts say little of others; 8 or more are better"
-        return [*([falls] if last <= first else []), *([few] if len(self.writer.prompts) < FEW else [])]
+        return [*([falls] if after <= before else []), *([few] if len(self.writer.prompts) < FEW else [])]
 
     def _words(self, most: int = 12) -> tuple[str, ...]:
         """The first of the concept's tokens as text."""

@@ -35,10 +35,15 @@ class Estimate(NamedTuple):
         return cls(value, float("nan"), float("nan"))
 
 
+def finite(values: Any) -> Float[np.ndarray, " n"]:
+    """What is finite among numbers, in one row."""
+    numbers = np.asarray(values, float).ravel()
+    return numbers[np.isfinite(numbers)]
+
+
 def mean(values: Any, level: float = LEVEL) -> Estimate:
     """The mean of what is finite among numbers, with Student's interval; no interval for fewer than two of them."""
-    numbers = np.asarray(values, float).ravel()
-    numbers = numbers[np.isfinite(numbers)]
+    numbers = finite(values)
     if numbers.size < 2:
         return Estimate.none(float(numbers[0]) if numbers.size else float("nan"))
     half = student(numbers.size, level) * numbers.std(ddof=1) / np.sqrt(numbers.size)
@@ -72,8 +77,7 @@ def wilson(hits: Any, asked: Any, z: float) -> tuple[np.ndarray, np.ndarray]:
 
 def share(hits: Sequence[float] | Float[np.ndarray, "..."], level: float = LEVEL) -> Estimate:
     """The share of ones among ones and zeros (NaN is left out), with Wilson's interval."""
-    numbers = np.asarray(hits, float).ravel()
-    numbers = numbers[np.isfinite(numbers)]
+    numbers = finite(hits)
     if not numbers.size:
         return Estimate.none()
     low, high = wilson(numbers.sum(), numbers.size, _z(level))
@@ -97,8 +101,7 @@ def paired_difference(values: Sequence[float] | Float[np.ndarray, "..."], level:
     The interval is that of differences to which one half of each of 1, -1, 0, 0 is added: Agresti and Min, Simple improved
     confidence intervals for comparing matched proportions, 2005.
     """
-    numbers = np.asarray(values, float).ravel()
-    numbers = numbers[np.isfinite(numbers)]
+    numbers = finite(values)
     if not numbers.size:
         return Estimate.none()
     n = numbers.size + 2

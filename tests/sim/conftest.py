@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 import ufm
 from sim.bridge.model import load
+from tests import browser
 from tests.sim.bridge import references
 
 IN_FLOAT32 = {"bridge", "directions", "experiments", "figures", "measure", "test_validation.py"}
@@ -19,6 +20,15 @@ IN_FLOAT32 = {"bridge", "directions", "experiments", "figures", "measure", "test
 def float64(request):
     with jax.enable_x64(False) if IN_FLOAT32.intersection(request.path.parts) else ufm.in_float64():
         yield
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    """A page in a browser without a window."""
+    if browser.PROGRAM is None:
+        pytest.skip("no Chromium: looked for " + ", ".join(browser.NAMES))
+    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

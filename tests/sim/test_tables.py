@@ -6,7 +6,6 @@ import pytest
 
 from sim.checks import report
 from sim.checks.verify import Verdict
-from tests import browser
 from theory import REGISTRY
 from theory.routes import Evidence
 
@@ -22,14 +21,6 @@ def page(tmp_path_factory):
         for name, found in zip(NAMES, evidence, strict=True)
     ]
     return report.write_verification(tmp_path_factory.mktemp("pages"), verdicts, {})
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory):
-    if browser.PROGRAM is None:
-        pytest.skip("no Chromium: looked for " + ", ".join(browser.NAMES))
-    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 def names(window):

@@ -291,7 +291,7 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
         yield PaperClaim("judge", "the judge answers", name, "share of completions without an answer of 0 or 1", rate)
         for measure, variable in (("score", "score"), ("lexicon", "in_lexicon"), ("ratio", "ratio")):
             values = texts[variable].where(texts["answer"] != MISSING)
-            positive, negative = (_finite(values.sel(side=side).values) for side in ("positive", "negative"))
+            positive, negative = (intervals.finite(values.sel(side=side).values) for side in ("positive", "negative"))
             says = f"the {measure} tells the concept's texts from the others"
             told = PaperClaim("judge", says, name, "AUC", *intervals.auc(positive, negative), least=0.7)
             yield told
@@ -506,11 +506,6 @@ def _estimate(fit: xr.Dataset, value: str, low: str, high: str) -> Estimate:
     return Estimate(float(fit[value]), float(fit[low]), float(fit[high]))
 
 
-def _finite(values: Sequence[float] | np.ndarray | xr.DataArray) -> Float[np.ndarray, " n"]:
-    numbers = np.asarray(values, float).ravel()
-    return numbers[np.isfinite(numbers)]
-
-
 def _deviation(values: Sequence[float]) -> float:
-    numbers = _finite(values)
+    numbers = intervals.finite(values)
     return float(numbers.std()) if numbers.size > 1 else float("nan")

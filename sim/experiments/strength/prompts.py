@@ -33,8 +33,8 @@ def prompts(experiment: Experiment) -> None:
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         names, numbers = layout.labels(cell).values()
-        missing = [name for name in names if name not in own]
-        written = iter(_written(experiment, missing, cell, len(numbers)) if missing else [])
+        asked = [name for name in names if name not in own]
+        written = iter(_written(experiment, asked, cell, len(numbers)) if asked else [])
         tokens, texts_of_rows = np.full((len(names) * len(numbers), settings.new), -1, np.int32), []
         for k, name in enumerate(name for name in names for _ in numbers):
             row = _tokens(experiment, own[name], numbers[k % len(numbers)]) if name in own else next(written)
@@ -50,14 +50,20 @@ def given(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     return {name: texts for name, texts in (experiment.inputs.prompts or {}).items() if texts and name in experiment.sets}
 
 
+def missing(experiment: Experiment) -> list[str]:
+    """The sets of the run that the model writes the texts of."""
+    own = given(experiment)
+    return [name for name in experiment.sets if name not in own]
+
+
 def known(experiment: Experiment) -> None:
     """Raise an error if a set has no texts, and the model cannot be asked for any.
 
     Raises:
         ValueError: a concept that is neither defined nor among the given texts.
     """
-    missing = [name for name in experiment.sets if name not in given(experiment) and name != RANDOM]
-    unknown = [name for name in missing if name.removeprefix("not ") not in DEFINITIONS]
+    named = [name for name in missing(experiment) if name != RANDOM]
+    unknown = [name for name in named if name.removeprefix("not ") not in DEFINITIONS]
     if experiment.inputs.prompts is not None:
         need = f"texts of {', '.join(name for name in experiment.sets if name != RANDOM)}"
         require(not unknown, "prompts", need, f"none of {', '.join(unknown)}")
@@ -74,7 +80,7 @@ def _written(experiment: Experiment, names: list[str], cell: Cell, each: int) ->
         max_new_tokens=settings.new,
         sampling=settings.sampling,
         seed=experiment.seed("prompts", *cell),
-        length=max(len(opening(experiment, name)) for name in experiment.sets if name not in given(experiment)),
+        length=max(len(opening(experiment, name)) for name in missing(experiment)),
     )
     return [list(row) for row in made.tokens]
 

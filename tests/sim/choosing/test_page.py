@@ -12,7 +12,6 @@ import sim
 import ufm
 from sim.choosing.page import STEPS_BETWEEN, write_page
 from sim.choosing.search import choose
-from tests import browser
 from tests.sim.bridge.test_model import letters
 
 RNG = np.random.default_rng(5)
@@ -97,14 +96,6 @@ def test_nothing_is_written_for_bad_input(choices, case, tmp_path):
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory):
-    if browser.PROGRAM is None:
-        pytest.skip("no Chromium: looked for " + ", ".join(browser.NAMES))
-    with browser.browser(tmp_path_factory.mktemp("profile")) as window:
-        yield window
 
 
 def text(window, name):
