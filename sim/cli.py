@@ -5,6 +5,7 @@ it found a counterexample, `replay` if what a file says is not so.
 """
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -669,6 +670,7 @@ def choose(
     place = layer if layer == "auto" else request.layer_of(layer)
     target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold) if fold else None)
     folder = output.prepare_folder(out) if out else None
+    _report_steps()
     lm = load(model)
     bare = place if isinstance(place, int) else None
     directions = request.vectors_for(lm, vector, concept, layer=bare, other_weights=other_weights)
@@ -704,6 +706,15 @@ def choose(
 
         typer.echo(f"open {write_page(lm, [result, *result.others], texts, folder, chat=chat)}")
     raise typer.Exit(3 if result.alpha is None else 0)
+
+
+def _report_steps() -> None:
+    """Write the steps that a search reports to standard error, a line each: in a file, too, where a bar would say nothing."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("ufm: %(message)s"))
+    logger = logging.getLogger("sim")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
 
 
 def _read_vector(file: Path, model: str | None, layer: int | None, other_weights: bool) -> "SteeringVector":

@@ -1,5 +1,6 @@
 """Where to steer: the efficiency of every layer to first order (N15), and the best few of them chosen for in full."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,8 @@ from sim.choosing.choice import Choice
 from sim.choosing.compute_cost import Work
 from sim.choosing.rollouts import FixedText, Promotion, Tilt, Writer, members_of, promoted, prompts_alone
 from ufm._check import require, shown
+
+LOG = logging.getLogger(__name__)
 
 TRIED = 3
 """Layers that a strength is chosen for in full: those of the greatest efficiency."""
@@ -100,6 +103,8 @@ def over_layers(
     concept = jnp.asarray(members)
     frontier = {layer: LayerPoint(layer, efficiency_of(tilt(text, concept)[0], sign)) for layer, text in texts.items()}
     best = sorted(frontier.values(), key=lambda point: -point.efficiency)[:TRIED]
+    numbers = ", ".join(str(point.layer) for point in best)
+    LOG.info("%d blocks compared to first order; a strength is chosen after %s", len(frontier), numbers)
     choices = [choose_at(point.layer, np.flatnonzero(members).tolist()) for point in best]
     for choice in choices:
         if choice.alpha is not None and choice.cost is not None:

@@ -8,6 +8,7 @@ solved, with passes through the blocks behind the layer only. At what was solved
 randomness, and the strength is solved on the new text, until it stays.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -42,6 +43,8 @@ from theory.allocation import strength_for_each
 from ufm._check import require, shown, whole_number
 from ufm.interventions import Add
 from ufm.steering import Steering
+
+LOG = logging.getLogger(__name__)
 
 TOLERANCE = 0.01
 """Relative error of a strength on a text."""
@@ -195,6 +198,8 @@ class _Search:
     def run(self, completions: int) -> Choice:
         """Take all steps, and put together what they found."""
         guess = float(np.sqrt(self.budget.nats / statistic(self.tilt.variance / 2, self.budget.of)))
+        last = self.lm.config.num_layers - 1
+        LOG.info("block %d (of 0 to %d): the first guess is strength %.4g", self.layer, last, self.sign * guess)
         if any(limit.needs_base_text for limit in self.limits):
             base = self._text(self.writer(), wrote=True)
             self.base_loss = float(np.mean(base.entropy[base.rollouts.counted]))
@@ -321,6 +326,8 @@ class _Search:
         )
         if result.alpha is None:
             raise _NoStrengthError(self._unreached(too_much=result.low == 0))
+        horizon, (start, end) = text.rollouts.horizon, (self.sign * written, self.sign * result.alpha)
+        LOG.info("block %d: on %d tokens a prompt, written at %.4g, strength %.4g", self.layer, horizon, start, end)
         self.steepness = result.steepness
         return result.alpha, looked_at
 

@@ -31,7 +31,7 @@ def test_a_write_replaces_the_old_file(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_refuses_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(ValueError, match=r"out: expected a folder that can be written"):
+    with pytest.raises(ValueError, match=r"^out: .*folder"):
         output.prepare_folder(tmp_path)
 
 

@@ -120,5 +120,5 @@ def test_bad_arguments_are_named(arguments, message):
 
 @pytest.mark.parametrize("target", [np.zeros(5, bool), np.ones(5, bool)])
 def test_a_concept_is_some_of_the_tokens(prompts, target):
-    with pytest.raises(ValueError, match="target: expected between 1 and 4 of 5 tokens"):
+    with pytest.raises(ValueError, match=r"^target: .*1 and 4 of 5"):
         allocation.response(*prompts, jnp.asarray(target))

@@ -158,7 +158,7 @@ def test_odd_orders_on_one_side(exact):
     assert certify(cubic, exact, (0, 5), zero=3).verdict == "proved"
     assert certify(lambda instance, alpha: -cubic(instance, alpha)[:1], exact, (-5, 0), zero=3).verdict == "proved"
     assert certify(cubic, exact, (-5, 0), zero=3).verdict == "refuted"
-    with pytest.raises(ValueError, match="interval: expected 0 at an end or outside, for the odd order zero=3"):
+    with pytest.raises(ValueError, match=r"^interval: .*zero=3"):
         certify(cubic, exact, zero=3)
 
 

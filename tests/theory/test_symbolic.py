@@ -76,7 +76,7 @@ def test_decisions(left, right, same):
 
 @pytest.mark.parametrize("side", [sympy.log(x), x**y, sympy.exp(x), x ** sympy.Rational(1, 3)])
 def test_what_is_not_decided_is_refused(side):
-    with pytest.raises(ValueError, match=r"^identity: expected symbols and square roots joined by arithmetic, got "):
+    with pytest.raises(ValueError, match=r"^identity: .*arithmetic, got "):
         holds(Identity("", side, sympy.Integer(0)))
 
 

@@ -296,7 +296,7 @@ def test_text_of_the_second_order():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"^quantity: expected a known one such as cross-entropy.*, got 'cross-entrpy'$"):
+    with pytest.raises(ValueError, match=r"^quantity: .*cross-entropy.*got 'cross-entrpy'$"):
         taylor("cross-entrpy", 2)
     with pytest.raises(ValueError, match=r"such as cross-entropy, log-partition, probability, concept-log-odds, got 'x'$"):
         taylor("x", 2)

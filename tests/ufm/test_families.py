@@ -100,7 +100,7 @@ def test_refuses_epsilon(epsilon):
 
 @pytest.mark.parametrize("build", [lambda: uniform((3,)), lambda: weighted((1,), [1.0], [1.0], 0.1)])
 def test_refuses_one_concept(build):
-    with pytest.raises(ValueError, match=r"sizes: expected at least two concepts.* got 1"):
+    with pytest.raises(ValueError, match=r"^sizes: .*got 1"):
         build()
 
 
@@ -130,7 +130,7 @@ def test_refuses_shares(argument, shares, message):
     ],
 )
 def test_per_context_refuses_shares(gamma, message):
-    with pytest.raises(ValueError, match="^gamma: expected .*" + message):
+    with pytest.raises(ValueError, match=r"^gamma: expected .*" + message):
         per_context((2, 2), gamma, [0.5] * 4, 0.1, [0])
 
 
@@ -149,7 +149,7 @@ def test_per_context_refuses_unknown_concepts():
     ],
 )
 def test_mixed_refuses_mixtures(mixture, message):
-    with pytest.raises(ValueError, match="^mixture: expected .*" + message):
+    with pytest.raises(ValueError, match=r"^mixture: expected .*" + message):
         mixed(np.array(mixture), np.array([[0.9, 0.1], [0.2, 0.8]]), [[0], [1]])
 
 

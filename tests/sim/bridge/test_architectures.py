@@ -607,9 +607,7 @@ def logits(model):
 
 def test_an_unembedding_that_is_saved_is_used_whatever_the_flag_says(small, edited):
     folder = edited("llama", tie_word_embeddings=True)
-    with pytest.warns(
-        UserWarning, match=r"tie_word_embeddings is true, but lm_head.weight is not model.embed_tokens.weight"
-    ):
+    with pytest.warns(UserWarning, match=r"tie_word_embeddings.*lm_head\.weight"):
         model = load(folder, progress=False)
     np.testing.assert_array_equal(logits(model), logits(small("llama")))
 
@@ -680,7 +678,7 @@ Q = "model.layers.1.self_attn.q_proj.weight"
     ids=["GPTQ", "bitsandbytes", "scales", "int8", "float8"],
 )
 def test_quantised_folders_are_refused(edited, change, method):
-    with pytest.raises(ValueError, match=f"quantised with {method}; load an unquantised or GGUF file"):
+    with pytest.raises(ValueError, match=f"quantised with {method}; .*GGUF"):
         load(edited("llama", change), progress=False)
 
 

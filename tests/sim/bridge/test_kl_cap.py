@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_and_copies_differ(lm):
 
 @pytest.mark.parametrize("budget", [0, -1.0, np.nan, np.inf, "much", [0.1, 0.2]])
 def test_a_budget_that_is_none_is_refused(lm, budget):
-    with pytest.raises(ValueError, match=r"^budget: expected a number of nats above 0"):
+    with pytest.raises(ValueError, match=r"^budget: .*above 0"):
         held(lm, budget)
 
 

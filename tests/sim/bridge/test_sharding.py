@@ -69,7 +69,7 @@ def test_rules():
         spec(("heads",), (8,), mesh, RULES | {"heads": "other"})
     with pytest.raises(ValueError, match=r"mesh: .*got 99"):
         make_mesh(99, 1)
-    with pytest.raises(ValueError, match="mesh: expected at least one device along each axis"):
+    with pytest.raises(ValueError, match=r"^mesh: .*each axis"):
         make_mesh(0)
 
 

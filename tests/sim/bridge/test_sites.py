@@ -135,7 +135,7 @@ def test_a_site_that_there_is_not_is_refused(small):
     split = model.split(PROMPTS, 0)
     here = updates(split, "mlp_down")["weight"]
     wide = Weight(jnp.zeros((here.A.shape[0], here.A.shape[1] + 1)), here.b)
-    with pytest.raises(ValueError, match="steering: expected an intervention for the site mlp_down"):
+    with pytest.raises(ValueError, match=r"^steering: .*site mlp_down"):
         ufm.steer(split, [0], Steering(wide, site="mlp_down"), 1.0)
 
 

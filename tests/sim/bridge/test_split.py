@@ -413,13 +413,11 @@ def test_steerings_that_do_not_fit_are_refused(small):
     for message, steering in refused.items():
         with pytest.raises(ValueError, match=message):
             ufm.steer(split, [0], steering, 1.0)
-    with pytest.raises(ValueError, match=r"steering: expected a layer, as in Steering\({12: Add\(v\)}\)"):
+    with pytest.raises(ValueError, match=r"^steering: .*layer.*Steering\({12: Add\(v\)}\)"):
         ufm.steer(model.split(PROMPTS), [0], v, 1.0)
-    with pytest.raises(
-        ValueError, match=r"alpha: expected a number, or one for each of the 2 interventions, got shape \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"^alpha: .*2 interventions, got shape \(3,\)"):
         ufm.steer(split, [0], Steering({1: Add(v), 2: Add(v)}), [1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match=r"alphas: expected strengths \[K\], or one for each of the 1 interventions"):
+    with pytest.raises(ValueError, match=r"^alphas: .*\[K\].*1 interventions"):
         ufm.divergence(split, [0], v, [[1.0, 2.0]])
 
 
@@ -444,7 +442,7 @@ def test_states_that_a_steering_cannot_act_on_are_refused(small):
 def test_contexts_that_are_not_there_are_refused(small, measure):
     split = small("llama").split(PROMPTS, 0)
     for contexts in ([7], [0, 3], [-1]):
-        with pytest.raises(ValueError, match="contexts: expected indices from 0 to 2, got"):
+        with pytest.raises(ValueError, match=r"^contexts: .*0 to 2, got"):
             measure(split, contexts, direction(small("llama")))
 
 

@@ -138,7 +138,7 @@ def test_chats(folder):
 
 def test_no_template(trained, tmp_path):
     trained.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match="template: expected a model with a chat template"):
+    with pytest.raises(ValueError, match=r"^template: .*chat template"):
         from_folder(tmp_path).chat([])
 
 
@@ -338,7 +338,7 @@ def test_tokens_that_were_added_later(trained, tmp_path, file):
     assert (tokenizer.size, tokenizer.eos) == (n + 2, n + 1)
     assert tokenizer.decode([n, n + 1]) == "<new>"
     put(tmp_path, tokenizer_config={}, added_tokens={"<new>": n + 5})
-    with pytest.raises(ValueError, match=rf"^added_tokens: .*'<new>' to follow on the vocabulary as {n}, got {n + 5}"):
+    with pytest.raises(ValueError, match=rf"^added_tokens: .*'<new>'.*{n}, got {n + 5}"):
         from_folder(tmp_path)
 
 
@@ -422,9 +422,7 @@ def test_other_files_of_that_name(tmp_path):
             from_folder(tmp_path)
     # The vocabulary of the first Llama 3 has this name too.
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
-    with pytest.raises(
-        ValueError, match=r"^tokenizer\.model: expected a vocabulary of SentencePiece; .* save a tokenizer\.json"
-    ):
+    with pytest.raises(ValueError, match=r"^tokenizer\.model: .*SentencePiece.*tokenizer\.json"):
         from_folder(tmp_path)
 
 

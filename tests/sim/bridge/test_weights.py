@@ -303,7 +303,7 @@ def test_a_tokenizer_is_kept_with_its_model(small, tmp_path):
 
 def test_a_folder_that_holds_something_is_not_written_over(small, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="folder: expected one that is not there, or empty"):
+    with pytest.raises(ValueError, match=r"^folder: .*empty"):
         small("gpt2").save(tmp_path)
     for bad in (tmp_path / "mine.txt", 3, None):
         with pytest.raises(ValueError, match=r"^folder: "):
@@ -362,13 +362,13 @@ def test_a_shard_that_is_missing(llama):
     (llama / "model.safetensors").rename(llama / "one.safetensors")
     path = llama / "model.safetensors.index.json"
     path.write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="weight_map: expected names of files beside the index"):
+    with pytest.raises(ValueError, match=r"weight_map: .*beside the index"):
         load(llama)
     path.write_text(json.dumps({"weight_map": {"x": "one.safetensors", "y": "two.safetensors"}}))
     with pytest.raises(ValueError, match=r"got no two\.safetensors"):
         load(llama)
     path.write_text(json.dumps({"weight_map": {"x": "one.safetensors"}}))
-    with pytest.raises(ValueError, match=r"expected in one\.safetensors what .* says, got no x"):
+    with pytest.raises(ValueError, match=r"one\.safetensors.*got no x"):
         load(llama)
     path.write_text("[]")
     with pytest.raises(ValueError, match="expected a JSON object"):
@@ -419,7 +419,7 @@ def test_one_part_of_a_gguf_file(checkpoint, tmp_path):
         writer.add_uint16("split.count", 3)
 
     path = write_gguf(tmp_path / "model-00002-of-00003.gguf", checkpoint("llama, grouped, tied"), change=split)
-    with pytest.raises(ValueError, match=r"^model: .*part 2 of 3 in model-00002-of-00003\.gguf: .*--merge"):
+    with pytest.raises(ValueError, match=r"^model: .*model-00002-of-00003\.gguf: .*--merge"):
         load(path)
 
 
@@ -438,7 +438,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 5\n".
 )
 def test_pointers_of_git_lfs(llama, name):
     (llama / name).write_text(POINTER)
-    with pytest.raises(ValueError, match=rf"^checkpoint: .*Git LFS in place of {name}: .*git lfs pull"):
+    with pytest.raises(ValueError, match=rf"^checkpoint: .*{name}: .*git lfs pull"):
         load(llama)
 
 
@@ -486,7 +486,7 @@ def test_settings_that_are_not_implemented(llama, settings, message):
 def test_nothing_there(tmp_path):
     with pytest.raises(ValueError, match="model: expected a folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"config.json: expected a file that can be read"):
+    with pytest.raises(ValueError, match=r"config\.json: .*can be read"):
         load(tmp_path)
 
 

@@ -54,6 +54,19 @@ def test_the_answer_is_that_of_python(folder, monkeypatch, capsys, lm):
     np.testing.assert_allclose(folded[1], expected.alpha * vector[1], rtol=1e-5)
 
 
+def test_each_step_is_a_line_for_a_log(folder, monkeypatch, capsys):
+    code, out, err = asked(monkeypatch, capsys, "--prompts", "prompts.txt", "--budget", "0.05", "--horizon", "8")
+    lines = err.splitlines()
+    assert code == 0
+    assert all(line.startswith("ufm: ") for line in lines)
+    assert lines[0].startswith("ufm: 2 blocks compared")
+    assert re.search(r"block \d \(of 0 to 2\): the first guess is strength \d", lines[1])
+    written = [float(number) for number in re.findall(r"on 8 tokens a prompt, written at \S+, strength (\S+)", err)]
+    chosen = re.search(r"alpha (\S+) at block", out)
+    assert chosen is not None
+    assert float(chosen[1]) in written
+
+
 def test_a_bare_direction_needs_a_layer(folder, monkeypatch, capsys):
     np.save("bare.npy", np.asarray(sim.read_vector("joy.safetensors")[1]))
     options = ("choose", "--vector", "bare.npy", "--horizon", "4", "--prompts", "prompts.txt", "--budget", "0.05")

@@ -320,7 +320,7 @@ def test_bad_input_is_named(lm, change, argument):
 
 def test_a_vector_of_several_blocks_needs_a_layer(lm):
     vector = sim.SteeringVector({0: V, 1: V})
-    with pytest.raises(ValueError, match="layer: expected one of the vector's 2 blocks"):
+    with pytest.raises(ValueError, match=r"^layer: .*2 blocks"):
         choose(lm, vector, PROMPTS, horizon=6)
     other = replace(vector, model=sim.SteeringVector({0: V}, model=None).model)
     assert choose(lm, other, PROMPTS, horizon=6, layer=1, tokens=TOKENS, budget=0.05).layer == 1
@@ -358,9 +358,9 @@ def test_the_layer_is_the_best_of_the_most_efficient(lm):
     f, g = (float(np.mean(share[effects.counted], dtype=float)) for share in (before, effects.share))
     least = f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g))
     assert abs(choice.frontier[1].efficiency) == pytest.approx(least / np.nanmean(effects.kl), rel=0.05)
-    with pytest.raises(ValueError, match='layer: expected a number, or "auto" for a SteeringVector'):
+    with pytest.raises(ValueError, match=r'^layer: .*"auto" for a SteeringVector'):
         choose(lm, steering(), PROMPTS, layer="auto", horizon=6)
-    with pytest.raises(ValueError, match='layer: expected a block by number, or "auto"'):
+    with pytest.raises(ValueError, match=r'^layer: .*number, or "auto"'):
         choose(lm, vector, PROMPTS, layer="middle", horizon=6)
 
 

@@ -151,7 +151,7 @@ def test_folders_that_are_not_whole_are_refused(small, adapter, tmp_path):
         sim.read_adapter(folder, lm)
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     (folder / "adapter_model.bin").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"but the pickle adapter_model.bin: load it with PEFT and save it anew"):
+    with pytest.raises(ValueError, match=r"pickle adapter_model\.bin: .*PEFT"):
         sim.read_adapter(folder, lm)
     for missing in (tmp_path, tmp_path / "none", folder / CONFIG):
         with pytest.raises(ValueError, match=r"adapter: expected a folder with adapter_config.json"):
@@ -183,5 +183,5 @@ def test_other_steerings_are_not_written(small, tmp_path, steering, expected):
 def test_nothing_is_written_over(small, adapter):
     folder = adapter()
     steering = sim.read_adapter(folder, small("llama"))
-    with pytest.raises(ValueError, match="folder: expected one that is not there, or empty"):
+    with pytest.raises(ValueError, match=r"^folder: .*empty"):
         sim.write_adapter(steering, folder, small("llama"))

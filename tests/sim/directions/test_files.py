@@ -105,10 +105,10 @@ def test_a_control_vector_has_what_others_read(vector, tmp_path):
 
 def test_block_0_is_left_out_of_gguf_with_a_warning(vector, tmp_path):
     whole = SteeringVector({0: np.ones(WIDTH), **NUMBERS}, diagnosis={0: Diagnosis(0.5), 1: Diagnosis(0.1)})
-    with pytest.warns(UserWarning, match=r"block 0 is left out, as llama.cpp refuses"):
+    with pytest.warns(UserWarning, match="block 0 is left out"):
         path = sim.write_vector(whole, tmp_path / "v.gguf")
     assert sim.read_vector(path) == whole.at([1, 2, 5])
-    with pytest.raises(ValueError, match=r"llama.cpp has no control vector for block 0"):
+    with pytest.raises(ValueError, match=r"llama\.cpp.*block 0"):
         sim.write_vector(whole.at(0), tmp_path / "other.gguf")
     assert not (tmp_path / "other.gguf").exists()
 
@@ -138,7 +138,7 @@ def test_a_control_vector_for_another_family_is_refused(model, tmp_path):
 )
 def test_gguf_of_something_else_is_refused(tmp_path, metadata, got):
     path = control_vector(tmp_path / "x.gguf", {"blk.0.attn_q.weight": np.ones((2, 2), np.float32)}, **metadata)
-    with pytest.raises(ValueError, match=f"expected a GGUF file of a control vector, got .*x.gguf', {got}"):
+    with pytest.raises(ValueError, match=f"control vector, got .*x.gguf', {got}"):
         sim.read_vector(path)
 
 
@@ -155,9 +155,9 @@ def test_arrays_are_directions_of_one_block_or_of_all(tmp_path, model):
     whole = sim.read_vector(tmp_path / "all.npy", model)
     assert np.array_equal([*whole.directions.values()], rows.astype(np.float32))
     assert np.abs(sim.read_vector(tmp_path / "one.safetensors", layer=2)[2] - rows[4]).max() < 2e-2
-    with pytest.raises(ValueError, match=r"6 blocks of the model, got 7 rows .* begin with the embedding: leave it out"):
+    with pytest.raises(ValueError, match=r"6 blocks.*got 7 rows.*embedding"):
         sim.read_vector(tmp_path / "states.npy", model)
-    with pytest.raises(ValueError, match=r"layer: expected the block that the one direction of one.npy is for, .*got none"):
+    with pytest.raises(ValueError, match=r"^layer: .*one\.npy.*got none"):
         sim.read_vector(tmp_path / "one.npy")
     with pytest.raises(ValueError, match=r"layer: .*got 3"):
         sim.read_vector(tmp_path / "all.npy", layer=3)
@@ -167,7 +167,7 @@ def test_archives_of_others_name_their_blocks(tmp_path):
     np.savez(tmp_path / "v.npz", **{"direction.1": NUMBERS[1], "5": NUMBERS[5]})
     assert sim.read_vector(tmp_path / "v.npz") == SteeringVector({1: NUMBERS[1], 5: NUMBERS[5]}, "v")
     np.savez(tmp_path / "v.npz", **{"direction.5": NUMBERS[1], "5": NUMBERS[5]})
-    with pytest.raises(ValueError, match=r"one direction for each block, got several for block \[5\]"):
+    with pytest.raises(ValueError, match=r"got several for block \[5\]"):
         sim.read_vector(tmp_path / "v.npz")
 
 
@@ -176,7 +176,7 @@ def test_npy_has_one_block_or_all(vector, tmp_path):
     assert np.load(path).tobytes() == NUMBERS[5].tobytes()
     rows = np.stack([*NUMBERS.values()])
     assert np.array_equal(np.load(sim.write_vector(SteeringVector(dict(enumerate(rows))), path)), rows)
-    with pytest.raises(ValueError, match=r"in a file that cannot name them .*, got blocks 1, 2, 5"):
+    with pytest.raises(ValueError, match="got blocks 1, 2, 5"):
         sim.write_vector(vector, tmp_path / "other.npy")
     assert not (tmp_path / "other.npy").exists()
 
@@ -186,7 +186,7 @@ def test_npy_has_one_block_or_all(vector, tmp_path):
 
 def test_a_vector_of_other_weights_is_refused_unless_they_will_do(vector, model, tmp_path):
     path = sim.write_vector(vector, tmp_path / "v.gguf")
-    with pytest.raises(ValueError, match=r"vector: expected one for random .*other_weights=True.*, got one for a model"):
+    with pytest.raises(ValueError, match=r"^vector: .*random.*other_weights=True"):
         sim.read_vector(path, model)
     assert sim.read_vector(path, model, other_weights=True) == vector
 
@@ -288,7 +288,7 @@ def test_facts_that_are_not_known_yet_are_passed_over(vector, tmp_path):
 
 def test_folders_and_missing_files_are_refused(tmp_path):
     for path, got in ((tmp_path, "which is a folder"), (tmp_path / "none.gguf", "which does not exist")):
-        with pytest.raises(ValueError, match=f"vector: expected a file of a steering vector .*{got}"):
+        with pytest.raises(ValueError, match=f"^vector: .*steering vector.*{got}"):
             sim.read_vector(path)
 
 

@@ -125,7 +125,7 @@ def test_steering_vectors_steers_as_we_do(vector, theirs, small, tmp_path):
 def test_a_pickle_of_steering_vectors_is_refused_with_what_to_do(vector, tmp_path):
     library, torch = pytest.importorskip("steering_vectors"), pytest.importorskip("torch")
     torch.save(library.SteeringVector({1: torch.tensor(vector[1])}), tmp_path / "v.pt")
-    with pytest.raises(ValueError, match=r"a pickle, which can run code: .*vector.layer_activations of steering-vectors"):
+    with pytest.raises(ValueError, match=r"pickle.*vector\.layer_activations"):
         sim.read_vector(tmp_path / "v.pt")
 
 

@@ -205,5 +205,5 @@ def test_states_that_are_not_finite(small):
     lm = small("llama").with_dtype("float16")
     grown = {name: value * 3e4 for name, value in lm.parameters.items()}
     broken = type(lm)(type(lm.decoder)(lm.config, grown, dtype=lm.decoder.dtype))
-    with pytest.raises(ValueError, match=r"^states: expected finite numbers, got others after block \d+, in float16"):
+    with pytest.raises(ValueError, match=r"^states: .*finite.*block \d+, in float16"):
         text_states(broken, [[1, 2]], [[3, 4]])

@@ -205,9 +205,7 @@ def test_records_with_the_same_inputs_are_paired_by_them(tmp_path):
 
 
 def test_a_folder_of_files(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^pairs: expected a JSON-lines, JSON or parquet file, or a folder of such, got .* without"
-    ):
+    with pytest.raises(ValueError, match=r"^pairs: .*JSON-lines, JSON or parquet.*without"):
         read_pairs(tmp_path)
     write_lines(tmp_path / "calm.jsonl", ROWS["own"])
     write_list(tmp_path / "brave.json", ROWS["sides"])
@@ -280,7 +278,7 @@ def test_files_that_are_not_right(tmp_path, content, message):
 
 def test_a_parquet_file_of_something_else(tmp_path):
     write_parquet(tmp_path / "a.parquet", [{"text": "a", "label": 0}])
-    with pytest.raises(ValueError, match=r"^pairs: expected an object with .*, got columns text, label in a.parquet"):
+    with pytest.raises(ValueError, match=r"^pairs: .*columns text, label in a\.parquet"):
         read_pairs(tmp_path / "a.parquet")
     write_parquet(tmp_path / "b.parquet", [*ROWS["own"], GOOD | {"matching": None}])
     with pytest.raises(ValueError, match=r"^pairs: .*\"matching\" .* in row 1 of b.parquet"):
@@ -288,9 +286,7 @@ def test_a_parquet_file_of_something_else(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^pairs: expected a JSON-lines, JSON or parquet file, got .* which does not exist"
-    ):
+    with pytest.raises(ValueError, match=r"^pairs: .*JSON-lines, JSON or parquet.*does not exist"):
         read_pairs(tmp_path / "kind.jsonl")
     with pytest.raises(ValueError, match=r"^path: .*got 3"):
         read_pairs(3)

@@ -34,7 +34,7 @@ def test_files_that_are_not_text(tmp_path, content, message):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="text: expected a text or a parquet file"):
+    with pytest.raises(ValueError, match=r"^text: .*parquet"):
         corpora.read_documents(tmp_path / "nothing.txt")
 
 
@@ -67,7 +67,7 @@ def test_parquet_files_that_are_not_right(tmp_path):
     with pytest.raises(ValueError, match="text: expected a column of that name"):
         corpora.read_documents(file)
     pyarrow.parquet.write_table(pyarrow.table({"text": ["one", None]}), file)
-    with pytest.raises(ValueError, match=r"row 1 of a\.parquet: expected text, got NoneType"):
+    with pytest.raises(ValueError, match=r"row 1 of a\.parquet: .*got NoneType"):
         corpora.read_documents(file)
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match="expected a parquet file"):

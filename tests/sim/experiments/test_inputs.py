@@ -74,9 +74,7 @@ def test_pairs_of_an_experiment_have_questions(tmp_path):
     """A text that stands by itself is no answer whose probability could be measured."""
     row = '{"question": "%s", "positive": "b", "negative": "c"}'
     path = write(tmp_path / "calm.jsonl", f"{row % 'a'}\n{row % ''}\n")
-    with pytest.raises(
-        ValueError, match=r"^pairs: expected a question in each pair, got none in pair 1 of 'calm' in calm.jsonl"
-    ):
+    with pytest.raises(ValueError, match=r"^pairs: .*question.*pair 1 of 'calm' in calm.jsonl"):
         read_inputs(pairs=path)
 
 

@@ -98,7 +98,7 @@ def test_layers_become_numbers():
 
 @pytest.mark.parametrize("layer", [3, -1, "first"])
 def test_layers_that_a_model_does_not_have(layer):
-    with pytest.raises(ValueError, match=f"layers: expected .*, early, middle or last, got {layer!r}$"):
+    with pytest.raises(ValueError, match=f"^layers: .*early, middle or last.*got {layer!r}$"):
         replace(SMOKE, layers=("last", layer)).for_model(architecture(3))
 
 
@@ -308,7 +308,7 @@ def test_stored_settings_of_another_type_are_named(change, message):
 
 
 def test_stored_settings_out_of_range_are_named():
-    with pytest.raises(ValueError, match=r"^mmlu.strengths: expected an odd number .*, got 2$"):
+    with pytest.raises(ValueError, match=r"^mmlu\.strengths: .*odd.*got 2$"):
         from_json(SMOKE.as_json() | {"mmlu": {"strengths": 2}})
 
 

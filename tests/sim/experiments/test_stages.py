@@ -171,7 +171,7 @@ def test_what_the_user_gives_no_texts_of_is_written_by_the_model(lm, tmp_path):
 
 def test_a_concept_without_texts_and_definition_is_refused(lm, tmp_path):
     settings = tiny.settings().changed({"concepts": "gravity"})
-    with pytest.raises(ValueError, match=r"concepts: expected some of apathetic, .*, or a file of prompts, got gravity"):
+    with pytest.raises(ValueError, match=r"^concepts: .*apathetic, .*got gravity"):
         run(begin(tmp_path / "b", lm, settings, tiny.INPUTS, progress=False), ["prompts"])
     wanted = r"prompts: expected texts of gravity, not gravity, got none of not gravity"
     given = replace(tiny.INPUTS, prompts={"gravity": ("Down",)})
@@ -643,9 +643,7 @@ def test_questions_that_do_not_fit(lm, tmp_path):
     with pytest.raises(ValueError, match=r"questions: .*got 6"):
         STAGES["mmlu"][0](of("a", questions, **{"mmlu.shots": 6}))
     long = questions[1]._replace(text="word " * 200)
-    with pytest.raises(
-        ValueError, match=r"questions: expected at most 256 tokens with 1 worked examples \(mmlu.shots\), got"
-    ):
+    with pytest.raises(ValueError, match=r"^questions: .*256 tokens .*mmlu\.shots.*got"):
         STAGES["mmlu"][0](of("b", (questions[0], long)))
 
 
@@ -653,7 +651,7 @@ def test_questions_that_do_not_fit(lm, tmp_path):
 
 
 def test_an_unknown_stage(done):
-    with pytest.raises(ValueError, match=r"stage: expected one of prompts, .*preference-utility.*, got singing"):
+    with pytest.raises(ValueError, match=r"^stage: .*preference-utility.*got singing"):
         run(done, ["prompts", "singing"])
 
 
@@ -675,7 +673,7 @@ def test_what_is_done_is_not_done_again(done, monkeypatch):
 
 def test_other_inputs_without_a_use_are_other_inputs(done, lm, judge, tmp_path):
     other = replace(tiny.INPUTS, contexts=(*tiny.INPUTS.contexts, "One more"))
-    with pytest.raises(ValueError, match=r"out: expected a run with these .* got inputs\.contexts \"3, .* there, \"4, "):
+    with pytest.raises(ValueError, match=r"^out: .*inputs\.contexts \"3, .* there, \"4, "):
         begin(done.store.path, lm, tiny.settings(), other, judge=judge, progress=False)
     with pytest.raises(ValueError, match=r"got judge\.fingerprint .* there, .* here; judge\.name"):
         begin(done.store.path, lm, tiny.settings(), tiny.INPUTS, progress=False)

@@ -320,9 +320,7 @@ def test_a_run_that_is_there_is_gone_on_with_by_the_same_settings_only(store, tm
         'dtype null there, "bfloat16" here': ABOUT | {"dtype": "bfloat16"},
     }
     for difference, about in changed.items():
-        with pytest.raises(
-            ValueError, match=r"^out: expected a run with these settings, or a new folder \(.*run' has others\)"
-        ) as refusal:
+        with pytest.raises(ValueError, match=r"^out: .*settings.*run'") as refusal:
             open_store(store.path, about)
         assert str(refusal.value).endswith(f"got {difference}")
 
@@ -332,7 +330,7 @@ def test_folders_of_something_else(tmp_path):
     with pytest.raises(ValueError, match=r"out: .*got '.*' with notes\.txt"):
         open_store(tmp_path, ABOUT)
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    with pytest.raises(ValueError, match="out: expected a folder that can be written"):
+    with pytest.raises(ValueError, match=r"^out: .*written"):
         open_store(tmp_path / "notes.txt", ABOUT)
     with pytest.raises(ValueError, match=r"out: .*got '.*', where there is none"):
         read_store(tmp_path)

@@ -116,7 +116,7 @@ def test_the_mean_order_leaves_out_contexts_without_one():
 def test_bad_input():
     with pytest.raises(ValueError, match="alphas: expected strengths in increasing order"):
         curves.peaks({"measured": made([0.0])}, X[::-1], 1)
-    with pytest.raises(ValueError, match="curves: expected one point for each of 3 strengths"):
+    with pytest.raises(ValueError, match=r"^curves: .*3 strengths"):
         curves.peaks({"measured": made([0.0])}, X[:3], 1)
     with pytest.raises(ValueError, match="x: expected at least 5 points"):
         curves.sigmoid(X[:4], X[:4])

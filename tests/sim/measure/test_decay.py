@@ -195,11 +195,11 @@ def test_half_may_be_beyond_all_numbers_or_unknown():
 def test_bad_input(fit):
     y = PLANTED["preference"](M)
     holes = np.where(M == 0, np.nan, y)
-    with pytest.raises(ValueError, match="y: expected finite numbers, got nan at index"):
+    with pytest.raises(ValueError, match=r"^y: .*got nan at index"):
         fit(M, holes)
     with pytest.raises(ValueError, match="m: expected finite numbers, got inf"):
         fit(np.where(M == 10, np.inf, M), y)
-    with pytest.raises(ValueError, match="m: expected strengths below 0 and above it"):
+    with pytest.raises(ValueError, match=r"^m: .*below 0 and above"):
         fit(np.abs(M) + 0.1 * (M < 0), y)
     with pytest.raises(ValueError, match=r"m: expected at least \d distinct strengths"):
         fit(M[17:23], y[17:23])

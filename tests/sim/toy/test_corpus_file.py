@@ -107,9 +107,7 @@ def test_what_is_wrong_is_refused_with_file_and_line(read, name, change, message
 
 
 def test_unseen_tokens_are_refused_with_a_way_out(read):
-    with pytest.raises(
-        ValueError, match=r"a smoothing of 0\.5, say, is added to all counts, got 0 for 'cat' after 'red red'"
-    ):
+    with pytest.raises(ValueError, match=r"smoothing.*got 0 for 'cat' after 'red red'"):
         read(DOCUMENTS, "own.txt")
 
 

@@ -70,7 +70,7 @@ def test_what_is_there_is_not_trained_again(trained, monkeypatch):
 
 
 def test_a_folder_of_another_training_is_refused(trained):
-    with pytest.raises(ValueError, match=r"folder: expected one of this training, .*, got rate 0\.01 there, 0\.02 here"):
+    with pytest.raises(ValueError, match=r"^folder: .*rate 0\.01 there, 0\.02 here"):
         train(trained[1], DOCUMENTS, replace(TINY, rate=2e-2), progress=False)
     with pytest.raises(ValueError, match=r"folder: .*got text"):
         train(trained[1], DOCUMENTS[::-1], TINY, progress=False)
@@ -98,7 +98,7 @@ def test_settings_are_checked(change, message):
 
 
 def test_too_little_text(tmp_path):
-    with pytest.raises(ValueError, match="documents: expected more than 12 tokens on each side"):
+    with pytest.raises(ValueError, match=r"^documents: .*12 tokens"):
         train(tmp_path, ["a few words"], TINY, progress=False)
 
 
@@ -113,9 +113,9 @@ def test_a_training_that_is_done_is_opened_with_its_text(trained):
 
 
 def test_what_is_no_training_that_is_done_is_refused(trained, tmp_path):
-    with pytest.raises(ValueError, match=r"model: expected a folder in which a training is done \(ufm lm train .*got '.*'"):
+    with pytest.raises(ValueError, match=r"^model: .*ufm lm train .*got '.*'"):
         finished(tmp_path, DOCUMENTS)
-    with pytest.raises(ValueError, match=r"text: expected the documents that the model in .* was trained on, got others"):
+    with pytest.raises(ValueError, match=r"^text: .*trained on.*got others"):
         finished(trained[1], DOCUMENTS[::-1])
     (tmp_path / "model").mkdir()
     (tmp_path / "training.json").write_text('{"num_layers": 1}')

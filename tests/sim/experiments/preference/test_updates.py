@@ -120,7 +120,7 @@ def test_a_run_records_the_pairs_that_it_trains_on(lm, tmp_path):
 
 
 def test_an_answer_of_no_tokens_is_refused(lm):
-    with pytest.raises(ValueError, match="answers of at least one token, got none in not_matching of pair 1"):
+    with pytest.raises(ValueError, match="got none in not_matching of pair 1"):
         pairs.encode(lm, [Pair("a", "b", "c"), Pair("a", "b", " ")])
     with pytest.raises(ValueError, match="at most 256 tokens"):
         pairs.encode(lm, [Pair("a", "b " * 300, "c")])
@@ -360,7 +360,7 @@ def test_a_concept_without_pairs_is_refused(lm, tmp_path):
     with pytest.raises(ValueError, match=r"updates.concepts: .*got calm"):
         run(tiny.start(tmp_path / "run", lm, lm, of=of), ["train-update"])
     many = tiny.settings().changed({"updates.trained": 6})
-    with pytest.raises(ValueError, match=r"more than 6 \(updates.trained\) of optimistic, got 6"):
+    with pytest.raises(ValueError, match=r"updates\.trained.*optimistic, got 6"):
         run(tiny.start(tmp_path / "other", lm, lm, of=many), ["train-update"])
     with pytest.raises(ValueError, match=r"updates.rank: expected at most 32"):
         tiny.start(tmp_path / "rank", lm, lm, of=tiny.settings().changed({"updates.rank": 33}))

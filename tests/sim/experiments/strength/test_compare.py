@@ -47,17 +47,17 @@ def test_the_command_writes_the_page(runs, tmp_path):
 
 
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
-    with pytest.raises(ValueError, match=r"^folders: expected two runs or more, got 1"):
+    with pytest.raises(ValueError, match=r"^folders: .*got 1"):
         compare(runs[:1], tmp_path / "page.html")
     with pytest.raises(ValueError, match=r"^folders: expected different runs"):
         compare([runs[0], runs[0]], tmp_path / "page.html")
     untested = tmp_path / "untested"
     shutil.copytree(runs[0], untested)
     (untested / "claims.json").unlink()
-    with pytest.raises(ValueError, match=r"^folders: expected a run whose claims have been tested: ufm lm page"):
+    with pytest.raises(ValueError, match=r"^folders: .*ufm lm page"):
         compare([runs[0], untested], tmp_path / "page.html")
     (untested / "claims.json").write_text('{"claims": [{"value": 1.0, "error": 0.1}]}')
-    with pytest.raises(ValueError, match=r"^folders: expected claims of this version: ufm lm page --out .*untested"):
+    with pytest.raises(ValueError, match=r"^folders: .*version.*untested"):
         compare([runs[0], untested], tmp_path / "page.html")
     (untested / "claims.json").write_text("{")
     with pytest.raises(ValueError, match=r"^folders: "):
