@@ -8,6 +8,7 @@ concept and layer, is a cell; a table shows the medians over cells, and in how m
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from sim.bridge import fetch
 from sim.bridge.model import LanguageModel, load
 from sim.choosing.criteria import LossRise, statistic
-from sim.choosing.rollouts import FixedText, Rollouts, Writer, promoted, prompts_alone
+from sim.choosing.rollouts import Effects, FixedText, Rollouts, Writer, promoted, prompts_alone
 from sim.choosing.search import choose
 from sim.directions.extraction import make_vector
 from sim.directions.texts import CONCEPTS, concept_pairs
@@ -182,33 +183,36 @@ class Trial:
         """What writes after the prompts to choose on, or the others."""
         return Writer.of(self.lm, prompts(held_out)[: self.count], self.horizon, seed=seed)
 
-    @property
+    @cached_property
     def members(self) -> Any:
         """The tokens that the vector promotes in the prompts to choose on: those that `sim.choose` takes, ``[V]``."""
         alone = prompts_alone(self.writer(held_out=False, seed=0).prompts)
         text = FixedText.of(self.lm, alone, self.steering, skip=False)
         return jnp.asarray(promoted(text.tilt(jnp.zeros(self.lm.config.vocab_size, bool))[1], 1))
 
-    def effects(self, rollouts: Rollouts, alpha: float, members: Any = None) -> Any:
+    @cached_property
+    def unsteered(self) -> Effects:
+        """Predictions of what the model writes after the other prompts by itself: every way is compared with them."""
+        return self.effects(self.writer(held_out=True, seed=1)(), 0.0, self.members)
+
+    def effects(self, rollouts: Rollouts, alpha: float, members: Any = None) -> Effects:
         """What a strength does to the predictions of texts."""
         nobody = jnp.zeros(self.lm.config.vocab_size, bool)
         text = FixedText.of(self.lm, rollouts, self.steering)
         return text.effects(alpha, nobody if members is None else members)
 
-    def outcome(self, way: str, alpha: float, passes: float, seconds: float, members: Any) -> Outcome:
+    def outcome(self, way: str, alpha: float, passes: float, seconds: float) -> Outcome:
         """What a strength costs and buys on other prompts.
 
         Args:
             way: that gave it.
             alpha, passes, seconds: what it gave, and what that took.
-            members: the concept's tokens, ``[V]``.
         """
         name, concept = self.lm.name.rsplit("/", 1)[-1], self.vector.name
         if not np.isfinite(alpha):
             return Outcome(name, concept, self.layer, way, alpha, passes, seconds, *[np.nan] * 5)
-        writer = self.writer(held_out=True, seed=1)
-        base, written = writer(), writer(self.steering, alpha)
-        paid, unsteered = self.effects(written, alpha, members), self.effects(base, 0.0, members)
+        written, unsteered = self.writer(held_out=True, seed=1)(self.steering, alpha), self.unsteered
+        paid = self.effects(written, alpha, self.members)
         collapsed = [
             _repeats(tokens[own]) or np.nanmean(loss) > np.nanmean(unsteered.loss) + COLLAPSED
             for tokens, own, loss in zip(written.tokens, written.counted, paid.loss, strict=True)
@@ -268,11 +272,11 @@ def run(
             vector = make_vector(lm, pairs=concept_pairs(concept), name=concept, progress=False)
             layer = round(depth * (lm.config.num_layers - 1))
             trial = Trial(lm, vector.at(layer), layer, budget, horizon, count)
-            members = trial.members
+            _ = trial.members, trial.unsteered  # looked at before any way is timed
             for way in ways:
                 start = time.perf_counter()
                 alpha, passes = WAYS[way](trial)
-                outcomes.append(trial.outcome(way, alpha, passes, time.perf_counter() - start, members))
+                outcomes.append(trial.outcome(way, alpha, passes, time.perf_counter() - start))
     return outcomes
 
 

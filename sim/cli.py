@@ -709,7 +709,7 @@ def choose(
 
 
 def _report_steps() -> None:
-    """Write the steps that a search reports to standard error, a line each: in a file, too, where a bar would say nothing."""
+    """Write the steps that a search reports to standard error, a line each, so that a log file has them, too."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("ufm: %(message)s"))
     logger = logging.getLogger("sim")

@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import replace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -189,15 +188,16 @@ def test_bisection_and_ours_agree(trial):
 
 
 def test_outcomes_are_measured_on_other_prompts(trial):
-    members = jnp.zeros(61, bool).at[jnp.asarray([4, 9])].set(True)
-    outcome = trial.outcome("ours", 0.5, 1.0, 2.0, members)
+    outcome = trial.outcome("ours", 0.5, 1.0, 2.0)
     writer = trial.writer(held_out=True, seed=1)
     assert len(writer.prompts) == 2
-    effects = trial.effects(writer(trial.steering, 0.5), 0.5, members)
+    effects = trial.effects(writer(trial.steering, 0.5), 0.5, trial.members)
+    unsteered = trial.effects(writer(), 0.0, trial.members)
+    assert outcome.before == pytest.approx(np.nanmean(unsteered.share), rel=1e-5)
     assert outcome.mean == pytest.approx(np.nanmean(effects.kl), rel=1e-5)
     assert outcome.share == pytest.approx(np.nanmean(effects.share), rel=1e-5)
     assert 0 <= outcome.collapsed <= 1
-    assert np.isnan(trial.outcome("ours", np.nan, 1.0, 2.0, members).p95)
+    assert np.isnan(trial.outcome("ours", np.nan, 1.0, 2.0).p95)
 
 
 def test_the_table_counts_what_is_near():
