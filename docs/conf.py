@@ -11,7 +11,7 @@ author = "The ufm-steering authors"
 copyright = author
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "docstrings",
@@ -19,6 +19,7 @@ extensions = [
     "mathml",
 ]
 exclude_patterns = ["_build"]
+nb_execution_mode = "off"  # the tests run the notebooks
 
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -196,6 +196,7 @@ class Refutation:
         file: the counterexample as JSON, if there is one.
         figure: its figure by format, if it is a table.
         table: the table in words and numbers, if it is one.
+        where: what the search was confined to, in words.
     """
 
     conjecture: Conjecture
@@ -203,6 +204,7 @@ class Refutation:
     file: Path | None = field(default=None)
     figure: dict[str, Path] | None = field(default=None)
     table: str = field(default="")
+    where: str = field(default="")
 
     @property
     def answer(self) -> str:
@@ -212,6 +214,7 @@ class Refutation:
             if result.margin < 0:
                 return f"{result.note}; in floating point the margin is {result.margin:+.3g}"
             lowest = f"not refuted: lowest margin {result.margin:+.3g} among {result.tried} instances after descent"
+            lowest += f"; {self.where}" if self.where else ""
             same = "; it is the same on all of them and does not move: nothing was tested, for the margin is constant"
             return lowest + (same if result.constant else "")
         exactly = "in exact fractions" if result.exact else "for exactly these floats"
@@ -266,7 +269,7 @@ def refute(
             require(result.tried > 0, "conjecture", "a claim about some instance", everywhere)
             result = simplified(confirmed(result))
         if result.confirmation is None:
-            return Refutation(tried, result)
+            return Refutation(tried, result, where=_searched(tried, families, seed))
         kept = Kept(
             result.exact or result.instance,
             target,
@@ -285,6 +288,16 @@ def refute(
         words = f"{target}{', false twin' if twin else ''}"
         data = describe(result.exact, words, tried.margin, result.confirmation.upper, claim=tried.claim)
         return Refutation(tried, result, file, save(counterexample(data), folder, name), as_text(data))
+
+
+def _searched(tried: Conjecture, families: Sequence[str] | None, seed: int) -> str:
+    """What a search was confined to: hypotheses, families of random tables, the seed."""
+    words = [f"with {', '.join(tried.needs)}" if tried.needs else "without hypotheses", f"seed {seed}"]
+    if tried.domain.families:
+        chosen = tuple(families or tried.domain.families)
+        others = [name for name in random_instances.FAMILIES if name not in chosen]
+        words.insert(1, f"families {', '.join(chosen)}" + (f" (not {', '.join(others)}: --families)" if others else ""))
+    return ", ".join(words)
 
 
 def _free_name(folder: Path, name: str, kept: "Kept") -> str:

@@ -266,6 +266,8 @@ def as_table(verdicts: Sequence[Verdict]) -> str:
         if verdict.twin:
             lines.append(_line("  false twin", verdict.twin, shown, ("HOLDS", "fails")))
     lines.append("cells: verdict, how many were checked, worst margin (positive where the statement holds)")
+    lines.append("of an equation or a limit the margin is the tolerance less the error: near 0 is no narrow escape")
+    lines.append("fewer than were drawn are checked where a hypothesis fails on the others")
     if any(verdict.twin for verdict in verdicts):
         lines.append("false twins are wrong, and every route has to find them so")
     counted = {"symbolic": "identities", "certificate": "inequalities, each on a whole interval"}

@@ -75,6 +75,7 @@ def next_token_curves(data: xr.Dataset, low: float, high: float, *, named: bool 
             axes.plot(token["alpha"][::every], token["measured"][::every], color=colour, **DOTS)
         _mark_peaks(axes, shown, float(np.asarray(shown["predicted"].values).min()) if named else 0.0, named=named)
         axes.set(xlabel="steering strength $\\alpha$", ylabel="$\\Delta p(z \\mid c_j, \\alpha)$", xlim=(low, high))
+        axes.set_title(data.attrs.get("steered", ""), fontsize=9)
         axes.axhline(0, color=INK, linewidth=0.6)
         handles = [
             Line2D([], [], color=TARGET, label="target tokens"),
@@ -139,6 +140,7 @@ def concept_curves(data: xr.Dataset) -> Figure:
             ylabel="$\\Delta p(C \\mid c_j, \\alpha)$",
             xlim=(float(data["alpha"][0]), float(data["alpha"][-1])),
         )
+        axes.set_title(data.attrs.get("steered", ""), fontsize=9)
         figure.legend(handles=[*handles, _PREDICTED, _MEASURED], loc="outside upper left", ncols=1)
     return figure
 

@@ -171,8 +171,14 @@ def next_token_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.
             "log_odds": ("token", np.asarray(instance.log_odds)),
         },
         coords={"alpha": alphas, **_token_coordinates(trained)},
-        attrs={"context": context, "gap": trained.fit.gap},
+        attrs={"context": context, "gap": trained.fit.gap, "steered": _steered(trained, context)},
     )
+
+
+def _steered(trained: Trained, context: int) -> str:
+    """After which context and between which concepts, in words; "" for the paper's example, whose contexts have no names."""
+    names = trained.names
+    return f"after {names.contexts[context]!r}, {names.concepts[1]} to {names.concepts[0]}" if names.contexts else ""
 
 
 @typed
@@ -203,7 +209,7 @@ def concept_curves(trained: Trained, context: int, alphas: np.ndarray) -> xr.Dat
             ),
         },
         coords={"alpha": alphas, "concept": list(trained.names.concepts)},
-        attrs={"context": context, "gap": trained.fit.gap},
+        attrs={"context": context, "gap": trained.fit.gap, "steered": _steered(trained, context)},
     )
 
 

@@ -134,6 +134,11 @@ def test_figures_are_drawn_for_two_concepts_and_three_of_any_sizes(read, tmp_pat
     with xr.open_datatree(tmp_path / "toy.nc", engine="h5netcdf") as tree:
         for dataset in ("next-token-curves", "concept-curves", "cross-entropy"):
             np.testing.assert_allclose(tree[dataset]["measured"], tree[dataset]["predicted"], atol=1e-8)
+        curves = tree["concept-curves"]
+        of, towards = curves["concept"].values[[1, 0]]
+        assert curves.attrs["steered"].startswith("after '")
+        assert curves.attrs["steered"].endswith(f"', {of} to {towards}")
+        assert curves.attrs["steered"] == tree["next-token-curves"].attrs["steered"]
         assert ("red" in tree["next-token-curves"]["token"].values, tree["concept-curves"]["concept"].size) == (
             True,
             3 if name == "own.csv" else 2,
