@@ -140,7 +140,7 @@ def _passes_at_most(tex: str, most: Most) -> Claim:
     return Claim(tex, instances, None, sweep)
 
 
-_LEVELS_TEX = r"F_C(\alpha) = \tau\ \text{at most}\ "
+_LEVELS_TEX = r"F_C(\alpha) - \tau\ \text{changes its sign at most}\ "
 _LEVELS = _passes_at_most(
     _LEVELS_TEX
     + r"s\ \text{times, so that}\ \{F_C \ge \tau\}\ \text{is at most}\ \lceil (s + 1)/2 \rceil\ \text{intervals}",

@@ -215,7 +215,7 @@ STATEMENTS = (
         title="The target concept rises",
         source="S, theorem 3.6",
         claim=monotone(
-            r"\Delta p(T \mid c_j, \alpha)\ \text{increases in}\ \alpha",
+            r"\Delta p(T \mid c_j, \alpha)\ \text{increases strictly in}\ \alpha",
             concepts,
             lambda instance: _per_context(instance, jnp.where(_is_target(instance), 1, 0)),
         ),
@@ -258,7 +258,7 @@ STATEMENTS = (
         source="S, theorem 3.6",
         claim=monotone(
             r"\max_{z \in C} M(z) \le \min_{z \notin C} M(z) \implies "
-            r"\Delta p(C \mid c_j, \alpha)\ \text{decreases in}\ \alpha",
+            r"\Delta p(C \mid c_j, \alpha)\ \text{decreases strictly in}\ \alpha",
             concepts,
             lowest_concepts,
         ),
