@@ -17,6 +17,7 @@ import theory
 import ufm
 from sim.bridge import fetch
 from sim.directions.estimators import WAYS
+from theory import routes
 from theory.statements import MODULE_OF
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -100,6 +101,34 @@ def test_every_statement_has_its_proof_and_those_of_the_project_a_page_and_a_mod
     if number := re.match(r"N\d+", name):
         assert proof == f"proofs/{number[0]}"
         assert module.split("_")[0] == number[0].lower()
+
+
+def paragraph(name, start):
+    """The paragraph of a statement's proof that begins with a bold word or two, without them and on one line."""
+    page = (DOCS / f"{theory.REGISTRY[name].proof}.md").read_text()
+    section = re.split(r"^\(proof-of-.+\)=\n", page.split(f"(proof-of-{name})=\n")[1], flags=re.MULTILINE)[0]
+    (found,) = re.findall(rf"^\*\*{start}\*\* ((?:.+\n?)+)", section, re.MULTILINE)
+    return found.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", theory.REGISTRY)
+def test_a_proof_needs_the_hypotheses_of_its_statement(name):
+    """They are A1 and A2 and what is in italics, those that only the checks ask for among them."""
+    named = {plain or italic for plain, italic in re.findall(r"\b(A\d)\b|\*([\w-]+)\*", paragraph(name, "Needs"))}
+    assert named == set(theory.REGISTRY[name].hypotheses)
+
+
+@pytest.mark.parametrize("name", theory.REGISTRY)
+def test_a_proof_lists_the_routes_of_its_statement(name):
+    """In their order, up to the full stop; what each does is in parentheses."""
+    listed = re.split(r"[.;]", re.sub(r"\s*\([^()]*\)", "", paragraph(name, "Checked by")))[0]
+    claim = theory.REGISTRY[name].claim
+    assert listed.strip().split(", ") == [route for route in routes.ROUTES if routes.applies(claim, route)]
+
+
+@pytest.mark.parametrize("name", theory.REGISTRY)
+def test_a_proof_has_one_false_twin(name):
+    assert paragraph(name, r"False twin\.")
 
 
 def test_the_table_of_directions_has_every_way():
