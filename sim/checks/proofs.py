@@ -24,6 +24,14 @@ _ONLY_WITH = {"$s$": "G"}
 _OF_CORPORA = {"$s$", "$g(j)$", "$a_z$, $b_z$", r"$\varepsilon$", r"$\gamma_z$, $\omega_z$", "$W$, $H$, $h_j$"}
 """What means something else behind a norm."""
 
+_DEFINED_ANEW = {
+    "proposition-4.1": {"$V$"},
+    "N14.lengths": {"$G$"},
+    "N16.turns": {"$T$", "$P$, $N$"},
+    "N18": {r"$\sigma$"},
+}
+"""Rows of the glossary whose letters all stand for something else in the proof of a statement."""
+
 _LABEL = re.compile(r"^\(proof-of-(.+)\)=\n", re.MULTILINE)
 
 
@@ -129,7 +137,8 @@ def symbols_of(statement: Statement) -> list[Symbol]:
     known = proof(statement)
     rows = symbols([f"$${statement.claim.tex}$$", *((known.setting, known.text) if known else ())])
     behind_a_norm = any(word in statement.domain.name for word in ("norm", "transformers"))
-    return [row for row in rows if not (behind_a_norm and row.notation in _OF_CORPORA)]
+    others = _DEFINED_ANEW.get(statement.id, set()) | (_OF_CORPORA if behind_a_norm else set())
+    return [row for row in rows if row.notation not in others]
 
 
 def terms() -> str:
@@ -149,8 +158,9 @@ def _without_label(setting: str) -> str:
 
 
 def _letters(formula: str) -> list[str]:
-    """Commands and characters of a formula; upright and blackboard letters as plain ones, braces and spaces left out."""
-    plain = re.sub(r"\\(?:operatorname|mathbb|mathrm|mathcal)\{(.*?)\}", r"\\\1 ", formula)
+    """Commands and characters of a formula; upright and blackboard letters as plain ones; no words, braces or spaces."""
+    symbolic = re.sub(r"\\text\{[^{}]*\}", " ", formula)
+    plain = re.sub(r"\\(?:operatorname|mathbb|mathrm|mathcal)\{(.*?)\}", r"\\\1 ", symbolic)
     return [letter for letter in re.findall(r"\\[A-Za-z]+|\S", plain) if letter not in "{}"]
 
 

@@ -98,6 +98,16 @@ def test_symbols_of_corpora_are_not_taken_for_those_behind_a_norm():
     assert "$a_z$, $b_z$" in [symbol.notation for symbol in proofs.symbols_of(REGISTRY["lemma-B.4"])]
 
 
+def test_words_in_a_formula_are_no_symbols():
+    assert [symbol.notation for symbol in proofs.symbols([r"$x\ \text{every step of}\ y$"])] == []
+
+
+def test_a_letter_that_a_proof_defines_anew_is_not_explained_by_the_glossary():
+    notations = [symbol.notation for symbol in proofs.symbols_of(REGISTRY["N18"])]
+    assert r"$\sigma$" not in notations
+    assert "$M(z)$" in notations
+
+
 def test_a_route_is_explained_before_the_table_and_the_twin_has_a_verdict(written):
     html = written[1]["N1.html"]
     assert html.index("closed forms over random instances") < html.index('<table class="matrix">\n<thead><tr><th>route')
