@@ -136,7 +136,7 @@ class Statement:
     Attributes:
         id: such as "theorem-3.3.bump".
         title: a few words.
-        source: paper and number, or N and number for ours.
+        source: "S, " and what it is in the paper; N and the number of a result of the project; "own" where there is none.
         claim: what it says, and its margins.
         twin: a plausible wrong version.
         hypotheses: by name; all margins must be positive for the statement to apply.
