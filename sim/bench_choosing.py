@@ -151,12 +151,14 @@ class Trial:
             return statistic(self.effects(rollouts, alpha).kl, "p95") < self.budget
 
         low, high = (1.0, 2.0) if within(1.0) else (0.5, 1.0)
-        while low == 1.0 and within(high):
-            low, high = high, 2 * high
-            if high > 1e6:
-                return Strength(np.nan, passes)
-        while high <= 1.0 and not within(low):
-            low, high = low / 2, low
+        if high > 1:
+            while within(high):
+                low, high = high, 2 * high
+                if high > 1e6:
+                    return Strength(np.nan, passes)
+        else:
+            while not within(low):
+                low, high = low / 2, low
         while high / low > 1.01:
             middle = float(np.sqrt(low * high))
             low, high = (middle, high) if within(middle) else (low, middle)

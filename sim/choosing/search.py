@@ -49,15 +49,15 @@ LOG = logging.getLogger(__name__)
 TOLERANCE = 0.01
 """Relative error of a strength on a text."""
 
-COARSE = 0.03
-"""The same on the short texts that come first."""
+COARSE = 0.05
+"""The same on the short text that comes first."""
 
-SETTLED = 0.04
+SETTLED = 0.08
 """A strength stays if it differs by no more than so much from the one that its text was written at: text written at a
-strength one per cent larger moves the solution by about a fifth of that, less than other random numbers do."""
+strength one per cent larger moves the solution by a fifth of that or less, and other random numbers move it as much."""
 
-SHORT = (4, 2)
-"""The first texts are such parts of the horizon long."""
+SHORT = 2
+"""The first text is such a part of the horizon long."""
 
 ROUNDS = 5
 """How often the model writes at most until the strength stays."""
@@ -268,12 +268,12 @@ class _Search:
     def _settle(self, guess: float) -> tuple[float, FixedText, dict[float, Effects]]:
         """The strength that text written at it gives again, that text, and what was looked at on it.
 
-        The first texts are short: they are there to come near. What they do not reach, longer ones may.
+        A short text is there to come near. What it does not reach, a longer one may.
         """
         alpha = guess
-        for horizon in (self.writer.horizon // part for part in SHORT if self.writer.horizon >= 2 * part):
+        if self.writer.horizon >= 2 * SHORT:
             with suppress(_NoStrengthError):
-                alpha = self._solve(self._write(alpha, horizon), alpha, COARSE)[0]
+                alpha = self._solve(self._write(alpha, self.writer.horizon // SHORT), alpha, COARSE)[0]
         for _ in range(ROUNDS):
             text, written = self._write(alpha), alpha
             alpha, looked_at = self._solve(text, written, TOLERANCE)
