@@ -150,13 +150,14 @@ class Trial:
             rollouts = writer(self.steering, alpha)
             return statistic(self.effects(rollouts, alpha).kl, "p95") < self.budget
 
-        low, high = (1.0, 2.0) if within(1.0) else (0.5, 1.0)
-        if high > 1:
+        if within(1.0):
+            low, high = 1.0, 2.0
             while within(high):
                 low, high = high, 2 * high
                 if high > 1e6:
                     return Strength(np.nan, passes)
         else:
+            low, high = 0.5, 1.0
             while not within(low):
                 low, high = low / 2, low
         while high / low > 1.01:

@@ -292,12 +292,12 @@ def refute(
 
 def _searched(tried: Conjecture, families: Sequence[str] | None, seed: int) -> str:
     """What a search was confined to: hypotheses, families of random tables, the seed."""
-    words = [f"with {', '.join(tried.needs)}" if tried.needs else "without hypotheses", f"seed {seed}"]
-    if tried.domain.families:
-        chosen = tuple(families or tried.domain.families)
+    words = [f"with {', '.join(tried.needs)}" if tried.needs else "without hypotheses"]
+    if chosen := families or tried.domain.families:
         others = [name for name in random_instances.FAMILIES if name not in chosen]
-        words.insert(1, f"families {', '.join(chosen)}" + (f" (not {', '.join(others)}: --families)" if others else ""))
-    return ", ".join(words)
+        left_out = f" (not {', '.join(others)}: --families)" if others else ""
+        words.append(f"families {', '.join(chosen)}{left_out}")
+    return ", ".join([*words, f"seed {seed}"])
 
 
 def _free_name(folder: Path, name: str, kept: "Kept") -> str:

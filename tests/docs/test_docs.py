@@ -1,7 +1,5 @@
 """The documentation: its code runs and prints what the pages say, it covers the packages, and the site builds offline."""
 
-import contextlib
-import io
 import pkgutil
 import re
 import subprocess
@@ -16,7 +14,9 @@ import sim
 import theory
 import ufm
 from sim.bridge import fetch
+from sim.checks.proofs import proof
 from sim.directions.estimators import WAYS
+from tests.docs.running import printed_by
 from theory import routes
 from theory.statements import MODULE_OF
 
@@ -36,11 +36,9 @@ def test_code_of_a_page_prints_what_the_page_says(page):
     with jax.enable_x64(True):
         for block in BLOCK.finditer(text):
             line = text.count("\n", 0, block.start()) + 1
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                # Newlines in front, so that a traceback points at the line of the page.
-                exec(compile("\n" * line + block["code"], str(page), "exec"), namespace)
-            assert printed.getvalue() == (block["output"] or ""), f"{page.name}, line {line}"
+            # Newlines in front, so that a traceback points at the line of the page.
+            code = compile("\n" * line + block["code"], str(page), "exec")
+            assert printed_by(code, namespace) == (block["output"] or ""), f"{page.name}, line {line}"
 
 
 def test_the_first_theory_of_the_readme_runs(capsys):
@@ -61,10 +59,7 @@ def test_code_for_the_real_model_prints_what_the_page_says(page, count):
     namespace: dict[str, object] = {}
     with jax.enable_x64(False):
         for code, output in blocks:
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(code, namespace)
-            assert printed.getvalue() == output
+            assert printed_by(code, namespace) == output
 
 
 def reference(package):
@@ -105,9 +100,9 @@ def test_every_statement_has_its_proof_and_those_of_the_project_a_page_and_a_mod
 
 def paragraph(name, start):
     """The paragraph of a statement's proof that begins with a bold word or two, without them and on one line."""
-    page = (DOCS / f"{theory.REGISTRY[name].proof}.md").read_text()
-    section = re.split(r"^\(proof-of-.+\)=\n", page.split(f"(proof-of-{name})=\n")[1], flags=re.MULTILINE)[0]
-    (found,) = re.findall(rf"^\*\*{start}\*\* ((?:.+\n?)+)", section, re.MULTILINE)
+    known = proof(theory.REGISTRY[name])
+    assert known is not None
+    (found,) = re.findall(rf"^\*\*{start}\*\* ((?:.+\n?)+)", known.text, re.MULTILINE)
     return found.replace("\n", " ")
 
 

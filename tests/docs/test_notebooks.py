@@ -1,7 +1,5 @@
 """The notebooks run from the first cell to the last; the toy's print what they are committed with."""
 
-import contextlib
-import io
 import json
 import re
 from dataclasses import replace
@@ -16,6 +14,7 @@ import sim
 from sim.bridge import fetch
 from sim.bridge.architectures import from_config
 from sim.experiments import corpora
+from tests.docs.running import printed_by
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs" / "notebooks").glob("*.ipynb"))
 TOY = {"theorist", "reader"}
@@ -38,10 +37,8 @@ def execute(path: Path) -> list[tuple[str, str]]:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     pairs = []
     for number, cell in enumerate(code_cells(path)):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(source(cell), f"{path.name}, code cell {number}", "exec"), namespace)
-        pairs.append((printed_before(cell), printed.getvalue()))
+        code = compile(source(cell), f"{path.name}, code cell {number}", "exec")
+        pairs.append((printed_before(cell), printed_by(code, namespace)))
     plt.close("all")
     return pairs
 

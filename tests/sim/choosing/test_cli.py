@@ -11,6 +11,7 @@ import xarray as xr
 import sim
 from sim import bench_choosing
 from sim.bench_choosing import WAYS, Outcome, Trial, as_table, figures, prompts
+from sim.choosing.criteria import statistic
 from sim.choosing.mix import mix
 from tests.sim.bridge.test_model import letters
 from tests.sim.test_cli import run
@@ -185,6 +186,18 @@ def test_bisection_and_ours_agree(trial):
     scale = trial.writer(held_out=False, seed=0)
     assert WAYS["ratio 0.5"](trial).alpha > 0
     assert len(scale.prompts) == 3
+
+
+def test_bisection_doubles_as_often_as_it_takes(trial):
+    short = replace(trial, vector=trial.vector * 0.02)
+    writer = short.writer(held_out=False, seed=0)
+
+    def paid(alpha):
+        return statistic(short.effects(writer(short.steering, alpha), alpha).kl, "p95")
+
+    alpha = WAYS["bisection"](short).alpha
+    assert alpha > 8
+    assert paid(alpha) < short.budget <= paid(1.02 * alpha)
 
 
 def test_outcomes_are_measured_on_other_prompts(trial):
