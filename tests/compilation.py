@@ -79,4 +79,4 @@ def options(more: dict[str, Any]) -> dict[str, Any]:
     """What this release takes of the options for haste, and of some more."""
     from theory import _compilation
 
-    return _compilation.taken(_compilation.PLAIN_LOOPS | more)
+    return _compilation.taken(_compilation.LEAN | more)

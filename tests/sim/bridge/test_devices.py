@@ -124,7 +124,7 @@ def test_products_are_fast_where_that_is_asked_for(checkpoint):
 # --- half types ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_measures_of_half_types_are_right_to_float32(dtype):
     lm = model(dtype=dtype)
     cut = lm.split(PROMPTS, 1)

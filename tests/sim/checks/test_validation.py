@@ -186,6 +186,8 @@ SLOW = (
     "arc of a small diameter",
     "states that are not normalised",
     "vectors that do not interfere",
+    "mix of vectors that do not interfere",
+    "limit of the wrong sign",
 )
 
 PLANTED = {

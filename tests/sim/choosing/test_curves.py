@@ -88,7 +88,9 @@ def test_between_the_strengths_that_are_looked_at_curves_are_those_of_the_text(l
         assert float(data["least_cost"][k]) == pytest.approx(least_cost(before, effects.share), rel=0.02, abs=1e-6)
 
 
-@pytest.mark.parametrize("selection", [(), (sim.Last(),)], ids=["all", "last"])
+@pytest.mark.parametrize(
+    "selection", [pytest.param((), id="all"), pytest.param((sim.Last(),), id="last", marks=pytest.mark.slow)]
+)
 def test_next_tokens_are_those_of_the_steered_model(lm, selection):
     choice, data = choice_of(lm, *selection, budget=0.3), curves_of(lm, *selection, budget=0.3)
     assert dict(data.sizes) == {"strength": 51, "statistic": 3, "prompt": 3, "rank": 12}

@@ -124,7 +124,11 @@ def test_options_that_do_not_fit(read, options, message):
         read(TABLE, **options)
 
 
-@pytest.mark.parametrize(("text", "name", "smoothing"), [(TABLE, "own.csv", 0.0), (DOCUMENTS, "own.txt", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "name", "smoothing"),
+    [(TABLE, "own.csv", 0.0), pytest.param(DOCUMENTS, "own.txt", 0.5, marks=pytest.mark.slow)],
+    ids=["three", "two"],
+)
 def test_figures_are_drawn_for_two_concepts_and_three_of_any_sizes(read, tmp_path, text, name, smoothing):
     files = draw_corpus(tmp_path, read(text, name, smoothing=smoothing))
     assert {"next-token-table", "next-token-curves", "concept-curves", "cross-entropy", "share-cost"} <= set(files)
