@@ -34,6 +34,7 @@ class Size:
         costs: strengths of a sweep of costs on each side of 0.
         drawn: positive strengths of a curve of costs that is drawn.
         copies: texts that are written after each beginning under steering.
+        blocks: after how many blocks vectors are added: the last, the middle one, and that at a quarter of the depth.
     """
 
     strengths: int = 161
@@ -46,9 +47,10 @@ class Size:
     costs: int = 4
     drawn: int = 64
     copies: int = 4
+    blocks: int = 3
 
 
-SMOKE = Size(strengths=33, angles=31, far=8, written=8, steps=2, likeliest=10, costs=2, drawn=12, copies=2)
+SMOKE = Size(strengths=33, angles=31, far=8, written=8, steps=2, likeliest=10, costs=2, drawn=12, copies=2, blocks=2)
 """Little of everything."""
 
 
@@ -108,7 +110,7 @@ class Run:
     def __init__(self, lm: LanguageModel, size: Size, texts: Material, seed: int) -> None:
         self.lm, self.size, self.texts, self.seed = lm, size, texts, seed
         count = lm.config.num_layers
-        self.layers = sorted({count // 4, count // 2, count - 1})
+        self.layers = sorted({count // 4, count // 2, count - 1})[-size.blocks :]
         self.names = [concept.name for concept in texts.concepts]
         with jax.enable_x64(False):
             self.vectors = {

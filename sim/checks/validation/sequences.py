@@ -67,7 +67,7 @@ class Responses:
 
 def sequences(run: Run) -> tuple[xr.Dataset, list[Finding]]:
     """N21 at the middle layer, for every concept."""
-    findings, curves, layer = [], [], run.layers[len(run.layers) // 2]
+    findings, curves, layer = [], [], run.layers[(len(run.layers) - 1) // 2]
     with jax.enable_x64(False):
         for name in run.names:
             v = jnp.asarray(run.v(name, layer), jnp.float32)
