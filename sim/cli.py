@@ -382,6 +382,12 @@ def _stage(name: str) -> None:
             str | None,
             typer.Option(help="random, contrastive, normalised, last-token, resampled; the first is used by all stages."),
         ] = None,
+        tokens: Annotated[
+            list[str] | None,
+            typer.Option(
+                help='A token to draw beside the likeliest ones, as --tokens " captain"; several times for several.'
+            ),
+        ] = None,
         change: Annotated[
             list[str] | None, typer.Option("--set", help="Any other setting: next_token.strengths=1025, for instance.")
         ] = None,
@@ -409,6 +415,7 @@ def _stage(name: str) -> None:
         changes: dict[str, object] = {} if seed is None else {"seed": seed}
         lists = {"concepts": concepts, "layers": layers, "variants": variants}
         changes |= {key: value for key, value in lists.items() if value is not None}
+        changes |= {} if tokens is None else {"next_token.tokens": tokens}
         changes |= dict(_parted(assignment) for assignment in change or [])
         paths = {"prompts": prompts, "contexts": contexts, "starts": starts, "text": text, "questions": questions}
         paths |= {"pairs": pairs}

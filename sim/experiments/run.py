@@ -18,7 +18,7 @@ from sim.experiments.store import DATA, Store, read_store
 from sim.experiments.strength.concept import concept
 from sim.experiments.strength.cross_entropy import blocks, cross_entropy, enough
 from sim.experiments.strength.mmlu import mmlu, rows_of
-from sim.experiments.strength.next_token import next_token
+from sim.experiments.strength.next_token import asked_tokens, next_token
 from sim.experiments.strength.prompts import known, prompts
 from sim.experiments.strength.vectors import log_odds, vectors
 from sim.experiments.unused import unused
@@ -41,6 +41,7 @@ STAGES: dict[str, tuple[Callable[[Experiment], None], tuple[str, ...]]] = {
 
 INPUT_CHECKS: dict[str, Callable[[Experiment], object]] = {
     "prompts": known,
+    "next-token": asked_tokens,
     "blocks": enough,
     "mmlu": rows_of,
     "train-update": tasks,

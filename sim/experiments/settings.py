@@ -134,6 +134,7 @@ class NextToken:
         kept: tokens that are kept, the likeliest at each end.
         context: tokens of a context, at most.
         contexts: how many; at most those there are.
+        tokens: texts of tokens whose curves are kept and drawn beside the likeliest ones.
     """
 
     strengths: int = 161
@@ -143,6 +144,7 @@ class NextToken:
     kept: int = 100
     context: int = 100
     contexts: int = 3
+    tokens: tuple[str, ...] = ()
 
     def alphas(self, variant: Variant) -> Float[np.ndarray, " K"]:
         """The strengths, ``[K]``."""

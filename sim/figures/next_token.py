@@ -45,12 +45,14 @@ class Curves(NamedTuple):
         words: of the tokens.
         increase: of their probabilities.
         spread: standard deviation of the increase, if it is a mean.
+        asked: how many of the tokens, the last ones, were asked for; the others are the likeliest.
     """
 
     alphas: Float[np.ndarray, " K"]
     words: list[str]
     increase: Float[np.ndarray, "K n"]
     spread: Float[np.ndarray, "K n"] | None = None
+    asked: int = 0
 
 
 class Bumps(NamedTuple):
@@ -128,12 +130,12 @@ def resamples(data: xr.Dataset) -> Figure:
 
 
 def curves(sweeps: xr.Dataset, end: int, count: int = SHOWN) -> Curves | None:
-    """The increases of the tokens that are likeliest at one end of a sweep, after the first context.
+    """The increases of the tokens that are likeliest at one end of a sweep, and of those asked for, after the first context.
 
     Args:
         sweeps: of one variant, concept and layer.
         end: -1 for the largest strength, 0 for the lowest.
-        count: tokens, at most.
+        count: of the likeliest tokens, at most.
 
     Returns:
         None where nothing has been computed.
@@ -146,7 +148,13 @@ def curves(sweeps: xr.Dataset, end: int, count: int = SHOWN) -> Curves | None:
     # A token may be among the likeliest at both ends.
     top = order[np.sort(np.unique(tokens[order], return_index=True)[1])][:count]
     increase = np.exp(log_p[:, top]) - np.exp(first["start"].values.astype(float)[top])
-    return Curves(first["alpha"].values, word_labels(first["word"].values[top]), increase)
+    words = list(first["word"].values[top])
+    if "asked" in first.dims:
+        own = [k for k, word in enumerate(first["asked"].values) if word not in words]
+        rows, start = (first[name].values.astype(float)[..., own] for name in ("asked_log_p", "asked_start"))
+        increase = np.concatenate([increase, np.exp(rows) - np.exp(start)], axis=1)
+        words += list(first["asked"].values[own])
+    return Curves(first["alpha"].values, word_labels(words), increase, asked=len(words) - len(top))
 
 
 def over_resamples(data: xr.Dataset, count: int = SHOWN) -> Curves | None:
@@ -189,12 +197,13 @@ def _draw(panel: Panel, title: str, end: int) -> None:
     axes, lines = panel.axes, panel.content
     shown = lines.alphas >= 0 if end else lines.alphas <= 0
     alphas = lines.alphas[shown]
+    likeliest = len(lines.words) - lines.asked
     for rank, word in enumerate(lines.words):
-        line = lines.increase[shown, rank]
+        line, colour = lines.increase[shown, rank], SPREAD[rank % len(SPREAD)]
         if lines.spread is not None:
             around = lines.spread[shown, rank]
-            axes.fill_between(alphas, line - around, line + around, color=SPREAD[rank], alpha=0.2, linewidth=0)
-        axes.plot(alphas, line, color=SPREAD[rank], linewidth=1.3, label=word)
+            axes.fill_between(alphas, line - around, line + around, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(alphas, line, color=colour, linewidth=1.3, linestyle="-" if rank < likeliest else "--", label=word)
     axes.axhline(0, color=INK, linewidth=0.6)
     strength_axis(axes, lines.alphas, *((0.0, alphas[-1]) if end else (alphas[0], 0.0)), room=0.12)
     axes.set_title(title)

@@ -248,7 +248,10 @@ def answered(sweep: xr.Dataset) -> Estimate:
     return share(log_p.argmax(axis=-1) == sweep["answer"].values, finite)
 
 
-_TOKENS = "Steps between strengths are even on the axis; the token that is likeliest at the end of the sweep is named first."
+_TOKENS = (
+    "Steps between strengths are even on the axis; the token that is likeliest at the end of the sweep is named first. "
+    "Dashed are tokens that were asked for."
+)
 
 STRENGTH_FIGURES: dict[str, Drawing] = {
     "figure-6": Drawing(

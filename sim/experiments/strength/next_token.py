@@ -30,11 +30,13 @@ def next_token(experiment: Experiment) -> None:
     them, the slope of `log_p` at 0; `agreement`, the correlation of slopes and log-odds of all tokens under the unsteered
     probabilities; `likeliest` token and `divergence` from the unsteered model, in nats, at every strength; `limit`,
     log-probabilities at infinite strength (proposition 4.1), and `apart`, the total variation between the ends and their
-    limits; `scale`, the length of the hidden state at the last position over that of what strength 1 adds.
+    limits; `scale`, the length of the hidden state at the last position over that of what strength 1 adds. For tokens that
+    the settings ask for (`asked`): `asked_log_p` and `asked_start`.
 
     Raises:
-        ValueError: more tokens to keep than there are.
+        ValueError: more tokens to keep than there are; a text that is asked for and is not one token.
     """
+    asked = asked_tokens(experiment)
     settings, steered = experiment.settings.next_token, experiment.settings.steered
     vocabulary = experiment.lm.config.vocab_size
     require(settings.kept <= vocabulary, "next_token.kept", f"at most {vocabulary} tokens", settings.kept)
@@ -58,7 +60,7 @@ def next_token(experiment: Experiment) -> None:
         limits = jnp.stack([out.limit(v, -1), out.limit(v, 1)])
         odds = jnp.asarray(experiment.log_odds(name, variant))
         alphas = jnp.asarray(settings.alphas(variant), jnp.float32)
-        values = swept(split, steering, alphas, odds, limits, kept=settings.kept)
+        values = swept(split, steering, alphas, odds, limits, asked if asked.size else None, kept=settings.kept)
         finite_at(split, alphas, values["log_p"])
         return {name: np.asarray(value) for name, value in values.items()} | {
             "word": experiment.words_of(np.asarray(values["token"])),
@@ -68,11 +70,26 @@ def next_token(experiment: Experiment) -> None:
     experiment.store.fill("next-token", layout, compute, wanted=wanted, progress=experiment.progress)
 
 
+def asked_tokens(experiment: Experiment) -> Int[np.ndarray, " n"]:
+    """The tokens that the settings ask for by their texts.
+
+    Raises:
+        ValueError: a text of several tokens, or of none.
+    """
+    words = experiment.settings.next_token.tokens
+    try:
+        return np.asarray([experiment.tokenizer.token(word) for word in words], int)
+    except ValueError as error:
+        raise ValueError(f"next_token.tokens: {str(error).removeprefix('word: ')}") from error
+
+
 def _layout(experiment: Experiment, texts: list[str]) -> Layout:
     """What the group has, for contexts of these texts: a cell for every variant, concept, layer and context."""
     settings, steered = experiment.settings.next_token, experiment.settings.steered
     cut_dims = ("variant", "concept", "layer", "context")
     of_slot, of_strength, of_side = ((*cut_dims, dim) for dim in ("slot", "strength", "side"))
+    # An array of no tokens cannot be stored.
+    asked = {"asked_log_p": ((*of_strength, "asked"), "float32"), "asked_start": ((*cut_dims, "asked"), "float32")}
     return Layout(
         {
             "variant": [variant.name for variant in steered],
@@ -82,7 +99,8 @@ def _layout(experiment: Experiment, texts: list[str]) -> Layout:
             "strength": np.arange(settings.strengths),
             "slot": np.arange(2 * settings.kept),
             "side": ["low", "high"],
-        },
+        }
+        | ({"asked": list(settings.tokens)} if settings.tokens else {}),
         {
             "token": (of_slot, "int32"),
             "word": (of_slot, "U"),
@@ -96,7 +114,8 @@ def _layout(experiment: Experiment, texts: list[str]) -> Layout:
             "limit": ((*of_side, "slot"), "float32"),
             "apart": (of_side, "float32"),
             "scale": (cut_dims, "float32"),
-        },
+        }
+        | (asked if settings.tokens else {}),
         dict.fromkeys(cut_dims, 1),
         fixed={
             "alpha": (("variant", "strength"), np.stack([settings.alphas(variant) for variant in steered])),
@@ -112,6 +131,7 @@ def swept(
     alphas: Float[Array, " K"],
     log_odds: Float[Array, " V"],
     limits: Float[Array, "2 V"],
+    asked: Int[Array, " n"] | None = None,
     *,
     kept: int,
 ) -> dict[str, Array]:
@@ -123,6 +143,7 @@ def swept(
         alphas: strengths, from low to high.
         log_odds: of all tokens.
         limits: logits at infinite strength of both signs.
+        asked: tokens that are kept in any case.
         kept: tokens of each end.
     """
     states = split.embed(jnp.arange(1))
@@ -135,20 +156,26 @@ def swept(
 
     def measure(logits: Float[Array, " V"], _: Int[Array, ""]) -> dict[str, Array]:
         log_p = jax.nn.log_softmax(logits)
-        return {"log_p": log_p[tokens], "likeliest": jnp.argmax(logits), "divergence": kl(base, logits)}
+        also = {} if asked is None else {"asked_log_p": log_p[asked]}
+        return {"log_p": log_p[tokens], "likeliest": jnp.argmax(logits), "divergence": kl(base, logits)} | also
 
     inside = jax.tree.map(lambda leaf: leaf[0], sweep_states(split, states, steering, alphas[1:-1], measure))
     low, high = (measure(logits, jnp.asarray(0)) for logits in at_ends)
     curves = jax.tree.map(lambda a, b, c: jnp.concatenate([a[None], b, c[None]]), low, inside, high)
-    return curves | {
-        "token": tokens,
-        "start": start[tokens],
-        "log_odds": log_odds[tokens],
-        "slope": slope[tokens] - jnp.sum(jnp.exp(start) * slope),
-        "agreement": correlation(jnp.exp(start), slope, log_odds),
-        "limit": last[:, tokens],
-        "apart": jnp.sum(jnp.abs(jnp.exp(ends) - jnp.exp(last)), axis=-1) / 2,
-    }
+    given = {} if asked is None else {"asked_start": start[asked]}
+    return (
+        curves
+        | given
+        | {
+            "token": tokens,
+            "start": start[tokens],
+            "log_odds": log_odds[tokens],
+            "slope": slope[tokens] - jnp.sum(jnp.exp(start) * slope),
+            "agreement": correlation(jnp.exp(start), slope, log_odds),
+            "limit": last[:, tokens],
+            "apart": jnp.sum(jnp.abs(jnp.exp(ends) - jnp.exp(last)), axis=-1) / 2,
+        }
+    )
 
 
 def correlation(p: Float[Array, " V"], x: Float[Array, " V"], y: Float[Array, " V"]) -> Float[Array, ""]:

@@ -358,6 +358,9 @@ def test_next_tokens_along_every_curve(done, v_of, odds_of):
             assert len(set(part.tolist())) == kept
         np.testing.assert_allclose(got["log_p"], curves[:, tokens], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(got["start"], curves[4][tokens], rtol=1e-4, atol=1e-4)
+        asked = [done.tokenizer.token(word) for word in got["asked"].values]
+        np.testing.assert_allclose(got["asked_log_p"], curves[:, asked], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(got["asked_start"], curves[4][asked], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(got["divergence"], unsplit.kl(curves[4], curves), rtol=1e-3, atol=1e-5)
         chosen = curves[np.arange(len(alphas)), got["likeliest"].values]
         np.testing.assert_allclose(chosen, curves.max(axis=1), atol=1e-4)
@@ -379,6 +382,12 @@ def test_more_tokens_than_there_are_cannot_be_kept(lm, tmp_path):
     experiment = begin(tmp_path, lm, tiny.settings().changed({"next_token.kept": 401}), tiny.INPUTS, progress=False)
     with pytest.raises(ValueError, match=r"next_token\.kept: .*got 401"):
         STAGES["next-token"][0](experiment)
+
+
+def test_what_is_asked_for_is_one_token(lm, tmp_path):
+    several = begin(tmp_path, lm, tiny.settings().changed({"next_token.tokens": ["xq zy"]}), tiny.INPUTS, progress=False)
+    with pytest.raises(ValueError, match=r"^next_token\.tokens: .*'xq zy', which is \d"):
+        run(several, ["next-token"])
 
 
 def test_the_other_variants_are_steered_in_the_middle_only(done):

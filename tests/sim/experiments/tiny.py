@@ -65,6 +65,7 @@ def settings() -> ExperimentSettings:
             "next_token.kept": 6,
             "next_token.context": 12,
             "next_token.contexts": 2,
+            "next_token.tokens": [" sat", " animals"],
             "concept.reach": 40.0,
             "concept.strengths": 3,
             "concept.completions": 2,
