@@ -182,12 +182,12 @@ def _without_first_extremes(instance: Instance):
 
 
 def lowest_concepts(instance: Instance):
-    """-1 at concepts C other than the target with ``max_C M <= min_{C^c} M``, ties included; else 0, ``[m, G]``."""
+    """-1 at concepts C with ``max_C M <= min_{C^c} M``, ties included; else 0, ``[m, G]``."""
     m = instance.log_odds
     top = jnp.max(jnp.where(instance.members, m, -jnp.inf), axis=-1)
     bottom = jnp.min(jnp.where(instance.members, jnp.inf, m), axis=-1)
     below = top <= bottom + tilting.TIE * instance.range
-    return _per_context(instance, jnp.where(below & ~_is_target(instance), -1, 0))
+    return _per_context(instance, jnp.where(below, -1, 0))
 
 
 def _loss_of_all(instance: Instance, sign: int):
