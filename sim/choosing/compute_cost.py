@@ -52,11 +52,11 @@ class Work:
         """Texts were read once, unsteered, to the logits."""
         self._add(rollouts, 1.0, 1.0)
 
-    def steered(self, rollouts: Rollouts, layer: int, *, derivative: bool = False) -> None:
+    def steered(self, rollouts: Rollouts, layer: int, *, derivative: bool = False, unembedded: bool = True) -> None:
         """Logits were computed at a strength, from the states after a layer; where they are not kept, also those without."""
         after = 1 - (layer + 1) / self.config.num_layers
         again = not keeps_predictions(rollouts, self.config.vocab_size)
-        self._add(rollouts, (1 + derivative) * after, 1.0 + again + derivative)
+        self._add(rollouts, (1 + derivative) * after, unembedded * (1.0 + again + derivative))
 
     def derived(self, rollouts: Rollouts, layer: int) -> None:
         """The stream after all blocks was differentiated by the strength, from the states after a layer."""

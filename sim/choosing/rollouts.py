@@ -20,10 +20,12 @@ from sim.bridge.split import Split
 from theory.budgets import binary_divergence
 from ufm._batches import map_in_batches
 from ufm._check import indices, require, whole_number
+from ufm._pytree import Leaf, pytree, static
 from ufm.interventions import Add
 from ufm.measures import kl
+from ufm.normalised import as_seen
 from ufm.precision import in_float64, wide
-from ufm.steering import After, All, Last, State, Steering
+from ufm.steering import RESIDUAL, After, All, Last, State, Steering
 
 LIFT, GAIN = (2.0, 1.0, 0.0), 0.5
 """Where no tokens are named, the concept is among those whose log-probability steering lifts, in the prompts and to first
@@ -270,7 +272,9 @@ class FixedText:
             slope: whether to differentiate the share.
         """
         strength = jnp.asarray(alpha, wide(self.streams).dtype)
-        values = _effects(self.split, self.steering, strength, self.states, self.streams, self.log_p, members, slope=slope)
+        values = _effects(
+            self.split, self.steering, strength, self.states, self.streams, self.log_p, members, self.last_step, slope=slope
+        )
         return Effects(*[self._counted(value) for value in values], self.rollouts.counted)  # type: ignore[call-arg]
 
     def tilt(self, members: Bool[Array, " V"]) -> tuple[Tilt, Promotion]:
@@ -286,6 +290,16 @@ class FixedText:
         return _slopes(self.split, self.steering, self.states, self.rollouts.horizon)
 
     @cached_property
+    def last_step(self) -> "LastStep | None":
+        """What turns kept predictions into steered ones, where a vector is added after the last block."""
+        split, v = self.split, added_vector(self.steering)
+        a = split.decoder.config
+        after_all = split.site == RESIDUAL and int(split.layer) == a.num_layers - 1
+        if v is None or self.log_p is None or a.final_softcap is not None or not after_all:
+            return None
+        return _last_step(split, v)
+
+    @cached_property
     def scale(self) -> float:
         """The median length of the states where they are steered."""
         lengths = np.linalg.norm(np.asarray(self.states.stream, float), axis=-1)
@@ -297,6 +311,45 @@ class FixedText:
 
     def _counted(self, values: Any) -> Float[np.ndarray, "n h"]:
         return np.where(self.rollouts.counted, np.asarray(values, float), np.nan)
+
+
+@pytree
+@dataclass(frozen=True)
+class LastStep:
+    """The last norm and the unembedding, as they act on ``x + alpha v``: by two numbers for each prediction (N7).
+
+    Attributes:
+        v: the vector, ``[d]``.
+        pull: what its direction adds to the logits, ``W (gamma * v)``, with v as the norm sees it, ``[V]``.
+        offset: what the norm's bias adds to them, ``[V]``.
+        eps, kind: of the norm.
+    """
+
+    v: Float[Array, " d"] | Leaf
+    pull: Float[Array, " V"] | Leaf
+    offset: Float[Array, " V"] | Leaf
+    eps: float = static()
+    kind: str = static()
+
+    def predictions(
+        self, log_p: Float[Array, "h V"], before: Float[Array, "h d"], after: Float[Array, "h d"]
+    ) -> Float[Array, "h V"]:
+        """Log-probabilities of streams to which multiples of v were added, from those of the streams before."""
+        before, after = wide(before), wide(after)
+        sizes = [jnp.sqrt(jnp.mean(as_seen(x, self.kind) ** 2, axis=-1) + self.eps) for x in (before, after)]
+        added = (after - before) @ self.v / (self.v @ self.v)
+        tempered = (sizes[0] / sizes[1])[:, None] * (log_p - self.offset)
+        return jax.nn.log_softmax(tempered + (added / sizes[1])[:, None] * self.pull + self.offset, axis=-1)
+
+
+def _last_step(split: Split, v: Float[Array, " d"]) -> LastStep:
+    decoder, a = split.decoder, split.decoder.config
+    kind = wide(v).dtype
+    matrix, v = (decoder.embedding if a.tied else decoder.unembedding)[...].astype(kind), wide(v)
+    bias = decoder.norm_bias[...].astype(kind) if a.norm == "layer" else jnp.zeros_like(v)
+    with jax.default_matmul_precision("highest"):
+        pull, offset = (a.logit_scale * (matrix @ x) for x in (decoder.norm[...].astype(kind) * as_seen(v, a.norm), bias))
+    return LastStep(v, pull, offset, a.eps, a.norm)
 
 
 def keeps_predictions(rollouts: Rollouts, vocab_size: int) -> bool:
@@ -420,14 +473,15 @@ def _shares(split, streams, kept, members):
 
 
 @partial(jax.jit, static_argnames="slope")
-def _effects(split, steering, alpha, states, streams, kept, members, *, slope):
+def _effects(split, steering, alpha, states, streams, kept, members, last, *, slope):
     horizon = streams.shape[1]
 
     def of(pair):
         state, stream, log_p = pair
 
         def steered(strength):
-            return _predictions(split, _before(split.before_norm(state, steering, strength), horizon))
+            after = _before(split.before_norm(state, steering, strength), horizon)
+            return _predictions(split, after) if last is None else last.predictions(log_p, stream, after)
 
         log_p = _predictions(split, stream) if log_p is None else log_p
         log_q = steered(alpha)

@@ -334,7 +334,8 @@ class _Search:
     def _look(self, text: FixedText, written: float, alpha: float, looked_at: dict[float, Effects]) -> float:
         """By how much a strength is too large, and what it does put down in `looked_at`."""
         if alpha not in looked_at:
-            self.work.steered(text.rollouts, self.layer, derivative=self.slope)
+            unembedded = text.last_step is None
+            self.work.steered(text.rollouts, self.layer, derivative=self.slope, unembedded=unembedded)
             effects = text.effects(self.sign * alpha, self.members, slope=self.slope)
             looked_at[alpha] = effects
             if effects.is_finite:

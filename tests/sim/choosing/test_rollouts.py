@@ -1,5 +1,7 @@
 """What steering does to predictions, against the model itself: logits of whole texts, differences, one text at a time."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -91,6 +93,23 @@ def test_the_slope_of_the_share(lm):
     up, down = (text.effects(0.5 + sign * step, members).share for sign in (1, -1))
     slope = text.effects(0.5, members, slope=True).share_slope
     np.testing.assert_allclose(slope, (up - down) / (2 * step), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3, scaled", "gemma2"])
+@pytest.mark.parametrize("tokens", [sim.All(), sim.Last()], ids=["all", "last"])
+def test_after_the_last_block_no_prediction_is_unembedded_again(small, name, tokens):
+    lm = small(name)
+    steering = sim.Steering({lm.config.num_layers - 1: sim.Add(V)}, tokens=tokens)
+    text = FixedText.of(lm, writer(lm)(steering, 2.0), steering)
+    # Where logits are capped, log-probabilities do not tell them.
+    assert (text.last_step is None) == (name == "gemma2")
+    assert FixedText.of(lm, text.rollouts, sim.Steering({0: sim.Add(V)})).last_step is None
+    members, plain = jnp.asarray(MEMBERS), replace(text, log_p=None)
+    assert plain.last_step is None
+    for alpha in (0.0, -0.3, 2.0, 40.0):
+        got, expected = (which.effects(alpha, members, slope=True) for which in (text, plain))
+        for ours, whole, field in zip(got, expected, got._fields, strict=True):
+            np.testing.assert_allclose(ours, whole, rtol=1e-4, atol=2e-6, err_msg=f"{field} at {alpha}")
 
 
 def test_a_steering_of_the_last_token_acts_on_texts_as_while_they_are_written(lm):
