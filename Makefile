@@ -21,8 +21,11 @@ FAST := tests/test_imports.py tests/sim/bridge/test_split.py \
   $(addprefix tests/ufm/test_,concepts.py corpus.py directions.py measures.py model.py steerable.py) \
   $(addprefix tests/theory/test_,jaxprs.py predicted.py routes.py)
 
+# Of language models, GPT-2 alone.
+ONE_MODEL := -k 'not (llama or qwen3 or gemma3)'
+
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n auto -q $(FAST)
+	$(BIN)/python -m pytest -n auto -q $(ONE_MODEL) $(FAST)
 
 # On another interpreter (PYTHON and VENV name it): a statement by every route, the core, a sweep of a language model. Whether
 # checks notice errors that are planted in the theory does not depend on the interpreter.
@@ -39,7 +42,7 @@ test-oldest:
 	$(PIP) 'uv>=0.8'
 	$(UV) --resolution lowest-direct --editable '.[test]'
 	$(VENV)/bin/ufm verify theorem-3.6.target
-	$(VENV)/bin/python -m pytest -n auto -q -W ignore::DeprecationWarning $(FAST)
+	$(VENV)/bin/python -m pytest -n auto -q -W ignore::DeprecationWarning $(ONE_MODEL) $(FAST)
 
 setup: $(READY)
 
