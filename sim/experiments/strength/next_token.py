@@ -4,8 +4,9 @@ What is kept of every strength: the log-probabilities of the likeliest tokens at
 the whole distribution has moved. Nothing of the size of vocabulary and strengths is ever held.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,18 +90,19 @@ def _layout(experiment: Experiment, texts: list[str]) -> Layout:
     cut_dims = ("variant", "concept", "layer", "context")
     of_slot, of_strength, of_side = ((*cut_dims, dim) for dim in ("slot", "strength", "side"))
     # An array of no tokens cannot be stored.
+    words: dict[str, Sequence[Any]] = {"asked": list(settings.tokens)} if settings.tokens else {}
     asked = {"asked_log_p": ((*of_strength, "asked"), "float32"), "asked_start": ((*cut_dims, "asked"), "float32")}
+    coords: dict[str, Sequence[Any] | np.ndarray] = {
+        "variant": [variant.name for variant in steered],
+        "concept": list(experiment.settings.concepts),
+        "layer": [int(layer) for layer in experiment.settings.layers],
+        "context": np.arange(len(texts)),
+        "strength": np.arange(settings.strengths),
+        "slot": np.arange(2 * settings.kept),
+        "side": ["low", "high"],
+    }
     return Layout(
-        {
-            "variant": [variant.name for variant in steered],
-            "concept": list(experiment.settings.concepts),
-            "layer": [int(layer) for layer in experiment.settings.layers],
-            "context": np.arange(len(texts)),
-            "strength": np.arange(settings.strengths),
-            "slot": np.arange(2 * settings.kept),
-            "side": ["low", "high"],
-        }
-        | ({"asked": list(settings.tokens)} if settings.tokens else {}),
+        coords | words,
         {
             "token": (of_slot, "int32"),
             "word": (of_slot, "U"),
