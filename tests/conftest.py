@@ -33,7 +33,7 @@ for setting, value in JAX_SETTINGS.items():
 def few_memory_maps():
     """Compiled programs are let go before there are too many of them in a process."""
     yield
-    release_programs(20_000)
+    release_programs(11_000)
 
 
 @pytest.fixture(autouse=True)

@@ -58,8 +58,9 @@ def _takes(name: str, value: Any) -> bool:
     return True
 
 
-MOST_MAPS = 30_000
-"""Linux lets a process have 65,530 memory maps by default; a compiled program takes several. Beyond, the process ends."""
+MOST_MAPS = 17_000
+"""Linux lets a process have 65,530 memory maps by default; a compiled program takes several. Beyond, the process ends. Well
+below, a thousand programs take gigabytes."""
 
 _RELEASING = threading.Lock()
 
