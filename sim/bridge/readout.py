@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sim.bridge.model import LanguageModel
+from sim.bridge.split import Split
 from theory import arc
 from ufm._pytree import Leaf, pytree, static
 
@@ -39,9 +40,10 @@ class Readout:
         return arc.limit(self.W, self.gamma, self.bias, v, sign, kind=self.kind, softcap=self.softcap)
 
 
-def readout(lm: LanguageModel) -> Readout:
-    """The last norm and the unembedding of a model, in the widest floats there are."""
-    decoder, a = lm.decoder, lm.config
+def readout(lm: LanguageModel | Split) -> Readout:
+    """The last norm and the unembedding of a model, or of the one that is split, in the widest floats there are."""
+    decoder = lm.decoder
+    a = decoder.config
     matrix = decoder.embedding if a.tied else decoder.unembedding
     bias = jnp.asarray(decoder.norm_bias[...], float) if a.norm == "layer" else None
     gamma = jnp.asarray(decoder.norm[...], float)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
+from sim.bridge.readout import readout
 from sim.bridge.split import Split
 from theory.budgets import binary_divergence
 from ufm._batches import map_in_batches
@@ -293,11 +294,10 @@ class FixedText:
     def last_step(self) -> "LastStep | None":
         """What turns kept predictions into steered ones, where a vector is added after the last block."""
         split, v = self.split, added_vector(self.steering)
-        a = split.decoder.config
-        after_all = split.site == RESIDUAL and int(split.layer) == a.num_layers - 1
-        if v is None or self.log_p is None or a.final_softcap is not None or not after_all:
+        if v is None or self.log_p is None or split.site != RESIDUAL:
             return None
-        return _last_step(split, v)
+        a = split.decoder.config
+        return _last_step(split, v) if int(split.layer) == a.num_layers - 1 and a.final_softcap is None else None
 
     @cached_property
     def scale(self) -> float:
@@ -328,7 +328,7 @@ class LastStep:
     v: Float[Array, " d"] | Leaf
     pull: Float[Array, " V"] | Leaf
     offset: Float[Array, " V"] | Leaf
-    eps: float = static()
+    eps: Float[Array, ""] | Leaf
     kind: str = static()
 
     def predictions(
@@ -343,13 +343,11 @@ class LastStep:
 
 
 def _last_step(split: Split, v: Float[Array, " d"]) -> LastStep:
-    decoder, a = split.decoder, split.decoder.config
-    kind = wide(v).dtype
-    matrix, v = (decoder.embedding if a.tied else decoder.unembedding)[...].astype(kind), wide(v)
-    bias = decoder.norm_bias[...].astype(kind) if a.norm == "layer" else jnp.zeros_like(v)
+    out, v = readout(split), wide(v)
     with jax.default_matmul_precision("highest"):
-        pull, offset = (a.logit_scale * (matrix @ x) for x in (decoder.norm[...].astype(kind) * as_seen(v, a.norm), bias))
-    return LastStep(v, pull, offset, a.eps, a.norm)
+        pull = out.W @ (out.gamma * as_seen(v, out.kind))
+        offset = jnp.zeros_like(pull) if out.bias is None else out.W @ out.bias
+    return LastStep(v, pull, offset, out.eps, out.kind)
 
 
 def keeps_predictions(rollouts: Rollouts, vocab_size: int) -> bool:
