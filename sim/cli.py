@@ -46,6 +46,13 @@ Model = Annotated[
     str, typer.Option(help="A language model: a folder, a .gguf file, a repository id, or the default model's name.")
 ]
 Only = Annotated[str | None, typer.Option(help="The blocks to keep, separated by commas; all if left out.")]
+Mesh = Annotated[
+    str | None,
+    typer.Option(
+        help="Devices to use, as data=2,model=4: groups that work side by side, and devices of a group, which share the "
+        "parameters; or auto. One device if left out."
+    ),
+]
 Instances = Annotated[int, typer.Option(min=1, help="Random corpora per statement.")]
 
 
@@ -101,15 +108,17 @@ def verify(
     model: Annotated[
         str | None, typer.Option(help="Check on this language model instead: a name, a folder, a .gguf file, owner/name.")
     ] = None,
+    mesh: Mesh = None,
 ) -> None:
     """Check statements by every route that applies, or on a language model; exit with 0 exactly when all hold."""
     from sim import output
+    from ufm._check import require
 
     if model is not None:
-        raise typer.Exit(_verify_on_model(model, statements, json, out, seed))
+        raise typer.Exit(_verify_on_model(model, mesh, statements, json, out, seed))
+    require(mesh is None, "mesh", "none without a language model (--model)", repr(mesh))
     from sim.checks.verify import as_json, as_table
     from sim.checks.verify import verify as run
-    from ufm._check import require
 
     target = output.prepare_file(json, "json") if json else None
     folder = output.prepare_folder(out) if out else None
@@ -130,7 +139,9 @@ def verify(
     raise typer.Exit(0 if results["holds"] else 1)
 
 
-def _verify_on_model(model: str, statements: list[str] | None, json: Path | None, out: Path | None, seed: int) -> int:
+def _verify_on_model(
+    model: str, mesh: str | None, statements: list[str] | None, json: Path | None, out: Path | None, seed: int
+) -> int:
     """Check statements on a language model, print the findings, write them; the exit code."""
     from sim import output
     from sim.bridge.model import load
@@ -140,7 +151,7 @@ def _verify_on_model(model: str, statements: list[str] | None, json: Path | None
     names = chosen(statements)
     target = output.prepare_file(json, "json") if json else None
     folder = output.prepare_folder(out) if out else None
-    validation = validate(load(model), statements=names, seed=seed)
+    validation = validate(load(model, mesh=mesh), statements=names, seed=seed)
     if target:
         output.write_json(target, validation.as_json())
     if folder:
@@ -399,6 +410,13 @@ def _stage(name: str) -> None:
         budget: Annotated[
             int | None, typer.Option(help="Numbers that sweeps hold at once; what suits the device if left out.")
         ] = None,
+        mesh: Mesh = None,
+        hosts: Annotated[
+            str | None,
+            typer.Option(help="How many hosts share this run and the mesh, or auto: as the cluster says."),
+        ] = None,
+        host: Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0 on; 0 writes the page.")] = None,
+        wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the other hosts.")] = 300.0,
         prompts: Annotated[Path | None, typer.Option(help='JSON lines of {"set": ..., "text": ...}.')] = None,
         contexts: Annotated[Path | None, typer.Option(help="Contexts of next tokens, one in each line.")] = None,
         starts: Annotated[Path | None, typer.Option(help="Beginnings of completions, one in each line.")] = None,
@@ -409,9 +427,12 @@ def _stage(name: str) -> None:
             typer.Option(help='JSON lines of {"question": ..., "matching": ..., "not_matching": ...}, or a folder of such.'),
         ] = None,
     ) -> None:
+        from sim.experiments.hosts import joined, this_host
         from sim.experiments.run import as_table, prepare, run
         from sim.experiments.strength.page import summary, write
+        from sim.output import versions
 
+        place = this_host(hosts, host)
         changes: dict[str, object] = {} if seed is None else {"seed": seed}
         lists = {"concepts": concepts, "layers": layers, "variants": variants}
         changes |= {key: value for key, value in lists.items() if value is not None}
@@ -421,10 +442,15 @@ def _stage(name: str) -> None:
         paths |= {"pairs": pairs}
         files = {key: path for key, path in paths.items() if path is not None}
         computed: dict[str, Any] = {"dtype": dtype, "precision": precision, "budget": budget}
+        computed |= {"mesh": mesh, "hosts": place.count}
         experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
         # Where bars are not shown.
-        run(experiment, None if name == "all" else [name], told=_say if not sys.stderr.isatty() else lambda stage: None)
+        told = _say if not sys.stderr.isatty() else lambda stage: None
+        with joined(out, place, versions(), wait=wait):
+            run(experiment, None if name == "all" else [name], told=told)
         typer.echo(as_table(experiment.store))
+        if place.number > 0:
+            return
         if name == "all":
             typer.echo(summary(write(experiment)))
             typer.echo(f"open {out / 'index.html'}")
@@ -660,6 +686,7 @@ def choose(
     out: Annotated[
         Path | None, typer.Option(help="Folder for a page with a slider for the strength, its figure and its data.")
     ] = None,
+    mesh: Mesh = None,
     json: Json = None,
     seed: Seed = 0,
 ) -> None:
@@ -678,7 +705,7 @@ def choose(
     target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold) if fold else None)
     folder = output.prepare_folder(out) if out else None
     _report_steps()
-    lm = load(model)
+    lm = load(model, mesh=mesh)
     bare = place if isinstance(place, int) else None
     directions = request.vectors_for(lm, vector, concept, layer=bare, other_weights=other_weights)
     members, direction = request.tokens_of(lm, tokens), directions[0]

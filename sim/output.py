@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -76,6 +77,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 def package_version() -> str:
     """The version of this package."""
     return version("ufm-steering")
+
+
+def versions() -> dict[str, str]:
+    """Of what computes results, by name."""
+    return {
+        "ufm-steering": package_version(),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def settings(seed: int, **others: object) -> dict[str, object]:

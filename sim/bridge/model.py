@@ -7,9 +7,9 @@ text = lm.generate(["The weather today is"], steering=ufm.Steering({20: ufm.Add(
 """
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampler, Sampling
-from sim.bridge.parameters import init_parameters, is_gain, shapes
+from sim.bridge.parameters import init_parameters, parameter_bytes, shapes
 from sim.bridge.split import MLP_DOWN, Split, all_logits, all_states, block_activation_size, sites_of
 from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
@@ -85,6 +85,24 @@ class LanguageModel:
     def config(self) -> Config:
         """What the decoder is made of."""
         return self.decoder.config
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """The devices that its parameters are spread over; None for one device."""
+        return sharding.mesh_of(self.decoder.embedding[...])
+
+    @property
+    def groups(self) -> tuple["LanguageModel", ...]:
+        """The model on each group of devices of this process that has all parameters, which are not copied.
+
+        Raises:
+            ValueError: a group with devices of several processes.
+        """
+        if self.mesh is None or self.mesh.shape["data"] == 1:
+            return (self,)
+        graph, state = nnx.split(self.decoder)
+        parts = [jax.tree.map(partial(sharding.part_of, group=mesh), state) for mesh in sharding.groups(self.mesh)]
+        return tuple(replace(self, decoder=nnx.merge(graph, part)) for part in parts)
 
     @property
     def parameters(self) -> dict[str, jax.Array]:
@@ -196,8 +214,14 @@ class LanguageModel:
             axis: of the array that contexts are along.
         """
         for rows in self.batches(*ids.shape, more=more):
-            values = np.asarray(program(self.decoder, jnp.asarray(ids[rows]), jnp.asarray(mask[rows])))
+            values = np.asarray(program(self.decoder, *self._on_devices(ids[rows], mask[rows])))
             yield from np.moveaxis(values, axis, 0)[: len(np.unique(rows))]
+
+    def _on_devices(self, *rows: np.ndarray) -> tuple[jax.Array, ...]:
+        """Arrays of a row for each context, over the groups of devices if that comes out even."""
+        if self.mesh is None or len(rows[0]) % self.mesh.shape["data"]:
+            return tuple(map(jnp.asarray, rows))
+        return sharding.spread(self.mesh, *rows)
 
     def batches(self, n: int, length: int, *, more: int = 0, budget: int | None = None) -> Iterator[Int[np.ndarray, " b"]]:
         """The numbers of contexts in batches of one size, for which a program is compiled once.
@@ -216,6 +240,9 @@ class LanguageModel:
         allowed = usual if budget is None else whole_number("budget", budget, 1)
         activation_size = block_activation_size(self.config, length, length) + more
         size = -(-n // -(-n // max(1, allowed // activation_size)))
+        if self.mesh is not None and size > 1:
+            data = self.mesh.shape["data"]
+            size = -(-size // data) * data
         devices.require_room("prompts", size * more * max(4, self.decoder.dtype.itemsize), self.device)
         for start in range(0, n, size):
             yield np.minimum(np.arange(start, start + size), n - 1)
@@ -266,7 +293,8 @@ class LanguageModel:
             "budget": self.memory_budget or portion.budget,
             "strengths_per_batch": portion.strengths_per_batch,
         }
-        split = Split(state, jnp.asarray(ids), jnp.asarray(mask), at, graph, last_only, **at_once, site=site)
+        tokens, real = self._on_devices(ids, mask)
+        split = Split(state, tokens, real, at, graph, last_only, **at_once, site=site)
         devices.require_room("prompts", 4 * split.activation_size, self.device)
         return split
 
@@ -322,10 +350,11 @@ class LanguageModel:
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
         # With a budget, the keys and values of the unsteered model are kept too.
         self._require_room_for_keys((1 if cap is None else 2) * len(ids) * copies * (ids.shape[1] + new))
+        tokens, real = self._on_devices(ids, mask)
         out, lengths, finite_throughout, capped = generation.compiled(
             self.decoder,
-            jnp.asarray(ids),
-            jnp.asarray(mask),
+            tokens,
+            real,
             Sampler.of(sampling or Sampling(), jax.random.key(seed), self.config.vocab_size),
             jnp.asarray(eos_ids, jnp.int32),
             steering,
@@ -428,7 +457,8 @@ def load(
     dtype: Any = jnp.float32,
     compute: Any = None,
     precision: str = "full",
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: jax.sharding.Mesh | str | None = None,
+    hosts: int = 1,
     progress: bool | None = None,
 ) -> LanguageModel:
     """A language model from a folder, a GGUF file, the default model's name, or a repository id.
@@ -440,7 +470,9 @@ def load(
         compute: of the computation; as the weights if left out.
         precision: "full", and products of float32 are float32 on every device; or "fast", and they are what the device does
             fastest: TF32 on NVIDIA cards, with a relative error of 3e-4. Half types do not know the difference.
-        mesh: devices that the parameters are spread over (`sim.make_mesh`); the default device if left out.
+        mesh: devices that the parameters are spread over (`sim.make_mesh`), or a text such as "data=2,model=4" or "auto"
+            (`sim.bridge.sharding.mesh_from_text`); the default device if left out.
+        hosts: how many share the mesh of that text; this one gets its part of the groups.
         progress: whether to show a bar.
 
     Raises:
@@ -460,22 +492,16 @@ def load(
     known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
     require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
     refuse_pointers(path)
-    digest, place = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh)
+    digest, sharding_of = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh, kind, hosts)
     if path.is_dir() and orbax_checkpoint.is_checkpoint(path):
-        config, parameters, tokenizer = orbax_checkpoint.read(path, dtype=kind, place=place, digest=digest)
+        config, parameters, tokenizer = orbax_checkpoint.read(path, dtype=kind, sharding_of=sharding_of, digest=digest)
     else:
         config, tensors, tokenizer = _open(path)
-        if place is None:
+        if sharding_of is None:
             devices.require_room("model", parameter_bytes(config, kind), device)
-        parameters = load_params(config, tensors, dtype=kind, place=place, progress=progress, digest=digest)
+        parameters = load_params(config, tensors, dtype=kind, sharding_of=sharding_of, progress=progress, digest=digest)
     decoder = Decoder(config, parameters, dtype=computing, fast=fast)
     return LanguageModel(decoder, tokenizer, str(source), digest.hexdigest()[:16])
-
-
-def parameter_bytes(a: Config, dtype: DTypeLike) -> int:
-    """What the parameters of a model take on a device."""
-    sizes = {name: math.prod(shape) for name, shape in shapes(a).items()}
-    return sum(size * (4 if is_gain(name) else jnp.dtype(dtype).itemsize) for name, size in sizes.items())
 
 
 def _open(path: Path) -> tuple[Config, Tensors, Tokenizer | None]:

@@ -13,8 +13,8 @@ from jaxtyping import Array
 from sim.bridge.config import Config
 from ufm._check import require
 
-Placement = Callable[[Config, str, np.ndarray], jax.Array]
-"""Brings a parameter, by its path, to where it is used."""
+ShardingOf = Callable[[Config, str, tuple[int, ...]], jax.sharding.Sharding]
+"""Where a parameter is to be, from its path and shape."""
 
 
 def shapes(a: Config) -> dict[str, tuple[int, ...]]:
@@ -75,6 +75,12 @@ def is_gain(name: str) -> bool:
     return "norm" in name
 
 
+def parameter_bytes(a: Config, dtype: DTypeLike) -> int:
+    """What the parameters of a model take on a device."""
+    sizes = {name: math.prod(shape) for name, shape in shapes(a).items()}
+    return sum(size * (4 if is_gain(name) else jnp.dtype(dtype).itemsize) for name, size in sizes.items())
+
+
 def init_parameters(key: jax.Array, a: Config, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:
     """Random parameters that keep the size of the stream: normal entries of deviation ``1 / sqrt(in)``, gains of 1.
 
@@ -106,15 +112,15 @@ def require_finite(argument: str, weights: np.ndarray) -> None:
 def placed(
     a: Config,
     parameters: Iterable[tuple[str, np.ndarray | jax.Array]],
-    place: Placement | None = None,
+    sharding_of: ShardingOf | None = None,
     digest: "hashlib._Hash | None" = None,
 ) -> dict[str, Array]:
-    """The parameters of a decoder by path, where they are used: brought there one after the other.
+    """The parameters of a decoder by path, where they are used: brought there one after the other, unless they are there.
 
     Args:
         a: the architecture.
         parameters: paths and values, in any order.
-        place: brings a parameter to where it is used; the default device if left out.
+        sharding_of: where each is to be; the default device if left out.
         digest: updated with the name, the shape and a sample of every parameter, if given.
     """
     arrays, samples = {}, {}
@@ -122,7 +128,11 @@ def placed(
         if digest is not None:
             samples[name] = _sample(name, np.asarray(whole))
         # Waited for, so that no more than one is in two places at a time.
-        arrays[name] = jax.block_until_ready(jax.device_put(whole) if place is None else place(a, name, np.asarray(whole)))
+        if sharding_of is None or isinstance(whole, jax.Array):
+            array = jax.device_put(whole)
+        else:
+            array = jax.make_array_from_callback(whole.shape, sharding_of(a, name, whole.shape), whole.__getitem__)
+        arrays[name] = jax.block_until_ready(array)
         # Let go of before the next one is read.
         del whole
     if digest is not None:

@@ -1,11 +1,13 @@
 """Models and contexts over many devices: logical axes of parameters, and a table of rules that says where each axis goes.
 
-A mesh has an axis "data", over which contexts and strengths are spread, and an axis "model", over which parameters are. The
-names of the parameters' axes are those of `sim.bridge.parameters.axes`; XLA puts in the communication. The same code runs on
-one device, on several, and in several processes that `jax.distributed` has joined.
+A mesh has an axis "data", over which contexts are spread, and an axis "model", over which parameters are. The names of the
+parameters' axes are those of `sim.bridge.parameters.axes`; XLA puts in the communication. The same code runs on one device,
+on several, and in several processes that `jax.distributed` has joined. Devices that share one copy of the parameters are a
+group: work that falls into independent pieces is done by groups side by side (`groups`).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -13,12 +15,20 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from sim.bridge import devices
 from sim.bridge.config import Config
-from sim.bridge.parameters import Placement, axes
+from sim.bridge.parameters import ShardingOf, axes, parameter_bytes
 from ufm._check import require
 
 RULES: dict[str, str] = {"vocab": "model", "heads": "model", "kv_heads": "model", "d_mlp": "model"}
 """Which axis of the mesh an axis of parameters is spread over; axes that are not listed are whole everywhere."""
+
+
+AXES = ("data", "model")
+"""The axes of a mesh."""
+
+PARAMETER_SHARE = 2
+"""The part of a device's memory, one in so many, that parameters may take where a mesh is chosen for a model."""
 
 
 def make_mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -35,9 +45,51 @@ def make_mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.
     available = list(jax.devices() if devices is None else devices)
     require(data >= 1 and (model is None or model >= 1), "mesh", "at least one device along each axis", (data, model))
     across = max(1, len(available) // data) if model is None else model
-    require(data * across <= len(available), "mesh", f"at most the {len(available)} devices there are", data * across)
-    grid = np.asarray(available[: data * across]).reshape(data, across)
-    return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+    one_cpu = len(available) == 1 and available[0].platform == "cpu"
+    hint = " (JAX_NUM_CPU_DEVICES=8 makes 8 of a CPU)" if one_cpu else ""
+    require(data * across <= len(available), "mesh", f"at most {len(available)} devices{hint}", data * across)
+    return _mesh(np.asarray(available[: data * across]).reshape(data, across))
+
+
+def _mesh(grid: np.ndarray) -> Mesh:
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def mesh_from_text(text: str, model_bytes: int, hosts: int = 1) -> Mesh:
+    """A mesh as the command line names it.
+
+    Args:
+        text: ``data=2,model=4``; one of the two alone, and the other takes the devices that are left; or ``auto``:
+            parameters over as few devices as have room for them, and as many groups as there are.
+        model_bytes: what the parameters take.
+        hosts: how many share the groups of the mesh evenly. The mesh that is made is the part of one of them.
+
+    Raises:
+        ValueError: another text, fewer devices than that, groups that do not come out even on the hosts, or devices
+            without room for the parameters.
+    """
+    if text.strip() == "auto":
+        return _fitting_mesh(model_bytes)
+    expected = "auto, or as in data=2,model=4"
+    sizes: dict[str, int] = {}
+    for assignment in text.split(","):
+        name, _, value = (part.strip() for part in assignment.partition("="))
+        good = name in AXES and name not in sizes and value.isascii() and value.isdigit() and int(value) > 0
+        require(good, "mesh", expected, repr(text))
+        sizes[name] = int(value)
+    data = sizes.get("data", max(1, jax.local_device_count() // sizes.get("model", 1)) * hosts)
+    require(data % hosts == 0, "mesh", f"groups that come out even on {hosts} hosts", f"data={data}")
+    return make_mesh(data // hosts, sizes.get("model"))
+
+
+def _fitting_mesh(model_bytes: int) -> Mesh:
+    """The smallest groups of devices that have room for parameters."""
+    count, memory = jax.local_device_count(), devices.capacity(jax.local_devices()[0])
+    sizes = [size for size in range(1, count + 1) if count % size == 0]
+    fits = [size for size in sizes if memory is None or model_bytes / size <= memory / PARAMETER_SHARE]
+    needed, room = (devices.in_words(size) for size in (model_bytes, (memory or 0) * count // PARAMETER_SHARE))
+    require(bool(fits), "mesh", f"devices with room for parameters of {needed}", f"{count} with {room} for them")
+    return make_mesh(count // fits[0], fits[0])
 
 
 def spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[str, str] = RULES) -> PartitionSpec:
@@ -56,17 +108,52 @@ def spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[
     return PartitionSpec(*chosen)
 
 
-def on_mesh(mesh: Mesh, rules: Mapping[str, str] = RULES) -> Placement:
-    """What brings every parameter to its devices.
+def on_mesh(mesh: Mesh | str, dtype: Any, hosts: int = 1, rules: Mapping[str, str] = RULES) -> ShardingOf:
+    """How every parameter is spread over a mesh: a device gets its own part only.
 
-    A device gets its own part only; in several processes each reads the checkpoint and keeps what is its own.
+    Args:
+        mesh: the mesh, or its name as `mesh_from_text` takes it.
+        dtype: of the parameters.
+        hosts: that share the mesh of that name.
+        rules: see `RULES`.
     """
 
-    def place(a: Config, name: str, value: np.ndarray) -> Array:
-        sharding = NamedSharding(mesh, spec(axes(a)[name], value.shape, mesh, rules))
-        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    @cache
+    def chosen(a: Config) -> Mesh:
+        return mesh_from_text(mesh, parameter_bytes(a, dtype), hosts) if isinstance(mesh, str) else mesh
 
-    return place
+    def sharding_of(a: Config, name: str, shape: tuple[int, ...]) -> NamedSharding:
+        return NamedSharding(chosen(a), spec(axes(a)[name], shape, chosen(a), rules))
+
+    return sharding_of
+
+
+def mesh_of(array: Array) -> Mesh | None:
+    """The mesh that a parameter is spread over; None for one on a single device."""
+    mesh = getattr(array.sharding, "mesh", None)
+    return mesh if isinstance(mesh, Mesh) else None
+
+
+def groups(mesh: Mesh) -> list[Mesh]:
+    """The groups of devices of this process: each is a mesh, and has all parameters.
+
+    Raises:
+        ValueError: a group with devices of several processes.
+    """
+    own = jax.process_index()
+    rows = [row for row in mesh.devices if any(device.process_index == own for device in row)]
+    together = all(device.process_index == own for row in rows for device in row)
+    expected = f"groups of devices of one host, model={jax.local_device_count()} at most"
+    require(together, "mesh", expected, f"model={mesh.shape['model']}")
+    return [_mesh(row[None]) for row in rows]
+
+
+def part_of(array: Array, group: Mesh) -> Array:
+    """A parameter on one of the groups of its mesh. Nothing is copied."""
+    assert isinstance(array.sharding, NamedSharding)
+    shards = {shard.device: shard.data for shard in array.addressable_shards}
+    sharding = NamedSharding(group, array.sharding.spec)
+    return jax.make_array_from_single_device_arrays(array.shape, sharding, [shards[device] for device in group.devices.flat])
 
 
 def spread(mesh: Mesh, *arrays: Any) -> tuple[Array, ...]:

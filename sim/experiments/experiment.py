@@ -35,6 +35,7 @@ class Experiment:
         inputs: texts.
         store: where results are.
         progress: whether to show bars.
+        others: the two models on other groups of devices (`LanguageModel.groups`).
     """
 
     lm: LanguageModel
@@ -43,6 +44,13 @@ class Experiment:
     inputs: Inputs
     store: Store
     progress: bool | None = None
+    others: tuple[tuple[LanguageModel, LanguageModel], ...] = ()
+
+    @property
+    def on_every_group(self) -> list["Experiment"]:
+        """This run on each group of devices: they fill one store side by side. The first of them shows bars."""
+        alone = replace(self, others=())
+        return [alone, *(replace(alone, lm=lm, judge=judge, progress=False) for lm, judge in self.others)]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -167,10 +175,10 @@ def begin(
 
     Args:
         folder: of the run.
-        lm: the model that is steered.
+        lm: the model that is steered. On a mesh, groups of devices fill the store side by side.
         settings: what is computed.
         inputs: texts.
-        judge: the model that judges texts; `lm` if left out.
+        judge: the model that judges texts, on the same devices; `lm` if left out.
         files: the files that inputs were read from; the store records them.
         progress: whether to show bars.
 
@@ -179,6 +187,7 @@ def begin(
     """
     require(lm.tokenizer is not None, "model", "one with a tokenizer", repr(lm.name))
     chosen, judging = settings.for_model(lm.config), judge or lm
+    groups = list(zip(lm.groups, judging.groups, strict=True))
     require(judging.tokenizer is not None, "judge", "a model with a tokenizer", repr(judging.name))
     # Pairs of concepts for which nothing is trained change no result.
     pairs = {name: inputs.pairs[name] for name in chosen.updates.concepts if name in inputs.pairs}
@@ -193,4 +202,5 @@ def begin(
         **({"precision": "fast"} if lm.decoder.fast else {}),
         begun=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return Experiment(lm, judging, chosen, inputs, open_store(folder, about), progress)
+    (first, first_judge), *others = groups
+    return Experiment(first, first_judge, chosen, inputs, open_store(folder, about), progress, tuple(others))

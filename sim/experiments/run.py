@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,23 @@ def run(
     for name in order:
         told(name)
         release_programs()
-        STAGES[name][0](experiment)
+        _on_every_group(experiment, STAGES[name][0])
+
+
+def _on_every_group(experiment: Experiment, stage: Callable[[Experiment], None]) -> None:
+    """Run a stage on all groups of devices side by side; if it fails on one, the others end with the cell they are at."""
+    if not experiment.others:
+        stage(experiment)
+        return
+    stopping = experiment.store.stopping
+    stopping.clear()
+    with ThreadPoolExecutor() as pool:
+        try:
+            for done in as_completed([pool.submit(stage, part) for part in experiment.on_every_group]):
+                done.result()
+        except BaseException:
+            stopping.set()
+            raise
 
 
 def prepare(
@@ -97,6 +114,8 @@ def prepare(
     dtype: str | None = None,
     precision: str | None = None,
     budget: int | None = None,
+    mesh: str | None = None,
+    hosts: int = 1,
     progress: bool | None = None,
 ) -> Experiment:
     """Begin or continue a run in a folder. An argument that is left out keeps the run's value; a new run gets the default.
@@ -111,6 +130,9 @@ def prepare(
         dtype: of weights and computation, as in `load`: "float32" if left out of a new run.
         precision: as in `load`: "full" if left out of a new run.
         budget: numbers that sweeps hold at once; what suits the device if left out.
+        mesh: devices, such as "data=2,model=4": groups over which cells are spread, and devices of a group, over which
+            parameters are; one device if left out.
+        hosts: how many share the groups of the mesh.
         progress: whether to show bars.
 
     Raises:
@@ -125,11 +147,10 @@ def prepare(
     judging = judge or (known["judge"]["name"] if known else name)
     kind, products = dtype or known.get("dtype", "float32"), precision or known.get("precision", "full")
     require(budget is None or budget >= 1, "budget", "a number of at least 1", budget)
-    lm, other = (
-        None if again else replace(load(source, dtype=kind, precision=products), memory_budget=budget)
-        for source, again in ((name, False), (judging, judging == name))
-    )
-    assert lm is not None
+    lm = replace(load(name, dtype=kind, precision=products, mesh=mesh, hosts=hosts), memory_budget=budget)
+    other = None
+    if judging != name:
+        other = replace(load(judging, dtype=kind, precision=products, mesh=lm.mesh), memory_budget=budget)
     return begin(out, lm, settings, inputs, judge=other, files=paths, progress=progress)
 
 

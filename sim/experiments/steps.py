@@ -51,7 +51,9 @@ def run_steps(
         first = manager.latest_step() or 0
         if first:
             kept = manager.restore(first, args=ocp.args.StandardRestore({"leaves": leaves, "losses": losses}))
-            state, losses = jax.tree.unflatten(structure, kept["leaves"]), np.array(kept["losses"])
+            # Orbax brings them to one device; the model may be on others.
+            restored = [jnp.asarray(np.asarray(leaf)) for leaf in kept["leaves"]]
+            state, losses = jax.tree.unflatten(structure, restored), np.array(kept["losses"])
         before = state
         hidden = None if progress is None else not progress
         for k in (bar := tqdm(range(first, total), name, initial=first, total=total, disable=hidden, leave=False)):

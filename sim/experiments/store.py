@@ -8,11 +8,12 @@ then it is marked as done. So a run may be killed at any moment and go on, and s
 import json
 import shutil
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,10 @@ FILLS = {"f": np.nan, "i": -1, "U": ""}
 """The value of entries that have not been computed, by kind of data type."""
 
 Cell = tuple[int, ...]
+
+
+class StoppedError(Exception):
+    """Cells are not computed, since the work has been stopped elsewhere."""
 
 
 class Layout(NamedTuple):
@@ -83,10 +88,12 @@ class Store:
     Attributes:
         path: the folder.
         about: what produced it: settings, model, inputs, versions, device.
+        stopping: set when threads that fill it are to stop after the cell that they compute.
     """
 
     path: Path
     about: Mapping[str, Any]
+    stopping: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @property
     def root(self) -> Path:
@@ -140,7 +147,7 @@ class Store:
     ) -> None:
         """Compute the cells of a group that are not done yet.
 
-        A cell that another process is computing is left to that process. The call returns when all cells are done.
+        A cell that another process or thread is computing is left to it. The call returns when all cells are done.
 
         Args:
             group: its name.
@@ -151,6 +158,7 @@ class Store:
 
         Raises:
             ValueError: the group exists and cannot be read.
+            StoppedError: the store is `stopping`.
         """
         cells = layout.all_cells if wanted is None else list(wanted)
         self._begin(group, layout, cells)
@@ -165,6 +173,8 @@ class Store:
             while waiting:
                 before = len(waiting)
                 for cell in list(waiting):
+                    if self.stopping.is_set():
+                        raise StoppedError(f"{group}: stopped, since another part of the work was")
                     with self._mine(f"{group}-{'-'.join(map(str, cell))}") as mine:
                         if not mine:
                             continue

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from sim.bridge.architectures import from_config, refuse_quantised
 from sim.bridge.config import Config
 from sim.bridge.files import read_json, reading, some_of
-from sim.bridge.parameters import Placement, is_gain, placed, require_finite, shapes
+from sim.bridge.parameters import ShardingOf, is_gain, placed, require_finite, shapes
 from sim.bridge.weights import tensor_names
 from ufm._check import require
 
@@ -261,7 +261,7 @@ def load_params(
     tensors: Tensors,
     *,
     dtype: DTypeLike = jnp.float32,
-    place: Placement | None = None,
+    sharding_of: ShardingOf | None = None,
     progress: bool | None = None,
     digest: "hashlib._Hash | None" = None,
 ) -> dict[str, jax.Array]:
@@ -271,14 +271,14 @@ def load_params(
         a: the architecture.
         tensors: the checkpoint.
         dtype: of all parameters but those of norms, which are float32.
-        place: brings a parameter to where it is used; the default device if left out.
+        sharding_of: where each is to be; the default device if left out.
         progress: whether to show a bar; as the terminal is, if left out.
         digest: updated with the name, the shape and a sample of every parameter, if given.
 
     Raises:
         ValueError: tensors that are missing, too many, of a wrong shape, or not finite; the message names them.
     """
-    return placed(a, _read(a, tensors, np.dtype(dtype), progress), place, digest)
+    return placed(a, _read(a, tensors, np.dtype(dtype), progress), sharding_of, digest)
 
 
 def _read(a: Config, tensors: Tensors, dtype: np.dtype, progress: bool | None) -> Iterator[tuple[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from sim.bridge.config import Config
 from sim.bridge.files import reading, require_new_folder
-from sim.bridge.parameters import Placement, is_gain, placed, require_finite, shapes
+from sim.bridge.parameters import ShardingOf, is_gain, placed, require_finite, shapes
 from sim.bridge.rope import Rope
 from sim.bridge.tokenizer import Tokenizer
 from ufm._check import require
@@ -61,7 +61,7 @@ def read(
     folder: Path,
     *,
     dtype: DTypeLike,
-    place: Placement | None = None,
+    sharding_of: ShardingOf | None = None,
     digest: "hashlib._Hash | None" = None,
 ) -> tuple[Config, dict[str, jax.Array], Tokenizer | None]:
     """A model again; arguments are those of `sim.bridge.weights.hf.load_params`.
@@ -78,16 +78,20 @@ def read(
         require(not older, "checkpoint", "one of this version", "one of an older version: train or save the model anew")
         config = _config(about["config"])
         tokenizer = None if about["tokenizer"] is None else _of_json(about["tokenizer"])
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = {
-            name: jax.ShapeDtypeStruct(shape, np.float32 if is_gain(name) else np.dtype(dtype), sharding=device)
+            name: jax.ShapeDtypeStruct(
+                shape,
+                np.float32 if is_gain(name) else np.dtype(dtype),
+                sharding=device if sharding_of is None else sharding_of(config, name, shape),
+            )
             for name, shape in shapes(config).items()
         }
         wanted = ocp.args.Composite(parameters=ocp.args.StandardRestore(abstract))
         restored = checkpointer.restore(path, args=wanted)["parameters"]
     for name, value in restored.items():
         require_finite(name, np.asarray(value))
-    return config, placed(config, restored.items(), place, digest), tokenizer
+    return config, placed(config, restored.items(), sharding_of, digest), tokenizer
 
 
 _RENAMED = {

@@ -15,8 +15,8 @@ from sim.bridge import devices, generation, split
 from sim.bridge.architectures import from_config
 from sim.bridge.decoder import Decoder
 from sim.bridge.devices import ON_ACCELERATOR, ON_CPU, portion
-from sim.bridge.model import load, parameter_bytes, random_model
-from sim.bridge.parameters import shapes
+from sim.bridge.model import load, random_model
+from sim.bridge.parameters import parameter_bytes, shapes
 from sim.bridge.readout import readout
 from sim.experiments.gpt import training
 from sim.experiments.strength import mmlu, next_token, vectors

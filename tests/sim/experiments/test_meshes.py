@@ -1,0 +1,87 @@
+"""Runs on groups of devices and by several processes have the numbers of one device; one that is killed costs none."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.experiments.store import read_store
+
+SCRIPT = Path(__file__).with_name("on_mesh.py")
+ROOT = SCRIPT.parents[3]
+
+
+@pytest.fixture(scope="module")
+def model(lm, tmp_path_factory):
+    """The folder of the model."""
+    return lm.save(tmp_path_factory.mktemp("model") / "model")
+
+
+def start(folder, model, mesh, devices, stages, hosts=1, host=0, stop=0):
+    """The script in a process of its own, with so many devices."""
+    variables = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    variables |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    command = [sys.executable, SCRIPT, folder, model, mesh, hosts, host, stages, stop]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(list(map(str, command)), env=os.environ | variables, cwd=ROOT, **pipes)
+
+
+def finish(*processes, status=0):
+    """Wait for processes, and give what they print last."""
+    said = []
+    for process in processes:
+        text = process.communicate(timeout=1200)[0]
+        assert process.returncode == status, text
+        said.append(text.strip().splitlines()[-1] if text.strip() else "")
+    return said
+
+
+def same(folder, other):
+    """Whether two runs have the same numbers, to rounding."""
+    first, second = read_store(folder), read_store(other)
+    assert first.groups == second.groups
+    for group in first.groups:
+        one, two = first.data(group), second.data(group)
+        assert second.finished(group)
+        for name in one.variables:
+            x, y = one[name].values, two[name].values
+            if x.dtype.kind == "f":
+                scale = max(1.0, np.abs(x[np.isfinite(x)]).max(initial=0.0))
+                np.testing.assert_allclose(y, x, atol=2e-4 * scale, rtol=0, err_msg=f"{group} {name}")
+            else:
+                assert (x == y).all(), (group, name)
+
+
+def test_two_groups_of_two_devices_fill_one_store(model, tmp_path):
+    stages = "next-token,train-update"
+    said = finish(
+        start(tmp_path / "alone", model, "none", 1, stages), start(tmp_path / "mesh", model, "data=2,model=2", 4, stages)
+    )
+    assert [line.partition(" on ")[2] for line in said] == ["1 groups of 1 devices", "2 groups of 4 devices"]
+    same(tmp_path / "alone", tmp_path / "mesh")
+
+
+@pytest.mark.slow
+def test_all_stages_on_eight_devices_and_by_two_and_four_processes(model, tmp_path):
+    finish(start(tmp_path / "alone", model, "none", 1, "all"))
+    finish(start(tmp_path / "eight", model, "data=2,model=4", 8, "all"))
+    same(tmp_path / "alone", tmp_path / "eight")
+    finish(*[start(tmp_path / "two", model, "data=2,model=4", 4, "all", 2, host) for host in range(2)])
+    same(tmp_path / "alone", tmp_path / "two")
+    finish(*[start(tmp_path / "four", model, "data=4,model=2", 2, "all", 4, host) for host in range(4)])
+    same(tmp_path / "alone", tmp_path / "four")
+
+
+@pytest.mark.slow
+def test_what_a_killed_host_has_left_is_computed_by_the_other(model, tmp_path):
+    stages = "next-token"
+    finish(start(tmp_path / "alone", model, "none", 1, stages))
+    first = start(tmp_path / "two", model, "data=2", 1, stages, 2, 0)
+    second = start(tmp_path / "two", model, "data=2", 1, stages, 2, 1, stop=3)
+    finish(second, status=-signal.SIGKILL)
+    finish(first)
+    same(tmp_path / "alone", tmp_path / "two")
