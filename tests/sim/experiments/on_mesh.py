@@ -19,11 +19,8 @@ from sim.experiments.store import Store
 from sim.output import versions
 from tests.sim.experiments import tiny
 
-FEW = {"variants": ["random", "last-token"], "concepts": ["joy"], "next_token.contexts": 2, "updates.forms": ["vector"]}
-
 
 def main(folder: Path, model: str, mesh: str, hosts: int, host: int, stages: list[str], stop: int = 0) -> None:
-    settings = tiny.settings() if stages == ["all"] else tiny.settings().changed(FEW)
     lm = load(model, mesh=None if mesh == "none" else mesh, hosts=hosts, progress=False)
     write, computed = Store._write, []
 
@@ -34,7 +31,7 @@ def main(folder: Path, model: str, mesh: str, hosts: int, host: int, stages: lis
             os.kill(os.getpid(), signal.SIGKILL)
 
     Store._write = counted
-    experiment = begin(folder, lm, settings, tiny.INPUTS, progress=False)
+    experiment = begin(folder, lm, tiny.settings(), tiny.INPUTS, progress=False)
     with joined(folder, Host(host, hosts), versions(), wait=300.0):
         run(experiment, None if stages == ["all"] else stages)
         if stages == ["all"]:
