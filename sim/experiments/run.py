@@ -84,10 +84,10 @@ def run(
     for name in order:
         told(name)
         release_programs()
-        _on_every_group(experiment, STAGES[name][0])
+        on_every_group(experiment, STAGES[name][0])
 
 
-def _on_every_group(experiment: Experiment, stage: Callable[[Experiment], None]) -> None:
+def on_every_group(experiment: Experiment, stage: Callable[[Experiment], None]) -> None:
     """Run a stage on all groups of devices side by side; if it fails on one, the others end with the cell they are at."""
     if not experiment.others:
         stage(experiment)

@@ -4,12 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sim.experiments.store import read_store
+from sim.experiments.run import on_every_group
+from sim.experiments.store import Layout, read_store
+from tests.sim.experiments import tiny
 
 SCRIPT = Path(__file__).with_name("on_mesh.py")
 ROOT = SCRIPT.parents[3]
@@ -54,6 +58,31 @@ def same(folder, other):
                 np.testing.assert_allclose(y, x, atol=2e-4 * scale, rtol=0, err_msg=f"{group} {name}")
             else:
                 assert (x == y).all(), (group, name)
+
+
+def test_an_error_on_one_group_ends_the_others_after_their_cells(lm, judge, tmp_path):
+    experiment = replace(tiny.start(tmp_path / "run", lm, judge), others=((lm, judge), (lm, judge)))
+    layout = Layout({"x": np.arange(30)}, {"f": (("x",), "float32")}, {"x": 1})
+    began, refused = [], [(4,)]
+
+    def stage(part):
+        def compute(cell):
+            began.append(cell)
+            if cell in refused:
+                raise ValueError("cell: expected none like this, got 4")
+            time.sleep(0.1)
+            return {"f": cell[0]}
+
+        part.store.fill("numbers", layout, compute, progress=False)
+
+    with pytest.raises(ValueError, match=r"^cell: .*got 4"):
+        on_every_group(experiment, stage)
+    assert len(began) < 15
+    assert experiment.store.done("numbers")[0] == len(began) - 1
+    refused.clear()
+    on_every_group(experiment, stage)
+    assert experiment.store.finished("numbers")
+    assert len(began) == 31
 
 
 def test_two_groups_of_two_devices_fill_one_store(model, done, tmp_path):
