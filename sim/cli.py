@@ -417,6 +417,9 @@ def _stage(name: str) -> None:
         ] = None,
         host: Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0 on; 0 writes the page.")] = None,
         wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the other hosts.")] = 300.0,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Only say what it will take here: cells, operations, memory, time.")
+        ] = False,
         prompts: Annotated[Path | None, typer.Option(help='JSON lines of {"set": ..., "text": ...}.')] = None,
         contexts: Annotated[Path | None, typer.Option(help="Contexts of next tokens, one in each line.")] = None,
         starts: Annotated[Path | None, typer.Option(help="Beginnings of completions, one in each line.")] = None,
@@ -428,7 +431,7 @@ def _stage(name: str) -> None:
         ] = None,
     ) -> None:
         from sim.experiments.hosts import joined, this_host
-        from sim.experiments.run import as_table, prepare, run
+        from sim.experiments.run import as_table, foresee, prepare, run
         from sim.experiments.strength.page import summary, write
         from sim.output import versions
 
@@ -443,11 +446,17 @@ def _stage(name: str) -> None:
         files = {key: path for key, path in paths.items() if path is not None}
         computed: dict[str, Any] = {"dtype": dtype, "precision": precision, "budget": budget}
         computed |= {"mesh": mesh, "hosts": place.count}
+        stages = None if name == "all" else [name]
+        if dry_run:
+            typer.echo(
+                foresee(out, stages, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
+            )
+            return
         experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
         # Where bars are not shown.
         told = _say if not sys.stderr.isatty() else lambda stage: None
         with joined(out, place, versions(), wait=wait):
-            run(experiment, None if name == "all" else [name], told=told)
+            run(experiment, stages, told=told)
         typer.echo(as_table(experiment.store))
         if place.number > 0:
             return

@@ -1,5 +1,6 @@
 """The stages of the experiments by name, one by one or together; a run begun, gone on with, and listed."""
 
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -10,6 +11,7 @@ from typing import Any
 from sim.bridge import fetch
 from sim.bridge.model import load
 from sim.experiments import strength
+from sim.experiments.estimate import Estimate, estimate
 from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import read_inputs
 from sim.experiments.preference.measure import preference_utility
@@ -50,6 +52,30 @@ INPUT_CHECKS: dict[str, Callable[[Experiment], object]] = {
 """Functions that raise an error if the inputs do not suit a stage. They run before any stage computes anything."""
 
 
+def in_order(stages: Sequence[str] | None = None) -> list[str]:
+    """Stages after those that they need.
+
+    Args:
+        stages: names; those of S, `strength.STAGES`, if left out.
+
+    Raises:
+        ValueError: an unknown stage.
+    """
+    chosen = list(strength.STAGES) if stages is None else list(stages)
+    unknown = [name for name in chosen if name not in STAGES]
+    require(not unknown, "stage", f"one of {', '.join(STAGES)}", ", ".join(unknown))
+    order: dict[str, None] = {}
+
+    def need(name: str) -> None:
+        for before in STAGES[name][1]:
+            need(before)
+        order.setdefault(name)
+
+    for name in chosen:
+        need(name)
+    return list(order)
+
+
 def run(
     experiment: Experiment, stages: Sequence[str] | None = None, *, told: Callable[[str], object] = lambda name: None
 ) -> None:
@@ -64,18 +90,7 @@ def run(
 
     Raises:
         ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed."""
-    chosen = list(strength.STAGES) if stages is None else list(stages)
-    unknown = [name for name in chosen if name not in STAGES]
-    require(not unknown, "stage", f"one of {', '.join(STAGES)}", ", ".join(unknown))
-    order: dict[str, None] = {}
-
-    def need(name: str) -> None:
-        for before in STAGES[name][1]:
-            need(before)
-        order.setdefault(name)
-
-    for name in chosen:
-        need(name)
+    order = in_order(stages)
     for name in order:
         if name in INPUT_CHECKS and not (name in experiment.store.groups and experiment.store.finished(name)):
             INPUT_CHECKS[name](experiment)
@@ -152,6 +167,27 @@ def prepare(
     if judging != name:
         other = replace(load(judging, dtype=kind, precision=products, mesh=lm.mesh), memory_budget=budget)
     return begin(out, lm, settings, inputs, judge=other, files=paths, progress=progress)
+
+
+def foresee(out: str | Path, stages: Sequence[str] | None = None, **arguments: Any) -> Estimate:
+    """What stages of a run will take on this device. Nothing is left in the folder.
+
+    Args:
+        out: the folder; what a run in it has done counts as done.
+        stages: as `run` takes them.
+        arguments: the others of `prepare`.
+
+    Raises:
+        ValueError: as `prepare` and `run`, before anything is measured.
+    """
+    order = in_order(stages)
+    with tempfile.TemporaryDirectory() as empty:
+        folder = out if (Path(out) / DATA).is_dir() else Path(empty) / "run"
+        experiment = prepare(folder, **arguments)
+        for name in order:
+            if name in INPUT_CHECKS:
+                INPUT_CHECKS[name](experiment)
+        return estimate(experiment, order)
 
 
 def runs(folder: str | Path) -> Iterator[Store]:

@@ -1,0 +1,359 @@
+"""What a run will take, before anything of it is computed: cells, operations, memory and time of every stage.
+
+Operations are counted from the settings and the shapes of the model. How fast they go is measured on the model itself: a
+sweep of one context, and the writing of a few tokens by one sequence and by many. What compiling takes is measured with
+them. A text may end early and a request may be shorter than the longest, so the counts are upper bounds.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+import ufm
+from sim.bridge.config import Config
+from sim.bridge.devices import in_words
+from sim.bridge.generation import Sampling
+from sim.bridge.model import LanguageModel
+from sim.bridge.parameters import axes, parameter_bytes, shapes
+from sim.experiments.experiment import Experiment
+from sim.experiments.preference.updates import steps_of, tasks
+from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request
+from sim.experiments.strength.mmlu import rows_of
+from sim.experiments.strength.prompts import given, missing, opening
+
+SLOPES = 3
+"""Passes that a derivative along the strength costs."""
+
+BACKWARD = 3
+"""Passes that a step of training costs, of the blocks behind the update."""
+
+
+class Work(NamedTuple):
+    """What a stage, or a part of one, takes.
+
+    Attributes:
+        cells: pieces of the store.
+        operations: multiplications and additions of reading: every pass over tokens that are known.
+        writes: how often tokens are written one after the other: (steps, sequences at a time), for each time.
+        programs: that are compiled.
+    """
+
+    cells: int
+    operations: float
+    writes: tuple[tuple[int, int], ...] = ()
+    programs: int = 1
+
+    def of_one(self, groups: int) -> "Work":
+        """What the busiest of several groups has of it."""
+        part = _parts(self.cells, groups) / max(1, self.cells)
+        return self._replace(operations=self.operations * part, writes=self.writes[: _parts(len(self.writes), groups)])
+
+
+class Rates(NamedTuple):
+    """How fast a model is on its device.
+
+    Attributes:
+        operations: of reading, in a second.
+        step: seconds in which one sequence, and in which `together` sequences, get one token each.
+        together: see `step`.
+        program: seconds of compiling a program.
+    """
+
+    operations: float
+    step: tuple[float, float]
+    together: int
+    program: float
+
+    def seconds(self, work: Work) -> float:
+        """What work takes."""
+        alone, many = self.step
+        each = (many - alone) / (self.together - 1)
+        writing = sum(steps * (alone + each * (count - 1)) for steps, count in work.writes)
+        return work.operations / self.operations + writing + work.programs * self.program
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The operations of a model's parts, multiplications and additions."""
+
+    config: Config
+
+    @property
+    def block(self) -> int:
+        """Of the matrices of a block, for each token."""
+        a = self.config
+        return 2 * sum(math.prod(shape[1:]) for name, shape in shapes(a).items() if len(axes(a)[name]) == 3)
+
+    def read(self, rows: int, length: int, blocks: int | float) -> float:
+        """Of passing rows of tokens through blocks."""
+        a = self.config
+        return float(rows) * length * blocks * (self.block + 4 * length * a.num_heads * a.head_dim)
+
+    def logits(self, positions: int) -> float:
+        """Of the logits of positions."""
+        return 2.0 * positions * self.config.vocab_size * self.config.d_model
+
+    def suffix(self, layer: int, length: int) -> float:
+        """Of decoding one state after a layer, for the logits of its last position: the last block has one query."""
+        blocks = self.config.num_layers - 1 - layer
+        return self.read(1, length, max(0.0, blocks - 0.8)) + self.logits(1)
+
+
+def _parts(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def count(experiment: Experiment) -> dict[str, Work]:
+    """What every stage takes, from its beginning."""
+    return {name: work(experiment) for name, work in STAGES.items()}
+
+
+def _prompts(experiment: Experiment) -> Work:
+    settings, asked, texts = experiment.settings.prompts, missing(experiment), _texts(experiment)
+    sets, part = max(1, settings.batch // texts), min(texts, settings.batch)
+    groups = [experiment.sets[k : k + sets] for k in range(0, len(experiment.sets), sets)]
+    lengths = [len(opening(experiment, name)) for name in asked]
+    cells = len(groups) * _parts(texts, part)
+    written = [sum(name in asked for name in group) for group in groups for _ in range(_parts(texts, part))]
+    operations = Shape(experiment.lm.config).read(len(asked), max(lengths, default=0), experiment.lm.config.num_layers)
+    return Work(cells, operations, tuple((settings.new, sets * part) for sets in written if sets), 1 if asked else 0)
+
+
+def _texts(experiment: Experiment) -> int:
+    return max(map(len, given(experiment).values()), default=experiment.settings.prompts.texts)
+
+
+def _vectors(experiment: Experiment) -> Work:
+    a, length = experiment.lm.config, min(experiment.settings.vectors.tokens, experiment.settings.prompts.new)
+    return Work(len(experiment.sets), Shape(a).read(len(experiment.sets) * _texts(experiment), length, a.num_layers))
+
+
+def _log_odds(experiment: Experiment) -> Work:
+    a, settings, sets = experiment.lm.config, experiment.settings.vectors, len(experiment.sets)
+    rows = sets * _parts(_texts(experiment), settings.batch) * settings.batch
+    shape = Shape(a)
+    return Work(sets, shape.read(rows, settings.tokens, a.num_layers) + shape.logits(rows))
+
+
+def _next_token(experiment: Experiment) -> Work:
+    settings, whole = experiment.settings.next_token, experiment.settings
+    texts = experiment.inputs.contexts[: settings.contexts]
+    rows = [experiment.tokenizer.encode(text)[: settings.context] for text in texts]
+    length, shape, cells, total = max(map(len, rows)), Shape(experiment.lm.config), 0, 0.0
+    for k, variant in enumerate(whole.steered):
+        for layer in whole.layers if k == 0 else (whole.middle,):
+            steered = 1 if variant.last_only else length
+            passes = settings.strengths + SLOPES
+            # Where the last token is steered alone, what is before it goes on to the end once.
+            prefix = shape.read(1, length, experiment.lm.config.num_layers if variant.last_only else int(layer) + 1)
+            pieces = len(whole.concepts) * len(rows)
+            cells, total = cells + pieces, total + pieces * (prefix + passes * shape.suffix(int(layer), steered))
+    kinds = {variant.last_only for variant in whole.steered}
+    return Work(cells, total, programs=2 * len(kinds))
+
+
+def _judged(experiment: Experiment, texts: int, new: int) -> float:
+    """Operations of what is thought of texts: a judge's answer, and two ratios of likelihoods."""
+    a, tokenizer, settings = experiment.judge.config, experiment.judge.tokenizer, experiment.settings.concept
+    assert tokenizer is not None
+    shape, rows = Shape(a), _parts(texts, settings.judged_together) * settings.judged_together
+    concepts = [name for name in experiment.settings.concepts if name in DEFINITIONS]
+    request = max(len(tokenizer.encode(judge_request("", name))) for name in experiment.settings.concepts)
+    total = shape.read(rows, request + new, a.num_layers) + shape.logits(rows)
+    if concepts:
+        before = max(len(tokenizer.encode(plain_request(DEFINITIONS[name].means))) for name in concepts)
+        total += 2 * (shape.read(rows, before + new, a.num_layers) + shape.logits(rows * (before + new)))
+    return total
+
+
+def _concept(experiment: Experiment) -> Work:
+    settings, whole = experiment.settings.concept, experiment.settings
+    starts = [experiment.tokenizer.encode(text) for text in experiment.inputs.starts[: settings.prompts]]
+    each = len(starts) * settings.completions
+    together = max(1, settings.batch // each)
+    cells = len(whole.concepts) * len(whole.layers) * _parts(settings.strengths, together)
+    read = Shape(experiment.lm.config).read(len(starts) * together, max(map(len, starts)), experiment.lm.config.num_layers)
+    completions = len(whole.concepts) * len(whole.layers) * settings.strengths * each
+    judged = _judged(experiment, completions, settings.new)
+    calibration = _judged(experiment, 2 * len(whole.concepts) * _texts(experiment), settings.new)
+    return Work(cells, cells * read + judged + calibration, ((settings.new, together * each),) * cells, 4)
+
+
+def _blocks(experiment: Experiment) -> Work:
+    settings = experiment.settings.cross_entropy
+    cells = _parts(settings.blocks, settings.part)
+    return Work(2 * cells, 0.0, ((settings.tokens - 1, settings.part),) * cells)
+
+
+def _cross_entropy(experiment: Experiment) -> Work:
+    settings, whole, a = experiment.settings.cross_entropy, experiment.settings, experiment.lm.config
+    shape, total = Shape(a), 0.0
+    for layer in map(int, whole.layers):
+        before = shape.read(settings.blocks, settings.tokens, layer + 1)
+        after = shape.read(settings.blocks, settings.tokens, a.num_layers - 1 - layer)
+        after += shape.logits(settings.blocks * settings.tokens)
+        # Three programs embed the text; the curves have every strength but 0, and 0 once.
+        total += 3 * before + (settings.strengths + SLOPES + 1) * after
+    pieces = 2 * len(whole.concepts)
+    return Work(pieces * len(whole.layers) * _parts(settings.blocks, settings.part), pieces * total, programs=3)
+
+
+def _mmlu(experiment: Experiment) -> Work:
+    settings, whole = experiment.settings.mmlu, experiment.settings
+    rows = rows_of(experiment)
+    parts, length, shape = _parts(len(rows), settings.part), max(map(len, rows)), Shape(experiment.lm.config)
+    each = shape.read(1, length, whole.middle + 1) + settings.strengths * shape.suffix(whole.middle, length)
+    return Work(len(whole.concepts) * parts, len(whole.concepts) * parts * settings.part * each)
+
+
+def _train_update(experiment: Experiment) -> Work:
+    settings, a, every = experiment.settings.updates, experiment.lm.config, tasks(experiment)
+    shape, cells, total, programs = Shape(a), 0, 0.0, 0
+    for form in settings.forms:
+        methods = [method for method in settings.methods_of(form) if method != "difference"]
+        cells += len(settings.concepts) * len(settings.methods_of(form))
+        programs += len(methods)
+        for task in every.values():
+            states = shape.read(2 * task.training.pairs, task.length, int(settings.layer) + 1)
+            row = shape.read(1, task.length, a.num_layers - 1 - int(settings.layer)) + shape.logits(task.answer)
+            passes = sum(2 if method == "reps" else 1 for method in methods)
+            total += len(methods) * states + passes * BACKWARD * steps_of(settings) * 2 * settings.batch * row
+    return Work(cells, total, programs=programs)
+
+
+def _preference_utility(experiment: Experiment) -> Work:
+    settings, a, every = experiment.settings.updates, experiment.lm.config, tasks(experiment)
+    shape, cells, total = Shape(a), len(settings.concepts) * min(settings.law_layers, a.num_layers), 0.0
+    for task in every.values():
+        row = shape.read(1, task.length, a.num_layers - 1 - int(settings.layer)) + shape.logits(task.answer)
+        for form in settings.forms:
+            parts, methods = _parts(settings.alphas(form).size, settings.part), settings.methods_of(form)
+            cells += parts * len(methods)
+            total += shape.read(2 * task.held_out.pairs, task.length, int(settings.layer) + 1)
+            total += parts * settings.part * len(methods) * 2 * task.held_out.pairs * row
+        for layer in np.unique(np.linspace(0, a.num_layers - 1, settings.law_layers).round().astype(int)):
+            total += settings.law_pairs * settings.law_strengths * shape.suffix(int(layer), task.length)
+    return Work(cells, total, programs=2 + len(settings.forms))
+
+
+STAGES: dict[str, Callable[[Experiment], Work]] = {
+    "prompts": _prompts,
+    "vectors": _vectors,
+    "log-odds": _log_odds,
+    "next-token": _next_token,
+    "concept": _concept,
+    "blocks": _blocks,
+    "cross-entropy": _cross_entropy,
+    "mmlu": _mmlu,
+    "train-update": _train_update,
+    "preference-utility": _preference_utility,
+}
+"""What counts the work of each stage."""
+
+
+def measure_rates(lm: LanguageModel, together: int) -> Rates:
+    """How fast a model is here: a sweep over strengths of one context, and a few tokens written by one and many sequences.
+
+    Args:
+        lm: the model.
+        together: sequences that are written at a time.
+    """
+    length, strengths, steps, together = min(96, lm.config.max_seq_len), 8, 8, max(2, together)
+    ids = np.random.default_rng(0).integers(0, lm.config.vocab_size, length).tolist()
+    split = lm.split([ids], 0)
+    v, alphas = jnp.ones(lm.config.d_model), jnp.linspace(-1e-3, 1e-3, strengths)
+    swept = _timed(lambda: np.asarray(ufm.divergence(split, [0], v, alphas)))
+    shape = Shape(lm.config)
+    operations = shape.read(1, length, 1) + (strengths + 1) * shape.suffix(0, length)
+
+    def write(sequences: int) -> tuple[float, float]:
+        return _timed(
+            lambda: lm.generate(
+                [ids[:1]],
+                max_new_tokens=steps,
+                num_return_sequences=sequences,
+                sampling=Sampling(temperature=1.0),
+                stop=False,
+            )
+        )
+
+    one, many = write(1), write(together)
+    # The first token comes with the prompt.
+    return Rates(operations / swept[1], (one[1] / steps, many[1] / steps), together, (swept[0] + one[0] + many[0]) / 3)
+
+
+def _timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of compiling, and of working: the median of three."""
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    working = float(np.median(seconds[1:]))
+    return max(0.0, seconds[0] - working), working
+
+
+class Estimate(NamedTuple):
+    """What a run will take.
+
+    Attributes:
+        stages: names.
+        work: of each.
+        seconds: of each.
+        memory: bytes, of parameters and of the numbers that sweeps hold at once, for each device.
+        groups: of devices, which share the cells.
+    """
+
+    stages: tuple[str, ...]
+    work: tuple[Work, ...]
+    seconds: tuple[float, ...]
+    memory: int
+    groups: int
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds)
+
+    def __str__(self) -> str:
+        lines = [f"{'stage':<20}{'cells':>7}{'operations':>12}{'tokens written':>16}{'time':>10}"]
+        for name, work, seconds in zip(self.stages, self.work, self.seconds, strict=True):
+            written = sum(steps * count for steps, count in work.writes)
+            lines.append(f"{name:<20}{work.cells:>7}{work.operations:>12.2g}{written:>16,}{_words(seconds):>10}")
+        sharing = f", shared by {self.groups} groups of devices" if self.groups > 1 else ""
+        lines.append(
+            f"about {_words(self.total)}{sharing}; {in_words(self.memory)} on each device, and what JAX needs beside it"
+        )
+        return "\n".join(lines)
+
+
+def _words(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    )
+
+
+def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None = None) -> Estimate:
+    """What stages of a run will take here, those that are finished left out.
+
+    Args:
+        experiment: the run.
+        stages: names, and those that they need.
+        rates: how fast the model is; measured if left out.
+    """
+    left = [name for name in stages if not (experiment.store.has(name) and experiment.store.finished(name))]
+    works = {name: STAGES[name](experiment) for name in left}
+    largest = max((count for work in works.values() for _, count in work.writes), default=2)
+    known = rates or measure_rates(experiment.lm, largest)
+    groups = len(experiment.on_every_group)
+    lm, a = experiment.lm, experiment.lm.config
+    model = 1 if lm.mesh is None else lm.mesh.shape["model"]
+    split = lm.split([[0]], 0)
+    memory = parameter_bytes(a, lm.decoder.dtype) // model + 4 * split.budget
+    seconds = tuple(known.seconds(work.of_one(groups)) for work in works.values())
+    return Estimate(tuple(left), tuple(works[name] for name in left), seconds, memory, groups)

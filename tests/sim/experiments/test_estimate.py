@@ -1,0 +1,90 @@
+"""What a run takes: cells as the store has them, operations as XLA counts them, and time from what was measured."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sim.bridge.architectures import from_config
+from sim.bridge.model import random_model
+from sim.bridge.split import all_logits
+from sim.experiments.estimate import STAGES, Rates, Shape, Work, count, estimate, measure_rates
+from sim.experiments.run import STAGE_OF_GROUP, foresee, in_order
+from tests.sim.experiments import tiny
+
+
+def test_cells_are_those_of_the_store(done):
+    made: dict[str, int] = {}
+    for group in done.store.groups:
+        stage = group if group in STAGES else STAGE_OF_GROUP[group.split("-")[0]]
+        # Beside completions lie a few small groups.
+        if group not in ("judge", "lexicon"):
+            made[stage] = made.get(stage, 0) + done.store.done(group)[1]
+    counted = {name: work.cells for name, work in count(done).items()}
+    assert {name: counted[name] for name in made} == made
+
+
+@pytest.mark.parametrize("tokens", [8, 64])
+def test_operations_are_those_that_xla_counts(tokens):
+    a = from_config(
+        {
+            "model_type": "llama",
+            "vocab_size": 300,
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128,
+        }
+    )
+    lm = random_model(a, jax.random.key(0))
+    ids, mask = jnp.zeros((3, tokens), jnp.int32), jnp.ones((3, tokens), bool)
+    analysis = jax.jit(all_logits).lower(lm.decoder, ids, mask).compile().cost_analysis()
+    shape = Shape(a)
+    # Norms, softmax and rotations are left out.
+    assert shape.read(3, tokens, 1) + shape.logits(3 * tokens) == pytest.approx(analysis["flops"], rel=0.15)
+
+
+def test_seconds_are_of_reading_writing_and_compiling():
+    rates = Rates(operations=1e9, step=(0.1, 0.4), together=4, program=2.0)
+    assert rates.seconds(Work(1, 3e9, (), 2)) == pytest.approx(3 + 4)
+    assert rates.seconds(Work(1, 0.0, ((10, 1), (5, 4)), 0)) == pytest.approx(1 + 2)
+    assert rates.seconds(Work(1, 0.0, ((10, 2),), 0)) == pytest.approx(2)
+
+
+def test_groups_share_cells():
+    work = Work(5, 10.0, ((8, 2),) * 5)
+    assert work.of_one(1) == work
+    assert work.of_one(2) == Work(5, 6.0, ((8, 2),) * 3)
+    assert work.of_one(8) == Work(5, 2.0, ((8, 2),))
+
+
+def test_what_is_done_is_left_out(done, lm, judge, tmp_path):
+    rates = Rates(1e9, (0.1, 0.2), 2, 1.0)
+    assert estimate(done, in_order(), rates).stages == ()
+    fresh = estimate(tiny.start(tmp_path / "run", lm, judge), in_order(), rates)
+    assert list(fresh.stages) == in_order()
+    assert fresh.total == pytest.approx(sum(rates.seconds(work) for work in fresh.work))
+    text = str(fresh)
+    assert all(name in text for name in fresh.stages)
+    assert "on each device" in text
+
+
+def test_rates_are_measured(lm):
+    rates = measure_rates(lm, 4)
+    assert np.isfinite(rates.operations)
+    assert rates.operations > 0
+    assert rates.together == 4
+    assert 0 < rates.step[0] < 10
+    assert rates.program >= 0
+
+
+def test_a_dry_run_leaves_nothing(lm, tmp_path):
+    model = lm.save(tmp_path / "model")
+    arguments = {"model": str(model), "preset": "smoke"}
+    changes = {"concept.prompts": 1, "next_token.kept": 5}
+    assert foresee(tmp_path / "run", ["vectors"], **arguments, changes=changes).stages == ("prompts", "vectors")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r"^stage: .*got nothing"):
+        foresee(tmp_path / "run", ["nothing"], **arguments)
