@@ -25,6 +25,9 @@ from ufm.steering import positions_of
 
 Index = Int[Array, ""] | int
 
+MOST_QUERIES = 1024
+"""Queries that attend at a time: in a long context attention takes memory in proportion to its length, not its square."""
+
 MASK_VALUE = -1e30
 """The attention logit of a masked position: finite, so that a position that attends to nothing gives no NaN."""
 
@@ -252,26 +255,33 @@ class Decoder(nnx.Module):
         query = self._apply_rope(self._heads(h, block, "query", a.num_heads), i, attention_context.rope)
         n, t = h.shape[:2]
         grouped = query.reshape(n, t, a.num_kv_heads, a.num_heads // a.num_kv_heads, a.head_dim)
-        window = self._window(i)
-        scores = _scores(grouped, key, self._precision)
-        mask = attention_context.slots.mask(attention_context.positions, window)
-        prefix = attention_context.prefix
-        if prefix is not None:
-            # Two products and no joined keys: those of the prefix are the same for all strengths of a sweep.
-            prefix_scores = jnp.einsum("ntkgh,nksh->nkgts", grouped, prefix.key[:, i], precision=self._precision)
-            scores = jnp.concatenate([prefix_scores, scores], axis=-1)
-            mask = jnp.concatenate([prefix.slots.mask(attention_context.positions, window), mask], axis=-1)
-        scores = softcapped(wide(scores) * a.query_scale, a.attention_softcap)
-        attention_weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASK_VALUE), axis=-1).astype(self.dtype)
-        if prefix is None:
-            outputs = _weighted_values(attention_weights, value, self._precision)
-        else:
-            prefix_weights, attention_weights = jnp.split(attention_weights, [prefix.key.shape[-2]], axis=-1)
-            outputs = jnp.einsum("nkgts,nksh->ntkgh", prefix_weights, prefix.value[:, i], precision=self._precision)
-            outputs = outputs + _weighted_values(attention_weights, value, self._precision)
+
+        def attend(query: Array, positions: Array) -> Array:
+            return self._attended(i, query, positions, key, value, attention_context)
+
+        outputs = in_parts(attend, MOST_QUERIES, grouped, attention_context.positions)
         return self.post_norm_and_scale(
             self._project(outputs.reshape(n, t, a.num_heads * a.head_dim), block, "out"), block, "after_attention_norm"
         )
+
+    def _attended(self, i, query, positions, key, value, attention_context):
+        """What queries at some positions take from the values, ``[n, t, k, g, h]``, as the queries are."""
+        a, window = self.config, self._window(i)
+        scores = _scores(query, key, self._precision)
+        mask = attention_context.slots.mask(positions, window)
+        prefix = attention_context.prefix
+        if prefix is not None:
+            # Two products and no joined keys: those of the prefix are the same for all strengths of a sweep.
+            prefix_scores = jnp.einsum("ntkgh,nksh->nkgts", query, prefix.key[:, i], precision=self._precision)
+            scores = jnp.concatenate([prefix_scores, scores], axis=-1)
+            mask = jnp.concatenate([prefix.slots.mask(positions, window), mask], axis=-1)
+        scores = softcapped(wide(scores) * a.query_scale, a.attention_softcap)
+        attention_weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASK_VALUE), axis=-1).astype(self.dtype)
+        if prefix is None:
+            return _weighted_values(attention_weights, value, self._precision)
+        prefix_weights, attention_weights = jnp.split(attention_weights, [prefix.key.shape[-2]], axis=-1)
+        outputs = jnp.einsum("nkgts,nksh->ntkgh", prefix_weights, prefix.value[:, i], precision=self._precision)
+        return outputs + _weighted_values(attention_weights, value, self._precision)
 
     def _heads(self, h, block, name, count):
         """Queries or keys, head by head, normalised where the architecture has it."""
@@ -371,6 +381,30 @@ class Decoder(nnx.Module):
         out = jnp.matmul(x, getattr(block, name)[...].astype(self.dtype), precision=self._precision)
         bias = getattr(block, f"{name}_bias", None)
         return out if bias is None else out + bias[...].astype(self.dtype)
+
+
+def in_parts(function: Callable[..., Array], most: int, *arrays: Array) -> Array:
+    """A function of arrays ``[n, t, ...]`` that treats positions alike, some positions at a time.
+
+    Args:
+        function: from arrays of fewer positions to an array of as many, ``[n, t, ...]``.
+        most: positions at a time. Up to so many, it is called once.
+        arrays: ``[n, t, ...]``.
+    """
+    n, t = arrays[0].shape[:2]
+    if t <= most:
+        return function(*arrays)
+    parts = -(-t // most)
+    size = -(-t // parts)
+
+    def in_rows(array: Array) -> Array:
+        # The last part is filled up with positions whose results are thrown away.
+        filled = jnp.concatenate([array, jnp.repeat(array[:, -1:], parts * size - t, axis=1)], axis=1)
+        return jnp.moveaxis(filled.reshape(n, parts, size, *array.shape[2:]), 1, 0)
+
+    # In reverse mode each part is computed again: kept, they would take the memory that is to be saved.
+    outputs = lax.map(jax.checkpoint(lambda rows: function(*rows)), tuple(map(in_rows, arrays)))
+    return jnp.moveaxis(outputs, 0, 1).reshape(n, parts * size, *outputs.shape[3:])[:, :t]
 
 
 def heads_first(x: Float[Array, "n T k h"]) -> Float[Array, "n k T h"]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge import devices
 from sim.bridge.config import Config
-from sim.bridge.decoder import AttentionContext, Decoder, Index, PrefixKV, SiteHook, select_position
+from sim.bridge.decoder import MOST_QUERIES, AttentionContext, Decoder, Index, PrefixKV, SiteHook, select_position
 from ufm._check import require
 from ufm._pytree import Leaf, pytree, static
 from ufm.precision import wide
@@ -351,8 +351,8 @@ def _is_same(layer: Index | None, other: Index) -> bool:
 
 def block_activation_size(a: Config, t: int, whole: int) -> int:
     """Numbers held while blocks run on t tokens of a context of `whole`: the stream, and the widest part of a block."""
-    attention = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim + 2 * a.num_heads * whole
-    return t * (3 * a.d_model + max(3 * a.d_mlp, attention))
+    attention = t * (a.num_heads + 2 * a.num_kv_heads) * a.head_dim + 2 * min(t, MOST_QUERIES) * a.num_heads * whole
+    return 3 * t * a.d_model + max(3 * t * a.d_mlp, attention)
 
 
 @nnx.jit
