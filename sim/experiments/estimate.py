@@ -9,20 +9,28 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import ufm
 from sim.bridge.config import Config
+from sim.bridge.decoder import Decoder
 from sim.bridge.devices import in_words
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
-from sim.bridge.parameters import axes, parameter_bytes, shapes
+from sim.bridge.parameters import axes, init_parameters, parameter_bytes, shapes
+from sim.bridge.tokenizer import Tokenizer
 from sim.experiments.experiment import Experiment
+from sim.experiments.inputs import Inputs
 from sim.experiments.preference.updates import steps_of, tasks
 from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request
+from sim.experiments.settings import ExperimentSettings
+from sim.experiments.store import Store
 from sim.experiments.strength.mmlu import rows_of
 from sim.experiments.strength.prompts import given, missing, opening
 
@@ -357,3 +365,54 @@ def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None 
     memory = parameter_bytes(a, lm.decoder.dtype) // model + 4 * split.budget
     seconds = tuple(known.seconds(work.of_one(groups)) for work in works.values())
     return Estimate(tuple(left), tuple(works[name] for name in left), seconds, memory, groups)
+
+
+class Card(NamedTuple):
+    """What a kind of device does in a second, as measured on work of the stages.
+
+    Attributes:
+        reading: operations of sweeps and of passes over texts.
+        writing: operations for each further sequence that is written at a time.
+        bandwidth: bytes of parameters that pass by while one token is written.
+        link: bytes between the devices of a group.
+    """
+
+    reading: float
+    writing: float
+    bandwidth: float
+    link: float
+
+
+def rates_on(card: Card, config: Config, *, model: int = 1, together: int = 32, number: int = 2) -> Rates:
+    """How fast a model is on a group of devices that is not at hand.
+
+    Each block sums its two outputs over the devices of a group: for each, ``2 (m - 1) / m`` streams go over a link.
+
+    Args:
+        card: one of the devices.
+        config: of the model.
+        model: devices of a group.
+        together: sequences that are written at a time.
+        number: bytes of a number.
+    """
+    shape, layers = Shape(config), config.num_layers
+    each = shape.block * layers
+    across = 2 * layers * config.d_model * number * 2 * (model - 1) / model / card.link
+    alone = parameter_bytes(config, jnp.bfloat16 if number == 2 else jnp.float32) / (card.bandwidth * model) + across
+    further = (each + shape.logits(1)) / (card.writing * model) + across
+    reading = each / (each / (card.reading * model) + across)
+    return Rates(reading, (alone, alone + (together - 1) * further), together, 0.0)
+
+
+def count_for(config: Config, tokenizer: Tokenizer, settings: ExperimentSettings, inputs: Inputs) -> dict[str, Work]:
+    """What every stage takes on a model whose weights are not at hand.
+
+    Args:
+        config: of the model.
+        tokenizer: gives the lengths of texts.
+        settings: what is computed.
+        inputs: texts.
+    """
+    decoder = nnx.eval_shape(lambda: Decoder(config, init_parameters(jax.random.key(0), config)))
+    lm = LanguageModel(decoder, tokenizer, "planned")
+    return count(Experiment(lm, lm, settings.for_model(config), inputs, Store(Path(), {})))

@@ -49,7 +49,11 @@ def test_the_first_theory_of_the_readme_runs(capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not fetch.default_model().is_file(), reason="SmolLM2 is not in the cache: ufm fetch")
-@pytest.mark.parametrize(("page", "count"), [(DOCS / "language-models.md", 2), (README, 1)], ids=["docs", "README"])
+@pytest.mark.parametrize(
+    ("page", "count"),
+    [(DOCS / "language-models.md", 2), (DOCS / "plans.md", 1), (README, 1)],
+    ids=lambda x: getattr(x, "stem", None),
+)
 def test_code_for_the_real_model_prints_what_the_page_says(page, count):
     """```py blocks of a page that a ```text block follows: they need the default model."""
     text = page.read_text()

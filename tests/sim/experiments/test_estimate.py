@@ -1,5 +1,7 @@
 """What a run takes: cells as the store has them, operations as XLA counts them, and time from what was measured."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,20 @@ import pytest
 
 from sim.bridge.architectures import from_config
 from sim.bridge.model import random_model
+from sim.bridge.parameters import parameter_bytes
 from sim.bridge.split import all_logits
-from sim.experiments.estimate import STAGES, Rates, Shape, Work, count, estimate, measure_rates
+from sim.experiments.estimate import (
+    STAGES,
+    Card,
+    Rates,
+    Shape,
+    Work,
+    count,
+    count_for,
+    estimate,
+    measure_rates,
+    rates_on,
+)
 from sim.experiments.run import STAGE_OF_GROUP, foresee, in_order
 from tests.sim.experiments import tiny
 
@@ -88,3 +102,22 @@ def test_a_dry_run_leaves_nothing(lm, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"^stage: .*got nothing"):
         foresee(tmp_path / "run", ["nothing"], **arguments)
+
+
+def test_a_model_whose_weights_are_not_at_hand_is_counted_alike(done):
+    counted = count_for(done.lm.config, done.tokenizer, done.settings, done.inputs)
+    own = replace(done, judge=done.lm)
+    assert counted == count(own)
+
+
+def test_rates_of_a_group_of_cards():
+    a = from_config({"model_type": "gpt2", "vocab_size": 100, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64})
+    card = Card(reading=1e12, writing=1e12, bandwidth=1e9, link=1e9)
+    one, four = (rates_on(card, a, model=model, together=8) for model in (1, 4))
+    assert one.operations == pytest.approx(1e12)
+    assert one.step[0] == pytest.approx(parameter_bytes(a, "bfloat16") / 1e9)
+    # Three of four parts of 32 numbers of 2 bytes, twice, for both outputs of 3 blocks.
+    link = 6 * 2 * 0.75 * 32 * 2 / 1e9
+    assert four.step[0] == pytest.approx(one.step[0] / 4 + link)
+    each = 3 * Shape(a).block
+    assert each / four.operations == pytest.approx(each / 4e12 + link)
