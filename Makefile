@@ -6,8 +6,7 @@ BIN = $(VENV)/bin
 READY := $(VENV)/.ready
 # uv installs in a fifth of pip's time; where only pip knows how to reach an index, pip does it all.
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Compiled to bytecode at once: each start of a command, or of a test's process, is seconds shorter for it.
-UV = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+UV = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .PHONY: reproduce test test-fast test-core test-oldest setup lint docs bench lock clean
 
