@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-from scipy.special import softmax
 
 from ufm._check import finite, require, typed
 from ufm.concepts import Concepts
@@ -190,6 +189,8 @@ def log_linear(
     Raises:
         ValueError: arrays whose shapes do not fit; as `ufm.from_table`.
     """
+    from scipy.special import softmax  # here, since it takes a while to import
+
     base, features, coordinates = finite("base", base), finite("features", features), finite("coordinates", coordinates)
     require(base.ndim == 1 and base.size > 0, "base", "one number for each token", f"shape {base.shape}")
     fits = features.ndim == 2 and features.shape[1] == base.size

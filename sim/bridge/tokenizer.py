@@ -16,7 +16,7 @@ import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import AddedToken, models
 
-from sim.bridge import chat_template, sentencepiece_file, tokenizer_backends
+from sim.bridge import tokenizer_backends
 from sim.bridge.files import read_json, read_text, reading
 from sim.bridge.tokenizer_backends import CONTROL, DEFAULT, NORMAL, SPLITTINGS, USER_DEFINED
 from sim.bridge.weights.gguf_file import Gguf
@@ -132,6 +132,8 @@ class Tokenizer:
         ids = {"bos_token": self.bos, "eos_token": self.eos}
         special = {name: self.core.id_to_token(i) for name, i in ids.items() if i is not None}
         variables = {**special, **self.named, "add_generation_prompt": bool(reply), **values}
+        from sim.bridge import chat_template  # here, since Jinja takes a while to import
+
         return chat_template.render(self._template(template, values.get("tools")), messages, variables)
 
     def _template(self, name: str | None, tools: Any) -> str:
@@ -308,6 +310,8 @@ def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeni
 
 def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """From a `tokenizer.model`; and settings with what it says of special tokens, where they say nothing."""
+    from sim.bridge import sentencepiece_file  # here, since protocol buffers take a while to import
+
     model = sentencepiece_file.read(path)
     types, prefix = [piece.type for piece in model.pieces], model.normalizer_spec.add_dummy_prefix
     # In text, what users defined has spaces.
