@@ -279,20 +279,19 @@ def measure_rates(lm: LanguageModel, together: int) -> Rates:
     shape = Shape(lm.config)
     operations = shape.read(1, length, 1) + (strengths + 1) * shape.suffix(0, length)
 
+    # As in the stages: after a prompt, and drawn from the likeliest tokens.
+    prompt, draw = ids[: min(64, lm.config.max_seq_len - steps)], Sampling(temperature=0.9, top_k=50, top_p=0.95)
+    before = shape.read(1, len(prompt), lm.config.num_layers) * swept[1] / operations
+
     def write(sequences: int) -> tuple[float, float]:
-        return _timed(
-            lambda: lm.generate(
-                [ids[:1]],
-                max_new_tokens=steps,
-                num_return_sequences=sequences,
-                sampling=Sampling(temperature=1.0),
-                stop=False,
-            )
+        compiling, writing = _timed(
+            lambda: lm.generate([prompt], max_new_tokens=steps, num_return_sequences=sequences, sampling=draw, stop=False)
         )
+        # The first token comes with the prompt.
+        return compiling, max(writing - before, writing / 2) / (steps - 1)
 
     one, many = write(1), write(together)
-    # The first token comes with the prompt.
-    return Rates(operations / swept[1], (one[1] / steps, many[1] / steps), together, (swept[0] + one[0] + many[0]) / 3)
+    return Rates(operations / swept[1], (one[1], many[1]), together, (swept[0] + one[0] + many[0]) / 3)
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:
