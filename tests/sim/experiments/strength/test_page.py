@@ -134,7 +134,7 @@ def test_types_and_budget_of_a_run(done, tmp_path, monkeypatch):
     """A run that goes on computes as it did; the budget changes no number and may be another."""
     asked = []
 
-    def load(name, *, dtype, precision):
+    def load(name, *, dtype, precision, **_):
         asked.append((dtype, precision))
         return done.lm.with_dtype(dtype, precision=precision)
 
