@@ -128,9 +128,9 @@ def on_mesh(mesh: Mesh | str, dtype: Any, hosts: int = 1, rules: Mapping[str, st
     return sharding_of
 
 
-def mesh_of(array: Array) -> Mesh | None:
-    """The mesh that a parameter is spread over; None for one on a single device."""
-    mesh = getattr(array.sharding, "mesh", None)
+def mesh_of(parameter: Any) -> Mesh | None:
+    """The mesh that a parameter is spread over; None for one on a single device, or of NumPy."""
+    mesh = getattr(getattr(parameter, "sharding", None), "mesh", None)
     return mesh if isinstance(mesh, Mesh) else None
 
 
