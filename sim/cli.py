@@ -455,7 +455,7 @@ def _stage(name: str) -> None:
         experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
         # Where bars are not shown.
         told = _say if not sys.stderr.isatty() else lambda stage: None
-        with joined(out, place, versions(), wait=wait):
+        with joined(out, place, {**versions(), "settings, model and texts": experiment.store.digest}, wait=wait):
             run(experiment, stages, told=told)
         typer.echo(as_table(experiment.store))
         if place.number > 0:

@@ -149,7 +149,8 @@ class Decoder(nnx.Module):
             first, last: which blocks. Python numbers give a program that reverse-mode derivatives go through; arrays one
                 that serves all layers.
             hook: what is done at the sites of a block.
-            unrolled: no loop in the program, for transformations that know none, such as Taylor mode.
+            unrolled: no loop in the program, for transformations that know none, such as Taylor mode; contexts of more than
+                `MOST_QUERIES` tokens have one in any case.
         """
 
         def step(i: Index, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:

@@ -89,7 +89,7 @@ def _fitting_mesh(model_bytes: int) -> Mesh:
     fits = [size for size in sizes if memory is None or model_bytes / size <= memory / PARAMETER_SHARE]
     needed, room = (devices.in_words(size) for size in (model_bytes, (memory or 0) * count // PARAMETER_SHARE))
     require(bool(fits), "mesh", f"devices with room for parameters of {needed}", f"{count} with {room} for them")
-    return make_mesh(count // fits[0], fits[0])
+    return make_mesh(count // fits[0], fits[0], devices=jax.local_devices())
 
 
 def spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[str, str] = RULES) -> PartitionSpec:

@@ -287,8 +287,7 @@ def measure_rates(lm: LanguageModel, together: int) -> Rates:
         compiling, writing = _timed(
             lambda: lm.generate([prompt], max_new_tokens=steps, num_return_sequences=sequences, sampling=draw, stop=False)
         )
-        # The first token comes with the prompt.
-        return compiling, max(writing - before, writing / 2) / (steps - 1)
+        return compiling, max(writing - before, writing / 2) / steps
 
     one, many = write(1), write(together)
     return Rates(operations / swept[1], (one[1], many[1]), together, (swept[0] + one[0] + many[0]) / 3)
@@ -345,19 +344,31 @@ def _words(seconds: float) -> str:
     )
 
 
-def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None = None) -> Estimate:
+def _is_finished(experiment: Experiment, stage: str) -> bool:
+    """Whether all groups of arrays of a stage are."""
+    settings = experiment.settings.updates
+    forms = [form for form in settings.forms if settings.methods_of(form)]
+    groups = {
+        "train-update": [f"update-{form}" for form in forms],
+        "preference-utility": [*(f"preference-{form}" for form in forms), "preference-layers"],
+    }.get(stage, [stage])
+    return all(experiment.store.has(group) and experiment.store.finished(group) for group in groups)
+
+
+def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None = None, *, hosts: int = 1) -> Estimate:
     """What stages of a run will take here, those that are finished left out.
 
     Args:
         experiment: the run.
         stages: names, and those that they need.
         rates: how fast the model is; measured if left out.
+        hosts: how many have as many groups of devices each.
     """
-    left = [name for name in stages if not (experiment.store.has(name) and experiment.store.finished(name))]
+    left = [name for name in stages if not _is_finished(experiment, name)]
     works = {name: STAGES[name](experiment) for name in left}
     largest = max((count for work in works.values() for _, count in work.writes), default=2)
     known = rates or measure_rates(experiment.lm, largest)
-    groups = len(experiment.on_every_group)
+    groups = hosts * len(experiment.on_every_group)
     lm, a = experiment.lm, experiment.lm.config
     model = 1 if lm.mesh is None else lm.mesh.shape["model"]
     split = lm.split([[0]], 0)

@@ -23,11 +23,12 @@ FOLDER = ".hosts"
 """Where hosts leave word, in the folder of a run."""
 
 VARIABLES = (
-    ("SLURM_NTASKS", "SLURM_PROCID"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("PMI_SIZE", "PMI_RANK"),
+    ("SLURM_NTASKS", "SLURM_PROCID"),
 )
-"""Variables in which clusters tell a process how many there are and which it is: Slurm, Open MPI, other MPIs."""
+"""Variables in which clusters tell a process how many there are and which it is: Open MPI, other MPIs, Slurm. MPIs come
+first: within a Slurm job their processes inherit Slurm's variables of the whole job."""
 
 STEP = 0.2
 """Seconds between two looks at who is there."""

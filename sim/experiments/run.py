@@ -109,9 +109,10 @@ def on_every_group(experiment: Experiment, stage: Callable[[Experiment], None]) 
         return
     stopping = experiment.store.stopping
     stopping.clear()
-    with ThreadPoolExecutor() as pool:
+    parts = experiment.on_every_group
+    with ThreadPoolExecutor(len(parts)) as pool:
         try:
-            for done in as_completed([pool.submit(stage, part) for part in experiment.on_every_group]):
+            for done in as_completed([pool.submit(stage, part) for part in parts]):
                 done.result()
         except BaseException:
             stopping.set()
@@ -187,7 +188,7 @@ def foresee(out: str | Path, stages: Sequence[str] | None = None, **arguments: A
         for name in order:
             if name in INPUT_CHECKS:
                 INPUT_CHECKS[name](experiment)
-        return estimate(experiment, order)
+        return estimate(experiment, order, hosts=arguments.get("hosts", 1))
 
 
 def runs(folder: str | Path) -> Iterator[Store]:

@@ -5,6 +5,7 @@ holds a lock that the system gives back if the process dies; its chunks belong t
 then it is marked as done. So a run may be killed at any moment and go on, and several processes may share one.
 """
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -99,6 +100,12 @@ class Store:
     def root(self) -> Path:
         """Where the arrays are."""
         return self.path / DATA
+
+    @property
+    def digest(self) -> str:
+        """A hash of what must stay the same for the run to continue, `COMPARED`."""
+        compared = json.dumps({name: self.about.get(name) for name in COMPARED}, sort_keys=True)
+        return hashlib.sha256(compared.encode()).hexdigest()[:12]
 
     def has(self, group: str) -> bool:
         """Whether a group has been begun."""
@@ -208,9 +215,9 @@ class Store:
                 shutil.rmtree(left, ignore_errors=True)
             for file in self.root.glob("*.partial"):
                 file.unlink(missing_ok=True)
+            # Another process may have begun the empty store with other settings.
+            _same(read_store(self.path), self.about)
             if not self.has(group):
-                # Another process may have begun the empty store with other settings.
-                _same(read_store(self.path), self.about)
                 require(not place.exists(), "store", "a group of arrays", f"{str(place)!r}, which has no zarr.json")
                 part = Path(tempfile.mkdtemp(dir=self.path, prefix=".group-"))
                 try:

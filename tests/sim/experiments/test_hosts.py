@@ -17,6 +17,7 @@ VERSIONS = {"jax": "1", "python": "3"}
         ("2", 0, {"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, Host(0, 2)),
         ("1", None, {}, Host()),
         ("auto", None, {"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, Host(3, 4)),
+        ("auto", None, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "PMI_SIZE": "4", "PMI_RANK": "2"}, Host(2, 4)),
         ("4", None, {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}, Host(2, 4)),
     ],
 )
