@@ -236,7 +236,8 @@ def _train_update(experiment: Experiment) -> Work:
 
 def _preference_utility(experiment: Experiment) -> Work:
     settings, a, every = experiment.settings.updates, experiment.lm.config, tasks(experiment)
-    shape, cells, total = Shape(a), len(settings.concepts) * min(settings.law_layers, a.num_layers), 0.0
+    layers = np.unique(np.linspace(0, a.num_layers - 1, settings.law_layers).round().astype(int))
+    shape, cells, total = Shape(a), len(settings.concepts) * len(layers), 0.0
     for task in every.values():
         row = shape.read(1, task.length, a.num_layers - 1 - int(settings.layer)) + shape.logits(task.answer)
         for form in settings.forms:
@@ -244,7 +245,7 @@ def _preference_utility(experiment: Experiment) -> Work:
             cells += parts * len(methods)
             total += shape.read(2 * task.held_out.pairs, task.length, int(settings.layer) + 1)
             total += parts * settings.part * len(methods) * 2 * task.held_out.pairs * row
-        for layer in np.unique(np.linspace(0, a.num_layers - 1, settings.law_layers).round().astype(int)):
+        for layer in layers:
             total += settings.law_pairs * settings.law_strengths * shape.suffix(int(layer), task.length)
     return Work(cells, total, programs=2 + len(settings.forms))
 
@@ -352,7 +353,7 @@ def _is_finished(experiment: Experiment, stage: str) -> bool:
         "train-update": [f"update-{form}" for form in forms],
         "preference-utility": [*(f"preference-{form}" for form in forms), "preference-layers"],
     }.get(stage, [stage])
-    return all(experiment.store.has(group) and experiment.store.finished(group) for group in groups)
+    return all(experiment.store.finished(group) for group in groups)
 
 
 def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None = None, *, hosts: int = 1) -> Estimate:

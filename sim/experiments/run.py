@@ -91,15 +91,20 @@ def run(
     Raises:
         ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed."""
     order = in_order(stages)
-    for name in order:
-        if name in INPUT_CHECKS and not (name in experiment.store.groups and experiment.store.finished(name)):
-            INPUT_CHECKS[name](experiment)
+    _check_inputs(experiment, order)
     for line in unused(experiment, [name for name in order if not experiment.store.finished(name)]):
         warnings.warn(line, stacklevel=2)
     for name in order:
         told(name)
         release_programs()
         on_every_group(experiment, STAGES[name][0])
+
+
+def _check_inputs(experiment: Experiment, stages: Sequence[str]) -> None:
+    """Raise an error if the inputs do not suit one of some stages that are not finished."""
+    for name in stages:
+        if name in INPUT_CHECKS and not experiment.store.finished(name):
+            INPUT_CHECKS[name](experiment)
 
 
 def on_every_group(experiment: Experiment, stage: Callable[[Experiment], None]) -> None:
@@ -185,9 +190,7 @@ def foresee(out: str | Path, stages: Sequence[str] | None = None, **arguments: A
     with tempfile.TemporaryDirectory() as empty:
         folder = out if (Path(out) / DATA).is_dir() else Path(empty) / "run"
         experiment = prepare(folder, **arguments)
-        for name in order:
-            if name in INPUT_CHECKS:
-                INPUT_CHECKS[name](experiment)
+        _check_inputs(experiment, order)
         return estimate(experiment, order, hosts=arguments.get("hosts", 1))
 
 
