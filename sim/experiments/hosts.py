@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,15 +95,16 @@ def joined(folder: Path, host: Host, versions: Mapping[str, str], *, wait: float
         yield
         return
     place = output.prepare_folder(folder / FOLDER)
-    lock = filelock.FileLock(place / f"{host.number}.lock", timeout=10 * STEP)
+    lock = _lock_of(place, host.number)
     word = place / f"{host.number}.json"
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        require(False, "host", "a number that no other process has", f"{host.number}, which {_who(word)} has")
-    try:
+    with _door(place):
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            require(False, "host", "a number that no other process has", f"{host.number}, which {_who(word)} has")
         about = {"node": platform.node(), "process": os.getpid(), "versions": dict(versions)}
         output.write_json(word, about)
+    try:
         _await_others(place, host, wait)
         for number in range(host.count):
             others = json.loads((place / f"{number}.json").read_text(encoding="utf-8"))["versions"]
@@ -112,9 +113,18 @@ def joined(folder: Path, host: Host, versions: Mapping[str, str], *, wait: float
         yield
     finally:
         # So that one that comes just now sees that this one has been here.
-        if word.is_file():
+        with suppress(OSError):
             word.touch()
         lock.release()
+
+
+def _door(place: Path) -> filelock.BaseFileLock:
+    """Only one host at a time comes in or looks who is in: no look takes another's for a host at work."""
+    return filelock.FileLock(place / "door.lock")
+
+
+def _lock_of(place: Path, number: int) -> filelock.BaseFileLock:
+    return filelock.FileLock(place / f"{number}.lock")
 
 
 def _await_others(place: Path, host: Host, wait: float) -> None:
@@ -137,11 +147,12 @@ def _has_come(place: Path, number: int, since: int) -> bool:
         return False
     if word.stat().st_mtime_ns >= since:
         return True
-    try:
-        with filelock.FileLock(place / f"{number}.lock", timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
+    with _door(place):
+        try:
+            with _lock_of(place, number).acquire(timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
 
 
 def _who(file: Path) -> str:

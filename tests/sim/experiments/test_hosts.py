@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from sim.experiments import hosts
 from sim.experiments.hosts import FOLDER, Host, joined, this_host
 
 VERSIONS = {"jax": "1", "python": "3"}
@@ -41,9 +42,9 @@ def test_what_is_no_host(hosts, host, message):
         this_host(hosts, host, {})
 
 
-def come(folder, hosts, versions=VERSIONS, wait=20.0):
+def come(folder, comers, versions=VERSIONS, wait=20.0):
     """Let hosts come to a folder, each in a thread; the error that each ends with, or None."""
-    errors = dict.fromkeys(hosts)
+    errors = dict.fromkeys(comers)
 
     def of(host):
         try:
@@ -52,7 +53,7 @@ def come(folder, hosts, versions=VERSIONS, wait=20.0):
         except ValueError as error:
             errors[host] = str(error)
 
-    threads = [threading.Thread(target=of, args=(host,)) for host in hosts]
+    threads = [threading.Thread(target=of, args=(host,)) for host in comers]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -90,6 +91,13 @@ def test_one_that_came_to_an_earlier_run_has_not_come(tmp_path):
         raise AssertionError
 
 
+def test_two_that_look_at_once_do_not_take_each_other_for_the_missing_one(tmp_path, monkeypatch):
+    assert come(tmp_path, [Host(2, 3)], wait=0.1) != [None]
+    monkeypatch.setattr(hosts, "STEP", 0.0)
+    errors = come(tmp_path, [Host(0, 3), Host(1, 3)], {"python": "4"}, wait=1.0)
+    assert [error.rpartition("none yet of ")[2] for error in errors] == ["2", "2"]
+
+
 def test_hosts_with_other_versions_are_refused(tmp_path):
     first, second = come(tmp_path, [Host(0, 2), Host(1, 2)])
     assert first == "hosts: expected the same versions on all, got on 0 and 1: python 3 and 4"
@@ -99,15 +107,17 @@ def test_hosts_with_other_versions_are_refused(tmp_path):
 def test_a_number_is_of_one_process(tmp_path):
     with joined(tmp_path, Host(), VERSIONS, wait=0.0):
         assert not (tmp_path / FOLDER).exists()
-    leave = threading.Event()
+    inside, leave = threading.Barrier(3), threading.Event()
 
     def stay(number):
         with joined(tmp_path, Host(number, 2), VERSIONS, wait=20.0):
+            inside.wait(timeout=20.0)
             leave.wait()
 
     threads = [threading.Thread(target=stay, args=(number,)) for number in (0, 1)]
     for thread in threads:
         thread.start()
+    inside.wait(timeout=40.0)
     try:
         taken = r"^host: .*no other process has, got 1, which process \d+ on "
         with pytest.raises(ValueError, match=taken), joined(tmp_path, Host(1, 2), VERSIONS, wait=1.0):
