@@ -147,7 +147,7 @@ def monotone(tex: str, events: Events, direction: Callable[[Instance], Num[Array
         return jnp.where(sign > 0, low, jnp.where(sign < 0, -high, jnp.inf))
 
     what = "log-probability" if events is None else "log-odds"
-    reading = f"the least slope of a {what} curve in the claimed direction, per unit of αR, with {ROUNDING:.0e} for rounding"
+    reading = f"the least slope of a {what} curve in the claimed direction, per unit of αR, with 1e-11 for rounding"
     return Claim(tex, instances, autodiff, sweep, curves=(Curve(sign_of_slope, beyond=beyond),), reading=reading)
 
 
@@ -210,7 +210,7 @@ def limiting(
         curves, ends = measured_curves(swept, events), swept.alphas
         return float(margin_at_ends(swept.instance, ends[0], curves[:, 0], ends[-1], curves[:, -1]))
 
-    reading = f"{tolerance:.0e} less the largest distance of a settled curve from the claimed limit"
+    reading = "1e-7 less the largest distance of a settled curve from the claimed limit"
     return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 

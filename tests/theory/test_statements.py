@@ -1,3 +1,4 @@
+import inspect
 import re
 
 import jax
@@ -35,6 +36,8 @@ def test_the_claim_holds_and_the_false_twin_is_rejected(statement, route, popula
         evidence = getattr(routes, route)(statement, *arguments, claim=claim)
         assert evidence.holds is expected
         assert evidence.checked > 0
+        if expected and route == "instances" and (tolerance := re.match(r"(1e-\d+) less", claim.reading)):
+            assert evidence.worst_margin <= float(tolerance[1])
 
 
 @statements
@@ -45,6 +48,11 @@ def test_a_statement_is_complete(statement):
     assert not re.match(r"N\d", statement.id) or statement.source == statement.id.partition(".")[0]
     assert statement.claim.tex != statement.twin.tex
     assert all(hypothesis.words for hypothesis in statement.hypotheses.values())
+    assert statement.claim.reading
+    source = inspect.getsource(inspect.getmodule(statement.claim.instances))
+    for number in re.findall(r"1e-\d+", statement.claim.reading):
+        said_only = re.sub(r'"[^"\n]*"', "", source)
+        assert number in said_only or (number == "1e-11" and "ROUNDING" in said_only)
 
 
 def test_an_attack_on_a_false_claim_is_confirmed_in_fractions():

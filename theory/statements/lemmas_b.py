@@ -77,7 +77,8 @@ def _logits_move_by(tex: str, identities, contrast_of) -> Claim:
         assert isinstance(swept.model, UFM)
         return 1e-10 - float(largest(swept.model, swept.instance, swept.v, jnp.asarray(swept.alphas[::50])))
 
-    return Claim(tex, instances, autodiff, measured, identities=identities)
+    reading = "1e-12 less the largest error of a steered logit, relative to the size of the logits and to 1 + |α|"
+    return Claim(tex, instances, autodiff, measured, identities=identities, reading=reading)
 
 
 _B2 = _logits_move_by(
@@ -116,7 +117,8 @@ def _tilts_by(tex: str, identities, log_odds) -> Claim:
     sweep = on_sweep(
         lambda instance, alphas, measured: 1e-9 - largest_error(jnp.exp(measured), jnp.exp(predicted(instance, alphas)))
     )
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-10 less the largest difference between a steered probability and its tilt"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _B3 = _tilts_by(
@@ -167,7 +169,11 @@ def _signs_and_values(tex: str, identities, by_share: bool) -> Claim:
     def sweep(swept):
         return 1e-9 - float(error(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.log_probabilities)))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = (
+        "the least M of a target token, the least −M of any other, or 1e-12 less the relative error of the closed "
+        "form of M, whichever is least"
+    )
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _B4 = _signs_and_values(
@@ -231,7 +237,11 @@ def _differentiates_to(tex: str, identities, log_odds) -> Claim:
         strided = slice(middle - 50, middle + 51, 5)
         return 1e-9 - largest_error(jnp.diff(jnp.exp(measured[:, strided]), axis=1), panel_sums(instance, alphas[strided]))
 
-    return Claim(tex, instances, autodiff, on_sweep(on_grid), identities=identities)
+    reading = (
+        "1e-10 less the largest difference between the rise of a probability over a panel of strengths and the "
+        "integral of its derivative"
+    )
+    return Claim(tex, instances, autodiff, on_sweep(on_grid), identities=identities, reading=reading)
 
 
 _B5 = _differentiates_to(

@@ -149,7 +149,8 @@ def _within(tex: str, bound) -> Claim:
         extreme = (_shares(to, alpha[None], _target) - _shares(at, alpha[None], _target)).ravel()
         return jnp.concatenate([(allowed - error).ravel(), (allowed + error).ravel(), most - extreme, most + extreme])
 
-    return Claim(tex, instances, autodiff, on_sweep, (Curve(slack, (-32.0, 32.0)),))
+    reading = "the least slack of the bound on the error of a token's or concept's probability, with 1e-11 for rounding"
+    return Claim(tex, instances, autodiff, on_sweep, (Curve(slack, (-32.0, 32.0)),), reading=reading)
 
 
 STATEMENTS = (

@@ -71,7 +71,10 @@ def _approaches(tex: str, coefficient: Callable[[SteeredTransformer, int], Float
     def sweep(swept: MeasuredTransformer):
         return float(at_the_ends(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "1e-5 less the largest error of the leading coefficient of a logit's distance to its limit, relative to its size"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 _TEX = (

@@ -95,7 +95,11 @@ def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[
     def sweep(swept: MeasuredNorm):
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = (
+        "the least slack of the bound on the difference of two logits, relative to the size of the logits, with "
+        "1e-12 for rounding, times how much the norm magnifies it"
+    )
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 def _second_order(path: arc.Arc, m: Float[Array, ""]) -> Float[Array, " V"]:

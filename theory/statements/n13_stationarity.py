@@ -90,7 +90,8 @@ def _grows_by(tex: str, identities, linear: Callable[[Imperfect], Float[Array, "
         increase = cross_entropy_increase(instance.network, swept.corpus, instance.v, swept.alphas)
         return float(1e-7 - np.abs(np.asarray(increase - expected(instance, jnp.asarray(swept.alphas)))).max())
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-9 less the largest difference, in nats, between ΔCE and the divergence with the linear term"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 def _at_rest(instance: Imperfect) -> Float[Array, ""]:
@@ -129,7 +130,8 @@ def _slope_at_most(tex: str, bound: Callable[[Imperfect], Float[Array, ""]]) -> 
         measured = (27 * (up - down) - (far_up - far_down)) / (48 * h)
         return float(left(instance, measured)) + 1e-9
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = "the slack of the bound on the slope of ΔCE at 0, in units of R, with 1e-11 for rounding"
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def slope_bound(instance: Imperfect) -> Float[Array, ""]:

@@ -59,7 +59,8 @@ def _tilts_by(tex: str, log_odds) -> Claim:
     def sweep(swept: MeasuredImperfect):
         return 1e-9 - float(error(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.combined)))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = "1e-11 less the largest difference between a steered probability and the predicted one"
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def _of_centred(log_q, weights):
@@ -100,7 +101,8 @@ def _values(tex: str, identities, *, offset: bool) -> Claim:
     def sweep(swept: Measured):
         return 1e-9 - float(error(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.log_probabilities)))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-10 less the largest error of M, relative to the size of the logarithms and of the contrast"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -155,7 +157,11 @@ def _ordered(tex: str, condition) -> Claim:
     def sweep(swept: Measured):
         return float(margin(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.log_probabilities)))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "the least slope of a log-probability inside the sweet spot, in the claimed direction and in units of R, or"
+        " the width of the spot in units of 1/R, whichever is less, with 1e-11 for rounding"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 # --- lengths ---------------------------------------------------------------------------------------------------------
@@ -216,7 +222,11 @@ def _inner_products_are(tex: str, share) -> Claim:
         unsteered = swept.log_probabilities[:, np.flatnonzero(swept.alphas == 0)[0]]
         return 1e-6 - float(measured_error(swept.instance, unsteered))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "1e-9, and rounding that a small weight decay magnifies, less the largest error of the matrix of squared "
+        "inner products, relative to its largest entry"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 ZERO_SUM = {

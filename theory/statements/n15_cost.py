@@ -71,7 +71,8 @@ def _adds_up(tex: str, identities, total: Callable[[SplitCost], Float[Array, "m 
 
         return 1e-10 - jnp.max(jax.lax.map(error, jnp.moveaxis(measured[:, ::20], 1, 0)))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-12 less the largest error of the sum of the three parts of ΔCE, relative to its size"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _SPLIT_TEX = r"\operatorname{KL}(p \,\|\, p_\alpha) = \operatorname{kl}(F_0 \,\|\, F_\alpha)"
@@ -160,7 +161,11 @@ def _costs_at_least(tex: str, bound: Callable[..., Float[Array, "m G"]], curves)
         on = jax.lax.map(lambda pair: gap(instance, *pair, 0.0), (steered[1:], steered[:-1]))
         return jnp.minimum(jnp.min(back), jnp.min(on)) + 1e-9
 
-    return Claim(tex, instances, autodiff, sweep, curves)
+    reading = (
+        "the least slack of the bound on KL, relative to the size of the cost and with 1e-12 for rounding, or 1e-11"
+        " less the error of the cost of the cheapest intervention, whichever is less"
+    )
+    return Claim(tex, instances, autodiff, sweep, curves, reading=reading)
 
 
 def _wasted_rate(instance: Instance, alpha):
@@ -265,7 +270,11 @@ def _tends_to(tex: str, identities, efficiency: Callable[[Instance], Float[Array
     def sweep(swept: Measured):
         return 1e-3 - float(measured_error(swept.instance, swept.model, swept.v))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = (
+        "1e-6 less the largest difference between the efficiency and the limit of the useful part of the cost at "
+        "small strengths"
+    )
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _EFFICIENCY_TEX = (

@@ -98,7 +98,8 @@ def _turns_at_most(tex: str, identities, most: Most) -> Claim:
 
         return _margin(instance, most, jax.lax.map(context, measured[:, ::2]))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "how many turns are allowed less how many are counted, at the worst set of tokens, plus one half"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _TURNS_TEX = r"\alpha \mapsto F_C(\alpha)\ \text{turns at most}\ "
@@ -137,7 +138,10 @@ def _passes_at_most(tex: str, most: Most) -> Claim:
 
         return _margin(instance, most, jax.lax.map(context, measured[:, ::4]))
 
-    return Claim(tex, instances, None, sweep)
+    reading = (
+        "how many crossings of a level are allowed less how many are counted, at the worst set of tokens, plus one half"
+    )
+    return Claim(tex, instances, None, sweep, reading=reading)
 
 
 _LEVELS_TEX = r"F_C(\alpha) - \tau\ \text{changes its sign at most}\ "

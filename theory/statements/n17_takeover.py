@@ -97,7 +97,12 @@ def _takes_over(tex: str, bounds, limit) -> Claim:
         log_odds = swept.concept_log_odds[..., int(swept.instance.target)]
         return float(margin(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(log_odds))) + 1e-9
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "the least log-odds of the target, with the claimed sign, at the two bounds (relative to the size of the "
+        "logarithms, with 1e-11 for rounding), or close to the limit (in units of the logarithm of the noise), "
+        "whichever is less"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def _chord(instance: Instance):

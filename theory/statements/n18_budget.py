@@ -94,7 +94,8 @@ def _within_budget(tex: str, identities, bound: Callable[[Instance, Any], Float[
         slacks = jax.lax.map(slack, (alphas[::10], jnp.moveaxis(measured[:, ::10], 1, 0)))
         return least(slacks, jnp.abs(alphas[::10]) > 0.05) + 1e-8
 
-    return Claim(tex, instances, autodiff, sweep, curves, identities)
+    reading = "the least slack of the bound on ΔCE, as a share of the larger of the two, with 1e-9 for rounding"
+    return Claim(tex, instances, autodiff, sweep, curves, identities, reading=reading)
 
 
 def _normaliser(instance: Instance, alpha) -> Float[Array, " m"]:

@@ -94,7 +94,8 @@ def _tilts(tex: str, identities, direction: Callable[[States], Float[Array, " d"
             return float(on_grid(swept.instance, jnp.asarray(swept.alphas), curves))
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.log_probabilities)))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-11 less the largest error of a log-probability, relative to its size"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 def _normalised(instance: States) -> Float[Array, " d"]:
@@ -198,7 +199,11 @@ def _bounded(tex: str, ceiling: Callable[[States], Float[Array, " m"]]) -> Claim
     def sweep(swept: MeasuredStates):
         return float(on_grid(swept.instance, jnp.asarray(swept.log_probabilities)))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "the least slack of the ceiling on the target's log-odds, relative to their size and with 1e-11 for "
+        "rounding, or 1e-6 less the relative error of their two limits, whichever is less"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def _ceiling_of(instance: States, cosines: Float[Array, " m"]) -> Float[Array, " m"]:

@@ -48,7 +48,8 @@ def _concave(tex: str, identities, transform, curve: Curve) -> Claim:
         # Every twentieth strength, so that a second difference is above the error of the model.
         return float(least_curvature(swept.instance, swept.log_probabilities[:, ::20])) + 1e-9
 
-    return Claim(tex, instances, autodiff, sweep, (curve,), identities)
+    reading = "the least downward curvature of a curve, per unit of (αR)², with 1e-11 for rounding"
+    return Claim(tex, instances, autodiff, sweep, (curve,), identities, reading=reading)
 
 
 def _curvature_of_log_share(instance: Instance, alpha):

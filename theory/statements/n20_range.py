@@ -127,7 +127,10 @@ def _costs_at_most(tex: str, identities, bound: Bound, curves, *, extremal: bool
         near = measured[:, middle - 30 : middle + 31]
         return jnp.minimum(jnp.min(whole), _of_two_tokens(bound, instance, near) if extremal else jnp.inf) + 1e-8
 
-    return Claim(tex, instances, autodiff, sweep, curves, identities)
+    reading = (
+        "the least slack of the bound on KL, either way round, as a share of the larger of the two, with 1e-9 for rounding"
+    )
+    return Claim(tex, instances, autodiff, sweep, curves, identities, reading=reading)
 
 
 def _between_strengths(bound: Bound) -> tuple[Curve, ...]:
@@ -262,7 +265,8 @@ def _on_arc(tex: str, identities, across: Callable[[arc.Arc], Float[Array, ""]],
     def sweep(swept: MeasuredNorm):
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "the least slack of the bound on KL, as a share of the larger of the two, with 1e-7 for rounding"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 def _radius(path: arc.Arc) -> Float[Array, ""]:

@@ -134,7 +134,8 @@ def _responds(tex: str, error_of) -> Claim:
     def sweep(swept: Measured):
         return float(on_model(swept.instance, swept.model, swept.v))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = "1e-8 less the largest error of the response of a share of tokens, in units of R"
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def _of_any_chain(instance: Instance, measured) -> Float[Array, ""]:
@@ -291,7 +292,11 @@ def _costs_little(tex: str, bound) -> Claim:
         """The second derivative of the bound less that of the cost: both are 0 at 0, with their slopes."""
         return 2 * bound(instance, 1.0) - _curvature(instance, alpha)
 
-    return Claim(tex, instances, autodiff, sweep, (Curve(bend, (-8.0, 8.0)),))
+    reading = (
+        "the least slack, in nats, of the bound on what a text costs, either way round and with 1e-11 for rounding,"
+        " or 1e-12 less the relative error of the sum over its tokens, whichever is less"
+    )
+    return Claim(tex, instances, autodiff, sweep, (Curve(bend, (-8.0, 8.0)),), reading=reading)
 
 
 _KL_TEX = r"\operatorname{KL}(p \| p_\alpha) = \sum_t \mathbb{E} \operatorname{KL}_t \le "

@@ -149,7 +149,11 @@ def _no_more_than(tex: str, bumps: int) -> Claim:
     def sweep(swept: MeasuredNorm):
         return float(on_grid(jnp.asarray(swept.log_probabilities))) + 1e-9
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "by what slope along the arc, relative to the size of the logits, every token stays clear of more bumps than that, "
+        "with 1e-11 for rounding"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 _TEX = r"\text{among three tokens each has at most %s on}\ (-\pi/2, \pi/2)"

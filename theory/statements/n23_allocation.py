@@ -118,7 +118,8 @@ def _interferes(tex: str, transform, margin, identities) -> Claim:
     def sweep(swept: Measured):
         return float(on_model(swept.instance, swept.model))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-7 less the largest error of a second derivative, per unit of each strength times its range"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 def _least_of_covariance(instance: Instance, at, second) -> Float[Array, ""]:
@@ -282,7 +283,11 @@ def _spent_best(tex: str, effects, best, others, *, worth=None) -> Claim:
     def sweep(swept: Measured):
         return float(on_model(swept.instance, swept.model))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "by how much the rule gains more for its cost than the best of its rivals, or less the error of its "
+        "forecast where there is one, as a share, with 1e-4 for the finite strengths that are compared"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def _pooled(instance: Instance, response: allocation.Response) -> allocation.Response:
@@ -471,7 +476,11 @@ def _constant_is_best(tex: str, cost: Callable, *, identity: bool) -> Claim:
     def sweep(swept: Measured):
         return float(on_model(swept.instance, swept.model, swept.v))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "by how much the constant gains more than another pattern of the same cost, in units of R and with 1e-11 "
+        "for rounding, or 1e-11 less the relative error of the identity behind it, whichever is less"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 _EVEN_TEX = (

@@ -63,7 +63,8 @@ def _leads_to(tex: str, identities, *, with_base: bool) -> Claim:
     def sweep(swept: MeasuredLogLinear):
         return 1e-9 - float(largest(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.log_probabilities)))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-11 less the largest error of a log-probability, relative to the size of the logarithms"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _TEX = (

@@ -64,7 +64,8 @@ def _ordered(tex: str, pairs) -> Claim:
         either = jnp.maximum(slopes[:, None, :], -slopes[:, :, None])
         return jnp.where(pairs(instance), either, jnp.inf)
 
-    return Claim(tex, instances, autodiff, sweep, (Curve(never_in_turn, beyond=signs.settled),))
+    reading = "the least lead, in units of 1/R, by which a token peaks before one of larger M, with 1e-11 for rounding"
+    return Claim(tex, instances, autodiff, sweep, (Curve(never_in_turn, beyond=signs.settled),), reading=reading)
 
 
 def _pairs_of_one_contrast(instance: Instance):

@@ -86,7 +86,11 @@ def all_move_right(tex: str, ends, *, exists: bool = False) -> Claim:
         # Outside nothing is claimed: any positive number. Infinities have no ball around them.
         return jnp.where(within[:, None], direction(instance) * signs.of_tokens(instance, alpha), 1.0)
 
-    return Claim(tex, instances, autodiff, sweep, (Curve(inside, beyond=signs.settled),))
+    reading = (
+        "the least slope of a log-probability inside the sweet spot, in the claimed direction and in units of R, or"
+        " the width of the spot in units of 1/R, whichever is less, with 1e-11 for rounding"
+    )
+    return Claim(tex, instances, autodiff, sweep, (Curve(inside, beyond=signs.settled),), reading=reading)
 
 
 def _from_zero(instance: Instance):

@@ -89,7 +89,11 @@ def _is_divergence(tex: str, identities, divergence, second_derivative, curve: C
         convex = np.diff(measured, 2).min()
         return float(min(1e-8 - np.abs(measured - expected).max(), convex + 1e-10))
 
-    return Claim(tex, instances, autodiff, sweep, (curve,), identities)
+    reading = (
+        "1e-11 of the size of the logarithms less the largest difference between ΔCE and its closed form, or the "
+        "least second difference of ΔCE with 1e-12 of that size for rounding, whichever is less"
+    )
+    return Claim(tex, instances, autodiff, sweep, (curve,), identities, reading=reading)
 
 
 def _backward_curvature(log_p, m, alpha):
@@ -175,7 +179,8 @@ def _expands_to(tex: str, identities, coefficients) -> Claim:
         expected = np.asarray(compiled(swept.instance))[:5] * reach ** np.arange(5)
         return float(1e-6 - np.abs(measured - expected).max() / expected[2])
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-9 less the largest error of the Taylor sum, as a share of its leading term"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _TAYLOR = _expands_to(
@@ -250,7 +255,8 @@ def _bounded(tex: str, bounds, curvature_bounds, curves) -> Claim:
         measured, (low, high) = _measured(swept, alphas), expected(swept.instance, jnp.asarray(alphas))
         return float(min((measured - low).min(), (high - measured).min())) + 1e-9
 
-    return Claim(tex, instances, autodiff, sweep, curves)
+    reading = "the least slack of a bound on ΔCE, as a share of the larger of the two, with 1e-9 for rounding"
+    return Claim(tex, instances, autodiff, sweep, curves, reading=reading)
 
 
 def proved_bounds(instance: Instance, x):
@@ -387,7 +393,8 @@ def _tends_to(tex: str, intercept) -> Claim:
             return float("inf")
         return float(1e-7 - np.abs(_measured(swept, ends) - np.array([low, high])).max())
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = "1e-8 and 1e-12 of ΔCE, less the distance of ΔCE from its asymptote where it has settled"
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def _mass_at_end(instance: Instance, sign: int):

@@ -79,7 +79,12 @@ def _between(tex: str, identities, bounds, curves) -> Claim:
         away = np.abs(swept.alphas) > 0.5 * swept.step
         return float(on_grid(swept.instance, swept.alphas[away], curves[:, away], curves[:, swept.zero])) + 1e-8
 
-    return Claim(tex, instances, autodiff, sweep, curves, identities)
+    reading = (
+        "the least slack of a bound on the secants of a concept's log-odds, in units of R and with 1e-9 for "
+        "rounding, or by how much the target's log-odds exceed the wanted ones at the strength that guarantees "
+        "them, whichever is less"
+    )
+    return Claim(tex, instances, autodiff, sweep, curves, identities, reading=reading)
 
 
 def _logistic_bounds(instance: Instance):

@@ -64,7 +64,8 @@ def _preference_follows(tex: str, identities, log_odds) -> Claim:
         expect = jnp.moveaxis(jax.vmap(lambda alpha: expected(instance, alpha))(alphas[strided]), 0, 1)
         return 1e-8 - largest_error(_differences(measured[:, strided]), expect)
 
-    return Claim(tex, instances, autodiff, on_sweep(on_grid), identities=identities)
+    reading = "1e-12 less the largest error of a predicted preference, relative to its size"
+    return Claim(tex, instances, autodiff, on_sweep(on_grid), identities=identities, reading=reading)
 
 
 _AFFINE = _preference_follows(

@@ -75,7 +75,11 @@ def decodes_to(tex: str, identities, closed_form: Callable[[NormInstance, Float[
     def sweep(swept: MeasuredNorm):
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = (
+        "1e-11 less the largest error of a logit, relative to the size of the logits and to how much the norm "
+        "magnifies rounding"
+    )
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 def _law(instance: NormInstance, alpha):

@@ -104,7 +104,11 @@ def _approaches(tex: str, identities, coefficient: Callable[[NormInstance], Floa
         away = swept.alphas != 0
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas[away]), jnp.asarray(swept.logits[away])))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = (
+        "the least slack of the bound on what a logit's approach to its plateau leaves, relative to the size of the"
+        " logits, with 1e-12 for rounding, times how much the norm magnifies it"
+    )
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 def _from_whole_state(instance: NormInstance):
@@ -189,6 +193,10 @@ def _concave_while_ahead() -> Claim:
         instances,
         autodiff,
         sweep,
+        reading=(
+            "the least downward curvature of a log-probability along the arc while its logit is above the mean, "
+            "relative to the size of the logits, with 1e-11 for rounding"
+        ),
     )
 
 

@@ -90,7 +90,10 @@ def _quadratic(tex: str, coefficient: Callable[[SteeredTransformer], Float[Array
     def sweep(swept: MeasuredTransformer):
         return float(on_grid(swept.instance))
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = (
+        "1e-6 less the error of the coefficient of α² in KL, as a share of the largest that the range of the slopes allows"
+    )
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _TEX = (

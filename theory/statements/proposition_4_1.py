@@ -124,7 +124,11 @@ def _tends(tex: str, bound: Callable[[SteeredTransformer, Float[Array, ""]], Flo
     def sweep(swept: MeasuredTransformer):
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
 
-    return Claim(tex, instances, autodiff, sweep)
+    reading = (
+        "the least slack of the bound on a logit's distance to its limit, relative to the size of the logits, with "
+        "1e-12 for rounding"
+    )
+    return Claim(tex, instances, autodiff, sweep, reading=reading)
 
 
 def _bound_without_blocks(instance: SteeredTransformer, alpha: Float[Array, ""]) -> Float[Array, " V"]:

@@ -108,6 +108,8 @@ _BUMP = Claim(
     _bump_autodiff,
     _bump_sweep,
     (Curve(_sign_pattern, beyond=signs.settled),),
+    reading="the least slope of a log-probability per unit of αR, upwards before its peak and downwards after it, with an "
+    "allowance for rounding around the peak",
 )
 _TARGETS_ALWAYS_RISE = monotone(
     r"\forall z \in T:\ \Delta p(z \mid c_j, \cdot)\ \text{increases strictly on}\ \mathbb{R}",
@@ -193,6 +195,8 @@ _ORDER = Claim(
     _order_autodiff,
     _order_sweep,
     (Curve(_never_in_turn, beyond=signs.settled),),
+    reading="the least distance, in units of 1/R, by which any token off the target peaks before one on it, with 1e-11 for "
+    "rounding",
 )
 _OPPOSITE_SIGNS = Claim(
     r"z \in T,\ z' \notin T \implies \alpha_{j,z'} < 0 < \alpha_{j,z}",
@@ -306,7 +310,11 @@ def _rises_at_zero(tex: str, condition) -> Claim:
         said = condition(instance, instance.log_p)
         return jnp.where(said > _UNDECIDED, first, jnp.where(said < -_UNDECIDED, -first, jnp.inf))
 
-    return Claim(tex, instances, autodiff, sweep, (Curve(at_zero, interval=(0.0, 1e-6)),))
+    reading = (
+        "how far from 0, in units of 1/R, the first peak on the target is on the side that the condition says, with"
+        " 1e-11 for rounding"
+    )
+    return Claim(tex, instances, autodiff, sweep, (Curve(at_zero, interval=(0.0, 1e-6)),), reading=reading)
 
 
 def _foreign(instance: Instance, rows):

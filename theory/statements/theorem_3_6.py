@@ -130,7 +130,8 @@ def reparametrised_tanh(
         halves = (slice(swept.zero, None), slice(swept.zero, None, -1))
         return min(float(margin_on_grid(swept.instance, swept.alphas[h], curves[:, h])) for h in halves)
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = "1e-10 less the largest error of the predicted rise of a probability"
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 _TANH_TEX = (

@@ -89,7 +89,11 @@ def _quadratic(tex: str, identities, coefficient) -> Claim:
         error = jnp.maximum(jnp.abs(second / expected - 1), jnp.abs(first) / (expected * h) / 10)
         return 1e-3 - float(error)
 
-    return Claim(tex, instances, autodiff, sweep, identities=identities)
+    reading = (
+        "the least slack of the bound |x|/3 · (1 + |x|/3) with x = αR on how far ΔCE over its parabola is from 1, "
+        "with 1e-9 for rounding"
+    )
+    return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
 STATEMENTS = (
