@@ -346,6 +346,9 @@ def train(
     both_cases: Annotated[
         bool, typer.Option(help="Every document in lower case and in upper case: the case is the concept.")
     ] = True,
+    family: Annotated[
+        str, typer.Option(help="gpt2, with biases and LayerNorm, or llama, with RMSNorm and no bias.")
+    ] = "gpt2",
     layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
     width: Annotated[int, typer.Option(min=1, help="Of the residual stream.")] = 256,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 1_200,
@@ -357,7 +360,8 @@ def train(
     from sim.experiments.gpt.training import train as run
 
     documents = corpora.manual() if text is None else corpora.read_documents(text)
-    settings = TrainingSettings(num_layers=layers, d_model=width, steps=steps, warm_up=min(100, steps // 10), seed=seed)
+    warm_up = min(100, steps // 10)
+    settings = TrainingSettings(family=family, num_layers=layers, d_model=width, steps=steps, warm_up=warm_up, seed=seed)
     result = run(out, corpora.in_both_cases(documents) if both_cases else documents, settings)
     typer.echo(f"loss {result.losses[-20:].mean():.3f} nats per token at the end, {result.held_out:.3f} on text held out")
     typer.echo(f"the model is in {out / 'model'}, for sim.load")

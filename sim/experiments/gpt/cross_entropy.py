@@ -96,6 +96,31 @@ def cross_entropy(
     return data, {"cross_entropy": numbers}
 
 
+def random_slopes(
+    lm: LanguageModel, texts_by_name: Mapping[str, Text], layer: int, *, directions: int = 8, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """N13: how steeply Delta CE begins along random directions, which no training asked to be at rest one by one.
+
+    Args:
+        lm: the model.
+        texts_by_name: texts by name.
+        layer: after which the directions are added.
+        directions: how many.
+        seed: of the directions.
+
+    Returns:
+        By text, root mean squares over the directions: ``slope``, in units in which KL is alpha^2 nats, and ``error``, its
+        standard error in the same units if the model drew the text.
+    """
+    vectors = np.random.default_rng((seed, 2)).standard_normal((directions, lm.config.d_model)).astype(np.float32)
+    numbers = {}
+    for name, text in texts_by_name.items():
+        moments = [loss_moments(lm, text, v, layer) for v in vectors]
+        pairs = np.asarray([(each.slope, each.error) / np.sqrt(each.curvature) for each in moments])
+        numbers[name] = dict(zip(("slope", "error"), np.sqrt(np.mean(pairs**2, axis=0)).tolist(), strict=True))
+    return numbers
+
+
 def half_variance(lm: LanguageModel, text: Text, log_odds: Float[np.ndarray, " V"]) -> float:
     """Half the variance of the log-odds under the unsteered model, averaged over a text: the coefficient of theorem 3.8."""
     logits = jnp.asarray(np.stack(lm.logits(text.rows))[:, :-1])

@@ -34,11 +34,16 @@ from ufm._check import require
 Parameters = dict[str, Any]
 
 
+FAMILIES = ("gpt2", "llama")
+"""Of what can be trained."""
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """What is trained, and how.
 
     Attributes:
+        family: "gpt2", with LayerNorms and biases, or "llama", with RMSNorms and no bias.
         num_layers, d_model, num_heads: of the GPT.
         vocab_size: of its tokenizer, at most.
         length: tokens of a sequence.
@@ -53,6 +58,7 @@ class TrainingSettings:
         seed: of everything random.
     """
 
+    family: str = "gpt2"
     num_layers: int = 1
     d_model: int = 256
     num_heads: int = 4
@@ -69,6 +75,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self.family in FAMILIES, "family", f"one of {', '.join(FAMILIES)}", repr(self.family))
         for name in ("num_layers", "d_model", "num_heads", "length", "batch", "steps", "every"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         require(self.d_model % self.num_heads == 0, "d_model", f"a multiple of the {self.num_heads} heads", self.d_model)
@@ -92,15 +99,28 @@ class TrainedGPT:
 
 
 def config_of(settings: TrainingSettings, vocabulary: int) -> Config:
-    """The configuration of a GPT-2 with few layers."""
+    """The configuration of a GPT-2 with few layers, or of a Llama whose unembedding is tied as well."""
+    if settings.family == "gpt2":
+        return from_config(
+            {
+                "model_type": "gpt2",
+                "vocab_size": vocabulary,
+                "n_embd": settings.d_model,
+                "n_layer": settings.num_layers,
+                "n_head": settings.num_heads,
+                "n_positions": 2 * settings.length,
+            }
+        )
     return from_config(
         {
-            "model_type": "gpt2",
+            "model_type": "llama",
             "vocab_size": vocabulary,
-            "n_embd": settings.d_model,
-            "n_layer": settings.num_layers,
-            "n_head": settings.num_heads,
-            "n_positions": 2 * settings.length,
+            "hidden_size": settings.d_model,
+            "intermediate_size": 4 * settings.d_model,
+            "num_hidden_layers": settings.num_layers,
+            "num_attention_heads": settings.num_heads,
+            "max_position_embeddings": 2 * settings.length,
+            "tie_word_embeddings": True,
         }
     )
 

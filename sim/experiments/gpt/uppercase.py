@@ -126,8 +126,9 @@ def analyse(trained: Finished, *, size: AnalysisSize | None = None, seed: int = 
     with jax.enable_x64(False):
         run = _prepare(trained, size, seed)
         texts = cross_entropy.texts(lm, trained.held_out, trained.training, size.rows, size.length, seed)
-        parts, numbers = [], []
+        parts, numbers, slopes = [], [], []
         for layer in range(lm.config.num_layers):
+            slopes.append(cross_entropy.random_slopes(lm, texts, layer, seed=seed))
             for vector in VECTORS:
                 data, result = _steer(run, texts, layer, vector)
                 parts.append(data)
@@ -142,7 +143,7 @@ def analyse(trained: Finished, *, size: AnalysisSize | None = None, seed: int = 
     kept = {key: ("text", [row[key] for row in beside.values()]) for key in beside["training"]}
     groups["fidelity"] = xr.Dataset(kept, coords={"text": list(beside)})
     about = {"model": lm.name, "fingerprint": lm.fingerprint, "training": asdict(trained.settings), "size": asdict(size)}
-    numbers_of_all = {"log_odds": _sides(run), "fidelity": beside, "steering": numbers}
+    numbers_of_all = {"log_odds": _sides(run), "fidelity": beside, "steering": numbers, "random_slopes": slopes}
     return Analysis(xr.DataTree.from_dict(groups), {**numbers_of_all, "settings": output.settings(seed, **about)})
 
 
@@ -153,6 +154,9 @@ def as_table(analysis: Analysis) -> str:
         perfect = f"{row['last_token']:.3f}, of a perfect model {row['perfect']:.3f}"
         lines.append(f"text {text}: loss {row['loss']:.3f} nats; KL given the last token {perfect}")
         lines.append(f"  goes on in the same case with {row['same_case_model']:.3f}, the text with {row['same_case']:.3f}")
+    for layer, by_text in enumerate(analysis.numbers["random_slopes"]):
+        rows = (f"{text} {row['slope']:.3f} (error {row['error']:.3f})" for text, row in by_text.items())
+        lines.append(f"slope of CE along random directions after block {layer}, where KL is alpha^2: {', '.join(rows)}")
     columns = ("R^2 at 0", "scale", *(f"{name} at 1" for name in SHOWN), "tau", "slope of CE")
     lines.append(f"{'':<26}" + "".join(f"{column:>13}" for column in columns))
     for row in analysis.numbers["steering"]:

@@ -118,6 +118,6 @@ def test_what_is_no_training_that_is_done_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match=r"^text: .*trained on.*got others"):
         finished(trained[1], DOCUMENTS[::-1])
     (tmp_path / "model").mkdir()
-    (tmp_path / "training.json").write_text('{"num_layers": 1}')
+    (tmp_path / "training.json").write_text('{"family": "gpt2", "num_layers": 1}')
     with pytest.raises(ValueError, match=r"training\.json: .*got none of d_model"):
         finished(tmp_path, DOCUMENTS)
