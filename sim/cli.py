@@ -804,6 +804,14 @@ def _blocks(text: str) -> list[int]:
     return [int(number) for number in numbers]
 
 
+_AS_CODE = warnings.formatwarning
+
+
+def _as_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning to the user as a line; others, which are about code, with their place in it."""
+    return f"ufm: {message}\n" if category is UserWarning else _AS_CODE(message, category, filename, lineno, line)
+
+
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name for name in text.split(",") if name]
 
@@ -812,6 +820,7 @@ def main() -> None:
     """The entry point: a `ValueError`, or a disk that is full, becomes one line and exit code 2."""
     if sys.argv[1:2] != ["bench"]:
         compile_once()
+    warnings.formatwarning = _as_line
     try:
         app()
     except ValueError as error:

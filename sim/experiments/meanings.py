@@ -2,19 +2,29 @@
 
 from typing import Any
 
-UNITS_OF_STRENGTH = "what strength 1 adds: vectors.unit in the settings"
+IN_STATES, IN_VECTORS = "lengths of the hidden state", "differences of means"
+"""Units of strength: what strength 1 adds, by `Vectors.unit`."""
+
+UNITS_OF_STRENGTH = {"states": IN_STATES, "vector": IN_VECTORS}
+
+STEERED = ("next-token", "concept", "cross-entropy", "mmlu")
+"""Groups whose strengths have that unit."""
 
 MEANINGS: dict[str, tuple[str, str]] = {
     # Everywhere.
     "done": ("", "Whether the cell has been computed."),
     "wanted": ("", "Whether the cell is computed in this run."),
-    "alpha": (UNITS_OF_STRENGTH, "The strengths of the sweep."),
+    "alpha": ("", "The strengths of the sweep."),
+    "next-token.alpha": ("", "The strengths of the sweep; of the variant normalised, the length of what is added."),
     "strength": ("", "Number of a strength, from the lowest on; `alpha` has the values."),
     "concept": ("", "What is steered towards."),
     "layer": ("", "The block after which the model is steered, counted from 0."),
-    "side": ("", "The low or the high end of the strengths; or the texts that show a concept and the others."),
+    "side": ("", "The low or the high end of the strengths."),
+    "judge.side": ("", "The texts that show a concept (positive), and the others (negative)."),
+    "preference.side": ("", "The answer that shows the concept (positive), and the other (negative)."),
     "set": ("", "A set of texts: of a concept, of its opposite, or written from nothing."),
-    "text": ("", "Number or kind of a text; or the text itself."),
+    "text": ("", "Number of a text in its set."),
+    "cross-entropy.text": ("", "Whose text it is: of others (foreign), or written by the model (own)."),
     "tokens": ("token ids", "The tokens of a text; -1 behind its end."),
     "position": ("", "Number of a token in its text."),
     "written": ("", "The text of the tokens."),
@@ -93,11 +103,19 @@ MEANINGS: dict[str, tuple[str, str]] = {
 """By the name of an array, after the first part of its group's name where groups differ: the unit and what it means."""
 
 
-def meaning(group: str, name: str) -> dict[str, Any]:
-    """The attributes of an array of a group: `units` and `description`; nothing if it is not described."""
+def meaning(group: str, name: str, unit: str = "") -> dict[str, Any]:
+    """The attributes of an array of a group: `units` and `description`; nothing if it is not described.
+
+    Args:
+        group: of the store.
+        name: of the array.
+        unit: `Vectors.unit` of the run, which decides the unit of strengths.
+    """
     kinds = (group, group.split("-")[0])
     entry = next((MEANINGS[key] for key in (*(f"{kind}.{name}" for kind in kinds), name) if key in MEANINGS), None)
     if entry is None:
         return {}
     units, description = entry
+    if name == "alpha" and group in STEERED:
+        units = UNITS_OF_STRENGTH.get(unit, "")
     return {"description": description} | ({"units": units} if units else {})

@@ -221,7 +221,7 @@ class Store:
                 require(not place.exists(), "store", "a group of arrays", f"{str(place)!r}, which has no zarr.json")
                 part = Path(tempfile.mkdtemp(dir=self.path, prefix=".group-"))
                 try:
-                    _make(part, group, layout, wanted)
+                    _make(part, group, layout, wanted, self._unit)
                     part.chmod(0o755)
                     part.replace(place)
                 except BaseException:
@@ -232,6 +232,13 @@ class Store:
                     # That consolidated metadata are not in the specification yet.
                     warnings.simplefilter("ignore", UserWarning)
                     zarr.consolidate_metadata(self.root)
+
+    @property
+    def _unit(self) -> str:
+        """What strength 1 adds in this run, `Vectors.unit`; nothing if the settings do not say."""
+        settings = self.about.get("settings")
+        vectors = settings.get("vectors") if isinstance(settings, Mapping) else None
+        return str(vectors.get("unit", "")) if isinstance(vectors, Mapping) else ""
 
     def _listed(self, group: str) -> bool:
         """Whether the metadata of the whole store list the group."""
@@ -272,7 +279,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     return array
 
 
-def _make(path: Path, group: str, layout: Layout, wanted: Sequence[Cell]) -> None:
+def _make(path: Path, group: str, layout: Layout, wanted: Sequence[Cell], unit: str) -> None:
     arrays = zarr.create_group(path, overwrite=True)
 
     def create(
@@ -285,7 +292,7 @@ def _make(path: Path, group: str, layout: Layout, wanted: Sequence[Cell]) -> Non
             dtype=kind,
             fill_value=fill,
             dimension_names=tuple(dims),
-            attributes=meaning(group, name),
+            attributes=meaning(group, name, unit),
         )
 
     def known(name: str, dims: Sequence[str], values: Any) -> None:

@@ -20,6 +20,10 @@ def _of_prompts(experiment: Experiment) -> Iterator[str]:
     most = experiment.settings.prompts.new
     for name, texts in given(experiment).items():
         yield from _cut(experiment, f"prompts of {name}", texts, most, "prompts.new", special=False)
+    few = {name: len(texts) for name, texts in given(experiment).items() if len(texts) < FEW}
+    if few:
+        counts = ", ".join(f"{name} {count}" for name, count in few.items())
+        yield f"prompts: a vector of so few texts is theirs as much as a concept's ({counts}; {FEW} or more are better)"
 
 
 def _of_vectors(experiment: Experiment) -> Iterator[str]:
@@ -49,6 +53,9 @@ def _of_mmlu(experiment: Experiment) -> Iterator[str]:
         asked = len(experiment.inputs.questions) - settings.shots
         yield from _left_out("questions", asked, settings.questions, "mmlu.questions")
 
+
+FEW = 8
+"""Texts of a set below which a vector is noticeably that of these texts."""
 
 _LINES = {
     "prompts": _of_prompts,

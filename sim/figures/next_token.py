@@ -20,6 +20,7 @@ from sim.figures.panels import (
     legend_below,
     linear_width,
     strength_axis,
+    strength_of,
     stretch,
     table,
     widened,
@@ -30,6 +31,9 @@ from sim.measure.curves import mean_tau, shapes
 
 SHOWN = len(SPREAD)
 """Tokens in a panel."""
+
+ASKED = ("#AA3377", "#882255", "#CC6677", "#661100")
+"""Colours of tokens that were asked for, none of which `SPREAD` has."""
 
 _SIZE = (3.5, 2.1)
 _INCREASE = "$\\Delta p(z \\mid c, \\alpha)$"
@@ -85,6 +89,7 @@ def _by_layer(data: xr.Dataset, end: int) -> Figure:
             labels(data, "layer"),
             lambda name, layer: curves(data.sel(variant=main, concept=name, layer=layer), end),
             size=_SIZE,
+            x=strength_of(data),
             y=_INCREASE,
         )
         for panel in panels:
@@ -104,7 +109,7 @@ def variants(data: xr.Dataset) -> Figure:
         return None if layer is None or lines is None else (layer, lines)
 
     with style():
-        figure, panels = table(labels(data, "concept"), order, find, size=_SIZE, y=_INCREASE)
+        figure, panels = table(labels(data, "concept"), order, find, size=_SIZE, x="strength", y=_INCREASE)
         for panel in panels:
             layer, lines = panel.content
             _draw(panel._replace(content=lines), f"{panel.row}, {panel.column}, block {layer}", -1)
@@ -122,7 +127,7 @@ def resamples(data: xr.Dataset) -> Figure:
         return None if layer is None or lines is None else (layer, lines)
 
     with style():
-        figure, panels = wrapped(labels(data, "concept"), find, size=_SIZE, y=_INCREASE)
+        figure, panels = wrapped(labels(data, "concept"), find, size=_SIZE, x=strength_of(data), y=_INCREASE)
         for panel in panels:
             layer, lines = panel.content
             _draw(panel._replace(content=lines), f"{panel.row}, block {layer}", -1)
@@ -199,7 +204,8 @@ def _draw(panel: Panel, title: str, end: int) -> None:
     alphas = lines.alphas[shown]
     likeliest = len(lines.words) - lines.asked
     for rank, word in enumerate(lines.words):
-        line, colour = lines.increase[shown, rank], SPREAD[rank % len(SPREAD)]
+        line = lines.increase[shown, rank]
+        colour = SPREAD[rank % len(SPREAD)] if rank < likeliest else ASKED[(rank - likeliest) % len(ASKED)]
         if lines.spread is not None:
             around = lines.spread[shown, rank]
             axes.fill_between(alphas, line - around, line + around, color=colour, alpha=0.2, linewidth=0)

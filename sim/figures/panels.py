@@ -21,6 +21,13 @@ MARK: dict[str, Any] = {"markersize": 3.2, "markerfacecolor": "white", "markered
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 STRENGTH = "steering strength $\\alpha$"
+"""The name of an axis of factors of the vector."""
+
+
+def strength_of(data: xr.Dataset) -> str:
+    """The name of the axis of the strengths of a dataset, with their unit if that is not the vector itself."""
+    unit = data["alpha"].attrs.get("units", "")
+    return f"strength, {unit}" if unit.startswith("lengths") else STRENGTH
 
 
 class NothingToDrawError(ValueError):

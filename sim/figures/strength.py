@@ -23,6 +23,7 @@ from sim.figures.panels import (
     points,
     share,
     strength_axis,
+    strength_of,
     table,
     wrapped,
 )
@@ -52,7 +53,9 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
         return {layer: estimate for layer, estimate in estimates.items() if np.isfinite(estimate.value).any()} or None
 
     with style():
-        figure, panels = table(labels(data, "concept"), list(MEASURES), find, size=(3.1, 2.3), y="concept probability")
+        figure, panels = table(
+            labels(data, "concept"), list(MEASURES), find, size=(3.1, 2.3), x=strength_of(data), y="concept probability"
+        )
         for name, measure, estimates, axes in panels:
             for layer, look in layer_looks(layers).items():
                 if layer not in estimates:
@@ -111,7 +114,12 @@ def cross_entropy(data: xr.Dataset) -> Figure:
 
     with style():
         figure, panels = wrapped(
-            labels(data, "concept"), find, size=(4.3, 3.0), y="$\\Delta\\mathrm{CE}$, nats per token", most=3
+            labels(data, "concept"),
+            find,
+            size=(4.3, 3.0),
+            x=strength_of(data),
+            y="$\\Delta\\mathrm{CE}$, nats per token",
+            most=3,
         )
         for name, _, estimates, axes in panels:
             for layer, look in layer_looks(layers).items():
@@ -163,7 +171,9 @@ def cross_entropy_near_zero(data: xr.Dataset) -> Figure:
         return sweep if np.isfinite(sweep["increase"]).any() else None
 
     with style():
-        figure, panels = table(labels(data, "concept"), labels(data, "layer"), find, size=(3.2, 2.5), y="nats per token")
+        figure, panels = table(
+            labels(data, "concept"), labels(data, "layer"), find, size=(3.2, 2.5), x=strength_of(data), y="nats per token"
+        )
         for name, layer, sweep, axes in panels:
             own, foreign = ({key: _over_blocks(sweep[key].sel(text=kind)) for key in _SMALL} for kind in ("own", "foreign"))
             curvature = float(own["curvature"].value[0])
@@ -223,7 +233,9 @@ def accuracy(data: xr.Dataset) -> Figure:
         return {layer: estimate for layer, estimate in estimates.items() if np.isfinite(estimate.value).any()} or None
 
     with style():
-        figure, panels = wrapped(labels(data, "concept"), find, size=(3.1, 2.4), y="share of right answers")
+        figure, panels = wrapped(
+            labels(data, "concept"), find, size=(3.1, 2.4), x=strength_of(data), y="share of right answers"
+        )
         top = max(np.nanmax(estimate.value + estimate.above) for panel in panels for estimate in panel.content.values())
         for name, _, estimates, axes in panels:
             for layer, look in layer_looks(layers).items():
@@ -250,7 +262,7 @@ def answered(sweep: xr.Dataset) -> Estimate:
 
 _TOKENS = (
     "Steps between strengths are even on the axis; the token that is likeliest at the end of the sweep is named first. "
-    "Dashed are tokens that were asked for."
+    "Dashed are tokens that were asked for; the page has their numbers in a table."
 )
 
 STRENGTH_FIGURES: dict[str, Drawing] = {
@@ -272,8 +284,9 @@ STRENGTH_FIGURES: dict[str, Drawing] = {
         "next-token",
         next_token.variants,
         "S, figures A.1, A.2 and A.5",
-        "Other ways to steer, at the middle layer: with a vector of length 1, at the last position only, and with a vector "
-        "that contrasts the concept with its opposite. Strengths of a vector of length 1 are on a scale of their own.",
+        "Other ways to steer that the run has, at the middle layer: normalised, with a vector of length 1, whose strengths "
+        "are on a scale of their own; last-token, at the last position only; contrastive, with a vector that contrasts the "
+        "concept with its opposite.",
     ),
     "figure-A3": Drawing(
         "next-token",

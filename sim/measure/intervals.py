@@ -60,6 +60,11 @@ def around(value: float, half: float) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
+def within(estimate: Estimate, least: float | int = -np.inf, most: float | int = np.inf) -> Estimate:
+    """The estimate with the ends of its interval no further than what the quantity can be."""
+    return Estimate(estimate.value, *(float(np.clip(end, least, most)) for end in estimate[1:]))
+
+
 def wilson(hits: Any, asked: Any, z: float) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of Wilson's interval of a share; 0 and 1 where nothing was asked.
 

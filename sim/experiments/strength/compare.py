@@ -2,45 +2,81 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sim import output
 from sim.bridge.files import reading
-from sim.experiments.settings import differences, layers_by_name
+from sim.experiments.settings import differences, from_json, layers_by_name
 from sim.experiments.store import read_store
+from sim.experiments.strength.page import SAMPLES, is_trial
 from sim.pages import write_page
 from ufm._check import require
 
 
 @dataclass(frozen=True)
-class TestedRun:
+class ComparedRun:
     """A run whose claims have been tested.
 
     Attributes:
         name: of its folder.
         about: what the run is: model, settings, versions.
-        claims: as `PaperClaim.as_json` gives them, by what is said, where and of which number; where, blocks are called
-            early, middle and last.
+        num_layers: blocks of its model.
+        tested: the claims, as `PaperClaim.as_json` gives them.
+        trials: stages that measure no more than a trial run does.
     """
 
     name: str
     about: dict[str, Any]
-    claims: dict[tuple[str, str, str], dict[str, Any]]
+    num_layers: int
+    tested: tuple[dict[str, Any], ...]
+    trials: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> list[int]:
+        """The blocks that it was steered after."""
+        return sorted(int(layer) for layer in self.about["settings"]["layers"])
 
     @property
     def counts(self) -> dict[str, int]:
         """How many claims hold, fail and are open."""
-        return {name: sum(claim["verdict"] == name for claim in self.claims.values()) for name in ("holds", "fails", "open")}
+        return {name: sum(claim["verdict"] == name for claim in self.tested) for name in ("holds", "fails", "open")}
+
+    def claims(self, names: Mapping[int, str]) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """The claims by what is said, where and of which number.
+
+        Args:
+            names: what blocks are called.
+        """
+
+        def named(match: re.Match[str]) -> str:
+            return names.get(int(match[1]), match[0])
+
+        return {
+            (claim["says"], re.sub(r"block (\d+)", named, claim["about"]), _without_number(claim["what"])): claim
+            for claim in self.tested
+        }
+
+
+def names_of_layers(runs: Sequence[ComparedRun]) -> list[dict[int, str]]:
+    """What the blocks of each run are called, so that blocks that are to be compared have one name.
+
+    Runs with as many blocks stand side by side block by block, in their order. Otherwise blocks are called early, middle and
+    last where they are.
+    """
+    if len({len(run.layers) for run in runs}) == 1:
+        ranks = list(zip(*(run.layers for run in runs), strict=True))
+        titles = [f"block {' | '.join(str(layer) for layer in dict.fromkeys(rank))}" for rank in ranks]
+        return [dict(zip(run.layers, titles, strict=True)) for run in runs]
+    return [{number: name for name, number in reversed(layers_by_name(run.num_layers).items())} for run in runs]
 
 
 def compare(folders: Sequence[str | Path], page: str | Path) -> Path:
     """Write a page with the claims of several runs side by side.
 
-    A claim has one row for each concept, depth and text; blocks of different models stand in one row where both are early,
-    middle or last.
+    A claim has one row for each concept, block and text (`names_of_layers` says which blocks belong together).
 
     Args:
         folders: of the runs, two or more, with their claims tested (`ufm lm all` or `ufm lm page`).
@@ -54,7 +90,9 @@ def compare(folders: Sequence[str | Path], page: str | Path) -> Path:
     twice = len({path.resolve() for path in paths}) < len(paths)
     require(not twice, "folders", "different runs", ", ".join(str(path) for path in paths))
     runs = [read_run(path) for path in paths]
-    keys = list(dict.fromkeys(key for run in runs for key in run.claims))
+    names = names_of_layers(runs)
+    claims = [run.claims(own) for run, own in zip(runs, names, strict=True)]
+    keys = list(dict.fromkeys(key for of_run in claims for key in of_run))
     first = runs[0].about
     target = Path(page)
     output.prepare_folder(target.parent)
@@ -63,14 +101,16 @@ def compare(folders: Sequence[str | Path], page: str | Path) -> Path:
         "comparison.html",
         runs=runs,
         rows=[
-            {"says": says, "where": where, "what": what, "cells": [run.claims.get((says, where, what)) for run in runs]}
+            {"says": says, "where": where, "what": what, "cells": [of_run.get((says, where, what)) for of_run in claims]}
             for says, where, what in keys
         ],
         apart=[differences(_compared(first), _compared(run.about)) for run in runs],
+        trials=[f"{run.name} ({', '.join(run.trials)})" for run in runs if run.trials],
+        matched=len(runs[0].layers) if len({len(run.layers) for run in runs}) == 1 else 0,
     )
 
 
-def read_run(folder: Path) -> TestedRun:
+def read_run(folder: Path) -> ComparedRun:
     """The tested claims of a run.
 
     Raises:
@@ -82,17 +122,11 @@ def read_run(folder: Path) -> TestedRun:
     require(file.is_file() and store.has("vectors"), "folders", tested, repr(str(folder)))
     with reading(file, "claims of a run", argument="folders"):
         claims = json.loads(file.read_text(encoding="utf-8"))["claims"]
-    current = all({"value", "low", "high"} <= set(claim) for claim in claims)
+    current = all({"value", "low", "high", "reason"} <= set(claim) for claim in claims)
     require(current, "folders", f"claims of this version: {again}", repr(str(folder)))
-    names = {number: name for name, number in reversed(layers_by_name(store.data("vectors").sizes["layer"]).items())}
-
-    def named(match: re.Match[str]) -> str:
-        return names.get(int(match[1]), match[0])
-
-    keys = [
-        (claim["says"], re.sub(r"block (\d+)", named, claim["about"]), _without_number(claim["what"])) for claim in claims
-    ]
-    return TestedRun(folder.resolve().name, dict(store.about), dict(zip(keys, claims, strict=True)))
+    settings = from_json(store.about["settings"])
+    trials = tuple(stage for stage in SAMPLES if store.finished(stage) and is_trial(settings, stage))
+    return ComparedRun(folder.resolve().name, dict(store.about), store.data("vectors").sizes["layer"], tuple(claims), trials)
 
 
 def _without_number(what: str) -> str:
@@ -101,4 +135,5 @@ def _without_number(what: str) -> str:
 
 
 def _compared(about: dict[str, Any]) -> dict[str, Any]:
-    return {"model": about["model"]["name"], "dtype": about.get("dtype"), **about["settings"]}
+    kept = ("dtype", "judge", "inputs")
+    return {"model": about["model"]["name"], **{name: about.get(name) for name in kept}, **about["settings"]}

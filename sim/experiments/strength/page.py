@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import xarray as xr
 from sim import output
 from sim.experiments.experiment import Experiment
 from sim.experiments.prompt_texts import DEFINITIONS
-from sim.experiments.settings import PRESETS
+from sim.experiments.settings import PRESETS, ExperimentSettings
 from sim.experiments.strength import STAGES
 from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims
 from sim.experiments.strength.prompts import given, opening
+from sim.experiments.unused import unused
 from sim.figures.panels import NothingToDrawError
 from sim.figures.strength import STRENGTH_FIGURES
 from sim.figures.style import Drawing, save
@@ -144,16 +146,28 @@ def write(experiment: Experiment) -> TestedClaims:
         words=_lexicon(experiment),
         completions=completions(experiment),
         unfinished=[name for name in STAGES if not experiment.store.finished(name)],
-        tried=[name for name in LEADS if _is_trial(experiment, name)],
+        tried=[name for name in SAMPLES if experiment.store.finished(name) and is_trial(experiment.settings, name)],
+        notes=unused(experiment, STAGES),
+        asked=asked_tokens(experiment),
         pictures=pictures(files),
     )
     return tested
 
 
-def _is_trial(experiment: Experiment, stage: str) -> bool:
-    """Whether a stage has the settings of a trial run, which computes too little to conclude anything from."""
-    name = stage.replace("-", "_")
-    return getattr(experiment.settings, name) == getattr(PRESETS["smoke"], name)
+SAMPLES = {
+    "prompts": ("texts", "new"),
+    "next-token": ("contexts", "strengths"),
+    "concept": ("prompts", "completions"),
+    "cross-entropy": ("blocks", "tokens"),
+    "mmlu": ("questions",),
+}
+"""The settings of a stage that say how much it measures."""
+
+
+def is_trial(settings: ExperimentSettings, stage: str) -> bool:
+    """Whether a stage measures no more than in a trial run, which is too little to conclude anything from."""
+    own, smoke = (getattr(settings, stage.replace("-", "_")) for settings in (settings, PRESETS["smoke"]))
+    return all(getattr(own, name) <= getattr(smoke, name) for name in SAMPLES[stage])
 
 
 OF_GROUP = {"bump-shares": "next-token", "dominant-log-odds": "next-token"}
@@ -200,8 +214,39 @@ def units(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-def texts_of_sets(experiment: Experiment, count: int = 2, length: int = 240) -> dict[str, tuple[str, list[str]]]:
-    """Of every set, what the model was asked for its texts (nothing for the user's own), and the beginnings of a few."""
+def asked_tokens(experiment: Experiment) -> list[dict[str, Any]]:
+    """What became of the tokens that were asked for, after every context: where they begin, and how far they get.
+
+    Returns:
+        By concept, layer, context and token: `word`, `log_odds`, `start`, the probability without steering, and `most` and
+        `place`, the largest along the sweep and the strength that it has there.
+    """
+    if not experiment.settings.next_token.tokens or not experiment.store.finished("next-token"):
+        return []
+    data, rows = experiment.store.data("next-token").isel(variant=0), []
+    odds = {name: experiment.log_odds(name) for name in map(str, data["concept"].values)}
+    numbers = [experiment.tokenizer.token(str(word)) for word in data["asked"].values]
+    for concept, layer, context, k in product(odds, data["layer"].values, data["context"].values, range(len(numbers))):
+        token = data.sel(concept=concept, layer=layer, context=context).isel(asked=k)
+        log_p = token["asked_log_p"].values.astype(float)
+        top = int(np.argmax(log_p))
+        rows.append(
+            {
+                "concept": concept,
+                "layer": int(layer),
+                "context": int(context),
+                "word": str(data["asked"].values[k]),
+                "log_odds": float(odds[concept][numbers[k]]),
+                "start": float(np.exp(token["asked_start"])),
+                "most": float(np.exp(log_p[top])),
+                "place": float(data["alpha"].values[top]),
+            }
+        )
+    return rows
+
+
+def texts_of_sets(experiment: Experiment, count: int = 2, length: int = 240) -> dict[str, tuple[str, list[str], int]]:
+    """Of every set: what the model was asked for its texts (nothing for the user's own), a few beginnings, and how many."""
     if not experiment.store.finished("prompts"):
         return {}
     decode, own = experiment.tokenizer.decode, given(experiment)
@@ -209,6 +254,7 @@ def texts_of_sets(experiment: Experiment, count: int = 2, length: int = 240) -> 
         name: (
             "" if name in own else _cut(decode(opening(experiment, name)), length),
             [_cut(decode(row), length) for row in experiment.rows(name)[:count]],
+            len(experiment.rows(name)),
         )
         for name in experiment.sets
     }
@@ -261,6 +307,9 @@ def summary(tested: TestedClaims) -> str:
     lines = [f"{'claim':<62}{'where':<34}{'value':>9}{'95 % interval':>22}  verdict"]
     for claim in tested.claims:
         ends = f"{claim.low:.2g} to {claim.high:.2g}" if claim.low < claim.high else ""
-        lines.append(f"{claim.says[:60]:<62}{claim.about[:32]:<34}{claim.value:>9.3g}{ends:>22}  {claim.verdict}")
+        value = f"{claim.value:.3g}" if np.isfinite(claim.value) else "none"
+        reason = f" ({claim.reason})" if claim.reason else ""
+        lines.append(f"{claim.says[:60]:<62}{claim.about[:32]:<34}{value:>9}{ends:>22}  {claim.verdict}{reason}")
     counts = {verdict: sum(claim.verdict == verdict for claim in tested.claims) for verdict in VERDICTS[:3]}
-    return "\n".join([*lines, ", ".join(f"{count} {verdict}" for verdict, count in counts.items())])
+    words = {"holds": "hold", "fails": "fail", "open": "open"}
+    return "\n".join([*lines, ", ".join(f"{count} {words[verdict]}" for verdict, count in counts.items())])

@@ -1,8 +1,10 @@
 """What S says of real models, each claim as a number with an uncertainty and a verdict on the run at hand.
 
 A claim is tested as it is said: "most tokens exhibit a bump" wants a share above one half. It holds or fails if the 95 %
-interval of its number lies on one side of what is wanted (`sim.measure.intervals`), and is open otherwise. That there is no
-effect is open, too, where the data could not have shown one. A claim that fails is reported as one that fails.
+interval of its number lies on one side of what is wanted (`sim.measure.intervals`), and is open otherwise. It is also open,
+with the reason, where the data could not have shown the contrary: that there is no effect, where none of a size that matters
+would have been seen; what is said of infinite strengths, where a curve still moves at the end of its sweep. A claim that
+fails is reported as one that fails.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,10 @@ NOTICED = 0.5
 SIGNIFICANT = 3.0
 """Standard errors from 0 at which a number differs from it."""
 
+SETTLED = 0.1
+"""How much of its limit a curve may still change by between half of the largest strength and that strength. As the distance
+to the limit falls like 1 / alpha (proposition 4.1, N11), the change between the two is about what is left."""
+
 MEASURES = ("answer", "lexicon", "ratio")
 """Whether a text shows a concept: the judge says so; a word of the lexicon is in it; it is likelier once announced."""
 
@@ -42,9 +48,10 @@ class PaperClaim:
         what: the name of the number that is compared.
         value, low, high: it and the ends of its 95 % interval; NaN where there is none.
         least, most: limits of the value; None for no limit. A claim without limits is only reported.
+        basis: what the interval was made of, such as "2 contexts".
+        blind: why the data could not have shown the contrary, if so: they are too few, or the measure behind the number has
+            not been shown to separate texts that show the concept from others. The verdict is then "open".
         group: the group of data that the claim rests on.
-        blind: whether the data could not have shown the contrary: they are too few, or the measure behind the number has not
-            been shown to separate texts that show the concept from others. The verdict is then "open".
     """
 
     source: str
@@ -56,8 +63,9 @@ class PaperClaim:
     high: float = float("nan")
     least: float | None = None
     most: float | None = None
+    basis: str = ""
+    blind: str = ""
     group: str = ""
-    blind: bool = False
 
     def __post_init__(self) -> None:
         for name in ("value", "low", "high"):
@@ -75,6 +83,17 @@ class PaperClaim:
         return "fails" if out else "holds" if above and below else "open"
 
     @property
+    def reason(self) -> str:
+        """Why the verdict is "open"; nothing for other verdicts."""
+        if self.verdict != "open":
+            return ""
+        if self.blind:
+            return self.blind
+        if not np.isfinite(self.value):
+            return "there is no number"
+        return "the interval is too wide" if np.isfinite([self.low, self.high]).all() else "there is no interval"
+
+    @property
     def wanted(self) -> str:
         """The limits of the value, in words."""
         ends = [f"at least {self.least:g}"] if self.least is not None else []
@@ -83,7 +102,7 @@ class PaperClaim:
 
     def as_json(self) -> dict[str, Any]:
         """The claim as plain data, with None for NaN."""
-        data = asdict(self) | {"verdict": self.verdict}
+        data = asdict(self) | {"verdict": self.verdict, "reason": self.reason}
         return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in data.items()}
 
 
@@ -140,8 +159,9 @@ def _of_bumps(curves: xr.Dataset, shares: xr.DataArray) -> Iterator[PaperClaim]:
                 "most tokens show one bump",
                 _about(concept, layer) + ("" if variant == main else f", {variant}"),
                 "share of the likeliest tokens",
-                *intervals.mean(share.values),
+                *intervals.within(intervals.mean(share.values), 0, 1),
                 least=0.5,
+                basis=_contexts(share.values),
             )
 
 
@@ -150,21 +170,24 @@ def _of_order(experiment: Experiment, data: dict[str, xr.Dataset], concept: str,
     about, bumps = _about(concept, layer), data["shapes"]
     yield PaperClaim(
         "S, theorem 3.3",
-        "bumps come in the order of the log-odds",
+        "bumps tend to come in the order of the log-odds",
         about,
-        "Kendall's tau of single bumps and log-odds",
+        "Kendall's tau of single bumps and log-odds, among tokens of one end",
         *order(bumps, str(bumps["variant"].values[0]), concept, layer),
         least=0.0,
+        basis=_contexts(bumps["peak"].sel(concept=concept, layer=layer).isel(variant=0).values),
     )
+    percentiles = data["dominating"]["percentile"].sel(concept=concept, layer=layer)
     last = layer == experiment.lm.config.num_layers - 1
     yield PaperClaim(
         "S, section 5",
         f"tokens that dominate {'have' if last else 'need not have'} extreme log-odds",
         about,
         "mean percentile of their log-odds",
-        *intervals.mean(data["dominating"]["percentile"].sel(concept=concept, layer=layer)),
+        *intervals.within(intervals.mean(percentiles), 0, 1),
         least=0.99 if last else None,
         most=None if last else 0.99,
+        basis=_counted(percentiles.values, "token"),
     )
 
 
@@ -175,17 +198,39 @@ def _of_ends(sweeps: xr.Dataset, about: str) -> Iterator[PaperClaim]:
         "logits begin to move along the log-odds",
         about,
         "correlation of their slopes at 0 with the log-odds",
-        *intervals.mean(sweeps["agreement"]),
+        *intervals.within(intervals.mean(sweeps["agreement"]), -1, 1),
+        basis=_contexts(sweeps["agreement"].values),
     )
     for k, side in enumerate(("low", "high")):
-        yield PaperClaim(
+        apart = sweeps["apart"].isel(side=k)
+        claim = PaperClaim(
             "S, proposition 4.1",
             "strong steering forgets the prompt",
             f"{about}, {side} end",
             "total variation to the limit",
-            *intervals.mean(sweeps["apart"].isel(side=k)),
+            *intervals.within(intervals.mean(apart), 0, 1),
             most=0.1,
+            basis=_contexts(apart.values),
         )
+        yield _of_limit(claim, float(np.mean(_changes(sweeps, k))))
+
+
+def _changes(sweeps: xr.Dataset, side: int) -> Float[np.ndarray, " c"]:
+    """Total variation, on the tokens that are kept, between half of the strength at an end and that end, by context."""
+    alphas, p = sweeps["alpha"].values, np.exp(sweeps["log_p"].transpose("context", "strength", "slot").values.astype(float))
+    end = (0, -1)[side]
+    half = int(np.argmin(np.abs(alphas - alphas[end] / 2)))
+    changes = []
+    for row, tokens in zip(p, sweeps["token"].transpose("context", "slot").values, strict=True):
+        _, slots = np.unique(tokens, return_index=True)
+        changes.append(np.abs(row[end, slots] - row[half, slots]).sum() / 2)
+    return np.asarray(changes)
+
+
+def _of_limit(claim: PaperClaim, change: float) -> PaperClaim:
+    """A claim about infinite strength: it does not fail where a curve still changes by so much at the end of its sweep."""
+    moving = claim.verdict != "holds" and change > SETTLED
+    return replace(claim, blind="the curve still moves at the end of the sweep" if moving else "")
 
 
 def shapes(curves: xr.Dataset) -> xr.Dataset:
@@ -218,15 +263,35 @@ def shapes(curves: xr.Dataset) -> xr.Dataset:
 
 
 def order(data: xr.Dataset, variant: str, concept: str, layer: int) -> Estimate:
-    """Kendall's tau of the places of single bumps and log-odds, with the interval that it would have were there no order."""
-    sweeps = data.sel(variant=variant, concept=concept, layer=layer)
-    peak, odds = sweeps["peak"].values.ravel(), sweeps["log_odds"].values.ravel()
+    """Kendall's tau of the places of single bumps and log-odds, over pairs of tokens of one context and one end of a sweep.
+
+    Pairs across the ends would say nothing: a token is kept because it is likely at one of them, where log-odds have the
+    sign of the strength. The interval is as wide as without any order, or as the contexts differ if that is more. Their
+    tokens are much the same, so that more contexts do not narrow the former.
+    """
+    sweeps = data[["peak", "log_odds"]].sel(variant=variant, concept=concept, layer=layer).transpose("context", "slot")
+    half, contexts = sweeps.sizes["slot"] // 2, []
+    for peak, odds in zip(sweeps["peak"].values, sweeps["log_odds"].values, strict=True):
+        ends = [_concordance(peak[part], odds[part]) for part in (slice(None, half), slice(half, None))]
+        score, spread, pairs = np.sum(ends, axis=0)
+        if pairs:
+            contexts.append((score / pairs, spread / pairs**2))
+    if not contexts:
+        return Estimate.none()
+    taus, variances = np.transpose(contexts)
+    at_random = stats.norm.ppf((1 + intervals.LEVEL) / 2) * np.sqrt(np.mean(variances))
+    apart = intervals.mean(taus)
+    half_width = np.fmax(at_random, (apart.high - apart.low) / 2)
+    return intervals.within(intervals.around(float(np.mean(taus)), float(half_width)), -1, 1)
+
+
+def _concordance(peak: Float[np.ndarray, " n"], odds: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+    """Of tokens with one bump: pairs in order less those out of it, its variance without order, and pairs without ties."""
     single = np.isfinite(peak)
     n = int(single.sum())
-    if n < 3:
-        return Estimate.none()
-    tau = float(stats.kendalltau(peak[single], odds[single]).statistic)
-    return intervals.around(tau, 2 * float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))))
+    signs = np.sign(np.subtract.outer(peak[single], peak[single]) * np.subtract.outer(odds[single], odds[single]))
+    upper = signs[np.triu_indices(n, 1)]
+    return float(upper.sum()), n * (n - 1) * (2 * n + 5) / 18, float((upper != 0).sum())
 
 
 def dominating(experiment: Experiment, curves: xr.Dataset, count: int = 8) -> xr.Dataset:
@@ -271,8 +336,9 @@ def _of_resamples(experiment: Experiment, curves: xr.Dataset) -> Iterator[PaperC
             "other texts of the same kind give much the same curves",
             _about(str(concept), experiment.settings.middle),
             "largest deviation over largest rise, mean of tokens",
-            *intervals.mean(rises),
+            *intervals.within(intervals.mean(rises), 0),
             most=0.5,
+            basis=_counted(np.asarray(rises), "token"),
         )
 
 
@@ -283,7 +349,7 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
     shown = experiment.store.data("concept")
     data["presence"], sides = presence(shown), experiment.store.data("judge")
     data["fits"] = sigmoids(data["presence"], experiment.seed("fits"))
-    blind = set()
+    blind: dict[tuple[str, str], str] = {}
     for concept in shown["concept"].values:
         texts, name = sides.sel(concept=concept), str(concept)
         answers = shown["answer"].sel(concept=concept).values
@@ -293,13 +359,24 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
             values = texts[variable].where(texts["answer"] != MISSING)
             positive, negative = (intervals.finite(values.sel(side=side).values) for side in ("positive", "negative"))
             says = f"the {measure} tells the concept's texts from the others"
-            told = PaperClaim("judge", says, name, "AUC", *intervals.auc(positive, negative), least=0.7)
+            told = PaperClaim(
+                "judge",
+                says,
+                name,
+                "AUC",
+                *intervals.auc(positive, negative),
+                least=0.7,
+                basis=f"{positive.size} and {negative.size} texts",
+            )
             yield told
             if told.verdict != "holds":
-                blind.add(("answer" if measure == "score" else measure, name))
+                key = ("answer" if measure == "score" else measure, name)
+                blind[key] = "this opinion has not been shown to tell the concept's texts from others"
     for measure in MEASURES:
         for concept, layer in _pairs(shown):
             fit = data["fits"].sel(concept=concept, layer=layer, measure=measure)
+            judged = data["presence"]["shown"].sel(concept=concept, layer=layer, measure=measure)
+            basis = f"{judged.sizes['prompt'] * judged.sizes['completion']} completions at each strength"
             yield PaperClaim(
                 "S, theorem 3.6",
                 f"concept probability is a sigmoid ({measure})",
@@ -307,7 +384,8 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
                 "R² of a fitted tanh",
                 *_estimate(fit, "r_squared", "low", "high"),
                 least=0.8,
-                blind=(measure, str(concept)) in blind,
+                basis=f"{basis}, drawn again",
+                blind=blind.get((measure, str(concept)), ""),
             )
             yield PaperClaim(
                 "S, theorem 3.6",
@@ -316,7 +394,8 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
                 "probability at the largest strength less that at the lowest",
                 *_estimate(fit, "rise", "rise_low", "rise_high"),
                 least=0.05,
-                blind=(measure, str(concept)) in blind,
+                basis=basis,
+                blind=blind.get((measure, str(concept)), ""),
             )
 
 
@@ -355,7 +434,8 @@ def sigmoids(data: xr.Dataset, seed: int, samples: int = 40) -> xr.Dataset:
                 again.append(_fit(alphas, drawn, fit if np.isfinite(fit.r_squared) else None).r_squared)
         # Samples of n values that are drawn from n spread less than others would.
         half = intervals.student(n) * _deviation(again) * np.sqrt(n / max(n - 1, 1))
-        new = (*fit, *intervals.around(fit.r_squared, half)[1:], *intervals.difference(texts[place][0], texts[place][-1]))
+        ends = intervals.within(intervals.around(fit.r_squared, half), most=1)
+        new = (*fit, *ends[1:], *intervals.difference(texts[place][0], texts[place][-1]))
         for name, value in zip(names, new, strict=True):
             values[name][place] = value
     return xr.Dataset({name: (dims, value) for name, value in values.items()}, {dim: data[dim].values for dim in dims})
@@ -387,6 +467,7 @@ def _of_cross_entropy(experiment: Experiment, data: dict[str, xr.Dataset]) -> It
             slopes.std(ddof=1) / np.sqrt(slopes.size) if slopes.size > 1 else float("nan"),
             float(foreign["curvature"].mean()),
             slopes.size,
+            basis=_counted(slopes, "block"),
         )
         yield from _of_parabola(both["own"], about, experiment.settings.cross_entropy.tokens - 1)
         for kind, sweep in both.items():
@@ -397,7 +478,15 @@ def _of_parabola(own: xr.Dataset, about: str, tokens: int) -> Iterator[PaperClai
     """The linear and the quadratic term on text of the model's own, so many tokens in each block."""
     slope, kappa = float(own["slope"].mean()), float(own["curvature"].mean())
     deviation = np.sqrt(2 * kappa / (tokens * own.sizes["block"]))
-    yield _no_slope("S, theorem 3.8; N9", "no linear term on its own text", f"{about}, own text", slope, deviation, kappa)
+    yield _no_slope(
+        "S, theorem 3.8; N9",
+        "no linear term on its own text",
+        f"{about}, own text",
+        slope,
+        deviation,
+        kappa,
+        basis="its error is known from N9",
+    )
     alphas = own["alpha"].values
     near = np.flatnonzero(alphas > 0)[0]
     a = float(alphas[near])
@@ -410,11 +499,12 @@ def _of_parabola(own: xr.Dataset, about: str, tokens: int) -> Iterator[PaperClai
         *intervals.ratio(pair, own["curvature"].values),
         least=0.8,
         most=1.25,
+        basis=_counted(pair, "block"),
     )
 
 
 def _no_slope(
-    source: str, says: str, about: str, slope: float, error: float, kappa: float, count: int | None = None
+    source: str, says: str, about: str, slope: float, error: float, kappa: float, count: int | None = None, *, basis: str
 ) -> PaperClaim:
     """That a slope is 0, as far as its standard error lets one see.
 
@@ -423,6 +513,7 @@ def _no_slope(
         slope, error: it and its standard error.
         kappa: KL over alpha^2 at small strengths, which says what a strength costs.
         count: how many values the error was estimated from; None if it is known.
+        basis: what the error comes from.
     """
     reach, score = SIGNIFICANT, abs(slope / error)
     if count is not None:
@@ -431,9 +522,10 @@ def _no_slope(
         score = float(stats.norm.isf(stats.t.sf(score, count - 1)))
     seen = reach * error / np.sqrt(kappa) <= NOTICED
     what = "|slope| in standard errors"
-    return PaperClaim(
-        source, says, about, what, score, score, score, most=SIGNIFICANT, blind=not (seen or score > SIGNIFICANT)
+    blind = (
+        "" if seen or score > SIGNIFICANT else f"a slope of {NOTICED:g} nats where KL is one nat would not have been seen"
     )
+    return PaperClaim(source, says, about, what, score, score, score, most=SIGNIFICANT, basis=basis, blind=blind)
 
 
 def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
@@ -447,17 +539,23 @@ def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
         f"smallest increase of cross-entropy, at {alphas[worst]:.2g}, nats",
         *intervals.mean(increase.isel(strength=worst)),
         least=0.0,
+        basis=_counted(increase.isel(strength=worst).values, "block"),
     )
+    mean = increase.mean("block").values
     for k, (side, end) in enumerate({"low": 0, "high": alphas.size - 1}.items()):
-        yield PaperClaim(
+        plateau = sweep["plateau"].isel(side=k).values
+        change = abs(mean[end] - np.interp(alphas[end] / 2, alphas, mean)) / abs(float(np.mean(plateau)))
+        claim = PaperClaim(
             "S, proposition 4.1",
             "cross-entropy has a plateau, that of the limit",
             f"{about}, {side} end",
             "increase at the end over that of the limit",
-            *intervals.ratio(increase.isel(strength=end).values, sweep["plateau"].isel(side=k).values),
+            *intervals.ratio(increase.isel(strength=end).values, plateau),
             least=0.9,
             most=1.1,
+            basis=_counted(plateau, "block"),
         )
+        yield _of_limit(claim, float(change))
 
 
 def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator[PaperClaim]:
@@ -471,17 +569,19 @@ def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterat
             "S, figure A.6",
             "the model answers better than by chance",
             _about(concept, layer),
-            "accuracy at 0",
+            "accuracy of the unsteered model",
             *intervals.share(hits[middle]),
             least=0.25,
+            basis=_counted(hits[middle], "question"),
         )
         yield PaperClaim(
             "S, figure A.6",
             "strong steering makes answers worse",
             _about(concept, layer),
-            "accuracy at the ends less that at 0",
+            "accuracy at the ends less that of the unsteered model",
             *intervals.paired_difference((hits[0] + hits[-1]) / 2 - hits[middle]),
             most=0.0,
+            basis=_counted(hits[middle], "question"),
         )
 
 
@@ -507,5 +607,18 @@ def _estimate(fit: xr.Dataset, value: str, low: str, high: str) -> Estimate:
 
 
 def _deviation(values: Sequence[float]) -> float:
+    """The standard deviation; NaN where there is none, as where all are alike because there is nothing to draw from."""
     numbers = intervals.finite(values)
-    return float(numbers.std()) if numbers.size > 1 else float("nan")
+    return float(numbers.std()) if numbers.size > 1 and np.ptp(numbers) > 0 else float("nan")
+
+
+def _contexts(values: Float[np.ndarray, "c ..."]) -> str:
+    return _number_of(int(np.isfinite(values).reshape(len(values), -1).any(axis=1).sum()), "context")
+
+
+def _counted(values: Float[np.ndarray, "..."], what: str) -> str:
+    return _number_of(int(np.isfinite(values).sum()), what)
+
+
+def _number_of(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -65,8 +65,9 @@ def known(experiment: Experiment) -> None:
     named = [name for name in missing(experiment) if name != RANDOM]
     unknown = [name for name in named if name.removeprefix("not ") not in DEFINITIONS]
     if experiment.inputs.prompts is not None:
-        need = f"texts of {', '.join(name for name in experiment.sets if name != RANDOM)}"
-        require(not unknown, "prompts", need, f"none of {', '.join(unknown)}")
+        need = f"texts of the sets {', '.join(repr(name) for name in experiment.sets if name != RANDOM)}"
+        sets = ", ".join(map(repr, experiment.inputs.prompts)) or "none"
+        require(not unknown, "prompts", need, f"sets {sets}, without {', '.join(map(repr, unknown))}")
     defined = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
     require(not unknown, "concepts", defined, ", ".join(unknown))
 

@@ -127,6 +127,10 @@ def test_every_array_of_a_run_says_what_it_is(done):
     # The same name means different things in two groups.
     assert meaning("update-lora", "loss")["units"] != meaning("preference-lora", "loss")["units"]
     assert meaning("vectors", "nothing of the kind") == {}
+    assert meaning("concept", "alpha", "states")["units"] == "lengths of the hidden state"
+    assert meaning("concept", "alpha", "vector")["units"] == "differences of means"
+    assert "units" not in meaning("preference-lora", "alpha", "states")
+    assert meaning("judge", "side") != meaning("next-token", "side")
 
 
 def test_tokens_are_stored_as_text_too(done):
@@ -140,6 +144,10 @@ def test_tokens_are_stored_as_text_too(done):
         assert word == (decode([int(token)]) if token >= 0 else "")
 
 
+few_texts = pytest.mark.filterwarnings("ignore:prompts. a vector of so few texts:UserWarning")
+
+
+@few_texts
 def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):
     prompts = {"joy": ("I am glad", "Hooray!", "A " * 40), "random": ("It is late", "No")}
     settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
@@ -152,6 +160,7 @@ def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):
     assert experiment.rows("random") == [experiment.tokenizer.encode(text) for text in prompts["random"]]
 
 
+@few_texts
 @pytest.mark.filterwarnings("ignore:prompts of piracy:UserWarning")
 def test_what_the_user_gives_no_texts_of_is_written_by_the_model(lm, tmp_path):
     """A concept of one's own needs its texts only."""
@@ -173,12 +182,13 @@ def test_a_concept_without_texts_and_definition_is_refused(lm, tmp_path):
     settings = tiny.settings().changed({"concepts": "gravity"})
     with pytest.raises(ValueError, match=r"^concepts: .*apathetic, .*got gravity"):
         run(begin(tmp_path / "b", lm, settings, tiny.INPUTS, progress=False), ["prompts"])
-    wanted = r"prompts: expected texts of gravity, not gravity, got none of not gravity"
+    wanted = r"prompts: expected texts of the sets 'gravity', 'not gravity', got sets .*, without 'not gravity'"
     given = replace(tiny.INPUTS, prompts={"gravity": ("Down",)})
     with pytest.raises(ValueError, match=wanted):
         run(begin(tmp_path / "c", lm, settings, given, progress=False), ["prompts"])
 
 
+@few_texts
 def test_what_is_not_used_of_the_users_texts_is_said(lm, tmp_path):
     prompts = {"joy": ("I am glad", "A " * 40), "random": ("It is late", "No")}
     settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
@@ -188,6 +198,8 @@ def test_what_is_not_used_of_the_users_texts_is_said(lm, tmp_path):
     lines = unused(own, list(STAGES))
     new, long = settings.prompts.new, len(own.tokenizer.encode("A " * 40, special=False))
     assert lines[0] == f"prompts of joy: 1 of 2 are cut to {new} tokens; --set prompts.new={long} keeps them whole"
+    few = "prompts: a vector of so few texts is theirs as much as a concept's (joy 2, random 2; 8 or more are better)"
+    assert lines[1] == few
     assert "contexts: 2 of 3 are used; --set next_token.contexts=3 uses all" in lines
     assert any(line.startswith("contexts: 1 of 2 are cut to 12 tokens; --set next_token.context=") for line in lines)
     assert "starts: 2 of 3 are used; --set concept.prompts=3 uses all" in lines
@@ -566,7 +578,7 @@ def test_too_little_text(lm, tmp_path):
         (
             {"prompts": {"joy": ("Oh",)}},
             {"concepts": ["joy", "piracy"]},
-            "prompts: expected texts of joy, piracy, .*, got none of piracy, not piracy",
+            "prompts: expected texts of the sets 'joy', 'piracy', .*, got sets .*, without 'piracy', 'not piracy'",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sim.cli import app
-from sim.experiments.strength.compare import compare, read_run
+from sim.experiments.strength.compare import ComparedRun, compare, names_of_layers, read_run
 from sim.experiments.strength.page import write
 
 
@@ -30,14 +30,34 @@ def test_claims_stand_side_by_side(runs, tmp_path):
     page = compare(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     first, second = (read_run(path) for path in runs)
     assert f"<th>{first.name}</th><th>other</th>" in page
-    assert len(first.claims) == len(json.loads((runs[0] / "claims.json").read_text())["claims"])
+    assert len(first.tested) == len(json.loads((runs[0] / "claims.json").read_text())["claims"])
     rows = re.findall(r"<tr><td>.*?</tr>", page, flags=re.S)
-    bumps = [row for row in rows if row.startswith("<tr><td>most tokens show one bump") and "joy, early</td>" in row]
+    bumps = [
+        row
+        for row in rows
+        if row.startswith("<tr><td>most tokens show one bump") and f"joy, block {first.layers[0]}</td>" in row
+    ]
     assert "0.123" in bumps[0]
     assert "0.1 to 0.2" in bumps[0]
     (answers, *_) = [row for row in rows if row.startswith("<tr><td>the judge answers")]
     assert "not in this run" in answers
-    assert set(first.claims) > set(second.claims)
+    assert set(first.claims({})) > set(second.claims({}))
+
+
+def test_blocks_stand_side_by_side_in_their_order_or_by_their_depth():
+    def run(layers, num_layers, *blocks):
+        claims = [{"says": "rises", "about": f"joy, block {block}", "what": "rise", "verdict": "open"} for block in blocks]
+        return ComparedRun("a", {"settings": {"layers": layers}}, num_layers, tuple(claims))
+
+    alone = [run([15], 30, 15), run([10], 30, 10)]
+    assert names_of_layers(alone) == [{15: "block 15 | 10"}, {10: "block 15 | 10"}]
+    keys = [list(each.claims(names)) for each, names in zip(alone, names_of_layers(alone), strict=True)]
+    assert keys[0] == keys[1] == [("rises", "joy, block 15 | 10", "rise")]
+    assert names_of_layers([run([7, 15], 30), run([15, 7], 30)]) == [{7: "block 7", 15: "block 15"}] * 2
+    small, large = run([3, 6, 11], 12), run([16], 32, 16)
+    names = names_of_layers([small, large])
+    assert names[0] == {3: "early", 6: "middle", 11: "last"}
+    assert list(large.claims(names[1])) == [("rises", "joy, middle", "rise")]
 
 
 def test_the_command_writes_the_page(runs, tmp_path):

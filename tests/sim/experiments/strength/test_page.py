@@ -33,7 +33,9 @@ def test_a_page_has_every_part(written):
     for stage in ("next-token", "concept"):
         for text in experiment.store.data(stage)["text"].values:
             assert f"<li>{' '.join(str(text).split())}</li>" in html
-    assert "asked: " in html
+    assert "4 texts, asked for with: " in html
+    assert "<code>␣sat</code>" in html
+    assert "tokens; --set" not in html
     assert "Not finished" not in html
     assert len(list((experiment.store.path / "figures").glob("*.svg"))) >= 9
     kept = json.loads((experiment.store.path / "claims.json").read_text())
@@ -54,7 +56,7 @@ def test_claims_say_what_the_data_say(written):
     assert claim.value == pytest.approx(float(wanted), rel=1e-6)
     right = experiment.store.data("mmlu")
     share = (right["log_p"].argmax("letter") == right["answer"]).sel(concept="joy").values.reshape(3, -1)[1].mean()
-    claim = next(c for c in tested.claims if c.what == "accuracy at 0" and c.about.startswith("joy"))
+    claim = next(c for c in tested.claims if c.what == "accuracy of the unsteered model" and c.about.startswith("joy"))
     assert claim.value == pytest.approx(share)
     assert claim.low < claim.value < claim.high or share in (0, 1)
     assert claim.low < 0.25 < claim.high or claim.verdict != "open"
@@ -64,8 +66,12 @@ def test_a_trial_run_says_that_it_proves_nothing(written, monkeypatch):
     experiment, _ = written
     page = experiment.store.path / "index.html"
     before = page.read_text(encoding="utf-8")
-    assert "it proves nothing" not in before
-    trial = replace(PRESETS["smoke"], mmlu=experiment.settings.mmlu)
+    assert "it proves nothing.</b>" in before
+    own = experiment.settings
+    # What is asked for beside the samples does not make more of them.
+    trial = replace(own, next_token=replace(own.next_token, contexts=1), concept=replace(own.concept, prompts=1))
+    trial = replace(trial, cross_entropy=replace(own.cross_entropy, blocks=1), prompts=replace(own.prompts, texts=1))
+    trial = replace(trial, mmlu=replace(own.mmlu, reach=own.mmlu.reach / 2))
     monkeypatch.setitem(PRESETS, "smoke", trial)
     write(experiment)
     assert "it proves nothing.</b> mmlu: computed" in page.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 from sim.experiments.strength import paper_claims
 from sim.experiments.strength.paper_claims import PaperClaim
@@ -28,13 +29,66 @@ def test_verdicts_take_the_whole_interval(value, half, least, most, verdict):
     claim = PaperClaim("S", "says", "about", "what", *ends, least, most)
     assert claim.verdict == verdict
     assert claim.as_json()["value"] == (value if np.isfinite(value) else None)
-    blind = PaperClaim("S", "says", "about", "what", *ends, least, most, blind=True)
+    blind = PaperClaim("S", "says", "about", "what", *ends, least, most, blind="too few")
     assert blind.verdict == ("reported" if verdict == "reported" else "open")
+    assert blind.reason == ("" if verdict == "reported" else "too few")
+    assert bool(claim.reason) == (verdict == "open")
+
+
+def test_a_claim_about_a_limit_does_not_fail_while_the_curve_moves():
+    below = PaperClaim("S", "says", "about", "what", 0.3, 0.2, 0.4, 0.9, 1.1)
+    assert below.verdict == "fails"
+    assert paper_claims._of_limit(below, 0.05).verdict == "fails"
+    moving = paper_claims._of_limit(below, 0.2)
+    assert (moving.verdict, moving.reason) == ("open", "the curve still moves at the end of the sweep")
+    there = PaperClaim("S", "says", "about", "what", 1.0, 0.95, 1.05, 0.9, 1.1)
+    assert paper_claims._of_limit(there, 0.2).verdict == "holds"
+
+
+def test_the_change_at_an_end_is_that_of_the_tokens_that_are_kept():
+    alphas = np.array([-8.0, -4.0, 0.0, 4.0, 8.0])
+    p = np.array([[0.1, 0.7], [0.3, 0.5], [0.5, 0.3], [0.6, 0.2], [0.9, 0.05]])
+    sweeps = xr.Dataset(
+        {
+            "log_p": (("context", "strength", "slot"), np.log(p[None, :, [0, 1, 0]])),
+            "token": (("context", "slot"), [[7, 3, 7]]),
+            "alpha": ("strength", alphas),
+        }
+    )
+    np.testing.assert_allclose(paper_claims._changes(sweeps, 0), [(0.2 + 0.2) / 2])
+    np.testing.assert_allclose(paper_claims._changes(sweeps, 1), [(0.3 + 0.15) / 2])
+
+
+def test_the_order_is_that_within_the_tokens_of_one_end():
+    """Tokens that are likely at the high end have high log-odds and late bumps, which is no order among them."""
+    n, rng = 40, np.random.default_rng(0)
+    high = np.arange(2 * n) >= n
+    peak, odds = (rng.permuted(np.arange(2.0 * n)) + 1000 * high for _ in range(2))
+    dims = ("variant", "concept", "layer", "context", "slot")
+
+    def of(peak, odds, contexts=1):
+        arrays = {
+            name: (dims, np.tile(values, (1, 1, 1, contexts, 1))) for name, values in (("peak", peak), ("log_odds", odds))
+        }
+        data = xr.Dataset(arrays, {"variant": ["random"], "concept": ["joy"], "layer": [3]})
+        return paper_claims.order(data, "random", "joy", 3)
+
+    expected = np.mean([stats.kendalltau(peak[part], odds[part]).statistic for part in (~high, high)])
+    tau, low, upper = of(peak, odds)
+    assert tau == pytest.approx(expected)
+    assert stats.kendalltau(peak, odds).statistic > 0.4
+    assert low < 0 < upper
+    # As wide as without any order: twice n tokens, pairs within the halves alone.
+    assert upper - tau == pytest.approx(1.96 * np.sqrt(2 * n * (n - 1) * (2 * n + 5) / 18) / (n * (n - 1)), rel=1e-3)
+    assert of(peak, odds, contexts=9) == pytest.approx((tau, low, upper))
+    ordered = of(odds, odds)
+    assert ordered.value == ordered.high == 1
+    assert of(peak[:2], odds[:2]).value != of(peak[:2], odds[:2]).value  # one token at each end: nothing to order
 
 
 def test_nothing_is_said_of_slopes_that_few_values_could_not_show():
     def verdict(slope, error, count=None):
-        return paper_claims._no_slope("S", "says", "about", slope, error, 4.0, count).verdict
+        return paper_claims._no_slope("S", "says", "about", slope, error, 4.0, count, basis="blocks").verdict
 
     # A strength that costs one nat is 1 / 2: a slope of 1 moves the loss by half a nat there.
     assert verdict(0.01, 0.1) == "holds"
