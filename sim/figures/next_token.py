@@ -27,7 +27,7 @@ from sim.figures.panels import (
     wrapped,
 )
 from sim.figures.style import DOTS, INK, KINDS, SPREAD, TARGET, style, word_labels
-from sim.measure.curves import mean_tau, shapes
+from sim.measure.curves import shapes
 
 SHOWN = len(SPREAD)
 """Tokens in a panel."""
@@ -271,7 +271,7 @@ def bump_shares(data: xr.Dataset) -> Figure:
 def peak_places(data: xr.Dataset) -> Figure:
     """S, theorem 3.3: where the only bump of a token is, against its log-odds; first variant, all contexts.
 
-    Strengths are in units of `scale`, lengths of the hidden state. In a title: Kendall's tau, its mean over contexts.
+    Strengths are in units of `scale`, lengths of the hidden state.
     """
     main = data.sel(variant=labels(data, "variant")[0])
     width = linear_width(main["alpha"].values)
@@ -294,8 +294,7 @@ def peak_places(data: xr.Dataset) -> Figure:
             low, high = widened(width / scale, float(every.min()), float(every.max()), 0.07)
             if low < high:
                 stretch(axes, "y", width / scale, low, high, 0.08)
-            order = mean_tau(bumps)
-            axes.set_title(f"{name}, block {layer}" + (f": $\\tau = {order:.2f}$" if np.isfinite(order) else ""))
+            axes.set_title(f"{name}, block {layer}")
     return figure
 
 

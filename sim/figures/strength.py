@@ -338,7 +338,8 @@ STRENGTH_FIGURES: dict[str, Drawing] = {
         next_token.peak_places,
         "S, theorem 3.3",
         "Where single bumps are, in units of the length of the hidden state, against the log-odds of the token. In the "
-        "unconstrained features model the order is the same on both axes, that is Kendall's tau is 1.",
+        "unconstrained features model the order is the same on both axes. That tokens likely at one end have log-odds of "
+        "its sign is no order among them: the table compares tokens of one end.",
     ),
     "dominant-log-odds": Drawing(
         "dominant-log-odds",

@@ -33,6 +33,9 @@ SETTLED = 0.1
 """How much of its limit a curve may still change by between half of the largest strength and that strength. As the distance
 to the limit falls like 1 / alpha (proposition 4.1, N11), the change between the two is about what is left."""
 
+ALIKE = 1e-6
+"""Fits that differ by less are of the same values."""
+
 MEASURES = ("answer", "lexicon", "ratio")
 """Whether a text shows a concept: the judge says so; a word of the lexicon is in it; it is likelier once announced."""
 
@@ -87,10 +90,10 @@ class PaperClaim:
         """Why the verdict is "open"; nothing for other verdicts."""
         if self.verdict != "open":
             return ""
-        if self.blind:
-            return self.blind
         if not np.isfinite(self.value):
             return "there is no number"
+        if self.blind:
+            return self.blind
         return "the interval is too wide" if np.isfinite([self.low, self.high]).all() else "there is no interval"
 
     @property
@@ -609,7 +612,7 @@ def _estimate(fit: xr.Dataset, value: str, low: str, high: str) -> Estimate:
 def _deviation(values: Sequence[float]) -> float:
     """The standard deviation; NaN where there is none, as where all are alike because there is nothing to draw from."""
     numbers = intervals.finite(values)
-    return float(numbers.std()) if numbers.size > 1 and np.ptp(numbers) > 0 else float("nan")
+    return float(numbers.std()) if numbers.size > 1 and np.ptp(numbers) > ALIKE else float("nan")
 
 
 def _contexts(values: Float[np.ndarray, "c ..."]) -> str:
