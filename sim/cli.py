@@ -673,7 +673,9 @@ def choose(
         typer.Option(help="In place of a file: a concept of the library, such as joy; several are mixed."),
     ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="What it will be used on; may be given several times.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file with a prompt in each line.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file with a prompt in each line, or JSON lines with a prompt or text.")
+    ] = None,
     layer: Annotated[str, typer.Option(help="The block to steer after, or auto: the one that serves best.")] = "auto",
     budget: Annotated[
         float | None, typer.Option(help="KL per token that it may cost, nats; 1 if no share is asked for.")
@@ -712,10 +714,11 @@ def choose(
     from sim.directions.files import prepare_target
 
     texts = request.prompts_of(prompt, prompts)
-    limits = request.limits(budget, statistic, loss_rise, norm_ratio, rising=rising)
+    request.check_numbers(budget, statistic, share)
+    limits = request.limits(loss_rise, norm_ratio, rising=rising)
     request.check_source(vector, concept)
     place = layer if layer == "auto" else request.layer_of(layer)
-    target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold) if fold else None)
+    target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold, "fold") if fold else None)
     folder = output.prepare_folder(out) if out else None
     _report_steps()
     lm = load(model, mesh=mesh)
@@ -731,6 +734,8 @@ def choose(
         direction,
         texts,
         layer=layer_or_auto,
+        budget=budget,
+        of=statistic,
         share=share,
         criteria=limits,
         tokens=members,
@@ -748,6 +753,8 @@ def choose(
         typer.echo(result.table())
     if file and result.alpha is not None:
         _write_vector(request.folded(direction, result), file)
+        if file.suffix == ".gguf":
+            typer.echo(f"llama.cpp: --control-vector {file} (at scale 1)")
     if folder:
         from sim.choosing.page import write_page
 

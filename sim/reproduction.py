@@ -58,7 +58,7 @@ class Reproduction:
 
     @property
     def holds(self) -> bool:
-        """Whether every statement holds by every route, and on the language model if there is one."""
+        """Whether every statement holds by every route that was taken, and on the language model if there is one."""
         on_model = self.on_model is None or self.on_model.holds
         return on_model and all(verdict.holds for verdict in self.verdicts)
 

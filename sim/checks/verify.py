@@ -1,4 +1,7 @@
-"""The verification run: statements by routes, with a verdict for each, as data and as JSON."""
+"""The verification run: statements by routes, with a verdict for each, as data and as JSON.
+
+Language models (`ufm verify --model`) are in `sim.checks.validation`.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -10,6 +10,9 @@ from sim.choosing.criteria import statistic
 from sim.choosing.rollouts import Effects
 from ufm.steering import Steering
 
+NAMED = 12
+"""Tokens of the concept that a text names."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -40,13 +43,14 @@ class PromptChoice:
         prompt: the end of it, as text if there is a tokenizer.
         cost: KL per token at the common strength, the mean over its continuation, nats.
         share: the concept's share there.
-        alpha: the strength that the first-order rule of N23 gives it; for the same mean cost near 0 more share in total.
+        own_alpha: the strength that the first-order rule of N23 gives it; for the same mean cost near 0 more share in total.
+            No answer for the prompt by itself: at large budgets the common strength may serve better.
     """
 
     prompt: str
     cost: float
     share: float
-    alpha: float
+    own_alpha: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Choice:
         reason: why there is no strength, or what went wrong on the way; "" if nothing.
         steering: what was asked about.
         tokens: the concept's tokens.
-        words: their texts, the first ones; none for a model without a tokenizer.
+        words: their texts; none for a model without a tokenizer.
+        written_at: the strength that the text was written at on which this one was solved; None without a strength.
         points: all strengths that were looked at.
         completions: what the model writes after the first prompts, by strength.
         settings: what was asked for.
@@ -111,6 +116,7 @@ class Choice:
     tokens: tuple[int, ...]
     points: tuple[Point, ...]
     words: tuple[str, ...] = ()
+    written_at: float | None = None
     completions: dict[float, tuple[str, ...]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     frontier: tuple[Any, ...] = field(default=())
@@ -139,6 +145,7 @@ class Choice:
             "guess": self.guess,
             "stopped_by": self.stopped_by,
             "passes": self.passes,
+            "written_at": self.written_at,
             "reason": self.reason,
             "guarantees": self.guarantees,
             "points": [asdict(point) for point in sorted(self.points, key=lambda point: (point.on, point.alpha))],
@@ -161,8 +168,8 @@ class Choice:
             low, high = self.interval
             measured.append(
                 f"KL per token is {self.cost.mean:.3g} in the mean and {self.cost.p95:.3g} at the 95th percentile, on text "
-                f"that the steered model wrote after {len(self.per_prompt)} prompts; for 90 % of bootstrap samples of the "
-                f"prompts the strength is between {low:.3g} and {high:.3g}"
+                f"that the model steered at {self.written_at:.4g} wrote after {len(self.per_prompt)} prompts; for 90 % of "
+                f"bootstrap samples of the prompts the strength is between {low:.3g} and {high:.3g}"
             )
         for name, bound in self.bounds.items():
             reach = "at every strength" if np.isinf(bound.alpha) else f"up to strength {bound.alpha:.3g}"
@@ -176,15 +183,15 @@ class Choice:
         """Each prompt with the strength that N23 gives it, and its cost and share at the common strength, as text."""
         common = "" if self.alpha is None else f"cost and share at the common strength {self.alpha:.4g}; "
         lines = [f"{common}own strength: a rule for small budgets (N23)", "      cost     share  own strength  prompt"]
-        return "\n".join(lines + [f"{p.cost:10.3g}{p.share:10.3g}{p.alpha:14.4g}  {p.prompt}" for p in self.per_prompt])
+        return "\n".join(lines + [f"{p.cost:10.3g}{p.share:10.3g}{p.own_alpha:14.4g}  {p.prompt}" for p in self.per_prompt])
 
     def frontier_table(self) -> str:
         """What each layer is good for, as text."""
-        lines = ["     layer  rho^2, -: share falls  strength      cost     share"]
+        lines = ["     block  rho^2, -: share falls  strength  mean cost    share"]
         for point in self.frontier:
             known = (point.alpha, point.cost, point.share)
             cells = [" " * 10 if value is None else f"{value:10.3g}" for value in known]
-            lines.append(f"{point.layer:10d}{point.efficiency:24.3f}{''.join(cells)}".rstrip())
+            lines.append(f"{point.layer:10d}{point.rho_squared:24.3f}{''.join(cells)}".rstrip())
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -201,11 +208,14 @@ class Choice:
                 f"alpha {self.alpha:.4g} at block {self.layer} ({low:.4g} to {high:.4g} over prompts); {stopped}",
                 f"costs {self.cost.mean:.3g} nats per token (95th percentile {self.cost.p95:.3g}, "
                 f"largest {self.cost.max:.3g}, {self.cost.cumulative:.3g} over a continuation)",
-                f"moves the concept's mean share from {before:.3g} to {after:.3g}; the least that any intervention pays for "
-                f"that is {self.efficiency:.2g} of the cost",
+                f"moves the concept's mean share from {before:.3g} to {after:.3g}, for which any intervention pays at least "
+                f"{self.efficiency:.2g} of that cost",
             ]
-            more = f" and {len(self.tokens) - len(self.words)} more" if len(self.words) < len(self.tokens) else ""
-            lines += [f"the concept's tokens: {', '.join(map(repr, self.words))}{more}"] if self.words else []
+            more = f" and {len(self.words) - NAMED} more" if len(self.words) > NAMED else ""
+            guessed = self.settings.get("tokens") == "promoted"
+            what = "taken for the concept's tokens, as steering promotes them most" if guessed else "the concept's tokens"
+            lines += [f"{what}: {', '.join(map(repr, self.words[:NAMED]))}{more}"] if self.words else []
+            lines += ["(the share is theirs; name others with --tokens)"] if self.words and guessed else []
             lines += [f"note: {self.reason}"] if self.reason else []
         for kind, words in zip(("theorem", "assumed", "measured"), self.guarantees.values(), strict=True):
             lines += [f"{kind}: {sentence}" for sentence in words]

@@ -25,14 +25,14 @@ class LayerPoint:
 
     Attributes:
         layer: its number.
-        efficiency: of steering after it near strength 0, on the prompts: the part of the cost that the change of the
-            concept's share has to cost (N15); negative where the share falls.
+        rho_squared: the efficiency of steering after it near strength 0, on the prompts: the part of the cost that the
+            change of the concept's share has to cost (N15); negative where the share falls.
         alpha, cost, share: the strength that was chosen there, its mean KL and the share it reaches; None where only the
             first order was looked at, or where there is no strength.
     """
 
     layer: int
-    efficiency: float
+    rho_squared: float
     alpha: float | None = None
     cost: float | None = None
     share: float | None = None
@@ -102,7 +102,7 @@ def over_layers(
         require(bool(members.any()), "tokens", "some that all layers promote; name the concept's", "none")
     concept = jnp.asarray(members)
     frontier = {layer: LayerPoint(layer, efficiency_of(tilt(text, concept)[0], sign)) for layer, text in texts.items()}
-    best = sorted(frontier.values(), key=lambda point: -point.efficiency)[:TRIED]
+    best = sorted(frontier.values(), key=lambda point: -point.rho_squared)[:TRIED]
     numbers = ", ".join(str(point.layer) for point in best)
     LOG.info("%d blocks compared to first order; a strength is chosen after %s", len(frontier), numbers)
     choices = [choose_at(point.layer, np.flatnonzero(members).tolist()) for point in best]

@@ -61,6 +61,9 @@ def write_page(
     drawing, place = CHOOSING_FIGURES["choice"], output.prepare_folder(folder / "figures")
     names = [f"choice-{layer}" for layer in layers]
     files = {name: save(drawing.draw(part), place, name) for name, part in zip(names, data, strict=True)}
+    # What an earlier choice left here would stand beside this one unmarked.
+    for left in set(place.glob("choice-*")) - {path for kinds in files.values() for path in kinds.values()}:
+        left.unlink()
     settings = output.settings(**{"model": lm.name, **choices[0].settings})
     tree = xr.DataTree(children={f"block-{layer}": xr.DataTree(part) for layer, part in zip(layers, data, strict=True)})
     output.write_data(folder / "choice.nc", tree, settings)
@@ -127,7 +130,7 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
         leading: tokens of the concept that are named.
     """
     before, after = (f"{100 * share:.2g} %" for share in choice.share)
-    concept = _concept(lm, len(choice.tokens), leading)
+    concept = _concept(lm, choice, leading)
     bounds = " ".join(_in_words(name, bound, choice) for name, bound in choice.bounds.items())
     if choice.alpha is None or choice.cost is None or choice.interval is None:
         return (
@@ -139,13 +142,20 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
         f"Steer {lm.name} after block {choice.layer} with strength {choice.alpha:.3g}. The benefit: the mean probability of "
         f"the concept ({concept}) goes from {before} to {after}. The cost: {choice.cost.mean:.2g} nats of KL per token in "
         f"the mean, {choice.cost.p95:.2g} at the 95th percentile. {_stopped(choice)} Both are measured, on text that the "
-        f"steered model wrote after {len(choice.per_prompt)} prompts; 90 % of samples of these prompts give a strength from "
-        f"{low:.3g} to {high:.3g}. By a theorem, any intervention pays at least {choice.least_cost:.2g} nats for this "
-        f"change of the mean (N15). {bounds}".strip()
+        f"model steered at {choice.written_at:.3g} wrote after {len(choice.per_prompt)} prompts; 90 % of samples "
+        f"of these prompts give a strength from {low:.3g} to {high:.3g}. By a theorem, any intervention pays at least "
+        f"{choice.least_cost:.2g} nats for this change of the mean (N15). {bounds}".strip()
     )
 
 
-def _concept(lm: LanguageModel, count: int, leading: Sequence[int]) -> str:
+def _concept(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
+    """The concept's tokens in words; that they were taken for it, if nobody named them."""
+    taken = choice.settings.get("tokens") == "promoted"
+    words = _tokens(lm, len(choice.tokens), leading)
+    return f"taken to be {words}, as steering promotes them most" if taken else words
+
+
+def _tokens(lm: LanguageModel, count: int, leading: Sequence[int]) -> str:
     words = ", ".join(f"“{word_of(lm, token).strip()}”" for token in leading)
     if count > len(leading):
         return f"{count} tokens, {words} among them"

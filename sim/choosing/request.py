@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sim.bridge.files import text_lines
 from sim.bridge.model import LanguageModel
 from sim.choosing.choice import Choice
-from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising
+from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising, ShareAtLeast
 from sim.directions.extraction import make_vector
 from sim.directions.files import is_bare, read_vector
-from sim.directions.texts import CONCEPTS, concept_pairs
+from sim.directions.texts import CONCEPTS, concept_pairs, json_lines
 from sim.directions.vector import SteeringVector
 from ufm._check import require
 
@@ -64,30 +65,53 @@ def prompts_of(prompt: Sequence[str] | None, prompts: Path | None) -> list[str]:
     """Prompts that are given one by one, or in a file with one in each line.
 
     Raises:
-        ValueError: both or neither; a file without any.
+        ValueError: both or neither; a file without any; a line of JSON without a prompt.
     """
     require(bool(prompt) != (prompts is not None), "prompt", "some, or a file of them", "both" if prompt else "neither")
     if prompts is None:
         return list(prompt or ())
-    return text_lines("prompts", prompts, "a file with a prompt in each line")
+    lines = text_lines("prompts", prompts, "a file with a prompt in each line")
+    if prompts.suffix == ".jsonl" or all(line.startswith('{"') for line in lines):
+        return [_prompt_of(where, row) for where, row in json_lines(prompts, "prompts")]
+    return lines
 
 
-def limits(
-    budget: float | None, statistic: str, loss_rise: float | None, norm_ratio: float | None, *, rising: bool
-) -> list[Ceiling]:
-    """The limits that are named.
+def _prompt_of(where: str, row: Any) -> str:
+    """The prompt in a line of a JSON-lines file: a text, or an object with one under `PROMPT`."""
+    text = next((row[name] for name in PROMPT if name in row), None) if isinstance(row, dict) else row
+    known = isinstance(text, str) and bool(text.strip())
+    require(known, "prompts", f"a text, or an object with a text as {' or '.join(map(repr, PROMPT))}", f"{row!r} in {where}")
+    assert isinstance(text, str)
+    return text
+
+
+PROMPT = ("prompt", "text")
+"""Where an object of a JSON-lines file has a prompt."""
+
+
+def check_numbers(budget: float | None, statistic: str, share: float | None) -> None:
+    """Refuse a budget, a statistic or a share that cannot be asked for, before a model is loaded.
+
+    Raises:
+        ValueError: a budget that is not positive, an unknown statistic, a share that is not between 0 and 1.
+    """
+    KLBudget(1.0 if budget is None else budget, statistic)
+    if share is not None:
+        ShareAtLeast(share)
+
+
+def limits(loss_rise: float | None, norm_ratio: float | None, *, rising: bool) -> list[Ceiling]:
+    """The limits that are named beside the budget.
 
     Args:
-        budget, statistic: of `KLBudget`.
         loss_rise: of `LossRise`.
         norm_ratio: of `NormRatio`.
         rising: whether `Rising` is one of them.
 
     Raises:
-        ValueError: one that is not positive, an unknown statistic.
+        ValueError: one that is not positive.
     """
-    named: list[Ceiling] = [] if budget is None else [KLBudget(budget, statistic)]
-    named += [] if loss_rise is None else [LossRise(loss_rise)]
+    named: list[Ceiling] = [] if loss_rise is None else [LossRise(loss_rise)]
     named += [] if norm_ratio is None else [NormRatio(norm_ratio)]
     return [*named, Rising()] if rising else named
 

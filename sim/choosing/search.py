@@ -22,7 +22,7 @@ from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import bounds_of
 from sim.choosing.choice import Choice, Cost, Point, PromptChoice
 from sim.choosing.compute_cost import Work
-from sim.choosing.criteria import Ceiling, KLBudget, ShareAtLeast, Situation, logit, statistic
+from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, ShareAtLeast, Situation, logit, statistic
 from sim.choosing.crossing import crossing
 from sim.choosing.interval import interval_of
 from sim.choosing.layers import over_layers
@@ -113,6 +113,7 @@ def choose(
     """
     sign = whole_number("sign", sign)
     require(sign in (1, -1), "sign", "1 or -1", sign)
+    require(of in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", repr(of))
     limits = _limits(budget, of, share, criteria)
     floor = None if share is None else ShareAtLeast(share)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
@@ -120,7 +121,8 @@ def choose(
     spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
     nats, of = (None, of) if spent is None else (spent.nats, spent.of)
     asked = {"budget": nats, "statistic": of, "share": share, "limits": names, "horizon": horizon, "seed": seed}
-    settings = {"vector": getattr(steering, "name", None)} | asked
+    known = {"model": lm.name, "fingerprint": lm.fingerprint, "vector": getattr(steering, "name", None)}
+    settings = known | {"layer": layer, "tokens": "promoted" if tokens is None else "given"} | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
         placed = steering_of(lm, steering, place)
@@ -416,6 +418,7 @@ class _Search:
             least_cost=least,
             efficiency=least / cost.mean,
             stopped_by=stopped,
+            written_at=self.sign * next(point.on for point in reversed(self.points) if abs(point.alpha) == alpha),
             reason="; ".join(filter(None, [self.warning, *self._notes(*share)])),
             points=tuple(self.points),
             completions=self._completions(alpha, text, completions),
@@ -441,10 +444,10 @@ class _Search:
         few = f"{len(self.writer.prompts)} prompts say little of others; 8 or more are better"
         return [*([falls] if after <= before else []), *([few] if len(self.writer.prompts) < FEW else [])]
 
-    def _words(self, most: int = 12) -> tuple[str, ...]:
-        """The first of the concept's tokens as text."""
+    def _words(self) -> tuple[str, ...]:
+        """The concept's tokens as text."""
         tokenizer = self.lm.tokenizer
-        return () if tokenizer is None else tuple(map(tokenizer.decode, np.flatnonzero(self.members)[:most, None].tolist()))
+        return () if tokenizer is None else tuple(map(tokenizer.decode, np.flatnonzero(self.members)[:, None].tolist()))
 
     def _completions(self, alpha: float, text: FixedText, count: int) -> dict[float, tuple[str, ...]]:
         """What the model writes after the first prompts: unsteered, at the strength, and at twice it."""

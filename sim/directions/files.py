@@ -98,16 +98,20 @@ def write_vector(vector: SteeringVector, path: str | Path) -> Path:
     return write_whole(file, lambda temporary: write(contents, temporary))
 
 
-def prepare_target(path: str | Path) -> Path:
+def prepare_target(path: str | Path, argument: str = "path") -> Path:
     """Make sure that a vector can be written at a path, before one is made.
+
+    Args:
+        path: of the file.
+        argument: what the path was given as.
 
     Raises:
         ValueError: another ending, a folder that cannot be written.
     """
     file = Path(path)
     known = file.suffix.lower() in _WRITERS
-    require(known, "path", f"a file that ends in {', '.join(ENDINGS)}", shown(str(path)))
-    return prepare_file(file, "path")
+    require(known, argument, f"a file that ends in {', '.join(ENDINGS)}", shown(str(path)))
+    return prepare_file(file, argument)
 
 
 def _kind(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The figures of S on real models, each from one group of a run's store (`sim.experiments`).
+"""The figures of S on real models, each from one dataset of `sim.experiments.strength.page.datasets`.
 
 What has not been computed is left out; a figure of which there is nothing raises `NothingToDrawError`.
 """

@@ -18,6 +18,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     if (!heading.textContent.trim()) return;
     const button = document.createElement("button");
     button.type = "button";
+    button.title = "Sort by this column";
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {

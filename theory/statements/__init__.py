@@ -1,7 +1,7 @@
 """The statements, one module per theorem, and the registry of them all.
 
-To add one: write a module with a tuple `STATEMENTS`, and name it here. Routes, the table of verdicts and the report follow;
-`CONTRIBUTING.md` lists what else a statement needs.
+`ufm new statement NAME` writes a module with a tuple `STATEMENTS` and names it here. Routes, the table of verdicts and the
+report follow; `CONTRIBUTING.md` lists what else a statement needs.
 """
 
 from theory.statement import Statement

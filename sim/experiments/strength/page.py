@@ -1,4 +1,4 @@
-"""The page of a run: theory laid over measurement, claim by claim, with the figures of S for the model at hand."""
+"""The page of a run of the first paper (S): theory laid over measurement, claim by claim, with its figures."""
 
 from contextlib import suppress
 from dataclasses import dataclass

@@ -11,6 +11,7 @@ import xarray as xr
 import sim
 from sim import bench_choosing
 from sim.bench_choosing import WAYS, Outcome, Trial, as_table, figures, prompts
+from sim.choosing import request
 from sim.choosing.criteria import statistic
 from sim.choosing.mix import mix
 from tests.sim.bridge.test_model import letters
@@ -54,6 +55,50 @@ def test_the_answer_is_that_of_python(folder, monkeypatch, capsys, lm):
     np.testing.assert_allclose(folded[1], expected.alpha * vector[1], rtol=1e-5)
 
 
+def test_the_statistic_counts_for_the_budget_that_is_meant(folder, monkeypatch, capsys, lm):
+    """One nat, if nothing is asked for; the statistic is not that of a budget that is named alone."""
+    options = ("--prompts", "prompts.txt", "--layer", "1", "--json", "choice.json")
+    found = {}
+    for name in ("mean", "max"):
+        code, _, _ = asked(monkeypatch, capsys, *options, "--statistic", name)
+        assert code == 0
+        found[name] = json.loads((folder / "choice.json").read_text())
+        expected = sim.choose(lm, sim.read_vector("joy.safetensors"), PROMPTS, layer=1, of=name, horizon=4)
+        assert found[name]["alpha"] == pytest.approx(expected.alpha, rel=1e-6)
+        assert (found[name]["settings"]["budget"], found[name]["settings"]["statistic"]) == (1.0, name)
+    assert found["max"]["alpha"] < found["mean"]["alpha"]
+
+
+def test_prompts_may_be_lines_of_json(folder, monkeypatch, capsys):
+    rows = [json.dumps({"prompt": PROMPTS[0], "id": 1}), json.dumps({"text": PROMPTS[1]}), json.dumps(PROMPTS[2])]
+    (folder / "prompts.jsonl").write_text("\n".join(rows))
+    (folder / "objects.txt").write_text("\n".join(rows[:2]))
+    (folder / "braces.txt").write_text("{A line} of text\n[another\n")
+    assert request.prompts_of(None, folder / "prompts.jsonl") == PROMPTS
+    assert request.prompts_of(None, folder / "objects.txt") == PROMPTS[:2]
+    assert request.prompts_of(None, folder / "braces.txt") == ["{A line} of text", "[another"]
+    (folder / "prompts.jsonl").write_text('{"prompt": "A"}\n{"question": "B"}\n')
+    code, _, err = asked(monkeypatch, capsys, "--prompts", "prompts.jsonl")
+    assert code == 2
+    assert err.startswith("ufm: prompts: expected a text, or an object with a text as 'prompt' or 'text', got {'question'")
+    assert "2" in err
+
+
+def test_tokens_that_nobody_named_are_said_to_be_guessed(folder, monkeypatch, capsys):
+    options = ("--prompts", "prompts.txt", "--layer", "1", "--budget", "0.05", "--json", "choice.json")
+    _, out, _ = asked(monkeypatch, capsys, *options)
+    result = json.loads((folder / "choice.json").read_text())
+    assert "taken for the concept's tokens, as steering promotes them most: " in out
+    assert len(result["words"]) == len(result["tokens"])
+    assert result["settings"]["tokens"] == "promoted"
+    assert result["settings"]["fingerprint"] is not None
+    assert f"on text that the model steered at {result['written_at']:.4g} wrote" in out
+    assert any(point["on"] == result["written_at"] and point["alpha"] == result["alpha"] for point in result["points"])
+    _, out, _ = asked(monkeypatch, capsys, *options, "--tokens", "A")
+    assert "taken for" not in out
+    assert json.loads((folder / "choice.json").read_text())["settings"]["tokens"] == "given"
+
+
 def test_each_step_is_a_line_for_a_log(folder, monkeypatch, capsys):
     code, out, err = asked(monkeypatch, capsys, "--prompts", "prompts.txt", "--budget", "0.05", "--horizon", "8")
     lines = err.splitlines()
@@ -84,7 +129,7 @@ def test_a_bare_direction_needs_a_layer(folder, monkeypatch, capsys):
 def test_the_layer_is_chosen_too(folder, monkeypatch, capsys):
     code, out, _ = asked(monkeypatch, capsys, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--budget", "0.05")
     assert code == 0
-    assert "layer  rho^2, -: share falls" in out
+    assert "block  rho^2, -: share falls" in out
 
 
 def test_several_concepts_are_mixed(folder, monkeypatch, capsys, lm):
@@ -105,6 +150,10 @@ def test_a_page_is_written(folder, monkeypatch, capsys, options):
     assert code == (3 if "--share" in options else 0)
     assert out.endswith("open new/page/index.html\n")
     page = (folder / "new" / "page" / "index.html").read_text(encoding="utf-8")
+    # Pictures of an earlier choice go.
+    (folder / "new" / "page" / "figures" / "choice-9.svg").write_text("")
+    asked(monkeypatch, capsys, "--prompts", "prompts.txt", "--out", "new/page", *options)
+    assert not (folder / "new" / "page" / "figures" / "choice-9.svg").exists()
     with xr.open_datatree(folder / "new" / "page" / "choice.nc", engine="h5netcdf") as tree:
         assert sorted(tree.children) == (["block-1"] if "--share" in options else ["block-0", "block-1"])
     assert ("Where to steer" in page) == ("--share" not in options)
@@ -130,6 +179,8 @@ def test_no_strength_is_said_and_is_code_3(folder, monkeypatch, capsys):
         (("--prompt", "ABC", "--layer", "7"), "layer"),
         (("--prompt", "ABC", "--budget", "0"), "budget: expected"),
         (("--prompt", "ABC", "--statistic", "p50", "--budget", "1"), "statistic: expected one of p95, mean, max"),
+        (("--prompt", "ABC", "--statistic", "median"), "statistic: expected one of p95, mean, max"),
+        (("--prompt", "ABC", "--share", "1.5"), "share: "),
         (("--prompt", "ABC", "--share", "2", "--layer", "1"), "share: expected"),
         (("--prompt", "ABC", "--fold", "chosen.txt"), "expected"),
     ],

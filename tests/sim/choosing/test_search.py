@@ -217,7 +217,7 @@ def test_each_prompt_has_a_strength_of_its_own(lm):
     text = FixedText.of(lm, prompts_alone(PROMPTS), steering(), skip=False)
     tilt, _ = text.tilt(MEMBERS)
     gain, price = np.nanmean(tilt.covariance, axis=1), np.nanmean(tilt.variance, axis=1)
-    own = np.array([prompt.alpha for prompt in choice.per_prompt])
+    own = np.array([prompt.own_alpha for prompt in choice.per_prompt])
     rule = gain / price
     np.testing.assert_allclose(own / np.abs(own).max(), rule / np.abs(rule).max(), rtol=1e-3, atol=1e-6)
     assert price @ own**2 == pytest.approx(price.sum() * choice.alpha**2, rel=1e-4)
@@ -357,7 +357,7 @@ def test_the_layer_is_the_best_of_the_most_efficient(lm):
     effects, before = text.effects(step, MEMBERS), text.shares(MEMBERS)
     f, g = (float(np.mean(share[effects.counted], dtype=float)) for share in (before, effects.share))
     least = f * np.log(f / g) + (1 - f) * np.log((1 - f) / (1 - g))
-    assert abs(choice.frontier[1].efficiency) == pytest.approx(least / np.nanmean(effects.kl), rel=0.05)
+    assert abs(choice.frontier[1].rho_squared) == pytest.approx(least / np.nanmean(effects.kl), rel=0.05)
     with pytest.raises(ValueError, match=r'^layer: .*"auto" for a SteeringVector'):
         choose(lm, steering(), PROMPTS, layer="auto", horizon=6)
     with pytest.raises(ValueError, match=r'^layer: .*number, or "auto"'):
