@@ -390,7 +390,9 @@ def _stage(name: str) -> None:
             str | None, typer.Option(help="A folder, a .gguf file, owner/name; SmolLM2-135M-Instruct if left out.")
         ] = None,
         judge: Annotated[str | None, typer.Option(help="Another model to judge completions.")] = None,
-        preset: Annotated[str | None, typer.Option(help="laptop (the default), paper or smoke.")] = None,
+        preset: Annotated[
+            str | None, typer.Option(help="laptop (the default), paper or smoke; --dry-run says how long it takes here.")
+        ] = None,
         concepts: Annotated[str | None, typer.Option(help="Separated by commas.")] = None,
         layers: Annotated[str | None, typer.Option(help="Blocks by number, or early, middle, last.")] = None,
         variants: Annotated[
@@ -436,6 +438,7 @@ def _stage(name: str) -> None:
     ) -> None:
         from sim.experiments.hosts import joined, this_host
         from sim.experiments.run import as_table, foresee, prepare, run
+        from sim.experiments.settings import DURATIONS
         from sim.experiments.strength.page import summary, write
         from sim.output import versions
 
@@ -459,6 +462,8 @@ def _stage(name: str) -> None:
         experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
         # Where bars are not shown.
         told = _say if not sys.stderr.isatty() else lambda stage: None
+        if name == "all" and not experiment.store.groups:
+            typer.echo(f"ufm: {DURATIONS[preset or 'laptop']}; --dry-run says it for this model and this machine", err=True)
         with joined(out, place, {**versions(), "settings, model and texts": experiment.store.digest}, wait=wait):
             run(experiment, stages, told=told)
         typer.echo(as_table(experiment.store))
@@ -722,9 +727,9 @@ def choose(
     folder = output.prepare_folder(out) if out else None
     _report_steps()
     lm = load(model, mesh=mesh)
-    bare = place if isinstance(place, int) else None
+    bare, members = request.block_of(lm, place), request.tokens_of(lm, tokens)
     directions = request.vectors_for(lm, vector, concept, layer=bare, other_weights=other_weights)
-    members, direction = request.tokens_of(lm, tokens), directions[0]
+    direction = directions[0]
     if len(directions) > 1:
         mixed = mix(lm, directions, texts, tokens=members, layers=None if bare is None else [bare], chat=chat)
         members, direction = list(mixed.tokens), mixed.vector

@@ -39,7 +39,7 @@ ROOMS = {
     "experiments": {"bridge", "checks", "directions", "figures", "measure", "toy"},
 }
 """Which rooms of `sim` each of them may import; beside them lie the files that any may, and those that may import all."""
-FOR_ALL = {"output", "pages", "tex"}
+FOR_ALL = {"output", "pages", "progress", "tex"}
 FOR_NONE = {"bench", "bench_choosing", "bench_gpu", "cli", "reproduction"}
 WITHIN_EXPERIMENTS = {"gpt", "preference", "strength"}
 

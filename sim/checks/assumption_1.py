@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 from sim import output
 from sim.checks.refute import Kept, write_instance
 from sim.checks.verify import find_each
+from sim.progress import bar
 from theory import REGISTRY, Instance, Statement, balls
 from theory.certificate import Confirmation, confirm
 from theory.rationals import RationalInstance, checked, even, rationalise, rounded, smaller, to_floats
@@ -292,8 +292,8 @@ def leave(
         keys = jax.random.split(jax.random.key(seed), len(chosen))
         tables = [_drawn(departure, key, drawn) for departure, key in zip(chosen, keys, strict=True)]
         attacks = pool.map(lambda statement: _attack(statement, tables, restarts, steps), statements)
-        bar = tqdm(attacks, total=len(statements), desc="assumption 1", unit="statement", disable=None)
-        return [outcome for outcomes in bar for outcome in outcomes]
+        done = bar(attacks, total=len(statements), desc="assumption 1", unit="statement")
+        return [outcome for outcomes in done for outcome in outcomes]
 
 
 def _attack(statement: Statement, tables: Sequence[_Tables], restarts: int, steps: int) -> list[Outcome]:

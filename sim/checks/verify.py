@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from sim.output import package_version
+from sim.progress import bar
 from sim.toy.curves import Trained
 from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, examples, find_all, routes
 from theory._compilation import release_programs
@@ -77,9 +77,7 @@ def train_examples(seed: int = 0, names: Sequence[str] | None = None) -> dict[st
         unknown = [name for name in names or () if name not in cases]
         require(not unknown, "names", f"some of {'; '.join(cases)}", unknown)
         chosen = {name: cases[name] for name in (names or cases)}
-        fits = tqdm(
-            examples.train(chosen, jax.random.key(seed)), total=len(chosen), desc="train", unit="corpus", disable=None
-        )
+        fits = bar(examples.train(chosen, jax.random.key(seed)), total=len(chosen), desc="train", unit="corpus")
         return {name: Trained(chosen[name], fit) for name, fit in fits}
 
 
@@ -127,9 +125,9 @@ def verify(
         futures = {
             (claim, route): pool.submit(_check, route, statement, claim, material) for route, statement, claim in wanted
         }
-        with tqdm(total=len(futures), desc="verify", unit="route", disable=None) as bar:
+        with bar(total=len(futures), desc="verify", unit="route") as progress:
             for future in futures.values():
-                future.add_done_callback(lambda _: bar.update())
+                future.add_done_callback(lambda _: progress.update())
 
             def evidence(claim: Claim) -> tuple[Evidence, ...]:
                 return tuple(futures[claim, route].result() for route in routes.ROUTES if (claim, route) in futures)

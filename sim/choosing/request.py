@@ -126,6 +126,19 @@ def layer_of(text: str) -> int:
     return int(text)
 
 
+def block_of(lm: LanguageModel, place: int | str) -> int | None:
+    """The block that was named, None for "auto".
+
+    Raises:
+        ValueError: one that the model does not have.
+    """
+    if isinstance(place, str):
+        return None
+    last = lm.config.num_layers - 1
+    require(0 <= place <= last, "layer", f"a block from 0 to {last}, or auto", place)
+    return place
+
+
 def tokens_of(lm: LanguageModel, words: Sequence[str] | None) -> list[int] | None:
     """The tokens of words, each with a space before it; None where no words are given.
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
+
+from sim.progress import bar
 
 Step = Callable[[int, Any], tuple[Any, Any]]
 """From the number of a step and a state to the next state and the loss of the state that was given."""
@@ -55,8 +56,8 @@ def run_steps(
             restored = [jnp.asarray(np.asarray(leaf)) for leaf in kept["leaves"]]
             state, losses = jax.tree.unflatten(structure, restored), np.array(kept["losses"])
         before = state
-        hidden = None if progress is None else not progress
-        for k in (bar := tqdm(range(first, total), name, initial=first, total=total, disable=hidden, leave=False)):
+        numbers = bar(range(first, total), shown=progress, desc=name, initial=first, total=total, leave=False)
+        for k in numbers:
             after, loss = step(k, state)
             if not np.isfinite(float(loss)):
                 state, stopped = before, k
@@ -64,7 +65,7 @@ def run_steps(
             if k > first and k % every == 0:
                 manager.save(k, args=ocp.args.StandardSave({"leaves": jax.tree.leaves(state), "losses": losses}))
             losses[k] = float(loss)
-            bar.set_postfix_str(f"{losses[k]:.3f}")
+            numbers.set_postfix_str(f"{losses[k]:.3f}")
             if not _finite(jax.tree.leaves(after)):
                 stopped = k
                 break

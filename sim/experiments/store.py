@@ -23,12 +23,12 @@ import filelock
 import numpy as np
 import xarray as xr
 import zarr
-from tqdm import tqdm
 
 from sim import output
 from sim.bridge.files import reading
 from sim.experiments.meanings import meaning
 from sim.experiments.settings import differences
+from sim.progress import bar
 from ufm._check import require
 
 FORMAT = 3
@@ -174,9 +174,7 @@ class Store:
             marks = _array(arrays, "done")
             done = np.asarray(marks[...])
         waiting = [cell for cell in cells if not done[cell]]
-        with tqdm(
-            total=len(cells), initial=len(cells) - len(waiting), desc=group, unit="cell", disable=_hidden(progress)
-        ) as bar:
+        with bar(total=len(cells), initial=len(cells) - len(waiting), desc=group, unit="cell", shown=progress) as cells_done:
             while waiting:
                 before = len(waiting)
                 for cell in list(waiting):
@@ -188,7 +186,7 @@ class Store:
                         if not marks[cell]:
                             self._write(arrays, layout, cell, compute(cell))
                         waiting.remove(cell)
-                        bar.update()
+                        cells_done.update()
                 if len(waiting) == before:
                     time.sleep(0.2)  # the others are being computed elsewhere
         for left in (*self.root.glob(f"{group}/**/*.partial"), *self._locks.glob(f"{group}-*.lock")):
@@ -267,10 +265,6 @@ class Store:
             yield True
         finally:
             lock.release()
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    return None if progress is None else not progress
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import xarray as xr
-from tqdm import tqdm
 
 from sim.bridge.model import LanguageModel
 from sim.checks.validation.cost import costs
@@ -18,6 +17,7 @@ from sim.checks.validation.plateaus import plateaus
 from sim.checks.validation.sequences import sequences
 from sim.checks.validation.tempered import tilts
 from sim.output import settings
+from sim.progress import bar
 from theory._compilation import release_programs
 from ufm._check import require
 
@@ -92,18 +92,16 @@ def validate(
     run = Run(lm, size or Size(), texts or material(), seed)
     findings: list[Finding] = []
     parts: dict[str, xr.Dataset] = {}
-    with tqdm(
-        total=len(names), desc="language model", unit="statement", disable=None if progress is None else not progress
-    ) as bar:
+    with bar(total=len(names), desc="language model", unit="statement", shown=progress) as steps:
         for name in names:
-            bar.set_postfix_str(name)
+            steps.set_postfix_str(name)
             release_programs()
             group, check = CHECKS[name]
             if group not in parts:
                 data, comparisons = check(run)
                 parts[group] = data
                 findings += comparisons
-            bar.update()
+            steps.update()
     kept = tuple(finding for finding in findings if finding.statement in names)
     about = {"model": lm.name, "fingerprint": lm.fingerprint, "layers": run.layers, "size": asdict(run.size)}
     return Validation(lm.name, kept, xr.DataTree.from_dict(parts), settings(seed, **about))

@@ -1,0 +1,41 @@
+"""Progress of long work: a bar on a terminal; elsewhere a line now and then, so that a log shows that it goes on."""
+
+import sys
+from time import monotonic
+from typing import Any
+
+from tqdm import tqdm
+
+EVERY = 30.0
+"""Seconds between two lines."""
+
+FORMAT = "{desc}: {n_fmt} of {total_fmt}{postfix}, {elapsed} so far, {remaining} left"
+
+
+class _Lines:
+    """Takes what a bar would draw over and over, and writes a line of it now and then."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.last = file, monotonic()
+
+    def write(self, text: str) -> None:
+        line, now = text.strip(), monotonic()
+        if line and now - self.last >= EVERY:
+            self.file.write(f"ufm: {line}\n")
+            self.last = now
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def bar(iterable: Any = None, *, shown: bool | None = None, **options: Any) -> Any:
+    """A progress bar of tqdm, or lines where standard error is no terminal.
+
+    Args:
+        iterable: what is gone through; nothing where the bar is updated by hand.
+        shown: whether to show a bar; None for a bar on a terminal, and lines elsewhere.
+        options: of tqdm.
+    """
+    if shown is not None or sys.stderr.isatty():
+        return tqdm(iterable, disable=shown is False, **options)
+    return tqdm(iterable, file=_Lines(sys.stderr), bar_format=FORMAT, **options)
