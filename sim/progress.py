@@ -38,4 +38,5 @@ def bar(iterable: Any = None, *, shown: bool | None = None, **options: Any) -> A
     """
     if shown is not None or sys.stderr.isatty():
         return tqdm(iterable, disable=shown is False, **options)
-    return tqdm(iterable, file=_Lines(sys.stderr), bar_format=FORMAT, **options)
+    # What is left is told from the mean rate: one line in half a minute must not rest on the last step.
+    return tqdm(iterable, file=_Lines(sys.stderr), bar_format=FORMAT, smoothing=0, **options)
