@@ -91,7 +91,6 @@ class Choice:
         steering: what was asked about.
         tokens: the concept's tokens.
         words: their texts; none for a model without a tokenizer.
-        written_at: the strength that the text was written at on which this one was solved; None without a strength.
         points: all strengths that were looked at.
         completions: what the model writes after the first prompts, by strength.
         settings: what was asked for.
@@ -116,11 +115,15 @@ class Choice:
     tokens: tuple[int, ...]
     points: tuple[Point, ...]
     words: tuple[str, ...] = ()
-    written_at: float | None = None
     completions: dict[float, tuple[str, ...]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     frontier: tuple[Any, ...] = field(default=())
     others: tuple["Choice", ...] = field(default=())
+
+    @property
+    def written_at(self) -> float | None:
+        """The strength that the text was written at on which this one was solved; None without a strength."""
+        return next((point.on for point in reversed(self.points) if point.alpha == self.alpha), None)
 
     @property
     def bounds(self) -> dict[str, Bound]:

@@ -418,7 +418,6 @@ class _Search:
             least_cost=least,
             efficiency=least / cost.mean,
             stopped_by=stopped,
-            written_at=self.sign * next(point.on for point in reversed(self.points) if abs(point.alpha) == alpha),
             reason="; ".join(filter(None, [self.warning, *self._notes(*share)])),
             points=tuple(self.points),
             completions=self._completions(alpha, text, completions),
