@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from sim.bridge.architectures import from_config
 from sim.bridge.config import Config
@@ -26,6 +25,7 @@ from sim.bridge.parameters import shapes
 from sim.directions.states import every_token, mean_states
 from sim.experiments.strength import next_token
 from sim.measure import losses
+from sim.progress import bar
 from ufm import Add, Steering
 from ufm.precision import of_products
 
@@ -121,8 +121,14 @@ def measured(
     figures = rates(sizes.matrix)
     rate = figures["bfloat16, TFLOP/s"] * 1e12
     for name, config in models.items():
+        lm = random_model(from_config(config), jax.random.key(seed), dtype=jnp.bfloat16, offload=True)
+        for title in OFFLOADED:
+            seconds, label = median_seconds(works(lm, sizes, seed)[title][0]), f"{name}, {title}, offloaded"
+            figures[label] = seconds
+        # Let go of before there is another one.
+        del lm
         lm = random_model(from_config(config), jax.random.key(seed), dtype=jnp.bfloat16)
-        for title, (work, operations) in tqdm(works(lm, sizes, seed).items(), desc=name, unit="work", disable=None):
+        for title, (work, operations) in bar(works(lm, sizes, seed).items(), desc=name, unit="work"):
             seconds, label = median_seconds(work), f"{name}, {title}"
             figures |= {label: seconds, f"{label}, share": operations / seconds / rate}
             if title in GENERATED:
@@ -155,6 +161,10 @@ def rates(n: int) -> Figures:
 
 GENERATED = ("generation of one", "generation together")
 """The two works whose tokens are counted."""
+
+
+OFFLOADED = ("next-token, first layer", "cross-entropy", GENERATED[1])
+"""The works that are timed a second time, with the blocks in the host's memory."""
 
 
 def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callable[[], Any], float]]:

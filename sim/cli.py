@@ -53,6 +53,14 @@ Mesh = Annotated[
         "parameters; or auto. One device if left out."
     ),
 ]
+Offload = Annotated[
+    bool,
+    typer.Option(
+        "--offload",
+        help="Keep the blocks of the model in the host's memory and bring each to the device when it runs, for a model that "
+        "is larger than the device.",
+    ),
+]
 Instances = Annotated[int, typer.Option(min=1, help="Random corpora per statement.")]
 
 
@@ -109,14 +117,16 @@ def verify(
         str | None, typer.Option(help="Check on this language model instead: a name, a folder, a .gguf file, owner/name.")
     ] = None,
     mesh: Mesh = None,
+    offload: Offload = False,
 ) -> None:
     """Check statements by every route that applies, or on a language model; exit with 0 exactly when all hold."""
     from sim import output
     from ufm._check import require
 
     if model is not None:
-        raise typer.Exit(_verify_on_model(model, mesh, statements, json, out, seed))
+        raise typer.Exit(_verify_on_model(model, {"mesh": mesh, "offload": offload}, statements, json, out, seed))
     require(mesh is None, "mesh", "none without a language model (--model)", repr(mesh))
+    require(not offload, "offload", "a language model (--model) with it", "none")
     from sim.checks.verify import as_json, as_table
     from sim.checks.verify import verify as run
 
@@ -140,7 +150,7 @@ def verify(
 
 
 def _verify_on_model(
-    model: str, mesh: str | None, statements: list[str] | None, json: Path | None, out: Path | None, seed: int
+    model: str, placement: dict[str, Any], statements: list[str] | None, json: Path | None, out: Path | None, seed: int
 ) -> int:
     """Check statements on a language model, print the findings, write them; the exit code."""
     from sim import output
@@ -151,7 +161,7 @@ def _verify_on_model(
     names = chosen(statements)
     target = output.prepare_file(json, "json") if json else None
     folder = output.prepare_folder(out) if out else None
-    validation = validate(load(model, mesh=mesh), statements=names, seed=seed)
+    validation = validate(load(model, **placement), statements=names, seed=seed)
     if target:
         output.write_json(target, validation.as_json())
     if folder:
@@ -417,6 +427,7 @@ def _stage(name: str) -> None:
             int | None, typer.Option(help="Numbers that sweeps hold at once; what suits the device if left out.")
         ] = None,
         mesh: Mesh = None,
+        offload: Offload = False,
         hosts: Annotated[
             str | None,
             typer.Option(help="How many hosts share this run and the mesh, or auto: as the cluster says."),
@@ -452,7 +463,7 @@ def _stage(name: str) -> None:
         paths |= {"pairs": pairs}
         files = {key: path for key, path in paths.items() if path is not None}
         computed: dict[str, Any] = {"dtype": dtype, "precision": precision, "budget": budget}
-        computed |= {"mesh": mesh, "hosts": place.count}
+        computed |= {"mesh": mesh, "hosts": place.count, "offload": offload}
         stages = None if name == "all" else [name]
         if dry_run:
             typer.echo(
@@ -707,6 +718,7 @@ def choose(
         Path | None, typer.Option(help="Folder for a page with a slider for the strength, its figure and its data.")
     ] = None,
     mesh: Mesh = None,
+    offload: Offload = False,
     json: Json = None,
     seed: Seed = 0,
 ) -> None:
@@ -726,7 +738,7 @@ def choose(
     target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold, "fold") if fold else None)
     folder = output.prepare_folder(out) if out else None
     _report_steps()
-    lm = load(model, mesh=mesh)
+    lm = load(model, mesh=mesh, offload=offload)
     bare, members = request.block_of(lm, place), request.tokens_of(lm, tokens)
     directions = request.vectors_for(lm, vector, concept, layer=bare, other_weights=other_weights)
     direction = directions[0]

@@ -9,7 +9,10 @@ from tqdm import tqdm
 EVERY = 30.0
 """Seconds between two lines."""
 
-FORMAT = "{desc}: {n_fmt} of {total_fmt}{postfix}, {elapsed} so far, {remaining} left"
+FORMAT = "{desc}: {n_fmt} of {total_fmt}{postfix}, {elapsed} so far"
+
+TOLD_FROM = 0.05
+"""The part that has to be done before it is told what is left: the first steps of work are often its slowest."""
 
 
 class _Lines:
@@ -28,6 +31,16 @@ class _Lines:
         self.file.flush()
 
 
+class _InLines(tqdm):
+    """A bar of tqdm in words."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What its line is made of."""
+        told = self.total is not None and self.n >= TOLD_FROM * self.total
+        return {**super().format_dict, "bar_format": FORMAT + (", {remaining} left" if told else "")}
+
+
 def bar(iterable: Any = None, *, shown: bool | None = None, **options: Any) -> Any:
     """A progress bar of tqdm, or lines where standard error is no terminal.
 
@@ -39,4 +52,4 @@ def bar(iterable: Any = None, *, shown: bool | None = None, **options: Any) -> A
     if shown is not None or sys.stderr.isatty():
         return tqdm(iterable, disable=shown is False, **options)
     # What is left is told from the mean rate: one line in half a minute must not rest on the last step.
-    return tqdm(iterable, file=_Lines(sys.stderr), bar_format=FORMAT, smoothing=0, **options)
+    return _InLines(iterable, file=_Lines(sys.stderr), smoothing=0, **options)

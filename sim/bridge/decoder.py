@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.config import Config
+from sim.bridge.parameters import is_on_host
 from ufm.normalised import norm
 from ufm.precision import of_products, wide
 from ufm.steering import positions_of
@@ -94,6 +95,7 @@ class Decoder(nnx.Module):
         config: what it is made of.
         dtype: of the computation; norms, softmax and logits are in float32 at least.
         fast: whether products of float32 may be as short as the device likes (`ufm.precision`).
+        offloaded: whether the matrices of the blocks are in the host's memory, from where each block comes when it runs.
         embedding, positions, unembedding, norm, norm_bias: parameters; those that the architecture has.
         blocks: those of all blocks.
     """
@@ -109,6 +111,7 @@ class Decoder(nnx.Module):
     ) -> None:
         """From parameters by path, as `shapes` lists them."""
         self.config, self.dtype, self.fast = config, jnp.dtype(dtype), fast
+        self.offloaded = any(is_on_host(value) for value in parameters.values())
         for name, value in parameters.items():
             if "." not in name:
                 setattr(self, name, nnx.Param(value))
@@ -140,6 +143,7 @@ class Decoder(nnx.Module):
         *,
         hook: SiteHook | None = None,
         unrolled: bool = False,
+        rematerialised: bool = False,
     ) -> Float[Array, "n t d"]:
         """Blocks `first` to ``last - 1`` on the residual stream.
 
@@ -151,13 +155,17 @@ class Decoder(nnx.Module):
             hook: what is done at the sites of a block.
             unrolled: no loop in the program, for transformations that know none, such as Taylor mode; contexts of more than
                 `MOST_QUERIES` tokens have one in any case.
+            rematerialised: reverse-mode derivatives keep the stream before every block and compute the rest again, which
+                costs a third more time and saves most memory. Where blocks are `offloaded` they do so in any case: they
+                would keep all blocks on the device.
         """
 
         def step(i: Index, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
             return self.apply_block(self.block(i), i, x, attention_context, hook=hook)
 
         if not unrolled:
-            return lax.fori_loop(first, last, step, x)
+            again = rematerialised or self.offloaded
+            return lax.fori_loop(first, last, jax.checkpoint(step, prevent_cse=False) if again else step, x)
         for i in range(first, last):
             x = step(i, x)
         return x
@@ -209,9 +217,14 @@ class Decoder(nnx.Module):
     # --- a block -----------------------------------------------------------------------------------------------------
 
     def block(self, i: Index) -> Blocks:
-        """The parameters of one block."""
+        """The parameters of one block, on the device."""
+
+        def of_block(stacked: Array) -> Array:
+            own = lax.dynamic_index_in_dim(stacked, i, keepdims=False)
+            return jax.device_put(own, jax.memory.Space.Device) if self.offloaded and own.ndim == 2 else own
+
         graph, state = nnx.split(self.blocks)
-        return nnx.merge(graph, jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), state))
+        return nnx.merge(graph, jax.tree.map(of_block, state))
 
     def apply_block(self, block, i, x, attention_context, *, update_kv=None, hook=None):
         """The stream after a block.

@@ -25,7 +25,7 @@ from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampler, Sampling
-from sim.bridge.parameters import init_parameters, parameter_bytes, shapes
+from sim.bridge.parameters import init_parameters, offloaded_bytes, parameter_bytes, shapes
 from sim.bridge.split import MLP_DOWN, Split, all_logits, all_states, block_activation_size, sites_of
 from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
@@ -79,7 +79,7 @@ class LanguageModel:
     @property
     def device(self) -> jax.Device:
         """Where its parameters are; the first device, if they are spread."""
-        return devices.device_of(self.decoder.embedding[...])
+        return devices.device_of(self.decoder.embedding)
 
     @property
     def config(self) -> Config:
@@ -459,6 +459,7 @@ def load(
     precision: str = "full",
     mesh: jax.sharding.Mesh | str | None = None,
     hosts: int = 1,
+    offload: bool = False,
     progress: bool | None = None,
 ) -> LanguageModel:
     """A language model from a folder, a GGUF file, the default model's name, or a repository id.
@@ -473,6 +474,8 @@ def load(
         mesh: devices that the parameters are spread over (`sim.make_mesh`), or a text such as "data=2,model=4" or "auto"
             (`sim.bridge.sharding.mesh_from_text`); the default device if left out.
         hosts: how many share the mesh of that text; this one gets its part of the groups.
+        offload: whether the matrices of the blocks stay in the memory of the host, for a model that is larger than the
+            device: each block comes to the device when it runs. Numbers are the same.
         progress: whether to show a bar.
 
     Raises:
@@ -492,13 +495,15 @@ def load(
     known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
     require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
     refuse_pointers(path)
-    digest, sharding_of = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh, kind, hosts)
+    digest, sharding_of = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh, kind, hosts, offload=offload)
+    sharding_of = sharding.offloaded(sharding_of) if offload else sharding_of
     if path.is_dir() and orbax_checkpoint.is_checkpoint(path):
         config, parameters, tokenizer = orbax_checkpoint.read(path, dtype=kind, sharding_of=sharding_of, digest=digest)
     else:
         config, tensors, tokenizer = _open(path)
-        if sharding_of is None:
-            devices.require_room("model", parameter_bytes(config, kind), device)
+        if mesh is None:
+            size = offloaded_bytes if offload else parameter_bytes
+            devices.require_room("model", size(config, kind), device)
         parameters = load_params(config, tensors, dtype=kind, sharding_of=sharding_of, progress=progress, digest=digest)
     decoder = Decoder(config, parameters, dtype=computing, fast=fast)
     return LanguageModel(decoder, tokenizer, str(source), digest.hexdigest()[:16])
@@ -554,11 +559,14 @@ def _require_gguf(path: Path) -> None:
     require(False, "model", "a folder or a GGUF file", f"{str(path)!r}, {description}")
 
 
-def random_model(config: Config, key: jax.Array, *, dtype: DTypeLike = jnp.float32) -> LanguageModel:
-    """A model of random weights, without a tokenizer."""
+def random_model(config: Config, key: jax.Array, *, dtype: DTypeLike = jnp.float32, offload: bool = False) -> LanguageModel:
+    """A model of random weights, without a tokenizer; `offload` as in `load`, once they have been drawn on the device."""
     dtype = devices.known_type("dtype", dtype)
     devices.require_room("config", parameter_bytes(config, dtype), devices.default_device())
     parameters = init_parameters(key, config, dtype=dtype)
+    if offload:
+        place = sharding.offloaded()
+        parameters = {name: jax.device_put(value, place(config, name, value.shape)) for name, value in parameters.items()}
     drawn = hashlib.sha256(f"{config}{jax.random.key_data(key).tolist()}{jnp.dtype(dtype)}".encode())
     return LanguageModel(Decoder(config, parameters, dtype=dtype), None, "random", drawn.hexdigest()[:16])
 

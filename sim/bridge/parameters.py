@@ -81,6 +81,30 @@ def parameter_bytes(a: Config, dtype: DTypeLike) -> int:
     return sum(size * (4 if is_gain(name) else jnp.dtype(dtype).itemsize) for name, size in sizes.items())
 
 
+HOST = "pinned_host"
+"""JAX's name for memory of the host that a device copies from without the processor."""
+
+
+def is_block_matrix(a: Config, name: str) -> bool:
+    """Whether a parameter is a matrix of every block: nearly all that a large model has."""
+    return len(axes(a)[name]) == 3
+
+
+def is_on_host(parameter: object) -> bool:
+    """Whether a parameter is in the memory of the host and not of a device."""
+    return getattr(getattr(parameter, "sharding", None), "memory_kind", None) == HOST
+
+
+def offloaded_bytes(a: Config, dtype: DTypeLike) -> int:
+    """What the parameters take on a device where the matrices of the blocks are on the host: the rest, and two blocks.
+
+    While one block computes the next one may come.
+    """
+    blocks = sum(math.prod(shape) for name, shape in shapes(a).items() if is_block_matrix(a, name))
+    matrices = blocks * jnp.dtype(dtype).itemsize
+    return parameter_bytes(a, dtype) - matrices + min(2, a.num_layers) * matrices // a.num_layers
+
+
 def init_parameters(key: jax.Array, a: Config, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:
     """Random parameters that keep the size of the stream: normal entries of deviation ``1 / sqrt(in)``, gains of 1.
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array
 
 from sim.bridge import devices
 from sim.bridge.config import Config
-from sim.bridge.parameters import ShardingOf, axes, parameter_bytes
+from sim.bridge.parameters import HOST, ShardingOf, axes, is_block_matrix, offloaded_bytes, parameter_bytes
 from ufm._check import require
 
 RULES: dict[str, str] = {"vocab": "model", "heads": "model", "kv_heads": "model", "d_mlp": "model"}
@@ -108,7 +108,9 @@ def spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[
     return PartitionSpec(*chosen)
 
 
-def on_mesh(mesh: Mesh | str, dtype: Any, hosts: int = 1, rules: Mapping[str, str] = RULES) -> ShardingOf:
+def on_mesh(
+    mesh: Mesh | str, dtype: Any, hosts: int = 1, rules: Mapping[str, str] = RULES, *, offload: bool = False
+) -> ShardingOf:
     """How every parameter is spread over a mesh: a device gets its own part only.
 
     Args:
@@ -116,16 +118,38 @@ def on_mesh(mesh: Mesh | str, dtype: Any, hosts: int = 1, rules: Mapping[str, st
         dtype: of the parameters.
         hosts: that share the mesh of that name.
         rules: see `RULES`.
+        offload: whether matrices of blocks are to be on the host (`offloaded`), so that a device needs room for few of them.
     """
+    size = offloaded_bytes if offload else parameter_bytes
 
     @cache
     def chosen(a: Config) -> Mesh:
-        return mesh_from_text(mesh, parameter_bytes(a, dtype), hosts) if isinstance(mesh, str) else mesh
+        return mesh_from_text(mesh, size(a, dtype), hosts) if isinstance(mesh, str) else mesh
 
     def sharding_of(a: Config, name: str, shape: tuple[int, ...]) -> NamedSharding:
         return NamedSharding(chosen(a), spec(axes(a)[name], shape, chosen(a), rules))
 
     return sharding_of
+
+
+def offloaded(sharding_of: ShardingOf | None = None) -> ShardingOf:
+    """Where parameters are if the matrices of the blocks are in the host's memory, from where each block comes when it runs.
+
+    Args:
+        sharding_of: which device has which part; the default device has all if left out.
+
+    Raises:
+        ValueError: a device that JAX knows no such memory for.
+    """
+    device = devices.default_device()
+    kinds = sorted(memory.kind for memory in device.addressable_memories())
+    require(HOST in kinds, "offload", f"a device with {HOST} memory", f"{device.device_kind} with {', '.join(kinds)}")
+
+    def place(a: Config, name: str, shape: tuple[int, ...]) -> Sharding:
+        on_devices = SingleDeviceSharding(device) if sharding_of is None else sharding_of(a, name, shape)
+        return on_devices.with_memory_kind(HOST) if is_block_matrix(a, name) else on_devices
+
+    return place
 
 
 def mesh_of(parameter: Any) -> Mesh | None:
@@ -152,7 +176,7 @@ def part_of(array: Array, group: Mesh) -> Array:
     """A parameter on one of the groups of its mesh. Nothing is copied."""
     assert isinstance(array.sharding, NamedSharding)
     shards = {shard.device: shard.data for shard in array.addressable_shards}
-    sharding = NamedSharding(group, array.sharding.spec)
+    sharding = NamedSharding(group, array.sharding.spec, memory_kind=array.sharding.memory_kind)
     return jax.make_array_from_single_device_arrays(array.shape, sharding, [shards[device] for device in group.devices.flat])
 
 

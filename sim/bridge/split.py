@@ -46,6 +46,7 @@ class Split(Steerable):
         site: where in the block: "residual", after it; or "mlp_down", before its MLP (before the block, where MLP and
             attention are parallel).
         prefix_length: the first position that a steering touches; what is before it is kept as keys and values.
+        rematerialised: whether reverse-mode derivatives compute blocks again and do not keep what is inside them.
     """
 
     parameters: Any
@@ -59,6 +60,7 @@ class Split(Steerable):
     unrolled: bool = static(default=False)
     site: str = static(default=RESIDUAL)
     prefix_length: int = static(default=0)
+    rematerialised: bool = static(default=False)
 
     @property
     def decoder(self) -> Decoder:
@@ -256,7 +258,12 @@ class Split(Steerable):
         x = self._finish_block(x, attention_context, hook)
         last = decoder.config.num_layers - 1
         blocks = partial(
-            decoder.run_blocks, attention_context=attention_context, first=self.layer + 1, hook=hook, unrolled=self.unrolled
+            decoder.run_blocks,
+            attention_context=attention_context,
+            first=self.layer + 1,
+            hook=hook,
+            unrolled=self.unrolled,
+            rematerialised=self.rematerialised,
         )
         if not self.last_only:
             x = blocks(x, last=last + 1)

@@ -23,7 +23,7 @@ from sim.bridge.decoder import Decoder
 from sim.bridge.devices import in_words
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
-from sim.bridge.parameters import axes, init_parameters, parameter_bytes, shapes
+from sim.bridge.parameters import init_parameters, is_block_matrix, offloaded_bytes, parameter_bytes, shapes
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments.experiment import Experiment
 from sim.experiments.inputs import Inputs
@@ -38,7 +38,7 @@ SLOPES = 3
 """Passes that a derivative along the strength costs."""
 
 BACKWARD = 3
-"""Passes that a step of training costs, of the blocks behind the update."""
+"""Passes that a step of training costs, of the blocks behind the update; one more where blocks are computed again."""
 
 
 class Work(NamedTuple):
@@ -95,7 +95,7 @@ class Shape:
     def block(self) -> int:
         """Of the matrices of a block, for each token."""
         a = self.config
-        return 2 * sum(math.prod(shape[1:]) for name, shape in shapes(a).items() if len(axes(a)[name]) == 3)
+        return 2 * sum(math.prod(shape[1:]) for name, shape in shapes(a).items() if is_block_matrix(a, name))
 
     def read(self, rows: int, length: int, blocks: int | float) -> float:
         """Of passing rows of tokens through blocks."""
@@ -230,7 +230,8 @@ def _train_update(experiment: Experiment) -> Work:
             states = shape.read(2 * task.training.pairs, task.length, int(settings.layer) + 1)
             row = shape.read(1, task.length, a.num_layers - 1 - int(settings.layer)) + shape.logits(task.answer)
             passes = sum(2 if method == "reps" else 1 for method in methods)
-            total += len(methods) * states + passes * BACKWARD * steps_of(settings) * 2 * settings.batch * row
+            backward = BACKWARD + task.rematerialises
+            total += len(methods) * states + passes * backward * steps_of(settings) * 2 * settings.batch * row
     return Work(cells, total, programs=programs)
 
 
@@ -272,7 +273,9 @@ def measure_rates(lm: LanguageModel, together: int) -> Rates:
         lm: the model.
         together: sequences that are written at a time.
     """
-    length, strengths, steps, together = min(96, lm.config.max_seq_len), 8, 8, max(2, together)
+    # Where blocks come from the host, what that costs is shared by all that pass through them.
+    length, strengths = min(96, lm.config.max_seq_len), 64 if lm.decoder.offloaded else 8
+    steps, together = 8, max(2, together)
     ids = np.random.default_rng(0).integers(0, lm.config.vocab_size, length).tolist()
     split = lm.split([ids], 0)
     v, alphas = jnp.ones(lm.config.d_model), jnp.linspace(-1e-3, 1e-3, strengths)
@@ -373,7 +376,8 @@ def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None 
     lm, a = experiment.lm, experiment.lm.config
     model = 1 if lm.mesh is None else lm.mesh.shape["model"]
     split = lm.split([[0]], 0)
-    memory = parameter_bytes(a, lm.decoder.dtype) // model + 4 * split.budget
+    size = offloaded_bytes if lm.decoder.offloaded else parameter_bytes
+    memory = size(a, lm.decoder.dtype) // model + 4 * split.budget
     seconds = tuple(known.seconds(work.of_one(groups)) for work in works.values())
     return Estimate(tuple(left), tuple(works[name] for name in left), seconds, memory, groups)
 
@@ -394,10 +398,31 @@ class Card(NamedTuple):
     link: float
 
 
-def rates_on(card: Card, config: Config, *, model: int = 1, together: int = 32, number: int = 2) -> Rates:
+class FromHost(NamedTuple):
+    """What reading blocks from the memory of the host costs.
+
+    Attributes:
+        bandwidth: bytes in a second, to each device.
+        tokens: that pass through a block together in a sweep or in reading; the more, the less it costs.
+    """
+
+    bandwidth: float
+    tokens: int
+
+
+def rates_on(
+    card: Card,
+    config: Config,
+    *,
+    model: int = 1,
+    together: int = 32,
+    number: int = 2,
+    offload: FromHost | None = None,
+) -> Rates:
     """How fast a model is on a group of devices that is not at hand.
 
-    Each block sums its two outputs over the devices of a group: for each, ``2 (m - 1) / m`` streams go over a link.
+    Each block sums its two outputs over the devices of a group: for each, ``2 (m - 1) / m`` streams go over a link. Where
+    blocks are on the host, all of them come to the device once for every pass, and nothing is computed meanwhile.
 
     Args:
         card: one of the devices.
@@ -405,13 +430,16 @@ def rates_on(card: Card, config: Config, *, model: int = 1, together: int = 32, 
         model: devices of a group.
         together: sequences that are written at a time.
         number: bytes of a number.
+        offload: where the blocks are on the host.
     """
     shape, layers = Shape(config), config.num_layers
     each = shape.block * layers
     across = 2 * layers * config.d_model * number * 2 * (model - 1) / model / card.link
     alone = parameter_bytes(config, jnp.bfloat16 if number == 2 else jnp.float32) / (card.bandwidth * model) + across
     further = (each + shape.logits(1)) / (card.writing * model) + across
-    reading = each / (each / (card.reading * model) + across)
+    coming = 0.0 if offload is None else each / 2 * number / (offload.bandwidth * model)
+    alone += coming
+    reading = each / (each / (card.reading * model) + across + (coming / offload.tokens if offload else 0.0))
     return Rates(reading, (alone, alone + (together - 1) * further), together, 0.0)
 
 

@@ -137,6 +137,7 @@ def prepare(
     budget: int | None = None,
     mesh: str | None = None,
     hosts: int = 1,
+    offload: bool = False,
     progress: bool | None = None,
 ) -> Experiment:
     """Begin or continue a run in a folder. An argument that is left out keeps the run's value; a new run gets the default.
@@ -154,6 +155,7 @@ def prepare(
         mesh: devices, such as "data=2,model=4": groups over which cells are spread, and devices of a group, over which
             parameters are; one device if left out.
         hosts: how many share the groups of the mesh.
+        offload: as in `load`: the blocks of models larger than their device stay on the host.
         progress: whether to show bars.
 
     Raises:
@@ -168,10 +170,11 @@ def prepare(
     judging = judge or (known["judge"]["name"] if known else name)
     kind, products = dtype or known.get("dtype", "float32"), precision or known.get("precision", "full")
     require(budget is None or budget >= 1, "budget", "a number of at least 1", budget)
-    lm = replace(load(name, dtype=kind, precision=products, mesh=mesh, hosts=hosts), memory_budget=budget)
+    computed: dict[str, Any] = {"dtype": kind, "precision": products, "offload": offload}
+    lm = replace(load(name, mesh=mesh, hosts=hosts, **computed), memory_budget=budget)
     other = None
     if judging != name:
-        other = replace(load(judging, dtype=kind, precision=products, mesh=lm.mesh), memory_budget=budget)
+        other = replace(load(judging, mesh=lm.mesh, **computed), memory_budget=budget)
     return begin(out, lm, settings, inputs, judge=other, files=paths, progress=progress)
 
 

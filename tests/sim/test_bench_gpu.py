@@ -33,6 +33,7 @@ def test_every_work_is_timed_beside_the_official_loop():
     for what in ("first layer", "middle layer", "last block"):
         assert {f"tiny, next-token, {what}", f"tiny, next-token, {what}, share"} <= set(figures)
     assert {"bfloat16, TFLOP/s", "float32, TFLOP/s", "float32 fast, TFLOP/s"} <= set(figures)
+    assert {f"tiny, {what}, offloaded" for what in bench_gpu.OFFLOADED} <= set(figures)
     assert figures["tiny, next-token, last block, full passes"] == 7
     assert figures["tiny, generation of one, generate"] == 3
     assert figures["tiny, generation together, tokens/s"] == pytest.approx(2 * 3 / figures["tiny, generation together"])

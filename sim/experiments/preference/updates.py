@@ -6,7 +6,7 @@ differentiates the objective through the blocks behind the split with respect to
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import ufm
-from sim.bridge.split import MLP_DOWN, Split
+from sim.bridge import devices
+from sim.bridge.split import MLP_DOWN, Split, block_activation_size
 from sim.experiments.experiment import Experiment
 from sim.experiments.preference import pairs
 from sim.experiments.preference.pairs import Asked, Encoded
@@ -68,7 +69,23 @@ class Task:
     def asked(self, encoded: Encoded, form: str) -> Asked:
         """The pairs, with the model split where updates of a form act."""
         layer = int(self.experiment.settings.updates.layer)
-        return pairs.ask(self.experiment.lm, encoded, layer, site=SITES[form], length=self.length, answer=self.answer)
+        asked = pairs.ask(self.experiment.lm, encoded, layer, site=SITES[form], length=self.length, answer=self.answer)
+        return asked._replace(split=replace(asked.split, rematerialised=self.rematerialises))
+
+    @property
+    def rematerialises(self) -> bool:
+        """Whether a step of training computes blocks again, since there is no room for what is inside all of them.
+
+        There is none where it is more than the numbers that the user allows (`LanguageModel.memory_budget`), or takes more
+        than half of what is free on the device.
+        """
+        lm, settings = self.experiment.lm, self.experiment.settings.updates
+        rows, blocks = 2 * settings.batch, lm.config.num_layers - 1 - int(settings.layer)
+        kept = rows * blocks * block_activation_size(lm.config, self.length, self.length)
+        if lm.memory_budget is not None:
+            return kept > lm.memory_budget
+        free = devices.free(lm.device)
+        return lm.decoder.offloaded or (free is not None and kept * lm.decoder.dtype.itemsize > free / 2)
 
     @cached_property
     def difference(self) -> Add:

@@ -1,6 +1,6 @@
 """Logits and a sweep of a small model over a mesh, written to a file: what the tests of sharding run in other processes.
 
-python sharded.py FOLDER OUT DATA MODEL [PROCESSES RANK PORT]
+python sharded.py FOLDER OUT DATA MODEL OFFLOAD [PROCESSES RANK PORT]
 """
 
 import sys
@@ -21,11 +21,13 @@ from sim.bridge.sharding import make_mesh, spread
 PROMPTS = [[3, 1, 4, 1], [5, 9], [2, 6, 5], [3, 5, 8, 9]]
 
 
-def main(folder, out, data, model, processes=1, rank=0, port=0):
+def main(folder, out, data, model, offload, processes=1, rank=0, port=0):
     if processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", processes, rank)
     mesh = make_mesh(data, model)
-    lm = load(folder, mesh=mesh, progress=False)
+    lm = load(folder, mesh=mesh, offload=bool(offload), progress=False)
+    assert lm.decoder.offloaded == bool(offload)
+    assert all(group.decoder.offloaded == bool(offload) for group in lm.groups if processes == 1)
     shardings = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(split.nnx.state(lm.decoder))}
     ids, mask = spread(mesh, *lm.contexts(PROMPTS))
     logits = split.all_logits(lm.decoder, ids, mask)

@@ -33,7 +33,7 @@ def finish(*processes):
 def alone(checkpoint, tmp_path_factory):
     """What one device gives."""
     folder, out = checkpoint("llama, grouped, tied"), tmp_path_factory.mktemp("alone") / "out.npz"
-    finish(start(folder, out, 1, 1, 1))
+    finish(start(folder, out, 1, 1, 1, 0))
     return np.load(out)
 
 
@@ -45,9 +45,9 @@ def compare(out, alone, devices):
         np.testing.assert_allclose(spread[name], alone[name], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("data", "model"), [(1, 8), (4, 2)])
-def test_eight_devices(checkpoint, tmp_path, alone, data, model):
-    finish(start(checkpoint("llama, grouped, tied"), tmp_path / "out.npz", 8, data, model))
+@pytest.mark.parametrize(("data", "model", "offload"), [(1, 8, 0), (4, 2, 1)])
+def test_eight_devices(checkpoint, tmp_path, alone, data, model, offload):
+    finish(start(checkpoint("llama, grouped, tied"), tmp_path / "out.npz", 8, data, model, offload))
     compare(tmp_path / "out.npz", alone, 8)
 
 
@@ -57,7 +57,7 @@ def test_two_processes(checkpoint, tmp_path, alone):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder, out = checkpoint("llama, grouped, tied"), tmp_path / "out.npz"
-    finish(*[start(folder, out, 2, 2, 2, 2, rank, port) for rank in (0, 1)])
+    finish(*[start(folder, out, 2, 2, 2, 0, 2, rank, port) for rank in (0, 1)])
     compare(out, alone, 4)
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from sim.bridge.architectures import from_config
 from sim.bridge.model import random_model
-from sim.bridge.parameters import parameter_bytes
+from sim.bridge.parameters import offloaded_bytes, parameter_bytes
 from sim.bridge.split import all_logits
 from sim.experiments.estimate import (
     STAGES,
     Card,
+    FromHost,
     Rates,
     Shape,
     Work,
@@ -98,7 +99,11 @@ def test_a_dry_run_leaves_nothing(lm, tmp_path):
     model = lm.save(tmp_path / "model")
     arguments = {"model": str(model), "preset": "smoke"}
     changes = {"concept.prompts": 1, "next_token.kept": 5}
-    assert foresee(tmp_path / "run", ["vectors"], **arguments, changes=changes).stages == ("prompts", "vectors")
+    told = foresee(tmp_path / "run", ["vectors"], **arguments, changes=changes)
+    assert told.stages == ("prompts", "vectors")
+    offloaded = foresee(tmp_path / "run", ["vectors"], **arguments, changes=changes, offload=True)
+    a = lm.config
+    assert told.memory - offloaded.memory == parameter_bytes(a, "float32") - offloaded_bytes(a, "float32") > 0
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"^stage: .*got nothing"):
         foresee(tmp_path / "run", ["nothing"], **arguments)
@@ -121,3 +126,7 @@ def test_rates_of_a_group_of_cards():
     assert four.step[0] == pytest.approx(one.step[0] / 4 + link)
     each = 3 * Shape(a).block
     assert each / four.operations == pytest.approx(each / 4e12 + link)
+    # Half as many parameters as operations, of 2 bytes, for every token that is written, and for every 50 that are read.
+    coming = rates_on(card, a, together=8, offload=FromHost(bandwidth=1e8, tokens=50))
+    assert coming.step[0] == pytest.approx(one.step[0] + each / 1e8)
+    assert each / coming.operations == pytest.approx(each / 1e12 + each / 1e8 / 50)

@@ -12,6 +12,7 @@ import tokenizers
 
 from sim.bridge.tokenizer import Tokenizer
 from sim.directions.texts import Pair
+from sim.experiments import estimate
 from sim.experiments.experiment import begin
 from sim.experiments.preference import page, pairs, updates
 from sim.experiments.run import run
@@ -189,6 +190,25 @@ def test_gradients_of_objectives_against_finite_differences(task, form, method):
         assert slope == pytest.approx((forth - back) / 2e-4, rel=1e-3, abs=1e-6)
         assert abs(slope) > 1e-4
         assert np.isfinite(float(value))
+
+
+def test_where_there_is_no_room_a_step_computes_blocks_again(task):
+    whole = task.experiment
+    cramped = replace(task, experiment=replace(whole, lm=replace(whole.lm, memory_budget=1000)))
+    assert (task.rematerialises, cramped.rematerialises) == (False, True)
+    assert replace(task, experiment=replace(whole, lm=replace(whole.lm, memory_budget=2**40))).rematerialises is False
+
+    def gradient(task):
+        asked = task.asked(task.training, "lora")
+        arguments = (task.experiment.settings.updates, Recipe(0.1, 2.0, 5.0, 0.4), asked, updates.states(asked))
+        nothing = Answers(*[jnp.zeros(task.training.pairs)] * 4)
+        rest = (jnp.asarray([0.4, 1.7]), jnp.asarray([2, 0]))
+        program = jax.jit(jax.grad(lambda update: updates.objective("split", *arguments, nothing, update, *rest)))
+        return program(some_update(asked.split, "lora"))
+
+    for kept, again in zip(*(jax.tree.leaves(gradient(each)) for each in (task, cramped)), strict=True):
+        np.testing.assert_allclose(kept, again, rtol=1e-4, atol=1e-7)
+    assert estimate._train_update(cramped.experiment).operations > estimate._train_update(whole).operations
 
 
 def test_reps_has_both_branches(task):
