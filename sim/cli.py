@@ -636,7 +636,18 @@ def make(
     pairs: Annotated[Path | None, typer.Option(help="JSON lines, JSON or parquet with pairs of texts, or a folder.")] = None,
     positive: Annotated[Path | None, typer.Option(help="Texts that show what to steer towards, one in each line.")] = None,
     negative: Annotated[Path | None, typer.Option(help="Texts that do not, one in each line.")] = None,
-    way: Annotated[str, typer.Option(help="To a direction: difference-of-means, linear-probe, ...")] = "difference-of-means",
+    way: Annotated[
+        str,
+        typer.Option(
+            help="To a direction: difference-of-means, difference-of-normalized-means, linear-probe, pca-of-differences, "
+            "pca-of-states, sparse-coding; or sparse-autoencoder, at one block."
+        ),
+    ] = "difference-of-means",
+    sae: Annotated[
+        Path | None,
+        typer.Option(help="A folder of SAELens: of its features, that which tells the texts apart best, or --feature."),
+    ] = None,
+    feature: Annotated[int | None, typer.Option(min=0, help="The number of a feature of --sae, in place of texts.")] = None,
     tokens: Annotated[str, typer.Option(help="content, answer, all, last, or a number: the last so many.")] = "content",
     only: Only = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put texts, or their questions, into the form of a chat.")] = False,
@@ -644,23 +655,31 @@ def make(
     """Make a steering vector from texts, and print its diagnosis."""
     from sim.bridge.model import load
     from sim.directions.extraction import make_vector
+    from sim.directions.feature_request import feature_request
     from sim.directions.files import prepare_target
     from sim.directions.metadata import as_lines
     from sim.directions.sources import source
 
-    texts, target = source(concept=concept, pairs=pairs, positive=positive, negative=negative), prepare_target(out)
-    result = make_vector(
-        load(model),
-        texts.positive,
-        texts.negative,
-        questions=texts.questions,
-        way=way,
-        tokens=int(tokens) if tokens.isdecimal() else tokens,
-        layers=None if only is None else _blocks(only),
-        chat=chat,
-        name=texts.name,
-        progress=None,
-    )
+    named: dict[str, Any] = {"concept": concept, "pairs": pairs, "positive": positive, "negative": negative}
+    blocks = None if only is None else _blocks(only)
+    request = feature_request(way=way, sae=sae, feature=feature, texts=named, tokens=tokens, blocks=blocks)
+    texts, target = source(**named) if request is None else None, prepare_target(out)
+    if request is not None:
+        result = request.make(load(model), chat=chat)
+    else:
+        assert texts is not None
+        result = make_vector(
+            load(model),
+            texts.positive,
+            texts.negative,
+            questions=texts.questions,
+            way=way,
+            tokens=int(tokens) if tokens.isdecimal() else tokens,
+            layers=blocks,
+            chat=chat,
+            name=texts.name,
+            progress=None,
+        )
     typer.echo(as_lines(result))
     _write_vector(result, target)
 

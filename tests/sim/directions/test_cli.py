@@ -8,10 +8,12 @@ import pytest
 
 import sim
 from sim.directions.extraction import make_vector
+from sim.directions.features import feature_vector, sae_vector
 from sim.directions.sources import source
 from sim.directions.texts import concept_pairs
 from sim.directions.vector import Diagnosis, SteeringVector, combined
 from tests.sim.bridge.test_model import letters
+from tests.sim.directions.test_sparse_autoencoder import folder_of as saelens_folder
 from tests.sim.test_cli import run
 
 WIDTH = 32
@@ -120,6 +122,33 @@ def test_make_is_what_python_makes_of_texts(folder, monkeypatch, capsys, spellin
     assert all(result[layer].tobytes() == expected[layer].tobytes() for layer in result.layers)
 
 
+def test_make_takes_a_sparse_autoencoder(folder, monkeypatch, capsys, spelling):
+    (folder / "sae").mkdir()
+    saelens_folder(folder / "sae")
+    sae = sim.read_sparse_autoencoder(folder / "sae", spelling)
+    (folder / "calm.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    common = ("--model", "model", "--sae", "sae")
+    code, out, _ = run(monkeypatch, capsys, "vector", "make", *common, "--pairs", "calm.jsonl", "--out", "best.npz")
+    assert code == 0
+    assert "way: sparse-autoencoder" in out
+    sides = ([pair[side] for pair in PAIRS] for side in ("matching", "not_matching"))
+    best = sae_vector(spelling, *sides, questions=[pair["question"] for pair in PAIRS], sae=sae)
+    assert (sim.read_vector("best.npz").name, sim.read_vector("best.npz").layers) == ("calm", (1,))
+    assert sim.read_vector("best.npz")[1].tobytes() == best[1].tobytes()
+    code, out, _ = run(monkeypatch, capsys, "vector", "make", *common, "--feature", "3", "--out", "three.safetensors")
+    assert code == 0
+    assert sim.read_vector("three.safetensors")[1].tobytes() == feature_vector(sae, 3)[1].tobytes()
+
+
+def test_make_trains_a_sparse_autoencoder(folder, monkeypatch, capsys, spelling):
+    (folder / "calm.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    options = ("--model", "model", "--way", "sparse-autoencoder", "--only", "2", "--out", "own.npz")
+    code, out, _ = run(monkeypatch, capsys, "vector", "make", "--pairs", "calm.jsonl", *options)
+    assert code == 0
+    assert "way: sparse-autoencoder" in out
+    assert sim.read_vector("own.npz").layers == (2,)
+
+
 def test_a_concept_of_the_library_or_of_a_file(folder):
     joy = source(concept="joy")
     assert joy.positive == [pair.matching for pair in concept_pairs("joy")]
@@ -182,6 +211,13 @@ def test_combined_keeps_a_single_vector():
         (["make", "--concept", "rage", "--out", "s.npz"], "expected one of apathetic"),
         (["make", "--concept", "joy", "--out", "s.pt"], "path: expected a file that ends in .safetensors"),
         (["make", "--concept", "joy", "--out", "s.npz", "--model", "none"], "model: expected a folder, a GGUF file"),
+        (["make", "--concept", "joy", "--sae", "d", "--way", "linear-probe", "--out", "s.npz"], "way: expected sparse-auto"),
+        (["make", "--feature", "3", "--out", "s.npz"], "feature: expected a folder (--sae) that it is of, got none"),
+        (["make", "--sae", "d", "--feature", "3", "--concept", "joy", "--out", "s.npz"], "texts: expected none beside a"),
+        (["make", "--sae", "d", "--out", "s.npz"], "texts: expected one of positive with negative, pairs, concept"),
+        (["make", "--sae", "d", "--concept", "joy", "--only", "1,2", "--out", "s.npz"], "only: expected one block, of an"),
+        (["make", "--way", "sparse-autoencoder", "--concept", "joy", "--out", "s.npz"], "only: expected the block to train"),
+        (["make", "--sae", "d", "--feature", "3", "--tokens", "all", "--out", "s.npz"], "tokens: expected content, with"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, monkeypatch, capsys, arguments, message):
