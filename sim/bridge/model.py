@@ -25,7 +25,7 @@ from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampler, Sampling
-from sim.bridge.parameters import init_parameters, offloaded_bytes, parameter_bytes, shapes
+from sim.bridge.parameters import init_parameters, parameter_bytes, shapes
 from sim.bridge.split import MLP_DOWN, Split, all_logits, all_states, block_activation_size, sites_of
 from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
@@ -214,11 +214,11 @@ class LanguageModel:
             axis: of the array that contexts are along.
         """
         for rows in self.batches(*ids.shape, more=more):
-            values = np.asarray(program(self.decoder, *self._on_devices(ids[rows], mask[rows])))
+            values = np.asarray(program(self.decoder, *self.on_devices(ids[rows], mask[rows])))
             yield from np.moveaxis(values, axis, 0)[: len(np.unique(rows))]
 
-    def _on_devices(self, *rows: np.ndarray) -> tuple[jax.Array, ...]:
-        """Arrays of a row for each context, over the groups of devices if that comes out even."""
+    def on_devices(self, *rows: np.ndarray) -> tuple[jax.Array, ...]:
+        """Arrays of a row for each context, over the groups of devices of its mesh if that comes out even."""
         if self.mesh is None or len(rows[0]) % self.mesh.shape["data"]:
             return tuple(map(jnp.asarray, rows))
         return sharding.spread(self.mesh, *rows)
@@ -293,7 +293,7 @@ class LanguageModel:
             "budget": self.memory_budget or portion.budget,
             "strengths_per_batch": portion.strengths_per_batch,
         }
-        tokens, real = self._on_devices(ids, mask)
+        tokens, real = self.on_devices(ids, mask)
         split = Split(state, tokens, real, at, graph, last_only, **at_once, site=site)
         devices.require_room("prompts", 4 * split.activation_size, self.device)
         return split
@@ -350,7 +350,7 @@ class LanguageModel:
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
         # With a budget, the keys and values of the unsteered model are kept too.
         self._require_room_for_keys((1 if cap is None else 2) * len(ids) * copies * (ids.shape[1] + new))
-        tokens, real = self._on_devices(ids, mask)
+        tokens, real = self.on_devices(ids, mask)
         out, lengths, finite_throughout, capped = generation.compiled(
             self.decoder,
             tokens,
@@ -502,8 +502,7 @@ def load(
     else:
         config, tensors, tokenizer = _open(path)
         if mesh is None:
-            size = offloaded_bytes if offload else parameter_bytes
-            devices.require_room("model", size(config, kind), device)
+            devices.require_room("model", sharding.bytes_on_each(config, kind, offload=offload), device)
         parameters = load_params(config, tensors, dtype=kind, sharding_of=sharding_of, progress=progress, digest=digest)
     decoder = Decoder(config, parameters, dtype=computing, fast=fast)
     return LanguageModel(decoder, tokenizer, str(source), digest.hexdigest()[:16])

@@ -77,8 +77,12 @@ def is_gain(name: str) -> bool:
 
 def parameter_bytes(a: Config, dtype: DTypeLike) -> int:
     """What the parameters of a model take on a device."""
-    sizes = {name: math.prod(shape) for name, shape in shapes(a).items()}
-    return sum(size * (4 if is_gain(name) else jnp.dtype(dtype).itemsize) for name, size in sizes.items())
+    return sum(bytes_of(name, shape, dtype) for name, shape in shapes(a).items())
+
+
+def bytes_of(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    """What a parameter takes: those of norms are in float32."""
+    return math.prod(shape) * (4 if is_gain(name) else jnp.dtype(dtype).itemsize)
 
 
 HOST = "pinned_host"
@@ -93,16 +97,6 @@ def is_block_matrix(a: Config, name: str) -> bool:
 def is_on_host(parameter: object) -> bool:
     """Whether a parameter is in the memory of the host and not of a device."""
     return getattr(getattr(parameter, "sharding", None), "memory_kind", None) == HOST
-
-
-def offloaded_bytes(a: Config, dtype: DTypeLike) -> int:
-    """What the parameters take on a device where the matrices of the blocks are on the host: the rest, and two blocks.
-
-    While one block computes the next one may come.
-    """
-    blocks = sum(math.prod(shape) for name, shape in shapes(a).items() if is_block_matrix(a, name))
-    matrices = blocks * jnp.dtype(dtype).itemsize
-    return parameter_bytes(a, dtype) - matrices + min(2, a.num_layers) * matrices // a.num_layers
 
 
 def init_parameters(key: jax.Array, a: Config, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:

@@ -6,8 +6,8 @@ on several, and in several processes that `jax.distributed` has joined. Devices 
 group: work that falls into independent pieces is done by groups side by side (`groups`).
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from sim.bridge import devices
 from sim.bridge.config import Config
-from sim.bridge.parameters import HOST, ShardingOf, axes, is_block_matrix, offloaded_bytes, parameter_bytes
+from sim.bridge.parameters import HOST, ShardingOf, axes, bytes_of, is_block_matrix, shapes
 from ufm._check import require
 
 RULES: dict[str, str] = {"vocab": "model", "heads": "model", "kv_heads": "model", "d_mlp": "model"}
@@ -55,13 +55,17 @@ def _mesh(grid: np.ndarray) -> Mesh:
     return Mesh(grid, AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def mesh_from_text(text: str, model_bytes: int, hosts: int = 1) -> Mesh:
+BytesOnEach = Callable[[int], int]
+"""From how many devices share the parameters to what each of them holds."""
+
+
+def mesh_from_text(text: str, bytes_on_each: BytesOnEach, hosts: int = 1) -> Mesh:
     """A mesh as the command line names it.
 
     Args:
         text: ``data=2,model=4``; one of the two alone, and the other takes the devices that are left; or ``auto``:
             parameters over as few devices as have room for them, and as many groups as there are.
-        model_bytes: what the parameters take.
+        bytes_on_each: what the parameters take.
         hosts: how many share the groups of the mesh evenly. The mesh that is made is the part of one of them.
 
     Raises:
@@ -69,7 +73,7 @@ def mesh_from_text(text: str, model_bytes: int, hosts: int = 1) -> Mesh:
             without room for the parameters.
     """
     if text.strip() == "auto":
-        return _fitting_mesh(model_bytes)
+        return _fitting_mesh(bytes_on_each)
     expected = "auto, or as in data=2,model=4"
     sizes: dict[str, int] = {}
     for assignment in text.split(","):
@@ -82,13 +86,14 @@ def mesh_from_text(text: str, model_bytes: int, hosts: int = 1) -> Mesh:
     return make_mesh(data // hosts, sizes.get("model"))
 
 
-def _fitting_mesh(model_bytes: int) -> Mesh:
+def _fitting_mesh(bytes_on_each: BytesOnEach) -> Mesh:
     """The smallest groups of devices that have room for parameters."""
     count, memory = jax.local_device_count(), devices.capacity(jax.local_devices()[0])
     sizes = [size for size in range(1, count + 1) if count % size == 0]
-    fits = [size for size in sizes if memory is None or model_bytes / size <= memory / PARAMETER_SHARE]
-    needed, room = (devices.in_words(size) for size in (model_bytes, (memory or 0) * count // PARAMETER_SHARE))
-    require(bool(fits), "mesh", f"devices with room for parameters of {needed}", f"{count} with {room} for them")
+    fits = [size for size in sizes if memory is None or bytes_on_each(size) <= memory / PARAMETER_SHARE]
+    needed, room = (devices.in_words(size) for size in (bytes_on_each(count), (memory or 0) // PARAMETER_SHARE))
+    expected = f"devices with room for parameters of {needed} each, spread over all"
+    require(bool(fits), "mesh", expected, f"{count} with {room} for them")
     return make_mesh(count // fits[0], fits[0], devices=jax.local_devices())
 
 
@@ -100,12 +105,37 @@ def spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[
     """
     unknown = sorted(set(rules.values()) - set(mesh.axis_names))
     require(not unknown, "rules", f"axes of the mesh, {', '.join(mesh.axis_names)}", unknown)
+    return PartitionSpec(*_axes_of_mesh(names, shape, mesh.shape, rules))
+
+
+def _axes_of_mesh(
+    names: Sequence[str], shape: Sequence[int], sizes: Mapping[str, int], rules: Mapping[str, str]
+) -> list[str | None]:
+    """The axis of the mesh that each axis of an array is spread over; None where it is whole."""
     chosen: list[str | None] = []
     for name, size in zip(names, shape, strict=True):
         to = rules.get(name)
-        fits = to is not None and to not in chosen and size % mesh.shape[to] == 0
+        fits = to is not None and to not in chosen and size % sizes[to] == 0
         chosen.append(to if fits else None)
-    return PartitionSpec(*chosen)
+    return chosen
+
+
+def bytes_on_each(a: Config, dtype: Any, model: int = 1, *, offload: bool = False, rules: Mapping[str, str] = RULES) -> int:
+    """What the parameters take on each of the devices that share them.
+
+    Args:
+        a: the architecture.
+        dtype: of the parameters.
+        model: how many devices share them; a parameter of which no axis divides evenly is whole on each.
+        offload: whether matrices of blocks are on the host; two are on the device then, as the next one may come meanwhile.
+        rules: see `RULES`.
+    """
+    total = 0
+    for name, shape in shapes(a).items():
+        parts = any(to == "model" for to in _axes_of_mesh(axes(a)[name], shape, {"model": model}, rules))
+        size = bytes_of(name, shape, dtype) // (model if parts else 1)
+        total += size * min(2, a.num_layers) // a.num_layers if offload and is_block_matrix(a, name) else size
+    return total
 
 
 def on_mesh(
@@ -120,11 +150,14 @@ def on_mesh(
         rules: see `RULES`.
         offload: whether matrices of blocks are to be on the host (`offloaded`), so that a device needs room for few of them.
     """
-    size = offloaded_bytes if offload else parameter_bytes
 
     @cache
     def chosen(a: Config) -> Mesh:
-        return mesh_from_text(mesh, size(a, dtype), hosts) if isinstance(mesh, str) else mesh
+        size = partial(bytes_on_each, a, dtype, offload=offload, rules=rules)
+        found = mesh_from_text(mesh, size, hosts) if isinstance(mesh, str) else mesh
+        for device in found.local_devices:
+            devices.require_room("model", size(found.shape["model"]), device)
+        return found
 
     def sharding_of(a: Config, name: str, shape: tuple[int, ...]) -> NamedSharding:
         return NamedSharding(chosen(a), spec(axes(a)[name], shape, chosen(a), rules))

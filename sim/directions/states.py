@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
-from tqdm import tqdm
 
 from sim.bridge.decoder import Decoder
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import all_states
+from sim.progress import bar
 from ufm._check import require, shown, whole_number
 from ufm.precision import of_products, wide
 
@@ -327,10 +327,10 @@ def _padded(
     for k, (row, mask, t) in enumerate(zip(rows, chosen, needed, strict=True)):
         ids[k, :t], real[k, :t], counts[k, :t] = row[:t], True, mask[:t]
     more = lm.config.num_layers * length * lm.config.d_model
-    with tqdm(total=n, desc="states", unit="text", disable=None if progress is None else not progress) as bar:
+    with bar(total=n, desc="states", unit="text", shown=progress) as done:
         for batch in lm.batches(n, length, more=more, budget=budget):
-            yield batch, (jnp.asarray(ids[batch]), jnp.asarray(real[batch]), jnp.asarray(counts[batch]))
-            bar.update(len(np.unique(batch)))
+            yield batch, lm.on_devices(ids[batch], real[batch], counts[batch])
+            done.update(len(np.unique(batch)))
 
 
 def _require_content(names: Sequence[str], counted: Int[np.ndarray, " n"]) -> None:

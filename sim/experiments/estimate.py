@@ -23,7 +23,8 @@ from sim.bridge.decoder import Decoder
 from sim.bridge.devices import in_words
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
-from sim.bridge.parameters import init_parameters, is_block_matrix, offloaded_bytes, parameter_bytes, shapes
+from sim.bridge.parameters import init_parameters, is_block_matrix, parameter_bytes, shapes
+from sim.bridge.sharding import bytes_on_each
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments.experiment import Experiment
 from sim.experiments.inputs import Inputs
@@ -328,7 +329,7 @@ class Estimate(NamedTuple):
     @property
     def total(self) -> float:
         """Seconds of all stages."""
-        return sum(self.seconds)
+        return sum(self.seconds, 0.0)
 
     def __str__(self) -> str:
         lines = [f"{'stage':<20}{'cells':>7}{'operations':>12}{'tokens written':>16}{'time':>10}"]
@@ -371,13 +372,16 @@ def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None 
     left = [name for name in stages if not _is_finished(experiment, name)]
     works = {name: STAGES[name](experiment) for name in left}
     largest = max((count for work in works.values() for _, count in work.writes), default=2)
-    known = rates or measure_rates(experiment.lm, largest)
+    known = rates or (measure_rates(experiment.lm, largest) if left else Rates(math.inf, (0.0, 0.0), 2, 0.0))
     groups = hosts * len(experiment.on_every_group)
-    lm, a = experiment.lm, experiment.lm.config
+    lm = experiment.lm
     model = 1 if lm.mesh is None else lm.mesh.shape["model"]
     split = lm.split([[0]], 0)
-    size = offloaded_bytes if lm.decoder.offloaded else parameter_bytes
-    memory = size(a, lm.decoder.dtype) // model + 4 * split.budget
+    models = {each.fingerprint: each for each in (lm, experiment.judge)}.values()
+    memory = 4 * split.budget + sum(
+        bytes_on_each(each.config, each.decoder.embedding[...].dtype, model, offload=each.decoder.offloaded)
+        for each in models
+    )
     seconds = tuple(known.seconds(work.of_one(groups)) for work in works.values())
     return Estimate(tuple(left), tuple(works[name] for name in left), seconds, memory, groups)
 

@@ -1,5 +1,6 @@
 """The stages of the experiments by name, one by one or together; a run begun, gone on with, and listed."""
 
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -190,8 +191,13 @@ def foresee(out: str | Path, stages: Sequence[str] | None = None, **arguments: A
         ValueError: as `prepare` and `run`, before anything is measured.
     """
     order = in_order(stages)
-    with tempfile.TemporaryDirectory() as empty:
-        folder = out if (Path(out) / DATA).is_dir() else Path(empty) / "run"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, known = Path(out), (Path(out) / DATA).is_dir()
+        if not known or not read_store(out).groups:
+            # What has not begun to compute could be begun with other settings, and is left as it is.
+            folder = Path(temporary) / "run"
+            if known:
+                shutil.copytree(Path(out) / DATA, folder / DATA)
         experiment = prepare(folder, **arguments)
         _check_inputs(experiment, order)
         return estimate(experiment, order, hosts=arguments.get("hosts", 1))

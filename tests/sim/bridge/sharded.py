@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import ufm
 from sim.bridge import split
 from sim.bridge.model import load
-from sim.bridge.sharding import make_mesh, spread
+from sim.bridge.sharding import bytes_on_each, make_mesh, spread
 
 PROMPTS = [[3, 1, 4, 1], [5, 9], [2, 6, 5], [3, 5, 8, 9]]
 
@@ -28,6 +28,10 @@ def main(folder, out, data, model, offload, processes=1, rank=0, port=0):
     lm = load(folder, mesh=mesh, offload=bool(offload), progress=False)
     assert lm.decoder.offloaded == bool(offload)
     assert all(group.decoder.offloaded == bool(offload) for group in lm.groups if processes == 1)
+    if not offload:
+        device, size = jax.local_devices()[0], bytes_on_each(lm.config, "float32", model)
+        parts = [part for value in lm.parameters.values() for part in value.addressable_shards if part.device == device]
+        assert sum(part.data.nbytes for part in parts) == size
     shardings = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(split.nnx.state(lm.decoder))}
     ids, mask = spread(mesh, *lm.contexts(PROMPTS))
     logits = split.all_logits(lm.decoder, ids, mask)

@@ -12,7 +12,8 @@ import ufm
 from sim.bridge import devices
 from sim.bridge.architectures import from_config
 from sim.bridge.model import load, random_model
-from sim.bridge.parameters import HOST, is_block_matrix, offloaded_bytes, parameter_bytes
+from sim.bridge.parameters import HOST, is_block_matrix, parameter_bytes
+from sim.bridge.sharding import bytes_on_each
 from ufm import Add, LoRA, Steering
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6]]
@@ -98,7 +99,7 @@ def test_bytes_on_a_device(small):
         for name, value in small("llama, grouped, tied").parameters.items()
         if is_block_matrix(config, name)
     )
-    saved = parameter_bytes(config, jnp.float32) - offloaded_bytes(config, jnp.float32)
+    saved = parameter_bytes(config, jnp.float32) - bytes_on_each(config, jnp.float32, offload=True)
     assert saved == (config.num_layers - 2) * of_a_block
 
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from sim.bridge.sharding import RULES, make_mesh, spec, spread
+from sim.bridge import devices
+from sim.bridge.model import load
+from sim.bridge.parameters import is_block_matrix, parameter_bytes
+from sim.bridge.sharding import RULES, bytes_on_each, make_mesh, spec, spread
 
 SCRIPT = Path(__file__).parent / "sharded.py"
 ROOT = SCRIPT.parents[3]
@@ -75,3 +78,24 @@ def test_rules():
 
 def test_contexts_are_spread():
     assert spread(make_mesh(1, 1), np.zeros((3, 4)))[0].shape == (3, 4)
+
+
+def test_a_mesh_without_room_is_refused(checkpoint, monkeypatch):
+    folder = checkpoint("llama, grouped, tied")
+    monkeypatch.setattr(devices, "free", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"^model: .*at least 0.1 MiB free, got 0.0 MiB"):
+        load(folder, mesh=make_mesh(1, 1), progress=False)
+    monkeypatch.setattr(devices, "capacity", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"^mesh: .*parameters of 0.1 MiB each, spread over all, got 1 with 0.0 MiB"):
+        load(folder, mesh="auto", progress=False)
+
+
+def test_what_does_not_divide_is_whole_on_each_device(small):
+    lm = small("llama, grouped, tied")
+    a, whole = lm.config, parameter_bytes(lm.config, "float32")
+    assert bytes_on_each(a, "float32") == whole
+    # Of 61 tokens, and of norms, no axis divides by 2; all matrices of blocks have one that does.
+    apart = sum(value.nbytes for name, value in lm.parameters.items() if is_block_matrix(a, name))
+    assert bytes_on_each(a, "float32", 2) == whole - apart // 2
+    # Nothing divides by 7.
+    assert bytes_on_each(a, "float32", 7) == whole

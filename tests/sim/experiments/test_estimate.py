@@ -9,8 +9,10 @@ import pytest
 
 from sim.bridge.architectures import from_config
 from sim.bridge.model import random_model
-from sim.bridge.parameters import offloaded_bytes, parameter_bytes
+from sim.bridge.parameters import parameter_bytes
+from sim.bridge.sharding import bytes_on_each
 from sim.bridge.split import all_logits
+from sim.experiments import estimate as estimate_module
 from sim.experiments.estimate import (
     STAGES,
     Card,
@@ -24,7 +26,8 @@ from sim.experiments.estimate import (
     measure_rates,
     rates_on,
 )
-from sim.experiments.run import STAGE_OF_GROUP, foresee, in_order
+from sim.experiments.run import STAGE_OF_GROUP, foresee, in_order, prepare
+from sim.experiments.store import read_store
 from tests.sim.experiments import tiny
 
 
@@ -75,9 +78,11 @@ def test_groups_share_cells():
     assert work.of_one(8) == Work(5, 2.0, ((8, 2),))
 
 
-def test_what_is_done_is_left_out(done, lm, judge, tmp_path):
+def test_what_is_done_is_left_out(done, lm, judge, tmp_path, monkeypatch):
     rates = Rates(1e9, (0.1, 0.2), 2, 1.0)
-    assert estimate(done, in_order(), rates).stages == ()
+    monkeypatch.setattr(estimate_module, "measure_rates", None)
+    assert estimate(done, in_order()).stages == ()
+    assert estimate(done, in_order()).total == 0
     fresh = estimate(tiny.start(tmp_path / "run", lm, judge), in_order(), rates)
     assert list(fresh.stages) == in_order()
     assert fresh.total == pytest.approx(sum(rates.seconds(work) for work in fresh.work))
@@ -103,10 +108,19 @@ def test_a_dry_run_leaves_nothing(lm, tmp_path):
     assert told.stages == ("prompts", "vectors")
     offloaded = foresee(tmp_path / "run", ["vectors"], **arguments, changes=changes, offload=True)
     a = lm.config
-    assert told.memory - offloaded.memory == parameter_bytes(a, "float32") - offloaded_bytes(a, "float32") > 0
+    assert told.memory - offloaded.memory == parameter_bytes(a, "float32") - bytes_on_each(a, "float32", offload=True) > 0
     assert not (tmp_path / "run").exists()
+    # A run that has begun and computed nothing keeps its settings.
+    begun = prepare(tmp_path / "run", **arguments, changes=changes)
+    foresee(tmp_path / "run", ["vectors"], changes={"seed": 7})
+    assert read_store(tmp_path / "run").about == begun.store.about
     with pytest.raises(ValueError, match=r"^stage: .*got nothing"):
         foresee(tmp_path / "run", ["nothing"], **arguments)
+
+
+def test_memory_counts_the_judge(done, lm, judge):
+    alone, both = (estimate(replace(done, judge=each), []).memory for each in (lm, judge))
+    assert both - alone == parameter_bytes(judge.config, "float32") > 0
 
 
 def test_a_model_whose_weights_are_not_at_hand_is_counted_alike(done):
