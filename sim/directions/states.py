@@ -329,7 +329,8 @@ def _padded(
     more = lm.config.num_layers * length * lm.config.d_model
     with bar(total=n, desc="states", unit="text", shown=progress) as done:
         for batch in lm.batches(n, length, more=more, budget=budget):
-            yield batch, lm.on_devices(ids[batch], real[batch], counts[batch])
+            tokens, are_real, count = lm.on_devices(ids[batch], real[batch], counts[batch])
+            yield batch, (tokens, are_real, count)
             done.update(len(np.unique(batch)))
 
 
