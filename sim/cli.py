@@ -512,7 +512,8 @@ def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("o
     trained = [name for name in groups if name.startswith(("update-", "preference-"))]
     measured = any(f"preference-{form}" in groups for form in FORMS)
     require(measured or len(groups) > len(trained), "out", "a run with something measured", f"{str(out)!r} without it")
-    experiment = prepare(out)
+    # Next to nothing is computed: a device need not have room for the model.
+    experiment = prepare(out, offload=True)
     if len(groups) > len(trained):
         typer.echo(summary(write(experiment)))
         typer.echo(f"open {out / 'index.html'}")
@@ -651,6 +652,8 @@ def make(
     tokens: Annotated[str, typer.Option(help="content, answer, all, last, or a number: the last so many.")] = "content",
     only: Only = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put texts, or their questions, into the form of a chat.")] = False,
+    mesh: Mesh = None,
+    offload: Offload = False,
 ) -> None:
     """Make a steering vector from texts, and print its diagnosis."""
     from sim.bridge.model import load
@@ -665,11 +668,11 @@ def make(
     request = feature_request(way=way, sae=sae, feature=feature, texts=named, tokens=tokens, blocks=blocks)
     texts, target = source(**named) if request is None else None, prepare_target(out)
     if request is not None:
-        result = request.make(load(model), chat=chat)
+        result = request.make(load(model, mesh=mesh, offload=offload), chat=chat)
     else:
         assert texts is not None
         result = make_vector(
-            load(model),
+            load(model, mesh=mesh, offload=offload),
             texts.positive,
             texts.negative,
             questions=texts.questions,
@@ -811,7 +814,8 @@ def _read_vector(file: Path, model: str | None, layer: int | None, other_weights
     from sim.bridge.model import load
     from sim.directions.files import read_vector
 
-    lm = None if model is None else load(model)
+    # Nothing is computed with it: a device need not have room for it.
+    lm = None if model is None else load(model, offload=True)
     return read_vector(file, lm, other_weights=other_weights, layer=layer)
 
 
