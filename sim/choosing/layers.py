@@ -1,6 +1,7 @@
 """Where to steer: the efficiency of every layer to first order (N15), and the best few of them chosen for in full."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,7 +106,12 @@ def over_layers(
     best = sorted(frontier.values(), key=lambda point: -point.rho_squared)[:TRIED]
     numbers = ", ".join(str(point.layer) for point in best)
     LOG.info("%d blocks compared to first order; a strength is chosen after %s", len(frontier), numbers)
-    choices = [choose_at(point.layer, np.flatnonzero(members).tolist()) for point in best]
+    choices, started = [], time.monotonic()
+    for done, point in enumerate(best, 1):
+        choices.append(choose_at(point.layer, np.flatnonzero(members).tolist()))
+        if done < len(best):
+            left = (time.monotonic() - started) / done * (len(best) - done)
+            LOG.info("block %d is done, %d of %d; about %.0f s are left", point.layer, done, len(best), left)
     for choice in choices:
         if choice.alpha is not None and choice.cost is not None:
             known = replace(frontier[choice.layer], alpha=choice.alpha, cost=choice.cost.mean, share=choice.share[1])

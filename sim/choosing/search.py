@@ -65,6 +65,9 @@ ROUNDS = 5
 FEW = 4
 """Fewer prompts than these are spoken of: an interval over them says little."""
 
+HARDLY = 0.01
+"""A share whose log-odds rise by less is spoken of: it is a hundredth larger than without steering, if it is small."""
+
 FARTHEST = 1e4
 """Strengths are looked for up to this many times the first guess."""
 
@@ -440,8 +443,10 @@ class _Search:
     def _notes(self, before: float, after: float) -> list[str]:
         """What a reader should know of a choice that was made, given the mean share without steering and with it."""
         falls = f"the concept's mean share does not rise: {before:.3g} without steering, {after:.3g} with it"
+        hardly = f"the concept's mean share hardly rises, from {before:.4g} to {after:.4g}"
+        moved = falls if after <= before else hardly if logit(after) - logit(before) < HARDLY else ""
         few = f"{len(self.writer.prompts)} prompts say little of others; 8 or more are better"
-        return [*([falls] if after <= before else []), *([few] if len(self.writer.prompts) < FEW else [])]
+        return [moved, *([few] if len(self.writer.prompts) < FEW else [])]
 
     def _words(self) -> tuple[str, ...]:
         """The concept's tokens as text."""

@@ -338,9 +338,19 @@ def parts_of(lm):
     return blocks, 32 * 61
 
 
-def test_the_layer_is_the_best_of_the_most_efficient(lm):
+def test_a_limit_that_leaves_little_room_is_spoken_of(lm):
+    choice = choose(lm, steering(), PROMPTS, horizon=6, tokens=TOKENS, budget=1e-6)
+    assert choice.share[1] > choice.share[0]
+    assert "the concept's mean share hardly rises, from " in choice.reason
+
+
+def test_the_layer_is_the_best_of_the_most_efficient(lm, caplog):
     vector = sim.SteeringVector({0: V, 1: 3 * V, 2: -V})
-    choice = choose(lm, vector, PROMPTS, layer="auto", horizon=6, tokens=TOKENS, budget=0.05)
+    with caplog.at_level("INFO", logger="sim"):
+        choice = choose(lm, vector, PROMPTS, layer="auto", horizon=6, tokens=TOKENS, budget=0.05)
+    done = [line for line in caplog.messages if "is done" in line]
+    assert [line.split(";")[0].split(", ")[1] for line in done] == ["1 of 3", "2 of 3"]
+    assert all("s are left" in line for line in done)
     assert [point.layer for point in choice.frontier] == [0, 1, 2]
     alone = [choose(lm, vector, PROMPTS, layer=layer, horizon=6, tokens=TOKENS, budget=0.05) for layer in range(3)]
     gains = [one.share[1] - one.share[0] for one in alone]
