@@ -513,7 +513,7 @@ def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("o
     measured = any(f"preference-{form}" in groups for form in FORMS)
     require(measured or len(groups) > len(trained), "out", "a run with something measured", f"{str(out)!r} without it")
     # Next to nothing is computed: a device need not have room for the model.
-    experiment = prepare(out, offload=True)
+    experiment = prepare(out, offload=None)
     if len(groups) > len(trained):
         typer.echo(summary(write(experiment)))
         typer.echo(f"open {out / 'index.html'}")
@@ -815,7 +815,7 @@ def _read_vector(file: Path, model: str | None, layer: int | None, other_weights
     from sim.directions.files import read_vector
 
     # Nothing is computed with it: a device need not have room for it.
-    lm = None if model is None else load(model, offload=True)
+    lm = None if model is None else load(model, offload=None)
     return read_vector(file, lm, other_weights=other_weights, layer=layer)
 
 

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.config import Config
-from sim.bridge.parameters import is_on_host
+from sim.bridge.offload import is_on_host, to_device
 from ufm.normalised import norm
 from ufm.precision import of_products, wide
 from ufm.steering import positions_of
@@ -220,8 +220,8 @@ class Decoder(nnx.Module):
         """The parameters of one block, on the device."""
 
         def of_block(stacked: Array) -> Array:
-            own = lax.dynamic_index_in_dim(stacked, i, keepdims=False)
-            return jax.device_put(own, jax.memory.Space.Device) if self.offloaded and own.ndim == 2 else own
+            on_host = self.offloaded and stacked.ndim == 3
+            return to_device(stacked, i) if on_host else lax.dynamic_index_in_dim(stacked, i, keepdims=False)
 
         graph, state = nnx.split(self.blocks)
         return nnx.merge(graph, jax.tree.map(of_block, state))

@@ -4,6 +4,7 @@ A CPU is served best by what its caches hold; an accelerator by as much as its m
 many strengths at once. A user's own `budget` (`LanguageModel.memory_budget`, or that of a function) goes before all of this.
 """
 
+import os
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -92,6 +93,26 @@ def require_room(argument: str, needed: int, device: Device) -> None:
     fits = left is None or needed <= left
     wanted = f"a device with at least {in_words(needed)} free"
     require(fits, argument, wanted, f"{in_words(left or 0)} on {device.device_kind}")
+
+
+PINNED = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
+"""The variable that tells XLA how much of the host's memory a process may pin for NVIDIA cards, in GiB; 64 without it."""
+
+
+def require_pinned(argument: str, needed: int, device: Device) -> None:
+    """Refuse what takes more of the host's memory than JAX pins for a device.
+
+    Args:
+        argument: that asks for it.
+        needed: bytes.
+        device: that copies from there.
+
+    Raises:
+        ValueError: more than the limit that `PINNED` sets; the message says what to set it to.
+    """
+    limit = os.environ.get(PINNED, "64")
+    fits = device.platform != "gpu" or not limit.isdecimal() or needed <= int(limit) * 2**30
+    require(fits, argument, f"{PINNED}={-(-needed // 2**30) + 1} or more in the environment", limit)
 
 
 def in_words(size: int) -> str:

@@ -25,6 +25,7 @@ from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
 from sim.bridge.files import read_json, reading, refuse_pointers
 from sim.bridge.generation import Sampler, Sampling
+from sim.bridge.offload import offloaded
 from sim.bridge.parameters import init_parameters, parameter_bytes, shapes
 from sim.bridge.split import MLP_DOWN, Split, all_logits, all_states, block_activation_size, sites_of
 from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
@@ -459,7 +460,7 @@ def load(
     precision: str = "full",
     mesh: jax.sharding.Mesh | str | None = None,
     hosts: int = 1,
-    offload: bool = False,
+    offload: bool | None = False,
     progress: bool | None = None,
 ) -> LanguageModel:
     """A language model from a folder, a GGUF file, the default model's name, or a repository id.
@@ -475,7 +476,7 @@ def load(
             (`sim.bridge.sharding.mesh_from_text`); the default device if left out.
         hosts: how many share the mesh of that text; this one gets its part of the groups.
         offload: whether the matrices of the blocks stay in the memory of the host, for a model that is larger than the
-            device: each block comes to the device when it runs. Numbers are the same.
+            device: each block comes to the device when it runs. None: where the device has no room for them.
         progress: whether to show a bar.
 
     Raises:
@@ -495,14 +496,18 @@ def load(
     known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
     require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
     refuse_pointers(path)
-    digest, sharding_of = hashlib.sha256(), None if mesh is None else sharding.on_mesh(mesh, kind, hosts, offload=offload)
-    sharding_of = sharding.offloaded(sharding_of) if offload else sharding_of
+    digest, sharding_of = (
+        hashlib.sha256(),
+        None if mesh is None else sharding.on_mesh(mesh, kind, hosts, offload=bool(offload)),
+    )
+    if offload is not False:
+        sharding_of = offloaded(sharding_of, kind, needed=offload is None)
     if path.is_dir() and orbax_checkpoint.is_checkpoint(path):
         config, parameters, tokenizer = orbax_checkpoint.read(path, dtype=kind, sharding_of=sharding_of, digest=digest)
     else:
         config, tensors, tokenizer = _open(path)
-        if mesh is None:
-            devices.require_room("model", sharding.bytes_on_each(config, kind, offload=offload), device)
+        if sharding_of is None:
+            devices.require_room("model", parameter_bytes(config, kind), device)
         parameters = load_params(config, tensors, dtype=kind, sharding_of=sharding_of, progress=progress, digest=digest)
     decoder = Decoder(config, parameters, dtype=computing, fast=fast)
     return LanguageModel(decoder, tokenizer, str(source), digest.hexdigest()[:16])
@@ -564,7 +569,7 @@ def random_model(config: Config, key: jax.Array, *, dtype: DTypeLike = jnp.float
     devices.require_room("config", parameter_bytes(config, dtype), devices.default_device())
     parameters = init_parameters(key, config, dtype=dtype)
     if offload:
-        place = sharding.offloaded()
+        place = offloaded(None, dtype)
         parameters = {name: jax.device_put(value, place(config, name, value.shape)) for name, value in parameters.items()}
     drawn = hashlib.sha256(f"{config}{jax.random.key_data(key).tolist()}{jnp.dtype(dtype)}".encode())
     return LanguageModel(Decoder(config, parameters, dtype=dtype), None, "random", drawn.hexdigest()[:16])

@@ -85,18 +85,9 @@ def bytes_of(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> int:
     return math.prod(shape) * (4 if is_gain(name) else jnp.dtype(dtype).itemsize)
 
 
-HOST = "pinned_host"
-"""JAX's name for memory of the host that a device copies from without the processor."""
-
-
 def is_block_matrix(a: Config, name: str) -> bool:
     """Whether a parameter is a matrix of every block: nearly all that a large model has."""
     return len(axes(a)[name]) == 3
-
-
-def is_on_host(parameter: object) -> bool:
-    """Whether a parameter is in the memory of the host and not of a device."""
-    return getattr(getattr(parameter, "sharding", None), "memory_kind", None) == HOST
 
 
 def init_parameters(key: jax.Array, a: Config, *, dtype: DTypeLike = jnp.float32) -> dict[str, Array]:

@@ -6,18 +6,19 @@ on several, and in several processes that `jax.distributed` has joined. Devices 
 group: work that falls into independent pieces is done by groups side by side (`groups`).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from sim.bridge import devices
 from sim.bridge.config import Config
-from sim.bridge.parameters import HOST, ShardingOf, axes, bytes_of, is_block_matrix, shapes
+from sim.bridge.parameters import ShardingOf, axes, bytes_of, is_block_matrix, shapes
 from ufm._check import require
 
 RULES: dict[str, str] = {"vocab": "model", "heads": "model", "kv_heads": "model", "d_mlp": "model"}
@@ -26,6 +27,10 @@ RULES: dict[str, str] = {"vocab": "model", "heads": "model", "kv_heads": "model"
 
 AXES = ("data", "model")
 """The axes of a mesh."""
+
+BLOCKS_AT_ONCE = 4
+"""Blocks whose matrices are on a device at the same time, at most, where they come from the host: that which runs, the one
+that comes meanwhile, the last one, which is outside their loop, and the one that a model is split inside."""
 
 PARAMETER_SHARE = 2
 """The part of a device's memory, one in so many, that parameters may take where a mesh is chosen for a model."""
@@ -59,21 +64,22 @@ BytesOnEach = Callable[[int], int]
 """From how many devices share the parameters to what each of them holds."""
 
 
-def mesh_from_text(text: str, bytes_on_each: BytesOnEach, hosts: int = 1) -> Mesh:
+def mesh_from_text(text: str, on_each: BytesOnEach, hosts: int = 1, *, whole: bool = False) -> Mesh:
     """A mesh as the command line names it.
 
     Args:
         text: ``data=2,model=4``; one of the two alone, and the other takes the devices that are left; or ``auto``:
             parameters over as few devices as have room for them, and as many groups as there are.
-        bytes_on_each: what the parameters take.
+        on_each: what the parameters take.
         hosts: how many share the groups of the mesh evenly. The mesh that is made is the part of one of them.
+        whole: whether ``auto`` makes one group of all devices, since every group has something in the memory of the host.
 
     Raises:
         ValueError: another text, fewer devices than that, groups that do not come out even on the hosts, or devices
             without room for the parameters.
     """
     if text.strip() == "auto":
-        return _fitting_mesh(bytes_on_each)
+        return _fitting_mesh(on_each, whole)
     expected = "auto, or as in data=2,model=4"
     sizes: dict[str, int] = {}
     for assignment in text.split(","):
@@ -86,12 +92,12 @@ def mesh_from_text(text: str, bytes_on_each: BytesOnEach, hosts: int = 1) -> Mes
     return make_mesh(data // hosts, sizes.get("model"))
 
 
-def _fitting_mesh(bytes_on_each: BytesOnEach) -> Mesh:
-    """The smallest groups of devices that have room for parameters."""
+def _fitting_mesh(on_each: BytesOnEach, whole: bool) -> Mesh:
+    """The smallest groups of devices that have room for parameters, or the largest."""
     count, memory = jax.local_device_count(), devices.capacity(jax.local_devices()[0])
-    sizes = [size for size in range(1, count + 1) if count % size == 0]
-    fits = [size for size in sizes if memory is None or bytes_on_each(size) <= memory / PARAMETER_SHARE]
-    needed, room = (devices.in_words(size) for size in (bytes_on_each(count), (memory or 0) // PARAMETER_SHARE))
+    sizes = [size for size in range(count if whole else 1, count + 1) if count % size == 0]
+    fits = [size for size in sizes if memory is None or on_each(size) <= memory / PARAMETER_SHARE]
+    needed, room = (devices.in_words(size) for size in (on_each(count), (memory or 0) // PARAMETER_SHARE))
     expected = f"devices with room for parameters of {needed} each, spread over all"
     require(bool(fits), "mesh", expected, f"{count} with {room} for them")
     return make_mesh(count // fits[0], fits[0], devices=jax.local_devices())
@@ -103,9 +109,13 @@ def spec(names: Sequence[str], shape: Sequence[int], mesh: Mesh, rules: Mapping[
     Raises:
         ValueError: a rule that names an axis that the mesh has not.
     """
+    _require_known(rules, mesh)
+    return PartitionSpec(*_axes_of_mesh(names, shape, mesh.shape, rules))
+
+
+def _require_known(rules: Mapping[str, str], mesh: Mesh) -> None:
     unknown = sorted(set(rules.values()) - set(mesh.axis_names))
     require(not unknown, "rules", f"axes of the mesh, {', '.join(mesh.axis_names)}", unknown)
-    return PartitionSpec(*_axes_of_mesh(names, shape, mesh.shape, rules))
 
 
 def _axes_of_mesh(
@@ -120,21 +130,30 @@ def _axes_of_mesh(
     return chosen
 
 
-def bytes_on_each(a: Config, dtype: Any, model: int = 1, *, offload: bool = False, rules: Mapping[str, str] = RULES) -> int:
-    """What the parameters take on each of the devices that share them.
+def bytes_on_each(
+    a: Config,
+    dtype: Any,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    offload: bool = False,
+    rules: Mapping[str, str] = RULES,
+) -> int:
+    """What the parameters take on each device.
 
     Args:
         a: the architecture.
         dtype: of the parameters.
-        model: how many devices share them; a parameter of which no axis divides evenly is whole on each.
-        offload: whether matrices of blocks are on the host; two are on the device then, as the next one may come meanwhile.
+        sizes: of the axes of a mesh; a parameter of which no axis divides evenly is whole on each device. One device if left
+            out.
+        offload: whether matrices of blocks are on the host. Those of `BLOCKS_AT_ONCE` blocks are on the device then.
         rules: see `RULES`.
     """
     total = 0
     for name, shape in shapes(a).items():
-        parts = any(to == "model" for to in _axes_of_mesh(axes(a)[name], shape, {"model": model}, rules))
-        size = bytes_of(name, shape, dtype) // (model if parts else 1)
-        total += size * min(2, a.num_layers) // a.num_layers if offload and is_block_matrix(a, name) else size
+        over = [] if sizes is None else _axes_of_mesh(axes(a)[name], shape, sizes, rules)
+        size = bytes_of(name, shape, dtype) // math.prod(sizes[to] for to in over if to is not None and sizes is not None)
+        part = min(BLOCKS_AT_ONCE, a.num_layers) if offload and is_block_matrix(a, name) else a.num_layers
+        total += size * part // a.num_layers
     return total
 
 
@@ -153,36 +172,20 @@ def on_mesh(
 
     @cache
     def chosen(a: Config) -> Mesh:
-        size = partial(bytes_on_each, a, dtype, offload=offload, rules=rules)
-        found = mesh_from_text(mesh, size, hosts) if isinstance(mesh, str) else mesh
+        def on_each(model: int) -> int:
+            return bytes_on_each(a, dtype, {"data": 1, "model": model}, offload=offload, rules=rules)
+
+        found = mesh_from_text(mesh, on_each, hosts, whole=offload) if isinstance(mesh, str) else mesh
+        _require_known(rules, found)
         for device in found.local_devices:
-            devices.require_room("model", size(found.shape["model"]), device)
+            size = bytes_on_each(a, dtype, found.shape, offload=offload, rules=rules)
+            devices.require_room("model", size, device)
         return found
 
     def sharding_of(a: Config, name: str, shape: tuple[int, ...]) -> NamedSharding:
         return NamedSharding(chosen(a), spec(axes(a)[name], shape, chosen(a), rules))
 
     return sharding_of
-
-
-def offloaded(sharding_of: ShardingOf | None = None) -> ShardingOf:
-    """Where parameters are if the matrices of the blocks are in the host's memory, from where each block comes when it runs.
-
-    Args:
-        sharding_of: which device has which part; the default device has all if left out.
-
-    Raises:
-        ValueError: a device that JAX knows no such memory for.
-    """
-    device = devices.default_device()
-    kinds = sorted(memory.kind for memory in device.addressable_memories())
-    require(HOST in kinds, "offload", f"a device with {HOST} memory", f"{device.device_kind} with {', '.join(kinds)}")
-
-    def place(a: Config, name: str, shape: tuple[int, ...]) -> Sharding:
-        on_devices = SingleDeviceSharding(device) if sharding_of is None else sharding_of(a, name, shape)
-        return on_devices.with_memory_kind(HOST) if is_block_matrix(a, name) else on_devices
-
-    return place
 
 
 def mesh_of(parameter: Any) -> Mesh | None:

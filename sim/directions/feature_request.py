@@ -8,6 +8,7 @@ from sim.bridge.model import LanguageModel
 from sim.directions.features import feature_vector, sae_vector
 from sim.directions.sae_lens import read_sparse_autoencoder
 from sim.directions.sources import Source, source
+from sim.directions.sparse_autoencoder import SparseAutoencoder
 from sim.directions.vector import SteeringVector
 from ufm._check import require
 
@@ -20,13 +21,13 @@ class FeatureRequest(NamedTuple):
 
     Attributes:
         texts: two sets that a feature is to tell apart; None where the feature is named.
-        folder: of SAELens; None for an autoencoder that is trained on the texts.
+        sae: of a folder of SAELens; None for one that is trained on the texts.
         feature: its number; None for the one that tells the texts apart best.
         layer: the block; None for that of the folder.
     """
 
     texts: Source | None
-    folder: Path | None
+    sae: SparseAutoencoder | None
     feature: int | None
     layer: int | None
 
@@ -34,12 +35,13 @@ class FeatureRequest(NamedTuple):
         """The direction for a model; `chat` and `progress` as in `sim.sae_vector`.
 
         Raises:
-            ValueError: as `read_sparse_autoencoder`, `feature_vector` and `sae_vector`.
+            ValueError: `chat` beside a feature; as `feature_vector` and `sae_vector`.
         """
-        sae = None if self.folder is None else read_sparse_autoencoder(self.folder, lm)
+        sae = self.sae
         if self.texts is None:
             assert sae is not None
             assert self.feature is not None
+            require(not chat, "chat", "none beside a feature", "chat")
             return feature_vector(sae, self.feature, self.layer, lm)
         name, positive, negative, questions = self.texts
         more: dict[str, Any] = {"questions": questions, "chat": chat, "name": name, "progress": progress}
@@ -66,7 +68,7 @@ def feature_request(
         blocks: that are asked for.
 
     Raises:
-        ValueError: arguments that do not go together; as `source`.
+        ValueError: arguments that do not go together; as `source` and `read_sparse_autoencoder`.
     """
     if sae is None and feature is None and way != WAY:
         return None
@@ -79,4 +81,8 @@ def feature_request(
     layer = None if blocks is None else blocks[0]
     named = [name for name, value in texts.items() if value is not None]
     require(feature is None or not named, "texts", "none beside a feature", ", ".join(named))
-    return FeatureRequest(None if feature is not None else source(**texts), sae, feature, layer)
+    asked = None if feature is not None else source(**texts)
+    autoencoder = None if sae is None else read_sparse_autoencoder(sae)
+    if autoencoder is not None and autoencoder.layer is not None and layer is not None:
+        require(layer == autoencoder.layer, "only", f"block {autoencoder.layer}, which the autoencoder is for", layer)
+    return FeatureRequest(asked, autoencoder, feature, layer)

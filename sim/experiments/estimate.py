@@ -375,11 +375,11 @@ def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None 
     known = rates or (measure_rates(experiment.lm, largest) if left else Rates(math.inf, (0.0, 0.0), 2, 0.0))
     groups = hosts * len(experiment.on_every_group)
     lm = experiment.lm
-    model = 1 if lm.mesh is None else lm.mesh.shape["model"]
+    sizes = None if lm.mesh is None else lm.mesh.shape
     split = lm.split([[0]], 0)
     models = {each.fingerprint: each for each in (lm, experiment.judge)}.values()
     memory = 4 * split.budget + sum(
-        bytes_on_each(each.config, each.decoder.embedding[...].dtype, model, offload=each.decoder.offloaded)
+        bytes_on_each(each.config, each.decoder.embedding[...].dtype, sizes, offload=each.decoder.offloaded)
         for each in models
     )
     seconds = tuple(known.seconds(work.of_one(groups)) for work in works.values())

@@ -138,7 +138,7 @@ def prepare(
     budget: int | None = None,
     mesh: str | None = None,
     hosts: int = 1,
-    offload: bool = False,
+    offload: bool | None = False,
     progress: bool | None = None,
 ) -> Experiment:
     """Begin or continue a run in a folder. An argument that is left out keeps the run's value; a new run gets the default.
@@ -156,7 +156,7 @@ def prepare(
         mesh: devices, such as "data=2,model=4": groups over which cells are spread, and devices of a group, over which
             parameters are; one device if left out.
         hosts: how many share the groups of the mesh.
-        offload: as in `load`: the blocks of models larger than their device stay on the host.
+        offload: whether the blocks of the models stay on the host, as in `load`.
         progress: whether to show bars.
 
     Raises:

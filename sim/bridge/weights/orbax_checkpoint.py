@@ -15,9 +15,10 @@ import numpy as np
 import tokenizers
 from jax.typing import DTypeLike
 
+from sim.bridge import devices
 from sim.bridge.config import Config
 from sim.bridge.files import reading, require_new_folder
-from sim.bridge.parameters import ShardingOf, is_gain, placed, require_finite, shapes
+from sim.bridge.parameters import ShardingOf, is_gain, parameter_bytes, placed, require_finite, shapes
 from sim.bridge.rope import Rope
 from sim.bridge.tokenizer import Tokenizer
 from ufm._check import require
@@ -72,21 +73,26 @@ def read(
     import orbax.checkpoint as ocp
 
     path, expected = folder.absolute(), "a whole Orbax checkpoint of this project"
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer, reading(path, expected):
+    handler = ocp.CompositeCheckpointHandler
+    with ocp.Checkpointer(handler()) as checkpointer, reading(path, expected):
         about = checkpointer.restore(path, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         older = "architecture" in about
         require(not older, "checkpoint", "one of this version", "one of an older version: train or save the model anew")
         config = _config(about["config"])
         tokenizer = None if about["tokenizer"] is None else _of_json(about["tokenizer"])
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract = {
-            name: jax.ShapeDtypeStruct(
-                shape,
-                np.float32 if is_gain(name) else np.dtype(dtype),
-                sharding=device if sharding_of is None else sharding_of(config, name, shape),
-            )
-            for name, shape in shapes(config).items()
-        }
+    device = devices.default_device()
+    if sharding_of is None:
+        devices.require_room("model", parameter_bytes(config, dtype), device)
+    alone = jax.sharding.SingleDeviceSharding(device)
+    abstract = {
+        name: jax.ShapeDtypeStruct(
+            shape,
+            np.float32 if is_gain(name) else np.dtype(dtype),
+            sharding=alone if sharding_of is None else sharding_of(config, name, shape),
+        )
+        for name, shape in shapes(config).items()
+    }
+    with ocp.Checkpointer(handler()) as checkpointer, reading(path, expected):
         wanted = ocp.args.Composite(parameters=ocp.args.StandardRestore(abstract))
         restored = checkpointer.restore(path, args=wanted)["parameters"]
     for name, value in restored.items():

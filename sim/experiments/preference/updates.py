@@ -77,15 +77,17 @@ class Task:
         """Whether a step of training computes blocks again, since there is no room for what is inside all of them.
 
         There is none where it is more than the numbers that the user allows (`LanguageModel.memory_budget`), or takes more
-        than half of what is free on the device.
+        than half of what is free on the device. Blocks that come from the host are computed again in any case.
         """
         lm, settings = self.experiment.lm, self.experiment.settings.updates
         rows, blocks = 2 * settings.batch, lm.config.num_layers - 1 - int(settings.layer)
         kept = rows * blocks * block_activation_size(lm.config, self.length, self.length)
+        if lm.decoder.offloaded:
+            return True
         if lm.memory_budget is not None:
             return kept > lm.memory_budget
         free = devices.free(lm.device)
-        return lm.decoder.offloaded or (free is not None and kept * lm.decoder.dtype.itemsize > free / 2)
+        return free is not None and kept * lm.decoder.dtype.itemsize > free / 2
 
     @cached_property
     def difference(self) -> Add:

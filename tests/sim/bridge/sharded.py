@@ -29,7 +29,7 @@ def main(folder, out, data, model, offload, processes=1, rank=0, port=0):
     assert lm.decoder.offloaded == bool(offload)
     assert all(group.decoder.offloaded == bool(offload) for group in lm.groups if processes == 1)
     if not offload:
-        device, size = jax.local_devices()[0], bytes_on_each(lm.config, "float32", model)
+        device, size = jax.local_devices()[0], bytes_on_each(lm.config, "float32", mesh.shape)
         parts = [part for value in lm.parameters.values() for part in value.addressable_shards if part.device == device]
         assert sum(part.data.nbytes for part in parts) == size
     shardings = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(split.nnx.state(lm.decoder))}

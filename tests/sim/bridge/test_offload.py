@@ -1,5 +1,6 @@
 """Matrices of blocks in the memory of the host: the same numbers, and no more of them on the device than is said."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 import ufm
-from sim.bridge import devices
+from sim.bridge import devices, offload, sharding
 from sim.bridge.architectures import from_config
 from sim.bridge.model import load, random_model
-from sim.bridge.parameters import HOST, is_block_matrix, parameter_bytes
-from sim.bridge.sharding import bytes_on_each
+from sim.bridge.offload import HOST, bytes_on_host
+from sim.bridge.parameters import is_block_matrix, parameter_bytes
+from sim.bridge.sharding import BLOCKS_AT_ONCE, bytes_on_each
 from ufm import Add, LoRA, Steering
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6]]
@@ -92,15 +94,36 @@ def test_derivatives_in_both_modes_and_of_an_update(both):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
 
 
-def test_bytes_on_a_device(small):
-    config = small("llama, grouped, tied").config
+def test_bytes_on_a_device_and_on_the_host():
+    config = replace(CONFIG, num_layers=9)
     of_a_block = sum(
-        value.nbytes // config.num_layers
-        for name, value in small("llama, grouped, tied").parameters.items()
+        value.nbytes // 9
+        for name, value in random_model(config, jax.random.key(0)).parameters.items()
         if is_block_matrix(config, name)
     )
+    assert bytes_on_host(config, jnp.float32) == 9 * of_a_block
+    assert bytes_on_host(config, jnp.float32, copies=3) == 27 * of_a_block
     saved = parameter_bytes(config, jnp.float32) - bytes_on_each(config, jnp.float32, offload=True)
-    assert saved == (config.num_layers - 2) * of_a_block
+    assert saved == (9 - BLOCKS_AT_ONCE) * of_a_block
+
+
+def test_of_a_card_comes_one_matrix_at_a_time():
+    """As programs for a card are written, on any machine: all that is brought to the device are matrices of one block."""
+    lm = random_model(CONFIG, jax.random.key(0), offload=True)
+    split = lm.split(PROMPTS)
+
+    def loss(v, split):
+        return jnp.sum(ufm.steer(split.at(2), jnp.arange(2), Add(v), 1.0))
+
+    programs = {
+        "states": (lambda split: split.at(jnp.asarray(1)).embed(jnp.arange(2)).stream, split),
+        "gradient": (lambda split: jax.grad(loss)(jnp.ones(CONFIG.d_model), split), split),
+    }
+    shapes = {f"tensor<{a}x{b}xf32>" for a, b in ((64, 64), (64, 192), (192, 64))}
+    for name, (program, argument) in programs.items():
+        text = jax.jit(program).trace(argument).lower(lowering_platforms=("cuda",)).as_text()
+        brought = re.findall(r"annotate_device_placement\(.*?: \((tensor<[^>]*>)\)", text)
+        assert set(brought) == shapes, name
 
 
 def test_a_checkpoint_of_ours_and_half_types(small, tmp_path):
@@ -152,6 +175,34 @@ def test_refusals(checkpoint, monkeypatch):
     with pytest.raises(ValueError, match=r"^model: .*at least 0.1 MiB free"):
         load(folder, offload=True, progress=False)
     other = SimpleNamespace(addressable_memories=lambda: [SimpleNamespace(kind="device")], device_kind="an abacus")
+    other.memory_stats, other.platform = lambda: None, "abacus"
+    monkeypatch.undo()
     monkeypatch.setattr(devices, "default_device", lambda: other)
     with pytest.raises(ValueError, match=r"^offload: .*pinned_host.*got an abacus with device$"):
         load(folder, offload=True, progress=False)
+
+
+def test_a_release_that_brings_a_wrong_block_is_refused(monkeypatch):
+    monkeypatch.setattr(offload, "to_device", lambda stacked, i: stacked[i - 2])
+    with pytest.raises(ValueError, match=r"^offload: expected a release of JAX that brings the right block"):
+        random_model(CONFIG, jax.random.key(0), offload=True)
+
+
+def test_only_where_the_device_has_no_room(checkpoint, monkeypatch):
+    folder = checkpoint("llama, grouped, tied")
+    assert not load(folder, offload=None, progress=False).decoder.offloaded
+    size = bytes_on_each(load(folder, progress=False).config, "float32")
+    monkeypatch.setattr(devices, "free", lambda device: size)
+    assert not load(folder, offload=None, progress=False).decoder.offloaded
+    monkeypatch.setattr(devices, "free", lambda device: size - 1)
+    monkeypatch.setattr(sharding, "BLOCKS_AT_ONCE", 2)
+    assert load(folder, offload=None, progress=False).decoder.offloaded
+
+
+def test_a_limit_of_pinned_memory_is_named(monkeypatch):
+    card = SimpleNamespace(platform="gpu", device_kind="a card", memory_stats=lambda: None)
+    devices.require_pinned("offload", 64 * 2**30, card)
+    with pytest.raises(ValueError, match=r"^offload: expected XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB=66 or more .*got 64$"):
+        devices.require_pinned("offload", 64 * 2**30 + 1, card)
+    monkeypatch.setenv(devices.PINNED, "200")
+    devices.require_pinned("offload", 190 * 2**30, card)

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from sim.bridge import devices
 from sim.bridge.model import load
@@ -80,14 +81,20 @@ def test_contexts_are_spread():
     assert spread(make_mesh(1, 1), np.zeros((3, 4)))[0].shape == (3, 4)
 
 
-def test_a_mesh_without_room_is_refused(checkpoint, monkeypatch):
-    folder = checkpoint("llama, grouped, tied")
+def test_a_mesh_without_room_is_refused(checkpoint, small, tmp_path, monkeypatch):
+    folder, lm = checkpoint("llama, grouped, tied"), small("llama, grouped, tied")
     monkeypatch.setattr(devices, "free", lambda device: 1000)
     with pytest.raises(ValueError, match=r"^model: .*at least 0.1 MiB free, got 0.0 MiB"):
         load(folder, mesh=make_mesh(1, 1), progress=False)
+    with pytest.raises(ValueError, match=r"^rules: expected axes of the mesh, x, got \['model'\]"):
+        load(folder, mesh=Mesh(jax.devices()[:1], ("x",)), progress=False)
     monkeypatch.setattr(devices, "capacity", lambda device: 1000)
-    with pytest.raises(ValueError, match=r"^mesh: .*parameters of 0.1 MiB each, spread over all, got 1 with 0.0 MiB"):
-        load(folder, mesh="auto", progress=False)
+    lm.save(tmp_path / "ours")
+    for path in (folder, tmp_path / "ours"):
+        with pytest.raises(ValueError, match=r"^mesh: .*parameters of 0.1 MiB each, spread over all, got 1 with 0.0 MiB"):
+            load(path, mesh="auto", progress=False)
+        with pytest.raises(ValueError, match=r"^model: .*at least 0.1 MiB free, got 0.0 MiB"):
+            load(path, progress=False)
 
 
 def test_what_does_not_divide_is_whole_on_each_device(small):
@@ -96,6 +103,10 @@ def test_what_does_not_divide_is_whole_on_each_device(small):
     assert bytes_on_each(a, "float32") == whole
     # Of 61 tokens, and of norms, no axis divides by 2; all matrices of blocks have one that does.
     apart = sum(value.nbytes for name, value in lm.parameters.items() if is_block_matrix(a, name))
-    assert bytes_on_each(a, "float32", 2) == whole - apart // 2
+    assert bytes_on_each(a, "float32", {"data": 3, "model": 2}) == whole - apart // 2
+    # A table of rules may use any axis: here the width of the MLPs, of 48, over three groups, and no other.
+    of_mlps = sum(lm.parameters[f"blocks.{name}"].nbytes for name in ("gate", "up", "down"))
+    rules = {"d_mlp": "data"}
+    assert bytes_on_each(a, "float32", {"data": 3, "model": 2}, rules=rules) == whole - of_mlps * 2 // 3
     # Nothing divides by 7.
-    assert bytes_on_each(a, "float32", 7) == whole
+    assert bytes_on_each(a, "float32", {"data": 1, "model": 7}) == whole

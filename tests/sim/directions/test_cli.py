@@ -138,6 +138,15 @@ def test_make_takes_a_sparse_autoencoder(folder, monkeypatch, capsys, spelling):
     code, out, _ = run(monkeypatch, capsys, "vector", "make", *common, "--feature", "3", "--out", "three.safetensors")
     assert code == 0
     assert sim.read_vector("three.safetensors")[1].tobytes() == feature_vector(sae, 3)[1].tobytes()
+    for wrong, message in {
+        ("--feature", "3", "--only", "2"): "only: expected block 1, which the autoencoder is for, got 2",
+        ("--feature", "3", "--chat"): "chat: expected none beside a feature",
+        ("--feature", "99999"): "feature: expected a number from 0 to",
+    }.items():
+        code, _, err = run(monkeypatch, capsys, "vector", "make", *common, *wrong, "--out", "wrong.npz")
+        assert code == 2
+        assert message in err
+        assert not (folder / "wrong.npz").exists()
 
 
 def test_make_trains_a_sparse_autoencoder(folder, monkeypatch, capsys, spelling):

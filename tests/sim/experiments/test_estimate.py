@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sim.bridge import sharding
 from sim.bridge.architectures import from_config
 from sim.bridge.model import random_model
 from sim.bridge.parameters import parameter_bytes
@@ -100,7 +101,8 @@ def test_rates_are_measured(lm):
     assert rates.program >= 0
 
 
-def test_a_dry_run_leaves_nothing(lm, tmp_path):
+def test_a_dry_run_leaves_nothing(lm, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "BLOCKS_AT_ONCE", 2)
     model = lm.save(tmp_path / "model")
     arguments = {"model": str(model), "preset": "smoke"}
     changes = {"concept.prompts": 1, "next_token.kept": 5}
