@@ -122,11 +122,10 @@ def measured(
     rate = figures["bfloat16, TFLOP/s"] * 1e12
     for name, config in models.items():
         lm = random_model(from_config(config), jax.random.key(seed), dtype=jnp.bfloat16, offload=True)
-        for title in OFFLOADED:
-            seconds, label = median_seconds(works(lm, sizes, seed)[title][0]), f"{name}, {title}, offloaded"
-            figures[label] = seconds
+        offloaded = works(lm, sizes, seed)
+        figures |= {f"{name}, {title}, offloaded": median_seconds(offloaded[title][0]) for title in OFFLOADED}
         # Let go of before there is another one.
-        del lm
+        del lm, offloaded
         lm = random_model(from_config(config), jax.random.key(seed), dtype=jnp.bfloat16)
         for title, (work, operations) in bar(works(lm, sizes, seed).items(), desc=name, unit="work"):
             seconds, label = median_seconds(work), f"{name}, {title}"

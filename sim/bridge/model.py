@@ -496,10 +496,8 @@ def load(
     known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
     require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
     refuse_pointers(path)
-    digest, sharding_of = (
-        hashlib.sha256(),
-        None if mesh is None else sharding.on_mesh(mesh, kind, hosts, offload=bool(offload)),
-    )
+    digest = hashlib.sha256()
+    sharding_of = None if mesh is None else sharding.on_mesh(mesh, kind, hosts, offload=bool(offload))
     if offload is not False:
         sharding_of = offloaded(sharding_of, kind, needed=offload is None)
     if path.is_dir() and orbax_checkpoint.is_checkpoint(path):

@@ -28,6 +28,9 @@ RULES: dict[str, str] = {"vocab": "model", "heads": "model", "kv_heads": "model"
 AXES = ("data", "model")
 """The axes of a mesh."""
 
+ONE_DEVICE = dict.fromkeys(AXES, 1)
+"""The sizes of the axes where nothing is spread."""
+
 BLOCKS_AT_ONCE = 4
 """Blocks whose matrices are on a device at the same time, at most, where they come from the host: that which runs, the one
 that comes meanwhile, the last one, which is outside their loop, and the one that a model is split inside."""
@@ -133,7 +136,7 @@ def _axes_of_mesh(
 def bytes_on_each(
     a: Config,
     dtype: Any,
-    sizes: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] = ONE_DEVICE,
     *,
     offload: bool = False,
     rules: Mapping[str, str] = RULES,
@@ -143,15 +146,14 @@ def bytes_on_each(
     Args:
         a: the architecture.
         dtype: of the parameters.
-        sizes: of the axes of a mesh; a parameter of which no axis divides evenly is whole on each device. One device if left
-            out.
+        sizes: of the axes of a mesh; a parameter of which no axis divides evenly is whole on each device.
         offload: whether matrices of blocks are on the host. Those of `BLOCKS_AT_ONCE` blocks are on the device then.
         rules: see `RULES`.
     """
     total = 0
     for name, shape in shapes(a).items():
-        over = [] if sizes is None else _axes_of_mesh(axes(a)[name], shape, sizes, rules)
-        size = bytes_of(name, shape, dtype) // math.prod(sizes[to] for to in over if to is not None and sizes is not None)
+        over = _axes_of_mesh(axes(a)[name], shape, sizes, rules)
+        size = bytes_of(name, shape, dtype) // math.prod(sizes[to] for to in over if to is not None)
         part = min(BLOCKS_AT_ONCE, a.num_layers) if offload and is_block_matrix(a, name) else a.num_layers
         total += size * part // a.num_layers
     return total
@@ -173,7 +175,7 @@ def on_mesh(
     @cache
     def chosen(a: Config) -> Mesh:
         def on_each(model: int) -> int:
-            return bytes_on_each(a, dtype, {"data": 1, "model": model}, offload=offload, rules=rules)
+            return bytes_on_each(a, dtype, ONE_DEVICE | {"model": model}, offload=offload, rules=rules)
 
         found = mesh_from_text(mesh, on_each, hosts, whole=offload) if isinstance(mesh, str) else mesh
         _require_known(rules, found)

@@ -24,7 +24,7 @@ from sim.bridge.devices import in_words
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.bridge.parameters import init_parameters, is_block_matrix, parameter_bytes, shapes
-from sim.bridge.sharding import bytes_on_each
+from sim.bridge.sharding import ONE_DEVICE, bytes_on_each
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments.experiment import Experiment
 from sim.experiments.inputs import Inputs
@@ -375,7 +375,7 @@ def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None 
     known = rates or (measure_rates(experiment.lm, largest) if left else Rates(math.inf, (0.0, 0.0), 2, 0.0))
     groups = hosts * len(experiment.on_every_group)
     lm = experiment.lm
-    sizes = None if lm.mesh is None else lm.mesh.shape
+    sizes = ONE_DEVICE if lm.mesh is None else lm.mesh.shape
     split = lm.split([[0]], 0)
     models = {each.fingerprint: each for each in (lm, experiment.judge)}.values()
     memory = 4 * split.budget + sum(
