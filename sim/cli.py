@@ -18,6 +18,7 @@ import typer
 
 if TYPE_CHECKING:
     from sim.directions.vector import SteeringVector
+    from sim.experiments.experiment import Experiment
 
 # Only what parses arguments is imported here: JAX and matplotlib load inside the commands, so that help is instant.
 
@@ -78,6 +79,7 @@ def reproduce(
     from sim.reproduction import reproduce as run
     from sim.reproduction import write_choice
 
+    _report_steps()
     little: dict[str, Any] = {}
     if smoke:
         instances = min(instances, 60)
@@ -245,6 +247,7 @@ def figures(
     from ufm._check import require
     from ufm.precision import in_float64
 
+    _report_steps()
     if corpus is None:
         require(
             target is None and away is None and not smoothing, "corpus", "a file, which the other options are about", "none"
@@ -335,6 +338,7 @@ def statement(
     """Write the module, the page of the proof and all entries of a new statement, with an example to be replaced."""
     from sim.checks.new_statement import new_statement
 
+    _report_steps()
     for path in new_statement(name, title=title):
         typer.echo(path)
     typer.echo(f"put your claim, its twin and its proof in the first two; then: ufm verify {name} --out pages")
@@ -449,7 +453,6 @@ def _stage(name: str) -> None:
     ) -> None:
         from sim.experiments.hosts import joined, this_host
         from sim.experiments.run import as_table, foresee, prepare, run
-        from sim.experiments.settings import DURATIONS
         from sim.experiments.strength.page import summary, write
         from sim.output import versions
 
@@ -473,8 +476,8 @@ def _stage(name: str) -> None:
         experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
         # Where bars are not shown.
         told = _say if not sys.stderr.isatty() else lambda stage: None
-        if name == "all" and not experiment.store.groups:
-            typer.echo(f"ufm: {DURATIONS[preset or 'laptop']}; --dry-run says it for this model and this machine", err=True)
+        if name == "all" and place.number == 0:
+            _foretell(experiment, preset, place.count)
         with joined(out, place, {**versions(), "settings, model and texts": experiment.store.digest}, wait=wait):
             run(experiment, stages, told=told)
         typer.echo(as_table(experiment.store))
@@ -496,6 +499,20 @@ def _stage(name: str) -> None:
 
 for _name in _STAGES:
     _stage(_name)
+
+
+def _foretell(experiment: "Experiment", preset: str | None, hosts: int) -> None:
+    """Say what the stages that are left will take here. A trial is over before that is measured: it is known in words."""
+    from sim.experiments.estimate import estimate
+    from sim.experiments.run import in_order
+    from sim.experiments.settings import SMOKE_DURATION
+
+    if preset == "smoke":
+        typer.echo(f"ufm: {SMOKE_DURATION}", err=True)
+        return
+    expected = estimate(experiment, in_order(), hosts=hosts)
+    if expected.stages:
+        typer.echo(f"ufm: what it will take here:\n{expected}", err=True)
 
 
 @lm.command()

@@ -1,5 +1,6 @@
 """The whole of it in one call: train, verify, compute, draw, and one page that shows everything together."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,15 @@ from sim.experiments.prompt_texts import STARTS
 from sim.figures import COSTS_FIGURES, FIGURES, VALIDATION_FIGURES, Drawing, save
 from sim.figures.toy import CORPUS_FIGURES
 from sim.output import write_data, write_json
+from sim.progress import bar
 from sim.toy import arc, costs, texts, turns
 from sim.toy import curves as toy
 from sim.toy.corpus_file import NamedCase
 from theory import examples, norms
 from theory._compilation import release_programs
 from ufm.precision import in_float64
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,7 @@ def reproduce(
     verdicts = verify(statements, seed=seed, instances=instances, twins=True, trained=train)
     trained = train()
     data, files = draw(pictures, trained["default"], trained["toy"], seed)
-    with in_float64():
-        agreement = {name: toy.agreement(trained[name])._asdict() for name in ("default", "toy")}
-    fit = trained["default"].fit
-    numbers: dict[str, Any] = {
-        "entropy": fit.entropy,
-        "gap": fit.gap,
-        "steps": fit.steps,
-        "agreement": agreement,
-        "settings": output.settings(seed, instances=instances, float64=True),
-    }
+    numbers = _numbers(trained) | {"settings": output.settings(seed, instances=instances, float64=True)}
     write_data(folder / "toy.nc", data, numbers["settings"])
     write_json(folder / "verdicts.json", as_json(verdicts, seed))
     write_json(folder / "numbers.json", numbers)
@@ -128,6 +123,14 @@ def reproduce(
         folder, verdicts, files, kept, numbers, seconds, on_model=on_model, missing=missing, choice=choice is not None
     )
     return Reproduction(verdicts, numbers, data, page, seconds, on_model, missing, choice)
+
+
+def _numbers(trained: dict[str, toy.Trained]) -> dict[str, Any]:
+    """The figures that a run is judged by."""
+    with in_float64():
+        agreement = {name: toy.agreement(trained[name])._asdict() for name in ("default", "toy")}
+    fit = trained["default"].fit
+    return {"entropy": fit.entropy, "gap": fit.gap, "steps": fit.steps, "agreement": agreement}
 
 
 def _loaded(model: str | LanguageModel | None) -> tuple[LanguageModel | None, str]:
@@ -177,13 +180,16 @@ def write_validation(folder: Path, validation: Validation, *, alone: bool = Fals
 
 def draw_all(figures: dict[str, Drawing], data: xr.DataTree, folder: Path) -> dict[str, dict[str, Path]]:
     """Save every figure in every format; paths by figure and format."""
-    return {name: save(figure.draw(data[figure.dataset].to_dataset()), folder, name) for name, figure in figures.items()}
+    LOG.info("%d figures are drawn", len(figures))
+    names = bar(figures.items(), desc="draw", unit="figure")
+    return {name: save(figure.draw(data[figure.dataset].to_dataset()), folder, name) for name, figure in names}
 
 
 def draw(
     folder: Path, default: toy.Trained, other: toy.Trained, seed: int = 0
 ) -> tuple[xr.DataTree, dict[str, dict[str, Path]]]:
     """Compute the data of the figures and save every figure in every format; paths by figure and format."""
+    LOG.info("the data of the figures are computed")
     with in_float64():
         data = toy.run(default, other, seed)
         others = {"arc": arc.data(norms.spread_out()), **costs.run(other), "texts": texts.run(), "turns": turns.run()}
@@ -194,6 +200,7 @@ def draw(
 
 def draw_corpus(folder: Path, named: NamedCase, seed: int = 0) -> dict[str, dict[str, Path]]:
     """Train a model of a corpus of one's own, and save the toy figures and those of costs; paths by figure and format."""
+    LOG.info("a model of the corpus is trained, and the data of its figures are computed")
     with in_float64():
         ((_, fitted),) = examples.train({"own": named.case}, jax.random.key(seed))
         trained = toy.Trained(named.case, fitted, named.names)

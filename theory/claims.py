@@ -151,6 +151,10 @@ def monotone(tex: str, events: Events, direction: Callable[[Instance], Num[Array
     return Claim(tex, instances, autodiff, sweep, curves=(Curve(sign_of_slope, beyond=beyond),), reading=reading)
 
 
+RESOLVED = 200.0
+"""Quadrature serves up to this many 1/R: where derivatives are integrated, an instance that settles later is not counted."""
+
+
 def limiting(
     tex: str,
     events: Events,
@@ -167,7 +171,7 @@ def limiting(
 
     The autodiff route integrates the derivative from 0 until the curve has settled: the limit is what it adds up to.
     """
-    tolerance, longest = 1e-7, 200.0
+    tolerance = 1e-7
 
     def start(instance):
         return increases(instance, events, closed_form_curves(instance, events, jnp.zeros(1))[:, 0])
@@ -194,8 +198,7 @@ def limiting(
             return jnp.abs(added - value(instance, sign)), jnp.abs(far) * instance.range
 
         (up, far_up), (down, far_down) = error(1), error(-1)
-        # An instance that settles later than the quadrature resolves is not counted.
-        resolved = jnp.maximum(far_up, far_down) <= longest
+        resolved = jnp.maximum(far_up, far_down) <= RESOLVED
         return least(tolerance - jnp.maximum(up, down), where(instance) & resolved)
 
     @compiled_quickly

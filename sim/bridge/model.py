@@ -340,8 +340,7 @@ class LanguageModel:
             chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.
 
         Raises:
-            ValueError: as `contexts`; a steering that is made for another model, another number of strengths; logits that
-                are not finite.
+            ValueError: as `contexts`; a steering for another model, another number of strengths; logits that are not finite.
         """
         new, seed = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("seed", seed)
         copies = whole_number("num_return_sequences", num_return_sequences, 1)
@@ -349,8 +348,8 @@ class LanguageModel:
         ids, mask = self.contexts(prompts, length=length, room=new, chat=chat)
         strengths, cap = self._strengths(steering, alpha, len(ids)), _cap(budget, steering)
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
-        # With a budget, the keys and values of the unsteered model are kept too.
-        self._require_room_for_keys((1 if cap is None else 2) * len(ids) * copies * (ids.shape[1] + new))
+        caches = 1 if cap is None else 2  # with a budget, that of the unsteered model too
+        self._require_room_for_keys(caches * len(ids) * copies * (ids.shape[1] + new))
         tokens, real = self.on_devices(ids, mask)
         out, lengths, finite_throughout, capped = generation.compiled(
             self.decoder,

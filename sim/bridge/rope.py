@@ -147,17 +147,23 @@ def read(
         low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
         return Rope(base, "llama3", settings.number("factor"), low, high, original, fraction=share)
     factor = settings.maybe("factor") or s.whole("max_position_embeddings") / original
-    if scaling == "yarn":
-        require("factor" in settings.raw, "factor", "a number, for yarn", "none")
-        attention_factor = settings.maybe("attention_factor")
-        if attention_factor is None:
-            weight, whole = settings.maybe("mscale"), settings.maybe("mscale_all_dim")
-            attention_factor = mscale(factor, weight) / mscale(factor, whole) if weight and whole else mscale(factor)
-        low, high = settings.maybe("beta_slow") or 1.0, settings.maybe("beta_fast") or 32.0
-        truncated = settings.flag("truncate") if "truncate" in settings.raw else True
-        return Rope(
-            base, "yarn", factor, low, high, original, truncated=truncated, fraction=share, attention_factor=attention_factor
-        )
+    return (_yarn if scaling == "yarn" else _longrope)(settings, base, factor, original, share)
+
+
+def _yarn(settings: Settings, base: float, factor: float, original: int, fraction: float) -> Rope:
+    require("factor" in settings.raw, "factor", "a number, for yarn", "none")
+    attention_factor = settings.maybe("attention_factor")
+    if attention_factor is None:
+        weight, whole = settings.maybe("mscale"), settings.maybe("mscale_all_dim")
+        attention_factor = mscale(factor, weight) / mscale(factor, whole) if weight and whole else mscale(factor)
+    low, high = settings.maybe("beta_slow") or 1.0, settings.maybe("beta_fast") or 32.0
+    truncated = settings.flag("truncate") if "truncate" in settings.raw else True
+    return Rope(
+        base, "yarn", factor, low, high, original, truncated=truncated, fraction=fraction, attention_factor=attention_factor
+    )
+
+
+def _longrope(settings: Settings, base: float, factor: float, original: int, fraction: float) -> Rope:
     attention_factor = settings.maybe("attention_factor")
     if attention_factor is None:
         attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
@@ -166,7 +172,7 @@ def read(
         base,
         "longrope",
         original_context_length=original,
-        fraction=share,
+        fraction=fraction,
         attention_factor=attention_factor,
         freq_factors=short,
         long_freq_factors=long,

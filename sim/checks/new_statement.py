@@ -3,6 +3,7 @@
 What is written holds and passes the tests as it is: an example of a claim, its false twin and its proof, to be replaced.
 """
 
+import logging
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sim.output import write_whole
 from theory import REGISTRY
 from ufm._check import require, typed
+
+LOG = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
 """The checkout that this package is in."""
@@ -55,6 +58,7 @@ def new_statement(name: str, *, title: str = "", root: Path = ROOT) -> list[Path
     }
     for path, text in changes.items():
         write_whole(path, partial(_write, text))
+    LOG.info("%d files are written; what becomes of the claim without assumption 1 is tried, for a minute", len(changes))
     # In a process of its own: the registry of this one does not know the statement.
     command = [sys.executable, "-m", "sim.cli", "assumption", "--statements", name, "--out", str(files.assumption)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

@@ -253,11 +253,7 @@ def refute(
     folder = output.prepare_folder(out)
     with in_float64():
         tried = conjecture(target, needs, twin=twin)
-        if families is not None:
-            require(
-                bool(tried.domain.families), "families", f"none for statements about {tried.domain.name}", list(families)
-            )
-            random_instances.check_families(families)
+        _check_families(families, tried)
         key, conditions = jax.random.key(seed), tried.conditions
         size = {"drawn": drawn, "restarts": restarts, "steps": steps}
         result = None
@@ -288,6 +284,12 @@ def refute(
         words = f"{target}{', false twin' if twin else ''}"
         data = describe(result.exact, words, tried.margin, result.confirmation.upper, claim=tried.claim)
         return Refutation(tried, result, file, save(counterexample(data), folder, name), as_text(data))
+
+
+def _check_families(families: Sequence[str] | None, tried: Conjecture) -> None:
+    if families is not None:
+        require(bool(tried.domain.families), "families", f"none for statements about {tried.domain.name}", list(families))
+        random_instances.check_families(families)
 
 
 def _searched(tried: Conjecture, families: Sequence[str] | None, seed: int) -> str:

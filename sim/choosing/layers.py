@@ -109,9 +109,9 @@ def over_layers(
     choices, started = [], time.monotonic()
     for done, point in enumerate(best, 1):
         choices.append(choose_at(point.layer, np.flatnonzero(members).tolist()))
+        LOG.info("block %d is done, %d of %d: %s", point.layer, done, len(best), _in_brief(choices[-1]))
         if done < len(best):
-            left = (time.monotonic() - started) / done * (len(best) - done)
-            LOG.info("block %d is done, %d of %d; about %.0f s are left", point.layer, done, len(best), left)
+            LOG.info("about %.0f s are left", (time.monotonic() - started) / done * (len(best) - done))
     for choice in choices:
         if choice.alpha is not None and choice.cost is not None:
             known = replace(frontier[choice.layer], alpha=choice.alpha, cost=choice.cost.mean, share=choice.share[1])
@@ -120,6 +120,14 @@ def over_layers(
     passes = work.passes + sum(choice.passes for choice in choices)
     others = tuple(choice for choice in choices if choice is not taken)
     return replace(taken, frontier=tuple(frontier.values()), others=others, passes=passes)
+
+
+def _in_brief(choice: Choice) -> str:
+    """What was chosen, for who does not wait for the other blocks."""
+    if choice.alpha is None or choice.cost is None:
+        return f"no strength, for {choice.reason}"
+    share, cost = choice.share[1], choice.cost
+    return f"strength {choice.alpha:.4g}, share {share:.3g}, {cost.mean:.3g} nats a token (p95 {cost.p95:.3g})"
 
 
 def _worth(choice: Choice) -> tuple[bool, float]:

@@ -96,8 +96,8 @@ def choose(
         lm: the model.
         steering: a `sim.SteeringVector`; a `Steering` with a layer for every part; or a vector ``[d]``, with `layer`.
         prompts: texts, token ids, or chats: what the model will be used on.
-        layer: the block whose direction of a vector is used; may be left out if it has one direction only. With "auto" it
-            is the one that gets most of the concept for the budget, or the share for the least cost.
+        layer: the block of a vector to steer after; may be left out if it has one only. With "auto" it is the one that gets
+            most of the concept for the budget, or the share for the least cost.
         budget: KL per token that steering may cost, nats; 1 if no other limit and no share is named.
         of: the statistic of KL over the tokens that is to stay within it: p95, mean or max.
         share: the mean probability of the concept's tokens that is to be reached, with as little strength as does.
@@ -111,8 +111,7 @@ def choose(
         completions: for how many prompts what the model writes is kept.
 
     Raises:
-        ValueError: no prompts, a steering for another model, one that does nothing (a zero vector), a limit that is not
-            positive; a token that the model does not have.
+        ValueError: no prompts, a steering for another model, a zero vector, a limit that is not positive, an unknown token.
     """
     sign = whole_number("sign", sign)
     require(sign in (1, -1), "sign", "1 or -1", sign)
@@ -120,21 +119,25 @@ def choose(
     limits = _limits(budget, of, share, criteria)
     floor = None if share is None else ShareAtLeast(share)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
-    names = [limit.name for limit in limits]
     spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
     nats, of = (None, of) if spent is None else (spent.nats, spent.of)
-    asked = {"budget": nats, "statistic": of, "share": share, "limits": names, "horizon": horizon, "seed": seed}
-    known = {"model": lm.name, "fingerprint": lm.fingerprint, "vector": getattr(steering, "name", None)}
-    settings = known | {"layer": layer, "tokens": "promoted" if tokens is None else "given"} | asked
+    asked: dict[str, Any] = {"budget": nats, "statistic": of, "share": share, "horizon": horizon, "seed": seed}
+    asked |= {"limits": [limit.name for limit in limits], "sign": sign}
+    settings = _known(lm, steering, layer, tokens) | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
-        placed = steering_of(lm, steering, place)
-        return _Search(writer, placed, limits, floor, concept, sign, settings | {"sign": sign}).run(completions)
+        return _Search(writer, steering_of(lm, steering, place), limits, floor, concept, sign, settings).run(completions)
 
     if not isinstance(layer, str):
         return choose_at(layer)
     require(layer == "auto", "layer", 'a block by number, or "auto"', repr(layer))
     return over_layers(writer, steering, sign, tokens, choose_at)
+
+
+def _known(lm: LanguageModel, steering: Any, layer: int | str | None, tokens: Sequence[int] | None) -> dict[str, Any]:
+    """What a choice is about."""
+    model = {"model": lm.name, "fingerprint": lm.fingerprint, "vector": getattr(steering, "name", None)}
+    return model | {"layer": layer, "tokens": "promoted" if tokens is None else "given"}
 
 
 def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering:

@@ -584,9 +584,5 @@ PRESETS = {
 }
 """Settings by name. S has 1,024 and 128 strengths, 0 included; here their number is odd, so that 0 is in the middle."""
 
-DURATIONS = {
-    "laptop": "half an hour to an hour with the default model on two cores",
-    "paper": "days with the default model on two cores",
-    "smoke": "about two minutes with the default model on two cores",
-}
-"""How long `ufm lm all` takes with a preset, in words."""
+SMOKE_DURATION = "about two minutes with the default model on two cores"
+"""How long `ufm lm all` takes with the preset smoke."""

@@ -137,8 +137,14 @@ def _within(tex: str, bound) -> Claim:
         unsteered, curves = spoiled.log_probabilities[:, spoiled.zero], spoiled.event_log_odds(event)
         return float(slack_on_grid(swept.instance, spoiled.alphas, curves, unsteered, event)) + 1e-9
 
+    reading = "the least slack of the bound on the error of a token's or concept's probability, with 1e-11 for rounding"
+    return Claim(tex, instances, autodiff, on_sweep, (Curve(_at_strength(bound), (-32.0, 32.0)),), reading=reading)
+
+
+def _at_strength(bound, size: float = 0.1):
+    """The slack of `bound` for every event of an imperfect table, and for the mirrored one, as a curve of the strength."""
+
     def slack(instance, alpha):
-        size = 0.1
         other = imperfect(instance, size)
         error = _shares(other, alpha[None])[:, 0] - _shares(instance, alpha[None])[:, 0]
         eta = jnp.max(jnp.abs(other.log_p - instance.log_p))
@@ -149,8 +155,7 @@ def _within(tex: str, bound) -> Claim:
         extreme = (_shares(to, alpha[None], _target) - _shares(at, alpha[None], _target)).ravel()
         return jnp.concatenate([(allowed - error).ravel(), (allowed + error).ravel(), most - extreme, most + extreme])
 
-    reading = "the least slack of the bound on the error of a token's or concept's probability, with 1e-11 for rounding"
-    return Claim(tex, instances, autodiff, on_sweep, (Curve(slack, (-32.0, 32.0)),), reading=reading)
+    return slack
 
 
 STATEMENTS = (

@@ -105,16 +105,9 @@ def _costs_at_most(tex: str, identities, bound: Bound, curves, *, extremal: bool
         return slack + 1e-9
 
     def autodiff(instance):
-        """The divergence as the integral of its derivative through a model of gap 0."""
-
-        def slack(instance, sign):
-            alphas, values = integrated(instance, sign)
-            allowance = 1e-13 * (1 + jnp.max(jnp.abs(instance.log_p)))
-            return jnp.min(_slack(bound, (instance.range * jnp.abs(alphas))[:, None], jnp.maximum(values - allowance, 0)))
-
-        least_slack = jnp.minimum(slack(instance, 1), slack(instance, -1))
+        least_slack = jnp.minimum(_slack_of_integral(bound, instance, 1), _slack_of_integral(bound, instance, -1))
         if extremal:
-            worst = jax.vmap(lambda width: slack(_two_tokens(width), 1))(jnp.asarray([1.0, 4.0, 8.0]))
+            worst = jax.vmap(lambda width: _slack_of_integral(bound, _two_tokens(width), 1))(jnp.asarray([1.0, 4.0, 8.0]))
             least_slack = jnp.minimum(least_slack, jnp.min(worst))
         return least_slack + 1e-8
 
@@ -131,6 +124,13 @@ def _costs_at_most(tex: str, identities, bound: Bound, curves, *, extremal: bool
         "the least slack of the bound on KL, either way round, as a share of the larger of the two, with 1e-9 for rounding"
     )
     return Claim(tex, instances, autodiff, sweep, curves, identities, reading=reading)
+
+
+def _slack_of_integral(bound: Bound, instance: Instance, sign: int) -> Float[Array, ""]:
+    """The least slack at strengths of a sign, the divergence being integrated from its derivative through a model."""
+    alphas, values = integrated(instance, sign)
+    allowance = 1e-13 * (1 + jnp.max(jnp.abs(instance.log_p)))
+    return jnp.min(_slack(bound, (instance.range * jnp.abs(alphas))[:, None], jnp.maximum(values - allowance, 0)))
 
 
 def _between_strengths(bound: Bound) -> tuple[Curve, ...]:

@@ -63,6 +63,18 @@ def _halves(instance: Instance):
     return edges, -edges
 
 
+def _rise_of_tanh(instance: Instance, events, nu):
+    """How much the mean probability of a token of an event rises, as a tanh of its nu."""
+    r = closed_form_curves(instance, events, jnp.zeros(1))
+    return (jnp.tanh((nu + r) / 2) - jnp.tanh(r / 2)) / (2 * jnp.sum(events(instance), axis=-1))
+
+
+def _rise(instance: Instance, events, log_odds):
+    """The same, from log-odds of the event."""
+    before = closed_form_curves(instance, events, jnp.zeros(1))
+    return (jax.nn.sigmoid(log_odds) - jax.nn.sigmoid(before)) / jnp.sum(events(instance), axis=-1)
+
+
 def reparametrised_tanh(
     tex: str,
     events: Events,
@@ -87,16 +99,6 @@ def reparametrised_tanh(
     def nu(instance, edges, nodes, events):
         return (_straight_nu if straight else _nu)(believed(instance), edges, nodes, events)
 
-    def base(instance):
-        return closed_form_curves(instance, events, jnp.zeros(1))
-
-    def predicted(instance, nu):
-        r = base(instance)
-        return (jnp.tanh((nu + r) / 2) - jnp.tanh(r / 2)) / (2 * jnp.sum(events(instance), axis=-1))
-
-    def observed(instance, log_odds):
-        return (jax.nn.sigmoid(log_odds) - jax.nn.sigmoid(base(instance))) / jnp.sum(events(instance), axis=-1)
-
     def margin(instance, tolerance, error):
         return jnp.where(jnp.all(events(instance)), jnp.inf, tolerance - error)
 
@@ -106,7 +108,8 @@ def reparametrised_tanh(
     def instances(instance):
         def error(edges):
             curves = closed_form_curves(instance, events, edges)
-            return worst(instance, observed(instance, curves), predicted(instance, nu(instance, edges, _NODES, events)))
+            expected = _rise_of_tanh(instance, events, nu(instance, edges, _NODES, events))
+            return worst(instance, _rise(instance, events, curves), expected)
 
         up, down = _halves(instance)
         return margin(instance, 1e-10, jnp.maximum(error(up), error(down)))
@@ -122,8 +125,8 @@ def reparametrised_tanh(
 
     @compiled_quickly
     def margin_on_grid(instance, alphas, measured):
-        expected = predicted(instance, nu(instance, alphas, 4, events))
-        return margin(instance, 1e-7, worst(instance, observed(instance, measured), expected))
+        expected = _rise_of_tanh(instance, events, nu(instance, alphas, 4, events))
+        return margin(instance, 1e-7, worst(instance, _rise(instance, events, measured), expected))
 
     def sweep(swept: Measured):
         curves = measured_curves(swept, events)

@@ -68,8 +68,7 @@ def concept(experiment: Experiment) -> None:
     )
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
-        labels = layout.labels(cell)
-        (name,), (layer,), numbers = labels.values()
+        (name,), (layer,), numbers = layout.labels(cell).values()
         # Every cell has the same shape, so that one program serves all: the last is filled up with strengths of 0.
         strengths = np.zeros(together)
         strengths[: len(numbers)] = alphas[numbers]
@@ -85,13 +84,19 @@ def concept(experiment: Experiment) -> None:
             length=max(map(len, prompts)),
         )
         kept = [list(row) for row in made.tokens][: len(numbers) * each]
-        tokens = np.full((len(kept), settings.new), -1, np.int32)
-        for k, row in enumerate(kept):
-            tokens[k, : len(row)] = row
+        tokens = _in_rows(kept, settings.new)
         texts = np.asarray([tokenizer.decode(row) for row in kept])
         return {"tokens": tokens, "written": texts, **opinions(experiment, kept, name)}
 
     experiment.store.fill("concept", layout, compute, progress=experiment.progress)
+
+
+def _in_rows(texts: Sequence[Sequence[int]], length: int) -> Int[np.ndarray, "n length"]:
+    """Tokens of texts, filled up with -1."""
+    tokens = np.full((len(texts), length), -1, np.int32)
+    for row, text in zip(tokens, texts, strict=True):
+        row[: len(text)] = text
+    return tokens
 
 
 def _lexicon(experiment: Experiment) -> None:

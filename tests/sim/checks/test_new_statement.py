@@ -23,6 +23,11 @@ def checkout(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / name)
+    # Its tests find the programs of these tests compiled.
+    compiled = ROOT / ".pytest_cache" / "compiled"
+    compiled.mkdir(parents=True, exist_ok=True)
+    (tmp_path / ".pytest_cache").mkdir()
+    (tmp_path / ".pytest_cache" / "compiled").symlink_to(compiled)
     return tmp_path
 
 

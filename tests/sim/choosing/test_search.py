@@ -349,8 +349,10 @@ def test_the_layer_is_the_best_of_the_most_efficient(lm, caplog):
     with caplog.at_level("INFO", logger="sim"):
         choice = choose(lm, vector, PROMPTS, layer="auto", horizon=6, tokens=TOKENS, budget=0.05)
     done = [line for line in caplog.messages if "is done" in line]
-    assert [line.split(";")[0].split(", ")[1] for line in done] == ["1 of 3", "2 of 3"]
-    assert all("s are left" in line for line in done)
+    assert [line.split(": ")[0].split(", ")[1] for line in done] == ["1 of 3", "2 of 3", "3 of 3"]
+    every = {one.layer: f"strength {one.alpha:.4g}" for one in (choice, *choice.others)}
+    assert all(every[int(line.split()[1])] in line for line in done)
+    assert sum("s are left" in line for line in caplog.messages) == 2
     assert [point.layer for point in choice.frontier] == [0, 1, 2]
     alone = [choose(lm, vector, PROMPTS, layer=layer, horizon=6, tokens=TOKENS, budget=0.05) for layer in range(3)]
     gains = [one.share[1] - one.share[0] for one in alone]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sim import cli
 from sim.bridge import sharding
 from sim.bridge.architectures import from_config
 from sim.bridge.model import random_model
@@ -90,6 +91,18 @@ def test_what_is_done_is_left_out(done, lm, judge, tmp_path, monkeypatch):
     text = str(fresh)
     assert all(name in text for name in fresh.stages)
     assert "on each device" in text
+
+
+def test_what_is_left_is_foretold(done, lm, judge, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(estimate_module, "measure_rates", lambda lm, together: Rates(1e9, (0.1, 0.2), together, 1.0))
+    fresh = tiny.start(tmp_path / "run", lm, judge)
+    cli._foretell(fresh, None, 1)
+    told = capsys.readouterr().err
+    assert all(f"\n{name} " in told for name in in_order())
+    cli._foretell(fresh, "smoke", 1)
+    assert capsys.readouterr().err == "ufm: about two minutes with the default model on two cores\n"
+    cli._foretell(done, None, 1)
+    assert capsys.readouterr().err == ""
 
 
 def test_rates_are_measured(lm):
