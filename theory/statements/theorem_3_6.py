@@ -70,7 +70,7 @@ def _rise_of_tanh(instance: Instance, events, nu):
 
 
 def _rise(instance: Instance, events, log_odds):
-    """The same, from log-odds of the event."""
+    """How much that mean probability rises, from log-odds of the event."""
     before = closed_form_curves(instance, events, jnp.zeros(1))
     return (jax.nn.sigmoid(log_odds) - jax.nn.sigmoid(before)) / jnp.sum(events(instance), axis=-1)
 
