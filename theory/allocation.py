@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ufm._check import in_range, require, typed
+from ufm._check import in_range, part_of_the_tokens, require, typed
 from ufm.precision import full
 
 
@@ -46,9 +46,7 @@ def response(log_p: Float[Array, "*n V"], m: Float[Array, "*n k V"], target: Boo
     Raises:
         ValueError: shapes that do not fit; outside transformations, a concept of no token or of all.
     """
-    v = log_p.shape[-1]
-    if not isinstance(target, jax.core.Tracer):
-        require(0 < int(target.sum()) < v, "target", f"between 1 and {v - 1} of {v} tokens", int(target.sum()))
+    part_of_the_tokens("target", target)
     inside, outside = jnp.where(target, log_p, -jnp.inf), jnp.where(target, -jnp.inf, log_p)
     share, rest = (jnp.exp(jax.nn.logsumexp(part, axis=-1, keepdims=True)) for part in (inside, outside))
     apart = jax.nn.softmax(inside) - jax.nn.softmax(outside)
@@ -86,6 +84,9 @@ def best_strengths(
     if weights is None:
         weights = jnp.full(n, 1 / n, gains.dtype)
     in_range("weights", weights, "positive numbers of sum 1", lambda x: (x > 0).all() and jnp.abs(x.sum() - 1) < 1e-3)
+    # In units of the largest gain, which cancels: squares of gains of 1e-20 are 0 in float32.
+    largest = jnp.max(jnp.abs(gains))
+    gains = gains / jnp.where(largest > 0, largest, 1)
     directions = jnp.einsum("jkl,jl->jk", _inverses(covariance), gains)
     worth = jnp.einsum("j,jk,jk->", weights, gains, directions)
     return directions * jnp.sqrt(2 * budget / jnp.where(worth > 0, worth, 1))

@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from theory.arc import Arc, alpha_of_theta, theta_of_alpha
-from ufm._check import require, shown, typed
+from ufm._check import part_of_the_tokens, require, shown, typed
 from ufm._numerics import exp_minus_tangent
 from ufm.precision import full, wide
 
@@ -80,7 +80,7 @@ def share_within(f0: Numbers | float, budget: Numbers | float) -> Numbers:
     """
     f0, budget = wide(f0), _budget(budget)
     _require_all("f0", f0, "shares between 0 and 1, ends left out", (f0 > 0) & (f0 < 1))
-    f0, budget = jnp.broadcast_arrays(f0, budget)
+    f0, budget = _alike(f0, budget)
     return jax.nn.sigmoid(jnp.log(f0) - jnp.log1p(-f0) + _shift_within(f0, 1 - f0, budget))
 
 
@@ -116,13 +116,15 @@ def split_cost(log_p: Float[Array, "... V"], log_q: Float[Array, "... V"], membe
     Raises:
         ValueError: a set that is empty or everything.
     """
-    _require_part(members)
+    part_of_the_tokens("members", members)
     log_p, log_q = wide(log_p), wide(log_q)
     parts = []
     for mask in (members, ~members):
         before, after = _log_share(log_p, mask), _log_share(log_q, mask)
         p = jnp.where(mask, jnp.exp(log_p), 0)
-        change = jnp.where(p > 0, (log_p - before[..., None]) - (log_q - after[..., None]), 0)
+        # Where q has nothing of the part, the cost of the share is +inf, and no law within the part is left to compare.
+        left = jnp.isfinite(after)[..., None]
+        change = jnp.where((p > 0) & left, (log_p - before[..., None]) - (log_q - jnp.where(left, after[..., None], 0)), 0)
         parts.append((before, after, jnp.sum(p * change, axis=-1)))
     (f0, f1, inside), (g0, g1, outside) = parts
     f0, f1, g0, g1 = (jnp.exp(value) for value in (f0, f1, g0, g1))
@@ -145,11 +147,14 @@ def efficiency(log_p: Float[Array, "... V"], m: Float[Array, "... V"], members: 
         members: which tokens are in the set, ``[..., V]``.
 
     Raises:
-        ValueError: a set that is empty or everything; an M that is constant, where steering does nothing.
+        ValueError: a set that is empty or everything; an M that is constant on the tokens of positive probability, where
+            steering does nothing.
     """
-    _require_part(members)
+    part_of_the_tokens("members", members)
     log_p, m = wide(log_p), wide(m)
-    _require_all("m", jnp.ptp(m, axis=-1), "log-odds that are not constant", jnp.ptp(m, axis=-1) > 0)
+    likely = jnp.exp(log_p) > 0
+    spread = jnp.max(jnp.where(likely, m, -jnp.inf), axis=-1) - jnp.min(jnp.where(likely, m, jnp.inf), axis=-1)
+    _require_all("m", spread, "log-odds that are not constant on the tokens of positive probability", spread > 0)
     f, mu, variance = _conditional(log_p, m, members)
     g, nu, other = _conditional(log_p, m, ~members)
     between = f * g * (mu - nu) ** 2
@@ -229,7 +234,7 @@ def safe_strength(
     budget = _budget(budget)
     rare, common, scale = _two_values(variance, above)
     if weights is None:
-        rare, common, scale, budget = jnp.broadcast_arrays(rare, common, scale, budget)
+        rare, common, scale, budget = _alike(rare, common, scale, budget)
         return jnp.where(scale > 0, _shift_within(rare, common, budget) / jnp.where(scale > 0, scale, 1), jnp.inf)
     _require_weights(weights)
     return _safe_for_mean(rare, common, scale, budget, weights)
@@ -241,7 +246,7 @@ def _safe_for_mean(rare, common, scale, budget, weights):
     total = jnp.sum(jnp.where(counts, weights, 0), axis=-1)
     # Where each context alone keeps to what the moving ones may spend: the mean is below the budget at the least of these
     # strengths, and above it at the largest.
-    each = jnp.broadcast_arrays(rare, common, (budget / jnp.where(total > 0, total, 1))[..., None])
+    each = _alike(rare, common, (budget / jnp.where(total > 0, total, 1))[..., None])
     alone = _shift_within(*each) / jnp.where(scale > 0, scale, 1)
     low, high = jnp.min(jnp.where(counts, alone, jnp.inf), axis=-1), jnp.max(jnp.where(counts, alone, 0), axis=-1)
 
@@ -272,7 +277,8 @@ def divergence_of_range(width: Numbers | float) -> Numbers:
     """
     width = wide(width)
     _require_all("width", width, "ranges of at least 0", width >= 0)
-    return _of_half_range(width / 2)[0]
+    finite = jnp.isfinite(width)
+    return jnp.where(finite, _of_half_range(jnp.where(finite, width, 0) / 2)[0], width)
 
 
 @typed
@@ -505,7 +511,7 @@ def _crossing(curve: Callable[[Numbers], tuple[Numbers, Numbers]], low: Numbers,
         new = jnp.where(trust, newton, jnp.sqrt(low * high))
         return low, high, new, new - x, k + 1
 
-    low, high = (lax.stop_gradient(end) for end in jnp.broadcast_arrays(low, high))
+    low, high = (lax.stop_gradient(end) for end in _alike(low, high))
     _, _, x, _, _ = lax.while_loop(unfinished, improve, (low, high, low, high, 0))
     value, slope = curve(x)
     # This step is below rounding in value; its derivative is that of the root.
@@ -518,19 +524,16 @@ def _shares(argument: str, value: Any) -> Numbers:
     return shares
 
 
+def _alike(*numbers: Numbers) -> list[Numbers]:
+    """Numbers in the common shape and the common type."""
+    dtype = jnp.result_type(*numbers)
+    return jnp.broadcast_arrays(*(x.astype(dtype) for x in numbers))
+
+
 def _budget(value: Any) -> Numbers:
     budget = wide(value)
     _require_all("budget", budget, "budgets above 0, finite, in nats", (budget > 0) & jnp.isfinite(budget))
     return budget
-
-
-def _require_part(members: Bool[Array, "... V"]) -> None:
-    if not isinstance(members, jax.core.Tracer):
-        flags = np.asarray(members)
-        counts = np.sum(flags, axis=-1)
-        got = "an empty set" if np.any(counts == 0) else "all tokens"
-        fits = np.all((counts > 0) & (counts < np.prod(flags.shape[-1:])))
-        require(bool(fits), "members", "a set of tokens that is neither empty nor everything", got)
 
 
 def _require_weights(weights: Float[Array, " n"]) -> None:

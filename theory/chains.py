@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Num
 
 from theory import tilting
-from ufm._check import in_range, typed, whole_number
+from ufm._check import in_range, part_of_the_tokens, typed, whole_number
 from ufm.precision import full
 
 Scalar = Float[Array, ""]
@@ -33,9 +33,15 @@ def steered(log_q: Float[Array, "V V"], m: Float[Array, " V"], alpha: Scalar | f
 @typed
 @full
 def stationary(log_q: Float[Array, "V V"]) -> Float[Array, " V"]:
-    """The shares of tokens in the long run, ``[V]``: nu with ``nu Q = nu``, for a chain that has one."""
+    """The shares of tokens in the long run, ``[V]``: nu with ``nu Q = nu``, for a chain that has one.
+
+    Raises:
+        ValueError: outside transformations, a chain with several: parts of it that never reach each other.
+    """
     v = log_q.shape[0]
-    return jnp.linalg.solve((jnp.eye(v) - jnp.exp(log_q) + 1).T, jnp.ones(v, log_q.dtype))
+    nu = jnp.linalg.solve((jnp.eye(v) - jnp.exp(log_q) + 1).T, jnp.ones(v, log_q.dtype))
+    in_range("log_q", nu, "a chain with one distribution in the long run", lambda x: jnp.isfinite(x).all())
+    return nu
 
 
 @typed
@@ -50,7 +56,11 @@ def shares(
         target: the set, ``[V]``.
         start: the distribution of the token before the first, ``[V]``.
         steps: how many, at least 1.
+
+    Raises:
+        ValueError: outside transformations, a set of no token or of all, a start that is no distribution.
     """
+    _require_walk(target, start)
     steps, q = whole_number("steps", steps, 1), jnp.exp(log_q)
 
     def step(token, _):
@@ -71,7 +81,11 @@ def response(
         log_q: the unsteered chain, ``[V, V]`` nats.
         m: log-odds, ``[V]`` nats.
         target, start, steps: as for `shares`.
+
+    Raises:
+        ValueError: as `shares`.
     """
+    _require_walk(target, start)
     steps, q = whole_number("steps", steps, 1), jnp.exp(log_q)
 
     def step(carry, _):
@@ -95,7 +109,11 @@ def long_run_response(log_q: Float[Array, "V V"], m: Float[Array, " V"], target:
         log_q: the unsteered chain, ``[V, V]`` nats.
         m: log-odds, ``[V]`` nats.
         target: the set of tokens, ``[V]``.
+
+    Raises:
+        ValueError: as `stationary`; outside transformations, a set of no token or of all.
     """
+    part_of_the_tokens("target", target)
     q, nu = jnp.exp(log_q), stationary(log_q)
     lasting = jnp.linalg.solve(jnp.eye(q.shape[0]) - q + nu, target.astype(q.dtype))
     return jnp.einsum("z,zy,zy,y->", nu, q, m - (q @ m)[:, None], lasting)
@@ -103,7 +121,12 @@ def long_run_response(log_q: Float[Array, "V V"], m: Float[Array, " V"], target:
 
 @typed
 def two_shares(log_q: Float[Array, "V V"], target: Bool[Array, " V"]) -> tuple[Float[Array, " 2"], Float[Array, " 2"]]:
-    """The least and the largest probability that T comes next, after tokens of T and after all others: two pairs."""
+    """The least and the largest probability that T comes next, after tokens of T and after all others: two pairs.
+
+    Raises:
+        ValueError: outside transformations, a set of no token or of all.
+    """
+    part_of_the_tokens("target", target)
     share = jnp.exp(jax.nn.logsumexp(jnp.where(target, log_q, -jnp.inf), axis=1))
 
     def ends(where):
@@ -144,7 +167,11 @@ def sequence_divergence(
         m: log-odds, ``[V]`` nats.
         alpha: strength.
         start, steps: as for `shares`.
+
+    Raises:
+        ValueError: outside transformations, a start that is no distribution.
     """
+    _require_distribution("start", start)
     steps, q = whole_number("steps", steps, 1), jnp.exp(log_q)
     costs = jnp.sum(q * (log_q - steered(log_q, m, alpha)), axis=1)
 
@@ -167,3 +194,15 @@ def sequence_bound(spread: Scalar | float, alpha: Scalar | float, steps: int) ->
         steps: tokens written, at least 1.
     """
     return jnp.asarray(whole_number("steps", steps, 1) * (spread * alpha) ** 2 / 8)
+
+
+def _require_walk(target: Bool[Array, " V"], start: Float[Array, " V"]) -> None:
+    part_of_the_tokens("target", target)
+    _require_distribution("start", start)
+
+
+def _require_distribution(argument: str, shares_of_tokens: Float[Array, " V"]) -> None:
+    def fits(x):
+        return (x >= 0).all() and jnp.abs(x.sum() - 1) <= 1e-5
+
+    in_range(argument, shares_of_tokens, "a distribution: numbers of at least 0 that add up to 1", fits)

@@ -7,11 +7,12 @@ weights). Under assumption 1 of S it needs only the total weight of each concept
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from theory.instance import Instance
-from ufm._check import typed
+from ufm._check import require, typed
 from ufm.precision import full
 
 
@@ -24,6 +25,13 @@ def concept_weights(instance: Instance) -> Float[Array, " G"]:
     """
     alike = jnp.all(instance.members[instance.concept][:, None] == instance.members, axis=-1)
     return instance.contrast @ alike.astype(instance.log_p.dtype)
+
+
+@typed
+def weights_of_others(instance: Instance) -> Float[Array, " G"]:
+    """Omega_k of the other concepts, ``[G]``; -inf for the target, also where it is listed twice."""
+    same = jnp.all(instance.members == instance.in_target, axis=-1)
+    return jnp.where(same, -jnp.inf, concept_weights(instance))
 
 
 @typed
@@ -61,7 +69,13 @@ def takeover(instance: Instance) -> Takeover:
     rest, at least ``log(A_g / B_T) / (Omega_T max_T Lambda - Omega_g max_g Lambda)``, and at most
     ``alpha + log(1 + B / B_T e^{-alpha Omega_T min_T Lambda}) / (Omega_T min_T Lambda)`` with alpha the same quotient with
     minima in place of maxima.
+
+    Raises:
+        ValueError: outside transformations, a table that does not satisfy assumption 1, weights that do not sum to 0, or
+            that do not favour the target.
     """
+    _require_assumption_1(instance)
+    _require_favour(instance)
     log_a, log_b = levels(instance)
     ratio, omega, p = log_a - log_b, concept_weights(instance), instance.p
     target, own, of_target = instance.in_target, instance.inside, omega[instance.target]
@@ -90,7 +104,11 @@ def critical_strength(instance: Instance) -> Float[Array, " m"]:
     """``1 / (Omega_T - Omega_g)`` for each context: where the target takes over as the noise goes to 0 (N17), ``[m]``.
 
     +inf for contexts of the target, and wherever the direction does not favour the target over the context's concept.
+
+    Raises:
+        ValueError: outside transformations, a table that does not satisfy assumption 1.
     """
+    _require_assumption_1(instance)
     omega = concept_weights(instance)
     lead = omega[instance.target] - omega[instance.concept]
     return jnp.where(lead > 0, 1 / jnp.where(lead > 0, lead, 1), jnp.inf)
@@ -111,3 +129,26 @@ def gram(log_p: Float[Array, "m V"]) -> Float[Array, "m m"]:
     centred = log_p - jnp.mean(log_p, axis=-1, keepdims=True)
     left, values, _ = jnp.linalg.svd(centred, full_matrices=False)
     return (left * values) @ left.T
+
+
+def _require_assumption_1(instance: Instance) -> None:
+    if isinstance(instance.log_p, jax.core.Tracer):
+        return
+    (log_a, log_b), shown = levels(instance), jnp.any(instance.inside, axis=0)
+    error = float(jnp.max(jnp.abs(instance.log_p - jnp.where(instance.inside, log_a, log_b))))
+    wanted = "a table of assumption 1: one log-probability of a token after its own concept, one after the others"
+    require(error <= 1e-6, "instance", wanted, f"log-probabilities that differ by {error:.2g} nats")
+    rise = float(jnp.min(jnp.where(shown, log_a - log_b, jnp.inf)))
+    require(
+        rise > 0, "instance", "tokens that are likelier after their own concept", f"one that is {-rise:.2g} nats less likely"
+    )
+
+
+def _require_favour(instance: Instance) -> None:
+    if isinstance(instance.contrast, jax.core.Tracer):
+        return
+    total, omega = float(jnp.sum(instance.contrast)), concept_weights(instance)
+    require(abs(total) <= 1e-6, "instance", "weights that sum to 0", f"a sum of {total:.3g}")
+    fits = bool((omega[instance.target] > 0) & (jnp.max(weights_of_others(instance)) <= 1e-9))
+    wanted = "a total weight above 0 for the target's contexts, of at most 0 for those of every other concept"
+    require(fits, "instance", wanted, ", ".join(f"{float(x):.3g}" for x in omega))

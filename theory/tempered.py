@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ufm._check import in_range, require, typed
+from ufm._check import in_range, part_of_the_tokens, require, typed
 from ufm.normalised import as_seen
 from ufm.precision import full
 
@@ -47,8 +47,13 @@ def direction(
         h: hidden states, ``[m, d]``.
         weights: w, ``[m]``.
         kind, eps: of the norm that reads the steered state (`size_of`).
+
+    Raises:
+        ValueError: outside transformations, states that the norm does not see: of zeros or, for "layer", of equal entries.
     """
-    return (weights / size_of(h, kind=kind, eps=eps)) @ h
+    sizes = size_of(h, kind=kind, eps=eps)
+    in_range("h", sizes, f"states that a norm of kind {kind!r} sees: their sizes are above 0", lambda x: (x > 0).all())
+    return (weights / sizes) @ h
 
 
 @typed
@@ -67,7 +72,12 @@ def log_probabilities(
         alpha: strength, in units of v'.
         size: of the prompt's state h (`size_of`).
         steered_size: of h + alpha v'.
+
+    Raises:
+        ValueError: outside transformations, a size that is not above 0.
     """
+    for name, value in (("size", size), ("steered_size", steered_size)):
+        in_range(name, value, "a size above 0: of a state that the norm sees", lambda x: x > 0)
     return jax.nn.log_softmax((size / steered_size) * log_p + (alpha / steered_size) * m)
 
 
@@ -117,7 +127,7 @@ def ceiling(
     in_range("length", length, "a length above 0: of a direction that the norm sees", lambda x: x > 0)
     in_range("cosine", cosine, "a number between -1 and 1: of states that are not parallel", lambda x: -1 < x < 1)
     v = log_p.shape[0]
-    in_range("target", target, f"between 1 and {v - 1} of {v} tokens", lambda x: 0 < x.sum() < v)
+    part_of_the_tokens("target", target)
     unsteered, far = log_p[:, None] - log_p, (m[:, None] - m) / length
     # As a sum of squares: nothing cancels where h and v' are nearly parallel.
     most = jnp.hypot(unsteered, (far - cosine * unsteered) / jnp.sqrt((1 - cosine) * (1 + cosine)))

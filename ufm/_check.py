@@ -134,6 +134,21 @@ def in_range(argument: str, value: Any, expected: str, fits: Callable[[Any], Any
         require(bool(fits(value)), argument, expected, shown(value))
 
 
+def part_of_the_tokens(argument: str, members: Any) -> None:
+    """Refuse sets of tokens, flags ``[..., V]``, of which one is empty or everything; what JAX traces is let through.
+
+    Raises:
+        ValueError: such a set.
+    """
+    if isinstance(members, jax.core.Tracer):
+        return
+    flags = np.asarray(members)
+    require(flags.ndim > 0, argument, "truth values in an axis of tokens", shown(members))
+    v, counts = flags.shape[-1], flags.sum(axis=-1)
+    wrong = counts[(counts == 0) | (counts == v)]
+    require(not wrong.size, argument, f"between 1 and {v - 1} of {v} tokens", "all" if wrong.any() else "none")
+
+
 def random_key(argument: str, value: Any) -> jax.Array:
     """`value`, if it is one `jax.random.key` (or one of the older form, two numbers of type uint32).
 
@@ -215,7 +230,8 @@ def typed(function: F) -> F:
     annotation                     what is asked of an argument
     =============================  ==================================================================================
     ``int``, ``float``, ``bool``   a whole number, a finite number, a truth value
-    ``Float[Array, "n d"]``        real numbers without NaN in two axes; ``Int``, ``Bool`` in kind; lists become arrays
+    ``Float[Array, "n d"]``        real numbers without NaN in two axes, whole ones as floats; ``Int``, ``Bool`` in kind;
+                                   lists become arrays
     ``np.ndarray``                 real numbers
     ``Sequence[int]``              whole numbers; ``float`` in kind; of anything else, a list of what is asked for
     ``DTypeLike``                  a type of floating-point numbers
@@ -381,7 +397,10 @@ def _shaped(annotation: Any, of_jax: bool, name: str, value: Any) -> Any:
         require(len(bad) == 0, name, wanted, f"NaN at index {tuple(bad[0].tolist()) if len(bad) else ()}")
         require(bool(axes) or bool(np.isfinite(np.asarray(array))), name, "a finite number", shown(value))
     if isinstance(value, int | float):
-        return value  # a Python number takes on the type of what it meets
+        # A Python number takes on the type of what it meets.
+        return float(value) if kind == "Float" else value
+    if kind == "Float" and jnp.issubdtype(array.dtype, jnp.integer) and not isinstance(array, jax.ShapeDtypeStruct):
+        array = array.astype(float)
     return jnp.asarray(array) if of_jax and isinstance(array, np.ndarray) else array
 
 

@@ -63,6 +63,8 @@ def of_products(dtype: DTypeLike, *, fast: bool = False) -> lax.Precision:
 
 
 def wide(x: Any) -> Float[Array, "..."]:
-    """An array in float32 at least."""
+    """An array in float32 at least; integers and flags in the default float, which is float64 where that is on."""
     array = jnp.asarray(x)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return array.astype(float)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))

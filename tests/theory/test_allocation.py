@@ -118,6 +118,15 @@ def test_bad_arguments_are_named(arguments, message):
         allocation.strength_for_each(**({"gains": jnp.ones(2), "variances": jnp.ones(2), "budget": 0.1} | arguments))
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-25])
+def test_gains_of_any_size_spend_the_budget_in_float32(size):
+    gains, covariance = np.array([0.3, -0.2]) * size, np.array([[2.0, 0.5], [0.5, 1.0]])
+    best = np.linalg.solve(covariance, gains)
+    expected = best * np.sqrt(0.2 / (best @ covariance @ best))
+    got = allocation.best_mix(jnp.asarray(gains, jnp.float32), jnp.asarray(covariance, jnp.float32), 0.1)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("target", [np.zeros(5, bool), np.ones(5, bool)])
 def test_a_concept_is_some_of_the_tokens(prompts, target):
     with pytest.raises(ValueError, match=r"^target: .*1 and 4 of 5"):

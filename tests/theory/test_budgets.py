@@ -325,9 +325,14 @@ BAD = {
     "budget: expected budgets above 0": lambda: budgets.safe_strength(1.0, 1.0, 0.0),
     "budget: .* got -0.1": lambda: budgets.range_within(-0.1),
     "budget: .* got inf": lambda: budgets.safe_strength(1.0, 1.0, [0.1, np.inf]),
-    "members: .* got an empty set": lambda: budgets.efficiency(LOG_P, np.arange(3.0), np.zeros(3, bool)),
-    "members: .* got all tokens": lambda: budgets.split_cost(LOG_P, LOG_P, np.ones(3, bool)),
+    "members: expected between 1 and 2 of 3 tokens, got none": lambda: budgets.efficiency(
+        LOG_P, np.arange(3.0), np.zeros(3, bool)
+    ),
+    "members: .* got all": lambda: budgets.split_cost(LOG_P, LOG_P, np.ones(3, bool)),
     "m: expected log-odds that are not constant": lambda: budgets.efficiency(LOG_P, np.ones(3), np.arange(3) < 1),
+    "m: .* on the tokens of positive": lambda: budgets.efficiency(
+        np.array([0.0, -1e4, -1e4]), np.arange(3.0), np.arange(3) < 1
+    ),
     "variance: expected variances of at least 0": lambda: budgets.budget_bound(-1.0, 1.0, 1.0),
     "above: expected a distance above 0": lambda: budgets.budget_bound(1.0, 0.0, 1.0),
     "weights: .* add up to 1": lambda: budgets.safe_strength([1.0, 1.0], 1.0, 0.1, jnp.asarray([0.4, 0.4])),
@@ -341,3 +346,28 @@ BAD = {
 def test_bad_values_are_refused_by_name(message, call):
     with pytest.raises(ValueError, match=f"^{message}"):
         call()
+
+
+def test_whole_numbers_and_mixed_types_are_numbers_like_others():
+    for function, arguments in (
+        (budgets.share_within, (0.3, 1)),
+        (budgets.safe_strength, (1, 30, 1)),
+        (budgets.range_within, (1,)),
+        (budgets.divergence_of_range, (3,)),
+    ):
+        got = function(*arguments)
+        assert got.dtype == jnp.float64
+        assert got == function(*map(float, arguments))
+    narrow = budgets.share_within(jnp.asarray([0.3]), jnp.asarray([0.125], jnp.float32))
+    assert narrow == budgets.share_within(jnp.asarray([0.3]), jnp.asarray([0.125]))
+    mean = budgets.safe_strength(np.ones(2, np.float32), np.full(2, 3.0), 0.125, jnp.asarray([0.5, 0.5]))
+    assert mean == pytest.approx(float(budgets.safe_strength(1.0, 3.0, 0.125)), rel=1e-12)
+
+
+def test_what_cannot_be_undone_costs_everything():
+    p, members = np.log([0.5, 0.3, 0.2]), np.arange(3) < 1
+    for q in ([1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.5, 0.5, 0.0]):
+        cost = budgets.split_cost(p, jnp.log(jnp.asarray(q)), members)
+        assert np.isposinf(cost.total), q
+        assert not np.isnan(np.asarray(cost)).any()
+    assert np.isposinf(budgets.range_bound(np.array([0.0, np.inf])))

@@ -94,6 +94,22 @@ def test_the_pair_of_shares_tells_whether_a_chain_lumps():
     ("call", "message"),
     [
         (lambda q, t: chains.shares(q, t, jnp.full(2, 0.5), 0), "steps: expected a whole number of at least 1"),
+        (
+            lambda q, t: chains.shares(q, ~t & t, jnp.full(2, 0.5), 3),
+            "target: expected between 1 and 1 of 2 tokens, got none",
+        ),
+        (lambda q, t: chains.response(q, q[0], t | ~t, jnp.full(2, 0.5), 3), "target: .* got all"),
+        (lambda q, t: chains.long_run_response(q, q[0], t | ~t), "target: .* got all"),
+        (lambda q, t: chains.two_shares(q, t & ~t), "target: .* got none"),
+        (lambda q, t: chains.shares(q, t, jnp.asarray([2.0, 0.0]), 3), "start: expected a distribution"),
+        (
+            lambda q, t: chains.sequence_divergence(q, q[0], 1.0, jnp.asarray([1.5, -0.5]), 3),
+            "start: expected a distribution",
+        ),
+        (
+            lambda q, t: chains.stationary(jnp.log(jnp.eye(2))),
+            "log_q: expected a chain with one distribution in the long run",
+        ),
         (lambda q, t: chains.amplification(1.0, 3), "eigenvalue: expected a number above -1 and below 1"),
         (lambda q, t: chains.amplification(0.5, 0), "steps: expected at least 1"),
         (lambda q, t: chains.sequence_bound(1.0, 1.0, 0), "steps: expected a whole number of at least 1"),

@@ -63,8 +63,8 @@ PLANTED = {
     "ratio of decays": (n14, "share_of_decays", off(SHARE, 1.01), "N14.lengths", ("instances", "autodiff", "sweep")),
     "takeover, from below": (span, "takeover", ends(1.01, 1.0), "N17", ("instances", "autodiff")),
     "takeover, from above": (span, "takeover", ends(1.0, 0.99), "N17", ("instances", "autodiff")),
-    "limit of the takeover, too late": (span, "critical_strength", off(CRITICAL, 1.01), "N17", ("instances",)),
-    "limit of the takeover, too early": (span, "critical_strength", off(CRITICAL, 0.99), "N17", ("instances",)),
+    "limit of the takeover, too late": (span, "critical_strength", off(CRITICAL, 1.01), "N17", ("instances", "autodiff")),
+    "limit of the takeover, too early": (span, "critical_strength", off(CRITICAL, 0.99), "N17", ("instances", "autodiff")),
     "virtual context": (
         n24,
         "virtual",

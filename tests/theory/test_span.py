@@ -120,7 +120,32 @@ def test_a_wide_model_under_decay_does_nothing_outside_the_span():
     assert np.abs(ufm.fit(corpus, d=16, tolerance=0.0).model.W @ np.linalg.svd(model.H)[0][:, 9:]).max() > 0.1
 
 
-def test_the_bounds_of_other_instances_are_empty():
-    instance = examples.default_case().instance
-    likely = dataclasses.replace(instance, log_p=jnp.roll(instance.log_p, 27, axis=0))
-    assert np.isinf(np.asarray(span.takeover(likely).low)[:27]).all()
+def test_bounds_are_empty_where_the_target_is_likelier_unsteered():
+    corpus = ufm.from_table([[0.45, 0.45, 0.1], [0.4, 0.4, 0.2]], [[0, 1], [2]], [0, 1])
+    instance = make_instance(corpus, [0], [1], target=0)
+    assert np.isinf(np.asarray(span.takeover(instance))).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"contrast": jnp.asarray([1.0, -0.9])}, "instance: expected weights that sum to 0"),
+        ({"contrast": jnp.asarray([-1.0, 1.0])}, r"instance: expected a total weight above 0 .* got -1, 1"),
+        (
+            {"log_p": jnp.log(jnp.asarray([[0.2, 0.2, 0.6], [0.4, 0.4, 0.2]]))},
+            r"instance: .* own concept, got one that is 1\.1 nats",
+        ),
+    ],
+)
+def test_bounds_of_what_the_theorem_is_not_about_are_refused(change, message):
+    instance = make_instance(ufm.from_table([[0.4, 0.4, 0.2], [0.2, 0.2, 0.6]], [[0, 1], [2]], [0, 1]), [0], [1], target=0)
+    assert np.isfinite(float(span.takeover(instance).low[1]))
+    with pytest.raises(ValueError, match=message):
+        span.takeover(dataclasses.replace(instance, **change))
+
+
+@pytest.mark.parametrize("function", [span.takeover, span.critical_strength])
+def test_tables_outside_assumption_1_are_refused(function):
+    corpus = ufm.from_table([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2], [0.2, 0.2, 0.6]], [[0, 1], [2]], [0, 0, 1])
+    with pytest.raises(ValueError, match=r"^instance: expected a table of assumption 1"):
+        function(make_instance(corpus, [0, 1], [2], target=0))

@@ -79,6 +79,13 @@ def test_no_direction_of_the_plane_beats_the_ceiling_and_two_rows_attain_it():
         (lambda m: tempered.limit(m, 0.0, 1), "length: expected a length above 0"),
         (lambda m: tempered.ceiling(m, m, m > 9, 1.0, 0.0), "target: expected between 1 and 2 of 3 tokens"),
         (lambda m: tempered.ceiling(m, m, m > 0, 1.0, 1.0), "cosine: expected a number between -1 and 1"),
+        (lambda m: tempered.log_probabilities(m, m, 1.0, 1.0, 0.0), "steered_size: expected a size above 0"),
+        (lambda m: tempered.log_probabilities(m, m, 1.0, -1.0, 1.0), "^size: expected a size above 0"),
+        (lambda m: tempered.direction(0 * m[:, None], m), "h: expected states that a norm of kind 'rms' sees"),
+        (
+            lambda m: tempered.direction(jnp.ones((3, 2)), m, kind="layer"),
+            "h: expected states that a norm of kind 'layer' sees",
+        ),
         (lambda m: tempered.size_of(m, kind="batch"), "kind: expected one of"),
         (lambda m: tempered.size_of(m, eps=-1.0), "eps: expected a number of at least 0"),
     ],

@@ -108,20 +108,14 @@ def _values(tex: str, identities, *, offset: bool) -> Claim:
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
-def _others(instance: Instance):
-    """The total weights of the other concepts; -inf for the target, also where it is listed twice."""
-    same = jnp.all(instance.members == instance.in_target, axis=-1)
-    return jnp.where(same, -jnp.inf, span.concept_weights(instance))
-
-
 def favours_the_target(instance: Instance):
     """``Omega_T > 0 >= Omega_k`` for every other concept k."""
-    return (span.concept_weights(instance)[instance.target] > 1e-9) & (jnp.max(_others(instance)) <= 1e-12)
+    return (span.concept_weights(instance)[instance.target] > 1e-9) & (jnp.max(span.weights_of_others(instance)) <= 1e-12)
 
 
 def _favours_it_most(instance: Instance):
     """``Omega_T > Omega_k``, which is not enough."""
-    return span.concept_weights(instance)[instance.target] > jnp.max(_others(instance)) + 1e-9
+    return span.concept_weights(instance)[instance.target] > jnp.max(span.weights_of_others(instance)) + 1e-9
 
 
 def _ordered(tex: str, condition) -> Claim:

@@ -39,6 +39,21 @@ def _target_log_odds(instance: Instance, alphas):
     return jax.vmap(lambda row, alpha: tilting.concept_log_odds(row, m, alpha, target))(instance.log_p, alphas)
 
 
+def _log_odds_of_a_model(instance: Instance):
+    """`_target_log_odds` as a function of the strengths, through a model of gap 0; NaN where they do not rise."""
+    curves = model_curves(instance, lambda instance: instance.in_target[None])
+    contexts = jnp.arange(instance.log_p.shape[0])
+
+    def log_odds(alphas):
+        def context(j, alpha):
+            value, rate = jax.jvp(lambda a: curves(a)[j, 0], (alpha,), (jnp.ones_like(alpha),))
+            return jnp.where(rate > 0, value, jnp.nan)
+
+        return jax.vmap(context)(contexts, alphas)
+
+    return log_odds
+
+
 def _between(instance: Instance, ends: Takeover, log_odds) -> jax.Array:
     """Least margin: at the first end the target has at most half, at the second at least half. +inf where there are none."""
     exists = jnp.isfinite(ends.low)
@@ -56,34 +71,28 @@ def _takes_over(tex: str, bounds, limit) -> Claim:
         limit: of an instance, for every context; infinite where nothing is claimed.
     """
 
-    def in_the_limit(instance):
+    def in_the_limit(instance, log_odds):
         """Log-odds are in the millions there: negative a little before the limit, positive a little after it."""
-        quiet, at = quieter(instance, LOG_NOISE), limit(instance)
+        at = limit(instance)
         foreign = (instance.concept != instance.target) & jnp.isfinite(at)
         safe = jnp.where(foreign, at, 0.0)
-        before, after = (_target_log_odds(quiet, safe * (1 + side * NEAR)) for side in (-1, 1))
+        before, after = (log_odds(safe * (1 + side * NEAR)) for side in (-1, 1))
         return jnp.min(jnp.where(foreign, jnp.minimum(-before, after), jnp.inf)) / -LOG_NOISE
 
     def claimed(instance, value):
         return jnp.where(favours_the_target(instance), value, jnp.inf)
 
     def instances(instance):
+        quiet = quieter(instance, LOG_NOISE)
         finite = _between(instance, bounds(instance), lambda alphas: _target_log_odds(instance, alphas))
-        return claimed(instance, jnp.minimum(finite, in_the_limit(instance)))
+        limiting = in_the_limit(instance, lambda alphas: _target_log_odds(quiet, alphas))
+        return claimed(instance, jnp.minimum(finite, limiting))
 
     def autodiff(instance):
         """By the log-odds of a model of gap 0, and the sign of their slope: what is reached is not left again."""
-        curves = model_curves(instance, lambda instance: instance.in_target[None])
-        contexts = jnp.arange(instance.log_p.shape[0])
-
-        def log_odds(alphas):
-            def context(j, alpha):
-                value, rate = jax.jvp(lambda a: curves(a)[j, 0], (alpha,), (jnp.ones_like(alpha),))
-                return jnp.where(rate > 0, value, jnp.nan)
-
-            return jax.vmap(context)(contexts, alphas)
-
-        return claimed(instance, _between(instance, bounds(instance), log_odds))
+        quiet = _log_odds_of_a_model(quieter(instance, LOG_NOISE))
+        finite = _between(instance, bounds(instance), _log_odds_of_a_model(instance))
+        return claimed(instance, jnp.minimum(finite, in_the_limit(instance, quiet)))
 
     @compiled_quickly
     def margin(instance, alphas, log_odds):

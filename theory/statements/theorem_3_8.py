@@ -115,7 +115,7 @@ STATEMENTS = (
         hypotheses=chosen("A2", "not-constant", "positive"),
         proof="proofs/theorem-3.8",
         figure="cross-entropy",
-        remarks="There is no linear term because the unsteered model has gap 0. The variance is within contexts: "
-        "within concepts, or over the whole corpus, it is larger, unless contexts share a row, and wrong.",
+        remarks="There is no linear term because training is at rest, which gap 0 implies (N13). The variance is within "
+        "contexts: within concepts, or over the whole corpus, it is larger, unless contexts share a row, and wrong.",
     ),
 )
