@@ -268,7 +268,7 @@ def _swept_prompt(seed: int) -> tuple[list[int], Any]:
 
 @contextmanager
 def _torch() -> Iterator[Callable[[Callable[[], float]], float]]:
-    """What times a function that uses transformers, in a process of its own; NaN where that is not installed."""
+    """A timer for functions that use transformers: it runs them in a separate process; NaN where that is not installed."""
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")):
         yield lambda _: np.nan
         return

@@ -62,8 +62,8 @@ def prompts(held_out: bool) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a way to choose a strength came to in one cell.
+class ChoiceOutcome:
+    """The outcome of one way to choose a strength in one cell.
 
     Attributes:
         model, concept, layer, way: which.
@@ -91,7 +91,7 @@ class Outcome:
 
 
 class Strength(NamedTuple):
-    """What a way came to.
+    """A strength that a way chose.
 
     Attributes:
         alpha: the strength; NaN if there is none.
@@ -131,7 +131,7 @@ class Trial:
         return self._chosen(criteria=[LossRise(0.2)])
 
     def ratio(self) -> Strength:
-        """What is added is half as long as the states of the model's own text."""
+        """The strength at which the addition is half as long as the states of the model's own text."""
         base = self.writer(held_out=False, seed=0)()
         length = float(np.linalg.norm(self.vector[self.layer]))
         return Strength(0.5 * FixedText.of(self.lm, base, self.steering).scale / length, 2.0)
@@ -183,7 +183,7 @@ class Trial:
         return self.vector.steering(self.layer)
 
     def writer(self, *, held_out: bool, seed: int) -> Writer:
-        """What writes after the prompts to choose on, or the others."""
+        """A writer of continuations of the prompts to choose on, or of the others."""
         return Writer.of(self.lm, prompts(held_out)[: self.count], self.horizon, seed=seed)
 
     @cached_property
@@ -199,13 +199,13 @@ class Trial:
         return self.effects(self.writer(held_out=True, seed=1)(), 0.0, self.members)
 
     def effects(self, rollouts: Rollouts, alpha: float, members: Any = None) -> Effects:
-        """What a strength does to the predictions of texts."""
+        """The effects of a strength on the predictions of texts."""
         nobody = jnp.zeros(self.lm.config.vocab_size, bool)
         text = FixedText.of(self.lm, rollouts, self.steering)
         return text.effects(alpha, nobody if members is None else members)
 
-    def outcome(self, way: str, alpha: float, passes: float, seconds: float) -> Outcome:
-        """What a strength costs and buys on other prompts.
+    def outcome(self, way: str, alpha: float, passes: float, seconds: float) -> ChoiceOutcome:
+        """The cost and the effect of a strength on other prompts.
 
         Args:
             way: that gave it.
@@ -213,7 +213,7 @@ class Trial:
         """
         name, concept = self.lm.name.rsplit("/", 1)[-1], self.vector.name
         if not np.isfinite(alpha):
-            return Outcome(name, concept, self.layer, way, alpha, passes, seconds, *[np.nan] * 5)
+            return ChoiceOutcome(name, concept, self.layer, way, alpha, passes, seconds, *[np.nan] * 5)
         written, unsteered = self.writer(held_out=True, seed=1)(self.steering, alpha), self.unsteered
         paid = self.effects(written, alpha, self.members)
         collapsed = [
@@ -222,7 +222,9 @@ class Trial:
         ]
         costs = (statistic(paid.kl, "p95"), statistic(paid.kl, "mean"))
         shares = (float(np.nanmean(paid.share)), float(np.nanmean(unsteered.share)))
-        return Outcome(name, concept, self.layer, way, alpha, passes, seconds, *costs, *shares, float(np.mean(collapsed)))
+        return ChoiceOutcome(
+            name, concept, self.layer, way, alpha, passes, seconds, *costs, *shares, float(np.mean(collapsed))
+        )
 
 
 def _repeats(tokens: np.ndarray) -> bool:
@@ -250,7 +252,7 @@ def run(
     budget: float = 1.0,
     horizon: int = 50,
     count: int = 32,
-) -> list[Outcome]:
+) -> list[ChoiceOutcome]:
     """Choose strengths in every cell, by every way, and try them on other prompts.
 
     Args:
@@ -292,8 +294,8 @@ def case(seed: int = 0, models: Sequence[str] = ()) -> dict[str, float]:
     return {f"{way}: {name}": value for way, row in table.items() for name, value in row.items()}
 
 
-def figures(outcomes: Sequence[Outcome], budget: float) -> dict[str, dict[str, float]]:
-    """Of every way, the medians over cells, and the share of cells where the cost paid is near the budget.
+def figures(outcomes: Sequence[ChoiceOutcome], budget: float) -> dict[str, dict[str, float]]:
+    """The medians over cells of every way, and the share of cells where the cost paid is near the budget.
 
     Args:
         outcomes: of `run`.
@@ -309,7 +311,7 @@ def figures(outcomes: Sequence[Outcome], budget: float) -> dict[str, dict[str, f
     return result
 
 
-def as_table(outcomes: Sequence[Outcome], budget: float) -> str:
+def as_table(outcomes: Sequence[ChoiceOutcome], budget: float) -> str:
     """The figures as text, and every cell below them."""
     table = figures(outcomes, budget)
     names = list(next(iter(table.values())))

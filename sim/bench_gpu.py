@@ -1,4 +1,4 @@
-"""What an accelerator does: its rate of matrix products, and the share of it that the work on language models reaches.
+"""A benchmark of an accelerator: its rate of matrix products, and the share of it that the work on language models reaches.
 
 Weights are random, in the shapes of Gemma 3 1B and Qwen 3 8B, in bfloat16. Operations are counted as two for each weight of
 a product that the work needs by the split; attention scores, norms and softmax are left out. Beside ours stand, where torch
@@ -69,7 +69,7 @@ class Sizes(NamedTuple):
         prompt, strengths: tokens and strengths of next-token curves.
         blocks, block, costs: blocks of text, their tokens, and strengths of cross-entropy.
         texts, text: texts that vectors are made from, and their tokens.
-        together, new: sequences generated together, and tokens of each.
+        together, max_new_tokens: sequences generated together, and tokens of each.
         batch: strengths in one pass of the loop's batched form.
         kept: tokens that next-token curves keep.
     """
@@ -83,7 +83,7 @@ class Sizes(NamedTuple):
     texts: int = 64
     text: int = 300
     together: int = 32
-    new: int = 100
+    max_new_tokens: int = 100
     batch: int = 32
     kept: int = 100
 
@@ -131,7 +131,9 @@ def measured(
             seconds, label = median_seconds(work), f"{name}, {title}"
             figures |= {label: seconds, f"{label}, share": operations / seconds / rate}
             if title in GENERATED:
-                figures[f"{label}, tokens/s"] = (1 if title == GENERATED[0] else sizes.together) * sizes.new / seconds
+                figures[f"{label}, tokens/s"] = (
+                    (1 if title == GENERATED[0] else sizes.together) * sizes.max_new_tokens / seconds
+                )
             other = theirs.get(name, {})
             figures |= {
                 f"{label}, {kind.removeprefix(title).strip(', ')}": duration
@@ -167,7 +169,7 @@ OFFLOADED = ("next-token, first layer", "cross-entropy", GENERATED[1])
 
 
 def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callable[[], Any], float]]:
-    """What is timed, by name: a function, and how many operations it takes at least."""
+    """The works that are timed, by name: a function, and the least number of operations that it takes."""
     a, rng = lm.config, np.random.default_rng(seed)
     v, last = jnp.asarray(rng.normal(size=a.d_model), jnp.float32), a.num_layers - 1
     prompt, rows = _rows(a, 1, sizes.prompt), _rows(a, sizes.blocks, sizes.block)
@@ -185,10 +187,10 @@ def works(lm: LanguageModel, sizes: Sizes, seed: int) -> dict[str, tuple[Callabl
 
     def generated(prompts: list[list[int]]) -> Callable[[], Any]:
         sampling = Sampling(0.9, 50, 0.95)
-        return lambda: lm.generate(prompts, max_new_tokens=sizes.new, sampling=sampling, stop=False).tokens
+        return lambda: lm.generate(prompts, max_new_tokens=sizes.max_new_tokens, sampling=sampling, stop=False).tokens
 
     def of_generated(count: int) -> float:
-        return count * ((sizes.prompt + sizes.new) * block * a.num_layers + sizes.new * unembedding)
+        return count * ((sizes.prompt + sizes.max_new_tokens) * block * a.num_layers + sizes.max_new_tokens * unembedding)
 
     middle = a.num_layers // 2
     whole, steering = lm.split(rows, last_only=False).resolve(Steering({middle: Add(v)}))
@@ -232,7 +234,7 @@ def median_seconds(work: Callable[[], Any], runs: int = 3) -> float:
 
 
 def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, float]:
-    """What the works take through transformers, on torch's CUDA device where it has one: seconds by work and way.
+    """The seconds of the works through transformers, on torch's CUDA device where it has one, by work and way.
 
     A strength takes the same time as any other: eight full passes are timed, and three batches, and scaled up.
     """
@@ -272,7 +274,7 @@ def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, fl
 
 
 def _official_passes(model: Any, a: Config, sizes: Sizes) -> dict[str, Callable[[], Any]]:
-    """What is timed of a model of transformers, by name: passes, and the generations of `GENERATED`."""
+    """The functions that are timed of a model of transformers, by name: passes, and the generations of `GENERATED`."""
     import torch
 
     lengths = ((1, sizes.prompt), (sizes.blocks, sizes.block), (sizes.texts, sizes.text), (sizes.together, sizes.prompt))
@@ -295,7 +297,7 @@ def _official_passes(model: Any, a: Config, sizes: Sizes) -> dict[str, Callable[
 
     def generated(ids: Any) -> Callable[[], Any]:
         how = {"do_sample": True, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "pad_token_id": 0}
-        length = {"max_new_tokens": sizes.new, "min_new_tokens": sizes.new}
+        length = {"max_new_tokens": sizes.max_new_tokens, "min_new_tokens": sizes.max_new_tokens}
         return lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **how, **length)
 
     passes = {"full": full, "batched": batched, "loss": loss, "states": states}

@@ -231,13 +231,13 @@ def figures(
     seed: Seed = 0,
     corpus: Annotated[
         Path | None,
-        typer.Option(help="Of a corpus of yours: a .csv file with a table of probabilities, or a text file with documents."),
+        typer.Option(help="Your own corpus: a .csv file with a table of probabilities, or a text file of documents."),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Its concept to steer to; the first if left out.")] = None,
+    target: Annotated[str | None, typer.Option(help="The corpus's concept to steer towards; the first if left out.")] = None,
     away: Annotated[
-        str | None, typer.Option(help="Its concept to steer away from; the first other one if left out.")
+        str | None, typer.Option(help="The corpus's concept to steer away from; the first other one if left out.")
     ] = None,
-    smoothing: Annotated[float, typer.Option(min=0, help="Added to every count of documents.")] = 0.0,
+    smoothing: Annotated[float, typer.Option(min=0, help="Number added to every count of documents.")] = 0.0,
 ) -> None:
     """Train the toy models, or one of a corpus of yours, and draw the toy figures as SVG, PDF and PNG."""
     from sim import output
@@ -270,7 +270,7 @@ def bench(
     ] = None,
     json: Json = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write bench.json into.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Of the case choosing; may be given several times.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model for the case choosing; repeat for several.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Time the sweeps at the size of a real vocabulary, and print a table."""
@@ -332,8 +332,8 @@ def _new() -> None:
 
 @new.command()
 def statement(
-    name: Annotated[str, typer.Argument(help="Its id, such as my-statement.")],
-    title: Annotated[str, typer.Option(help="A few words.")] = "",
+    name: Annotated[str, typer.Argument(help="Id of the new statement, such as my-statement.")],
+    title: Annotated[str, typer.Option(help="Its title, a few words; a result of the project needs one.")] = "",
 ) -> None:
     """Write the module, the page of the proof and all entries of a new statement, with an example to be replaced."""
     from sim.checks.new_statement import new_statement
@@ -363,9 +363,9 @@ def train(
     family: Annotated[
         str, typer.Option(help="gpt2, with biases and LayerNorm, or llama, with RMSNorm and no bias.")
     ] = "gpt2",
-    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
-    width: Annotated[int, typer.Option(min=1, help="Of the residual stream.")] = 256,
-    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 1_200,
+    layers: Annotated[int, typer.Option(min=1, help="Number of blocks.")] = 1,
+    width: Annotated[int, typer.Option(min=1, help="Width of the residual stream.")] = 256,
+    steps: Annotated[int, typer.Option(min=1, help="Number of optimiser steps.")] = 1_200,
     seed: Seed = 0,
 ) -> None:
     """Train a small GPT from scratch, by default one layer on Python's own manual in both cases."""
@@ -407,7 +407,7 @@ def _stage(name: str) -> None:
         preset: Annotated[
             str | None, typer.Option(help="laptop (the default), paper or smoke; --dry-run says how long it takes here.")
         ] = None,
-        concepts: Annotated[str | None, typer.Option(help="Separated by commas.")] = None,
+        concepts: Annotated[str | None, typer.Option(help="Concepts, separated by commas.")] = None,
         layers: Annotated[str | None, typer.Option(help="Blocks by number, or early, middle, last.")] = None,
         variants: Annotated[
             str | None,
@@ -473,7 +473,9 @@ def _stage(name: str) -> None:
                 foresee(out, stages, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
             )
             return
-        experiment = prepare(out, model=model, judge=judge, preset=preset, changes=changes, files=files, **computed)
+        experiment = prepare(
+            out, model=model, judge=judge, preset=preset, changes=changes, files=files, stages=stages, **computed
+        )
         # Where bars are not shown.
         told = _say if not sys.stderr.isatty() else lambda stage: None
         if name == "all" and place.number == 0:
@@ -650,15 +652,15 @@ def convert(
 def make(
     out: Annotated[Path, typer.Option(help="The file to write: .safetensors, .gguf, .npz or .npy.")],
     model: Model = "smollm2-135m-instruct",
-    concept: Annotated[str | None, typer.Option(help="Of the library: joy, evil, ...; or of --pairs.")] = None,
+    concept: Annotated[str | None, typer.Option(help="A concept of the library, such as joy, or one of --pairs.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="JSON lines, JSON or parquet with pairs of texts, or a folder.")] = None,
     positive: Annotated[Path | None, typer.Option(help="Texts that show what to steer towards, one in each line.")] = None,
     negative: Annotated[Path | None, typer.Option(help="Texts that do not, one in each line.")] = None,
     way: Annotated[
         str,
         typer.Option(
-            help="To a direction: difference-of-means, difference-of-normalized-means, linear-probe, pca-of-differences, "
-            "pca-of-states, sparse-coding; or sparse-autoencoder, at one block."
+            help="How to estimate the direction: difference-of-means, difference-of-normalized-means, linear-probe, "
+            "pca-of-differences, pca-of-states, sparse-coding; or sparse-autoencoder, at one block."
         ),
     ] = "difference-of-means",
     sae: Annotated[
@@ -729,14 +731,22 @@ def choose(
     ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="What it will be used on; may be given several times.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A file with a prompt in each line, or JSON lines with a prompt or text.")
+        Path | None,
+        typer.Option(
+            help="A file with a prompt in each line, or JSON (lines, or a list) of texts or of objects with a prompt."
+        ),
     ] = None,
     layer: Annotated[str, typer.Option(help="The block to steer after, or auto: the one that serves best.")] = "auto",
     budget: Annotated[
         float | None, typer.Option(help="KL per token that it may cost, nats; 1 if no share is asked for.")
     ] = None,
-    statistic: Annotated[str, typer.Option(help="Of KL over tokens, within the budget: p95, mean or max.")] = "p95",
-    share: Annotated[float | None, typer.Option(help="The concept's share of the next token that is to be reached.")] = None,
+    statistic: Annotated[
+        str, typer.Option(help="Statistic of the per-token KL that the budget limits: p95, mean or max.")
+    ] = "p95",
+    share: Annotated[
+        float | None,
+        typer.Option(help="The concept's share of the next token that is to be reached; not with --away and --tokens."),
+    ] = None,
     tokens: Annotated[
         list[str] | None, typer.Option(help="A word of the concept; those that steering promotes most if left out.")
     ] = None,
@@ -746,12 +756,19 @@ def choose(
     norm_ratio: Annotated[float | None, typer.Option(help="The longest addition, in lengths of the states.")] = None,
     rising: Annotated[bool, typer.Option("--rising", help="Stay below the peak of the share.")] = False,
     horizon: Annotated[int, typer.Option(min=1, help="Tokens of each continuation that costs are measured on.")] = 50,
-    away: Annotated[bool, typer.Option("--away", help="Steer away from the concept: strengths are negative.")] = False,
+    away: Annotated[
+        bool,
+        typer.Option(
+            "--away",
+            help="Steer away from the concept: strengths are negative, and the share of --tokens is to fall. If none are "
+            "named, they are those that this promotes, and their share is to rise.",
+        ),
+    ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are what a user says.")] = False,
     per_prompt: Annotated[bool, typer.Option("--per-prompt", help="Print what the strength is to each prompt.")] = False,
     other_weights: OtherWeights = False,
     fold: Annotated[
-        Path | None, typer.Option(help="Write the vector times the strength: at strength 1 it does what was chosen.")
+        Path | None, typer.Option(help="File for the vector, scaled so that strength 1 is the chosen one.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for a page with a slider for the strength, its figure and its data.")
@@ -770,7 +787,7 @@ def choose(
     from sim.directions.files import prepare_target
 
     texts = request.prompts_of(prompt, prompts)
-    request.check_numbers(budget, statistic, share)
+    request.check_numbers(budget, statistic, share, falls=away and bool(tokens))
     limits = request.limits(loss_rise, norm_ratio, rising=rising)
     request.check_source(vector, concept)
     place = layer if layer == "auto" else request.layer_of(layer)

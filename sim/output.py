@@ -55,7 +55,7 @@ def write_json(path: Path, data: object) -> Path:
 
 
 def json_text(data: object) -> str:
-    """What `write_json` writes."""
+    """The text that `write_json` writes."""
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
@@ -80,7 +80,7 @@ def package_version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes results, by name."""
+    """The versions of what computes results, by name."""
     return {
         "ufm-steering": package_version(),
         "jax": jax.__version__,
@@ -90,7 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def settings(seed: int, **others: object) -> dict[str, object]:
-    """What produced a result: the seed, the versions, the device, and whatever else is given."""
+    """The origin of a result: the seed, the versions, the device, and whatever else is given."""
     return {
         "version": package_version(),
         "seed": seed,

@@ -36,7 +36,7 @@ class _InLines(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """What its line is made of."""
+        """The parts that its line is made of."""
         told = self.total is not None and self.n >= TOLD_FROM * self.total
         return {**super().format_dict, "bar_format": FORMAT + (", {remaining} left" if told else "")}
 

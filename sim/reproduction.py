@@ -38,7 +38,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a run made.
+    """The results of a reproduction.
 
     Attributes:
         verdicts: statement by statement.

@@ -132,7 +132,7 @@ def _repair_symbol(element: ET.Element, text: str) -> None:
 
 
 def _core(element: ET.Element) -> ET.Element:
-    """What a scripted element is scripts of."""
+    """The element that scripts are attached to."""
     while element.tag in _SCRIPTS:
         element = element[0]
     return element

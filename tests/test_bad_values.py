@@ -218,7 +218,7 @@ def good():
         arc.theta_of_alpha: {"arc": turned, "alpha": alphas},
         arc.alpha_of_theta: {"arc": turned, "theta": alphas},
         arc.derivative: {"arc": turned, "alpha": 1.0},
-        arc.tangent_bound: {"arc": turned, "m": 1.0},
+        arc.tangent_bound: {"arc": turned, "alpha": 1.0},
         arc.plateau: {"arc": turned, "sign": 1},
         arc.plateau_rate: {"arc": turned},
         arc.limit: {**decoder, "bias": v, "sign": 1, "softcap": 1.0},

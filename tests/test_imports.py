@@ -100,6 +100,16 @@ def test_no_circles():
             del taken[name]
 
 
+def test_no_two_classes_of_one_name():
+    places = {}
+    for path in (path for package in ("ufm", "theory", "sim") for path in sorted((ROOT / package).rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert len(places) > 100
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 @pytest.mark.parametrize("package", ["ufm", "theory"])
 def test_no_plots_files_or_terminal_below_sim(package):
     forbidden = {"matplotlib", "xarray", "h5netcdf", "typer", "tqdm", "jinja2", "flax"}

@@ -191,12 +191,12 @@ def derivative(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
 
 
 @typed
-def tangent_bound(arc: Arc, m: Scalar | float) -> Float[Array, " V"]:
-    """How far logits are at most from any of their tangents, a strength m from where it touches (N12), ``[V]``.
+def tangent_bound(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
+    """How far logits are at most from any of their tangents, a strength alpha from where it touches (N12), ``[V]``.
 
-    It is ``sqrt(A_z^2 + B_z^2) m^2 / (2 L)``. A tangent is what an update of W of rank one gives.
+    It is ``sqrt(A_z^2 + B_z^2) alpha^2 / (2 L)``. A tangent is what an update of W of rank one gives.
     """
-    return jnp.hypot(arc.A, arc.B) * (m / arc.width) ** 2 / 2
+    return jnp.hypot(arc.A, arc.B) * (alpha / arc.width) ** 2 / 2
 
 
 @typed

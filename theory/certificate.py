@@ -32,7 +32,7 @@ HOPELESS = 3
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was found out about a curve on an interval.
+    """The findings about a curve on an interval.
 
     Attributes:
         verdict: "proved": positive at every strength of the interval, but at 0 if it was said to vanish there. "refuted":
@@ -76,6 +76,10 @@ class Confirmation:
     precision: int
 
 
+HIGHEST_ORDER = 30
+"""The largest order of a zero: each order is one more derivative of the program."""
+
+
 @typed
 def certify(
     curve: Callable[..., Any],
@@ -114,10 +118,10 @@ def certify(
     low, high = (Fraction(x) for x in interval)
     require(low < high, "interval", "a first end below the second", interval)
     require(budget >= 1, "budget", "at least one evaluation", budget)
-    require(zero >= 0, "zero", "an order of at least 0", zero)
+    require(0 <= zero <= HIGHEST_ORDER, "zero", f"an order from 0 to {HIGHEST_ORDER}", zero)
     inside = low < 0 < high
     require(zero % 2 == 0 or not inside, "interval", f"0 at an end or outside, for the odd order zero={zero}", interval)
-    search = _Search(_Curve(curve, exact, precision), low, high, zero, budget)
+    search = _Bisection(_Curve(curve, exact, precision), low, high, zero, budget)
     return search.run()
 
 
@@ -183,7 +187,7 @@ class _Curve:
 
 
 def _with_balls(exact: Any, precision: int) -> Any:
-    """What a curve or margin is evaluated on."""
+    """The instance that a curve or margin is evaluated on."""
     return to_balls(exact, precision) if isinstance(exact, RationalInstance) else exact
 
 
@@ -222,7 +226,7 @@ class _Piece:
         return _Piece(self.low, cut, self.open, self.level), _Piece(cut, self.high, self.open, self.level)
 
 
-class _Search:
+class _Bisection:
     """Splits an interval, widest pieces first, until all is proved, something is refuted, or the budget is spent."""
 
     def __init__(self, curve: _Curve, low: Fraction, high: Fraction, zero: int, budget: int) -> None:
@@ -320,7 +324,7 @@ class _Search:
         return left
 
     def _settle_at_zero(self, piece: _Piece, alpha: arb, left: tuple[int, ...]) -> tuple[int, ...]:
-        """With f and its first k - 1 derivatives 0 at 0: f(alpha) is alpha^k / k! times f^(k) somewhere in between."""
+        """The entries left at a zero of order k, where f(alpha) is alpha^k / k! times f^(k) somewhere in between."""
         values = self.curve(alpha, order=self.zero, level=piece.level)
         if values is None:
             return left
@@ -330,7 +334,7 @@ class _Search:
     def _settle_by_mean_value(
         self, alpha: arb, middle: Fraction, centre: list[arb], left: tuple[int, ...], level: int
     ) -> tuple[int, ...]:
-        """With the bound f(middle) + f'(piece) (piece - middle), unless that has seldom been of use."""
+        """The entries left by f(middle) + f'(piece) (piece - middle), a bound that is skipped once it has seldom helped."""
         self.tries += 1
         if self.tries > 8 and 4 * self.wins < self.tries and self.tries % 8:
             return left

@@ -78,7 +78,7 @@ def toy_case() -> Case:
 
 
 def all_cases() -> dict[str, Case]:
-    """What to train and sweep, by name."""
+    """The cases to train and sweep, by name."""
     default, toy = default_case(), toy_case()
     random = make_instance(toy.corpus, *random_negatives(toy.corpus, 0), target=0)
     shares = [0.5, 0.3, 0.2, 0.2, 0.2, 0.6, 0.4, 0.35, 0.25]

@@ -54,7 +54,7 @@ class LogLinear:
         return self.combination @ self.coordinates
 
 
-class Design(NamedTuple):
+class FeatureDesign(NamedTuple):
     """The discrete part of a random instance.
 
     Attributes:
@@ -66,7 +66,7 @@ class Design(NamedTuple):
     binary: Int[Array, ""]
 
 
-def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Design, LogLinear]:
+def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[FeatureDesign, LogLinear]:
     """Random features, coordinates and weights, from slight to strong; two thirds of the weights sum to 0."""
     del families
     v, m, k = VOCABULARY, CONTEXTS, FEATURES
@@ -74,7 +74,7 @@ def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Design, LogLin
     u = jax.random.uniform(key, (sum(lengths),), minval=jnp.finfo(float).tiny)
     levels, *normal = jnp.split(u, np.cumsum(lengths)[:-1])
     base, features, coordinates, combination = map(ndtri, normal)
-    return Design((levels[0] < 2 / 3).astype(int), (levels[1] < 0.5).astype(int)), LogLinear(
+    return FeatureDesign((levels[0] < 2 / 3).astype(int), (levels[1] < 0.5).astype(int)), LogLinear(
         base=10 ** (-1 + 1.5 * levels[2]) * base,
         features=features.reshape(k, v),
         coordinates=10 ** (-1 + 1.5 * levels[3]) * coordinates.reshape(m, k),
@@ -82,7 +82,7 @@ def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Design, LogLin
     )
 
 
-def assemble(design: Design, parameters: LogLinear) -> LogLinear:
+def assemble(design: FeatureDesign, parameters: LogLinear) -> LogLinear:
     """The family: smooth in the parameters; use under `jax.vmap`."""
     features, weights = parameters.features, parameters.combination
     return LogLinear(

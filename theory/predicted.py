@@ -1,4 +1,4 @@
-"""What steering does to a perfectly trained model, predicted in closed form from its corpus.
+"""The effect of steering on a perfectly trained model, predicted in closed form from its corpus.
 
 Twins of `ufm.measures`: the subject is a corpus instead of a model, the direction its log-odds M ``[V]`` instead of a
 steering vector, and shapes are the same. Contexts that share a row of the corpus share their curve.
@@ -187,6 +187,7 @@ def _in_chunks(function, alphas, chunk):
 def _rows(corpus: Corpus, contexts: Any) -> tuple[Float[Array, "r V"], np.ndarray]:
     """The distinct rows that some contexts need, and which of them each context has."""
     asked = np.atleast_1d(np.asarray(contexts))
+    require(asked.size > 0, "contexts", "at least one", "none")
     outside = asked[(asked < 0) | (asked >= corpus.n_contexts)]
     require(outside.size == 0, "contexts", f"contexts in 0..{corpus.n_contexts - 1}", outside[:5].tolist())
     distinct, which = np.unique(np.asarray(corpus.row)[asked], return_inverse=True)

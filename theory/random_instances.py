@@ -35,7 +35,7 @@ from ufm._check import require, typed
 from ufm._pytree import Leaf, pytree
 
 FAMILIES = ("uniform", "weighted", "tied", "per-context-a", "per-context-b", "mixed", "free")
-"""What can be drawn, by name."""
+"""The families that can be drawn, by name."""
 
 SEPARATED = ("uniform", "weighted", "tied", "per-context-a")
 """The families whose log-odds have the sign that theorems about a target need."""

@@ -38,7 +38,7 @@ DIGITS = (1, 2, 3, 6, 12, None)
 
 @dataclass(frozen=True)
 class Attack:
-    """What an attack on a margin found.
+    """The findings of an attack on a margin.
 
     Attributes:
         margin: the lowest it came to, in floating point; +inf if nothing was claimed anywhere.
@@ -103,6 +103,8 @@ def attack(
     conditions = tuple(hypotheses)
     drawn_from = sample_all(domain, chosen, jax.random.split(key, drawn))
     batch = assemble_all(domain, *drawn_from)
+    shape = jax.eval_shape(margin, pick(batch, 0)).shape
+    require(shape == (), "margin", "a function that returns a scalar", f"shape {shape}")
     values = np.where(hold_on(conditions, batch), margins_on(margin, batch), np.inf)
     require(not np.isnan(values).any(), "margin", "a number or +inf on every instance", "NaN on a random one")
     tried = int(np.sum(values < np.inf))
@@ -194,7 +196,7 @@ def _with_even_weights(exact: RationalInstance) -> Iterator[RationalInstance]:
 
 
 def _tamest(batch: Any, values: np.ndarray) -> tuple[float, Any, tuple[tuple[float, Any], ...]]:
-    """Of the instances whose margin is in the lower half of the negative ones, those of least extreme numbers.
+    """The instances of least extreme numbers among those whose margin is in the lower half of the negative ones.
 
     Returns:
         The margin and the instance of the first, and a few more of these pairs.

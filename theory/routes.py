@@ -42,7 +42,7 @@ ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate", "refutati
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one route found about one statement.
+    """The finding of one route on one statement.
 
     Attributes:
         route: its name.
@@ -109,7 +109,7 @@ def instances(statement: Statement, population: Any, *, claim: Claim | None = No
 
 @typed
 def autodiff(statement: Statement, population: Any, *, claim: Claim | None = None) -> Evidence:
-    """As `instances`, with the margin from derivatives that JAX takes through a split model of gap 0."""
+    """The evidence of `instances`, with the margin from derivatives that JAX takes through a split model of gap 0."""
     margin = (claim or statement.claim).autodiff
     assert margin is not None
     return _over_population("autodiff", statement, margin, population)
@@ -160,6 +160,8 @@ def check(statement: Statement | str, instance: Any) -> tuple[Answer, float]:
         f"an instance of {statement.domain.name}: {kind.__name__}",
         type(instance).__name__,
     )
+    numbers = [leaf for leaf in jax.tree.leaves(instance) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    require(not any(np.isnan(leaf).any() for leaf in numbers), "instance", "one of numbers", "NaN")
     if not within(statement, instance):
         return "the theorem says nothing here", float("inf")
     margin = float(compiled_quickly(statement.claim.instances)(instance))

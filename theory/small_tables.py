@@ -44,7 +44,7 @@ _BLENDED = {"weighted", "per-context-a", "per-context-b", "mixed"}
 """Families that have every table in which target tokens gain log-odds, if each concept has one context."""
 
 
-class Layout(NamedTuple):
+class ConceptPartition(NamedTuple):
     """The discrete part of a table. The target is concept 0.
 
     Attributes:
@@ -68,7 +68,7 @@ class SmallTable:
         unit: how many units are 1.
     """
 
-    layout: Layout
+    layout: ConceptPartition
     counts: np.ndarray
     unit: int
 
@@ -161,14 +161,14 @@ def small_tables(tokens: int, contexts: int, families: Sequence[str], rng: np.ra
     return tables
 
 
-def _layouts(tokens: int, contexts: int) -> list[Layout]:
+def _layouts(tokens: int, contexts: int) -> list[ConceptPartition]:
     """Two concepts or three, each with a context at least. P and N: all contexts of a concept, or one; or N all others."""
     layouts = []
     for count in (2, 3):
         for of_token, of_context in product(_partitions(tokens, count), _partitions(contexts, count)):
             own, other, rest = ([j for j, g in enumerate(of_context) if g == k] for k in range(3))
             pools = product({tuple(own), tuple(own[:1])}, {tuple(other), tuple(other[:1]), tuple(other + rest)})
-            layouts += [Layout(of_token, of_context, *pool) for pool in sorted(pools)]
+            layouts += [ConceptPartition(of_token, of_context, *pool) for pool in sorted(pools)]
     return layouts
 
 
@@ -178,7 +178,7 @@ def _partitions(n: int, count: int) -> list[tuple[int, ...]]:
     return [tuple(sum(j >= cut for cut in places) for j in range(n)) for places in cuts]
 
 
-def _rows(layout: Layout, unit: int, rng: np.random.Generator, *, separated: bool) -> np.ndarray:
+def _rows(layout: ConceptPartition, unit: int, rng: np.random.Generator, *, separated: bool) -> np.ndarray:
     """Positive counts, rows that sum to the unit, ``[n, m, V]``: all there are if they are few, else some."""
     of_token, of_context = np.array(layout.of_token), np.array(layout.of_context)
     tokens, contexts = len(of_token), len(of_context)
@@ -207,7 +207,7 @@ def _split(totals: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarr
     return counts
 
 
-def _fit(counts: np.ndarray, layout: Layout, families: Sequence[str]) -> np.ndarray:
+def _fit(counts: np.ndarray, layout: ConceptPartition, families: Sequence[str]) -> np.ndarray:
     """Which tables are of one of the families, or of a smaller one: ``[n]``."""
     if "free" in families:
         return np.ones(len(counts), dtype=bool)

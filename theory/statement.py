@@ -6,6 +6,7 @@ tested. An instance on which a statement claims nothing has margin +inf, and is 
 """
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,7 +47,7 @@ MANY = 5_000
 
 @dataclass(frozen=True)
 class Domain:
-    """What a statement is about: random instances of it, and how gradients move one.
+    """The domain of a statement: random instances of it, and how gradients move one.
 
     Attributes:
         name: such as "tables".
@@ -123,7 +124,7 @@ class Claim:
 
 
 class Hypothesis(NamedTuple):
-    """What a statement needs: in words, and as a margin that is positive where it is given."""
+    """A condition that a statement needs: in words, and as a margin that is positive where it is given."""
 
     words: str
     margin: Margin
@@ -181,41 +182,60 @@ def find_all(statement_id: str, registry: Mapping[str, Statement]) -> list[State
     """The statements that a name stands for: "theorem-3.6.tanh", all parts of "theorem-3.6", or "3.6" for short.
 
     Raises:
-        ValueError: none; the message lists the near matches, those of the same number first.
+        ValueError: none; the message lists the near matches: those of the same number first, then by kind and number.
     """
     if statement_id in registry:
         return [registry[statement_id]]
     words = statement_id.strip().lower().replace(" ", "-")
-    parts = [key for key in registry if any(_begins(key, alias) for alias in (words, f"n{words}"))]
+    hyphenated = re.sub(r"(?<=[a-z]{2})(?=(b\.)?\d)", "-", words)
+    parts = [key for key in registry if any(_begins(key, alias) for alias in (words, hyphenated, f"n{words}"))]
     parts = parts or [key for key in registry if _begins(_number(key), words)]
     if parts:
         return [registry[key] for key in parts]
-    spelled = difflib.get_close_matches(words, registry, n=3, cutoff=0.4) or sorted(registry)
-    numbered = difflib.get_close_matches(_number(words), [_number(key) for key in registry], n=3, cutoff=0.6)
-    near = dict.fromkeys([key for number in numbered for key in registry if _number(key) == number] + spelled)
-    raise ValueError(f"statement: expected a known id such as {', '.join(list(near)[:6])}, got {statement_id!r}")
+    near = sorted(registry, key=partial(_distance, words))[:6]
+    raise ValueError(f"statement: expected a known id such as {', '.join(near)}, got {statement_id!r}")
+
+
+def _distance(name: str, key: str) -> tuple[bool, bool, bool, float, float]:
+    """A sort key by which ids are near to a name: the same series and number, the same kind, near numbers, like letters."""
+    unlike = -max(difflib.SequenceMatcher(None, name, part).ratio() for part in (key.lower(), key.rpartition(".")[2]))
+    asked, known = _numbered(name), _numbered(key.lower())
+    if asked is None or known is None:
+        return asked is not None, True, True, 0.0, unlike
+    apart = abs(asked[2] - known[2])
+    return asked[0] != known[0], apart > 0, asked[1] != known[1], apart, unlike
+
+
+def _numbered(name: str) -> tuple[str, str, float] | None:
+    """The series ("n", "b", or "" for sections of the paper), the kind and the number of an id; None without a number."""
+    found = re.match(r"([a-z]*)-?(b?)\.?(\d+(?:\.\d+)?)", name)
+    if found is None:
+        return None
+    kind, series, number = found.groups()
+    ours = kind == "n" or not (kind or series or "." in number)
+    return "n" if ours else series, kind, float(number)
 
 
 def _begins(key: str, name: str) -> bool:
-    """Whether a name is that of an id, or of the statement that it is a part of."""
+    """True where a name is that of an id, or of the statement that it is a part of."""
     return key.lower() == name or key.lower().startswith(f"{name}.")
 
 
 def _number(key: str) -> str:
-    """What follows the kind: "3.6.tanh" of "theorem-3.6.tanh"."""
+    """The part of an id after the kind: "3.6.tanh" of "theorem-3.6.tanh"."""
     return key.partition("-")[2] or key
 
 
 # Statements share their hypotheses, so that these compile once for all; margins compile once each.
 @partial(jax.jit, static_argnums=0)
 def hold(hypotheses: tuple[Margin, ...], instance: Any) -> Bool[Array, ""]:
-    """Whether all margins of hypotheses are positive on an instance."""
+    """True where all margins of hypotheses are positive on an instance."""
     return jnp.all(jnp.stack([margin(instance) > 0 for margin in hypotheses])) if hypotheses else jnp.asarray(True)
 
 
 @partial(compiled_quickly, static_argnums=0)
 def hold_on(hypotheses: tuple[Margin, ...], batch: Any) -> Bool[Array, " n"]:
-    """Whether all hypotheses hold, on every instance of a batch."""
+    """True for each instance of a batch where all hypotheses hold."""
     return jax.vmap(lambda instance: hold(hypotheses, instance))(batch)
 
 

@@ -51,7 +51,7 @@ class States:
 
     @property
     def length(self) -> Float[Array, ""]:
-        """Of v' in the norm's eyes."""
+        """The length of v' in the norm's eyes."""
         return jnp.linalg.norm(as_seen(self.v, self.kind))
 
     @property

@@ -245,13 +245,13 @@ def _lemma_b4(*, counted: bool = True) -> tuple[Identity, ...]:
 
 
 def _log_odds_of(contrast: Sequence[Expr]) -> dict[Symbol, Expr]:
-    """What the symbols of M are for a contrast of the logarithms of five contexts."""
+    """The values of M's symbols for a contrast of the logarithms of five contexts."""
     log_p = [symbols(f"logp_{j}_0:4", real=True) for j in _CONTRASTED]
     return {_M[z]: _dot(contrast, [row[z] for row in log_p]) for z in _TOKENS}
 
 
 def _lemma_b5(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
-    """With M a contrast of logarithms: the true one, or what is `believed` on the right."""
+    """Identities where M is a contrast of logarithms: the true one, or what is `believed` on the right."""
     true, claimed, row = _log_odds_of(_CONTRAST), _log_odds_of(believed), _E[0]
     return tuple(
         Identity(
@@ -267,7 +267,7 @@ def _lemma_b5(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
 
 
 def _theorem_36() -> tuple[Identity, ...]:
-    """With X = e^x, the sigmoid of x is ``X / (1 + X)`` and tanh(x/2) is ``(X - 1) / (X + 1)``."""
+    """Identities in X = e^x, for which the sigmoid of x is ``X / (1 + X)`` and tanh(x/2) is ``(X - 1) / (X + 1)``."""
     x, r = symbols("X R", positive=True)
 
     def half_difference(left: Expr, right: Expr) -> Expr:
@@ -317,7 +317,7 @@ def _n1() -> tuple[Identity, ...]:
 
 
 def _n1_twin() -> tuple[Identity, ...]:
-    """Of the concept that tokens 0 and 1 make up."""
+    """The twin's curvature of log F, for the concept that tokens 0 and 1 make up."""
     share = _total(_E[0], _INSIDE) / _total(_E[0])
     return (Identity("curvature of log F", derivative(derivative(log(share))), -_variance(_E[0])),)
 
@@ -398,13 +398,13 @@ def _n5() -> tuple[Identity, ...]:
 
 
 def _straight_log_odds() -> tuple[Identity, ...]:
-    """What several twins say: the slope of a concept's log-odds is the one at 0."""
+    """The claim of several twins: the slope of a concept's log-odds is the one at 0."""
     slope = derivative(log(_odds(_E[0])))
     return (Identity("slope of the log-odds", slope, at_zero(slope)),)
 
 
 def _n6_preference() -> tuple[Identity, ...]:
-    """Of token 0 to token 1."""
+    """The slope and curvature of the preference of token 0 to token 1."""
     preference = derivative(log(_share(_E[0], 0) / _share(_E[0], 1)))
     return (
         Identity("slope of the preference", preference, _M[0] - _M[1]),
@@ -413,14 +413,14 @@ def _n6_preference() -> tuple[Identity, ...]:
 
 
 def _n6_preference_twin() -> tuple[Identity, ...]:
-    """With log-odds in which each concept of N counts once."""
+    """The slope of the preference with log-odds in which each concept of N counts once."""
     log_p = [symbols(f"logp_{j}_0:2", real=True) for j in _CONTRASTED]
     ahead = [row[0] - row[1] for row in log_p]
     return (Identity("slope of the preference", _dot(_CONTRAST, ahead), _dot(_BY_CONCEPTS, ahead)),)
 
 
 def _n6_utility(believed: Sequence[Expr] = _CONTRAST) -> tuple[Identity, ...]:
-    """Of the concept that tokens 0 and 1 make up, with M a contrast of logarithms: the true one, or what is `believed`."""
+    """The slope of the utility of tokens 0 and 1, with M a contrast of logarithms: the true one, or what is `believed`."""
     true, claimed = _log_odds_of(_CONTRAST), _log_odds_of(believed)
     slope = derivative(log(_odds(_E[0]))).xreplace(true)
     return (Identity("slope of the utility", slope, _slope(_E[0]).xreplace(claimed)),)
@@ -529,7 +529,7 @@ def _n12() -> tuple[Identity, ...]:
 
 
 def _n12_twin() -> tuple[Identity, ...]:
-    """Of third order, so that the second derivative vanishes."""
+    """The twin's claim of third order, by which the second derivative vanishes."""
     return (Identity("second derivative", _BENT, Integer(0)),)
 
 
@@ -642,7 +642,7 @@ def _n15_efficiency(*, squared: bool = True) -> tuple[Identity, ...]:
 
 
 def _n16(*, drift: bool = True) -> tuple[Identity, ...]:
-    """With ``e^{t M + y M^2 / 2}`` for weights, the log-odds of a set and their slope obey heat equations in y and t.
+    """Heat equations in y and t: with weights ``e^{t M + y M^2 / 2}``, the log-odds of a set and their slope obey them.
 
     Not `drift`: without the terms that make them those of a ratio.
     """
@@ -690,7 +690,7 @@ def _n20_range(*, right: bool = True) -> tuple[Identity, ...]:
 
 
 def _n20_arc(chord: int = 2) -> tuple[Identity, ...]:
-    """What a turn of the state changes in a logit: at the angles m - x and m + x, by the sines and cosines of m and x."""
+    """The change of a logit when the state turns: at the angles m - x and m + x, by the sines and cosines of m and x."""
     a, b, t, u = symbols("A B t u", real=True)
     (cm, sm), (cx, sx) = (((1 - y**2) / (1 + y**2), 2 * y / (1 + y**2)) for y in (t, u))
     cosines, sines = (cm * cx - sm * sx) - (cm * cx + sm * sx), (sm * cx + cm * sx) - (sm * cx - cm * sx)

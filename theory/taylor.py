@@ -308,7 +308,7 @@ def _concept_log_odds_program(order: int, coefficients: Sequence[Expr]) -> Calla
 
 
 class Quantity(NamedTuple):
-    """What can be expanded.
+    """A quantity that can be expanded.
 
     Attributes:
         text: lines that say what it is, and what the cumulants are.
@@ -361,7 +361,7 @@ QUANTITIES = {
         _concept_log_odds_program,
     ),
 }
-"""What `taylor` expands, by id."""
+"""The quantities that `taylor` expands, by id."""
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def _shown(expr: Expr) -> Expr:
 
 
 def _factors(total: Sum) -> list[Expr]:
-    """What is summed, as factors in reading order: probabilities first, sums last."""
+    """The summand, as factors in reading order: probabilities first, sums last."""
     return sorted(
         Mul.make_args(total.function), key=lambda factor: (factor.is_Add, not str(factor).startswith("p"), str(factor))
     )

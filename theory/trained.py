@@ -93,7 +93,7 @@ def cross_entropy(instance: Imperfect, log_q: Float[Array, "m V"]) -> Float[Arra
     return -jnp.dot(instance.weights, jnp.sum(jnp.exp(instance.log_p) * log_q, axis=-1))
 
 
-class Parameters(NamedTuple):
+class TrainingParameters(NamedTuple):
     """The smooth part of a random instance: any real numbers give one.
 
     Attributes:
@@ -118,7 +118,7 @@ class Parameters(NamedTuple):
     combination: Any
 
 
-class Design(NamedTuple):
+class TrainingDesign(NamedTuple):
     """The discrete part of a random instance.
 
     Attributes:
@@ -134,7 +134,7 @@ class Design(NamedTuple):
     contrast: Int[Array, ""]
 
 
-def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Design, Parameters]:
+def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[TrainingDesign, TrainingParameters]:
     """A random design and its parameters; use under `jax.vmap`."""
     del families
     v, m, d = VOCABULARY, CONTEXTS, WIDTH
@@ -144,7 +144,7 @@ def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Design, Parame
     left, right, values, ratio, residual, size, share, weights, direction, combination = map(ndtri, parts)
     options = (len(KINDS), d, 2, 2)
     kind, width, equal, balance = (jnp.floor(level * n).astype(int) for level, n in zip(levels, options, strict=True))
-    return Design(kind, 1 + width, equal, balance), Parameters(
+    return TrainingDesign(kind, 1 + width, equal, balance), TrainingParameters(
         left=left.reshape(v, d),
         right=right.reshape(m, d),
         values=values,
@@ -159,7 +159,7 @@ def sample(key: jax.Array, families: Sequence[str] = ()) -> tuple[Design, Parame
 
 
 @full
-def assemble(design: Design, parameters: Parameters) -> Imperfect:
+def assemble(design: TrainingDesign, parameters: TrainingParameters) -> Imperfect:
     """The instance: smooth in the parameters; use under `jax.vmap`."""
     live = jnp.arange(WIDTH) < design.width
     extremal = design.kind == KINDS.index("extremal")
@@ -195,7 +195,7 @@ def assemble(design: Design, parameters: Parameters) -> Imperfect:
 _HALVES = np.where(np.arange(VOCABULARY) % 2 == 0, 1.0, -1.0)
 
 
-def _change(design: Design, residual, left, right, share, tilts) -> Float[Array, "m V"]:
+def _change(design: TrainingDesign, residual, left, right, share, tilts) -> Float[Array, "m V"]:
     """``pi_j (p_j - q_j)`` up to a factor, as the kind of the design has it; rows sum to 0."""
     free = residual - jnp.mean(residual, axis=0)
     outside = free - left @ (left.T @ free)

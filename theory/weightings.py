@@ -42,7 +42,7 @@ def weighting(instance: Instance, weights: Float[Array, " m"]) -> Weighting:
     return Weighting(**(kept | {"contrast": weights, "known_peaks": None}))
 
 
-class Design(NamedTuple):
+class WeightingDesign(NamedTuple):
     """The discrete part of a random instance.
 
     Attributes:
@@ -57,7 +57,7 @@ class Design(NamedTuple):
     negative: Bool[Array, " m"]
 
 
-class Parameters(NamedTuple):
+class WeightingParameters(NamedTuple):
     """The smooth part of a random instance.
 
     Attributes:
@@ -69,7 +69,7 @@ class Parameters(NamedTuple):
     weights: Float[Array, " m"] | Leaf
 
 
-def sample(key: jax.Array, families: Sequence[str] = FAMILIES) -> tuple[Design, Parameters]:
+def sample(key: jax.Array, families: Sequence[str] = FAMILIES) -> tuple[WeightingDesign, WeightingParameters]:
     """A random design of a table with weights, and its parameters; use under `jax.vmap`."""
     of_table, of_weights = jax.random.split(key)
     design, parameters = random_instances.sample(of_table, families)
@@ -79,10 +79,10 @@ def sample(key: jax.Array, families: Sequence[str] = FAMILIES) -> tuple[Design, 
     # The least of each is a member, so that no set is empty.
     positive, negative = (sets < 0.4) | (sets == jnp.min(sets, axis=1, keepdims=True))
     kind = jnp.floor(u[0] * len(KINDS)).astype(int)
-    return Design(design, kind, positive, negative), Parameters(parameters, ndtri(u[1 + 2 * m :]))
+    return WeightingDesign(design, kind, positive, negative), WeightingParameters(parameters, ndtri(u[1 + 2 * m :]))
 
 
-def assemble(design: Design, parameters: Parameters) -> Weighting:
+def assemble(design: WeightingDesign, parameters: WeightingParameters) -> Weighting:
     """The table with its weights: smooth in the parameters; use under `jax.vmap`."""
     table, free = random_instances.assemble(design.table, parameters.table), parameters.weights
     positive, negative = design.positive.astype(free.dtype), design.negative.astype(free.dtype)
@@ -126,7 +126,7 @@ def _weights(states: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, ...]:
 
 
 NEGATIVES_OF_TWO_CONCEPTS = np.array([1, 1, 1, -1, -1, 0, -1, 0, 0]) / 3
-"""Of nine contexts: P is all of the first concept, N two contexts of the second and one of the third."""
+"""Weights of nine contexts: P is all of the first concept, N two contexts of the second and one of the third."""
 
 
 def measured(seed: int = 0) -> list[Measured]:

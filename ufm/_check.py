@@ -285,14 +285,14 @@ def _compare_sizes(sizes: dict[str, tuple[int, str]], letters: list[str], name: 
 
 
 Check = Callable[[str, Any], Any]
-"""From the name of an argument and its value to the value, or one that stands for it."""
+"""A function from an argument's name and value to the value, or one that stands for it."""
 
 MOST_READ = 2**20
 """Arrays of more numbers are not searched for NaN: they may be the weights of a language model, on a device."""
 
 
 def _check_of(annotation: Any) -> Check | None:
-    """What an annotation asks for; None where it asks for nothing that is known here."""
+    """The check that an annotation asks for; None where it asks for nothing that is known here."""
     parts = list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
     needed = [part for part in parts if part is not type(None)]
     check = _check_of_parts(needed)

@@ -13,6 +13,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._check import require, typed
+from ufm.precision import wide
+
+LARGEST = 2**24
+"""The most tokens of a vocabulary, and the most contexts, that are made from a number."""
+
+
+def check_count(argument: str, things: str, count: int) -> None:
+    """Refuse a number of tokens or contexts whose arrays would not fit in memory.
+
+    Raises:
+        ValueError: more than `LARGEST`.
+    """
+    require(count <= LARGEST, argument, f"{things} that fit in memory, at most {LARGEST}", count)
 
 
 class Concepts:
@@ -46,10 +59,11 @@ class Concepts:
         """Consecutive tokens: the first ``sizes[0]`` are concept 0, and so on.
 
         Raises:
-            ValueError: no size, or one that is no whole number from 1 on.
+            ValueError: no size, one that is no whole number from 1 on, or more tokens than fit in memory.
         """
         fits = len(sizes) > 0 and min(sizes) >= 1
         require(fits, "sizes", "at least one concept, each of one token or more", sizes)
+        check_count("sizes", "tokens", sum(map(int, sizes)))
         return cls(np.repeat(np.arange(len(sizes)), sizes))
 
     @classmethod
@@ -61,17 +75,14 @@ class Concepts:
             ValueError: a token in no concept or in two, one outside the vocabulary, an empty concept.
         """
         require(vocabulary_size >= 1, "vocabulary_size", "at least one token", vocabulary_size)
+        check_count("vocabulary_size", "tokens", vocabulary_size)
         require(all(len(tokens) > 0 for tokens in members), "members", "concepts of one token or more", members)
         owner = np.full(vocabulary_size, -1)
         for concept, tokens in enumerate(members):
             for token in tokens:
                 require(0 <= token < vocabulary_size, "members", f"tokens in 0..{vocabulary_size - 1}", token)
-                require(
-                    owner[token] < 0,
-                    "members",
-                    "disjoint concepts",
-                    f"token {token} in concept {owner[token]} and in concept {concept}",
-                )
+                twice = f"in concept {owner[token]} and" if owner[token] != concept else "twice"
+                require(owner[token] < 0, "members", "disjoint concepts", f"token {token} {twice} in concept {concept}")
                 owner[token] = concept
         missing = np.flatnonzero(owner < 0)
         require(missing.size == 0, "members", "concepts that cover the vocabulary", f"tokens {missing.tolist()} in none")
@@ -126,8 +137,14 @@ def concept_log_probabilities(log_probabilities: Float[Array, "*batch V"], conce
     """log of the total probability of each concept, ``log sum_{z in C} exp(log_probabilities[z])``.
 
     Works on unnormalised log-weights too: it is a log-sum-exp over each block of the partition, so that concepts of
-    probability 1e-300 keep their relative precision.
+    probability 1e-300 keep their relative precision. The result is in float32 at least.
+
+    Raises:
+        ValueError: a last axis that is not one of the tokens of `concepts`.
     """
+    shape, v = np.shape(log_probabilities), concepts.vocabulary_size
+    require(shape[-1:] == (v,), "log_probabilities", f"a last axis of the {v} tokens of concepts", f"shape {shape}")
+    log_probabilities = wide(log_probabilities)
     blocks = concepts.blocks
     if np.array_equal(blocks.ravel(), np.arange(concepts.vocabulary_size)):
         # Equal sizes, consecutive tokens: a reshape, which the compiler fuses, where a gather would copy.

@@ -112,6 +112,7 @@ def from_table(
     )
     owner, row = _checked_contexts(concept_of_context, row, len(table), concepts.count)
     pi = _checked_weights(weights, row.size)
+    pi = pi / pi.max()  # their sum may be too large for a float
     words = None if words is None else _checked_words(words, row.size, table.shape[1])
     with np.errstate(divide="ignore"):
         log_rows = np.log(table) - np.log(sums)[:, None]

@@ -17,18 +17,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
 from ufm._check import require
-from ufm._numerics import NOTHING
+from ufm._numerics import NOTHING, power_for_squares
 from ufm._pytree import Leaf, pytree
 from ufm.interventions import Intervention
 from ufm.precision import wide
 
 
 class _AlongVector(Intervention):
-    """What acts along one vector of the width of the output, which has to point somewhere."""
+    """An intervention along one vector of the width of the output, which has to point somewhere."""
 
     v: Float[Array, " o"] | Leaf  # a field of the classes that derive from it
 
@@ -119,9 +118,11 @@ class NormPreservingAdd(Intervention):
         del x
         y = wide(y)
         z = y + (alpha * wide(self.v)).astype(y.dtype)
-        length, _ = _polar(z)
-        # A quotient of lengths, and not the unit vector times one: at strength 0 it is 1 without rounding.
-        return z * (_polar(y)[0] / jnp.where(length > 0, length, 1))
+        of_y, of_z = power_for_squares(y), power_for_squares(z)
+        length = _length(z * of_z)
+        # Where the powers are the same, z is not scaled: at strength 0 no bit is lost, and the quotient of lengths is 1.
+        scaled = jnp.where(of_y == of_z, z, z * of_z / of_y)
+        return scaled * (_length(y * of_y) / jnp.where(length > 0, length, 1))
 
     def fits(self, inputs: int, outputs: int) -> bool:
         """Whether it is made for a site of these widths."""
@@ -211,8 +212,10 @@ def _is_number(value: Any) -> bool:
 
 def _in_one_type(y: Array, alpha: Array | float, v: Array) -> tuple[Array, Array, Array]:
     """The output of a site in float32 at least; the strength, and the unit vector along v (0 for a v of 0), in that type."""
-    y = wide(y)
-    return y, wide(alpha).astype(y.dtype), _polar(wide(v).astype(y.dtype))[1]
+    y, v = wide(y), wide(v)
+    # The type of y may be too short for the length of v.
+    unit = _polar(v.astype(jnp.promote_types(v.dtype, y.dtype)))[1]
+    return y, wide(alpha).astype(y.dtype), unit.astype(y.dtype)
 
 
 def _dot(a: Float[Array, "*#n o"], b: Float[Array, "*#n o"]) -> Float[Array, "*#n 1"]:
@@ -222,10 +225,12 @@ def _dot(a: Float[Array, "*#n o"], b: Float[Array, "*#n o"]) -> Float[Array, "*#
 
 def _polar(y: Float[Array, "*n o"]) -> tuple[Float[Array, "*n 1"], Float[Array, "*n o"]]:
     """Lengths over the last axis and the unit vectors; 0 and 0, with derivatives that are numbers, where y is 0."""
-    # Squares of the largest and the smallest floats are none. No derivative goes through the choice of a unit.
-    largest = lax.stop_gradient(jnp.max(jnp.abs(y), axis=-1, keepdims=True))
-    size = jnp.where(largest > 0, largest, 1)
-    y = y / size
+    size = power_for_squares(y)
+    length = _length(y * size)
+    return length / size, y * size / jnp.where(length > 0, length, 1)
+
+
+def _length(y: Float[Array, "*n o"]) -> Float[Array, "*n 1"]:
+    """Lengths over the last axis, of vectors whose squares are floats; 0, with derivative 0, where y is 0."""
     square = _dot(y, y)
-    root = jnp.sqrt(jnp.where(square > 0, square, 1))
-    return jnp.where(square > 0, root, 0) * size, y / root
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

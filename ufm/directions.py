@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ufm._check import finite, indices, require, typed
+from ufm._check import finite, in_range, indices, require, typed
+from ufm.concepts import check_count
 from ufm.corpus import Corpus
 from ufm.precision import full, wide
 from ufm.steerable import Steerable, known
@@ -25,9 +26,11 @@ def contrast(
     """The contrast of two sets of contexts, ``[m]``; |P| and |N| may differ.
 
     Raises:
-        ValueError: an empty P or N, a context that does not exist or is given twice, or P and N sharing a context.
+        ValueError: an empty P or N, a context that does not exist or is given twice, P and N sharing a context, or more
+            contexts than fit in memory.
     """
     require(n_contexts >= 2, "n_contexts", "at least two contexts to contrast", n_contexts)
+    check_count("n_contexts", "contexts", n_contexts)
     p = indices("positive", positive, n_contexts, of="contexts")
     n = indices("negative", negative, n_contexts, of="contexts")
     shared = np.intersect1d(p, n)
@@ -80,10 +83,13 @@ def difference_of_means(model: Steerable, contexts: Int[Array, " m"], weights: F
     """The steering vector ``v = mean_P h_j - mean_N h_j`` (S, equation 3) as the contrast `weights` of hidden states.
 
     Raises:
-        ValueError: a context that the model does not have, weights of another number or not finite.
+        ValueError: no context, one that the model does not have, weights of another number or not finite, or a vector
+            that is not finite.
     """
     _check_weights(weights)
-    return _contrast_of_states(model, known(model, contexts), weights)
+    v = _contrast_of_states(model, known(model, contexts), weights)
+    in_range("weights", v, "finite sums of weighted hidden states", lambda x: np.isfinite(x).all())
+    return v
 
 
 @jax.jit

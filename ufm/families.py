@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from ufm._check import finite, require, typed
-from ufm.concepts import Concepts
+from ufm.concepts import LARGEST, Concepts, check_count
 from ufm.corpus import Corpus, from_table
 
 
@@ -20,9 +20,13 @@ def all_words(concepts: Concepts, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Every context of ``length`` tokens from a single concept, as ``[m, length]`` tokens and ``[m]`` concepts.
 
     Raises:
-        ValueError: a length below 1.
+        ValueError: a length below 1, or one of more contexts than fit in memory.
     """
     require(length >= 1, "length", "contexts of at least one token", length)
+    # Concepts of two tokens have more than `LARGEST` words from 25 tokens on.
+    count = sum(int(size) ** min(length, 25) for size in concepts.sizes)
+    fits = max(count, length) <= LARGEST
+    require(fits, "length", f"contexts that fit in memory, at most {LARGEST}", f"those of {length} tokens")
     words = [w for k in range(concepts.count) for w in product(concepts.members(k), repeat=length)]
     array = np.array(words)
     return array, concepts.of_token[array[:, 0]]
@@ -50,7 +54,7 @@ def uniform(
         weights: pi, ``[m]``; uniform if left out.
 
     Raises:
-        ValueError: fewer than two concepts, or epsilon outside its range.
+        ValueError: fewer than two concepts, epsilon outside its range, or more tokens or contexts than fit in memory.
     """
     concepts = Concepts.from_sizes(sizes)
     share = 1 / concepts.sizes[concepts.of_token]
@@ -234,6 +238,7 @@ def _check_shares(argument: str, shares: Sequence[float] | np.ndarray, concepts:
 def _contexts(concepts: Concepts, length: int | None, per_concept: int | None) -> tuple[np.ndarray | None, np.ndarray]:
     if per_concept is not None:
         require(per_concept >= 1, "contexts_per_concept", "at least one context per concept", per_concept)
+        check_count("contexts_per_concept", "contexts", concepts.count * int(per_concept))
         return None, np.repeat(np.arange(concepts.count), per_concept)
     require(length is not None, "length", "a context length, or contexts_per_concept", None)
     assert length is not None

@@ -24,7 +24,7 @@ from ufm.precision import full, wide
 
 
 class Intervention:
-    """What is done to the output of a site; derive from it, and register the class with `ufm.pytree`.
+    """An intervention on the output of a site; derive from it, and register the class with `ufm.pytree`.
 
     A class that adds something in proportion to the strength defines `added`, any other one `apply`.
     """

@@ -1,4 +1,4 @@
-"""What steering does to a model, measured through the model: increases of token and concept probability and cross-entropy.
+"""Measures of steering's effect on a model, through the model: increases of token and concept probability and cross-entropy.
 
 Each function has a closed-form twin of the same name, the same trailing arguments and the same shape in
 `theory.predicted`: there the subject is a corpus and the direction its log-odds, here a split model and a steering.
@@ -212,7 +212,7 @@ def _vocabulary_size(model: Steerable) -> int:
 
 
 def _prepared(model: Steerable, steering: Any, alphas: Any) -> tuple[Steerable, Steering, Float[Array, "K *k"]]:
-    """What a compiled sweep is given, checked."""
+    """The checked arguments of a compiled sweep."""
     return *model.resolve(as_steering(steering)), strengths(alphas)
 
 

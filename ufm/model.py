@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ufm._check import require, typed
+from ufm._check import in_range, require, shown, typed
 from ufm._numerics import exp_minus_tangent
 from ufm._pytree import Leaf, pytree
 from ufm.corpus import Corpus, entropy
@@ -48,7 +48,7 @@ class FreeFeatures(Steerable):
         return jnp.moveaxis(self.H, -1, 0)[contexts]
 
     def read(self, h: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        """What the decoder is given: the hidden state as it is."""
+        """The decoder's input: the hidden state as it is."""
         return h
 
     @full
@@ -95,11 +95,13 @@ def init(key: jax.Array, corpus: Corpus, d: int, *, scale: float = 0.3, dtype: D
         dtype: of the parameters; that of the corpus if left out.
 
     Raises:
-        ValueError: if d < 1.
+        ValueError: if d < 1; outside transformations, a scale that is negative, or so large that parameters overflow.
     """
     require(d >= 1, "d", "an embedding width of at least 1", d)
-    dtype = corpus.log_rows.dtype if dtype is None else dtype
-    return _init(key, scale, corpus.vocabulary_size, d, corpus.n_contexts, jnp.dtype(dtype))
+    dtype = jnp.dtype(corpus.log_rows.dtype if dtype is None else dtype)
+    most = float(jnp.finfo(dtype).max) / 16  # normal numbers are drawn within nine standard deviations
+    in_range("scale", scale, f"a standard deviation from 0 to {most:.3g}", lambda x: 0 <= x <= most)
+    return _init(key, scale, corpus.vocabulary_size, d, corpus.n_contexts, dtype)
 
 
 @partial(jax.jit, static_argnames=("v", "d", "m", "dtype"))
@@ -137,9 +139,34 @@ def representing(log_p: Float[Array, "m V"]) -> UFM:
     return UFM(W=jnp.asarray(rotation), H=rotation.T @ centred.T)
 
 
+def check_sizes(argument: str, model: FreeFeatures, corpus: Corpus | None = None) -> None:
+    """Refuse a model whose W ``[V, d]`` and H ``[d, m]`` do not fit each other, or the V and m of a corpus.
+
+    Args:
+        argument: what the model is called where it was given.
+        model: one model, not a batch of them.
+        corpus: what it should be a model of, if anything.
+
+    Raises:
+        ValueError: such a model.
+    """
+    w, h = np.shape(model.W), np.shape(model.H)
+    got = f"W {w} and H {h}" if w and h else f"{shown(model.W)} and {shown(model.H)}"
+    require(len(w) == len(h) == 2 and w[1] == h[0], argument, "arrays W [V, d] and H [d, m] of one width d", got)
+    if corpus is not None:
+        v, m = corpus.vocabulary_size, corpus.n_contexts
+        wanted = f"W [{v}, d] and H [d, {m}] for the {v} tokens and {m} contexts of the corpus"
+        require((w[0], h[1]) == (v, m), argument, wanted, got)
+
+
 @typed
 def logits(model: FreeFeatures) -> Float[Array, "m V"]:
-    """The logits of every context, ``[m, V]``."""
+    """The logits of every context, ``[m, V]``.
+
+    Raises:
+        ValueError: W and H that do not fit each other.
+    """
+    check_sizes("model", model)
     return model.decode(model.H.T)
 
 
@@ -151,7 +178,11 @@ def gap(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
     With ``delta = log softmax(f) - log p``, rows that sum to 1 give ``KL = sum_z p (e^delta - 1 - delta)``: a sum of
     terms that are never negative, so that a gap of 1e-25 is still right to most of its digits, where the difference of
     the cross-entropy and the entropy would be rounding noise from 1e-16 on.
+
+    Raises:
+        ValueError: a model of other numbers of tokens or contexts than the corpus has.
     """
+    check_sizes("model", model, corpus)
     log_p = corpus.log_p
     p = jnp.exp(log_p)
     log_q = jax.nn.log_softmax(wide(logits(model)))
@@ -162,5 +193,9 @@ def gap(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
 
 @typed
 def cross_entropy(model: FreeFeatures, corpus: Corpus) -> Float[Array, ""]:
-    """``CE(f) = - sum_j pi_j sum_z p_j(z) log softmax_z(f(c_j))`` in nats (S, section 2.2)."""
+    """``CE(f) = - sum_j pi_j sum_z p_j(z) log softmax_z(f(c_j))`` in nats (S, section 2.2).
+
+    Raises:
+        ValueError: as `gap`.
+    """
     return entropy(corpus) + gap(model, corpus)

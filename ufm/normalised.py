@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ufm._check import in_range, require, typed
+from ufm._numerics import power_for_squares
 from ufm._pytree import Leaf, pytree, static
 from ufm.corpus import Corpus
 from ufm.model import FreeFeatures, init
@@ -52,25 +53,24 @@ def norm(
         eps: added to the mean square. With 0 a hidden state of 0 (for "layer": a constant one) becomes NaN.
 
     Returns:
-        In float32 at least. Hidden states may be as large as floats are: their squares do not overflow.
+        In float32 at least. Hidden states may be as large and as small as floats are, though their squares are none.
 
     Raises:
         ValueError: an unknown kind; outside transformations, a negative eps.
     """
     in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
-    h, size = _scaled(wide(h))
+    h, size = _scaled(wide(h), eps)
     h = as_seen(h, kind)
     out = h / jnp.sqrt(jnp.mean(h * h, axis=-1, keepdims=True) + eps * size * size)
     out = out if gamma is None else gamma * out
     return out if bias is None else out + bias
 
 
-def _scaled(h: Float[Array, "*n d"]) -> tuple[Float[Array, "*n d"], Float[Array, "*n 1"]]:
-    """Hidden states whose squares are finite, and the power of two that they are multiplied with: 1 but for huge ones."""
+def _scaled(h: Float[Array, "*n d"], eps: Float[Array, ""] | float) -> tuple[Float[Array, "*n d"], Float[Array, "*n 1"]]:
+    """Hidden states whose squares are floats, and the power of two that they are multiplied with: 1 for ordinary ones."""
     most = jnp.finfo(h.dtype).maxexp
-    huge = jnp.max(jnp.abs(h), axis=-1, keepdims=True) > 2.0 ** (most // 3)
-    # A choice between constants: no derivative goes through it.
-    size = jnp.where(huge, 2.0 ** -(3 * most // 5), 1.0).astype(h.dtype)
+    # A larger eps would overflow where tiny states are scaled up, and hides their squares as they are.
+    size = power_for_squares(h, tiny=eps < 2.0 ** (most - 2 * (3 * most // 5) - 2))
     return h * size, size
 
 
@@ -96,7 +96,7 @@ class NormalisedUFM(FreeFeatures):
     eps: float = static(default=0.0)
 
     def read(self, h: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        """What the decoder is given: ``gamma * norm(h) + bias``."""
+        """The decoder's input: ``gamma * norm(h) + bias``."""
         return norm(h, self.gamma, self.bias, kind=self.kind, eps=self.eps)
 
 

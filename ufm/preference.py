@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ufm._check import require, typed
+from ufm._check import in_range, require, typed
+from ufm.precision import wide
 
 
 class Answers(NamedTuple):
@@ -45,7 +47,12 @@ class Answers(NamedTuple):
 
 @typed
 def preference_odds(loss_positive: Float[Array, "*n"], loss_negative: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """``PrefOdds = L_n - L_p``, nats (W)."""
+    """``PrefOdds = L_n - L_p``, nats (W), in float32 at least.
+
+    Raises:
+        ValueError: losses of two shapes; outside transformations, losses that are negative or not finite.
+    """
+    loss_positive, loss_negative = _losses(loss_positive, loss_negative)
     return loss_negative - loss_positive
 
 
@@ -54,10 +61,23 @@ def utility_odds(loss_positive: Float[Array, "*n"], loss_negative: Float[Array, 
     """``UtilOdds = log((e^-L_p + e^-L_n) / (1 - e^-L_p - e^-L_n))``, nats (W).
 
     NaN where it is undefined, because ``e^-L_p + e^-L_n`` is not below 1: mean losses per token are not those of one event.
+
+    Raises:
+        ValueError: as `preference_odds`.
     """
+    loss_positive, loss_negative = _losses(loss_positive, loss_negative)
     both = jnp.logaddexp(-loss_positive, -loss_negative)
     defined = both < 0
     return jnp.where(defined, both - jnp.log(-jnp.expm1(jnp.where(defined, both, -1.0))), jnp.nan)
+
+
+def _losses(positive: Float[Array, "..."], negative: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The checked losses of both answers, in float32 at least."""
+    shape = np.shape(positive)
+    require(np.shape(negative) == shape, "loss_negative", f"shape {shape}, as loss_positive has", np.shape(negative))
+    for name, loss in (("loss_positive", positive), ("loss_negative", negative)):
+        in_range(name, loss, "finite losses of at least 0", lambda x: np.all(np.isfinite(x) & (np.asarray(x) >= 0)))
+    return wide(positive), wide(negative)
 
 
 @typed
@@ -86,7 +106,7 @@ def split(
         theta: the preference from which on the hinge is 0, nats per token.
     """
     p, n = answers.loss_positive, answers.loss_negative
-    return weight_positive * p + weight_negative * n + gamma * jax.nn.relu(theta - preference_odds(p, n))
+    return weight_positive * p + weight_negative * n + gamma * jax.nn.relu(theta - (n - p))
 
 
 @typed

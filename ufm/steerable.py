@@ -153,7 +153,7 @@ def finite_at(model: Steerable, alphas: Any, values: Any, axis: int = 0) -> Any:
 
     Raises:
         ValueError: a value that is not finite. The message names the strength, and the type and place as the model tells
-            them.
+            them; where the strength is at most 1 in size, it asks for another steering.
     """
     tracing = isinstance(values, jax.core.Tracer) or isinstance(alphas, jax.core.Tracer)
     if tracing or not values.is_fully_addressable or bool(jnp.isfinite(values).all()):
@@ -164,6 +164,9 @@ def finite_at(model: Steerable, alphas: Any, values: Any, axis: int = 0) -> Any:
         strength = strength[bad.any(axis=tuple(k for k in range(bad.ndim) if k != axis))]
     least = strength[np.argmin(np.abs(strength).reshape(len(strength), -1).max(axis=1))]
     shown = ", ".join(f"{value:.6g}" for value in np.atleast_1d(least))
+    moderate = bool(np.abs(least).max() <= 1)
+    wanted = f"one under which logits, and what is made of them, are finite ({model.described})"
+    require(not moderate, "steering", wanted, f"one under which they are not, at strength {shown}")
     require(False, "alphas", f"strengths at which logits are finite ({model.described})", shown)
 
 
@@ -171,9 +174,10 @@ def known(model: Steerable, contexts: Any) -> Int[Array, "*n"]:
     """`contexts` as an array of indices (a boundary check, outside `jax.jit`, of models that say their `n_contexts`).
 
     Raises:
-        ValueError: a context that the model does not have; it would be taken for another.
+        ValueError: no context; a context that the model does not have, which would be taken for another.
     """
     array, count = jnp.asarray(contexts), model.n_contexts
+    require(array.size > 0, "contexts", "at least one", "none")
     if count is not None and not isinstance(array, jax.core.Tracer):
         indices = np.asarray(array)
         outside = indices[(indices < 0) | (indices >= count)]
@@ -206,9 +210,10 @@ def sweep(
         The pytree of `measure`, each leaf with leading axes ``[n, K]``.
 
     Raises:
-        ValueError: a steering that is made for another model; outside transformations, a strength at which logits are not
-            finite. Inside, `measure` is given NaN there for all of them.
+        ValueError: no context, a steering that is made for another model; outside transformations, a context that the model
+            does not have, and a strength at which logits are not finite. Inside, `measure` is given NaN there for all.
     """
+    contexts = known(model, contexts)
     model, steering = model.resolve(as_steering(steering))
     return _sweep(model, contexts.shape[0], lambda i: model.embed(contexts[i]), steering, alphas, measure, budget)
 

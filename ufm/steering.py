@@ -65,6 +65,14 @@ def last_of(mask: Bool[Array, "n T"]) -> Int[Array, " n"]:
 class Tokens:
     """Which tokens of a context an intervention acts at; derive from it, and register the class with `ufm.pytree`."""
 
+    def check(self) -> None:
+        """Refuse numbers that no context can take; what JAX traces is let through.
+
+        Raises:
+            ValueError: such numbers, in the classes that have any.
+        """
+        return
+
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"] | None:
         """Which positions, of contexts by number; None for all.
 
@@ -144,6 +152,14 @@ class After(Tokens):
 
     length: Int[Array, "..."] | int | Leaf
 
+    def check(self) -> None:
+        """Refuse what is no number of tokens."""
+        if not isinstance(self.length, jax.core.Tracer):
+            words = "After(length) with whole numbers of at least 0"
+            lengths = real_numbers("tokens", self.length, words)
+            fits = np.issubdtype(lengths.dtype, np.integer) and bool((lengths >= 0).all())
+            require(fits, "tokens", words, repr(self))
+
     def _beyond(self, position: Int[Array, "n ..."], context: Int[Array, " n"]) -> Bool[Array, "n ..."]:
         length = jnp.asarray(self.length)
         length = length[context] if length.ndim else jnp.broadcast_to(length, context.shape)
@@ -168,6 +184,13 @@ class Where(Tokens):
     """
 
     mask: Bool[Array, "..."] | Leaf
+
+    def check(self) -> None:
+        """Refuse what is no mask."""
+        if not isinstance(self.mask, jax.core.Tracer):
+            flags = np.asarray(self.mask)
+            fits = flags.ndim > 0 and flags.dtype.kind in "biu" and bool(np.isin(flags, (0, 1)).all())
+            require(fits, "tokens", "Where(mask) with truth values in an axis of positions", shown(self.mask))
 
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
         """The positions of the mask that are not padding.
@@ -230,7 +253,7 @@ class Steering:
     parts: tuple[Part, ...]
 
     def __init__(self, what: Any, *, site: Any = RESIDUAL, tokens: Any = None) -> None:
-        """What is done at one site and selection of tokens.
+        """The intervention at one site and selection of tokens.
 
         Args:
             what: an intervention, where the model is split; or interventions by layer, counted from 0: one for a layer, or a
@@ -239,11 +262,13 @@ class Steering:
             tokens: at which tokens: `All` if left out, `Last`, `After`, `Where`.
 
         Raises:
-            ValueError: something else; no intervention; a layer that is not a number of a block.
+            ValueError: something else; no intervention; a layer that is not a number of a block; tokens that are no numbers
+                of them, or no mask.
         """
         require(isinstance(site, str), "site", "the name of a site", shown(site))
         chosen = All() if tokens is None else tokens
         require(isinstance(chosen, Tokens), "tokens", "a selection of tokens: All, Last, After, Where", shown(chosen))
+        chosen.check()
         placed: Mapping[Any, Any] = what if isinstance(what, Mapping) else {None: what}
         parts = []
         for layer, group in placed.items():
@@ -425,7 +450,7 @@ def stacks(steering: Steering) -> list[Stack]:
 
 
 Chosen = Callable[[Tokens], Bool[Array, "n t"] | None]
-"""From a selection of tokens to those of the positions at hand."""
+"""A function from a selection of tokens to a mask of the positions at hand."""
 
 
 def at_block(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from ufm._check import finite, require, typed
 from ufm.corpus import Corpus, entropy
-from ufm.model import UFM, FreeFeatures, gap, init
+from ufm.model import UFM, FreeFeatures, check_sizes, gap, init
 
 # A zoom search compiles for longer than backtracking, but from random starts it gets to the bottom in a fifth of the steps,
 # and from all of them: backtracking left one start in six above 1e-8, and rounding decided which.
@@ -57,7 +57,7 @@ class Fit:
 
     @property
     def gap(self) -> float:
-        """The gap of the model, nats (NaN if there was no other)."""
+        """The gap of the model, nats."""
         return float(self.gaps[self.best])
 
     @property
@@ -102,7 +102,7 @@ def fit(
 
     Raises:
         ValueError: an unknown optimiser name, d < 1, a negative or NaN tolerance, no steps, a decay that is negative or
-            not finite.
+            not finite, a start that is not finite or does not fit the corpus, no step with a finite loss.
     """
     if isinstance(optimizer, str):
         require(optimizer in OPTIMIZERS, "optimizer", f"one of {sorted(OPTIMIZERS)}", repr(optimizer))
@@ -113,14 +113,23 @@ def fit(
     decays = _decays(decay)
     if start is None:
         start = init(jax.random.key(0) if key is None else key, corpus, d)
+    _check_start(start, corpus)
     transformation = optax.with_extra_args_support(optimizer)
     model, gaps, steps, best, bound = _train(start, corpus, tolerance, max_steps, patience, transformation, decays)
     curve, best = np.asarray(gaps)[: int(steps) + 1], int(best)
+    blamed = "start" if decays is None else "decay"
+    require(bool(np.isfinite(curve[best])), blamed, "a finite loss before some step", f"a gap of {curve[best]}")
     converged = bool(curve[best] <= tolerance) if decays is None else bool(steps < max_steps and np.isfinite(curve[-1]))
     result = Fit(model=model, gaps=curve, entropy=float(bound), converged=converged, best=best)
     if decays is None:
         _warn_of_gap(result, corpus, tolerance)
     return result
+
+
+def _check_start(start: FreeFeatures, corpus: Corpus) -> None:
+    check_sizes("start", start, corpus)
+    good = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(start))
+    require(good, "start", "finite parameters", "NaN or infinities among them")
 
 
 def _decays(decay: float | tuple[float, float]) -> Float[Array, " 2"] | None:
@@ -146,7 +155,7 @@ def _warn_of_gap(result: Fit, corpus: Corpus, tolerance: float) -> None:
 
 
 def _rank(log_rows: np.ndarray) -> int:
-    """Of log-probabilities up to a constant in each row, which no softmax sees."""
+    """The rank of log-probabilities up to a constant in each row, which no softmax sees."""
     centred = log_rows - log_rows.mean(axis=1, keepdims=True)
     return int(np.linalg.matrix_rank(centred, rtol=1e-6))
 

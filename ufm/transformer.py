@@ -30,7 +30,7 @@ from ufm.steerable import Steerable
 from ufm.steering import RESIDUAL
 
 PLACEMENTS = ("pre", "branch", "stream")
-"""Where the norms of a block may stand."""
+"""The places where the norms of a block may stand."""
 
 
 class Layers(NamedTuple):

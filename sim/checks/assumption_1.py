@@ -149,7 +149,7 @@ class Departure:
 
     @property
     def conditions(self) -> tuple[Margin, ...]:
-        """What every table of the departure satisfies."""
+        """Margins that are positive for every table of the departure."""
         return self.margin, likelier, _told_apart
 
 
@@ -194,7 +194,7 @@ DEPARTURES = {departure.name: departure for departure in (_A, _B, _MIXED, _UNEQU
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack on a statement found among the tables of a departure.
+    """The outcome of an attack on a statement among the tables of a departure.
 
     Attributes:
         statement: what was attacked, without its `DROPPED` hypotheses.
@@ -335,7 +335,7 @@ def _claims(conditions: tuple[Margin, ...], sample: _Tables) -> np.ndarray:
 
 
 def _confirmed(outcome: Outcome, batch: Any, values: np.ndarray) -> Outcome:
-    """With the shortest counterexample among the tamest tables of the lower half of the negative margins."""
+    """The outcome with the shortest counterexample among the tamest tables of the lower half of the negative margins."""
     negative = np.sort(values[values < 0])
     half = np.flatnonzero(values <= negative[len(negative) // 2])
     extreme = np.abs(np.asarray(batch.log_p)).max(axis=(1, 2))
@@ -421,7 +421,7 @@ def write(path: str | Path, outcomes: Sequence[Outcome], seed: int) -> Path:
 
 
 def _written(file: Path) -> dict[str, dict[str, Any]]:
-    """What a file says of each statement; nothing if there is none."""
+    """The entries of a file by statement; none if there is no file."""
     if not file.exists():
         return {}
     try:

@@ -22,7 +22,7 @@ from ufm._check import typed
 def describe(
     exact: RationalInstance, name: str, margin: Margin, value: float, *, claim: Claim | None = None, shown: int = 3
 ) -> xr.Dataset:
-    """What the figure and the text of a counterexample show: its distinct rows, and the curves of some of them.
+    """The data of a counterexample's figure and text: its distinct rows, and the curves of some of them.
 
     Contexts that agree in everything are one. The curves are of the contexts whose rows move the margin most, that is, whose
     part of its gradient is largest.

@@ -3,10 +3,13 @@
 What is written holds and passes the tests as it is: an example of a claim, its false twin and its proof, to be replaced.
 """
 
+import keyword
 import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,32 +24,34 @@ LOG = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[2]
 """The checkout that this package is in."""
 
+EXAMPLE = "The tokens of the largest log-odds rise for ever"
+"""The title of the example."""
+
 
 @typed
 def new_statement(name: str, *, title: str = "", root: Path = ROOT) -> list[Path]:
     """Begin a statement in a checkout, and find out what becomes of it without assumption 1.
 
+    Where it fails, the checkout is left as it was.
+
     Args:
         name: its id: small letters, digits and hyphens; or N and the next number, for a result of the project.
-        title: a few words; an example's if left out.
+        title: a few words, which name the module of a result of the project; elsewhere the example's if left out.
         root: the checkout.
 
     Returns:
         The files that were written or changed.
 
     Raises:
-        ValueError: an id that is taken or has another form; a folder that is no checkout, or has such a module or page.
+        ValueError: an id that is taken or has another form; a title that a module cannot hold; a folder that is no checkout,
+            or has such a module or page.
     """
-    numbered = re.fullmatch(r"N\d+", name)
-    fits = numbered is not None or re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) is not None
-    require(fits, "name", "small letters, digits and hyphens, such as my-statement, or N and a number", repr(name))
-    taken = [known for known in REGISTRY if known == name or known.startswith(f"{name}.")]
-    require(not taken, "name", "an id that no statement has", f"{name!r}, of {', '.join(taken)}")
-    title = title or "The tokens of the largest log-odds rise for ever"
-    require('"' not in title and "\\n" not in title, "title", "a line without quotation marks", repr(title))
-    slug = "_".join(re.findall(r"[a-z0-9]+", title.lower())[:3])
-    module = f"{name.lower()}_{slug}" if numbered else name.replace("-", "_")
+    module = _module(name, title)
+    title = title or EXAMPLE
+    fits = title.isprintable() and not set(title) & set('"\\')
+    require(fits, "title", "one line without double quotation marks and backslashes", repr(title))
     files = _Files(root)
+    numbered = name.startswith("N")
     heading = f"{name}: {title[0].lower()}{title[1:]}"
     words = {"id": name, "title": title, "source": name if numbered else "own", "heading": heading}
     changes = {
@@ -56,14 +61,49 @@ def new_statement(name: str, *, title: str = "", root: Path = ROOT) -> list[Path
         files.reference: _referred(files.reference.read_text(encoding="utf-8"), module),
         files.index: _indexed(files.index.read_text(encoding="utf-8"), name, module),
     }
-    for path, text in changes.items():
-        write_whole(path, partial(_write, text))
-    LOG.info("%d files are written; what becomes of the claim without assumption 1 is tried, for a minute", len(changes))
-    # In a process of its own: the registry of this one does not know the statement.
-    command = [sys.executable, "-m", "sim.cli", "assumption", "--statements", name, "--out", str(files.assumption)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    require(done.returncode == 0, "assumption 1", "the statement to be attacked without it", done.stderr.strip()[-500:])
-    return [*changes, files.assumption]
+    written = [*changes, files.assumption]
+    with _restored_if_it_fails(written):
+        for path, text in changes.items():
+            write_whole(path, partial(_write, text))
+        LOG.info("the statement is written; trying what becomes of its claim without assumption 1, for about a minute")
+        # In a process of its own: the registry of this one does not know the statement.
+        command = [sys.executable, "-m", "sim.cli", "assumption", "--statements", name, "--out", str(files.assumption)]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        require(done.returncode == 0, "assumption 1", "the statement to be attacked without it", done.stderr.strip()[-500:])
+    return written
+
+
+def _module(name: str, title: str) -> str:
+    """The name of a statement's module, if its id and title can have one."""
+    numbered = re.fullmatch(r"N\d+", name) is not None
+    fits = numbered or re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) is not None
+    require(fits, "name", "small letters, digits and hyphens, such as my-statement, or N and a number", repr(name))
+    taken = [known for known in REGISTRY if known == name or known.startswith(f"{name}.")]
+    require(not taken, "name", "an id that no statement has", f"{name!r}, of {', '.join(taken)}")
+    if not numbered:
+        require(not keyword.iskeyword(name), "name", "an id that is not a keyword of Python", repr(name))
+        return name.replace("-", "_")
+    numbers = [int(found[1]) for known in REGISTRY if (found := re.match(r"N(\d+)", known))]
+    following = f"N{max(numbers) + 1}"
+    require(name == following, "name", f"the next number, {following}", repr(name))
+    words = re.findall(r"[a-z0-9]+", title.lower())[:3]
+    require(bool(words), "title", f"a few words, for {name} has its module named after them", repr(title))
+    return "_".join([name.lower(), *words])
+
+
+@contextmanager
+def _restored_if_it_fails(paths: Iterable[Path]) -> Iterator[None]:
+    """Files have their old contents again, and new ones are gone, if what is done in this context raises an error."""
+    before = {path: path.read_bytes() if path.is_file() else None for path in paths}
+    try:
+        yield
+    except BaseException:
+        for path, content in before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
+        raise
 
 
 def _filled(template: str, words: dict[str, str]) -> str:

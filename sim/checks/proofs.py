@@ -22,7 +22,7 @@ _ONLY_WITH = {"$s$": "G"}
 """Letters that proofs also use for other things, and what occurs beside them where the glossary is right."""
 
 _OF_CORPORA = {"$s$", "$g(j)$", "$a_z$, $b_z$", r"$\varepsilon$", r"$\gamma_z$, $\omega_z$", "$W$, $H$, $h_j$"}
-"""What means something else behind a norm."""
+"""Symbols that mean something else behind a norm."""
 
 _DEFINED_ANEW = {
     "proposition-4.1": {"$V$"},
@@ -96,7 +96,7 @@ def proof(statement: Statement) -> Proof | None:
 
 
 def shared_setting(name: str) -> str | None:
-    """What a page of `SHARED` says from its section "What is given" on, up to its first proof; None if not at hand."""
+    """The text of a page of `SHARED` from its section "What is given" to its first proof; None if not at hand."""
     source = page(name)
     if source is None:
         return None
@@ -165,7 +165,7 @@ def _letters(formula: str) -> list[str]:
 
 
 def _head(formula: str) -> list[str]:
-    """What a formula of the glossary is known by: ``p_j`` of ``p_j(z)``, and ``\\Delta p(C`` of an increase over a concept.
+    """The letters that a glossary formula is known by: ``p_j`` of ``p_j(z)``, and ``\\Delta p(C`` of a concept's increase.
 
     A function of one small letter is known by all of it, such as ``g(j)``: the letter alone may be any number.
     """

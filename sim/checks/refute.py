@@ -40,7 +40,7 @@ NEEDS = ("not-constant", "positive")
 """The hypotheses of a conjecture, unless told otherwise."""
 
 _PARTS = (Transformer, Layers)
-"""What instances are made of beside arrays."""
+"""The types that instances are made of beside arrays."""
 
 _BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, SEPARATED, kind=Instance)
 """Tables without their peaks, which are dear to compile: a margin that uses them computes them."""
@@ -51,7 +51,7 @@ _BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, SEPARATED, ki
 
 @dataclass(frozen=True)
 class Conjecture:
-    """What is attacked or replayed.
+    """A conjecture that is attacked or replayed.
 
     Attributes:
         target: "FILE.py:NAME" or the id of a statement, as it was given.
@@ -71,7 +71,7 @@ class Conjecture:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """The name of its files."""
         return self.target.rpartition(":")[2] + ("-twin" if self.twin else "")
 
     @property
@@ -188,7 +188,7 @@ def _cause(error: BaseException, path: Path) -> str:
 
 @dataclass(frozen=True)
 class Refutation:
-    """What became of an attack.
+    """The outcome of an attack.
 
     Attributes:
         conjecture: what was attacked.
@@ -293,7 +293,7 @@ def _check_families(families: Sequence[str] | None, tried: Conjecture) -> None:
 
 
 def _searched(tried: Conjecture, families: Sequence[str] | None, seed: int) -> str:
-    """What a search was confined to: hypotheses, families of random tables, the seed."""
+    """The limits of a search in words: hypotheses, families of random tables, the seed."""
     words = [f"with {', '.join(tried.needs)}" if tried.needs else "without hypotheses"]
     if chosen := families or tried.domain.families:
         others = [name for name in random_instances.FAMILIES if name not in chosen]
@@ -355,7 +355,7 @@ def _as_json(kept: Kept) -> dict[str, Any]:
 
 @typed
 def read_instance(path: str | Path) -> Kept:
-    """What `write_instance` wrote.
+    """The instance that `write_instance` wrote.
 
     Raises:
         ValueError: a file that cannot be read or is not of this form; the message names the field.
@@ -409,7 +409,7 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "bits": ("an integer or null", _is(int, type(None))),
 }
-"""What a file has beside the instance: in words, and as a check."""
+"""The entries of a file beside the instance: in words, and as a check."""
 
 
 def _plain_instance(instance: Any) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def write(
 
 
 def in_short(verdicts: list[Verdict], numbers: Mapping[str, Any], on_model: Validation | None = None) -> list[str]:
-    """What was found, in a few plain sentences: on toy models first, then on the language model.
+    """The findings in a few plain sentences: on toy models first, then on the language model.
 
     Args:
         verdicts: from `sim.verify`.
@@ -184,7 +184,7 @@ def _left_out(verdict: Verdict) -> list[str]:
 
 
 PAPER = "https://arxiv.org/abs/2602.02712"
-"""What statements cite as S."""
+"""The paper that statements cite as S."""
 
 
 class Sibling(NamedTuple):

@@ -145,7 +145,7 @@ def find_each(ids: Iterable[str]) -> list[Statement]:
 
 
 class _Material(NamedTuple):
-    """What the routes check statements on.
+    """The material that routes check statements on.
 
     Attributes:
         populations: random instances, by the name of their domain.
@@ -170,7 +170,7 @@ def _material(
     instances: int,
     train: Callable[[], dict[str, Trained]],
 ) -> _Material:
-    """What the routes named need: models are trained in the pool, as its first work."""
+    """The material that the routes named need: models are trained in the pool, as its first work."""
     swept = {}
     if "sweep" in names:
         swept = {
@@ -184,7 +184,7 @@ def _material(
 
 
 def _check(route: str, statement: Statement, claim: Claim, material: _Material) -> Evidence:
-    """What a route finds about a claim; for a worker, which the setting of float64 does not come to by itself."""
+    """The evidence of a route on a claim; for a worker, which the setting of float64 does not come to by itself."""
     name = statement.domain.name
     release_programs()
     with in_float64():

@@ -1,5 +1,6 @@
 """What a choice of strength is: the strength, or why there is none; its cost and its use; and what is certain of them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -41,16 +42,17 @@ class PromptChoice:
 
     Attributes:
         prompt: the end of it, as text if there is a tokenizer.
-        cost: KL per token at the common strength, the mean over its continuation, nats.
-        share: the concept's share there.
+        cost: KL per token at the common strength, the mean over its continuation, nats; None if no prediction counts.
+        share: the concept's share there; None with `cost`.
         own_alpha: the strength that the first-order rule of N23 gives it; for the same mean cost near 0 more share in total.
-            No answer for the prompt by itself: at large budgets the common strength may serve better.
+            No answer for the prompt by itself: at large budgets the common strength may serve better. None for a prompt of
+            one token, in which nothing is predicted.
     """
 
     prompt: str
-    cost: float
-    share: float
-    own_alpha: float
+    cost: float | None
+    share: float | None
+    own_alpha: float | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Choice:
         efficiency: the part of the mean cost that is, between 0 and 1.
         safe_alpha: strengths that bounds allow for the budget, by number (`sim.choosing.bounds`).
         guess: N9's strength, from one derivative at 0 on the prompts.
-        stopped_by: the limit that a larger strength would break, or "share", which a smaller one would miss.
+        stopped_by: the limit that a larger strength would break, "finite logits" if that gives none, or "share", which a
+            smaller one would miss.
         passes: what the choice took, in passes of the model over all prompts and continuations.
         reason: why there is no strength, or what went wrong on the way; "" if nothing.
         steering: what was asked about.
@@ -186,11 +189,16 @@ class Choice:
         """Each prompt with the strength that N23 gives it, and its cost and share at the common strength, as text."""
         common = "" if self.alpha is None else f"cost and share at the common strength {self.alpha:.4g}; "
         lines = [f"{common}own strength: a rule for small budgets (N23)", "      cost     share  own strength  prompt"]
-        return "\n".join(lines + [f"{p.cost:10.3g}{p.share:10.3g}{p.own_alpha:14.4g}  {p.prompt}" for p in self.per_prompt])
+        for p in self.per_prompt:
+            cost, share = ("-" if value is None else f"{value:.3g}" for value in (p.cost, p.share))
+            own = "-" if p.own_alpha is None else f"{p.own_alpha:.4g}"
+            lines.append(f"{cost:>10}{share:>10}{own:>14}  {p.prompt}")
+        return "\n".join(lines)
 
     def frontier_table(self) -> str:
         """What each layer is good for, as text."""
-        lines = ["     block  rho^2, -: share falls  strength  mean cost    share"]
+        wrong = "falls" if aim_of(self.settings) > 0 else "rises"
+        lines = [f"     block  rho^2, -: share {wrong}  strength  mean cost    share"]
         for point in self.frontier:
             known = (point.alpha, point.cost, point.share)
             cells = [" " * 10 if value is None else f"{value:10.3g}" for value in known]
@@ -223,6 +231,11 @@ class Choice:
         for kind, words in zip(("theorem", "assumed", "measured"), self.guarantees.values(), strict=True):
             lines += [f"{kind}: {sentence}" for sentence in words]
         return [*lines, f"first guess {self.guess:.4g}; {self.passes:.1f} passes of the model"]
+
+
+def aim_of(settings: Mapping[str, Any]) -> int:
+    """What is wanted of the concept's share: 1 if it is to rise, -1 if it is to fall, away from tokens that were named."""
+    return -1 if settings.get("sign", 1) < 0 and settings.get("tokens") == "given" else 1
 
 
 def _as_json(bound: Bound) -> dict[str, Any]:

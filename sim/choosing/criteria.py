@@ -39,12 +39,14 @@ class Situation:
         alpha: the strength.
         relative: length of what is added, in units of the median length of the states; NaN if nothing is added.
         base_loss: of the unsteered model on its own text, per token; NaN unless a criterion needs it.
+        aim: 1 if the concept's share is to rise, -1 if it is to fall.
     """
 
     effects: Any
     alpha: float
     relative: float = field(default=np.nan)
     base_loss: float = field(default=np.nan)
+    aim: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class NormRatio(Ceiling):
 
 @dataclass(frozen=True)
 class Rising(Ceiling):
-    """The concept's share still rises with the strength: its peak (N3, theorem 3.3) is not yet passed."""
+    """The concept's share still moves the wanted way with the strength: its peak (N3, theorem 3.3) is not yet passed."""
 
     @property
     def name(self) -> str:
@@ -185,7 +187,7 @@ class Rising(Ceiling):
     def excess(self, situation: Situation) -> float:
         """Minus ten times the slope of the logarithm of the share by that of the strength: a peak is flat."""
         effects = situation.effects
-        slope = np.nanmean(effects.share_slope) * situation.alpha
+        slope = situation.aim * np.nanmean(effects.share_slope) * situation.alpha
         return float(-10 * slope / np.nanmean(effects.share))
 
 
@@ -211,6 +213,22 @@ class ShareAtLeast:
         """The log-odds of the share less those to be reached: crosses 0 where it is."""
         share = float(np.nanmean(situation.effects.share))
         return logit(share) - logit(self.share)
+
+
+def check_share(share: float | None, *, falls: bool) -> None:
+    """Refuse a share to be reached that is none, or where the concept's share is to fall.
+
+    Args:
+        share: what was asked for.
+        falls: whether strengths are negative, and tokens named that they lead away from.
+
+    Raises:
+        ValueError: no number between 0 and 1; a share where it is to fall.
+    """
+    if share is not None:
+        ShareAtLeast(share)
+        expected = "none for negative strengths and named tokens, of which a budget says how far they fall"
+        require(not falls, "share", expected, share)
 
 
 def _log(ratio: float) -> float:

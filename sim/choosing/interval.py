@@ -25,8 +25,8 @@ def interval_of(
         seed: of the samples.
     """
     strengths = np.array(sorted(looked_at))
-    count = len(looked_at[strengths[0]].kl)
-    draws = np.random.default_rng(seed).integers(count, size=(SAMPLES, count))
+    known = np.flatnonzero(looked_at[strengths[0]].counted.any(axis=1))
+    draws = known[np.random.default_rng(seed).integers(len(known), size=(SAMPLES, len(known)))]
     crossings = []
     for rows in draws:
         values = np.array([excess(a, Effects(*(field[rows] for field in looked_at[a]))) for a in strengths])

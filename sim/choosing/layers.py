@@ -9,9 +9,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sim.choosing.choice import Choice
+from sim.choosing.choice import Choice, aim_of
 from sim.choosing.compute_cost import Work
-from sim.choosing.rollouts import FixedText, Promotion, Tilt, Writer, members_of, promoted, prompts_alone
+from sim.choosing.rollouts import (
+    FixedText,
+    Promotion,
+    Tilt,
+    Writer,
+    members_of,
+    moves,
+    promoted,
+    prompts_alone,
+    require_moving,
+)
 from ufm._check import require, shown
 
 LOG = logging.getLogger(__name__)
@@ -27,7 +37,7 @@ class LayerPoint:
     Attributes:
         layer: its number.
         rho_squared: the efficiency of steering after it near strength 0, on the prompts: the part of the cost that the
-            change of the concept's share has to cost (N15); negative where the share falls.
+            change of the concept's share has to cost (N15); negative where the share moves the other way than it should.
         alpha, cost, share: the strength that was chosen there, its mean KL and the share it reaches; None where only the
             first order was looked at, or where there is no strength.
     """
@@ -39,15 +49,20 @@ class LayerPoint:
     share: float | None = None
 
 
-def efficiency_of(tilt: Tilt, sign: int) -> float:
+def efficiency_of(tilt: Tilt, way: int) -> float:
     """The least cost of what near 0 happens to the concept's mean share, in units of what it costs (N15).
 
     With the mean covariance c of the concept and M, the mean share F and the mean variance of M it is
-    ``c^2 / (F (1 - F) Var)``; negative where c is, so that steering lowers the share.
+    ``c^2 / (F (1 - F) Var)``.
+
+    Args:
+        tilt: the moments; of a steering that changes predictions.
+        way: 1 if positive strengths are to raise the share or negative ones to lower it, -1 otherwise: if they do the
+            opposite, the efficiency is negative.
     """
     covariance, mean = np.nanmean(tilt.covariance), np.nanmean(tilt.share)
     inside = max(mean * (1 - mean), np.finfo(float).tiny)
-    return float(np.copysign(covariance**2 / inside / np.nanmean(tilt.variance), sign * covariance))
+    return float(np.copysign(covariance**2 / inside / np.nanmean(tilt.variance), way * covariance))
 
 
 def promoted_by_all(tilts: Sequence[tuple[Tilt, Promotion]], sign: int) -> np.ndarray:
@@ -85,24 +100,8 @@ def over_layers(
     several = hasattr(vector, "layers") and len(vector.layers) > 1
     require(several, "layer", 'a number, or "auto" for a SteeringVector of several layers', shown(vector))
     vector.require_fits(writer.lm)
-    members = None if tokens is None else members_of(tokens, writer.lm.config.vocab_size)
-    lm, rollouts, work = writer.lm, prompts_alone(writer.prompts), Work.of(writer.lm.config, writer)
-    texts = FixedText.of_layers(lm, rollouts, {layer: vector.steering(layer) for layer in vector.layers})
-    work.read(rollouts)
-    for layer in texts:
-        work.derived(rollouts, layer)
-
-    def tilt(text: FixedText, members: Any) -> tuple[Tilt, Promotion]:
-        work.tilted(rollouts)
-        return text.tilt(members)
-
-    if members is None:
-        nobody = jnp.zeros(lm.config.vocab_size, bool)
-        tilts = [tilt(text, nobody) for text in texts.values()]
-        members = promoted_by_all(tilts, sign)
-        require(bool(members.any()), "tokens", "some that all layers promote; name the concept's", "none")
-    concept = jnp.asarray(members)
-    frontier = {layer: LayerPoint(layer, efficiency_of(tilt(text, concept)[0], sign)) for layer, text in texts.items()}
+    work = Work.of(writer.lm.config, writer)
+    frontier, members = _frontier(writer, vector, sign, tokens, work)
     best = sorted(frontier.values(), key=lambda point: -point.rho_squared)[:TRIED]
     numbers = ", ".join(str(point.layer) for point in best)
     LOG.info("%d blocks compared to first order; a strength is chosen after %s", len(frontier), numbers)
@@ -122,6 +121,40 @@ def over_layers(
     return replace(taken, frontier=tuple(frontier.values()), others=others, passes=passes)
 
 
+def _frontier(
+    writer: Writer, vector: Any, sign: int, tokens: Sequence[int] | None, work: Work
+) -> tuple[dict[int, LayerPoint], np.ndarray]:
+    """What each layer is good for to first order, those left out where the vector changes nothing; and the concept's tokens.
+
+    Raises:
+        ValueError: a vector that changes nothing at any of them.
+    """
+    lm, rollouts = writer.lm, prompts_alone(writer.prompts)
+    texts = FixedText.of_layers(lm, rollouts, {layer: vector.steering(layer) for layer in vector.layers})
+    work.read(rollouts)
+    for layer in texts:
+        work.derived(rollouts, layer)
+
+    def tilt(text: FixedText, members: Any) -> tuple[Tilt, Promotion]:
+        work.tilted(rollouts)
+        return text.tilt(jnp.asarray(members))
+
+    v = lm.config.vocab_size
+    members = np.zeros(v, bool) if tokens is None else members_of(tokens, v)
+    tilts = {layer: tilt(text, members) for layer, text in texts.items()}
+    variances = {layer: tilts[layer][0].variance[rollouts.counted] for layer in texts}
+    kept = [layer for layer in texts if moves(variances[layer], vector[layer])]
+    if not kept:
+        longest = max(vector.layers, key=lambda layer: np.linalg.norm(np.asarray(vector[layer], float)))
+        require_moving(variances[longest], vector[longest])
+    if tokens is None:
+        members = promoted_by_all([tilts[layer] for layer in kept], sign)
+        require(bool(members.any()), "tokens", "some that all layers promote; name the concept's", "none")
+        tilts = {layer: tilt(texts[layer], members) for layer in kept}
+    way = sign if tokens is None else 1
+    return {layer: LayerPoint(layer, efficiency_of(tilts[layer][0], way)) for layer in kept}, members
+
+
 def _in_brief(choice: Choice) -> str:
     """What was chosen, for who does not wait for the other blocks."""
     if choice.alpha is None or choice.cost is None:
@@ -131,7 +164,8 @@ def _in_brief(choice: Choice) -> str:
 
 
 def _worth(choice: Choice) -> tuple[bool, float]:
-    """The higher the better: a strength at all; then less cost for a share, or more share for a budget."""
+    """The higher the better: a strength at all; then less cost for a share, or the more of it that is won for a budget."""
     if choice.alpha is None or choice.cost is None:
         return False, 0.0
-    return True, -choice.cost.mean if choice.stopped_by == "share" else choice.share[1] - choice.share[0]
+    won = aim_of(choice.settings) * (choice.share[1] - choice.share[0])
+    return True, -choice.cost.mean if choice.stopped_by == "share" else won

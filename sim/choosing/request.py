@@ -1,5 +1,7 @@
 """What `ufm choose` is asked for: a vector and prompts as a user names them; and the answer as a vector file."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,12 @@ from typing import Any
 from sim.bridge.files import text_lines
 from sim.bridge.model import LanguageModel
 from sim.choosing.choice import Choice
-from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising, ShareAtLeast
+from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising, check_share
 from sim.directions.extraction import make_vector
 from sim.directions.files import is_bare, read_vector
 from sim.directions.texts import CONCEPTS, concept_pairs, json_lines
 from sim.directions.vector import SteeringVector
-from ufm._check import require
+from ufm._check import require, text
 
 
 def check_source(vector: Path | None, concepts: Sequence[str] | None) -> None:
@@ -62,42 +64,61 @@ def vectors_for(
 
 
 def prompts_of(prompt: Sequence[str] | None, prompts: Path | None) -> list[str]:
-    """Prompts that are given one by one, or in a file with one in each line.
+    """Prompts that are given one by one, or in a file: one in each line, as text or as JSON, or a list in JSON.
 
     Raises:
-        ValueError: both or neither; a file without any; a line of JSON without a prompt.
+        ValueError: both or neither; a file without any; a line or an entry of JSON without a prompt.
     """
     require(bool(prompt) != (prompts is not None), "prompt", "some, or a file of them", "both" if prompt else "neither")
     if prompts is None:
         return list(prompt or ())
     lines = text_lines("prompts", prompts, "a file with a prompt in each line")
-    if prompts.suffix == ".jsonl" or all(line.startswith('{"') for line in lines):
+    listed = _as_list("\n".join(lines))
+    if listed is not None:
+        require(len(listed) > 0, "prompts", "at least one", f"an empty list in {prompts.name}")
+        return [_prompt_of(f"entry {k} of {prompts.name}", row) for k, row in enumerate(listed)]
+    if prompts.suffix == ".jsonl" or all(re.match(r'\{\s*"', line) for line in lines):
         return [_prompt_of(where, row) for where, row in json_lines(prompts, "prompts")]
     return lines
 
 
+def _as_list(written: str) -> list[Any] | None:
+    """The list that a text is in JSON; None if it is something else."""
+    try:
+        value = json.loads(written) if written.startswith("[") else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
 def _prompt_of(where: str, row: Any) -> str:
-    """The prompt in a line of a JSON-lines file: a text, or an object with one under `PROMPT`."""
-    text = next((row[name] for name in PROMPT if name in row), None) if isinstance(row, dict) else row
-    known = isinstance(text, str) and bool(text.strip())
+    """The prompt in a line or an entry of a file of JSON: a text, or an object with one under `PROMPT`."""
+    prompt = next((row[name] for name in PROMPT if name in row), None) if isinstance(row, dict) else row
+    known = isinstance(prompt, str) and bool(prompt.strip())
     require(known, "prompts", f"a text, or an object with a text as {' or '.join(map(repr, PROMPT))}", f"{row!r} in {where}")
-    assert isinstance(text, str)
-    return text
+    try:
+        return text("prompts", prompt)
+    except ValueError as error:
+        raise ValueError(f"{error} in {where}") from error
 
 
 PROMPT = ("prompt", "text")
 """Where an object of a JSON-lines file has a prompt."""
 
 
-def check_numbers(budget: float | None, statistic: str, share: float | None) -> None:
+def check_numbers(budget: float | None, statistic: str, share: float | None, *, falls: bool = False) -> None:
     """Refuse a budget, a statistic or a share that cannot be asked for, before a model is loaded.
 
+    Args:
+        budget, statistic, share: as for `sim.choose`.
+        falls: whether tokens are named whose share is to fall.
+
     Raises:
-        ValueError: a budget that is not positive, an unknown statistic, a share that is not between 0 and 1.
+        ValueError: a budget that is not positive, an unknown statistic, a share that is not between 0 and 1, or one to be
+            reached by tokens whose share is to fall.
     """
     KLBudget(1.0 if budget is None else budget, statistic)
-    if share is not None:
-        ShareAtLeast(share)
+    check_share(share, falls=falls)
 
 
 def limits(loss_rise: float | None, norm_ratio: float | None, *, rising: bool) -> list[Ceiling]:
@@ -143,10 +164,12 @@ def tokens_of(lm: LanguageModel, words: Sequence[str] | None) -> list[int] | Non
     """The tokens of words, each with a space before it; None where no words are given.
 
     Raises:
-        ValueError: a model without a tokenizer; a word of several tokens, since its first one is another word's, too.
+        ValueError: a model without a tokenizer; a blank word; one of several tokens, since its first is another word's, too.
     """
     if not words:
         return None
+    blank = [word for word in words if not word.strip()]
+    require(not blank, "tokens", "words", f"a blank one, {blank[0]!r}" if blank else "")
     require(lm.tokenizer is not None, "tokens", "none, for a model without a tokenizer", ", ".join(words))
     assert lm.tokenizer is not None
     try:

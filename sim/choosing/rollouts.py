@@ -100,7 +100,7 @@ class Writer:
         seed: int = 0,
         chat: bool = False,
     ) -> "Writer":
-        """What writes after prompts, drawing from the model's probabilities if no other `sampling` is given.
+        """A function that continues prompts, drawing from the model's probabilities unless `sampling` is given.
 
         Args:
             lm: the model.
@@ -391,6 +391,39 @@ def added_vector(steering: Steering) -> Array | None:
     """The vector, if adding one is all that a steering does."""
     intervention = steering.parts[0].intervention
     return jnp.asarray(intervention.v) if len(steering.parts) == 1 and isinstance(intervention, Add) else None
+
+
+def moves(variance: Float[np.ndarray, " m"], vector: Any) -> bool:
+    """Whether a steering changes predictions.
+
+    Args:
+        variance: of the slopes of the logits of each prediction.
+        vector: what is added, ``[d]``; None if the steering is something else.
+
+    Raises:
+        ValueError: it changes them by more than float32 can hold.
+    """
+    got = "one that is too large" if vector is None else f"a vector of length {_length(vector):.3g}: scale it"
+    require(bool(np.isfinite(variance).all()), "steering", "one whose effect float32 can hold", got)
+    return bool(variance.max() > 0)
+
+
+def require_moving(variance: Float[np.ndarray, " m"], vector: Any) -> None:
+    """Refuse a steering that changes no prediction.
+
+    Args:
+        variance, vector: as for `moves`.
+
+    Raises:
+        ValueError: it changes none, or by more than float32 can hold.
+    """
+    length = 0.0 if vector is None else _length(vector)
+    got = f"a vector of length {length:.3g}: too short?" if length > 0 else "one that does not: a zero vector?"
+    require(moves(variance, vector), "steering", "one that changes predictions", got)
+
+
+def _length(vector: Any) -> float:
+    return float(np.linalg.norm(np.asarray(vector, float)))
 
 
 def prompts_alone(prompts: Sequence[Sequence[int]]) -> Rollouts:

@@ -20,10 +20,10 @@ import numpy as np
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import bounds_of
-from sim.choosing.choice import Choice, Cost, Point, PromptChoice
+from sim.choosing.choice import Choice, Cost, Point, PromptChoice, aim_of
 from sim.choosing.compute_cost import Work
-from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, ShareAtLeast, Situation, logit, statistic
-from sim.choosing.crossing import crossing
+from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, ShareAtLeast, Situation, check_share, logit, statistic
+from sim.choosing.crossing import STEEPEST, crossing
 from sim.choosing.interval import interval_of
 from sim.choosing.layers import over_layers
 from sim.choosing.rollouts import (
@@ -38,6 +38,7 @@ from sim.choosing.rollouts import (
     members_of,
     promoted,
     prompts_alone,
+    require_moving,
 )
 from theory.allocation import strength_for_each
 from ufm._check import require, shown, whole_number
@@ -62,11 +63,17 @@ SHORT = 2
 ROUNDS = 5
 """How often the model writes at most until the strength stays."""
 
+HALVINGS = 5
+"""How often the first strength that text is written at is halved at most, where logits are not finite."""
+
 FEW = 4
 """Fewer prompts than these are spoken of: an interval over them says little."""
 
 HARDLY = 0.01
 """A share whose log-odds rise by less is spoken of: it is a hundredth larger than without steering, if it is small."""
+
+FINITE = "finite logits"
+"""What stops a strength where a larger one gives NaN."""
 
 FARTHEST = 1e4
 """Strengths are looked for up to this many times the first guess."""
@@ -104,7 +111,8 @@ def choose(
         criteria: further limits (`sim.choosing.criteria`).
         tokens: the concept's tokens; those that the steering promotes most if left out.
         horizon: tokens of each continuation that costs are measured on.
-        sign: -1 for negative strengths, away from the concept.
+        sign: -1 for negative strengths, away from the concept. The share of `tokens` is then to fall, and no `share` can be
+            asked for; if they are left out, they are those that negative strengths promote, whose share is to rise.
         sampling: how continuations are written; drawn from the model's probabilities if left out.
         seed: of their randomness.
         chat: whether prompts are what a user says.
@@ -115,6 +123,7 @@ def choose(
     """
     sign = whole_number("sign", sign)
     require(sign in (1, -1), "sign", "1 or -1", sign)
+    check_share(share, falls=sign < 0 and tokens is not None)
     require(of in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", repr(of))
     limits = _limits(budget, of, share, criteria)
     floor = None if share is None else ShareAtLeast(share)
@@ -175,6 +184,10 @@ class _NoStrengthError(Exception):
     """There is no strength; the words say why."""
 
 
+class _NotFiniteError(_NoStrengthError):
+    """The model does not write at a strength."""
+
+
 class _Search:
     """The steps of a choice, and what they share. Strengths are positive here; the sign is put to them outside."""
 
@@ -190,6 +203,9 @@ class _Search:
     ) -> None:
         self.lm, self.writer, self.steering, self.limits, self.floor = writer.lm, writer, steering, limits, floor
         self.sign, self.settings = sign, settings
+        self.aim = aim_of(settings)
+        # The least strength that is known to give logits that are not finite.
+        self.too_large = np.inf
         self.layer = min(int(part.layer) for part in steering.parts)
         self.work = Work.of(self.lm.config, writer)
         self.points: list[Point] = []
@@ -246,8 +262,7 @@ class _Search:
         self.work.derived(rollouts, self.layer)
         members = np.zeros(v, bool) if tokens is None else members_of(tokens, v)
         tilt, promotion = self._tilt(text, members)
-        moves = float(np.nanmax(tilt.variance)) > 0
-        require(moves, "steering", "one that changes predictions", "one that does not: a zero vector?")
+        require_moving(tilt.variance[text.rollouts.counted], added_vector(self.steering))
         if tokens is None:
             members = promoted(promotion, self.sign)
             tilt, _ = self._tilt(text, members)
@@ -281,9 +296,18 @@ class _Search:
         alpha = guess
         if self.writer.horizon >= 2 * SHORT:
             with suppress(_NoStrengthError):
-                alpha = self._solve(self._write(alpha, self.writer.horizon // SHORT), alpha, COARSE)[0]
-        for _ in range(ROUNDS):
-            text, written = self._write(alpha), alpha
+                text, written = self._write(alpha, self.writer.horizon // SHORT, halvings=HALVINGS)
+                alpha = self._solve(text, written, COARSE)[0]
+        for done in range(ROUNDS):
+            try:
+                text, written = self._write(alpha, halvings=0 if done else HALVINGS)
+            except _NotFiniteError as error:
+                if not done:
+                    raise
+                # What was looked at on the text of the round before stays.
+                self.warning = f"{error}: the text written at {self.sign * written:.4g} is kept"
+                alpha = min(alpha, written)
+                break
             alpha, looked_at = self._solve(text, written, TOLERANCE)
             if abs(np.log(alpha / written)) <= SETTLED:
                 break
@@ -291,23 +315,29 @@ class _Search:
             self.warning = f"after {ROUNDS} rounds of writing the strength still moves by {abs(alpha / written - 1):.0%}"
         if self.floor is not None:
             self._require_within(text, alpha, looked_at[alpha])
-        if len(looked_at) < 2:
-            self._look(text, written, 1.2 * alpha, looked_at)
-        return alpha, text, {strength: effects for strength, effects in looked_at.items() if effects.is_finite}
+        finite = {strength: effects for strength, effects in looked_at.items() if effects.is_finite}
+        if len(finite) < 2:
+            other = 1.2 * alpha if 1.2 * alpha < self.too_large else alpha / 1.2
+            self._look(text, written, other, finite)
+        return alpha, text, {strength: effects for strength, effects in finite.items() if effects.is_finite}
 
-    def _write(self, alpha: float, horizon: int | None = None) -> FixedText:
-        """Text of the model at a strength, of fewer tokens where a horizon is named.
+    def _write(self, alpha: float, horizon: int | None = None, *, halvings: int = 0) -> tuple[FixedText, float]:
+        """Text of the model at a strength, of fewer tokens where a horizon is named, and the strength.
+
+        Where logits are not finite, the strength is halved so often at most.
 
         Raises:
-            _NoStrengthError: logits are not finite there.
+            _NotFiniteError: logits are not finite at any of these.
         """
         writer = self.writer if horizon is None else replace(self.writer, horizon=horizon)
-        try:
-            return self._text(writer(self.steering, self.sign * alpha), wrote=True)
-        except ValueError as error:
-            if "finite" not in str(error):
-                raise
-            raise _NoStrengthError(f"at strength {alpha:.4g} logits are not finite") from error
+        for strength in alpha / 2.0 ** np.arange(halvings + 1):
+            try:
+                return self._text(writer(self.steering, self.sign * float(strength)), wrote=True), float(strength)
+            except ValueError as error:
+                if "finite" not in str(error):
+                    raise
+                self.too_large = min(self.too_large, float(strength))
+        raise _NotFiniteError(f"at strength {self.sign * self.too_large:.4g} logits are not finite")
 
     def _text(self, rollouts: Rollouts, *, wrote: bool = False, skip: bool = True) -> FixedText:
         if wrote:
@@ -341,6 +371,8 @@ class _Search:
 
     def _look(self, text: FixedText, written: float, alpha: float, looked_at: dict[float, Effects]) -> float:
         """By how much a strength is too large, and what it does put down in `looked_at`."""
+        if alpha >= self.too_large:
+            return np.inf
         if alpha not in looked_at:
             unembedded = text.last_step is None
             self.work.steered(text.rollouts, self.layer, derivative=self.slope, unembedded=unembedded)
@@ -349,10 +381,12 @@ class _Search:
             if effects.is_finite:
                 share = float(np.nanmean(effects.share))
                 self.points.append(Point(self.sign * alpha, Cost.of(effects), share, self.sign * written))
+            else:
+                self.too_large = alpha
         return self._excess(text, alpha, looked_at[alpha])
 
     def _situation(self, text: FixedText, alpha: float, effects: Effects) -> Situation:
-        return Situation(effects, alpha, self._relative(text, alpha), self.base_loss)
+        return Situation(effects, self.sign * alpha, self._relative(text, alpha), self.base_loss, self.aim)
 
     def _excess(self, text: FixedText, alpha: float, effects: Effects) -> float:
         """What is to cross 0: the share's if one is to be reached, or the first of the limits'."""
@@ -364,8 +398,10 @@ class _Search:
         return max(limit.excess(situation) for limit in self.limits)
 
     def _require_within(self, text: FixedText, alpha: float, effects: Effects) -> None:
-        """Refuse a share that costs more than the limits allow."""
+        """Refuse a share that is not reached, since larger strengths give nothing, or that costs more than limits allow."""
         situation = self._situation(text, alpha, effects)
+        if self.floor is not None and self.floor.excess(situation) < -STEEPEST * TOLERANCE:
+            raise _NoStrengthError(self._unreached(too_much=False))
         broken = [limit.name for limit in self.limits if limit.excess(situation) > 2 * TOLERANCE]
         if broken and self.floor is not None:
             cost = Cost.of(effects)
@@ -411,9 +447,10 @@ class _Search:
         cost = Cost.of(effects)
         share, least = (float(np.nanmean(before)), float(np.nanmean(after))), least_cost(before, after)
         situation = self._situation(text, alpha, effects)
-        stopped = self.floor.name if self.floor else max(self.limits, key=lambda limit: limit.excess(situation)).name
+        stopped = self._stopped_by(alpha, situation)
         low, high = interval_of(lambda a, of: self._excess(text, a, of), looked_at, alpha, self.writer.seed)
-        ends = sorted((self.sign * low, self.sign * high))
+        ends = sorted((self.sign * low, self.sign * min(high, self.too_large)))
+        broken = f"at strength {self.sign * self.too_large:.4g} logits are not finite" if stopped == FINITE else ""
         return replace(
             none,
             alpha=self.sign * alpha,
@@ -424,32 +461,42 @@ class _Search:
             least_cost=least,
             efficiency=least / cost.mean,
             stopped_by=stopped,
-            reason="; ".join(filter(None, [self.warning, *self._notes(*share)])),
+            reason="; ".join(filter(None, [self.warning or broken, *self._notes(*share)])),
             points=tuple(self.points),
             completions=self._completions(alpha, text, completions),
             passes=self.work.passes,
         )
 
+    def _stopped_by(self, alpha: float, situation: Situation) -> str:
+        """What a larger strength would break, or the share that a smaller one would miss."""
+        if self.floor is not None:
+            return self.floor.name
+        excess, name = max((limit.excess(situation), limit.name) for limit in self.limits)
+        at_the_end = self.too_large <= (1 + 2 * TOLERANCE) * alpha and excess < -STEEPEST * TOLERANCE
+        return FINITE if at_the_end else name
+
     def _per_prompt(self, alpha: float, effects: Effects) -> tuple[PromptChoice, ...]:
         """What the strength is to each prompt."""
-        gain, price = (np.nanmean(x, axis=1) for x in (self.sign * self.tilt.covariance, self.tilt.variance))
-        budget = alpha**2 * price.mean() / 2
-        own = np.asarray(strength_for_each(jnp.asarray(gain), jnp.asarray(price), float(budget)))
-        cost, share = (np.nanmean(x, axis=1) for x in (effects.kl, effects.share))
+        gain, price = _row_means(self.aim * self.sign * self.tilt.covariance), _row_means(self.tilt.variance)
+        known, own = ~np.isnan(price), np.full(len(price), np.nan)
+        budget = alpha**2 * price[known].mean() / 2
+        own[known] = strength_for_each(jnp.asarray(gain[known]), jnp.asarray(price[known]), float(budget))
+        columns = (_row_means(effects.kl), _row_means(effects.share), self.sign * own)
+        rows = zip(*([None if np.isnan(x) else float(x) for x in column] for column in columns), strict=True)
         tokenizer = self.lm.tokenizer
         names = [str(list(row[-8:])) if tokenizer is None else tokenizer.decode(row)[-80:] for row in self.writer.prompts]
-        return tuple(
-            PromptChoice(name, float(c), float(s), float(self.sign * a))
-            for name, c, s, a in zip(names, cost, share, own, strict=True)
-        )
+        return tuple(PromptChoice(name, *row) for name, row in zip(names, rows, strict=True))
 
     def _notes(self, before: float, after: float) -> list[str]:
         """What a reader should know of a choice that was made, given the mean share without steering and with it."""
-        falls = f"the concept's mean share does not rise: {before:.3g} without steering, {after:.3g} with it"
-        hardly = f"the concept's mean share hardly rises, from {before:.4g} to {after:.4g}"
-        moved = falls if after <= before else hardly if logit(after) - logit(before) < HARDLY else ""
-        few = f"{len(self.writer.prompts)} prompts say little of others; 8 or more are better"
-        return [moved, *([few] if len(self.writer.prompts) < FEW else [])]
+        verb = "rise" if self.aim > 0 else "fall"
+        against = f"the concept's mean share does not {verb}: {before:.3g} without steering, {after:.3g} with it"
+        hardly = f"the concept's mean share hardly {verb}s, from {before:.4g} to {after:.4g}"
+        little = self.aim * (logit(after) - logit(before)) < HARDLY
+        moved = against if self.aim * (after - before) <= 0 else hardly if little else ""
+        count = len(self.writer.prompts)
+        few = f"{count} prompt{'s say' if count > 1 else ' says'} little of others; 8 or more are better"
+        return [moved, *([few] if count < FEW else [])]
 
     def _words(self) -> tuple[str, ...]:
         """The concept's tokens as text."""
@@ -471,3 +518,9 @@ class _Search:
             self.work.wrote(rollouts)
             written[strength] = few.texts(rollouts)
         return dict(sorted(written.items(), key=lambda pair: abs(pair[0])))
+
+
+def _row_means(values: Any) -> np.ndarray:
+    """The mean of each row over what is not NaN, ``[n]``; NaN where nothing is."""
+    counts = (~np.isnan(values)).sum(axis=1)
+    return np.where(counts > 0, np.nansum(values, axis=1) / np.maximum(counts, 1), np.nan)

@@ -210,12 +210,25 @@ def _scale(config: Mapping[str, Any], pair: _Pair) -> float:
     rank = _of_pattern(config, "rank_pattern", pair.module, "r")
     alpha = _of_pattern(config, "alpha_pattern", pair.module, "lora_alpha")
     require(rank == pair.a.shape[0], "adapter", f"rank {rank:g} at {pair.module}, as {CONFIG} says", pair.a.shape[0])
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    by_root = config.get("use_rslora")
+    require(by_root is None or isinstance(by_root, bool), "adapter", f"use_rslora in {CONFIG} true or false", shown(by_root))
+    return alpha / (math.sqrt(rank) if by_root else rank)
 
 
 def _of_pattern(config: Mapping[str, Any], patterns: str, module: str, otherwise: str) -> float:
     """A number that the configuration has for a module: that of the first pattern that fits, or the one for all."""
     listed = config.get(patterns) or {}
-    key = next((key for key in listed if re.match(rf"(.*\.)?({key})$", module)), None)
+    require(isinstance(listed, dict), "adapter", f"numbers by module as {patterns} in {CONFIG}", shown(listed))
+    key = next((key for key in listed if _fits(key, module, patterns)), None)
     number = config.get(otherwise) if key is None else listed[key]
     return finite_number(f"{otherwise} in {CONFIG}", number, "a positive number", lambda x: x > 0)
+
+
+def _fits(key: str, module: str, patterns: str) -> bool:
+    """Whether a pattern of the configuration is one for a module."""
+    try:
+        return re.match(rf"(.*\.)?({key})$", module) is not None
+    except re.error as error:
+        raise ValueError(
+            f"adapter: expected regular expressions in {patterns} of {CONFIG}, got {key!r} ({error})"
+        ) from error

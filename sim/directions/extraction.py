@@ -13,7 +13,7 @@ from sim.directions.estimators import WAYS, Matrix, Other, weights_of
 from sim.directions.states import TextStates, text_states
 from sim.directions.texts import sides_of
 from sim.directions.vector import ModelTag, SteeringVector, geometry
-from ufm._check import require, whole_number
+from ufm._check import require, shown, whole_number
 
 
 def make_vector(
@@ -50,6 +50,7 @@ def make_vector(
     Raises:
         ValueError: an unknown way, a block that the model does not have, sets whose states are the same; as `text_states`.
     """
+    require(isinstance(lm, LanguageModel), "lm", "a language model of sim.load", shown(lm))
     positive, negative, questions = sets_of(positive, negative, pairs, questions)
     require(isinstance(way, str) and way in WAYS, "way", f"one of {', '.join(WAYS)}", repr(way))
     last = lm.config.num_layers - 1

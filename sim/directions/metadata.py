@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from sim.directions.vector import Diagnosis, ModelTag, SteeringVector
+from sim.directions.vector import Diagnosis, ModelTag, SteeringVector, length_of
 from ufm._check import require, shown
 from ufm.steering import RESIDUAL
 
@@ -56,7 +56,7 @@ def as_text(vector: SteeringVector) -> str:
 
 def as_json(vector: SteeringVector) -> dict[str, Any]:
     """The facts of a vector with the lengths of its directions and the warnings, for a report."""
-    lengths = {layer: float(np.linalg.norm(v)) for layer, v in vector.directions.items()}
+    lengths = {layer: length_of(v) for layer, v in vector.directions.items()}
     return {**json.loads(as_text(vector)), "width": vector.d_model, "lengths": lengths, "warnings": vector.warnings}
 
 
@@ -65,6 +65,9 @@ def as_lines(vector: SteeringVector) -> str:
     lines = [repr(vector)]
     lines += [f"  {key}: {value}" for key, value in vector.extraction.items()]
     lines += [] if vector.site == RESIDUAL else [f"  site: {vector.site}"]
+    texts = vector.extraction.get("texts")
+    alone = isinstance(texts, list) and 1 in texts
+    lines += ["  one text on a side: no diagnosis of halves and of held-out texts"] if alone else []
     lines += [] if vector.diagnosis else ["  no diagnosis: the file does not have one"]
     return "\n".join([*lines, vector.table()])
 

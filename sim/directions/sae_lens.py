@@ -16,7 +16,7 @@ from sim.bridge.files import read_json, refuse_pointers
 from sim.bridge.model import LanguageModel
 from sim.bridge.weights.hf import Safetensors
 from sim.directions.sparse_autoencoder import NORMALIZATIONS, SparseAutoencoder
-from ufm._check import require, shown, whole_number
+from ufm._check import require, shown, typed, whole_number
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
@@ -25,6 +25,7 @@ _OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_ind
 _ACTIVATIONS = {"standard": "relu", "jumprelu": "jumprelu", "topk": "topk"}
 
 
+@typed
 def read_sparse_autoencoder(folder: str | Path, lm: LanguageModel | None = None) -> SparseAutoencoder:
     """A sparse autoencoder from a folder of SAELens, of any version.
 

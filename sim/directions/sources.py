@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sim.bridge.files import text_lines
-from sim.directions.texts import concept_pairs, read_pairs
+from sim.directions.texts import concept_pairs, read_pairs, sides_of
 from ufm._check import require
 
 EXPECTED = "a file with a text in each line"
@@ -39,7 +39,8 @@ def source(
         positive, negative: files with a text in each line; empty lines are passed over.
 
     Raises:
-        ValueError: no source, several, one of two files; an unknown concept; a file that cannot be read.
+        ValueError: no source, several, one of two files; an unknown concept; a file that cannot be read;
+            pairs of which some only have a question.
     """
     listed = positive is not None or negative is not None
     named = (("positive and negative", listed), ("pairs", pairs), ("concept", concept))
@@ -61,6 +62,4 @@ def source(
         require(concept in by_concept or (concept is None and len(by_concept) == 1), "concept", f"one of {names}", concept)
         name = concept or names
         chosen = by_concept[name]
-    questions = [pair.question for pair in chosen]
-    sides = ([pair.matching for pair in chosen], [pair.not_matching for pair in chosen])
-    return Source(name, *sides, questions if any(questions) else None)
+    return Source(name, *sides_of(chosen))

@@ -278,7 +278,16 @@ class _Record(NamedTuple):
 def _record(row: Any, where: str) -> _Record:
     prompt, answer, concept, category = (_field(row, name, where) for name in RECORD)
     require(category in CATEGORIES, "pairs", f"a category among {', '.join(CATEGORIES)}", f"{category!r} in {where}")
-    return _Record(where, prompt, answer, (row.get("concept_id"), concept), row.get("concept_genre"), category)
+    number, genre = (_label(row, name, where) for name in ("concept_id", "concept_genre"))
+    return _Record(where, prompt, answer, (number, concept), genre, category)
+
+
+def _label(row: Any, name: str, where: str) -> str | int | float | None:
+    """What records are told apart by: a text or a number, or nothing."""
+    value = row.get(name)
+    fits = value is None or isinstance(value, str | int | float)
+    require(fits, "pairs", f'a text or a number as "{name}"', f"{shown(value)} in {where}")
+    return value
 
 
 def _of_records(entries: list[tuple[str, Any]], file: str) -> dict[str, tuple[Pair, ...]]:

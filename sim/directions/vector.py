@@ -218,7 +218,7 @@ class SteeringVector:
         known = not tag.family or _KINDS.get(tag.family, tag.family) == _KINDS.get(here.family, here.family)
         require(known, "vector", f"one for the architecture {here.family}", f"one for {tag.family}")
         same = other_weights or not tag.fingerprint or tag.fingerprint == here.fingerprint
-        allow = "other_weights=True if the two are the same model, as in another quantisation"
+        allow = "other_weights=True, or --other-weights, if the two are the same model, as in another quantisation"
         require(same, "vector", f"one for {here.name or 'this model'} ({allow})", f"one for {tag.name or 'another model'}")
         return self
 
@@ -234,7 +234,8 @@ class SteeringVector:
         if not isinstance(factor, Real):
             return NotImplemented
         number = finite_number("factor", factor)
-        scaled = {layer: np.float32(number) * v for layer, v in self.directions.items()}
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            scaled = {layer: np.float32(number) * v for layer, v in self.directions.items()}
         diagnosis = {
             layer: replace(known, relative_norm=None if known.relative_norm is None else abs(number) * known.relative_norm)
             for layer, known in self.diagnosis.items()
@@ -258,10 +259,10 @@ class SteeringVector:
         Raises:
             ValueError: a direction of length 0.
         """
-        lengths = {layer: float(np.linalg.norm(v)) for layer, v in self.directions.items()}
+        lengths = {layer: length_of(v) for layer, v in self.directions.items()}
         empty = [layer for layer, length in lengths.items() if length == 0]
         require(not empty, "vector", "directions that are not 0", f"zeros at block {empty[0] if empty else None}")
-        unit = {layer: v / np.float32(lengths[layer]) for layer, v in self.directions.items()}
+        unit = {layer: np.asarray(v, float) / lengths[layer] for layer, v in self.directions.items()}
         diagnosis = {
             layer: replace(known, relative_norm=1 / self.scales[layer] if layer in self.scales else None)
             for layer, known in self.diagnosis.items()
@@ -282,7 +283,8 @@ class SteeringVector:
         shared = [layer for layer in self.layers if layer in other.directions]
         expected = f"one with directions for some of {_ranges(self.layers)}"
         require(len(shared) > 0, "vector", expected, f"one for {_ranges(other.layers)}")
-        directions = {layer: operation(self[layer], other[layer]) for layer in shared}
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            directions = {layer: operation(self[layer], other[layer]) for layer in shared}
         sinks = {layer: self.sinks[layer] for layer in shared if layer in self.sinks}
         scales = {layer: self.scales[layer] for layer in shared if layer in self.scales}
         name = f"{self.name or '?'} {sign} {other.name if sign == '+' else _grouped(other.name)}"
@@ -295,8 +297,12 @@ class SteeringVector:
 
     @property
     def warnings(self) -> dict[int, tuple[str, ...]]:
-        """What the diagnosis says against a direction, by block; blocks without anything are left out."""
-        return {layer: known.warnings for layer, known in self.diagnosis.items() if known.warnings}
+        """What speaks against a direction, that it is 0 or its diagnosis, by block; blocks without anything are left out."""
+        found = {}
+        for layer, v in self.directions.items():
+            zero = () if v.any() else ("it is zero, and steers nowhere",)
+            found[layer] = zero + self.diagnosis.get(layer, Diagnosis()).warnings
+        return {layer: sentences for layer, sentences in found.items() if sentences}
 
     def table(self) -> str:
         """The diagnosis as a table of text, one line for each block, with what speaks against directions below it."""
@@ -304,7 +310,7 @@ class SteeringVector:
         lines = ["block " + " ".join(f"{column:>12}" for column in columns)]
         for layer, v in self.directions.items():
             known = self.diagnosis.get(layer, Diagnosis())
-            length, share = float(np.linalg.norm(v)), known.sink_share
+            length, share = length_of(v), known.sink_share
             # What is left of a part that was taken out is rounding.
             share = 0.0 if share is not None and share < 1e-9 else share
             numbers = (length, known.relative_norm, share, known.halves_cosine, known.accuracy, known.effect_size)
@@ -354,9 +360,14 @@ def geometry(
         scale: median length of the states, if known.
         removed: the share along the sinks that was taken out, if any.
     """
-    length = float(np.linalg.norm(v))
+    length = length_of(v)
     along = None if sink is None or length == 0 else float((np.asarray(v, float) @ np.asarray(sink, float) / length) ** 2)
     return Diagnosis(sink_share=along, removed_share=removed, relative_norm=None if not scale else length / scale)
+
+
+def length_of(v: Float[np.ndarray, " d"]) -> float:
+    """The length of a direction, in float64: the square of a long one is more than float32 can hold."""
+    return float(np.linalg.norm(np.asarray(v, float)))
 
 
 def _vector(argument: str, value: Any) -> Float[np.ndarray, " d"]:

@@ -42,7 +42,7 @@ BACKWARD = 3
 """Passes that a step of training costs, of the blocks behind the update; one more where blocks are computed again."""
 
 
-class Work(NamedTuple):
+class StageCost(NamedTuple):
     """What a stage, or a part of one, takes.
 
     Attributes:
@@ -57,8 +57,8 @@ class Work(NamedTuple):
     writes: tuple[tuple[int, int], ...] = ()
     programs: int = 1
 
-    def of_one(self, groups: int) -> "Work":
-        """What the busiest of several groups has of it."""
+    def of_one(self, groups: int) -> "StageCost":
+        """The share of it that the busiest of several groups has."""
         part = _parts(self.cells, groups) / max(1, self.cells)
         return self._replace(operations=self.operations * part, writes=self.writes[: _parts(len(self.writes), groups)])
 
@@ -78,8 +78,8 @@ class Rates(NamedTuple):
     together: int
     program: float
 
-    def seconds(self, work: Work) -> float:
-        """What work takes."""
+    def seconds(self, work: StageCost) -> float:
+        """The seconds that a work takes."""
         alone, many = self.step
         each = (many - alone) / (self.together - 1)
         writing = sum(steps * (alone + each * (count - 1)) for steps, count in work.writes)
@@ -94,21 +94,21 @@ class Shape:
 
     @property
     def block(self) -> int:
-        """Of the matrices of a block, for each token."""
+        """The operations of the matrices of a block, for each token."""
         a = self.config
         return 2 * sum(math.prod(shape[1:]) for name, shape in shapes(a).items() if is_block_matrix(a, name))
 
     def read(self, rows: int, length: int, blocks: int | float) -> float:
-        """Of passing rows of tokens through blocks."""
+        """The operations of passing rows of tokens through blocks."""
         a = self.config
         return float(rows) * length * blocks * (self.block + 4 * length * a.num_heads * a.head_dim)
 
     def logits(self, positions: int) -> float:
-        """Of the logits of positions."""
+        """The operations of the logits of positions."""
         return 2.0 * positions * self.config.vocab_size * self.config.d_model
 
     def suffix(self, layer: int, length: int) -> float:
-        """Of decoding one state after a layer, for the logits of its last position: the last block has one query."""
+        """The operations from a state after a layer to the logits of its last position: the last block has one query."""
         blocks = self.config.num_layers - 1 - layer
         return self.read(1, length, max(0.0, blocks - 0.8)) + self.logits(1)
 
@@ -117,12 +117,12 @@ def _parts(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def count(experiment: Experiment) -> dict[str, Work]:
-    """What every stage takes, from its beginning."""
+def count(experiment: Experiment) -> dict[str, StageCost]:
+    """The work of every stage, from its beginning."""
     return {name: work(experiment) for name, work in STAGES.items()}
 
 
-def _prompts(experiment: Experiment) -> Work:
+def _prompts(experiment: Experiment) -> StageCost:
     settings, asked, texts = experiment.settings.prompts, missing(experiment), _texts(experiment)
     sets, part = max(1, settings.batch // texts), min(texts, settings.batch)
     groups = [experiment.sets[k : k + sets] for k in range(0, len(experiment.sets), sets)]
@@ -130,26 +130,28 @@ def _prompts(experiment: Experiment) -> Work:
     cells = len(groups) * _parts(texts, part)
     written = [sum(name in asked for name in group) for group in groups for _ in range(_parts(texts, part))]
     operations = Shape(experiment.lm.config).read(len(asked), max(lengths, default=0), experiment.lm.config.num_layers)
-    return Work(cells, operations, tuple((settings.new, sets * part) for sets in written if sets), 1 if asked else 0)
+    return StageCost(
+        cells, operations, tuple((settings.max_new_tokens, sets * part) for sets in written if sets), 1 if asked else 0
+    )
 
 
 def _texts(experiment: Experiment) -> int:
     return max(map(len, given(experiment).values()), default=experiment.settings.prompts.texts)
 
 
-def _vectors(experiment: Experiment) -> Work:
-    a, length = experiment.lm.config, min(experiment.settings.vectors.tokens, experiment.settings.prompts.new)
-    return Work(len(experiment.sets), Shape(a).read(len(experiment.sets) * _texts(experiment), length, a.num_layers))
+def _vectors(experiment: Experiment) -> StageCost:
+    a, length = experiment.lm.config, min(experiment.settings.vectors.tokens, experiment.settings.prompts.max_new_tokens)
+    return StageCost(len(experiment.sets), Shape(a).read(len(experiment.sets) * _texts(experiment), length, a.num_layers))
 
 
-def _log_odds(experiment: Experiment) -> Work:
+def _log_odds(experiment: Experiment) -> StageCost:
     a, settings, sets = experiment.lm.config, experiment.settings.vectors, len(experiment.sets)
     rows = sets * _parts(_texts(experiment), settings.batch) * settings.batch
     shape = Shape(a)
-    return Work(sets, shape.read(rows, settings.tokens, a.num_layers) + shape.logits(rows))
+    return StageCost(sets, shape.read(rows, settings.tokens, a.num_layers) + shape.logits(rows))
 
 
-def _next_token(experiment: Experiment) -> Work:
+def _next_token(experiment: Experiment) -> StageCost:
     settings, whole = experiment.settings.next_token, experiment.settings
     texts = experiment.inputs.contexts[: settings.contexts]
     rows = [experiment.tokenizer.encode(text)[: settings.context] for text in texts]
@@ -163,24 +165,26 @@ def _next_token(experiment: Experiment) -> Work:
             pieces = len(whole.concepts) * len(rows)
             cells, total = cells + pieces, total + pieces * (prefix + passes * shape.suffix(int(layer), steered))
     kinds = {variant.last_only for variant in whole.steered}
-    return Work(cells, total, programs=2 * len(kinds))
+    return StageCost(cells, total, programs=2 * len(kinds))
 
 
-def _judged(experiment: Experiment, texts: int, new: int) -> float:
+def _judged(experiment: Experiment, texts: int, max_new_tokens: int) -> float:
     """Operations of what is thought of texts: a judge's answer, and two ratios of likelihoods."""
     a, tokenizer, settings = experiment.judge.config, experiment.judge.tokenizer, experiment.settings.concept
     assert tokenizer is not None
     shape, rows = Shape(a), _parts(texts, settings.judged_together) * settings.judged_together
     concepts = [name for name in experiment.settings.concepts if name in DEFINITIONS]
     request = max(len(tokenizer.encode(judge_request("", name))) for name in experiment.settings.concepts)
-    total = shape.read(rows, request + new, a.num_layers) + shape.logits(rows)
+    total = shape.read(rows, request + max_new_tokens, a.num_layers) + shape.logits(rows)
     if concepts:
         before = max(len(tokenizer.encode(plain_request(DEFINITIONS[name].means))) for name in concepts)
-        total += 2 * (shape.read(rows, before + new, a.num_layers) + shape.logits(rows * (before + new)))
+        total += 2 * (
+            shape.read(rows, before + max_new_tokens, a.num_layers) + shape.logits(rows * (before + max_new_tokens))
+        )
     return total
 
 
-def _concept(experiment: Experiment) -> Work:
+def _concept(experiment: Experiment) -> StageCost:
     settings, whole = experiment.settings.concept, experiment.settings
     starts = [experiment.tokenizer.encode(text) for text in experiment.inputs.starts[: settings.prompts]]
     each = len(starts) * settings.completions
@@ -188,18 +192,18 @@ def _concept(experiment: Experiment) -> Work:
     cells = len(whole.concepts) * len(whole.layers) * _parts(settings.strengths, together)
     read = Shape(experiment.lm.config).read(len(starts) * together, max(map(len, starts)), experiment.lm.config.num_layers)
     completions = len(whole.concepts) * len(whole.layers) * settings.strengths * each
-    judged = _judged(experiment, completions, settings.new)
-    calibration = _judged(experiment, 2 * len(whole.concepts) * _texts(experiment), settings.new)
-    return Work(cells, cells * read + judged + calibration, ((settings.new, together * each),) * cells, 4)
+    judged = _judged(experiment, completions, settings.max_new_tokens)
+    calibration = _judged(experiment, 2 * len(whole.concepts) * _texts(experiment), settings.max_new_tokens)
+    return StageCost(cells, cells * read + judged + calibration, ((settings.max_new_tokens, together * each),) * cells, 4)
 
 
-def _blocks(experiment: Experiment) -> Work:
+def _blocks(experiment: Experiment) -> StageCost:
     settings = experiment.settings.cross_entropy
     cells = _parts(settings.blocks, settings.part)
-    return Work(2 * cells, 0.0, ((settings.tokens - 1, settings.part),) * cells)
+    return StageCost(2 * cells, 0.0, ((settings.tokens - 1, settings.part),) * cells)
 
 
-def _cross_entropy(experiment: Experiment) -> Work:
+def _cross_entropy(experiment: Experiment) -> StageCost:
     settings, whole, a = experiment.settings.cross_entropy, experiment.settings, experiment.lm.config
     shape, total = Shape(a), 0.0
     for layer in map(int, whole.layers):
@@ -209,18 +213,18 @@ def _cross_entropy(experiment: Experiment) -> Work:
         # Three programs embed the text; the curves have every strength but 0, and 0 once.
         total += 3 * before + (settings.strengths + SLOPES + 1) * after
     pieces = 2 * len(whole.concepts)
-    return Work(pieces * len(whole.layers) * _parts(settings.blocks, settings.part), pieces * total, programs=3)
+    return StageCost(pieces * len(whole.layers) * _parts(settings.blocks, settings.part), pieces * total, programs=3)
 
 
-def _mmlu(experiment: Experiment) -> Work:
+def _mmlu(experiment: Experiment) -> StageCost:
     settings, whole = experiment.settings.mmlu, experiment.settings
     rows = rows_of(experiment)
     parts, length, shape = _parts(len(rows), settings.part), max(map(len, rows)), Shape(experiment.lm.config)
     each = shape.read(1, length, whole.middle + 1) + settings.strengths * shape.suffix(whole.middle, length)
-    return Work(len(whole.concepts) * parts, len(whole.concepts) * parts * settings.part * each)
+    return StageCost(len(whole.concepts) * parts, len(whole.concepts) * parts * settings.part * each)
 
 
-def _train_update(experiment: Experiment) -> Work:
+def _train_update(experiment: Experiment) -> StageCost:
     settings, a, every = experiment.settings.updates, experiment.lm.config, tasks(experiment)
     shape, cells, total, programs = Shape(a), 0, 0.0, 0
     for form in settings.forms:
@@ -233,10 +237,10 @@ def _train_update(experiment: Experiment) -> Work:
             passes = sum(2 if method == "reps" else 1 for method in methods)
             backward = BACKWARD + task.rematerialises
             total += len(methods) * states + passes * backward * steps_of(settings) * 2 * settings.batch * row
-    return Work(cells, total, programs=programs)
+    return StageCost(cells, total, programs=programs)
 
 
-def _preference_utility(experiment: Experiment) -> Work:
+def _preference_utility(experiment: Experiment) -> StageCost:
     settings, a, every = experiment.settings.updates, experiment.lm.config, tasks(experiment)
     layers = np.unique(np.linspace(0, a.num_layers - 1, settings.law_layers).round().astype(int))
     shape, cells, total = Shape(a), len(settings.concepts) * len(layers), 0.0
@@ -249,10 +253,10 @@ def _preference_utility(experiment: Experiment) -> Work:
             total += parts * settings.part * len(methods) * 2 * task.held_out.pairs * row
         for layer in layers:
             total += settings.law_pairs * settings.law_strengths * shape.suffix(int(layer), task.length)
-    return Work(cells, total, programs=2 + len(settings.forms))
+    return StageCost(cells, total, programs=2 + len(settings.forms))
 
 
-STAGES: dict[str, Callable[[Experiment], Work]] = {
+STAGES: dict[str, Callable[[Experiment], StageCost]] = {
     "prompts": _prompts,
     "vectors": _vectors,
     "log-odds": _log_odds,
@@ -264,7 +268,7 @@ STAGES: dict[str, Callable[[Experiment], Work]] = {
     "train-update": _train_update,
     "preference-utility": _preference_utility,
 }
-"""What counts the work of each stage."""
+"""Functions that count the work of each stage."""
 
 
 def measure_rates(lm: LanguageModel, together: int) -> Rates:
@@ -309,8 +313,8 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
     return max(0.0, seconds[0] - working), working
 
 
-class Estimate(NamedTuple):
-    """What a run will take.
+class RunCost(NamedTuple):
+    """An estimate of what a run will take.
 
     Attributes:
         stages: names.
@@ -321,7 +325,7 @@ class Estimate(NamedTuple):
     """
 
     stages: tuple[str, ...]
-    work: tuple[Work, ...]
+    work: tuple[StageCost, ...]
     seconds: tuple[float, ...]
     memory: int
     groups: int
@@ -360,8 +364,8 @@ def _is_finished(experiment: Experiment, stage: str) -> bool:
     return all(experiment.store.finished(group) for group in groups)
 
 
-def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None = None, *, hosts: int = 1) -> Estimate:
-    """What stages of a run will take here, those that are finished left out.
+def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None = None, *, hosts: int = 1) -> RunCost:
+    """An estimate of what stages of a run will take here, without those that are finished.
 
     Args:
         experiment: the run.
@@ -383,11 +387,11 @@ def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None 
         for each in models
     )
     seconds = tuple(known.seconds(work.of_one(groups)) for work in works.values())
-    return Estimate(tuple(left), tuple(works[name] for name in left), seconds, memory, groups)
+    return RunCost(tuple(left), tuple(works[name] for name in left), seconds, memory, groups)
 
 
 class Card(NamedTuple):
-    """What a kind of device does in a second, as measured on work of the stages.
+    """The work that a kind of device does in a second, as measured on that of the stages.
 
     Attributes:
         reading: operations of sweeps and of passes over texts.
@@ -403,7 +407,7 @@ class Card(NamedTuple):
 
 
 class FromHost(NamedTuple):
-    """What reading blocks from the memory of the host costs.
+    """The cost of reading blocks from the memory of the host.
 
     Attributes:
         bandwidth: bytes in a second, to each device.
@@ -447,8 +451,8 @@ def rates_on(
     return Rates(reading, (alone, alone + (together - 1) * further), together, 0.0)
 
 
-def count_for(config: Config, tokenizer: Tokenizer, settings: ExperimentSettings, inputs: Inputs) -> dict[str, Work]:
-    """What every stage takes on a model whose weights are not at hand.
+def count_for(config: Config, tokenizer: Tokenizer, settings: ExperimentSettings, inputs: Inputs) -> dict[str, StageCost]:
+    """The work of every stage on a model whose weights are not at hand.
 
     Args:
         config: of the model.

@@ -1,7 +1,7 @@
 """A run of the experiments: a model, settings, texts and the store that results go to, and what several stages need."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -98,7 +98,7 @@ class Experiment:
         return self.store.data("vectors")["mean"]
 
     def vector(self, concept: str, layer: int, variant: Variant | None = None) -> Float[np.ndarray, " d"]:
-        """What strength 1 adds after a layer: the steering vector of a concept in the unit that the settings name."""
+        """The addition of strength 1 after a layer: the steering vector of a concept in the unit that the settings name."""
         steered = variant or self.settings.main
         v = self.difference(concept, layer, steered)
         return v / np.linalg.norm(v) if steered.normalised else v * self.unit(concept, layer, steered)
@@ -170,6 +170,7 @@ def begin(
     judge: LanguageModel | None = None,
     files: Mapping[str, Path] | None = None,
     progress: bool | None = None,
+    check: Callable[[Experiment], object] = lambda experiment: None,
 ) -> Experiment:
     """Begin a run in a folder, or continue the run that the folder holds.
 
@@ -181,6 +182,7 @@ def begin(
         judge: the model that judges texts, on the same devices; `lm` if left out.
         files: the files that inputs were read from; the store records them.
         progress: whether to show bars.
+        check: called with the run before anything is written to the folder; what it raises leaves the folder as it was.
 
     Raises:
         ValueError: a model without a tokenizer, layers that it does not have, a folder of another run.
@@ -203,4 +205,8 @@ def begin(
         begun=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     (first, first_judge), *others = groups
-    return Experiment(first, first_judge, chosen, inputs, open_store(folder, about), progress, tuple(others))
+    experiment = Experiment(
+        first, first_judge, chosen, inputs, Store(Path(folder), about), progress=progress, others=tuple(others)
+    )
+    check(experiment)
+    return replace(experiment, store=open_store(folder, about))

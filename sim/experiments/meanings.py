@@ -1,4 +1,4 @@
-"""What the arrays of a run's store mean: a unit and a sentence for each, which are stored as its attributes."""
+"""The meaning of the arrays of a run's store: a unit and a sentence for each, which are stored as its attributes."""
 
 from typing import Any
 

@@ -67,7 +67,7 @@ DEFINITIONS: dict[str, Definition] = {
 
 
 def request(text: str) -> str:
-    """What an instruct model is asked so that it writes a text that embodies a concept.
+    """A request to an instruct model for a text that embodies a concept.
 
     Args:
         text: a definition's `means` or `opposite`.
@@ -91,7 +91,7 @@ def plain_request(text: str) -> str:
 
 
 def judge_request(completion: str, concept: str) -> str:
-    """What a judge is asked: 1 if the text expresses the concept, 0 if not.
+    """The question to a judge: 1 if the text expresses the concept, 0 if not.
 
     Args:
         completion: the text to judge.

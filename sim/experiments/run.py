@@ -6,23 +6,24 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sim.bridge import fetch
 from sim.bridge.model import load
 from sim.experiments import strength
-from sim.experiments.estimate import Estimate, estimate
+from sim.experiments.estimate import RunCost, estimate
 from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import read_inputs
 from sim.experiments.preference.measure import preference_utility
 from sim.experiments.preference.updates import tasks, train_updates
 from sim.experiments.settings import PRESETS, from_json
 from sim.experiments.store import DATA, Store, read_store
-from sim.experiments.strength.concept import concept
+from sim.experiments.strength.concept import concept, suitable_starts
 from sim.experiments.strength.cross_entropy import blocks, cross_entropy, enough
 from sim.experiments.strength.mmlu import mmlu, rows_of
-from sim.experiments.strength.next_token import asked_tokens, next_token
+from sim.experiments.strength.next_token import next_token, suitable_contexts
 from sim.experiments.strength.prompts import known, prompts
 from sim.experiments.strength.vectors import log_odds, vectors
 from sim.experiments.unused import unused
@@ -45,7 +46,8 @@ STAGES: dict[str, tuple[Callable[[Experiment], None], tuple[str, ...]]] = {
 
 INPUT_CHECKS: dict[str, Callable[[Experiment], object]] = {
     "prompts": known,
-    "next-token": asked_tokens,
+    "next-token": suitable_contexts,
+    "concept": suitable_starts,
     "blocks": enough,
     "mmlu": rows_of,
     "train-update": tasks,
@@ -92,7 +94,7 @@ def run(
     Raises:
         ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed."""
     order = in_order(stages)
-    _check_inputs(experiment, order)
+    _check_inputs(order, experiment)
     for line in unused(experiment, [name for name in order if not experiment.store.finished(name)]):
         warnings.warn(line, stacklevel=2)
     for name in order:
@@ -101,7 +103,7 @@ def run(
         on_every_group(experiment, STAGES[name][0])
 
 
-def _check_inputs(experiment: Experiment, stages: Sequence[str]) -> None:
+def _check_inputs(stages: Sequence[str], experiment: Experiment) -> None:
     """Raise an error if the inputs do not suit one of some stages that are not finished."""
     for name in stages:
         if name in INPUT_CHECKS and not experiment.store.finished(name):
@@ -140,6 +142,7 @@ def prepare(
     hosts: int = 1,
     offload: bool | None = False,
     progress: bool | None = None,
+    stages: Sequence[str] | None = (),
 ) -> Experiment:
     """Begin or continue a run in a folder. An argument that is left out keeps the run's value; a new run gets the default.
 
@@ -158,10 +161,12 @@ def prepare(
         hosts: how many share the groups of the mesh.
         offload: whether the blocks of the models stay on the host, as in `load`.
         progress: whether to show bars.
+        stages: what `run` will be given: inputs that do not suit these stages are refused. None of them if left out.
 
     Raises:
-        ValueError: an argument is wrong; the error comes before anything is computed.
+        ValueError: an argument is wrong; the error comes before anything is computed or written.
     """
+    check = partial(_check_inputs, in_order(stages))
     known = read_store(out).about if (Path(out) / DATA).is_dir() else {}
     require(preset is None or preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}", repr(preset))
     base = from_json(known["settings"]) if known and preset is None else PRESETS[preset or "laptop"]
@@ -176,11 +181,11 @@ def prepare(
     other = None
     if judging != name:
         other = replace(load(judging, mesh=lm.mesh, **computed), memory_budget=budget)
-    return begin(out, lm, settings, inputs, judge=other, files=paths, progress=progress)
+    return begin(out, lm, settings, inputs, judge=other, files=paths, progress=progress, check=check)
 
 
-def foresee(out: str | Path, stages: Sequence[str] | None = None, **arguments: Any) -> Estimate:
-    """What stages of a run will take on this device. Nothing is left in the folder.
+def foresee(out: str | Path, stages: Sequence[str] | None = None, **arguments: Any) -> RunCost:
+    """An estimate of what stages of a run will take on this device. Nothing is left in the folder.
 
     Args:
         out: the folder; what a run in it has done counts as done.
@@ -198,8 +203,7 @@ def foresee(out: str | Path, stages: Sequence[str] | None = None, **arguments: A
             folder = Path(temporary) / "run"
             if known:
                 shutil.copytree(Path(out) / DATA, folder / DATA)
-        experiment = prepare(folder, **arguments)
-        _check_inputs(experiment, order)
+        experiment = prepare(folder, stages=order, **arguments)
         return estimate(experiment, order, hosts=arguments.get("hosts", 1))
 
 
@@ -231,7 +235,7 @@ STAGE_OF_GROUP = {"lexicon": "concept", "judge": "concept", "update": "train-upd
 
 
 def _order(group: str) -> tuple[int, str]:
-    """Where a group is listed: with its stage; at the end if no stage is known for it."""
+    """A sort key of groups: each stands with its stage; at the end if no stage is known for it."""
     names = list(STAGES)
     stage = group if group in names else STAGE_OF_GROUP.get(group.split("-")[0])
     return (len(names) if stage is None else names.index(stage)), group

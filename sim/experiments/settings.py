@@ -1,4 +1,4 @@
-"""What the experiments compute: settings of every stage, three presets, and how a variant of steering is named.
+"""Settings of the experiments: those of every stage, three presets, and how a variant of steering is named.
 
 S, section 5 and appendix A, is the preset "paper"; "laptop" is less of the same, "smoke" a little of everything.
 """
@@ -91,12 +91,12 @@ class Prompts(Sampled):
 
     Attributes:
         texts: in each set.
-        new: tokens of each, at most.
+        max_new_tokens: of each, at most.
         batch: generated together.
     """
 
     texts: int = 24
-    new: int = 64
+    max_new_tokens: int = 64
     batch: int = 48
 
 
@@ -159,7 +159,7 @@ class ConceptProbability(Sampled, Sweep):
         strengths, reach, spread: as for next tokens.
         prompts: how many beginnings, at most those there are.
         completions: of each at each strength.
-        new: tokens of each.
+        max_new_tokens: of each.
         batch: generated together, about.
         lexicon: words that count as the concept's, those of the highest log-odds.
         judged_together: texts in one pass of the judge.
@@ -171,7 +171,7 @@ class ConceptProbability(Sampled, Sweep):
     spread: float = 4.0
     prompts: int = 4
     completions: int = 2
-    new: int = 24
+    max_new_tokens: int = 24
     batch: int = 132
     lexicon: int = 100
     judged_together: int = 16
@@ -548,11 +548,11 @@ PRESETS = {
     "paper": ExperimentSettings(
         concepts=CONCEPTS,
         updates=Updates(chat=True, strengths=41, spread=0.0),
-        prompts=Prompts(texts=500, new=300, batch=250),
+        prompts=Prompts(texts=500, max_new_tokens=300, batch=250),
         vectors=Vectors(tokens=300, averaged="all", unit="vector", resamples=5, batch=8),
         next_token=NextToken(strengths=1025, reach=200.0, spread=0.0, contexts=1),
         concept=ConceptProbability(
-            strengths=41, reach=40.0, spread=0.0, prompts=12, completions=32, new=100, batch=384, chat=True
+            strengths=41, reach=40.0, spread=0.0, prompts=12, completions=32, max_new_tokens=100, batch=384, chat=True
         ),
         cross_entropy=CrossEntropy(strengths=129, reach=100.0, spread=0.0, blocks=8192, part=64),
         mmlu=Mmlu(strengths=21, reach=10.0, spread=0.0, questions=100_000, part=50),
@@ -574,10 +574,10 @@ PRESETS = {
             law_pairs=2,
             law_strengths=9,
         ),
-        prompts=Prompts(texts=4, new=12, batch=12),
+        prompts=Prompts(texts=4, max_new_tokens=12, batch=12),
         vectors=Vectors(tokens=12, resamples=0, batch=4),
         next_token=NextToken(strengths=33, kept=20, context=16, contexts=1),
-        concept=ConceptProbability(strengths=5, prompts=2, completions=1, new=8, batch=10, judged_together=5),
+        concept=ConceptProbability(strengths=5, prompts=2, completions=1, max_new_tokens=8, batch=10, judged_together=5),
         cross_entropy=CrossEntropy(strengths=5, blocks=2, tokens=16, part=2),
         mmlu=Mmlu(strengths=3, shots=2, questions=4, part=4),
     ),

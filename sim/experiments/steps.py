@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 from sim.progress import bar
 
 Step = Callable[[int, Any], tuple[Any, Any]]
-"""From the number of a step and a state to the next state and the loss of the state that was given."""
+"""A training step: it maps the number of the step and a state to the next state and the loss of the old state."""
 
 
 class Steps(NamedTuple):
-    """What training in steps gives.
+    """The result of training in steps.
 
     Attributes:
         state: after the last step; if it was stopped, the last state whose loss was a number.

@@ -31,7 +31,7 @@ from sim.experiments.settings import differences
 from sim.progress import bar
 from ufm._check import require
 
-FORMAT = 3
+FORMAT = 4
 """The version of what is stored. It changes when names in the store change."""
 
 DATA = "data.zarr"
@@ -98,7 +98,7 @@ class Store:
 
     @property
     def root(self) -> Path:
-        """Where the arrays are."""
+        """The folder of the arrays."""
         return self.path / DATA
 
     @property
@@ -233,7 +233,7 @@ class Store:
 
     @property
     def _unit(self) -> str:
-        """What strength 1 adds in this run, `Vectors.unit`; nothing if the settings do not say."""
+        """The unit of strength in this run, `Vectors.unit`; empty if the settings do not say."""
         settings = self.about.get("settings")
         vectors = settings.get("vectors") if isinstance(settings, Mapping) else None
         return str(vectors.get("unit", "")) if isinstance(vectors, Mapping) else ""

@@ -1,4 +1,4 @@
-"""What of the user's own texts a run leaves out or cuts, in sentences: nothing is dropped without a word."""
+"""Sentences on the user's own texts that a run leaves out or cuts: nothing is dropped without a word."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,9 +17,9 @@ def unused(experiment: Experiment, stages: Sequence[str]) -> list[str]:
 
 
 def _of_prompts(experiment: Experiment) -> Iterator[str]:
-    most = experiment.settings.prompts.new
+    most = experiment.settings.prompts.max_new_tokens
     for name, texts in given(experiment).items():
-        yield from _cut(experiment, f"prompts of {name}", texts, most, "prompts.new", special=False)
+        yield from _cut(experiment, f"prompts of {name}", texts, most, "prompts.max_new_tokens", special=False)
     few = {name: len(texts) for name, texts in given(experiment).items() if len(texts) < FEW}
     if few:
         counts = ", ".join(f"{name} {count}" for name, count in few.items())
@@ -28,7 +28,7 @@ def _of_prompts(experiment: Experiment) -> Iterator[str]:
 
 def _of_vectors(experiment: Experiment) -> Iterator[str]:
     most = experiment.settings.vectors.tokens
-    if most < experiment.settings.prompts.new:
+    if most < experiment.settings.prompts.max_new_tokens:
         for name, texts in given(experiment).items():
             yield from _cut(experiment, f"prompts of {name}, for vectors", texts, most, "vectors.tokens", special=False)
 

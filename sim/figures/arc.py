@@ -91,4 +91,4 @@ ARC_FIGURES: dict[str, Drawing] = {
         "Token 0 loses to each of the others in turn, and gains a little where two of them are even: it has four bumps.",
     ),
 }
-"""Of `sim.toy.arc`, by the name of their files."""
+"""The figures of `sim.toy.arc`, by the name of their files."""

@@ -232,7 +232,7 @@ def even_between(alphas: Float[np.ndarray, " K"], low: float, high: float, count
     return width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), count))
 
 
-class Estimate(NamedTuple):
+class ErrorBars(NamedTuple):
     """Values along a sweep, NaN where there are none, and how far error bars go down and up.
 
     Attributes:
@@ -244,25 +244,25 @@ class Estimate(NamedTuple):
     above: Float[np.ndarray, " K"]
 
 
-def mean(values: Float[np.ndarray, "K n"]) -> Estimate:
+def mean(values: Float[np.ndarray, "K n"]) -> ErrorBars:
     """Means of what is not NaN, and their standard errors; no error bar for one value."""
     finite = np.isfinite(values)
     n = finite.sum(axis=1)
     average = np.where(n > 0, np.where(finite, values, 0).sum(axis=1) / np.maximum(n, 1), np.nan)
     squares = np.where(finite, (values - average[:, None]) ** 2, 0).sum(axis=1)
     error = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1)), 0.0)
-    return Estimate(average, error, error)
+    return ErrorBars(average, error, error)
 
 
-def share(hits: Bool[np.ndarray, "K n"], asked: Bool[np.ndarray, "K n"]) -> Estimate:
+def share(hits: Bool[np.ndarray, "K n"], asked: Bool[np.ndarray, "K n"]) -> ErrorBars:
     """Shares of hits among those asked, with intervals of Wilson that have the weight of one standard error."""
     n, right = asked.sum(axis=1), (hits & asked).sum(axis=1)
     value = np.where(n > 0, right / np.maximum(n, 1), np.nan)
     low, high = wilson(right, n, 1.0)
-    return Estimate(value, *(np.where(n > 0, bar, 0.0) for bar in (value - low, high - value)))
+    return ErrorBars(value, *(np.where(n > 0, bar, 0.0) for bar in (value - low, high - value)))
 
 
-def points(axes: Axes, alphas: Float[np.ndarray, " K"], estimate: Estimate, **look: Any) -> None:
+def points(axes: Axes, alphas: Float[np.ndarray, " K"], estimate: ErrorBars, **look: Any) -> None:
     """Points with error bars; of a long sweep, some of them."""
     every = max(1, alphas.size // 40)
     bars = np.stack([estimate.below, estimate.above])

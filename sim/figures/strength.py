@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from sim.figures import next_token
 from sim.figures.panels import (
     MARK,
-    Estimate,
+    ErrorBars,
     even_between,
     labels,
     layer_legend,
@@ -48,7 +48,7 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
     layers, alphas = labels(data, "layer"), data["alpha"].values
     fits = data if fits is None and "level" in data else fits
 
-    def find(name: str, measure: str) -> dict[int, Estimate] | None:
+    def find(name: str, measure: str) -> dict[int, ErrorBars] | None:
         estimates = {int(layer): measured(data.sel(concept=name, layer=layer), measure) for layer in layers}
         return {layer: estimate for layer, estimate in estimates.items() if np.isfinite(estimate.value).any()} or None
 
@@ -73,7 +73,7 @@ def concept_probability(data: xr.Dataset, fits: xr.Dataset | None = None) -> Fig
     return figure
 
 
-def measured(sweep: xr.Dataset, measure: str) -> Estimate:
+def measured(sweep: xr.Dataset, measure: str) -> ErrorBars:
     """The share of completions that show the concept, at every strength.
 
     Args:
@@ -103,7 +103,7 @@ def cross_entropy(data: xr.Dataset) -> Figure:
     """
     layers, alphas = labels(data, "layer"), data["alpha"].values
 
-    def find(name: str) -> dict[tuple[int, str], Estimate] | None:
+    def find(name: str) -> dict[tuple[int, str], ErrorBars] | None:
         increases = data["increase"].sel(concept=name).transpose("layer", "text", "strength", "block")
         every = {
             (int(layer), str(kind)): mean(increases.sel(layer=layer, text=kind).values)
@@ -186,7 +186,7 @@ def cross_entropy_near_zero(data: xr.Dataset) -> Figure:
                 (foreign["increase"], {"color": OFF_TARGET, "marker": "^"}),
                 (own["divergence"], _FILLED),
             ):
-                points(axes, alphas[near], Estimate(*(values[near] for values in estimate)), **(MARK | look))
+                points(axes, alphas[near], ErrorBars(*(values[near] for values in estimate)), **(MARK | look))
                 heights.append(estimate.value[near])
             top, bottom = (end(np.concatenate(heights)) for end in (np.nanmax, np.nanmin))
             axes.set_ylim(min(bottom, 0) - 0.12 * (top - min(bottom, 0)), max(top, 0) + 0.15 * (top - min(bottom, 0)))
@@ -209,7 +209,7 @@ _SMALL = ("increase", "divergence", "slope", "curvature")
 _FILLED = {"color": INK, "marker": "o", "markersize": 2.2, "markerfacecolor": INK}
 
 
-def _over_blocks(values: xr.DataArray) -> Estimate:
+def _over_blocks(values: xr.DataArray) -> ErrorBars:
     rows = values.transpose(..., "block").values.astype(float)
     return mean(rows.reshape(-1, rows.shape[-1]))
 
@@ -228,7 +228,7 @@ def accuracy(data: xr.Dataset) -> Figure:
     """
     layers, alphas = labels(data, "layer"), data["alpha"].values
 
-    def find(name: str) -> dict[int, Estimate] | None:
+    def find(name: str) -> dict[int, ErrorBars] | None:
         estimates = {int(layer): answered(data.sel(concept=name, layer=layer)) for layer in layers}
         return {layer: estimate for layer, estimate in estimates.items() if np.isfinite(estimate.value).any()} or None
 
@@ -249,7 +249,7 @@ def accuracy(data: xr.Dataset) -> Figure:
     return figure
 
 
-def answered(sweep: xr.Dataset) -> Estimate:
+def answered(sweep: xr.Dataset) -> ErrorBars:
     """The share of questions whose likeliest letter is right, at every strength.
 
     Args:

@@ -21,7 +21,7 @@ _TILTS = {
     "closest": ("the closest tilt, $p\\,e^{tM}$", THIRD, (0, (4, 2))),
     "normed": ("with the norm, $(p\\,e^{\\alpha M})^D$", TARGET, "-"),
 }
-"""What steering is compared with: label, colour and dashes."""
+"""The curves that steering is compared with: label, colour and dashes."""
 
 _VECTORS = {"all positions": "all positions", "last position": "last positions"}
 

@@ -1,4 +1,4 @@
-"""What steering costs as far as it tilts predictions: tilts of one prediction, and strengths that keep to a budget.
+"""The cost of steering as far as it tilts predictions: tilts of one prediction, and strengths that keep to a budget.
 
 M are log-odds of a corpus, where a trained model tilts exactly; or the slopes of a model's logits at strength 0, where the
 tilt is a forecast from one Jacobian-vector product.

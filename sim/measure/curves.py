@@ -1,4 +1,4 @@
-"""What next-token probabilities do along a sweep: bumps and their order, and the probabilities of concepts.
+"""The shapes of next-token probabilities along a sweep: bumps and their order, and the probabilities of concepts.
 
 Of S these are theorems 3.3 and 3.6, for curves that are measured or predicted: log-probabilities ``[n, K, V]`` of n contexts
 at K increasing strengths.
@@ -21,11 +21,11 @@ Curves = Mapping[str, Float[np.ndarray, "n K V"]]
 
 
 KINDS_OF_CURVE = ("one bump", "none", "several bumps")
-"""What a probability can do along a sweep: rise to one peak and fall; rise or fall throughout; have several peaks."""
+"""The shapes of a probability along a sweep: rise to one peak and fall; rise or fall throughout; have several peaks."""
 
 
 class Shapes(NamedTuple):
-    """What several probabilities do along a sweep.
+    """The shapes of several probabilities along a sweep.
 
     Attributes:
         bumps: how many each has, ``[N]``.

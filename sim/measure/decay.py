@@ -1,13 +1,13 @@
 """Validity decay: W's curves of preference and utility against strength, fitted.
 
 W (arXiv:2602.02343) finds that steering works as long as hidden states stay where the model has learned to read them, and
-that this validity D falls with the strength m like a rational-quadratic, on each side of 0 with numbers of its own:
+that this validity D falls with the strength alpha like a rational-quadratic, on each side of 0 with numbers of its own:
 
-    D(m) = ((1 + (m - m_s)^2 / L_s) / (1 + m_s^2 / L_s))^(-p_s),      s the sign of m,
-    preference(m) = (alpha m + beta) D(m) + b,      utility(m) = beta D(m) + b.
+    D(alpha) = ((1 + (alpha - alpha_s)^2 / L_s) / (1 + alpha_s^2 / L_s))^(-p_s),      s the sign of alpha,
+    preference(alpha) = (slope alpha + beta) D(alpha) + b,      utility(alpha) = beta D(alpha) + b.
 
 Here D(0) = 1 on both sides, so that D is continuous whatever the numbers. W's own pieces lack the denominator, and have to
-agree at 0; their common value there is a factor that alpha and beta absorb, which makes them a special case. So is N7's law:
+agree at 0; their common value there is a factor that slope and beta absorb, which makes them a special case. So is N7's law:
 one piece for both sides, with exponent 1/2.
 """
 
@@ -35,7 +35,7 @@ class Side(NamedTuple):
     """D on one side of 0.
 
     Attributes:
-        centre: m_s, a strength.
+        centre: alpha_s, a strength.
         width: sqrt(L_s), a strength.
         exponent: p_s.
     """
@@ -50,7 +50,7 @@ class Decay:
     """A fitted curve.
 
     Attributes:
-        alpha: slope of the preference, per unit of strength; 0 for utility.
+        slope: of the preference, per unit of strength; 0 for utility. W calls it alpha.
         beta, b: what D scales, and what it does not.
         below, above: D at strengths below 0, and at 0 and above; the same if one piece was asked for.
         errors: standard error of each of `parameters`, to first order, from the Jacobian and the residual. NaN where data do
@@ -61,7 +61,7 @@ class Decay:
         points: how many were fitted.
     """
 
-    alpha: float
+    slope: float
     beta: float
     b: float
     below: Side
@@ -73,24 +73,26 @@ class Decay:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """All numbers by name: ``alpha``, ``beta``, ``b``, ``below.centre`` and so on."""
+        """All numbers by name: ``slope``, ``beta``, ``b``, ``below.centre`` and so on."""
         sides = {f"{name}.{key}": value for name in _SIDES for key, value in getattr(self, name)._asdict().items()}
-        return {"alpha": self.alpha, "beta": self.beta, "b": self.b} | sides
+        return {"slope": self.slope, "beta": self.beta, "b": self.b} | sides
 
-    def validity(self, m: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """D at strengths `m`, ``[n]``; 1 at 0."""
+    def validity(self, alphas: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """D at strengths `alphas`, ``[n]``; 1 at 0."""
         numbers = np.asarray([self.below, self.above], float)
-        return np.exp(_log_validity(m, (m >= 0).astype(int), numbers[:, 0], np.log(numbers[:, 1]), np.log(numbers[:, 2])))
+        return np.exp(
+            _log_validity(alphas, (alphas >= 0).astype(int), numbers[:, 0], np.log(numbers[:, 1]), np.log(numbers[:, 2]))
+        )
 
-    def __call__(self, m: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """The curve at strengths `m`, ``[n]``."""
-        return (self.alpha * m + self.beta) * self.validity(m) + self.b
+    def __call__(self, alphas: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The curve at strengths `alphas`, ``[n]``."""
+        return (self.slope * alphas + self.beta) * self.validity(alphas) + self.b
 
     def half(self, sign: int) -> float:
-        """The strength of this sign at which D has fallen to 1/2: ``m_s + s sqrt(L_s (2^(1/p_s) (1 + m_s^2/L_s) - 1))``.
+        """The strength of this sign at which D has fallen to 1/2.
 
-        There is one on each side, but it may lie beyond the strengths that were fitted, and be inf where D falls so slowly
-        that no number is large enough.
+        It is ``alpha_s + s sqrt(L_s (2^(1/p_s) (1 + alpha_s^2/L_s) - 1))``. There is one on each side, but it may lie beyond
+        the strengths that were fitted, and be inf where D falls so slowly that no number is large enough.
 
         Raises:
             ValueError: `sign` not 1 or -1.
@@ -107,54 +109,54 @@ class Decay:
 _SIDES = ("below", "above")
 
 
-def between(m: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
+def between(alphas: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
     """Strengths in increasing order, ``[n]``, with others evenly between each and the next, for curves."""
-    last = m.size - 1
-    return np.interp(np.linspace(0, last, _BETWEEN * last + 1), np.arange(m.size), m)
+    last = alphas.size - 1
+    return np.interp(np.linspace(0, last, _BETWEEN * last + 1), np.arange(alphas.size), alphas)
 
 
 def fit_preference(
-    m: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], *, one_piece: bool = False, exponent: float | None = None
+    alphas: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], *, one_piece: bool = False, exponent: float | None = None
 ) -> Decay:
-    """The curve ``(alpha m + beta) D(m) + b`` nearest to points in squares, of those that keep near them.
+    """The curve ``(slope alpha + beta) D(alpha) + b`` nearest to points in squares, of those that keep near them.
 
     Two points and a narrow peak between them fit anything, so a curve may go beyond the points, between any two of them, by
     no more than they lie apart; one that does is taken if no other is found. Many curves are nearer than all that are like
     them: fits start from all such places of a grid.
 
     Args:
-        m: strengths, in any order, of both signs unless there is one piece.
+        alphas: strengths, in any order, of both signs unless there is one piece.
         y: preference log-odds, in nats.
         one_piece: the same centre, width and exponent on both sides.
         exponent: held at this value; 0.5 is N7's law.
 
     Raises:
-        ValueError: `m` or `y` of other shapes or not finite (points that are dropped are the caller's to tell); fewer
+        ValueError: `alphas` or `y` of other shapes or not finite (points that are dropped are the caller's to tell); fewer
             distinct strengths than numbers to fit; two pieces, and no strength below 0 or none above; a `y` that does not
             change; an exponent that is not positive.
     """
-    return _fit(m, y, True, one_piece, exponent)
+    return _fit(alphas, y, True, one_piece, exponent)
 
 
 def fit_utility(
-    m: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], *, one_piece: bool = False, exponent: float | None = None
+    alphas: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], *, one_piece: bool = False, exponent: float | None = None
 ) -> Decay:
-    """The curve ``beta D(m) + b`` nearest to points, in the sense of `fit_preference`, whose arguments and errors it has."""
-    return _fit(m, y, False, one_piece, exponent)
+    """The curve ``beta D(alpha) + b`` nearest to points, as in `fit_preference`, whose arguments and errors it has."""
+    return _fit(alphas, y, False, one_piece, exponent)
 
 
 class _Problem(NamedTuple):
     """Points, and how numbers stand for a curve: of each piece the centre and the logarithms of width and exponent.
 
     Attributes:
-        m, y: points; strengths of a piece are in units of its largest.
+        alphas, y: points; strengths of a piece are in units of its largest.
         piece: of each point.
         scale: the unit of the strengths of each piece.
         tilted: whether there is a slope.
         held: the exponent that is not fitted.
     """
 
-    m: Float[np.ndarray, " n"]
+    alphas: Float[np.ndarray, " n"]
     y: Float[np.ndarray, " n"]
     piece: Int[np.ndarray, " n"]
     scale: Float[np.ndarray, " s"]
@@ -181,8 +183,8 @@ class _Problem(NamedTuple):
 
     def functions(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """D, and the functions of which the curve is a sum, ``[n, 2 or 3]``."""
-        d = np.exp(_log_validity(self.m, self.piece, *self.numbers(q)))
-        strength = self.m * self.scale[self.piece]
+        d = np.exp(_log_validity(self.alphas, self.piece, *self.numbers(q)))
+        strength = self.alphas * self.scale[self.piece]
         return d, np.stack([*([strength * d] if self.tilted else []), d, np.ones_like(d)], axis=1)
 
     def solved(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -195,16 +197,16 @@ class _Problem(NamedTuple):
     def only(self, k: int) -> "_Problem":
         """The problem of piece k alone."""
         mine = self.piece == k
-        return _Problem(self.m[mine], self.y[mine], self.piece[mine] - k, self.scale[[k]], self.tilted, self.held)
+        return _Problem(self.alphas[mine], self.y[mine], self.piece[mine] - k, self.scale[[k]], self.tilted, self.held)
 
     @property
     def finer(self) -> "_Problem":
         """This problem with additional strengths between its own, and NaN as values."""
-        known = self.m * self.scale[self.piece]
+        known = self.alphas * self.scale[self.piece]
         knots = np.unique(np.append(known, 0.0) if known.min() < 0 < known.max() else known)
-        m = between(knots)
-        piece = (m >= 0).astype(int) if self.scale.size > 1 else np.zeros(m.size, int)
-        return self._replace(m=m / self.scale[piece], y=np.full(m.size, np.nan), piece=piece)
+        alphas = between(knots)
+        piece = (alphas >= 0).astype(int) if self.scale.size > 1 else np.zeros(alphas.size, int)
+        return self._replace(alphas=alphas / self.scale[piece], y=np.full(alphas.size, np.nan), piece=piece)
 
     def tame(self, q: np.ndarray, finer: "_Problem") -> bool:
         """Whether the curve between points goes no further beyond them than they lie apart."""
@@ -225,9 +227,9 @@ class _Problem(NamedTuple):
         """The derivatives of the curve with respect to q, with the weights held, ``[n, q]``."""
         d, functions, weights = self.solved(q)
         scaled = functions[:, :-1] @ weights[:-1]
-        each = np.stack(_slopes(self.m, self.piece, *self.numbers(q), np.log(d))[: self.free], axis=1)
+        each = np.stack(_slopes(self.alphas, self.piece, *self.numbers(q), np.log(d))[: self.free], axis=1)
         mine = (self.piece[:, None] == np.arange(self.scale.size))[..., None]
-        return (mine * (scaled[:, None] * each)[:, None, :]).reshape(self.m.size, -1)
+        return (mine * (scaled[:, None] * each)[:, None, :]).reshape(self.alphas.size, -1)
 
     def projected(self, q: np.ndarray) -> np.ndarray:
         """The slopes without the part that the weights compensate (variable projection in Kaufman's approximation)."""
@@ -237,23 +239,23 @@ class _Problem(NamedTuple):
         return slopes - basis @ (basis.T @ slopes)
 
 
-def _log_validity(m, piece, centre, log_width, log_exponent) -> np.ndarray:
+def _log_validity(alphas, piece, centre, log_width, log_exponent) -> np.ndarray:
     width = np.exp(log_width)
-    here = np.log1p(((m - centre[piece]) / width[piece]) ** 2) - np.log1p((centre / width) ** 2)[piece]
+    here = np.log1p(((alphas - centre[piece]) / width[piece]) ** 2) - np.log1p((centre / width) ** 2)[piece]
     return -np.exp(log_exponent)[piece] * here
 
 
-def _slopes(m, piece, centre, log_width, log_exponent, log_d) -> tuple[np.ndarray, ...]:
+def _slopes(alphas, piece, centre, log_width, log_exponent, log_d) -> tuple[np.ndarray, ...]:
     """Derivatives of log D in centre, log width and log exponent."""
     c, squared, p = centre[piece], np.exp(2 * log_width)[piece], np.exp(log_exponent)[piece]
-    away, start = squared + (m - c) ** 2, squared + c**2
-    of_centre = 2 * p * ((m - c) / away + c / start)
-    of_width = 2 * p * ((m - c) ** 2 / away - c**2 / start)
+    away, start = squared + (alphas - c) ** 2, squared + c**2
+    of_centre = 2 * p * ((alphas - c) / away + c / start)
+    of_width = 2 * p * ((alphas - c) ** 2 / away - c**2 / start)
     return of_centre, of_width, log_d
 
 
-def _fit(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: float | None) -> Decay:
-    problem = _posed(m, y, tilted, one_piece, exponent)
+def _fit(alphas: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: float | None) -> Decay:
+    problem = _posed(alphas, y, tilted, one_piece, exponent)
     low, high = problem.bounds
     tight = {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14, "max_nfev": 300}
 
@@ -270,19 +272,24 @@ def _fit(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: 
     return _described(problem, min(tame or every, key=problem.cost))
 
 
-def _posed(m: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: float | None) -> _Problem:
-    m, y = finite("m", m), finite("y", y)
-    require(m.ndim == 1 and m.shape == y.shape, "y", f"one value for each strength, shape {m.shape}", y.shape)
+def _posed(alphas: np.ndarray, y: np.ndarray, tilted: bool, one_piece: bool, exponent: float | None) -> _Problem:
+    alphas, y = finite("alphas", alphas), finite("y", y)
+    require(alphas.ndim == 1 and alphas.shape == y.shape, "y", f"one value for each strength, shape {alphas.shape}", y.shape)
     held = exponent is not None
     require(exponent is None or (np.isfinite(exponent) and exponent > 0), "exponent", "a positive number or None", exponent)
     count = (1 if one_piece else 2) * (2 if held else 3) + (3 if tilted else 2)
-    distinct = np.unique(m).size
-    require(distinct >= count, "m", f"at least {count} distinct strengths, as many as numbers to fit", distinct)
-    require(one_piece or (m.min() < 0 < m.max()), "m", "strengths below 0 and above it", (float(m.min()), float(m.max())))
+    distinct = np.unique(alphas).size
+    require(distinct >= count, "alphas", f"at least {count} distinct strengths, as many as numbers to fit", distinct)
+    require(
+        one_piece or (alphas.min() < 0 < alphas.max()),
+        "alphas",
+        "strengths below 0 and above it",
+        (float(alphas.min()), float(alphas.max())),
+    )
     require(np.ptp(y) > 0, "y", "a curve that changes", "one value")
-    piece = np.zeros(m.size, int) if one_piece else (m >= 0).astype(int)
-    scale = np.asarray([np.abs(m[piece == k]).max() for k in range(piece.max() + 1)])
-    return _Problem(m / scale[piece], y, piece, scale, tilted, exponent)
+    piece = np.zeros(alphas.size, int) if one_piece else (alphas >= 0).astype(int)
+    scale = np.asarray([np.abs(alphas[piece == k]).max() for k in range(piece.max() + 1)])
+    return _Problem(alphas / scale[piece], y, piece, scale, tilted, exponent)
 
 
 def _starts(problem: _Problem) -> list[np.ndarray]:
@@ -332,15 +339,15 @@ def _described(problem: _Problem, q: np.ndarray) -> Decay:
     uncertain = np.stack([of_pieces[:, 0] * problem.scale, of_pieces[:, 1] * width, of_exponents], axis=1)
     below, above = (Side(*values[k].tolist()) for k in (0, -1))
 
-    names, shown = ("alpha", "beta", "b")[3 - weights.size :], errors.tolist()
-    named = {"alpha": float("nan")} | dict(zip(names, shown[: weights.size], strict=True))
+    names, shown = ("slope", "beta", "b")[3 - weights.size :], errors.tolist()
+    named = {"slope": float("nan")} | dict(zip(names, shown[: weights.size], strict=True))
     for side, row in zip(_SIDES, (uncertain[0], uncertain[-1]), strict=True):
         named |= {f"{side}.{key}": value for key, value in zip(Side._fields, row.tolist(), strict=True)}
-    alpha = float(weights[0]) if problem.tilted else 0.0
+    slope = float(weights[0]) if problem.tilted else 0.0
     beta, b = weights[-2:].tolist()
     explained = r_squared(problem.y, functions @ weights)
     rms = float(np.sqrt(np.mean(left**2)))
-    return Decay(alpha, beta, b, below, above, named, explained, rms, problem.y.size)
+    return Decay(slope, beta, b, below, above, named, explained, rms, problem.y.size)
 
 
 def _spread(jacobian: np.ndarray) -> np.ndarray:

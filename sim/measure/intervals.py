@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
 
 
 def finite(values: Any) -> Float[np.ndarray, " n"]:
-    """What is finite among numbers, in one row."""
+    """The finite ones among numbers, in one row."""
     numbers = np.asarray(values, float).ravel()
     return numbers[np.isfinite(numbers)]
 

@@ -127,7 +127,7 @@ def loss_moments(lm: SplittableModel, text: Text, steering: Any, layer: int | No
 
 
 class Increases(NamedTuple):
-    """What strengths do to the loss of a text, nats per token, ``[K]`` each.
+    """The effects of strengths on the loss of a text, nats per token, ``[K]`` each.
 
     Attributes:
         loss: Delta CE.

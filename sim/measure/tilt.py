@@ -29,7 +29,7 @@ from ufm.steerable import Steerable, at_once, known, one_of, pairs, strengths
 from ufm.steering import Steering, as_steering
 
 TILTS = ("none", "theory", "scaled", "closest", "normed")
-"""What steered distributions are compared with."""
+"""The tilts that steered distributions are compared with."""
 
 NOTHING = 1e-9
 """A KL that is rounding of float32 and not steering, nats."""

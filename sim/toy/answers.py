@@ -65,7 +65,7 @@ def run(seed: int = 0) -> xr.Dataset:
         for fitted in fits
     ]
     losses = [(answer.loss_positive, answer.loss_negative) for answer in swept]
-    logits = np.asarray(jax.vmap(lambda m: arc.law_logits(law, m))(jnp.asarray(strengths)))
+    logits = np.asarray(jax.vmap(lambda alpha: arc.law_logits(law, alpha))(jnp.asarray(strengths)))
     return xr.Dataset(
         {
             "preference": (("model", "strength"), np.stack([preference_odds(*pair) for pair in losses])),

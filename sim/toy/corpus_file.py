@@ -77,7 +77,7 @@ def read_corpus(path: Path, *, target: str | None = None, away: str | None = Non
 
 
 class _File(NamedTuple):
-    """What a file says: names, the concept of every token and context by name, and probabilities, or tokens of documents."""
+    """The contents of a file: names, the concept of every token and context by name, and probabilities or documents."""
 
     tokens: list[str]
     concepts: list[str]

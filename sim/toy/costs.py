@@ -1,4 +1,4 @@
-"""What a share costs in the toy, what directions waste, and which strengths keep to a budget (N15, N4, N18, N20).
+"""The cost of a share in the toy, the waste of directions, and strengths that keep to a budget (N15, N4, N18, N20).
 
 Lines are of the corpus, in closed form; what is measured is of a trained model.
 """

@@ -37,7 +37,7 @@ CONCEPT_NAMES = ("lowercase", "uppercase", "Greek")
 
 
 class Names(NamedTuple):
-    """What the tokens, concepts and contexts of a corpus are called.
+    """The names of the tokens, concepts and contexts of a corpus.
 
     Attributes:
         tokens: one for each.
@@ -65,7 +65,7 @@ class Trained(NamedTuple):
 
     @property
     def corpus(self) -> Corpus:
-        """What was trained on."""
+        """The corpus that was trained on."""
         return self.case.corpus
 
     @property

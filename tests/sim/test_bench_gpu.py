@@ -21,7 +21,18 @@ TINY = {
     "max_position_embeddings": 64,
 }
 SMALL = Sizes(
-    matrix=64, prompt=5, strengths=5, blocks=2, block=6, costs=3, texts=2, text=4, together=2, new=3, batch=2, kept=4
+    matrix=64,
+    prompt=5,
+    strengths=5,
+    blocks=2,
+    block=6,
+    costs=3,
+    texts=2,
+    text=4,
+    together=2,
+    max_new_tokens=3,
+    batch=2,
+    kept=4,
 )
 THEIRS = {"tiny": {"next-token, last block, full passes": 7.0, "generation of one, generate": 3.0}}
 

@@ -224,7 +224,7 @@ def test_tangent_bound(kind, eps):
     for alpha, touched in zip(alphas, logits, strict=True):
         steps = (alphas - alpha)[:, None]
         bound = (np.hypot(path.A, path.B) * steps**2) / (2 * float(path.width) ** 2)
-        np.testing.assert_allclose([arc.tangent_bound(path, m) for m in steps[:, 0]], bound, rtol=1e-13)
+        np.testing.assert_allclose([arc.tangent_bound(path, step) for step in steps[:, 0]], bound, rtol=1e-13)
         away = np.abs(logits - touched - steps * np.asarray(arc.derivative(path, alpha)))
         assert (away <= bound + 1e-13).all()
         used.append(np.max(away[bound.min(axis=1) > 1e-9] / bound[bound.min(axis=1) > 1e-9]))
@@ -237,11 +237,11 @@ def test_tangent_bound_is_attained():
     arrays = jnp.eye(2), jnp.ones(2), None, h, v
     path = arc.arc_of(*arrays)
     np.testing.assert_allclose(arc.derivative(path, 0.0), [0, np.sqrt(2)], atol=1e-15)
-    for m in (1e-2, 1e-3):
-        away = np.abs(decode(*arrays, m, "rms") - decode(*arrays, 0.0, "rms") - m * arc.derivative(path, 0.0))
-        bound = arc.tangent_bound(path, m)
-        assert float(away[0] / bound[0]) == pytest.approx(1 - 3 * m**2 / 4, abs=1e-8)
-        assert away[1] < 2 * m * bound[1]
+    for alpha in (1e-2, 1e-3):
+        away = np.abs(decode(*arrays, alpha, "rms") - decode(*arrays, 0.0, "rms") - alpha * arc.derivative(path, 0.0))
+        bound = arc.tangent_bound(path, alpha)
+        assert float(away[0] / bound[0]) == pytest.approx(1 - 3 * alpha**2 / 4, abs=1e-8)
+        assert away[1] < 2 * alpha * bound[1]
 
 
 # --- proposition 4.1 ------------------------------------------------------------------------------------------------

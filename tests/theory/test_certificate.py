@@ -274,7 +274,8 @@ def test_intervals_of_fractions(exact):
     [
         ({"interval": (1, 1)}, "interval: expected a first end below the second"),
         ({"interval": (0, np.inf)}, "interval: .*finite ends"),
-        ({"zero": -1}, "zero: expected an order of at least 0, got -1"),
+        ({"zero": -1}, "zero: expected an order from 0 to 30, got -1"),
+        ({"zero": 10**7}, "zero: .*got 10000000"),
     ],
 )
 def test_bad_arguments(exact, arguments, message):

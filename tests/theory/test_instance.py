@@ -60,6 +60,12 @@ def test_refuses_one_concept():
         theory.make_instance(corpus, [0], [1], 0)
 
 
+def test_refuses_a_model_of_another_corpus(small_corpus):
+    other = exact(from_table(np.full((2, 2), 0.5), [[0], [1]], [0, 1]))
+    with pytest.raises(ValueError, match=r"^model: expected W \[4, d\] and H \[d, 5\] .*, got W \(2, 2\) and H \(2, 2\)"):
+        theory.make_instance(small_corpus, [0], [2], 0, model=other)
+
+
 def test_measured_concept_log_odds(small_corpus):
     instance = theory.make_instance(small_corpus, [0], [2, 3], target=0)
     model = exact(small_corpus)

@@ -274,7 +274,7 @@ PLANTED = {
     "tangent, a bound that is too small": (
         arc,
         "tangent_bound",
-        lambda path, m: 0.98 * TANGENT_BOUND(path, m),
+        lambda path, alpha: 0.98 * TANGENT_BOUND(path, alpha),
         "N12",
         "instances",
     ),

@@ -211,6 +211,7 @@ BAD_ARGUMENTS = {
     "no strength": ({"alphas": []}, "alphas: expected a list of strengths"),
     "unknown context": ({"contexts": [0, 5]}, r"contexts: expected contexts in 0\.\.4, got \[5\]"),
     "negative context": ({"contexts": [-1]}, r"contexts: expected contexts in 0\.\.4, got \[-1\]"),
+    "no context": ({"contexts": []}, "contexts: expected at least one, got none"),
     "infinite log-odds": ({"m": jnp.asarray([0, 0, np.inf, 0])}, r"m: expected finite numbers, got inf at index \(2,\)"),
     "unknown token": ({"tokens": [4]}, r"tokens: expected tokens between 0 and 3, got \[4\]"),
 }
@@ -221,6 +222,11 @@ def test_refuses(small_corpus, change, message):
     arguments = {"contexts": [0], "m": jnp.zeros(4), "alphas": [0.0]} | change
     with pytest.raises(ValueError, match="^" + message):
         predicted.probability_increase(small_corpus, **arguments)
+
+
+def test_concept_increase_refuses_no_contexts(small_corpus):
+    with pytest.raises(ValueError, match=r"^contexts: expected at least one, got none"):
+        predicted.concept_increase(small_corpus, [], jnp.zeros(4), [1.0])
 
 
 PREDICTIONS = {

@@ -59,6 +59,18 @@ def test_populations_are_functions_of_their_key(population):
     assert (weights_of(population) != weights_of(other)).all()
 
 
+def test_numbers_that_are_none_are_no_instance(few):
+    instance = jax.tree.map(lambda leaf: leaf[0], few)
+    broken = dataclasses.replace(instance, log_p=instance.log_p.at[0, 0].set(jnp.nan))
+    with pytest.raises(ValueError, match=r"^instance: .*got NaN"):
+        theory.check("theorem-3.6.target", broken)
+
+
+def test_an_attack_asks_for_a_scalar():
+    with pytest.raises(ValueError, match=r"^margin: expected a function that returns a scalar, got shape"):
+        theory.attack(lambda instance: instance.weights, jax.random.key(0), TABLES, drawn=4, restarts=1, steps=1)
+
+
 def test_populate_refuses():
     with pytest.raises(ValueError, match=r"^n: expected .* got 0"):
         routes.populate(jax.random.key(0), 0, TABLES)

@@ -62,7 +62,7 @@ def test_an_attack_on_a_false_claim_is_confirmed_in_fractions():
     assert all(sum(row) == 1 for row in attack.exact.p)
 
 
-@pytest.mark.parametrize("name", ["theorem-3.6", "Theorem 3.6", "3.6"])
+@pytest.mark.parametrize("name", ["theorem-3.6", "Theorem 3.6", "theorem3.6", "3.6"])
 def test_a_number_names_all_parts(name):
     parts = [f"theorem-3.6.{part}" for part in ("tanh", "target", "limits", "decreasing")]
     assert [statement.id for statement in theory.find_all(name, REGISTRY)] == parts
@@ -78,6 +78,7 @@ def test_a_number_names_all_parts(name):
         ("18", ["N18"]),
         ("n16", ["N16.levels", "N16.turns"]),
         ("B.2", ["lemma-B.2"]),
+        ("LemmaB.2", ["lemma-B.2"]),
         ("1", ["N1"]),
     ],
 )
@@ -88,6 +89,23 @@ def test_short_names(name, ids):
 def test_near_matches_have_the_number_before_the_letters():
     with pytest.raises(ValueError, match=r"such as proposition-4\.1, .*got 'theorem-4\.1'"):
         theory.find("theorem-4.1", REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("3.66", r"theorem-3\.6\.\w+, theorem-3\.6\.\w+, .*"),
+        ("N99", r"N2\d[.\w]*, N2\d[.\w]*, N2\d[.\w]*, .*"),
+        ("99", r"N2\d[.\w]*, N2\d[.\w]*, N2\d[.\w]*, .*"),
+        ("lemma-B.9", r"lemma-B\.5, lemma-B\.4, lemma-B\.3, lemma-B\.2, .*"),
+        ("theorem3.9", r"theorem-3\.8, theorem-3\.6\.\w+, .*"),
+        ("theorem-3.6.tahn", r"theorem-3\.6\.tanh, .*"),
+        ("monoton", r"theorem-3\.3\.monotone, .*"),
+    ],
+)
+def test_near_matches_are_near_in_number_then_in_letters(name, near):
+    with pytest.raises(ValueError, match=rf"^statement: expected a known id such as {near}, got '{name}'"):
+        theory.find(name, REGISTRY)
 
 
 def test_unknown_ids_list_near_matches():

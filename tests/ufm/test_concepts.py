@@ -83,7 +83,7 @@ def test_refuses_sizes(sizes):
     ("members", "message"),
     [
         ([[0, 1], [1, 2]], "disjoint concepts, got token 1 in concept 0 and in concept 1"),
-        ([[0, 1], [2, 2]], "disjoint concepts, got token 2 in concept 1 and in concept 1"),
+        ([[0, 1], [2, 2]], "disjoint concepts, got token 2 twice in concept 1"),
         ([[0], [2]], r"cover the vocabulary, got tokens \[1\] in none"),
         ([[0, 1], [3]], r"tokens in 0\.\.2, got 3"),
         ([[0, 1], [-1]], r"tokens in 0\.\.2, got -1"),
@@ -99,3 +99,28 @@ def test_refuses_lists(members, message):
 def test_refuses_members_of_no_concept(concept):
     with pytest.raises(ValueError, match=rf"concept: .*got {concept}"):
         Concepts([0, 1]).members(concept)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Concepts.from_sizes([10**12, 3]), "sizes: .*at most 16777216, got 1000000000003"),
+        (lambda: Concepts.from_lists([[0]], 10**13), "vocabulary_size: .*at most 16777216, got 10000000000000"),
+    ],
+)
+def test_refuses_vocabularies_that_do_not_fit_in_memory(call, message):
+    with pytest.raises(ValueError, match="^" + message):
+        call()
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 4)])
+def test_concept_log_probabilities_refuse_other_tokens(shape):
+    with pytest.raises(ValueError, match=r"^log_probabilities: expected a last axis of the 3 tokens of concepts, got shape"):
+        concept_log_probabilities(jnp.zeros(shape), Concepts([0, 0, 1]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_concept_log_probabilities_of_half_types_are_in_float32(dtype):
+    got = concept_log_probabilities(jnp.zeros(3, dtype), Concepts([0, 0, 1]))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, [np.log(2), 0], rtol=1e-6)

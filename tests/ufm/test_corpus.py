@@ -142,3 +142,8 @@ def test_refuses_indices_that_are_not_integers(argument):
 def test_refuses_contexts_of_no_concept(small_corpus):
     with pytest.raises(ValueError, match=r"concept: .*got 2"):
         small_corpus.contexts_of(2)
+
+
+def test_weights_whose_sum_is_no_float():
+    corpus = uniform(weights=[1e308] * 80 + [2e307])
+    np.testing.assert_allclose(corpus.weights, np.array([5] * 80 + [1]) / 401, rtol=1e-14)

@@ -132,6 +132,34 @@ def test_the_length_of_a_direction_plays_no_part():
             np.testing.assert_allclose(make(size * v).apply(y, y, 0.6), expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_directions_may_be_as_large_and_as_small_as_floats_are(dtype):
+    y, v = jnp.asarray(numbers(30, D, seed=8), dtype), numbers(D, seed=2)
+    v, reach = v / np.abs(v).max(), np.finfo(dtype)
+    close = 1e-5 if dtype == "float32" else 1e-13
+    for make in (Ablate, Rotate, lambda v: Clamp(v, 1.0)):
+        expected = make(jnp.asarray(v, dtype)).apply(y, y, 0.6)
+        for size in (1e3 * float(reach.tiny), float(reach.tiny) ** 0.5, float(reach.max) ** 0.5, float(reach.max)):
+            got = make(jnp.asarray(size * v, dtype)).apply(y, y, 0.6)
+            np.testing.assert_allclose(got, expected, rtol=close, atol=close)
+    far = NormPreservingAdd(jnp.asarray(v, dtype)).apply(y, y, 1 / float(reach.eps) ** 2)
+    np.testing.assert_allclose(NormPreservingAdd(jnp.asarray(float(reach.max) * v, dtype)).apply(y, y, 0.6), far, rtol=close)
+
+
+def test_the_direction_may_be_of_a_longer_type_than_the_output():
+    y, v = jnp.asarray(numbers(30, D, seed=8), jnp.float32), jnp.asarray(numbers(D, seed=2))
+    for size in (1e-200, 1e200):
+        got = Ablate(size * v).apply(y, y, 1.0)
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, Ablate(v).apply(y, y, 1.0), rtol=1e-6, atol=1e-6)
+
+
+def test_keeping_the_length_changes_no_bit_at_strength_0():
+    for size in (1e-30, 1.0, 1e20):
+        y = jnp.asarray(size * np.array([1.0, 0.3, 1e-20]), jnp.float32)
+        np.testing.assert_array_equal(NormPreservingAdd(jnp.ones(3, jnp.float32)).apply(y, y, 0.0), y)
+
+
 def test_outputs_may_be_as_large_and_as_small_as_floats_are():
     y, v = jnp.asarray(numbers(30, D, seed=8)), jnp.asarray(numbers(D, seed=2))
     for size in (1e-200, 1e200):

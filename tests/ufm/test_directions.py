@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ufm import (
+    UFM,
     contrast,
     contrastive,
     difference_of_means,
@@ -141,3 +142,17 @@ def test_a_row_that_cancels_may_hold_zeros():
     corpus = from_table(p, [[0], [1, 2]], [0, 0, 1, 1], row=[0, 1, 0, 0])
     weights = jnp.asarray([1.0, 0.0, -1.0, 0.0])
     np.testing.assert_array_equal(log_odds(corpus, weights), [0.0, 0.0, 0.0])
+
+
+def test_refuses_contexts_that_do_not_fit_in_memory():
+    with pytest.raises(ValueError, match=r"^n_contexts: .*at most 16777216, got 10000000000000"):
+        contrast(10**13, [0], [1])
+
+
+@pytest.mark.parametrize(
+    ("contexts", "weights", "message"),
+    [([], [], "contexts: expected at least one"), (range(5), [1e308] * 5, "weights: expected finite sums of")],
+)
+def test_difference_of_means_refuses(small_model, contexts, weights, message):
+    with pytest.raises(ValueError, match="^" + message):
+        difference_of_means(UFM(small_model.W, 9 + 0 * small_model.H), np.array(contexts, int), np.array(weights))

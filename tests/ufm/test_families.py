@@ -164,3 +164,16 @@ def test_mixed_refuses_mixtures(mixture, message):
 def test_refuses_contexts(settings, message):
     with pytest.raises(ValueError, match=message):
         uniform(**settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        ({"length": 40}, "length"),
+        ({"sizes": (1, 1), "length": 10**12}, "length"),
+        ({"contexts_per_concept": 10**13}, "contexts_per_concept"),
+    ],
+)
+def test_refuses_contexts_that_do_not_fit_in_memory(arguments, argument):
+    with pytest.raises(ValueError, match=f"^{argument}: expected contexts that fit in memory, at most 16777216, got "):
+        uniform(**arguments)

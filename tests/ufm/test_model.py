@@ -92,3 +92,29 @@ def test_gap_of_a_batch_of_models(small_corpus):
     got = jax.vmap(lambda model: gap(model, small_corpus))(models)
     one_by_one = [float(gap(jax.tree.map(lambda leaf: leaf[i], models), small_corpus)) for i in range(3)]  # noqa: B023
     np.testing.assert_allclose(got, one_by_one, rtol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 1e308])
+def test_init_refuses_scale(small_corpus, scale):
+    with pytest.raises(ValueError, match=r"^scale: expected a standard deviation from 0 to 1\.12e\+307, got "):
+        init(jax.random.key(0), small_corpus, 4, scale=scale)
+
+
+@pytest.mark.parametrize("measure", [gap, cross_entropy])
+def test_refuses_a_model_of_another_corpus(small_model, measure):
+    for corpus in (ufm.uniform((3, 3), length=1), ufm.uniform((2, 2), length=1)):
+        wanted = rf"W \[{corpus.vocabulary_size}, d\] and H \[d, {corpus.n_contexts}\] .* got W \(4, \d\) and H \(\d, 5\)"
+        with pytest.raises(ValueError, match="^model: expected " + wanted):
+            measure(small_model, corpus)
+
+
+def test_refuses_parameters_that_do_not_fit_each_other(small_model):
+    for W, H, got in (
+        (small_model.W[:, :1], small_model.H, r"W \(4, 1\) and H"),
+        (small_model.W[0], small_model.H, r"W \(\d,\) and H"),
+        ("a", "b", "'a' and 'b'"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^model: expected arrays W \[V, d\] and H \[d, m\] of one width d, got " + got
+        ):
+            logits(UFM(W, H))

@@ -38,6 +38,29 @@ def test_without_eps_only_the_direction_counts(kind):
     assert np.allclose(moved, norm(h, kind=kind), rtol=1e-13) == (kind == "layer")
 
 
+@KINDS
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float32", 1e-37), ("float32", 1e-25), ("float64", 1e-307), ("float64", 1e-200)]
+)
+def test_tiny_states_have_a_direction(kind, dtype, size):
+    h, close = np.asarray([0.5, -1.0, 3.0]), 1e-6 if dtype == "float32" else 1e-13
+    tiny = jnp.asarray(size * h, dtype)
+    np.testing.assert_allclose(norm(tiny, kind=kind), norm(jnp.asarray(h), kind=kind), rtol=close)
+    slopes = jax.jacobian(lambda h: norm(h, kind=kind))(jnp.asarray(h))
+    np.testing.assert_allclose(size * jax.jacobian(lambda h: norm(h, kind=kind))(tiny), slopes, rtol=close, atol=close)
+    for eps in (1e-5, 2.0):
+        np.testing.assert_allclose(norm(tiny, eps=eps), tiny / np.sqrt(eps), rtol=close)
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [("float32", 1e-12), ("float32", 1e-30), ("float64", 1e-280)])
+def test_tiny_states_beside_a_tiny_eps(dtype, eps):
+    h, close = np.asarray([0.5, -1.0, 3.0]), 1e-5 if dtype == "float32" else 1e-13
+    tiny = jnp.asarray(eps**0.5 * h, dtype)
+    np.testing.assert_allclose(norm(tiny, eps=eps), normed(h, np.ones(3), np.zeros(3), "rms", 1.0), rtol=close)
+    at_zero = jax.grad(lambda h: norm(h, eps=eps)[0])(jnp.zeros(3, dtype))
+    np.testing.assert_allclose(at_zero, [eps**-0.5, 0, 0], rtol=close)
+
+
 def test_a_hidden_state_without_a_direction():
     assert np.isnan(norm(jnp.zeros(3))).all()
     assert np.isnan(norm(jnp.ones(4), kind="layer")).all()

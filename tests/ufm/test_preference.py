@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,35 @@ def test_what_is_undefined_spoils_no_gradient():
     np.testing.assert_array_equal(gradient[:2], [0, 0])
     # With both losses L, d/dL log(2 e^-L / (1 - 2 e^-L)) is -1 / (1 - 2 e^-L); half of it is of one of them.
     assert float(gradient[2]) == pytest.approx(-0.5 / (1 - 2 * np.exp(-2)), rel=1e-12)
+
+
+@pytest.mark.parametrize("odds", [preference_odds, utility_odds])
+@pytest.mark.parametrize(
+    ("positive", "negative", "message"),
+    [
+        ([np.inf], [1.0], "loss_positive: expected finite losses of at least 0"),
+        ([1.0, 2.0], [1.0, -1.0], "loss_negative: expected finite losses of at least 0"),
+    ],
+)
+def test_odds_refuse_losses(odds, positive, negative, message):
+    with pytest.raises(ValueError, match="^" + message):
+        odds(positive, negative)
+
+
+def test_odds_refuse_losses_of_two_shapes():
+    """Without the checks of annotations that tests have."""
+    for odds in (preference_odds, utility_odds):
+        with pytest.raises(ValueError, match=r"^loss_negative: expected shape \(2,\), as loss_positive has, got \(1,\)"):
+            inspect.unwrap(odds)(jnp.ones(2), jnp.ones(1))
+
+
+def test_odds_of_half_types_are_in_float32():
+    losses = jnp.asarray([2.0]), jnp.asarray([3.0])
+    for odds in (preference_odds, utility_odds):
+        for dtype in ("float16", "bfloat16"):
+            got = odds(*(loss.astype(dtype) for loss in losses))
+            assert got.dtype == jnp.float32
+            np.testing.assert_allclose(got, odds(*losses), rtol=1e-6)
 
 
 # --- objectives -----------------------------------------------------------------------------------------------------

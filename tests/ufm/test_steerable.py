@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
-from ufm import Add, Steerable, Steering, Weight, init, probability_increase, steer, sweep, sweep_states, uniform
+from ufm import (
+    Add,
+    Steerable,
+    Steering,
+    Weight,
+    curvature,
+    divergence,
+    init,
+    probability_increase,
+    steer,
+    sweep,
+    sweep_states,
+    uniform,
+)
 from ufm.steerable import at_once, pairs, strengths
 
 
@@ -168,6 +181,40 @@ def test_a_batch_of_models(curved):
 def test_refuses_strengths(small_model, alphas, message):
     with pytest.raises(ValueError, match="^alphas: expected " + message):
         probability_increase(small_model, [0], jnp.ones(3), alphas)
+
+
+def first_logit(logits, _):
+    return logits[0]
+
+
+@pytest.mark.parametrize("contexts", [[5], [-1], [0, 9]])
+def test_sweep_refuses_contexts_that_are_not_there(small_model, contexts):
+    with pytest.raises(ValueError, match=r"^contexts: expected indices from 0 to 4, got"):
+        sweep(small_model, contexts, jnp.ones(3), [1.0], first_logit)
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        lambda model: steer(model, [], V, 1.0),
+        lambda model: sweep(model, [], V, [1.0], first_logit),
+        lambda model: divergence(model, [], V, [1.0]),
+        lambda model: curvature(model, [], V),
+    ],
+)
+def test_refuses_no_contexts(curved, small_model, measured):
+    """Of models that say how many they have, and of others."""
+    for model in (curved, small_model):
+        with pytest.raises(ValueError, match=r"^contexts: expected at least one, got none"):
+            measured(model)
+
+
+def test_a_steering_that_is_too_large_is_named_and_not_the_strength(small_model):
+    with pytest.raises(ValueError, match=r"^steering: expected one under which .*\(UFM, float64\), got .* at strength 0"):
+        curvature(small_model, [0], np.full(3, 1e200))
+    for strengths_of, name in ([1.0, 5.0], "steering"), ([5.0], "alphas"):
+        with pytest.raises(ValueError, match=f"^{name}: expected .*float64"):
+            sweep(small_model, [0], jnp.full(3, 1e308), strengths_of, first_logit)
 
 
 def test_strengths():

@@ -109,6 +109,20 @@ REFUSED = {
         lambda: Steering(Add(V), tokens="last"),
         "tokens: expected a selection of tokens: All, Last, After, Where",
     ),
+    **{
+        f"tokens after {length!r}": (
+            lambda length=length: Steering(Add(V), tokens=After(length)),
+            r"^tokens: expected After\(length\) with whole numbers of at least 0, got",
+        )
+        for length in ("a", float("nan"), -1, 2.5, [3, -2])
+    },
+    **{
+        f"tokens where {mask!r}": (
+            lambda mask=mask: Steering(Add(V), tokens=Where(mask)),
+            r"^tokens: expected Where\(mask\) with truth values in an axis of positions, got",
+        )
+        for mask in ("a", True, [2, 1], [0.5, 1.0])
+    },
     "a site by number": (lambda: Steering(Add(V), site=3), "site: expected the name of a site, got 3"),
     "a vector added": (lambda: Steering(Add(V)) + V, "steering: expected a Steering to add, got an array"),
     "a table": (

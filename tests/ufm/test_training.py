@@ -7,6 +7,7 @@ import pytest
 import theory
 from ufm import (
     OPTIMIZERS,
+    UFM,
     contrast,
     contrastive,
     cross_entropy,
@@ -170,3 +171,20 @@ def test_a_width_below_the_rank_is_named():
 def test_a_tolerance_that_is_not_reached_is_named():
     with pytest.warns(UserWarning, match="after 2 steps; tolerance 1e-10"):
         fit(uniform(), max_steps=2)
+
+
+def test_refuses_a_start(small_corpus):
+    start = init(jax.random.key(0), small_corpus, 3)
+    for wrong, message in (
+        (UFM(start.W[:3], start.H), r"W \[4, d\] and H \[d, 5\] .* got W \(3, 3\) and H \(3, 5\)"),
+        (UFM(start.W[:, :2], start.H), "arrays .* of one width d"),
+        (UFM(start.W.at[0, 0].set(jnp.nan), start.H), "finite parameters, got NaN or infinities among them"),
+        (UFM(1e200 * start.W, 1e200 * start.H), "a finite loss before some step, got a gap of nan"),
+    ):
+        with pytest.raises(ValueError, match="^start: expected " + message):
+            fit(small_corpus, start=wrong, max_steps=1)
+
+
+def test_refuses_a_decay_of_which_no_loss_is_finite(small_corpus):
+    with pytest.raises(ValueError, match=r"^decay: expected a finite loss .*, got a gap of nan"):
+        fit(small_corpus, decay=1e308, max_steps=1)

@@ -29,7 +29,7 @@ def _not_constant(instance: Instance):
 
 
 def spreads(instance: Instance) -> tuple[Float[Array, " V"], ...]:
-    """Of each token, the least and the largest log-probability after its own concept's contexts, and after all others."""
+    """The least and largest log-probability of each token after its own concept's contexts, and after all others."""
     log_p, own = instance.log_p, instance.inside
     a_low = jnp.min(jnp.where(own, log_p, jnp.inf), axis=0)
     a_high = jnp.max(jnp.where(own, log_p, -jnp.inf), axis=0)

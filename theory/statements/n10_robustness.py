@@ -53,7 +53,7 @@ def _seldom(instance: Instance, margin):
 
 
 def _spoiling(instance: Instance) -> tuple[np.ndarray, np.ndarray]:
-    """Of all events the one nearest to even odds after every context, ``[V]``, and errors that move it, ``[m, V]``.
+    """The event nearest to even odds after every context, ``[V]``, and errors that move it, ``[m, V]``.
 
     They have one size. After P they favour the event, after N they do not, and after others they do.
     """

@@ -37,10 +37,10 @@ def _read(instance: NormInstance) -> Float[Array, " d"]:
     return norm(instance.h, instance.gamma, instance.bias, kind=instance.kind)
 
 
-def _at(instance: NormInstance, steering: Steering, m: Float[Array, ""]) -> Float[Array, " V"]:
+def _at(instance: NormInstance, steering: Steering, alpha: Float[Array, ""]) -> Float[Array, " V"]:
     """Logits of the hidden state under a steering."""
     model = NormalisedUFM(instance.W, instance.h[:, None], instance.gamma, instance.bias, instance.kind)
-    return steer(model, np.zeros(1, int), steering, m)[0]
+    return steer(model, np.zeros(1, int), steering, alpha)[0]
 
 
 def _shift(instance: NormInstance) -> Steering:
@@ -55,42 +55,44 @@ def _rank_one(instance: NormInstance, slopes: Float[Array, " V"]) -> Steering:
 
 
 def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[Array, ""]], Float[Array, " V"]]) -> Claim:
-    """The claim that a shift and the update of rank one give logits that differ by at most `bound`, of this order in m."""
+    """The claim that a shift and the update of rank one give logits at most `bound` apart, of this order in alpha."""
 
-    def slack(instance, m, logits):
-        """What is left to the bound of what the update, from the derivative in closed form, leaves of these logits."""
+    def slack(instance, alpha, logits):
+        """The bound less the error of the rank-one update built from the closed-form derivative."""
         path = instance.arc
-        error = jnp.abs(logits - _at(instance, _rank_one(instance, arc.derivative(path, 0.0)), m))
-        return jnp.min(bound(path, m) - error) / size_of(instance)[0]
+        error = jnp.abs(logits - _at(instance, _rank_one(instance, arc.derivative(path, 0.0)), alpha))
+        return jnp.min(bound(path, alpha) - error) / size_of(instance)[0]
 
     def instances(instance):
         def worst(instance):
             shifts = instance.arc.width * _SHIFTS
-            left = jax.vmap(lambda m: slack(instance, m, _at(instance, _shift(instance), m)))(shifts)
+            left = jax.vmap(lambda alpha: slack(instance, alpha, _at(instance, _shift(instance), alpha)))(shifts)
             return jnp.min(left) + 1e-12 * size_of(instance)[1]
 
         return _least(instance, worst)
 
     def autodiff(instance):
-        """With the Jacobian of the model: the difference has the slope 0 at 0, and bends no more than the bound allows."""
+        """The margin from the model's Jacobian: the difference has slope 0 at 0, and bends no more than the bound allows."""
 
         def worst(instance):
             path, (size, condition), zero = instance.arc, size_of(instance), jnp.zeros(())
-            reweighted = _rank_one(instance, slope(lambda m: _at(instance, _shift(instance), m), zero))
+            reweighted = _rank_one(instance, slope(lambda alpha: _at(instance, _shift(instance), alpha), zero))
 
-            def difference(m):
-                return _at(instance, _shift(instance), m) - _at(instance, reweighted, m)
+            def difference(alpha):
+                return _at(instance, _shift(instance), alpha) - _at(instance, reweighted, alpha)
 
             first = jnp.max(jnp.abs(slope(difference, zero))) * path.width
             allowed = 2 * bound(path, path.width) if order == 2 else 0.0
-            bent = jnp.abs(slope(lambda m: slope(difference, m), zero)) * path.width**2
+            bent = jnp.abs(slope(lambda alpha: slope(difference, alpha), zero)) * path.width**2
             return jnp.minimum(-first, jnp.min(allowed - bent)) / size + 1e-11 * condition
 
         return _least(instance, worst)
 
     @compiled_quickly
     def on_grid(instance, alphas, logits):
-        return jnp.min(jax.vmap(lambda m, row: slack(instance, m, row))(alphas, logits)) + 1e-11 * size_of(instance)[1]
+        return (
+            jnp.min(jax.vmap(lambda alpha, row: slack(instance, alpha, row))(alphas, logits)) + 1e-11 * size_of(instance)[1]
+        )
 
     def sweep(swept: MeasuredNorm):
         return float(on_grid(swept.instance, jnp.asarray(swept.alphas), jnp.asarray(swept.logits)))
@@ -102,12 +104,12 @@ def _equal_to(tex: str, order: int, identities, bound: Callable[[arc.Arc, Float[
     return Claim(tex, instances, autodiff, sweep, identities=identities, reading=reading)
 
 
-def _second_order(path: arc.Arc, m: Float[Array, ""]) -> Float[Array, " V"]:
-    return arc.tangent_bound(path, m)
+def _second_order(path: arc.Arc, alpha: Float[Array, ""]) -> Float[Array, " V"]:
+    return arc.tangent_bound(path, alpha)
 
 
-def _third_order(path: arc.Arc, m: Float[Array, ""]) -> Float[Array, " V"]:
-    return jnp.hypot(path.A, path.B) * jnp.abs(m / path.width) ** 3
+def _third_order(path: arc.Arc, alpha: Float[Array, ""]) -> Float[Array, " V"]:
+    return jnp.hypot(path.A, path.B) * jnp.abs(alpha / path.width) ** 3
 
 
 _TEX = (

@@ -203,7 +203,7 @@ def _inner_products_are(tex: str, share) -> Claim:
         return slack - error(instance, instance.H.T @ instance.H, instance.log_q)
 
     def autodiff(instance):
-        """With what the gradient says of H: at rest it is ``-decay_H H``."""
+        """The margin with H from its gradient, which is ``-decay_H H`` at rest."""
         gram = -instance.H.T @ _gradients(instance).H / instance.decay[1]
         slack = 1e-9 + 1e-13 / jnp.min(instance.decay)
         return slack - error(instance, (gram + gram.T) / 2, instance.log_q)

@@ -30,7 +30,7 @@ def _divergences(before: Float[Array, "m V"], after: Float[Array, "m V"]) -> Flo
 
 
 def _size(instance: Instance, alpha):
-    """What rounding is relative to."""
+    """The scale of rounding errors."""
     return 1 + jnp.max(jnp.abs(instance.log_p)) + jnp.abs(alpha) * instance.range
 
 
@@ -141,7 +141,7 @@ def _costs_at_least(tex: str, bound: Callable[..., Float[Array, "m G"]], curves)
         return jnp.minimum(jnp.minimum(jnp.min(tilts), jnp.min(others)) + 1e-12, cheapest(instance))
 
     def autodiff(instance):
-        """What is above the bound grows with the strength, in both directions."""
+        """The excess over the bound grows with the strength, in both directions."""
         curves = model_curves(instance, None)
 
         def above(alpha):
@@ -155,7 +155,7 @@ def _costs_at_least(tex: str, bound: Callable[..., Float[Array, "m G"]], curves)
 
     @on_sweep
     def sweep(instance, alphas, measured):
-        """From none to every strength, and from each to the one before: all of these are interventions."""
+        """The margin of steps from no steering to every strength, and from each to the one before: all are interventions."""
         steered = jnp.moveaxis(measured[:, ::20], 1, 0)
         back = jax.lax.map(lambda log_q: gap(instance, instance.log_p, log_q, 0.0), steered)
         on = jax.lax.map(lambda pair: gap(instance, *pair, 0.0), (steered[1:], steered[:-1]))

@@ -37,7 +37,7 @@ def _log_odds(instance: States) -> Float[Array, " V"]:
 
 
 def _error_scale(instance: States, steered: Float[Array, "m d"]) -> Float[Array, ""]:
-    """What rounding is relative to: the logits, and how much of a state cancels when it is steered."""
+    """The scale of rounding errors: the logits, and how much of a state cancels when it is steered."""
     logits = 1 + jnp.max(jnp.linalg.norm(instance.W * instance.gamma, axis=1)) * jnp.sqrt(instance.H.shape[1])
     moved = jnp.max(jnp.abs(steered - instance.H), axis=1) + instance.sizes(instance.H)
     return logits * jnp.max(moved / instance.sizes(steered)) * (1 + 1 / jnp.min(instance.sizes(instance.H)))

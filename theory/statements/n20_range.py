@@ -22,11 +22,11 @@ from ufm.measures import kl
 _PROOF = "proofs/N20"
 
 Bound = Callable[[Float[Array, "..."]], Float[Array, "..."]]
-"""What is claimed to bound KL, from the range of the change of the logits."""
+"""A claimed bound on KL, as a function of the range of the change of the logits."""
 
 
 def _slack(bound: Bound, width, value):
-    """Of the bound for a range above a divergence, relative to the larger of the two."""
+    """The excess of a range's bound over a divergence, relative to the larger of the two."""
     most = bound(width)
     return jnp.where(width > 0, (most - value) / jnp.maximum(jnp.maximum(most, value), 1e-300), 1.0)
 
@@ -113,7 +113,7 @@ def _costs_at_most(tex: str, identities, bound: Bound, curves, *, extremal: bool
 
     @on_sweep
     def sweep(instance, alphas, measured):
-        """From unsteered to steered; and between any two strengths near 0 if only two tokens are looked at."""
+        """The margin from unsteered to steered; and between any two strengths near 0 if only two tokens are looked at."""
         steered = jnp.moveaxis(measured[:, ::10], 1, 0)
         whole = jax.lax.map(lambda after: gap(instance.log_p, after), steered)
         middle = alphas.size // 2

@@ -160,7 +160,7 @@ def _eigenvalue(instance: Instance) -> Float[Array, ""]:
 
 
 def _amplified(instance: Instance, measured) -> Float[Array, ""]:
-    """From a stationary start: the first step's response, times the sum of powers of lambda."""
+    """The error, from a stationary start, of the first step's response times the sum of powers of lambda."""
     nu, m = chains.stationary(chain(instance, instance.log_p)), instance.log_odds
     first = chains.response(chain(instance, instance.log_p), m, instance.in_target, nu, 1)[0]
     claimed = first * chains.amplification(_eigenvalue(instance), jnp.arange(1, _STEPS + 1))

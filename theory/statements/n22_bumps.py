@@ -52,7 +52,7 @@ def at_most(bumps: int) -> Margin:
 
 
 def _sample(tokens: int, key: jax.Array, families: Sequence[str] = ()) -> tuple[tuple[()], NormInstance]:
-    """As `theory.norms.sample`; in half of the instances all tokens are nearly on a line across v, on both sides of one.
+    """A sample of `theory.norms.sample`; in half of them, all tokens are nearly on a line across v, on both sides of one.
 
     Those are where a token is beaten by one neighbour, then by another, and then by the first again.
     """

@@ -141,7 +141,7 @@ _E, _M1, _M2 = symbols("E_0:4", positive=True), symbols("M1_0:4", real=True), sy
 
 
 def _mixed_derivatives(*, of_target: bool = False) -> tuple[Identity, ...]:
-    """With E the tilted weights: by the first strength they grow at the rates M1, by the second at M2."""
+    """Identities of the tilted weights E, which grow at the rates M1 by the first strength, and M2 by the second."""
     by_first, by_second = ({weight: weight * m for weight, m in zip(_E, ms, strict=True)} for ms in (_M1, _M2))
     total = sum(_E)
 

@@ -21,7 +21,7 @@ _PROOF = "proofs/N6"
 
 
 def _differences(values):
-    """Of every two tokens: ``[..., V, V]`` from ``[..., V]``."""
+    """The differences of every two tokens, ``[..., V, V]``, from values ``[..., V]``."""
     return values[..., :, None] - values[..., None, :]
 
 

@@ -36,7 +36,7 @@ def _strengths(instance: NormInstance):
 
 
 def size_of(instance: NormInstance):
-    """What rounding is relative to: the logits, and how far h and v are from parallel."""
+    """The scale of rounding errors: the logits, and how far h and v are from parallel."""
     path = instance.arc
     return 1 + jnp.max(jnp.hypot(path.A, path.B)) + jnp.max(jnp.abs(path.c)), 1 / jnp.sqrt(_turned(instance) + 1e-9)
 

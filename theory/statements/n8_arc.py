@@ -18,7 +18,7 @@ from theory.statements.n7_norm import NOT_PARALLEL, decodes_to, size_of
 
 
 def _on_arc(instance: NormInstance, alpha):
-    """From two unembeddings: of the directions at angles 0 and pi/2."""
+    """The logits on the arc, from two unembeddings: of the directions at angles 0 and pi/2."""
     path = instance.arc
     return arc.arc_logits(path, arc.theta_of_alpha(path, alpha))
 
@@ -49,13 +49,13 @@ def _error_of_derivative(instance: NormInstance, coefficient: Float[Array, " V"]
 
 
 def _room_for_remainder(instance: NormInstance, coefficient: Float[Array, " V"]) -> Float[Array, ""]:
-    """By how much the remainder's bound is above the remainder, at the strength from which it holds, where that is least."""
+    """The least margin of the remainder's bound over the remainder, at the strength from which the bound holds."""
     rate, (size, condition) = arc.plateau_rate(instance.arc), size_of(instance)
     t = 1 / (_TIMES[0] * rate.beyond)
     points, weights = np.polynomial.legendre.leggauss(12)
 
     def remainder(sign):
-        """How far the logits come from the line of their plateau and the coefficient."""
+        """The difference between the logits and the line that their plateau and the coefficient make."""
         slopes = jax.vmap(lambda share: slope(lambda t: instance.decode(sign / t), share * t))
         added = slopes(jnp.asarray((points + 1) / 2)) - coefficient
         return t * jnp.tensordot(jnp.asarray(weights / 2), added, axes=1)
@@ -136,7 +136,7 @@ def _unbiased(instance: NormInstance) -> NormInstance:
 
 
 def _ahead(logits: Float[Array, "K V"]) -> Bool[Array, "K V"]:
-    """Where a token's logit is at least the mean logit: the greedy token's always is."""
+    """True where a token's logit is at least the mean logit, as the greedy token's always is."""
     q = jax.nn.softmax(logits)
     return logits >= jnp.sum(q * logits, axis=-1, keepdims=True)
 

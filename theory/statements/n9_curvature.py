@@ -19,7 +19,7 @@ _PLACES = np.array([-1, -2 / 3, -1 / 3, 1 / 3, 2 / 3, 1])
 """Strengths of a fine sweep, as shares of the largest."""
 
 _INVERSE = np.linalg.inv(np.vander(_PLACES, increasing=True))
-"""From values at these places to the coefficients of the polynomial through them."""
+"""A matrix that maps values at these places to the coefficients of the polynomial through them."""
 
 
 def _contexts(instance: SteeredTransformer):
@@ -31,7 +31,7 @@ def _closed_form(instance: SteeredTransformer) -> Float[Array, " m"]:
 
 
 def _uncentred(instance: SteeredTransformer) -> Float[Array, " m"]:
-    """With F = diag(p): the second moment of the slopes, where their variance is meant."""
+    """The twin with F = diag(p): the second moment of the slopes in place of their variance."""
     zero = jnp.zeros(())
     p, slopes = jax.nn.softmax(instance.decode(zero)), slope(instance.decode, zero)
     return jnp.sum(p * slopes**2, axis=-1) / 2
@@ -44,7 +44,7 @@ def _scale(instance: SteeredTransformer) -> Float[Array, ""]:
 
 
 def _size(instance: SteeredTransformer) -> Float[Array, ""]:
-    """What errors are relative to: the largest that the curvature could be, by the range of the slopes."""
+    """The scale of errors: the largest that the curvature could be, by the range of the slopes."""
     return jnp.max(jnp.ptp(slope(instance.decode, jnp.zeros(())), axis=-1)) ** 2 / 8
 
 

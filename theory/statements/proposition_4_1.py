@@ -19,7 +19,7 @@ _TIMES = np.array([1.0, 4.0, 30.0, 1e3, 1e6])
 """Strengths at which the bound is checked, as multiples of `SteeredTransformer.scale`: from where it says little."""
 
 _SHARE, _NODES = 1 / 8, 12
-"""Where the integral in 1/alpha begins, as a share of 1 / scale, and its Gauss-Legendre nodes."""
+"""The start of the integral in 1/alpha, as a share of 1 / scale, and its Gauss-Legendre nodes."""
 
 _NEAR = 1e-4
 """1/alpha at which slopes are compared, in units of 1 / scale."""
@@ -72,7 +72,7 @@ NEEDS = {
 
 
 def _size(instance: SteeredTransformer):
-    """What rounding is relative to."""
+    """The scale of rounding errors."""
     return _blind(instance) * (1 + jnp.maximum(jnp.max(jnp.abs(instance.limit(1))), jnp.max(jnp.abs(instance.limit(-1)))))
 
 

@@ -230,7 +230,7 @@ _OFF_TARGETS_ALWAYS_FALL = monotone(
 # --- remark 3.4 ------------------------------------------------------------------------------------------------------
 
 _NEARBY = np.array([-1e-3, 1e-3])
-"""How far before and after the first peak on the target, in units of 1/R, the condition is put to the test."""
+"""The condition is tested this far before and after the first peak on the target, in units of 1/R."""
 
 _UNDECIDED = 1e-12
 """A mean this close to ``min_T M``, in units of R, is left undecided."""

@@ -20,7 +20,7 @@ def mean_variance(instance: Instance):
 
 
 def _variance_within_concepts(instance: Instance):
-    """With the contexts of a concept pooled: right where they share their row, else with what is between them added."""
+    """The variance with the contexts of a concept pooled: wrong by the variance between them unless they share their row."""
     m, same = instance.log_odds, (instance.concept == instance.concept[:, None]).astype(instance.log_p.dtype)
     shares = same * instance.weights
     pooled = jnp.log(shares / jnp.sum(shares, axis=-1, keepdims=True) @ instance.p)

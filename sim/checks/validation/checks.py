@@ -24,7 +24,7 @@ from ufm._check import require
 
 @dataclass(frozen=True)
 class Validation:
-    """What was found on a model.
+    """The findings on a model.
 
     Attributes:
         model: its name.

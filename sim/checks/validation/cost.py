@@ -1,4 +1,4 @@
-"""What steering costs on a language model: the parts of the cost, its efficiency, and bounds on it (N15, N18, N20).
+"""The cost of steering on a language model: its parts, its efficiency, and bounds on it (N15, N18, N20).
 
 N15's split and bound, N20's range, and N18 with the change of the logits for M are theorems about any two predictions:
 nothing measured may contradict them. N20's arc is a theorem after the last block. N18 with the slopes of the logits for M
@@ -62,7 +62,7 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
 
 @jax.jit
 def _at_zero(split: Split, steering: Steering, members: Bool[Array, " V"]) -> dict[str, Array]:
-    """What one JVP tells of every context, ``[n]`` each: efficiency, share of the tokens, spread of the slopes."""
+    """The results of one JVP for every context, ``[n]`` each: efficiency, share of the tokens, spread of the slopes."""
     logits, derivative = slopes(split, split.embed(jnp.arange(split.n_contexts)), steering)
     log_p = jax.nn.log_softmax(logits)
     share = jnp.sum(jnp.where(members, jnp.exp(log_p), 0), axis=-1)

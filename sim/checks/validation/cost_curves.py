@@ -1,4 +1,4 @@
-"""What steering costs after one context, as curves: shares of tokens, efficiency by block and direction, safe strengths.
+"""Curves of the cost of steering after one context: shares of tokens, efficiency by block and direction, safe strengths.
 
 Beside what is measured stands the tilt by the slopes of the logits at strength 0: what the theory of the unconstrained
 features model makes of one Jacobian-vector product. Where logits are straight lines in the strength, the two agree.
@@ -124,7 +124,7 @@ def crossings(alphas: np.ndarray, nats: np.ndarray, levels: np.ndarray) -> np.nd
 
 
 def least(data: xr.Dataset, count: int = 200) -> xr.Dataset:
-    """With the least cost (N15) of every share that some layer reaches for the largest budget: "least" by "reached"."""
+    """The data with "least" by "reached": the least cost (N15) of shares that a layer reaches for the largest budget."""
     shares = [data[f"{kind}_share"].where(data[f"{kind}_cost"] <= NATS[-1]) for kind in ("tilted", "measured")]
     both = xr.concat(shares, "of")
     # The context is one and the same: so is the share before.

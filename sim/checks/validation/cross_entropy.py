@@ -1,4 +1,4 @@
-"""What steering does to the loss of text that a model wrote, and of text that it did not (N9, N13)."""
+"""The effect of steering on the loss of text that a model wrote, and of text that it did not (N9, N13)."""
 
 import jax
 import jax.numpy as jnp

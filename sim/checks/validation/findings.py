@@ -1,4 +1,4 @@
-"""What a check of the theory on a language model is given, and what it gives back: texts, vectors, sizes, findings."""
+"""The inputs and results of a check of the theory on a language model: texts, vectors, sizes, findings."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def material() -> Material:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one comparison found.
+    """The finding of one comparison.
 
     Attributes:
         statement: its id.

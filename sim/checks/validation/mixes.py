@@ -29,8 +29,8 @@ WAYS = ("best mix", "first alone", "second alone", "plain sum")
 """Directions in the plane of the two strengths."""
 
 
-class Slopes(NamedTuple):
-    """What one JVP for each of two vectors tells.
+class TwoSlopes(NamedTuple):
+    """The results of one JVP for each of two vectors.
 
     Attributes:
         log_p: unsteered log-probabilities, ``[n, V]``.
@@ -69,10 +69,10 @@ def mixes(run: Run) -> tuple[xr.Dataset, list[Finding]]:
 
 
 @jax.jit
-def _at_zero(split: Split, steerings: tuple[Steering, ...]) -> Slopes:
+def _at_zero(split: Split, steerings: tuple[Steering, ...]) -> TwoSlopes:
     states = split.embed(jnp.arange(split.n_contexts))
     logits, first = slopes(split, states, steerings[0])
-    return Slopes(jax.nn.log_softmax(logits), jnp.stack([first, slopes(split, states, steerings[1])[1]], axis=1))
+    return TwoSlopes(jax.nn.log_softmax(logits), jnp.stack([first, slopes(split, states, steerings[1])[1]], axis=1))
 
 
 @jax.jit
@@ -104,7 +104,7 @@ def _crossed(split: Split, steerings: tuple[Steering, ...], alphas: Array) -> tu
     )
 
 
-def _interference(about: str, split: Split, steerings: tuple[Steering, ...], start: Slopes) -> list[Finding]:
+def _interference(about: str, split: Split, steerings: tuple[Steering, ...], start: TwoSlopes) -> list[Finding]:
     """Mixed second derivatives beside the covariance of the slopes, in units of their standard deviations."""
     token = jnp.arange(start.log_p.shape[-1]) == 0
     covariance = np.asarray(allocation.response(start.log_p, start.m, token).covariance)
@@ -128,9 +128,9 @@ def _interference(about: str, split: Split, steerings: tuple[Steering, ...], sta
 
 
 def _gains(
-    split: Split, steerings: tuple[Steering, ...], start: Slopes, members: Bool[Array, " V"]
+    split: Split, steerings: tuple[Steering, ...], start: TwoSlopes, members: Bool[Array, " V"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What ways of mixing gain the members, the mean over contexts, for the square root of the KL that they cost.
+    """The members' mean gain over contexts from ways of mixing, by the square root of the KL that they cost.
 
     Returns:
         As forecast for small budgets, ``[4]``; and measured at a small strength and at `BUDGET`, ``[2, 4]``.

@@ -26,16 +26,16 @@ from ufm._batches import map_in_batches
 from ufm.measures import slopes, variance
 
 NATS = 0.1
-"""What the strengths cost after the openings, by the curvature."""
+"""The cost of the strengths after the openings, by the curvature, in nats."""
 
 LIFT = 1.0
-"""How much steering lifts the log-probability of a token of the set, at least: the mean over openings of its slope, in
+"""The least lift of the log-probability of a token of the set by steering: the mean over openings of its slope, in
 standard deviations of the prediction."""
 
 
 @dataclass(frozen=True)
 class Responses:
-    """What steering does to the share of a set of tokens at each step of texts, ``[n, t]`` each.
+    """The effect of steering on the share of a set of tokens at each step of texts, ``[n, t]`` each.
 
     Attributes:
         whole: its difference between the positive and the negative strength, each on the text that it writes.

@@ -1,4 +1,4 @@
-"""What steering costs on text: the increase of the cross-entropy, what is known of it without a sweep (S, theorem 3.8)."""
+"""The cost of steering on text: the increase of the cross-entropy, what is known of it without a sweep (S, theorem 3.8)."""
 
 from collections.abc import Mapping
 from typing import Any

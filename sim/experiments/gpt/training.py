@@ -35,12 +35,12 @@ Parameters = dict[str, Any]
 
 
 FAMILIES = ("gpt2", "llama")
-"""Of what can be trained."""
+"""The families that can be trained."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What is trained, and how.
+    """The model that is trained, and how.
 
     Attributes:
         family: "gpt2", with LayerNorms and biases, or "llama", with RMSNorms and no bias.

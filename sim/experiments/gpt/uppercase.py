@@ -40,7 +40,7 @@ SHOWN = ("theory", "closest", "normed")
 """Tilts in the table."""
 
 RANGES = ("S", "near")
-"""Of figure A.4: strengths from 0 to S's 50, and up to a few lengths of the hidden state, where curves turn."""
+"""The ranges of figure A.4: strengths from 0 to S's 50, and up to a few lengths of the hidden state, where curves turn."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class ComparedRun:
 
 
 def names_of_layers(runs: Sequence[ComparedRun]) -> list[dict[int, str]]:
-    """What the blocks of each run are called, so that blocks that are to be compared have one name.
+    """Names for the blocks of each run; blocks that are to be compared get the same name.
 
     Runs with as many blocks stand side by side block by block, in their order. Otherwise blocks are called early, middle and
     last where they are.

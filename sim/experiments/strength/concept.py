@@ -41,7 +41,7 @@ def concept(experiment: Experiment) -> None:
     _lexicon(experiment)
     _calibrate(experiment)
     settings, tokenizer = experiment.settings.concept, experiment.tokenizer
-    alphas, prompts = settings.alphas, [tokenizer.encode(text) for text in experiment.inputs.starts[: settings.prompts]]
+    alphas, prompts = settings.alphas, suitable_starts(experiment)
     each = len(prompts) * settings.completions
     coords: dict[str, Any] = {
         "concept": list(experiment.settings.concepts),
@@ -49,7 +49,7 @@ def concept(experiment: Experiment) -> None:
         "strength": np.arange(alphas.size),
         "prompt": np.arange(len(prompts)),
         "completion": np.arange(settings.completions),
-        "position": np.arange(settings.new),
+        "position": np.arange(settings.max_new_tokens),
     }
     dims = ("concept", "layer", "strength", "prompt", "completion")
     together = max(1, settings.batch // each)
@@ -75,7 +75,7 @@ def concept(experiment: Experiment) -> None:
         rows = [prompt for _ in strengths for prompt in prompts]
         made = experiment.lm.generate(
             rows,
-            max_new_tokens=settings.new,
+            max_new_tokens=settings.max_new_tokens,
             sampling=settings.sampling,
             seed=experiment.seed("concept", *cell),
             num_return_sequences=settings.completions,
@@ -84,11 +84,24 @@ def concept(experiment: Experiment) -> None:
             length=max(map(len, prompts)),
         )
         kept = [list(row) for row in made.tokens][: len(numbers) * each]
-        tokens = _in_rows(kept, settings.new)
+        tokens = _in_rows(kept, settings.max_new_tokens)
         texts = np.asarray([tokenizer.decode(row) for row in kept])
         return {"tokens": tokens, "written": texts, **opinions(experiment, kept, name)}
 
     experiment.store.fill("concept", layout, compute, progress=experiment.progress)
+
+
+def suitable_starts(experiment: Experiment) -> list[list[int]]:
+    """The beginnings of completions as tokens, if the model has room for completions and its tokenizer has whole words.
+
+    Raises:
+        ValueError: a beginning that is too long for the model; no token that is a whole word.
+    """
+    settings = experiment.settings.concept
+    require(bool(whole_words(experiment).any()), "tokenizer", "tokens that are whole words", "none")
+    prompts = [experiment.tokenizer.encode(text) for text in experiment.inputs.starts[: settings.prompts]]
+    experiment.lm.contexts(prompts, room=settings.max_new_tokens)
+    return prompts
 
 
 def _in_rows(texts: Sequence[Sequence[int]], length: int) -> Int[np.ndarray, "n length"]:
@@ -103,7 +116,6 @@ def _lexicon(experiment: Experiment) -> None:
     """Fill the group "lexicon": the tokens that count as a concept's, ``[concept, rank]``."""
     settings = experiment.settings.concept
     words = whole_words(experiment)
-    require(bool(words.any()), "tokenizer", "tokens that are whole words", "none")
     count = min(settings.lexicon, int(words.sum()))
     layout = Layout(
         {"concept": list(experiment.settings.concepts), "rank": np.arange(count)},
@@ -151,7 +163,7 @@ def _calibrate(experiment: Experiment) -> None:
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,), (side,) = (layout.labels(cell)[key] for key in ("concept", "side"))
         rows = experiment.rows(name if side == "positive" else against(name, experiment.settings.main))
-        judgements = opinions(experiment, [row[: settings.new] for row in rows], name)
+        judgements = opinions(experiment, [row[: settings.max_new_tokens] for row in rows], name)
         more = texts - len(rows)
         fills = {"answer": MISSING, "score": np.nan, "in_lexicon": MISSING, "ratio": np.nan}
         return {key: np.pad(value, (0, more), constant_values=fills[key]) for key, value in judgements.items()}
@@ -177,7 +189,7 @@ def opinions(experiment: Experiment, rows: list[list[int]], name: str) -> dict[s
 def judged(
     judge: LanguageModel, texts: Sequence[str], name: str, settings: ConceptProbability
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """What a judge says of texts: its likeliest answer, and its log-odds of "1" against "0".
+    """The opinion of a judge on texts: its likeliest answer, and its log-odds of "1" against "0".
 
     Args:
         judge: a model with a tokenizer.
@@ -202,7 +214,7 @@ def judged(
     yes, no = (np.asarray(numbers, int) for numbers in digits)
     answers, scores = [], []
     rows = [tokens(text) for text in texts]
-    length = _padded(rows, len(tokens("")) + settings.new)
+    length = _padded(rows, len(tokens("")) + settings.max_new_tokens)
     for part, count in batched(rows, length, settings.judged_together):
         log_p = np.asarray(last_log_p(judge.split(part, last, length=length)), float)[:count]
         likeliest = log_p.argmax(axis=-1)
@@ -227,7 +239,7 @@ def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: Conc
     openings = [tokenizer.encode(plain_request(means)) for means in (DEFINITIONS[name].means, DEFINITIONS[name].opposite)]
     both = [[[*opening, *bodies[k]] for k in filled] for opening in openings]
     # One length for all, so that one program serves both sides.
-    length, sides = _padded([row for rows in both for row in rows], max(map(len, openings)) + settings.new), []
+    length, sides = _padded([row for rows in both for row in rows], max(map(len, openings)) + settings.max_new_tokens), []
     for rows in both:
         loss_parts = []
         for part, count in batched(rows, length, settings.judged_together):

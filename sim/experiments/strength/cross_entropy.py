@@ -1,4 +1,4 @@
-"""What steering costs: cross-entropy on text of others and on the model's own (S, theorem 3.8; figures 7 and A.13).
+"""The cost of steering: cross-entropy on text of others and on the model's own (S, theorem 3.8; figures 7 and A.13).
 
 On text that the model draws itself it is its own data distribution, so that theorem 3.8 holds with the curvature of N9 and
 there is no linear term; on other text there may be one.

@@ -37,13 +37,8 @@ def next_token(experiment: Experiment) -> None:
     Raises:
         ValueError: more tokens to keep than there are; a text that is asked for and is not one token.
     """
-    asked = asked_tokens(experiment)
+    asked, contexts = asked_tokens(experiment), suitable_contexts(experiment)
     settings, steered = experiment.settings.next_token, experiment.settings.steered
-    vocabulary = experiment.lm.config.vocab_size
-    require(settings.kept <= vocabulary, "next_token.kept", f"at most {vocabulary} tokens", settings.kept)
-    contexts = [
-        experiment.tokenizer.encode(text)[: settings.context] for text in experiment.inputs.contexts[: settings.contexts]
-    ]
     length = max(map(len, contexts))
     layout = _layout(experiment, [experiment.tokenizer.decode(row) for row in contexts])
     concepts, layers = experiment.settings.concepts, [int(layer) for layer in experiment.settings.layers]
@@ -71,6 +66,22 @@ def next_token(experiment: Experiment) -> None:
     experiment.store.fill("next-token", layout, compute, wanted=wanted, progress=experiment.progress)
 
 
+def suitable_contexts(experiment: Experiment) -> list[list[int]]:
+    """The contexts as tokens, cut to a length, if the model can read them and has the tokens that the settings ask for.
+
+    Raises:
+        ValueError: more tokens to keep than there are; a text that is asked for and is not one token; contexts that are too
+            long for the model.
+    """
+    settings, vocabulary = experiment.settings.next_token, experiment.lm.config.vocab_size
+    asked_tokens(experiment)
+    require(settings.kept <= vocabulary, "next_token.kept", f"at most {vocabulary} tokens", settings.kept)
+    texts = experiment.inputs.contexts[: settings.contexts]
+    contexts = [experiment.tokenizer.encode(text)[: settings.context] for text in texts]
+    experiment.lm.contexts(contexts)
+    return contexts
+
+
 def asked_tokens(experiment: Experiment) -> Int[np.ndarray, " n"]:
     """The tokens that the settings ask for by their texts.
 
@@ -85,7 +96,7 @@ def asked_tokens(experiment: Experiment) -> Int[np.ndarray, " n"]:
 
 
 def _layout(experiment: Experiment, texts: list[str]) -> Layout:
-    """What the group has, for contexts of these texts: a cell for every variant, concept, layer and context."""
+    """The layout of the group for contexts of these texts: a cell for every variant, concept, layer and context."""
     settings, steered = experiment.settings.next_token, experiment.settings.steered
     cut_dims = ("variant", "concept", "layer", "context")
     of_slot, of_strength, of_side = ((*cut_dims, dim) for dim in ("slot", "strength", "side"))

@@ -1,7 +1,8 @@
 """The page of a run of the first paper (S): theory laid over measurement, claim by claim, with its figures."""
 
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -107,7 +108,8 @@ def write(experiment: Experiment) -> TestedClaims:
     Returns:
         The claims, and what they rest on.
     """
-    tested, folder = claims(experiment), experiment.store.path
+    tried = [name for name in SAMPLES if experiment.store.finished(name) and is_trial(experiment.settings, name)]
+    tested, folder = _undecided(claims(experiment), tried), experiment.store.path
     data = {group: experiment.store.data(group) for group in experiment.store.groups} | {
         f"derived-{k}": v for k, v in tested.data.items()
     }
@@ -146,7 +148,7 @@ def write(experiment: Experiment) -> TestedClaims:
         words=_lexicon(experiment),
         completions=completions(experiment),
         unfinished=[name for name in STAGES if not experiment.store.finished(name)],
-        tried=[name for name in SAMPLES if experiment.store.finished(name) and is_trial(experiment.settings, name)],
+        tried=tried,
         notes=unused(experiment, STAGES),
         asked=asked_tokens(experiment),
         pictures=pictures(files),
@@ -155,7 +157,7 @@ def write(experiment: Experiment) -> TestedClaims:
 
 
 SAMPLES = {
-    "prompts": ("texts", "new"),
+    "prompts": ("texts", "max_new_tokens"),
     "next-token": ("contexts", "strengths"),
     "concept": ("prompts", "completions"),
     "cross-entropy": ("blocks", "tokens"),
@@ -170,12 +172,22 @@ def is_trial(settings: ExperimentSettings, stage: str) -> bool:
     return all(getattr(own, name) <= getattr(smoke, name) for name in SAMPLES[stage])
 
 
+def _undecided(tested: TestedClaims, tried: Sequence[str]) -> TestedClaims:
+    """The claims of a run, those open that rest on trials. All of them rest on the texts of the stage "prompts"."""
+
+    def without_verdict(claim: PaperClaim) -> PaperClaim:
+        rests_on_trial = "prompts" in tried or claim.group in tried
+        return replace(claim, blind=claim.blind or "a trial decides nothing") if rests_on_trial else claim
+
+    return replace(tested, claims=tuple(map(without_verdict, tested.claims)))
+
+
 OF_GROUP = {"bump-shares": "next-token", "dominant-log-odds": "next-token"}
 """The section of datasets that are derived from others."""
 
 
 def datasets(experiment: Experiment, data: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
-    """What the figures are drawn from."""
+    """The data that the figures are drawn from."""
     drawable = {}
     if "next-token" in data:
         tokens = data["next-token"]["token"]
@@ -196,7 +208,7 @@ def datasets(experiment: Experiment, data: dict[str, xr.Dataset]) -> dict[str, x
 
 
 def units(experiment: Experiment) -> list[dict[str, Any]]:
-    """What strength 1 is, for every concept and layer: the length of what is added, by that of states and of the vector."""
+    """The length that strength 1 adds for every concept and layer, relative to states and to the vector."""
     if not experiment.store.finished("vectors"):
         return []
     rows = []
@@ -215,7 +227,7 @@ def units(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def asked_tokens(experiment: Experiment) -> list[dict[str, Any]]:
-    """What became of the tokens that were asked for, after every context: where they begin, and how far they get.
+    """The tokens that were asked for, after every context: where they begin, and how far they get.
 
     Returns:
         By concept, layer, context and token: `word`, `log_odds`, `start`, the probability without steering, and `most` and
@@ -246,7 +258,7 @@ def asked_tokens(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def texts_of_sets(experiment: Experiment, count: int = 2, length: int = 240) -> dict[str, tuple[str, list[str], int]]:
-    """Of every set: what the model was asked for its texts (nothing for the user's own), a few beginnings, and how many."""
+    """The request for the texts of every set (nothing for the user's own), a few beginnings, and the number of texts."""
     if not experiment.store.finished("prompts"):
         return {}
     decode, own = experiment.tokenizer.decode, given(experiment)

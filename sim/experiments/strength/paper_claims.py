@@ -1,4 +1,4 @@
-"""What S says of real models, each claim as a number with an uncertainty and a verdict on the run at hand.
+"""The claims of S about real models, each as a number with an uncertainty and a verdict on the run at hand.
 
 A claim is tested as it is said: "most tokens exhibit a bump" wants a share above one half. It holds or fails if the 95 %
 interval of its number lies on one side of what is wanted (`sim.measure.intervals`), and is open otherwise. It is also open,
@@ -237,7 +237,7 @@ def _of_limit(claim: PaperClaim, change: float) -> PaperClaim:
 
 
 def shapes(curves: xr.Dataset) -> xr.Dataset:
-    """Of the likeliest tokens at either end, the shares with one bump, none or several; and where single bumps are.
+    """The shares of the likeliest tokens at either end with one bump, none or several; and where single bumps are.
 
     `share` by variant, concept, layer, context and kind; `peak`, the strength of the single bump of the token in a slot, in
     lengths of the hidden state, and its `log_odds`; NaN where there is no single bump or another slot has the same token.
@@ -289,7 +289,7 @@ def order(data: xr.Dataset, variant: str, concept: str, layer: int) -> Estimate:
 
 
 def _concordance(peak: Float[np.ndarray, " n"], odds: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    """Of tokens with one bump: pairs in order less those out of it, its variance without order, and pairs without ties."""
+    """Pairs of one-bump tokens in order less those out of it, its variance without order, and pairs without ties."""
     single = np.isfinite(peak)
     n = int(single.sum())
     signs = np.sign(np.subtract.outer(peak[single], peak[single]) * np.subtract.outer(odds[single], odds[single]))
@@ -532,7 +532,7 @@ def _no_slope(
 
 
 def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
-    """What steering costs at least, and in the end, on text of one kind."""
+    """The claims about the least and the final cost of steering on text of one kind."""
     alphas, increase = sweep["alpha"].values, sweep["increase"]
     worst = int(np.argmin(np.where(alphas == 0, np.inf, increase.mean("block").values)))
     yield PaperClaim(
@@ -594,7 +594,7 @@ TESTS: dict[str, Callable[[Experiment, dict[str, xr.Dataset]], Iterator[PaperCla
     "cross-entropy": _of_cross_entropy,
     "mmlu": _of_questions,
 }
-"""What is tested once a group of data is finished."""
+"""The tests of a group of data once it is finished."""
 
 
 def _pairs(data: xr.Dataset) -> Iterator[tuple[str, int]]:

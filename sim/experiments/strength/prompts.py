@@ -26,7 +26,7 @@ def prompts(experiment: Experiment) -> None:
     texts = max(map(len, own.values()), default=settings.texts)
     # Sets are written together as far as a batch holds them, the texts of a set in as few parts as there need be.
     layout = Layout(
-        {"set": experiment.sets, "text": np.arange(texts), "position": np.arange(settings.new)},
+        {"set": experiment.sets, "text": np.arange(texts), "position": np.arange(settings.max_new_tokens)},
         {"tokens": (("set", "text", "position"), "int32"), "written": (("set", "text"), "U")},
         {"set": max(1, settings.batch // texts), "text": min(texts, settings.batch)},
     )
@@ -35,7 +35,7 @@ def prompts(experiment: Experiment) -> None:
         names, numbers = layout.labels(cell).values()
         asked = [name for name in names if name not in own]
         written = iter(_written(experiment, asked, cell, len(numbers)) if asked else [])
-        tokens, texts_of_rows = np.full((len(names) * len(numbers), settings.new), -1, np.int32), []
+        tokens, texts_of_rows = np.full((len(names) * len(numbers), settings.max_new_tokens), -1, np.int32), []
         for k, name in enumerate(name for name in names for _ in numbers):
             row = _tokens(experiment, own[name], numbers[k % len(numbers)]) if name in own else next(written)
             tokens[k, : len(row)] = row
@@ -60,7 +60,7 @@ def known(experiment: Experiment) -> None:
     """Raise an error if a set has no texts, and the model cannot be asked for any.
 
     Raises:
-        ValueError: a concept that is neither defined nor among the given texts.
+        ValueError: a concept that is neither defined nor among the given texts; no room in the model for new texts.
     """
     named = [name for name in missing(experiment) if name != RANDOM]
     unknown = [name for name in named if name.removeprefix("not ") not in DEFINITIONS]
@@ -69,16 +69,19 @@ def known(experiment: Experiment) -> None:
         sets = ", ".join(map(repr, experiment.inputs.prompts)) or "none"
         require(not unknown, "prompts", need, f"sets {sets}, without {', '.join(map(repr, unknown))}")
     defined = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
-    require(not unknown, "concepts", defined, ", ".join(unknown))
+    require(not unknown, "concepts", defined, ", ".join(dict.fromkeys(name.removeprefix("not ") for name in unknown)))
+    openings = [opening(experiment, name) for name in missing(experiment)]
+    if openings:
+        experiment.lm.contexts(openings, room=experiment.settings.prompts.max_new_tokens)
 
 
-def _written(experiment: Experiment, names: list[str], cell: Cell, each: int) -> list[list[int]]:
+def _written(experiment: Experiment, names: list[str], cell: Cell, num_return_sequences: int) -> list[list[int]]:
     """Texts that the model writes, set by set."""
     settings = experiment.settings.prompts
     made = experiment.lm.generate(
         [opening(experiment, name) for name in names],
-        num_return_sequences=each,
-        max_new_tokens=settings.new,
+        num_return_sequences=num_return_sequences,
+        max_new_tokens=settings.max_new_tokens,
         sampling=settings.sampling,
         seed=experiment.seed("prompts", *cell),
         length=max(len(opening(experiment, name)) for name in missing(experiment)),
@@ -103,4 +106,4 @@ def opening(experiment: Experiment, name: str) -> list[int]:
 def _tokens(experiment: Experiment, texts: tuple[str, ...], k: int) -> list[int]:
     """A text of the user as tokens, cut to a length; empty where a set has fewer texts than others."""
     text = texts[k] if k < len(texts) else ""
-    return experiment.tokenizer.encode(text, special=False)[: experiment.settings.prompts.new]
+    return experiment.tokenizer.encode(text, special=False)[: experiment.settings.prompts.max_new_tokens]

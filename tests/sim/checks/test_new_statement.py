@@ -12,6 +12,7 @@ import pytest
 
 from sim import cli
 from sim.checks.new_statement import _indexed, _referred, _registered, new_statement
+from theory import REGISTRY
 
 ROOT = Path(__file__).parents[3]
 
@@ -83,6 +84,8 @@ def test_pages_have_it_once():
         ("N4", "name: expected an id that no statement has, got 'N4', of N4.divergence"),
         ("My Statement", "name: expected small letters, digits and hyphens"),
         ("../x", "name: expected small letters"),
+        ("class", "name: expected an id that is not a keyword of Python, got 'class'"),
+        ("N99", r"name: expected the next number, N\d\d, got 'N99'"),
     ],
 )
 def test_names_that_do_not_fit_are_refused_and_nothing_is_written(monkeypatch, capsys, name, message):
@@ -96,3 +99,58 @@ def test_names_that_do_not_fit_are_refused_and_nothing_is_written(monkeypatch, c
 def test_an_installation_is_refused(tmp_path):
     with pytest.raises(ValueError, match="root: expected a checkout of the project"):
         new_statement("my-statement", root=tmp_path)
+
+
+@pytest.fixture
+def pages(tmp_path):
+    """The files of a checkout that a new statement changes, and their texts."""
+    names = [
+        "theory/statements/__init__.py",
+        "docs/reference/theory.md",
+        "docs/proofs/index.md",
+        "docs/data/assumption-1.json",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path, texts_in(tmp_path)
+
+
+def texts_in(folder):
+    return {path: path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("title", ["Two\nlines", "ends in \\", 'a "quoted" word', "a tab\t"])
+def test_titles_that_a_module_cannot_hold_are_refused_and_nothing_is_written(pages, title):
+    root, before = pages
+    with pytest.raises(ValueError, match="title: expected one line without double quotation marks and backslashes"):
+        new_statement("my-statement", title=title, root=root)
+    assert texts_in(root) == before
+
+
+def test_a_numbered_statement_needs_a_title(pages):
+    root, before = pages
+    following = f"N{1 + max(int(found) for found in re.findall(r'N([0-9]+)', ' '.join(REGISTRY)))}"
+    for title in ("", "ψ"):
+        with pytest.raises(ValueError, match=f"title: expected a few words, for {following}"):
+            new_statement(following, title=title, root=root)
+    assert texts_in(root) == before
+
+
+@pytest.mark.parametrize("failure", [None, KeyboardInterrupt])
+def test_a_checkout_is_as_it_was_after_a_failure(pages, monkeypatch, failure):
+    root, before = pages
+    written = []
+
+    def fails(command, **_):
+        written.extend(path for path, text in texts_in(root).items() if before.get(path) != text)
+        (root / "docs/data/assumption-1.json").write_text("{")
+        if failure is not None:
+            raise failure
+        return subprocess.CompletedProcess(command, 1, "", "no")
+
+    monkeypatch.setattr("sim.checks.new_statement.subprocess.run", fails)
+    with pytest.raises(failure or ValueError):
+        new_statement("my-statement", root=root)
+    assert len(written) == 5
+    assert texts_in(root) == before

@@ -10,7 +10,7 @@ import xarray as xr
 
 import sim
 from sim import bench_choosing
-from sim.bench_choosing import WAYS, Outcome, Trial, as_table, figures, prompts
+from sim.bench_choosing import WAYS, ChoiceOutcome, Trial, as_table, figures, prompts
 from sim.choosing import request
 from sim.choosing.criteria import statistic
 from sim.choosing.mix import mix
@@ -77,6 +77,19 @@ def test_prompts_may_be_lines_of_json(folder, monkeypatch, capsys):
     assert request.prompts_of(None, folder / "prompts.jsonl") == PROMPTS
     assert request.prompts_of(None, folder / "objects.txt") == PROMPTS[:2]
     assert request.prompts_of(None, folder / "braces.txt") == ["{A line} of text", "[another"]
+    (folder / "spaces.txt").write_text('{ "prompt": "A"}\n{"text" : "B"}\n')
+    (folder / "list.json").write_text(json.dumps([PROMPTS[0], {"prompt": PROMPTS[1]}], indent=1))
+    assert request.prompts_of(None, folder / "spaces.txt") == ["A", "B"]
+    assert request.prompts_of(None, folder / "list.json") == PROMPTS[:2]
+    for name, written, words in (
+        ("list.json", '["A", 3]', "got 3 in entry 1 of list.json"),
+        ("list.json", "[]", "at least one, got an empty list in list.json"),
+        ("half.jsonl", '"A"\n"\\ud83d"', "lone surrogate .* in line 2 of half.jsonl"),
+        ("half.json", '["\\ud83d"]', "lone surrogate .* in entry 0 of half.json"),
+    ):
+        (folder / name).write_text(written)
+        with pytest.raises(ValueError, match=f"^prompts: .*{words}"):
+            request.prompts_of(None, folder / name)
     (folder / "prompts.jsonl").write_text('{"prompt": "A"}\n{"question": "B"}\n')
     code, _, err = asked(monkeypatch, capsys, "--prompts", "prompts.jsonl")
     assert code == 2
@@ -182,6 +195,9 @@ def test_no_strength_is_said_and_is_code_3(folder, monkeypatch, capsys):
         (("--prompt", "ABC", "--statistic", "median"), "statistic: expected one of p95, mean, max"),
         (("--prompt", "ABC", "--share", "1.5"), "share: "),
         (("--prompt", "ABC", "--share", "2", "--layer", "1"), "share: expected"),
+        (("--prompt", "ABC", "--share", "0.1", "--away", "--tokens", "A"), "share: expected none for negative strengths"),
+        (("--prompt", "ABC", "--tokens", ""), "tokens: expected words, got a blank one, ''"),
+        (("--prompt", "ABC", "--tokens", "A", "--tokens", " "), "tokens: expected words, got a blank one, ' '"),
         (("--prompt", "ABC", "--fold", "chosen.txt"), "expected"),
     ],
 )
@@ -265,7 +281,7 @@ def test_outcomes_are_measured_on_other_prompts(trial):
 
 
 def test_the_table_counts_what_is_near():
-    rows = [Outcome("m", "joy", 1, "ours", 2.0, 5.0, 1.0, paid, 0.3, 0.1, 0.05, 0.0) for paid in (0.85, 1.1, 1.3)]
+    rows = [ChoiceOutcome("m", "joy", 1, "ours", 2.0, 5.0, 1.0, paid, 0.3, 0.1, 0.05, 0.0) for paid in (0.85, 1.1, 1.3)]
     assert figures(rows, 1.0)["ours"]["near the budget"] == pytest.approx(2 / 3)
     assert figures(rows, 1.0)["ours"]["p95"] == 1.1
     assert "ours" in as_table(rows, 1.0)

@@ -300,13 +300,17 @@ def test_promoted_tokens_are_the_fewest_that_gain_half():
         ({"share": 1.5}, "share"),
         ({"of": "p50"}, "statistic"),
         ({"sign": 2}, "sign"),
+        ({"sign": -1, "share": 0.1}, "share: expected none for negative strengths and named tokens"),
         ({"horizon": 0}, "horizon"),
         ({"tokens": [99]}, "tokens"),
         ({"tokens": list(range(61))}, "tokens"),
         ({"criteria": ["ratio"]}, "criteria"),
         ({"criteria": [ShareAtLeast(0.1)]}, "criteria: expected limits such as .* a floor is share="),
         ({"steering": V}, "steering"),
-        ({"steering": np.zeros(32), "layer": 1}, "steering"),
+        ({"steering": np.zeros(32), "layer": 1}, "steering: .*a zero vector"),
+        ({"steering": 1e-30 * V, "layer": 1}, "steering: .*a vector of length [0-9.]*e-30: too short"),
+        ({"steering": 1e30 * V, "layer": 1}, "steering: expected one whose effect float32 can hold, got .*e.30: scale it"),
+        ({"steering": sim.SteeringVector({0: 0 * V, 1: 0 * V}), "layer": "auto"}, "steering: .*a zero vector"),
         ({"steering": sim.Steering({7: sim.Add(V)})}, "layer"),
         ({"steering": sim.Steering({1: sim.Add(V[:5])})}, "steering"),
         ({"steering": sim.Steering(sim.Add(V))}, "layer"),
@@ -383,9 +387,97 @@ def test_a_choice_says_when_the_share_falls_and_when_prompts_are_few(lm):
     assert falling.reason.startswith("the concept's mean share does not rise: ")
     assert f"note: {falling.reason}" in str(falling)
     few = choose(lm, steering(), PROMPTS[:1], budget=0.05, horizon=6, tokens=choose_tokens(lm, sign=1))
-    assert few.reason == "1 prompts say little of others; 8 or more are better"
+    assert few.reason == "1 prompt says little of others; 8 or more are better"
 
 
 def choose_tokens(lm, sign):
     """The tokens that steering one way promotes."""
     return list(choose(lm, steering(), PROMPTS, budget=0.05, horizon=6, sign=sign).tokens)
+
+
+def test_a_prompt_of_one_token_has_no_strength_of_its_own(lm):
+    choice = choose(lm, steering(), [[5], *PROMPTS], horizon=6, tokens=TOKENS, budget=0.05)
+    first, *others = choice.per_prompt
+    assert first.own_alpha is None
+    assert first.cost > 0
+    tilt, _ = FixedText.of(lm, prompts_alone(PROMPTS), steering(), skip=False).tilt(MEMBERS)
+    price, own = tilt.variance.mean(axis=1), np.array([prompt.own_alpha for prompt in others])
+    assert price @ own**2 == pytest.approx(price.sum() * choice.alpha**2, rel=1e-4)
+    assert json.loads(json.dumps(choice.as_json(), allow_nan=False))["per_prompt"][0]["own_alpha"] is None
+    assert [line.split()[2] for line in choice.table().splitlines()[2:4]] == ["-", f"{own[0]:.4g}"]
+
+
+def beyond(monkeypatch, limit, *, reading=True):
+    """Logits are not finite at larger strengths, where the model writes, and where it reads."""
+    write, effects = Writer.__call__, FixedText.effects
+
+    def written(self, steering=None, alpha=0.0):
+        if abs(alpha) > limit:
+            raise ValueError("logits: expected finite numbers")
+        return write(self, steering, alpha)
+
+    def measured(self, alpha, *args, **options):
+        found = effects(self, alpha, *args, **options)
+        return found._replace(kl=np.nan * found.kl, share=np.nan * found.share) if abs(alpha) > limit else found
+
+    monkeypatch.setattr(Writer, "__call__", written)
+    if reading:
+        monkeypatch.setattr(FixedText, "effects", measured)
+
+
+def test_smaller_strengths_are_tried_where_logits_are_not_finite(lm, monkeypatch):
+    free = choice_of(lm, budget=0.05)
+    beyond(monkeypatch, 0.9 * free.alpha)
+    choice = choice_of(lm, budget=0.05)
+    assert 0.88 * free.alpha < choice.alpha <= 0.9 * free.alpha
+    assert choice.interval[0] <= choice.alpha <= choice.interval[1]
+    assert choice.stopped_by == "finite logits"
+    assert choice.reason.startswith("at strength ")
+    assert "logits are not finite" in choice.reason
+    assert choice.cost.p95 < 0.05
+    share = choice_of(lm, share=2 * free.share[1])
+    assert share.alpha is None
+    assert "not reached: at most 0." in share.reason
+    beyond(monkeypatch, 1e-4 * free.alpha)
+    assert "logits are not finite" in choice_of(lm, budget=0.05).reason
+
+
+def test_the_last_text_that_is_written_is_kept(lm, monkeypatch):
+    # Too few tokens for a short text first; the text at the guess gives a larger strength.
+    options = {"horizon": 3, "tokens": TOKENS, "budget": 1.0}
+    free = choose(lm, steering(), PROMPTS, **options)
+    assert free.alpha > 1.1 * free.guess
+    beyond(monkeypatch, 1.05 * free.guess, reading=False)
+    choice = choose(lm, steering(), PROMPTS, **options)
+    assert choice.alpha == choice.written_at == free.guess
+    assert f"logits are not finite: the text written at {free.guess:.4g} is kept" in choice.reason
+    assert choice.cost.p95 < 1.0
+
+
+def test_blocks_without_a_direction_are_left_out(lm):
+    choice = choose(lm, sim.SteeringVector({0: V, 1: 0 * V, 2: V}), PROMPTS, layer="auto", horizon=6, budget=0.05)
+    assert [point.layer for point in choice.frontier] == [0, 2]
+    json.dumps(choice.as_json(), allow_nan=False)
+
+
+def test_away_from_named_tokens_their_share_falls(lm):
+    vector = sim.SteeringVector({0: -V, 1: V})
+    tokens = choose_tokens(lm, sign=1)
+    choice = choose(lm, vector, PROMPTS, layer="auto", horizon=6, budget=0.05, sign=-1, tokens=tokens)
+    won = {one.layer: one.share[0] - one.share[1] for one in (choice, *choice.others)}
+    assert choice.layer == max(won, key=won.get) == 1
+    assert won[1] > 0
+    assert "does not" not in choice.reason
+    assert choice.frontier[1].rho_squared > max(0, choice.frontier[0].rho_squared)
+    assert "-: share rises" in choice.frontier_table()
+    towards = choose(lm, vector, PROMPTS, layer=0, horizon=6, budget=0.05, sign=-1, tokens=tokens)
+    assert towards.reason.startswith("the concept's mean share does not fall: ")
+    assert sum(prompt.own_alpha < 0 for prompt in choice.per_prompt) > len(PROMPTS) / 2
+
+
+def test_the_other_way_the_share_of_what_negative_strengths_promote_may_rise(lm):
+    options = {"horizon": 6, "criteria": [Rising()]}
+    back = choose(lm, steering(), PROMPTS, sign=-1, **options)
+    mirrored = choose(lm, sim.Steering({1: sim.Add(-V)}), PROMPTS, **options)
+    assert back.stopped_by == mirrored.stopped_by == "peak"
+    assert back.alpha == pytest.approx(-mirrored.alpha, rel=1e-3)

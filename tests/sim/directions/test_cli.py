@@ -53,6 +53,18 @@ def test_show_says_where_there_is_no_diagnosis(folder, monkeypatch, capsys):
     assert "no diagnosis" in out
 
 
+def test_show_speaks_of_zeros_and_of_single_texts(folder, monkeypatch, capsys):
+    joy = SteeringVector({0: np.zeros(WIDTH), 1: np.full(WIDTH, 1e30)}, extraction={"texts": [1, 1]})
+    sim.write_vector(joy, "joy.safetensors")
+    code, out, _ = run(monkeypatch, capsys, "vector", "show", "joy.safetensors", "--json", "joy.json")
+    assert code == 0
+    assert "block 0: it is zero, and steers nowhere" in out
+    assert "one text on a side: no diagnosis of halves and of held-out texts" in out
+    report = json.loads((folder / "joy.json").read_text())
+    assert [*report["warnings"]] == ["0"]
+    assert report["lengths"]["1"] == pytest.approx(1e30 * WIDTH**0.5)
+
+
 def test_convert_writes_another_format(folder, monkeypatch, capsys):
     joy = vector()
     sim.write_vector(joy, "joy.safetensors")
@@ -171,6 +183,10 @@ def test_a_concept_of_the_library_or_of_a_file(folder):
         source(pairs=pairs)
     with pytest.raises(ValueError, match=r"concept: .*got joy"):
         source(pairs=pairs, concept="joy")
+    some = folder / "some.jsonl"
+    some.write_text("".join(json.dumps({"positive": "A", "negative": "B"} | more) + "\n" for more in ({}, {"prompt": "C"})))
+    with pytest.raises(ValueError, match=r"^pairs: expected a question in every pair, or in none, got one in 1 of 2"):
+        source(pairs=some)
 
 
 def test_combine_adds_with_factors(folder, monkeypatch, capsys):

@@ -236,6 +236,8 @@ BAD_ROWS = {
     "word": ([caa(matching="Yes")], "an option of the question, got 'Yes' in line 1 of kind"),
     "no-choices": ([caa(question="Sing?")], r"an option of the question, got '\(A\)' in line 1 of kind"),
     "category": ([record(1, "neutral")], "a category among positive, negative, hard negative, got 'neutral' in line 1"),
+    "list-id": ([record(1) | {"concept_id": [1]}], r'a text or a number as "concept_id", got \[1\] in line 1 of kind'),
+    "object-genre": ([record(1), record(2) | {"concept_genre": {}}], 'as "concept_genre", got {} in line 2 of kind'),
     "no-output": ([negative(1), record(1, output=" ")], '"output" that is text and not empty, got .* in line 2 of kind'),
     "no-positive": ([negative(1)], "at least one record that is positive, got none in kind"),
     "no-negative": ([record(1), negative(1, "code")], "negatives of 'rain', or of its genre, got none in kind"),

@@ -130,3 +130,12 @@ def test_bad_input(make, message):
         vector() + 1
     with pytest.raises(TypeError):
         vector() * "2"
+
+
+def test_what_float32_cannot_hold_is_refused_without_more_words(recwarn):
+    huge = SteeringVector({1: np.full(3, 3e38)})
+    for made in (lambda: 2 * huge, lambda: huge + huge):
+        with pytest.raises(ValueError, match=r"^direction of block 1: expected finite numbers, got inf"):
+            made()
+    np.testing.assert_allclose(huge.normalized()[1], 3**-0.5, rtol=1e-6)
+    assert not recwarn.list

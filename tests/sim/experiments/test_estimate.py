@@ -21,7 +21,7 @@ from sim.experiments.estimate import (
     FromHost,
     Rates,
     Shape,
-    Work,
+    StageCost,
     count,
     count_for,
     estimate,
@@ -68,16 +68,16 @@ def test_operations_are_those_that_xla_counts(tokens):
 
 def test_seconds_are_of_reading_writing_and_compiling():
     rates = Rates(operations=1e9, step=(0.1, 0.4), together=4, program=2.0)
-    assert rates.seconds(Work(1, 3e9, (), 2)) == pytest.approx(3 + 4)
-    assert rates.seconds(Work(1, 0.0, ((10, 1), (5, 4)), 0)) == pytest.approx(1 + 2)
-    assert rates.seconds(Work(1, 0.0, ((10, 2),), 0)) == pytest.approx(2)
+    assert rates.seconds(StageCost(1, 3e9, (), 2)) == pytest.approx(3 + 4)
+    assert rates.seconds(StageCost(1, 0.0, ((10, 1), (5, 4)), 0)) == pytest.approx(1 + 2)
+    assert rates.seconds(StageCost(1, 0.0, ((10, 2),), 0)) == pytest.approx(2)
 
 
 def test_groups_share_cells():
-    work = Work(5, 10.0, ((8, 2),) * 5)
+    work = StageCost(5, 10.0, ((8, 2),) * 5)
     assert work.of_one(1) == work
-    assert work.of_one(2) == Work(5, 6.0, ((8, 2),) * 3)
-    assert work.of_one(8) == Work(5, 2.0, ((8, 2),))
+    assert work.of_one(2) == StageCost(5, 6.0, ((8, 2),) * 3)
+    assert work.of_one(8) == StageCost(5, 2.0, ((8, 2),))
 
 
 def test_what_is_done_is_left_out(done, lm, judge, tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def architecture(layers):
 def test_the_paper_is_as_it_says():
     paper = PRESETS["paper"]
     assert paper.concepts == CONCEPTS
-    assert (paper.prompts.texts, paper.prompts.new) == (500, 300)
+    assert (paper.prompts.texts, paper.prompts.max_new_tokens) == (500, 300)
     assert (paper.next_token.strengths, paper.cross_entropy.strengths) == (1025, 129)
     assert paper.prompts.sampling.temperature == 0.9
     even = np.diff(paper.next_token.alphas(paper.main))
@@ -218,7 +218,7 @@ def test_bad_strengths(stage, name, value, message):
     ("make", "message"),
     [
         (lambda: ExperimentSettings(prompts=Prompts(texts=0)), "prompts.texts: .*at least 1.*, got 0"),
-        (lambda: ExperimentSettings(prompts=Prompts(new=0)), "prompts.new: .*at least 1.*, got 0"),
+        (lambda: ExperimentSettings(prompts=Prompts(max_new_tokens=0)), "prompts.max_new_tokens: .*at least 1.*, got 0"),
         (lambda: ExperimentSettings(prompts=Prompts(batch=-1)), "prompts.batch: .*at least 1.*, got -1"),
         (lambda: ExperimentSettings(prompts=Prompts(top_k=0)), "prompts.top_k: .*at least 1.*, got 0"),
         (lambda: ExperimentSettings(prompts=Prompts(top_p=0.0)), "top_p: expected a probability above 0, got 0.0"),

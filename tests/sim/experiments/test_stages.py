@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import sim.experiments.run as run_module
 from sim.bridge.split import last_log_p
 from sim.bridge.tokenizer import Tokenizer
 from sim.experiments import strength
@@ -15,9 +16,9 @@ from sim.experiments.experiment import against, begin, opposite
 from sim.experiments.inputs import LETTERS, Inputs
 from sim.experiments.meanings import meaning
 from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request, request
-from sim.experiments.run import STAGES, run
+from sim.experiments.run import STAGES, prepare, run
 from sim.experiments.settings import VARIANTS, ConceptProbability
-from sim.experiments.store import Store
+from sim.experiments.store import Store, read_store
 from sim.experiments.strength import cross_entropy as stage
 from sim.experiments.strength import vectors
 from sim.experiments.strength.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios, whole_words
@@ -104,7 +105,7 @@ def test_every_set_is_written_from_its_own_beginning_with_likely_tokens(done):
     settings, words = done.settings.prompts, done.tokenizer
     assert done.sets == ["joy", "evil", "not joy", "not evil", "random"]
     tokens = done.store.data("prompts")["tokens"]
-    assert tokens.shape == (5, settings.texts, settings.new)
+    assert tokens.shape == (5, settings.texts, settings.max_new_tokens)
     begins = {name: plain_request(DEFINITIONS[name].means) for name in ("joy", "evil")}
     begins |= {f"not {name}": plain_request(DEFINITIONS[name].opposite) for name in ("joy", "evil")}
     for name in done.sets:
@@ -112,10 +113,10 @@ def test_every_set_is_written_from_its_own_beginning_with_likely_tokens(done):
         for row in texts_of(done, name):
             likely = unsplit.log_p(done.lm, [*before, *row])[len(before) - 1 :]
             # One that is shorter has ended: the end was among what could be drawn.
-            drawn = row if len(row) == settings.new else [*row, words.eos]
+            drawn = row if len(row) == settings.max_new_tokens else [*row, words.eos]
             for step, token in enumerate(drawn):
                 assert unsplit.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token], (name, step)
-    assert len({row.tobytes() for row in tokens.values.reshape(-1, settings.new)}) == 5 * settings.texts
+    assert len({row.tobytes() for row in tokens.values.reshape(-1, settings.max_new_tokens)}) == 5 * settings.texts
 
 
 def test_every_array_of_a_run_says_what_it_is(done):
@@ -156,7 +157,7 @@ def test_texts_of_the_user_are_taken_as_they_are(lm, tmp_path):
         run(experiment, ["prompts"])
     assert experiment.store.data("prompts")["text"].size == 3
     assert [experiment.tokenizer.decode(row) for row in texts_of(experiment, "joy")[:2]] == ["I am glad", "Hooray!"]
-    assert len(texts_of(experiment, "joy")[2]) == settings.prompts.new
+    assert len(texts_of(experiment, "joy")[2]) == settings.prompts.max_new_tokens
     assert experiment.rows("random") == [experiment.tokenizer.encode(text) for text in prompts["random"]]
 
 
@@ -196,8 +197,10 @@ def test_what_is_not_used_of_the_users_texts_is_said(lm, tmp_path):
     inputs = replace(tiny.INPUTS, prompts=prompts)
     own = begin(tmp_path / "a", lm, settings, inputs, files=files, progress=False)
     lines = unused(own, list(STAGES))
-    new, long = settings.prompts.new, len(own.tokenizer.encode("A " * 40, special=False))
-    assert lines[0] == f"prompts of joy: 1 of 2 are cut to {new} tokens; --set prompts.new={long} keeps them whole"
+    new, long = settings.prompts.max_new_tokens, len(own.tokenizer.encode("A " * 40, special=False))
+    assert (
+        lines[0] == f"prompts of joy: 1 of 2 are cut to {new} tokens; --set prompts.max_new_tokens={long} keeps them whole"
+    )
     few = "prompts: a vector of so few texts is theirs as much as a concept's (joy 2, random 2; 8 or more are better)"
     assert lines[1] == few
     assert "contexts: 2 of 3 are used; --set next_token.contexts=3 uses all" in lines
@@ -434,7 +437,7 @@ def test_completions_are_drawn_from_the_steered_model(done, v_of):
     data, settings, words = done.store.data("concept"), done.settings.concept, done.tokenizer
     tokens = data["tokens"]
     assert tokens.dims == ("concept", "layer", "strength", "prompt", "completion", "position")
-    assert tokens.shape == (2, 2, 3, 2, 2, settings.new)
+    assert tokens.shape == (2, 2, 3, 2, 2, settings.max_new_tokens)
     assert data["text"].values.tolist() == list(tiny.INPUTS.starts[:2])
     np.testing.assert_allclose(data["alpha"], [-40, 0, 40])
     missed = 0
@@ -447,7 +450,7 @@ def test_completions_are_drawn_from_the_steered_model(done, v_of):
                     for row in tokens.sel(concept=concept, layer=layer, strength=s, prompt=k).values:
                         own = row[row >= 0].tolist()
                         likely = unsplit.log_p(done.lm, [*before, *own], layer, alpha * v)[len(before) - 1 :]
-                        drawn = own if len(own) == settings.new else [*own, words.eos]
+                        drawn = own if len(own) == settings.max_new_tokens else [*own, words.eos]
                         for step, token in enumerate(drawn):
                             assert unsplit.allowed(likely[step], temperature=0.9, top_k=50, top_p=0.95)[token]
                         unsteered = unsplit.log_p(done.lm, [*before, *own])[len(before) - 1 :]
@@ -475,7 +478,7 @@ def test_the_answer_of_the_judge_is_its_likeliest_token(done, judge):
 def test_a_judge_may_say_1_and_0_and_something_else(judge):
     rng = np.random.default_rng(0)
     texts = ["", *(judge.tokenizer.decode(rng.integers(0, 400, 10)) for _ in range(16))]
-    answers, scores = judged(judge, texts, "joy", ConceptProbability(new=12, judged_together=8))
+    answers, scores = judged(judge, texts, "joy", ConceptProbability(max_new_tokens=12, judged_together=8))
     expected = [answers_of(judge, text, "joy") for text in texts]
     assert answers.tolist() == [answer for answer, _ in expected]
     np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-3)
@@ -489,14 +492,16 @@ def test_the_judge_also_judges_the_texts_of_both_sides(done, judge):
         for side, name in (("positive", concept), ("negative", against(concept, done.settings.main))):
             got = data.sel(concept=concept, side=side)
             for k, row in enumerate(texts_of(done, name)):
-                answer, score = answers_of(judge, done.tokenizer.decode(row[: done.settings.concept.new]), concept)
+                answer, score = answers_of(
+                    judge, done.tokenizer.decode(row[: done.settings.concept.max_new_tokens]), concept
+                )
                 assert int(got["answer"][k]) == answer
                 assert float(got["score"][k]) == pytest.approx(score, abs=1e-3)
     assert MISSING not in data["answer"].values
 
 
 def test_the_ratio_is_the_gain_of_an_announcement(done, judge):
-    words, settings = judge.tokenizer, ConceptProbability(new=12, judged_together=4)
+    words, settings = judge.tokenizer, ConceptProbability(max_new_tokens=12, judged_together=4)
     texts = ["The cat sat on the mat.", "", "It said nothing", " my sister", "Here is what I have", "a"]
     gains = ratios(judge, texts, "evil", settings)
     for text, value in zip(texts, gains, strict=True):
@@ -532,7 +537,7 @@ def test_a_tokenizer_without_whole_words_has_no_lexicon(lm, tmp_path):
     letters = train_tokenizer(["a"], 300)
     experiment = begin(tmp_path, replace(lm, tokenizer=letters), tiny.settings(), tiny.INPUTS, progress=False)
     with pytest.raises(ValueError, match=r"tokenizer: .*got none"):
-        STAGES["concept"][0](experiment)
+        run(experiment, ["concept"])
 
 
 # --- cross-entropy ---------------------------------------------------------------------------------------------------
@@ -589,6 +594,39 @@ def test_what_a_late_stage_refuses_is_refused_first_and_binds_nobody(lm, tmp_pat
         run(bad, told=begun.append)
     assert (begun, bad.store.groups) == ([], [])
     begin(tmp_path, lm, tiny.settings(), tiny.INPUTS, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("stages", "changes", "message"),
+    [
+        (None, {"concepts": ["nope"]}, "concepts: expected some of apathetic, .*, or a file of prompts, got nope$"),
+        (None, {"next_token.tokens": ["zzqqxxyy"]}, "next_token.tokens: expected a word that is one token, got 'zzqqxxyy'"),
+        (["next-token"], {"next_token.kept": 4000}, r"next_token.kept: expected at most \d+ tokens, got 4000"),
+        (["concept"], {"concept.max_new_tokens": 500}, "prompt: expected at most 256 tokens with 500 to follow"),
+        (["prompts"], {"prompts.max_new_tokens": 500}, "prompt: expected at most 256 tokens with 500 to follow"),
+    ],
+)
+def test_a_run_that_is_refused_leaves_nothing(lm, tmp_path, monkeypatch, stages, changes, message):
+    monkeypatch.setattr(run_module, "load", lambda name, **_: lm)
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path / "new", preset="smoke", changes=changes, stages=stages)
+    assert not (tmp_path / "new").exists()
+    # Other stages are none of its business; and what a folder holds stays as it was.
+    begun = prepare(tmp_path / "begun", preset="smoke", changes={"seed": 7}, stages=["blocks"]).store
+    with pytest.raises(ValueError, match=message):
+        prepare(begun.path, preset="smoke", changes=changes, stages=stages)
+    assert read_store(begun.path).about == begun.about
+
+
+def test_half_of_the_texts_of_a_concept_are_refused_before_a_run_begins(lm, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "load", lambda name, **_: lm)
+    half = tmp_path / "half.jsonl"
+    half.write_text('{"set": "pirate", "text": "Arr"}\n')
+    with pytest.raises(
+        ValueError, match=r"prompts: expected texts of the sets 'pirate', 'not pirate', .* without 'not pirate'"
+    ):
+        prepare(tmp_path / "new", preset="smoke", changes={"concepts": ["pirate"]}, files={"prompts": half}, stages=None)
+    assert not (tmp_path / "new").exists()
 
 
 def test_cross_entropy_of_every_block(done, v_of):

@@ -70,7 +70,7 @@ def settings() -> ExperimentSettings:
             "concept.strengths": 3,
             "concept.completions": 2,
             "concept.judged_together": 8,
-            "concept.new": 6,
+            "concept.max_new_tokens": 6,
             "concept.batch": 8,
             "concept.lexicon": 5,
             "cross_entropy.reach": 100.0,

@@ -6,7 +6,7 @@ from scipy.optimize import brentq, least_squares
 
 from sim.measure.decay import Decay, Side, fit_preference, fit_utility
 
-M = np.linspace(-10, 10, 41)
+ALPHAS = np.linspace(-10, 10, 41)
 BELOW, ABOVE = Side(-1.5, 3.0, 0.8), Side(2.0, 2.5, 1.4)
 PLANTED = {
     "preference": Decay(0.7, 1.2, -0.4, BELOW, ABOVE, {}, 1.0, 0.0, 41),
@@ -15,16 +15,16 @@ PLANTED = {
 FITS = {"preference": fit_preference, "utility": fit_utility}
 
 
-def by_hand(m, side):
+def by_hand(alphas, side):
     """D as it is written."""
-    return ((1 + (m - side.centre) ** 2 / side.width**2) / (1 + side.centre**2 / side.width**2)) ** -side.exponent
+    return ((1 + (alphas - side.centre) ** 2 / side.width**2) / (1 + side.centre**2 / side.width**2)) ** -side.exponent
 
 
 def law(seed, d=12):
-    """A preference behind an RMSNorm at strengths `M`, with N7's centre and width."""
+    """A preference behind an RMSNorm at strengths `ALPHAS`, with N7's centre and width."""
     rng = np.random.default_rng(seed)
     h, v, u = 4 * rng.normal(size=d), rng.normal(size=d), rng.normal(size=(2, d))
-    states = h + M[:, None] * v
+    states = h + ALPHAS[:, None] * v
     logits = np.sqrt(d) * (states / np.linalg.norm(states, axis=1, keepdims=True)) @ u.T
     squared = v @ v
     return logits[:, 0] - logits[:, 1], -h @ v / squared, np.sqrt((h @ h) * squared - (h @ v) ** 2) / squared
@@ -32,9 +32,9 @@ def law(seed, d=12):
 
 def test_the_curve_is_as_written():
     for decay in PLANTED.values():
-        d = np.where(M >= 0, by_hand(M, ABOVE), by_hand(M, BELOW))
-        np.testing.assert_allclose(decay.validity(M), d, rtol=1e-12)
-        np.testing.assert_allclose(decay(M), (decay.alpha * M + decay.beta) * d + decay.b, rtol=1e-12)
+        d = np.where(ALPHAS >= 0, by_hand(ALPHAS, ABOVE), by_hand(ALPHAS, BELOW))
+        np.testing.assert_allclose(decay.validity(ALPHAS), d, rtol=1e-12)
+        np.testing.assert_allclose(decay(ALPHAS), (decay.slope * ALPHAS + decay.beta) * d + decay.b, rtol=1e-12)
 
 
 def test_validity_is_1_at_0_from_both_sides():
@@ -47,30 +47,30 @@ def test_validity_is_1_at_0_from_both_sides():
 @pytest.mark.parametrize("unit", [1.0, 1e-3, 40.0])
 def test_planted_numbers_are_found(kind, unit):
     decay = PLANTED[kind]
-    fit = FITS[kind](unit * M, decay(M))
+    fit = FITS[kind](unit * ALPHAS, decay(ALPHAS))
     for name, value in decay.parameters.items():
-        scaled = value * (unit if name.endswith(("centre", "width")) else 1 / unit if name == "alpha" else 1)
+        scaled = value * (unit if name.endswith(("centre", "width")) else 1 / unit if name == "slope" else 1)
         assert fit.parameters[name] == pytest.approx(scaled, rel=1e-5), name
     assert fit.r_squared == pytest.approx(1, abs=1e-12)
     assert fit.residual < 1e-8
     assert fit.points == 41
-    np.testing.assert_allclose(fit(unit * M), decay(M), atol=1e-7)
+    np.testing.assert_allclose(fit(unit * ALPHAS), decay(ALPHAS), atol=1e-7)
 
 
 def test_sides_may_have_other_scales():
-    m = np.concatenate([np.linspace(-80, 0, 20, endpoint=False), np.linspace(0, 4, 21)])
+    alphas = np.concatenate([np.linspace(-80, 0, 20, endpoint=False), np.linspace(0, 4, 21)])
     decay = Decay(0.5, 2.0, 1.0, Side(5.0, 20.0, 0.6), Side(0.5, 1.5, 1.1), {}, 1.0, 0.0, 41)
-    fit = fit_preference(m, decay(m))
+    fit = fit_preference(alphas, decay(alphas))
     np.testing.assert_allclose([*fit.below, *fit.above], [*decay.below, *decay.above], rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_law_of_a_norm_is_one_piece_of_exponent_one_half(seed):
     y, centre, width = law(seed)
-    fit = fit_preference(M, y, one_piece=True)
+    fit = fit_preference(ALPHAS, y, one_piece=True)
     assert fit.below == fit.above
     np.testing.assert_allclose(fit.above, [centre, width, 0.5], rtol=1e-4, atol=1e-6)
-    held = fit_preference(M, y, one_piece=True, exponent=0.5)
+    held = fit_preference(ALPHAS, y, one_piece=True, exponent=0.5)
     np.testing.assert_allclose(held.above, [centre, width, 0.5], rtol=1e-6, atol=1e-8)
     assert np.isnan(held.errors["above.exponent"])
     assert np.isfinite(held.errors["above.width"])
@@ -78,14 +78,14 @@ def test_the_law_of_a_norm_is_one_piece_of_exponent_one_half(seed):
 
 def test_two_pieces_hold_the_law_as_well():
     y, centre, width = law(1)
-    fit = fit_preference(M, y)
+    fit = fit_preference(ALPHAS, y)
     np.testing.assert_allclose(fit.above, [centre, width, 0.5], rtol=1e-2)
     np.testing.assert_allclose(fit.below, [centre, width, 0.5], rtol=1e-2)
 
 
 def test_a_wrong_exponent_fits_worse():
     y, _, _ = law(2)
-    assert fit_preference(M, y, one_piece=True, exponent=2.0).residual > 1e-3
+    assert fit_preference(ALPHAS, y, one_piece=True, exponent=2.0).residual > 1e-3
 
 
 def crooked():
@@ -100,8 +100,8 @@ def keeps_near(curve, y):
 
 
 def test_a_curve_does_not_go_through_points_by_way_of_infinity():
-    m, y = crooked()
-    fit = fit_preference(m, y)
+    alphas, y = crooked()
+    fit = fit_preference(alphas, y)
     assert keeps_near(fit(np.linspace(-40, 40, 4001)), y)
     assert fit.r_squared > 0.97
 
@@ -109,9 +109,9 @@ def test_a_curve_does_not_go_through_points_by_way_of_infinity():
 @pytest.mark.parametrize("seed", range(3))
 def test_no_curve_from_a_random_start_is_nearer(seed):
     """Fits of all numbers at once, from many places, of a sweep that has many curves nearer than their neighbours."""
-    (m, y), rng = crooked(), np.random.default_rng(seed)
-    y = y + rng.normal(0, 0.01, m.size)
-    x, fine = m / 40, np.linspace(-1, 1, 4001)
+    (alphas, y), rng = crooked(), np.random.default_rng(seed)
+    y = y + rng.normal(0, 0.01, alphas.size)
+    x, fine = alphas / 40, np.linspace(-1, 1, 4001)
 
     def curve(q, x):
         below, above = (Side(side[0], np.exp(side[1]), np.exp(side[2])) for side in (q[3:6], q[6:]))
@@ -125,19 +125,19 @@ def test_no_curve_from_a_random_start_is_nearer(seed):
         solution = least_squares(lambda q: curve(q, x) - y, q, bounds=(low, high), x_scale="jac", max_nfev=200)
         if keeps_near(curve(solution.x, fine), y):
             best = min(best, 2 * solution.cost)
-    fit = fit_preference(m, y)
-    assert m.size * fit.residual**2 <= best * (1 + 1e-3)
+    fit = fit_preference(alphas, y)
+    assert alphas.size * fit.residual**2 <= best * (1 + 1e-3)
 
 
 def test_r_squared_is_that_of_the_points():
     rng = np.random.default_rng(5)
-    y = PLANTED["utility"](M) + rng.normal(0, 0.5, M.size)
-    fit = fit_utility(M, y)
-    left = y - fit(M)
+    y = PLANTED["utility"](ALPHAS) + rng.normal(0, 0.5, ALPHAS.size)
+    fit = fit_utility(ALPHAS, y)
+    left = y - fit(ALPHAS)
     assert fit.r_squared == pytest.approx(1 - np.sum(left**2) / np.sum((y - y.mean()) ** 2))
     assert fit.residual == pytest.approx(np.sqrt(np.mean(left**2)))
     assert fit.r_squared > 0.8
-    nothing = fit_utility(M, rng.normal(size=M.size), one_piece=True)
+    nothing = fit_utility(ALPHAS, rng.normal(size=ALPHAS.size), one_piece=True)
     assert nothing.r_squared < 0.5
 
 
@@ -148,9 +148,9 @@ def test_errors_are_those_of_refits(kind):
     decay = Decay(
         0.7 if kind == "preference" else 0.0, 3.0, -1.0, Side(1.0, 3.0, 1.0), Side(1.0, 3.0, 1.0), {}, 1.0, 0.0, 41
     )
-    fits = [FITS[kind](M, decay(M) + rng.normal(0, 0.02, M.size), one_piece=True) for _ in range(60)]
+    fits = [FITS[kind](ALPHAS, decay(ALPHAS) + rng.normal(0, 0.02, ALPHAS.size), one_piece=True) for _ in range(60)]
     for name in fits[0].errors:
-        if name == "alpha" and kind == "utility":
+        if name == "slope" and kind == "utility":
             assert all(np.isnan(fit.errors[name]) for fit in fits)
             continue
         spread = np.std([fit.parameters[name] for fit in fits], ddof=1)
@@ -160,12 +160,12 @@ def test_errors_are_those_of_refits(kind):
 
 def test_no_error_is_told_where_data_do_not_determine_a_number():
     # Straight but for two points: D is 1 for whatever width and exponent that are large enough together.
-    fit = fit_preference(M, 0.3 * M + 1.0, one_piece=True)
+    fit = fit_preference(ALPHAS, 0.3 * ALPHAS + 1.0, one_piece=True)
     assert fit.r_squared == pytest.approx(1, abs=1e-6)
     assert np.isnan(fit.errors["above.width"]) or np.isnan(fit.errors["above.exponent"])
     # Two strengths say nothing of three numbers, whatever the other side says of its own.
-    m = np.concatenate([M[:20], [3.0, 6.0]])
-    fit = fit_utility(m, PLANTED["utility"](m) + np.random.default_rng(7).normal(0, 0.01, 22))
+    alphas = np.concatenate([ALPHAS[:20], [3.0, 6.0]])
+    fit = fit_utility(alphas, PLANTED["utility"](alphas) + np.random.default_rng(7).normal(0, 0.01, 22))
     assert [np.isnan(fit.errors[f"{side}.{name}"]) for side in ("below", "above") for name in Side._fields] == 3 * [
         False
     ] + 3 * [True]
@@ -193,20 +193,20 @@ def test_half_may_be_beyond_all_numbers_or_unknown():
 
 @pytest.mark.parametrize("fit", FITS.values())
 def test_bad_input(fit):
-    y = PLANTED["preference"](M)
-    holes = np.where(M == 0, np.nan, y)
+    y = PLANTED["preference"](ALPHAS)
+    holes = np.where(ALPHAS == 0, np.nan, y)
     with pytest.raises(ValueError, match=r"^y: .*got nan at index"):
-        fit(M, holes)
-    with pytest.raises(ValueError, match="m: expected finite numbers, got inf"):
-        fit(np.where(M == 10, np.inf, M), y)
-    with pytest.raises(ValueError, match=r"^m: .*below 0 and above"):
-        fit(np.abs(M) + 0.1 * (M < 0), y)
-    with pytest.raises(ValueError, match=r"m: expected at least \d distinct strengths"):
-        fit(M[17:23], y[17:23])
-    with pytest.raises(ValueError, match=r"m: expected at least \d distinct strengths"):
-        fit(np.sign(M), y)
+        fit(ALPHAS, holes)
+    with pytest.raises(ValueError, match="alphas: expected finite numbers, got inf"):
+        fit(np.where(ALPHAS == 10, np.inf, ALPHAS), y)
+    with pytest.raises(ValueError, match=r"^alphas: .*below 0 and above"):
+        fit(np.abs(ALPHAS) + 0.1 * (ALPHAS < 0), y)
+    with pytest.raises(ValueError, match=r"alphas: expected at least \d distinct strengths"):
+        fit(ALPHAS[17:23], y[17:23])
+    with pytest.raises(ValueError, match=r"alphas: expected at least \d distinct strengths"):
+        fit(np.sign(ALPHAS), y)
     with pytest.raises(ValueError, match="y: expected a curve that changes"):
-        fit(M, np.ones(M.size))
+        fit(ALPHAS, np.ones(ALPHAS.size))
     with pytest.raises(ValueError, match=r"exponent: .*got 0"):
-        fit(M, y, exponent=0.0)
-    assert fit(M[20:], y[20:], one_piece=True).points == 21
+        fit(ALPHAS, y, exponent=0.0)
+    assert fit(ALPHAS[20:], y[20:], one_piece=True).points == 21

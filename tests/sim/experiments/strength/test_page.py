@@ -59,22 +59,29 @@ def test_claims_say_what_the_data_say(written):
     claim = next(c for c in tested.claims if c.what == "accuracy of the unsteered model" and c.about.startswith("joy"))
     assert claim.value == pytest.approx(share)
     assert claim.low < claim.value < claim.high or share in (0, 1)
-    assert claim.low < 0.25 < claim.high or claim.verdict != "open"
+    assert claim.low < 0.25 < claim.high or replace(claim, blind="").verdict != "open"
 
 
 def test_a_trial_run_says_that_it_proves_nothing(written, monkeypatch):
-    experiment, _ = written
+    experiment, tested = written
     page = experiment.store.path / "index.html"
     before = page.read_text(encoding="utf-8")
     assert "it proves nothing.</b>" in before
+    assert "trial: nothing is decided" in before
+    assert {claim.verdict for claim in tested.claims} == {"open", "reported"}
+    assert "a trial decides nothing" in {claim.reason for claim in tested.claims}
+    assert summary(tested).splitlines()[-1].startswith("0 hold, 0 fail, ")
     own = experiment.settings
     # What is asked for beside the samples does not make more of them.
     trial = replace(own, next_token=replace(own.next_token, contexts=1), concept=replace(own.concept, prompts=1))
     trial = replace(trial, cross_entropy=replace(own.cross_entropy, blocks=1), prompts=replace(own.prompts, texts=1))
     trial = replace(trial, mmlu=replace(own.mmlu, reach=own.mmlu.reach / 2))
     monkeypatch.setitem(PRESETS, "smoke", trial)
-    write(experiment)
+    decided = {claim.group for claim in write(experiment).claims if claim.verdict in ("holds", "fails")}
+    assert decided
+    assert "mmlu" not in decided
     assert "it proves nothing.</b> mmlu: computed" in page.read_text(encoding="utf-8")
+    assert "trial: nothing is decided" not in page.read_text(encoding="utf-8")
     page.write_text(before, encoding="utf-8")
 
 
