@@ -175,14 +175,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rotary_emb_base": 1e4,
     },
 }
-"""What the configuration classes of transformers 5 have, by family; None where the value follows from others."""
+"""The defaults of the configuration classes of transformers 5, by family; None where the value follows from others."""
 
 
 # --- the families -----------------------------------------------------------------------------------------------------
 
 
 def _common(s: Settings, family: str, names: Mapping[str, str]) -> dict[str, Any]:
-    """What is read alike for every family; `names` are its own for settings that most families call by other names."""
+    """The settings that every family shares; `names` maps those that a family calls differently."""
     sizes = {"d_model": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}
     sizes |= {"vocab_size": "vocab_size", "max_seq_len": "max_position_embeddings"}
     read = {field: s.whole(names.get(name, name)) for field, name in sizes.items()}
@@ -190,7 +190,7 @@ def _common(s: Settings, family: str, names: Mapping[str, str]) -> dict[str, Any
 
 
 def _gpt_like(s: Settings, family: str, names: Mapping[str, str], **other: Any) -> Config:
-    """What GPT-2 and GPT-NeoX share: LayerNorm, no gate, keys for every head, biases in the MLP.
+    """The configuration that GPT-2 and GPT-NeoX share: LayerNorm, no gate, keys for every head, biases in the MLP.
 
     Args:
         s: the settings.
@@ -238,7 +238,7 @@ def _gpt2(s: Settings) -> Config:
 
 
 def _llama_like(s: Settings, family: str, **other: Any) -> Config:
-    """What Llama and its descendants share."""
+    """The configuration that Llama and its descendants share."""
     common = _common(s, family, {})
     head_dim = other.pop("head_dim", None) or s.maybe_whole("head_dim") or max(1, common["d_model"] // common["num_heads"])
     return Config(
@@ -292,7 +292,7 @@ def _qwen3(s: Settings) -> Config:
 
 
 def _gemma_like(s: Settings, family: str, **other: Any) -> Config:
-    """What all Gemma share."""
+    """The configuration that all Gemma share."""
     s.refuse("use_bidirectional_attention", False)
     more = {"head_dim": s.whole("head_dim"), "embedding_scale": s.whole("hidden_size") ** 0.5, **_biases(s)}
     return _llama_like(s, family, **more, **other)
@@ -305,7 +305,7 @@ def _gemma(s: Settings) -> Config:
 
 
 def _gemma_with_windows(s: Settings, family: str, every: int, **other: Any) -> Config:
-    """What the second and third Gemma share.
+    """The configuration that the second and third Gemma share.
 
     Args:
         s: the settings.

@@ -86,7 +86,7 @@ def _line(error: BaseException) -> int | None:
 
 
 class _RefusedError(Exception):
-    """What a template says of messages that it does not take."""
+    """The error of a template on messages that it does not take."""
 
 
 class _Generation(jinja2.ext.Extension):
@@ -111,7 +111,7 @@ class _Dict:
         return dict(*args, **named)
 
     def fromkeys(self, keys: Any, value: Any = None) -> dict:
-        """As that of `dict`."""
+        """The method of `dict`."""
         return dict.fromkeys(keys, value)
 
 

@@ -1,4 +1,4 @@
-"""What a decoder is made of: one description for all families.
+"""The description of a decoder: one for all families.
 
 Families differ in a few switches (`sim.bridge.architectures` reads them).
 """

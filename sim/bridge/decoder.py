@@ -34,8 +34,8 @@ MASK_VALUE = -1e30
 
 
 SiteHook = Callable[[str, Index | None, Array, Array], Array]
-"""What is done at a site of a block: from its name, the number of the block (None for the one where a model is split), its
-input and its output to another output."""
+"""A function that acts at a site of a block: from the site's name, the number of the block (None for the one where a model
+is split), the site's input and its output to another output."""
 
 
 class KeySlots(NamedTuple):
@@ -109,7 +109,7 @@ class Decoder(nnx.Module):
     def __init__(
         self, config: Config, parameters: dict[str, Any], *, dtype: DTypeLike = jnp.float32, fast: bool = False
     ) -> None:
-        """From parameters by path, as `shapes` lists them."""
+        """A decoder is made from parameters by path, as `shapes` lists them."""
         self.config, self.dtype, self.fast = config, jnp.dtype(dtype), fast
         self.offloaded = any(is_on_host(value) for value in parameters.values())
         for name, value in parameters.items():
@@ -256,7 +256,7 @@ class Decoder(nnx.Module):
         return heads_first(self._apply_rope(key, i, rope)), heads_first(value)
 
     def attention_output(self, block, i, h, key, value, attention_context):
-        """What attention adds to the stream.
+        """The output of attention that is added to the stream.
 
         Args:
             block: its parameters.
@@ -279,7 +279,7 @@ class Decoder(nnx.Module):
         )
 
     def _attended(self, i, query, positions, key, value, attention_context):
-        """What queries at some positions take from the values, ``[n, t, k, g, h]``, as the queries are."""
+        """The mean of the values by the attention of queries at some positions, ``[n, t, k, g, h]``, as the queries are."""
         a, window = self.config, self._window(i)
         scores = _scores(query, key, self._precision)
         mask = attention_context.slots.mask(positions, window)
@@ -330,11 +330,11 @@ class Decoder(nnx.Module):
         return x if hook is None else hook("residual", i, x, x)
 
     def pre_norm(self, x, block, name):
-        """What attention or MLP read: the stream, through the norm of that name if there is one."""
+        """The input of attention or MLP: the stream, through the norm of that name if there is one."""
         return self.normalise(x, block, name) if self.config.pre_norm else x
 
     def post_norm_and_scale(self, added, block, name):
-        """What attention or MLP add: their output, through the norm of that name if there is one, and scaled."""
+        """The addition of attention or MLP: their output, through the norm of that name if there is one, and scaled."""
         a = self.config
         return _scaled(self.normalise(added, block, name) if a.post_norm else added, a.residual_scale)
 

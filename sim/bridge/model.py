@@ -42,7 +42,7 @@ pass in is checked where it is used (`LanguageModel.contexts`)."""
 
 @dataclass(frozen=True)
 class Generated:
-    """What was generated.
+    """The sequences that a model generated.
 
     Attributes:
         tokens: of every prompt, its end not included.
@@ -79,12 +79,12 @@ class LanguageModel:
 
     @property
     def device(self) -> jax.Device:
-        """Where its parameters are; the first device, if they are spread."""
+        """The device that has its parameters; the first one if they are spread."""
         return devices.device_of(self.decoder.embedding)
 
     @property
     def config(self) -> Config:
-        """What the decoder is made of."""
+        """The description of the decoder."""
         return self.decoder.config
 
     @property
@@ -133,15 +133,19 @@ class LanguageModel:
                 the opening of the answer.
 
         Raises:
-            ValueError: no prompt, an empty one, one that is too long for the model, token ids that it has not.
+            ValueError: no prompt, an empty one, one that is too long for the model, token ids that it has not; a length that
+                is too long for the model.
         """
         alone = f"the one string {shown(prompts)}" if isinstance(prompts, str) else shown(prompts)
         require(_is_list(prompts), "prompts", "a list of prompts", alone)
         prompts = list(prompts)
         require(len(prompts) > 0, "prompts", "at least one", "none")
         rows = [self._tokens(prompt, k, chat) for k, prompt in enumerate(prompts)]
+        context = self.config.max_seq_len
+        fits = length is None or whole_number("length", length, 1) <= context
+        require(fits, "length", f"at most the {context} tokens of the model's context", length)
         ids, mask = pad(rows, side=side, length=length)
-        longest, context = int(mask.sum(axis=1).max()) + room, self.config.max_seq_len
+        longest = int(mask.sum(axis=1).max()) + room
         require(
             longest <= context, "prompt", f"at most {context} tokens{f' with {room} to follow' if room else ''}", longest
         )
@@ -206,7 +210,7 @@ class LanguageModel:
         return self._in_batches(all_states, ids, mask, more, axis=1)
 
     def _in_batches(self, program: Any, ids: np.ndarray, mask: np.ndarray, more: int, *, axis: int) -> Iterator[np.ndarray]:
-        """What a program gives for each context.
+        """The results of a program for each context.
 
         Args:
             program: from the decoder, contexts and their mask to an array.
@@ -340,7 +344,8 @@ class LanguageModel:
             chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.
 
         Raises:
-            ValueError: as `contexts`; a steering for another model, another number of strengths; logits that are not finite.
+            ValueError: as `contexts`; a steering for another model, another number of strengths; logits that are not finite;
+                more continuations than the device has room for.
         """
         new, seed = whole_number("max_new_tokens", max_new_tokens, 1), whole_number("seed", seed)
         copies = whole_number("num_return_sequences", num_return_sequences, 1)
@@ -349,7 +354,7 @@ class LanguageModel:
         strengths, cap = self._strengths(steering, alpha, len(ids)), _cap(budget, steering)
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
         caches = 1 if cap is None else 2  # with a budget, that of the unsteered model too
-        self._require_room_for_keys(caches * len(ids) * copies * (ids.shape[1] + new))
+        self._require_room_for_keys(len(ids), copies, caches * (ids.shape[1] + new))
         tokens, real = self.on_devices(ids, mask)
         out, lengths, finite_throughout, capped = generation.compiled(
             self.decoder,
@@ -368,11 +373,13 @@ class LanguageModel:
             self._refuse_steering(steering, strengths)
         return self._generated(np.asarray(out), np.asarray(lengths), capped, eos_ids)
 
-    def _require_room_for_keys(self, tokens: int) -> None:
-        """Refuse more tokens than the device has room for, by their keys and values."""
+    def _require_room_for_keys(self, prompts: int, copies: int, tokens: int) -> None:
+        """Refuse more continuations than the device has room for, by their keys and values and their logits."""
         a = self.config
-        size = 2 * tokens * a.num_layers * a.num_kv_heads * a.head_dim * self.decoder.dtype.itemsize
+        numbers = 2 * tokens * a.num_layers * a.num_kv_heads * a.head_dim + a.vocab_size
+        size = prompts * numbers * self.decoder.dtype.itemsize
         devices.require_room("prompts", size, self.device)
+        devices.require_room("num_return_sequences", copies * size, self.device)
 
     def _refuse_steering(self, steering: Steering | None, strengths: np.ndarray) -> None:
         """Refuse what generation was steered by, if its logits were not finite though those of the prompts are."""
@@ -404,6 +411,8 @@ class LanguageModel:
         placed = all(part.layer is not None for part in steering.parts)
         require(placed, "steering", "a layer for every intervention, as in Steering({12: Add(v)})", repr(steering))
         array = finite("alpha", alpha)
+        largest = np.max(np.abs(array), initial=0)
+        require(largest <= np.finfo(np.float32).max, "alpha", "strengths that float32 holds", f"{largest:g}")
         fits = array.ndim == 0 or array.shape == (count,) or array.shape in ((count, parts), (1, parts))
         require(fits, "alpha", f"a number, one for each prompt, [{count}], or [{count}, {parts}] for each part", array.shape)
         columns = array[:, None] if array.ndim == 1 else array

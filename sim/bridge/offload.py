@@ -26,13 +26,13 @@ def is_on_host(parameter: object) -> bool:
 
 
 def bytes_on_host(a: Config, dtype: Any, copies: int = 1) -> int:
-    """What the matrices of blocks take in the memory of the host: every group of devices has a copy of its own."""
+    """The bytes that the matrices of blocks take in the memory of the host: every group of devices has a copy of its own."""
     sizes = (bytes_of(name, shape, dtype) for name, shape in shapes(a).items() if is_block_matrix(a, name))
     return copies * sum(sizes)
 
 
 def offloaded(sharding_of: ShardingOf | None, dtype: Any, *, needed: bool = False) -> ShardingOf:
-    """Where parameters are if the matrices of the blocks are in the host's memory, from where each block comes when it runs.
+    """Shardings that keep the matrices of blocks in the host's memory; each block is copied to the device when it runs.
 
     Args:
         sharding_of: which device has which part; the default device has all if left out.

@@ -76,12 +76,12 @@ def is_gain(name: str) -> bool:
 
 
 def parameter_bytes(a: Config, dtype: DTypeLike) -> int:
-    """What the parameters of a model take on a device."""
+    """The bytes that the parameters of a model take on a device."""
     return sum(bytes_of(name, shape, dtype) for name, shape in shapes(a).items())
 
 
 def bytes_of(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> int:
-    """What a parameter takes: those of norms are in float32."""
+    """The bytes that a parameter takes: those of norms are in float32."""
     return math.prod(shape) * (4 if is_gain(name) else jnp.dtype(dtype).itemsize)
 
 

@@ -90,7 +90,7 @@ def _clipped(x: float) -> float:
 
 
 def mscale(factor: float, weight: float = 1.0) -> float:
-    """What "yarn" makes cosines and sines longer by (Peng et al. 2023, equation 22)."""
+    """The factor by which "yarn" scales cosines and sines (Peng et al. 2023, equation 22)."""
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array
 from sim.bridge import devices
 from sim.bridge.config import Config
 from sim.bridge.parameters import ShardingOf, axes, bytes_of, is_block_matrix, shapes
-from ufm._check import require
+from ufm._check import require, whole_number
 
 RULES: dict[str, str] = {"vocab": "model", "heads": "model", "kv_heads": "model", "d_mlp": "model"}
 """Which axis of the mesh an axis of parameters is spread over; axes that are not listed are whole everywhere."""
@@ -51,7 +51,9 @@ def make_mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.
         ValueError: fewer devices than that.
     """
     available = list(jax.devices() if devices is None else devices)
-    require(data >= 1 and (model is None or model >= 1), "mesh", "at least one device along each axis", (data, model))
+    for name, size in (("data", data), ("model", model)):
+        if size is not None:
+            whole_number(name, size, 1)
     across = max(1, len(available) // data) if model is None else model
     one_cpu = len(available) == 1 and available[0].platform == "cpu"
     hint = " (JAX_NUM_CPU_DEVICES=8 makes 8 of a CPU)" if one_cpu else ""
@@ -64,7 +66,7 @@ def _mesh(grid: np.ndarray) -> Mesh:
 
 
 BytesOnEach = Callable[[int], int]
-"""From how many devices share the parameters to what each of them holds."""
+"""A function from the number of devices that share the parameters to the bytes that each holds."""
 
 
 def mesh_from_text(text: str, on_each: BytesOnEach, hosts: int = 1, *, whole: bool = False) -> Mesh:
@@ -141,7 +143,7 @@ def bytes_on_each(
     offload: bool = False,
     rules: Mapping[str, str] = RULES,
 ) -> int:
-    """What the parameters take on each device.
+    """The bytes that the parameters take on each device.
 
     Args:
         a: the architecture.
@@ -170,6 +172,9 @@ def on_mesh(
         hosts: that share the mesh of that name.
         rules: see `RULES`.
         offload: whether matrices of blocks are to be on the host (`offloaded`), so that a device needs room for few of them.
+
+    Raises:
+        ValueError: as `mesh_from_text`; a mesh along which no parameter of the model divides; devices without room for it.
     """
 
     @cache
@@ -179,6 +184,10 @@ def on_mesh(
 
         found = mesh_from_text(mesh, on_each, hosts, whole=offload) if isinstance(mesh, str) else mesh
         _require_known(rules, found)
+        across = found.shape.get("model", 1)
+        shared = across == 1 or on_each(across) < on_each(1) or not isinstance(mesh, str)
+        expected = "model= a number that divides the heads, the width of the MLP or the vocabulary"
+        require(shared, "mesh", expected, f"model={across}, with which every parameter is whole on each device")
         for device in found.local_devices:
             size = bytes_on_each(a, dtype, found.shape, offload=offload, rules=rules)
             devices.require_room("model", size, device)

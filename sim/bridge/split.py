@@ -243,7 +243,7 @@ class Split(Steerable):
         return self.decoder.logits(self.before_norm(state, steering, alpha))
 
     def before_norm(self, state: State, steering: Steering | None = None, alpha: Any = 0.0) -> Float[Array, "..."]:
-        """What the last norm is given: the stream after all blocks, of the last position ``[*n, d]``, or of all.
+        """The input of the last norm: the stream after all blocks, of the last position ``[*n, d]``, or of all.
 
         Args:
             state: as `embed` gives it.
@@ -296,7 +296,7 @@ class Split(Steerable):
         return AttentionContext(slots.positions, rope, slots, PrefixKV(before, state.keys, state.values))
 
     def _hook(self, steering: Steering, alpha: Any, state: State, query_position: Int[Array, " n"] | None) -> SiteHook:
-        """What a steering does at the sites of the blocks behind the split.
+        """A hook that steers at the sites of the blocks behind the split.
 
         Args:
             steering: as `resolve` gives it.

@@ -20,7 +20,7 @@ from sim.bridge import tokenizer_backends
 from sim.bridge.files import read_json, read_text, reading
 from sim.bridge.tokenizer_backends import CONTROL, DEFAULT, NORMAL, SPLITTINGS, USER_DEFINED
 from sim.bridge.weights.gguf_file import Gguf
-from ufm._check import real_numbers, require, whole_number
+from ufm._check import real_numbers, require, shown, whole_number
 from ufm._check import text as checked
 
 
@@ -64,7 +64,7 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> list[int]:
-        """What `encode` puts before a text: the begin-of-text token, or nothing."""
+        """The tokens that `encode` puts before a text: the begin-of-text token, or none."""
         return [self.bos] if self.bos is not None and self.encode("a")[:1] == [self.bos] else []
 
     def encode(self, text: Any, *, special: bool = True) -> list[int]:
@@ -107,16 +107,17 @@ class Tokenizer:
         return ids[0]
 
     def decode(self, ids: Any, *, special: bool = False) -> str:
-        """The text of tokens; special ones are left out unless told otherwise, and so are ids that no token has.
+        """The text of tokens, or of one; special ones are left out unless told otherwise, and so are ids that no token has.
 
         Raises:
             ValueError: ids that are no whole numbers from 0 on.
         """
         ids = ids if isinstance(ids, list | tuple) else real_numbers("ids", ids).tolist()
-        known = [k for k in (whole_number("ids", i, 0) for i in ids) if k < 2**32]
+        listed = ids if isinstance(ids, list | tuple) else [ids]
+        known = [k for k in (whole_number("ids", i, 0) for i in listed) if k < 2**32]
         return self.core.decode(known, skip_special_tokens=not special)
 
-    def chat(self, messages: Any, *, reply: bool = True, template: str | None = None, **values: Any) -> str:
+    def chat(self, messages: Any, *, reply: bool = True, template: Any = None, **values: Any) -> str:
         """A conversation in the form that the model was trained on.
 
         Args:
@@ -136,12 +137,13 @@ class Tokenizer:
 
         return chat_template.render(self._template(template, values.get("tools")), messages, variables)
 
-    def _template(self, name: str | None, tools: Any) -> str:
+    def _template(self, name: Any, tools: Any) -> str:
         require(bool(self.template), "template", "a model with a chat template", "none")
         several = {"default": self.template} if isinstance(self.template, str) else dict(self.template or {})
         if name is None:
             name = "tool_use" if tools is not None and "tool_use" in several else "default"
-        require(name in several, "template", f"one of {', '.join(several)}", repr(name))
+        known = isinstance(name, str) and name in several
+        require(known, "template", f"one of {', '.join(several)}", shown(name))
         return several[name]
 
 
@@ -205,17 +207,20 @@ def from_folder(folder: Path) -> Tokenizer | None:
         return None
     _add(core, settings)
     named = {name: _content(settings[name]) for name in settings if name.endswith("_token")}
-    texts = {name: text for name, text in named.items() if text is not None}
+    texts = {name: checked(name, text) for name, text in named.items() if text is not None}
     # As in transformers, one that is not in the vocabulary follows on it, in this order.
     order = sorted(texts, key=lambda name: (_NAMED.index(name) if name in _NAMED else len(_NAMED), name))
     plain = [texts[name] for name in order if texts[name] not in _added(core)]
     core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in plain])
-    more = [read_json(folder / name) for name in ("generation_config.json", "config.json") if (folder / name).is_file()]
-    more += [config["text_config"] for config in more if isinstance(config.get("text_config"), dict)]
+    files = ("generation_config.json", "config.json")
+    more = {name: read_json(folder / name) for name in files if (folder / name).is_file()}
+    parts = {name: config["text_config"] for name, config in more.items() if isinstance(config.get("text_config"), dict)}
+    more |= {f"text_config of {name}": part for name, part in parts.items()}
     bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
-    eos_ids = {*_ids(eos), *(i for config in more for i in _ids(config.get("eos_token_id")))}
+    eos_ids = {i for file, config in more.items() for i in _ids(file, config, "eos_token_id")}
+    eos_ids |= set() if eos is None else {eos}
     # What a tokenizer.json adds by itself is not added again.
-    adds = bool(settings.get("add_bos_token")) and bos is not None and core.encode("a").ids[:1] != [bos]
+    adds = _truth("add_bos_token", settings.get("add_bos_token")) and bos is not None and core.encode("a").ids[:1] != [bos]
     return Tokenizer(core, bos, eos, tuple(sorted(eos_ids)), adds, _templates(folder), texts)
 
 
@@ -245,17 +250,28 @@ def _content(value: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _ids(value: Any) -> list[int]:
-    listed = value if isinstance(value, list) else [value]
-    return [i for i in listed if isinstance(i, int) and not isinstance(i, bool)]
+def _ids(file: str, config: dict[str, Any], key: str) -> list[int]:
+    """The token ids that a configuration has by a key; those that no token can have are as good as none."""
+    value = config.get(key)
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    for i in listed:
+        whole = (isinstance(i, int) and not isinstance(i, bool)) or (isinstance(i, float) and i.is_integer())
+        require(whole, key, "a token id, or a list of them", f"{shown(i)} in {file}")
+    return [int(i) for i in listed if 0 <= i < 2**31]
 
 
-def _first(core: tokenizers.Tokenizer, settings: dict[str, Any], more: list[dict[str, Any]], name: str) -> int | None:
+def _truth(key: str, value: Any) -> bool:
+    """A truth value of a file; null counts as false."""
+    require(value is None or isinstance(value, bool), key, "a truth value", shown(value))
+    return bool(value)
+
+
+def _first(core: tokenizers.Tokenizer, settings: dict[str, Any], more: dict[str, dict[str, Any]], name: str) -> int | None:
     """The begin or the end of texts: the token that is named; else the first id that a configuration says."""
     if f"{name}_token" in settings:
         text = _content(settings[f"{name}_token"])
         return None if text is None else core.token_to_id(text)
-    return next((i for config in more for i in _ids(config.get(f"{name}_token_id"))), None)
+    return next((i for file, config in more.items() for i in _ids(file, config, f"{name}_token_id")), None)
 
 
 def _add(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
@@ -265,8 +281,11 @@ def _add(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
         ValueError: a token whose id does not follow on those that are there.
     """
     listed = settings["added_tokens_decoder"] or {}
-    fits = isinstance(listed, dict) and all(str(i).isdecimal() and _content(token) for i, token in listed.items())
-    require(fits, "added_tokens_decoder", "tokens by id", "something else")
+    require(isinstance(listed, dict), "added_tokens_decoder", "tokens by id", shown(listed))
+    for i, token in listed.items():
+        fits = i.isdecimal() and isinstance(token, dict) and bool(_content(token))
+        require(fits, "added_tokens_decoder", 'mappings with a "content", by id', f"{shown(token)} by {shown(i)}")
+        checked("added_tokens_decoder", token["content"])
     added = _added(core)
     for i, token in sorted(((int(i), token) for i, token in listed.items()), key=lambda pair: pair[0]):
         if token["content"] in added:
@@ -285,7 +304,7 @@ def _added(core: tokenizers.Tokenizer) -> set[str]:
 
 
 def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """From `vocab.json` and `merges.txt`: byte-level, and split into words as the tokenizers of two families do.
+    """A tokenizer from `vocab.json` and `merges.txt`: byte-level, and split into words as the tokenizers of two families do.
 
     Returns:
         The tokenizer; and settings with the special tokens of its family, where they say nothing.
@@ -309,7 +328,7 @@ def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeni
 
 
 def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """From a `tokenizer.model`; and settings with what it says of special tokens, where they say nothing."""
+    """A tokenizer from a `tokenizer.model`; and settings with what it says of special tokens, where they say nothing."""
     from sim.bridge import sentencepiece_file  # here, since protocol buffers take a while to import
 
     model = sentencepiece_file.read(path)
@@ -337,16 +356,16 @@ def _templates(folder: Path) -> str | dict[str, str] | None:
     templates: Any = {name: read_text(path) for name, path in files.items()}
     for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
         templates = templates or (read_json(folder / name).get("chat_template") if (folder / name).is_file() else None)
+    pairs = list(templates.items()) if isinstance(templates, dict) else []
     if isinstance(templates, list):
-        templates = {entry.get("name"): entry.get("template") for entry in templates if isinstance(entry, dict)}
-    if isinstance(templates, dict) and templates:
-        fits = all(isinstance(name, str) and isinstance(text, str) for name, text in templates.items())
-        require(fits, "chat_template", "texts by name", "something else")
-        return templates["default"] if list(templates) == ["default"] else templates
+        pairs = [(entry.get("name"), entry.get("template")) for entry in templates if isinstance(entry, dict)]
+    if pairs:
+        named = {checked("chat_template", name): checked("chat_template", text) for name, text in pairs}
+        return named["default"] if list(named) == ["default"] else named
     require(
         not templates or isinstance(templates, str), "chat_template", "a text, or several by name", type(templates).__name__
     )
-    return templates or None
+    return checked("chat_template", templates) if templates else None
 
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------
@@ -392,9 +411,13 @@ def from_gguf(file: Gguf) -> Tokenizer | None:
     eos_ids |= {i for i in (ids["eos"], ids["eot"], ids["eom"]) if i is not None}
     called = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep"}
     named = {f"{ours}_token": tokens[i] for theirs, ours in called.items() if (i := ids[theirs]) is not None}
-    adds = bool(file.metadata("tokenizer.ggml.add_bos_token", adds))
+    adds = _flag(file, "add_bos_token", adds)
     require(not adds or ids["bos"] is not None, "tokenizer.ggml.bos_token_id", "an id, since texts begin with it", "none")
     return Tokenizer(core, ids["bos"], ids["eos"], tuple(sorted(eos_ids)), adds, _gguf_templates(file), named)
+
+
+def _flag(file: Gguf, name: str, default: bool) -> bool:
+    return _truth(f"tokenizer.ggml.{name}", file.metadata(f"tokenizer.ggml.{name}", default))
 
 
 def _id(file: Gguf, name: str, count: int, default: int | None) -> int | None:
@@ -415,9 +438,13 @@ def _known_eos_ids(places: Mapping[str, int]) -> set[int]:
 
 
 def _gguf_templates(file: Gguf) -> str | dict[str, str] | None:
-    default, names = file.metadata("tokenizer.chat_template"), file.metadata("tokenizer.chat_templates", [])
-    more = {name: file.metadata(f"tokenizer.chat_template.{name}") for name in names if isinstance(name, str)}
-    several = {**({"default": default} if default else {}), **{name: text for name, text in more.items() if text}}
+    key = "tokenizer.chat_template"
+    default, names = file.metadata(key), file.metadata(f"{key}s", [])
+    listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    require(listed, f"{key}s", "a list of names", shown(names))
+    templates = {key: default, **{f"{key}.{name}": file.metadata(f"{key}.{name}") for name in names}}
+    texts = {place: checked(place, text) for place, text in templates.items() if text is not None}
+    several = {place.removeprefix(key).removeprefix(".") or "default": text for place, text in texts.items() if text}
     return several if set(several) - {"default"} else default or None
 
 
@@ -435,8 +462,9 @@ def _byte_level(file: Gguf, places: dict[str, int]) -> tuple[tokenizers.Tokenize
             stacklevel=2,
         )
     known = {**SPLITTINGS, "default": DEFAULT}
-    require(name in known, "tokenizer.ggml.pre", f"one of {', '.join(SPLITTINGS)}", repr(name))
-    prefix = bool(file.metadata("tokenizer.ggml.add_space_prefix", False))
+    fits = isinstance(name, str) and name in known
+    require(fits, "tokenizer.ggml.pre", f"one of {', '.join(SPLITTINGS)}", shown(name))
+    prefix = _flag(file, "add_space_prefix", False)
     with reading(file.path, "a tokenizer"):
         pairs = [tuple(merge.split(" ", 1)) for merge in merges]
         return tokenizer_backends.byte_level(places, pairs, known[name], prefix=prefix), known[name].adds_bos
@@ -448,6 +476,6 @@ def _sentence_piece(file: Gguf, tokens: list[str], types: list[int]) -> tokenize
         isinstance(scores, list) and len(scores) == len(tokens), "tokenizer.ggml.scores", f"{len(tokens)} scores", "others"
     )
     unknown = _id(file, "unknown", len(tokens), 0) or 0
-    prefix = bool(file.metadata("tokenizer.ggml.add_space_prefix", True))
+    prefix = _flag(file, "add_space_prefix", True)
     with reading(file.path, "a tokenizer"):
         return tokenizer_backends.sentence_piece(tokens, scores, types, unknown=unknown, prefix=prefix)

@@ -102,11 +102,11 @@ SPLITTINGS = {
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 DEFAULT = Splitting((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))
-"""What llama.cpp takes where a file does not say, which is right for few models."""
+"""The splitting that llama.cpp takes where a file does not say, which is right for few models."""
 
 
 def pre_tokenizer(splitting: Splitting, *, prefix: bool = False) -> pre_tokenizers.PreTokenizer:
-    """What splits text into words, and writes their bytes as characters.
+    """A pre-tokenizer that splits text into words, and writes their bytes as characters.
 
     Args:
         splitting: into words.

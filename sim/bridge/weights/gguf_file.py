@@ -111,7 +111,7 @@ class Gguf:
 
     @cached_property
     def config(self) -> Config:
-        """What the metadata says.
+        """The configuration in the metadata.
 
         Raises:
             ValueError: an unknown architecture, or a key that is missing.
@@ -136,7 +136,7 @@ class Gguf:
 
 
 class _About:
-    """What the metadata of a file say, in the terms of `config.json`.
+    """The metadata of a file, in the terms of `config.json`.
 
     llama.cpp takes another value than transformers for some keys that are absent: what it takes is written out.
     """
@@ -160,7 +160,7 @@ class _About:
         return whole_number(f"{self.kind}.{key}", value, 1)
 
     def sizes(self) -> dict[str, Any]:
-        """What all families have."""
+        """The sizes that all families have."""
         width, heads = self.whole("embedding_length"), self.whole("attention.head_count")
         head_dim = self.whole("attention.key_length", width // heads)
         value_length = self.whole("attention.value_length", head_dim)
@@ -186,7 +186,7 @@ class _About:
         return sizes | {"rms_norm_eps" if "rms" in eps else "layer_norm_eps": self.needed(f"attention.{eps}")}
 
     def family(self, sizes: dict[str, Any]) -> dict[str, Any]:
-        """What is the family's own."""
+        """The settings that only this family has."""
         window = self.get("attention.sliding_window")
         readers = {"gpt2": self._gpt2, "gptneox": self._gpt_neox, "phi3": self._phi3, "granite": self._granite}
         readers |= {"gemma2": self._gemma2, "gemma3": self._gemma3}

@@ -54,7 +54,7 @@ class Safetensors:
     kind = "safetensors"
 
     def __init__(self, files: Mapping[str, Path]) -> None:
-        """From the file of every tensor; names must be those in the files."""
+        """A set of tensors, given the file of each; names must be those in the files."""
         self._files = dict(files)
 
     @classmethod
@@ -140,7 +140,7 @@ class Msgpack:
         return kind >> 4 == 0x8 or kind in (0xDE, 0xDF)
 
     def _unpacked(self, at: int, read: Callable[[msgpack.Unpacker], Any]) -> tuple[Any, int]:
-        """What msgpack reads at a byte, the name of a tensor at most; where it ends."""
+        """The object that msgpack reads at a byte, the name of a tensor at most; and its end."""
         unpacker = msgpack.Unpacker()
         unpacker.feed(self._data[at : at + 1024].tobytes())
         try:

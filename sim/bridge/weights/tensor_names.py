@@ -200,7 +200,7 @@ _PREFIXES = {
     "gpt_neox": ("gpt_neox.",),
     "gemma3": ("model.", "language_model.model.", "model.language_model.", "language_model."),
 }
-"""What stands before names, where it is not "model."; nothing does where a model was saved without its unembedding."""
+"""The prefixes of names, where they are not "model."; there is none where a model was saved without its unembedding."""
 
 _HEADS = ("lm_head.weight", "language_model.lm_head.weight", "embed_out.weight")
 

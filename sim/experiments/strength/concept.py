@@ -214,7 +214,7 @@ def judged(
     yes, no = (np.asarray(numbers, int) for numbers in digits)
     answers, scores = [], []
     rows = [tokens(text) for text in texts]
-    length = _padded(rows, len(tokens("")) + settings.max_new_tokens)
+    length = _padded(judge, rows, len(tokens("")) + settings.max_new_tokens)
     for part, count in batched(rows, length, settings.judged_together):
         log_p = np.asarray(last_log_p(judge.split(part, last, length=length)), float)[:count]
         likeliest = log_p.argmax(axis=-1)
@@ -239,7 +239,8 @@ def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: Conc
     openings = [tokenizer.encode(plain_request(means)) for means in (DEFINITIONS[name].means, DEFINITIONS[name].opposite)]
     both = [[[*opening, *bodies[k]] for k in filled] for opening in openings]
     # One length for all, so that one program serves both sides.
-    length, sides = _padded([row for rows in both for row in rows], max(map(len, openings)) + settings.max_new_tokens), []
+    usual, sides = max(map(len, openings)) + settings.max_new_tokens, []
+    length = _padded(judge, [row for rows in both for row in rows], usual)
     for rows in both:
         loss_parts = []
         for part, count in batched(rows, length, settings.judged_together):
@@ -252,10 +253,11 @@ def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: Conc
     return values
 
 
-def _padded(rows: list[list[int]], least: int) -> int:
+def _padded(lm: LanguageModel, rows: list[list[int]], usual: int) -> int:
     """A length that holds all rows; few different ones, so that few programs are compiled."""
-    longest = max(map(len, rows), default=least)
-    return least if longest <= least else -(-longest // 64) * 64
+    longest = max(map(len, rows), default=0)
+    rounded = usual if longest <= usual else -(-longest // 64) * 64
+    return max(longest, min(rounded, lm.config.max_seq_len))
 
 
 def _total(log_p: Float[np.ndarray, "n V"], tokens: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:

