@@ -10,7 +10,7 @@ from typing import Any
 from sim.bridge import rope
 from sim.bridge.config import Config
 from sim.bridge.config_file import Settings
-from ufm._check import require
+from ufm._check import require, whole_number
 
 
 def from_config(config: Mapping[str, Any]) -> Config:
@@ -41,20 +41,22 @@ def from_config(config: Mapping[str, Any]) -> Config:
 
 def is_mixture(kind: str, config: Mapping[str, Any]) -> bool:
     """Whether a model is a mixture of experts, by its type or by how many experts it says that it has."""
-    counts = (config.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"))
+    keys = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    counts = [whole_number(key, config[key], 0) for key in keys if config.get(key) is not None]
     named = "moe" in kind or kind in ("mixtral", "dbrx", "gpt_oss", "deepseek_v2", "deepseek_v3", "llama4", "jamba")
-    return named or any(isinstance(count, int) and count > 0 for count in counts)
+    return named or any(counts)
 
 
 def _refuse_quantised(config: Mapping[str, Any]) -> None:
-    about = config.get("quantization_config") or config.get("compression_config")
-    if about is None:
+    name = next((key for key in ("quantization_config", "compression_config", "quantization") if config.get(key)), None)
+    if name is None:
         return
+    about = config[name]
     method = about.get("quant_method") if isinstance(about, Mapping) else None
     if method is None:
         loads = isinstance(about, Mapping) and any(key in about for key in ("load_in_4bit", "load_in_8bit"))
-        method = "bitsandbytes" if loads else "an unknown method"
-    refuse_quantised("quantization_config", str(method))
+        method = "MLX" if name == "quantization" else "bitsandbytes" if loads else "an unknown method"
+    refuse_quantised(name, str(method))
 
 
 def refuse_quantised(name: str, method: str) -> None:

@@ -499,10 +499,10 @@ def load(
     path = Path(source)
     if str(source) == fetch.NAME:
         path = fetch.fetch()
-    elif not path.exists() and _is_repository(str(source)):
+    elif not _exists(path) and _is_repository(str(source)):
         path = _from_hub(str(source))
     known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
-    require(path.exists(), "model", known, f"{str(source)!r}, where there is nothing")
+    require(_exists(path), "model", known, f"{shown(str(source))}, where there is nothing")
     refuse_pointers(path)
     digest = hashlib.sha256()
     sharding_of = None if mesh is None else sharding.on_mesh(mesh, kind, hosts, offload=bool(offload))
@@ -533,19 +533,20 @@ def _open(path: Path) -> tuple[Config, Tensors, Tokenizer | None]:
 
 def _require_model(folder: Path) -> None:
     """Refuse a folder that holds something else than a model, and say what to do with it."""
-    if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    about, whole = folder / "adapter_config.json", (folder / "config.json").is_file()
+    if about.is_file() or ((folder / "adapter_model.safetensors").is_file() and not whole):
+        base = repr(read_json(about).get("base_model_name_or_path")) if about.is_file() else "a model that it does not name"
         require(
             False,
             "model",
             "a whole model",
-            f"{str(folder)!r}, a PEFT adapter for {base!r}: put the two together with PEFT (merge_and_unload, then "
+            f"{str(folder)!r}, a PEFT adapter for {base}: put the two together with PEFT (merge_and_unload, then "
             "save_pretrained into a new folder), and load that",
         )
     files = sorted(file.name for file in folder.glob("*.gguf"))
-    bare = not (folder / "config.json").is_file()
+    others = [file for file in folder.iterdir() if file.suffix in (".safetensors", ".msgpack", *PICKLES)]
     require(
-        not (files and bare),
+        not files or (whole and bool(others)),
         "model",
         "a folder of a model, or a GGUF file",
         f"a folder that holds {', '.join(files)}: name one",
@@ -579,6 +580,14 @@ def random_model(config: Config, key: jax.Array, *, dtype: DTypeLike = jnp.float
         parameters = {name: jax.device_put(value, place(config, name, value.shape)) for name, value in parameters.items()}
     drawn = hashlib.sha256(f"{config}{jax.random.key_data(key).tolist()}{jnp.dtype(dtype)}".encode())
     return LanguageModel(Decoder(config, parameters, dtype=dtype), None, "random", drawn.hexdigest()[:16])
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file or a folder; names that no file can have are of none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _is_repository(source: str) -> bool:

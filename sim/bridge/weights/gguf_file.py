@@ -18,7 +18,7 @@ from sim.bridge.architectures import from_config, is_mixture
 from sim.bridge.config import Config
 from sim.bridge.files import reading
 from sim.bridge.rope import Rope, mscale
-from ufm._check import require, whole_number
+from ufm._check import finite_number, require, whole_number
 
 _FAMILIES = {
     "llama": "llama",
@@ -69,9 +69,13 @@ class Gguf:
         with reading(path, "a whole GGUF file (one that is cut off or damaged cannot be read)"):
             self._reader = _Reader(path)
             self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        part, parts = self.metadata("split.no", 0), self.metadata("split.count", 1)
+        keys = (("split.no", 0), ("split.count", 1))
+        part, parts = (whole_number(key, self.metadata(key, default), 0) for key, default in keys)
         got = f"part {part + 1} of {parts} in {path.name}: join them with llama-gguf-split --merge"
         require(parts in (0, 1), "model", "a GGUF file that is not split", got)
+        kind = self.metadata("general.type", "model")
+        require(kind == "model", "model", "a GGUF file of a whole model", f"{path.name}, of the type {kind!r}")
+        require(bool(self._tensors), "model", "a GGUF file with weights", f"{path.name}, which has metadata only")
 
     def metadata(self, key: str, default: Any = None) -> Any:
         """A value of the metadata, in Python types."""
@@ -159,6 +163,10 @@ class _About:
         value = self.needed(key) if default is None else self.get(key, default)
         return whole_number(f"{self.kind}.{key}", value, 1)
 
+    def positive(self, key: str, default: float) -> float:
+        """A positive number."""
+        return finite_number(f"{self.kind}.{key}", self.get(key, default), "a positive number", lambda x: x > 0)
+
     def sizes(self) -> dict[str, Any]:
         """The sizes that all families have."""
         width, heads = self.whole("embedding_length"), self.whole("attention.head_count")
@@ -233,29 +241,31 @@ class _About:
 
     def scaled(self, rope: Rope, a: Config) -> Rope:
         """Rotary positions with the scaling that the file has: factors, and those of single frequencies."""
-        factor = self.get("rope.scaling.factor", self.get("rope.scale_linear")) or 1.0
+        # Files of models without scaling have a factor of 0.
+        given = next((key for key in ("rope.scaling.factor", "rope.scale_linear") if self.get(key) is not None), None)
+        factor = 1.0 if given is None or self.get(given) == 0 else self.positive(given, 1.0)
         kind = self.get("rope.scaling.type", "linear")
-        attention_factor = self.get("rope.scaling.attn_factor", 1.0)
-        original = self.get("rope.scaling.original_context_length", a.max_seq_len)
+        attention_factor = self.positive("rope.scaling.attn_factor", 1.0)
+        original = self.whole("rope.scaling.original_context_length", a.max_seq_len)
         known = ("none", "linear", "yarn", "longrope")
         require(kind in known, f"{self.kind}.rope.scaling.type", f"one of {', '.join(known)}", repr(kind))
         for key, allowed in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("alpha", 0)):
             value = self.get(f"rope.scaling.{key}", allowed)
             require(value in (allowed, -1), f"{self.kind}.rope.scaling.{key}", f"{allowed} (else not implemented)", value)
         if kind == "linear" and factor != 1:
-            rope = replace(rope, scaling="linear", factor=float(factor))
+            rope = replace(rope, scaling="linear", factor=factor)
         if kind == "yarn":
-            fast, slow = self.get("rope.scaling.yarn_beta_fast", 32.0), self.get("rope.scaling.yarn_beta_slow", 1.0)
+            fast, slow = (self.positive(f"rope.scaling.yarn_beta_{end}", x) for end, x in (("fast", 32.0), ("slow", 1.0)))
             rope = replace(
                 rope,
                 scaling="yarn",
-                factor=float(factor),
+                factor=factor,
                 beta_slow=slow,
                 beta_fast=fast,
                 original_context_length=original,
             )
-            attention_factor *= self.get("rope.scaling.yarn_attn_factor", 1.0) * mscale(factor)
-        rope = replace(rope, attention_factor=float(attention_factor))
+            attention_factor *= self.positive("rope.scaling.yarn_attn_factor", 1.0) * mscale(factor)
+        rope = replace(rope, attention_factor=attention_factor)
         freq_factors = self._freq_factors("rope_freqs.weight")
         short, long = self._freq_factors("rope_factors_short.weight"), self._freq_factors("rope_factors_long.weight")
         require(bool(short) == bool(long), "rope_factors_short.weight", "both short and long factors, or none", "one")

@@ -6,6 +6,7 @@ Nothing of a model is returned unless all of it is there, in the right shapes, a
 
 import hashlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -73,7 +74,8 @@ class Safetensors:
         index = read_json(path)
         listed = index.get("weight_map")
         ok = isinstance(listed, dict) and all(isinstance(x, str) for x in listed.values()) and bool(listed)
-        require(ok, "weight_map", f"the shard of every tensor, in {path.name}", type(listed).__name__)
+        got = "an empty one" if listed == {} else type(listed).__name__
+        require(ok, "weight_map", f"the shard of every tensor, in {path.name}", got)
         assert isinstance(listed, dict)
         plain = [shard for shard in set(listed.values()) if Path(shard).name != shard]
         require(not plain, "weight_map", "names of files beside the index", plain)
@@ -214,12 +216,17 @@ def _open_tensors(folder: Path, config: Config) -> Tensors:
     require(
         not pickled, "checkpoint", "safetensors (a pickle can run code; convert it with safetensors)", ", ".join(pickled)
     )
-    raise ValueError(f"checkpoint: expected model.safetensors, its index or flax_model.msgpack, got none in {str(folder)!r}")
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".h5", ".onnx", ".msgpack"))
+    shards = any(re.fullmatch(r".*-\d+-of-\d+\.safetensors", name) for name in others)
+    hint = " without the index model.safetensors.index.json" if shards else " only" if others else ""
+    got = f"{', '.join(others) or 'none'}{hint} in {str(folder)!r}"
+    raise ValueError(f"checkpoint: expected model.safetensors, its index or flax_model.msgpack, got {got}")
 
 
 _QUANTISED_PARTS = {
     ".qweight": "GPTQ or AWQ",
     ".qzeros": "GPTQ or AWQ",
+    ".scales": "MLX, GPTQ or AWQ",
     ".absmax": "bitsandbytes",
     ".quant_map": "bitsandbytes",
     ".SCB": "bitsandbytes",

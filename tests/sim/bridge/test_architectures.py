@@ -165,6 +165,9 @@ def test_null_and_other_names(family, settings, expected):
             "quantised with bitsandbytes; load an unquantised or GGUF",
         ),
         ("gemma3", {"text_config": {}, "quantization_config": {"quant_method": "fp8"}}, "quantised with fp8"),
+        ("llama", {"quantization": {"group_size": 64, "bits": 4}}, "^quantization: quantised with MLX; load"),
+        ("llama", {"compression_config": {"quant_method": "ct"}}, "^compression_config: quantised with ct"),
+        ("llama", {"num_experts": "8"}, "^num_experts: expected a whole number"),
     ],
 )
 def test_settings_that_are_refused(family, settings, message):
@@ -558,6 +561,15 @@ def test_phi_3_with_long_contexts_as_gguf(checkpoint, tmp_path):
     )
 
 
+def yarn(writer, **values):
+    """A scaling of the type yarn with some odd value."""
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    for key, value in values.items():
+        add = writer.add_uint32 if isinstance(value, int) else writer.add_float32
+        add(f"llama.rope.scaling.{key}", value)
+
+
 @pytest.mark.parametrize(
     ("change", "leave_out", "message"),
     [
@@ -570,6 +582,22 @@ def test_phi_3_with_long_contexts_as_gguf(checkpoint, tmp_path):
         (lambda w: w.add_string("llama.rope.scaling.type", "other"), (), "rope.scaling.type"),
         (lambda w: w.add_string("llama.rope.scaling.type", "longrope"), (), "rope_factors_short.weight"),
         (lambda w: w.add_float32("llama.rope.scaling.yarn_log_multiplier", 0.1), (), "yarn_log_multiplier"),
+        (
+            lambda w: w.add_float32("llama.rope.scaling.factor", -1.0),
+            (),
+            "rope.scaling.factor: expected a positive number, got -1",
+        ),
+        (lambda w: w.add_float32("llama.rope.scale_linear", np.nan), (), "rope.scale_linear: expected a positive number"),
+        (lambda w: w.add_array("llama.rope.scaling.factor", [2.0]), (), "rope.scaling.factor: expected a positive number"),
+        (lambda w: w.add_float32("llama.rope.scaling.attn_factor", 0.0), (), "rope.scaling.attn_factor: .* got 0"),
+        (lambda w: w.add_string("llama.rope.scaling.attn_factor", "x"), (), "rope.scaling.attn_factor: .* got 'x'"),
+        (lambda w: yarn(w, yarn_beta_fast=0.0), (), "rope.scaling.yarn_beta_fast: expected a positive number, got 0"),
+        (lambda w: yarn(w, yarn_beta_slow=-1.0), (), "rope.scaling.yarn_beta_slow: expected a positive number, got -1"),
+        (lambda w: yarn(w, yarn_attn_factor=np.nan), (), "rope.scaling.yarn_attn_factor: expected a positive number"),
+        (lambda w: yarn(w, original_context_length=0), (), "rope.scaling.original_context_length: .* got 0"),
+        (lambda w: w.add_string("llama.expert_count", "x"), (), "num_experts: expected a whole number"),
+        (lambda w: w.add_string("split.no", "x"), (), "split.no: expected a whole number"),
+        (lambda w: w.add_string("general.type", "adapter"), (), "^model: .*of the type 'adapter'"),
     ],
 )
 def test_gguf_that_is_refused(checkpoint, tmp_path, change, leave_out, message):

@@ -430,6 +430,39 @@ def test_a_folder_of_gguf_files(tmp_path):
         load(tmp_path)
 
 
+def test_a_folder_with_a_configuration_and_gguf_files_only(llama):
+    (llama / "model.safetensors").unlink()
+    (llama / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"^model: .*a folder that holds m\.gguf: name one"):
+        load(llama)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model-00001-of-00002.safetensors", r".*00002\.safetensors without the index model\.safetensors\.index\.json"),
+        ("consolidated.safetensors", r"consolidated\.safetensors only"),
+        ("tf_model.h5", r"tf_model\.h5 only"),
+    ],
+)
+def test_weights_under_another_name_are_listed(llama, name, message):
+    (llama / "model.safetensors").rename(llama / name)
+    with pytest.raises(ValueError, match=rf"^checkpoint: expected model\.safetensors, .*got {message}"):
+        load(llama)
+
+
+def test_an_index_of_nothing(llama):
+    (llama / "model.safetensors").unlink()
+    (llama / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ValueError, match=r"^weight_map: .*got an empty one"):
+        load(llama)
+
+
+def test_a_name_that_no_file_can_have():
+    with pytest.raises(ValueError, match=r"^model: .*where there is nothing"):
+        load("x" * 5000)
+
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 5\n".format("0" * 64)
 
 
@@ -446,6 +479,13 @@ def test_a_pointer_in_place_of_a_gguf_file(tmp_path):
     (tmp_path / "model.gguf").write_text(POINTER)
     with pytest.raises(ValueError, match=r"^checkpoint: .*Git LFS in place of model\.gguf"):
         load(tmp_path / "model.gguf")
+
+
+def test_an_adapter_without_its_configuration(llama):
+    (llama / "model.safetensors").rename(llama / "adapter_model.safetensors")
+    (llama / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"^model: .*a PEFT adapter for a model that it does not name"):
+        load(llama)
 
 
 @pytest.mark.parametrize("whole", [False, True])
