@@ -524,10 +524,10 @@ def _shares(argument: str, value: Any) -> Numbers:
     return shares
 
 
-def _alike(*numbers: Numbers) -> list[Numbers]:
+def _alike(*numbers: Numbers) -> tuple[Numbers, ...]:
     """Numbers in the common shape and the common type."""
     dtype = jnp.result_type(*numbers)
-    return jnp.broadcast_arrays(*(x.astype(dtype) for x in numbers))
+    return tuple(jnp.broadcast_arrays(*(x.astype(dtype) for x in numbers)))
 
 
 def _budget(value: Any) -> Numbers:
