@@ -75,7 +75,6 @@ class Gguf:
         require(parts in (0, 1), "model", "a GGUF file that is not split", got)
         kind = self.metadata("general.type", "model")
         require(kind == "model", "model", "a GGUF file of a whole model", f"{path.name}, of the type {kind!r}")
-        require(bool(self._tensors), "model", "a GGUF file with weights", f"{path.name}, which has metadata only")
 
     def metadata(self, key: str, default: Any = None) -> Any:
         """A value of the metadata, in Python types."""
@@ -118,9 +117,10 @@ class Gguf:
         """The configuration in the metadata.
 
         Raises:
-            ValueError: an unknown architecture, or a key that is missing.
+            ValueError: an unknown architecture, a key that is missing, a file without weights.
         """
         kind, tensors = self.metadata("general.architecture"), self.shapes()
+        require(bool(tensors), "model", "a GGUF file with weights", f"{self.path.name}, which has metadata only")
         mixed = is_mixture(str(kind), {"num_experts": self.metadata(f"{kind}.expert_count")})
         require(not mixed, "general.architecture", "a dense model", f"{kind!r} with experts, which is not implemented")
         require(kind in _FAMILIES, "general.architecture", f"one of {', '.join(_FAMILIES)}", repr(kind))
