@@ -22,6 +22,7 @@ from sim.choosing.rollouts import (
     prompts_alone,
     require_moving,
 )
+from sim.directions.vector import length_of
 from ufm._check import require, shown
 
 LOG = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _frontier(
     variances = {layer: tilts[layer][0].variance[rollouts.counted] for layer in texts}
     kept = [layer for layer in texts if moves(variances[layer], vector[layer])]
     if not kept:
-        longest = max(vector.layers, key=lambda layer: np.linalg.norm(np.asarray(vector[layer], float)))
+        longest = max(vector.layers, key=lambda layer: length_of(vector[layer]))
         require_moving(variances[longest], vector[longest])
     if tokens is None:
         members = promoted_by_all([tilts[layer] for layer in kept], sign)

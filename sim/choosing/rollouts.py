@@ -18,6 +18,7 @@ from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.bridge.readout import readout
 from sim.bridge.split import Split
+from sim.directions.vector import length_of
 from theory.budgets import binary_divergence
 from ufm._batches import map_in_batches
 from ufm._check import indices, require, whole_number
@@ -403,7 +404,7 @@ def moves(variance: Float[np.ndarray, " m"], vector: Any) -> bool:
     Raises:
         ValueError: it changes them by more than float32 can hold.
     """
-    got = "one that is too large" if vector is None else f"a vector of length {_length(vector):.3g}: scale it"
+    got = "one that is too large" if vector is None else f"a vector of length {length_of(np.asarray(vector)):.3g}: scale it"
     require(bool(np.isfinite(variance).all()), "steering", "one whose effect float32 can hold", got)
     return bool(variance.max() > 0)
 
@@ -417,13 +418,9 @@ def require_moving(variance: Float[np.ndarray, " m"], vector: Any) -> None:
     Raises:
         ValueError: it changes none, or by more than float32 can hold.
     """
-    length = 0.0 if vector is None else _length(vector)
+    length = 0.0 if vector is None else length_of(np.asarray(vector))
     got = f"a vector of length {length:.3g}: too short?" if length > 0 else "one that does not: a zero vector?"
     require(moves(variance, vector), "steering", "one that changes predictions", got)
-
-
-def _length(vector: Any) -> float:
-    return float(np.linalg.norm(np.asarray(vector, float)))
 
 
 def prompts_alone(prompts: Sequence[Sequence[int]]) -> Rollouts:
