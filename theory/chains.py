@@ -171,7 +171,7 @@ def sequence_divergence(
     Raises:
         ValueError: outside transformations, a start that is no distribution.
     """
-    _require_distribution("start", start)
+    _require_distribution(start)
     steps, q = whole_number("steps", steps, 1), jnp.exp(log_q)
     costs = jnp.sum(q * (log_q - steered(log_q, m, alpha)), axis=1)
 
@@ -198,11 +198,11 @@ def sequence_bound(spread: Scalar | float, alpha: Scalar | float, steps: int) ->
 
 def _require_walk(target: Bool[Array, " V"], start: Float[Array, " V"]) -> None:
     part_of_the_tokens("target", target)
-    _require_distribution("start", start)
+    _require_distribution(start)
 
 
-def _require_distribution(argument: str, shares_of_tokens: Float[Array, " V"]) -> None:
+def _require_distribution(start: Float[Array, " V"]) -> None:
     def fits(x):
         return (x >= 0).all() and jnp.abs(x.sum() - 1) <= 1e-5
 
-    in_range(argument, shares_of_tokens, "a distribution: numbers of at least 0 that add up to 1", fits)
+    in_range("start", start, "a distribution: numbers of at least 0 that add up to 1", fits)
