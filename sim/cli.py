@@ -132,8 +132,8 @@ def verify(
     from sim.checks.verify import as_json, as_table
     from sim.checks.verify import verify as run
 
-    target = output.prepare_file(json, "json") if json else None
-    folder = output.prepare_folder(out) if out else None
+    target = output.writable_file(json, "json") if json else None
+    folder = output.writable_folder(out) if out else None
     every = run(statements, seed=seed, instances=instances, names=routes.split(","), twins=twins)
     verdicts = [verdict for verdict in every if verdict.evidence]
     require(bool(verdicts), "routes", f"one that applies to {', '.join(verdict.statement.id for verdict in every)}", routes)
@@ -161,8 +161,8 @@ def _verify_on_model(
     from sim.reproduction import write_validation
 
     names = chosen(statements)
-    target = output.prepare_file(json, "json") if json else None
-    folder = output.prepare_folder(out) if out else None
+    target = output.writable_file(json, "json") if json else None
+    folder = output.writable_folder(out) if out else None
     validation = validate(load(model, **placement), statements=names, seed=seed)
     if target:
         output.write_json(target, validation.as_json())
@@ -252,13 +252,13 @@ def figures(
         require(
             target is None and away is None and not smoothing, "corpus", "a file, which the other options are about", "none"
         )
-        folder = output.prepare_folder(out)
+        folder = output.writable_folder(out)
         trained = train_examples(seed, ["default", "toy"])
         _, files = draw(folder, trained["default"], trained["toy"], seed)
     else:
         with in_float64():
             named = read_corpus(corpus, target=target, away=away, smoothing=smoothing)
-        files = draw_corpus(output.prepare_folder(out), named, seed)
+        files = draw_corpus(output.writable_folder(out), named, seed)
     for paths in files.values():
         typer.echo("  ".join(str(path) for path in paths.values()))
 
@@ -279,8 +279,8 @@ def bench(
     from sim.bench import bench as run
     from sim.output import write_json
 
-    targets = [output.prepare_file(json, "json")] if json else []
-    targets += [output.prepare_folder(out) / "bench.json"] if out else []
+    targets = [output.writable_file(json, "json")] if json else []
+    targets += [output.writable_folder(out) / "bench.json"] if out else []
     results = run(cases, seed, model or ())
     for path in targets:
         write_json(path, results)
@@ -302,7 +302,7 @@ def assumption(
     from sim import output
     from sim.checks.assumption_1 import as_table, leave, write
 
-    file = output.prepare_file(out, "out")
+    file = output.writable_file(out, "out")
     outcomes = leave(_names(statements), _names(departures), seed=seed)
     write(file, outcomes, seed)
     typer.echo(as_table(outcomes))
@@ -594,12 +594,12 @@ def case(
     from sim.output import write_data
     from sim.reproduction import draw_all
 
-    folder = output.prepare_folder(out)
+    folder = output.writable_folder(out)
     documents = corpora.manual() if text is None else corpora.read_documents(text)
     analysis = analyse(finished(model, corpora.in_both_cases(documents)), seed=seed)
     output.write_json(folder / "case.json", analysis.numbers)
     write_data(folder / "case.nc", analysis.data, analysis.numbers["settings"])
-    draw_all(UPPERCASE_FIGURES, analysis.data, output.prepare_folder(folder / "figures"))
+    draw_all(UPPERCASE_FIGURES, analysis.data, folder / "figures")
     typer.echo(as_table(analysis))
     typer.echo(f"the figures are in {folder / 'figures'}")
 
@@ -627,7 +627,7 @@ def show_vector(
     from sim import output
     from sim.directions.metadata import as_json, as_lines
 
-    target = output.prepare_file(json, "json") if json else None
+    target = output.writable_file(json, "json") if json else None
     result = _read_vector(file, model, layer, other_weights)
     if target:
         output.write_json(target, as_json(result))
@@ -678,14 +678,14 @@ def make(
     from sim.bridge.model import load
     from sim.directions.extraction import make_vector
     from sim.directions.feature_request import feature_request
-    from sim.directions.files import prepare_target
+    from sim.directions.files import writable_target
     from sim.directions.metadata import as_lines
     from sim.directions.sources import source
 
     named: dict[str, Any] = {"concept": concept, "pairs": pairs, "positive": positive, "negative": negative}
     blocks = None if only is None else _blocks(only)
     request = feature_request(way=way, sae=sae, feature=feature, texts=named, tokens=tokens, blocks=blocks)
-    texts, target = source(**named) if request is None else None, prepare_target(out)
+    texts, target = source(**named) if request is None else None, writable_target(out)
     if request is not None:
         result = request.make(load(model, mesh=mesh, offload=offload), chat=chat)
     else:
@@ -784,15 +784,15 @@ def choose(
     from sim.choosing import request
     from sim.choosing.mix import mix
     from sim.choosing.search import choose as run
-    from sim.directions.files import prepare_target
+    from sim.directions.files import writable_target
 
     texts = request.prompts_of(prompt, prompts)
     request.check_numbers(budget, statistic, share, falls=away and bool(tokens))
     limits = request.limits(loss_rise, norm_ratio, rising=rising)
     request.check_source(vector, concept)
     place = layer if layer == "auto" else request.layer_of(layer)
-    target, file = (output.prepare_file(json, "json") if json else None), (prepare_target(fold, "fold") if fold else None)
-    folder = output.prepare_folder(out) if out else None
+    target, file = (output.writable_file(json, "json") if json else None), (writable_target(fold, "fold") if fold else None)
+    folder = output.writable_folder(out) if out else None
     _report_steps()
     lm = load(model, mesh=mesh, offload=offload)
     bare, members = request.block_of(lm, place), request.tokens_of(lm, tokens)

@@ -5,6 +5,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,24 @@ def prepare_folder(out: str | Path) -> Path:
     return folder
 
 
-def prepare_file(path: str | Path, argument: str) -> Path:
-    """Make sure that a file can be written at `path`, its folder made if need be.
+def writable_folder(out: str | Path) -> Path:
+    """Make sure that `prepare_folder` will succeed, and leave nothing behind: what comes next may yet be refused.
+
+    Raises:
+        ValueError: as `prepare_folder`.
+    """
+    folder = Path(out)
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        return prepare_folder(folder)
+    finally:
+        for path in absent:
+            with suppress(OSError):  # it was not made, or another process has written in it
+                path.rmdir()
+
+
+def writable_file(path: str | Path, argument: str) -> Path:
+    """Make sure that `write_whole` can write a file at `path`, and leave nothing behind.
 
     Raises:
         ValueError: the path is a folder, or its folder cannot be written; names `argument`.
@@ -43,7 +60,7 @@ def prepare_file(path: str | Path, argument: str) -> Path:
     file = Path(path)
     require(not file.is_dir(), argument, "a file to write", f"the folder {str(file)!r}")
     try:
-        prepare_folder(file.parent)
+        writable_folder(file.parent)
     except ValueError:
         require(False, argument, "a file in a folder that can be written", repr(str(file)))
     return file
@@ -60,7 +77,11 @@ def json_text(data: object) -> str:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then move it into place: readers never see half a file."""
+    """Let `write` fill a temporary file beside `path`, then move it into place: readers never see half a file.
+
+    The folder is made if need be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)

@@ -396,7 +396,7 @@ def write(path: str | Path, outcomes: Sequence[Outcome], seed: int) -> Path:
     Raises:
         ValueError: a file that cannot be written, or is there and is not of this form.
     """
-    file = output.prepare_file(path, "out")
+    file = output.writable_file(path, "out")
     before = _written(file)
     statements: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(outcome.statement.id for outcome in outcomes):

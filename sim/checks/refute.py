@@ -250,7 +250,7 @@ def refute(
         ValueError: as `conjecture`; an unknown family; a folder that cannot be written; a margin that is NaN on a random
             instance, or that claims nothing on any.
     """
-    folder = output.prepare_folder(out)
+    folder = output.writable_folder(out)
     with in_float64():
         tried = conjecture(target, needs, twin=twin)
         _check_families(families, tried)

@@ -17,11 +17,13 @@ from jaxtyping import Float
 from sim.bridge.model import LanguageModel
 from sim.choosing.layers import promoted_by_all
 from sim.choosing.rollouts import FixedText, Writer, members_of, prompts_alone
-from sim.directions.vector import SteeringVector
+from sim.directions.vector import SteeringVector, length_of
 from theory.allocation import best_mix, response
 from ufm._batches import map_in_batches
 from ufm._check import require, shown
+from ufm.interventions import Add
 from ufm.precision import wide
+from ufm.steering import Steering
 
 UNIT = 1.0
 """Nats per token that a mix costs at strength 1, to second order, the mean over predictions in the prompts."""
@@ -75,8 +77,11 @@ def mix(
     require(len(shared) > 0, "vectors", "directions for one block in common", "none")
     shared = shared if layers is None else list(layers)
     rollouts = prompts_alone(Writer.of(lm, prompts, 1, chat=chat).prompts)
-    first = FixedText.of_layers(lm, rollouts, {i: vectors[0].steering(i) for i in shared})
-    texts = [{i: text.under(vector.steering(i)) for i, text in first.items()} for vector in vectors]
+    # Vectors of length 1, so that squares of what they do to the logits are numbers, however long or short they were.
+    lengths = {i: np.asarray([length_of(vector[i]) or 1.0 for vector in vectors]) for i in shared}
+    units = [{i: _steering(vector, i, lengths[i][k]) for i in shared} for k, vector in enumerate(vectors)]
+    first = FixedText.of_layers(lm, rollouts, units[0])
+    texts = [{i: text.under(unit[i]) for i, text in first.items()} for unit in units]
     if tokens is None:
         nobody = jnp.zeros(lm.config.vocab_size, bool)
         promoted = [promoted_by_all([text.tilt(nobody) for text in by_layer.values()], 1) for by_layer in texts]
@@ -84,14 +89,19 @@ def mix(
     else:
         members = members_of(tokens, lm.config.vocab_size)
     require(0 < members.sum() < members.size, "tokens", "some tokens, and not all", f"{members.sum()} of {members.size}")
-    weights = {i: _weights([by_layer[i] for by_layer in texts], members) for i in shared}
+    weights = {i: _weights([by_layer[i] for by_layer in texts], members) / lengths[i] for i in shared}
     for i, own in weights.items():
         require(bool(np.abs(own).max() > 0), "vectors", "some that change the concept", f"none that does, after block {i}")
-    mixed = {i: sum(a * vector[i] for a, vector in zip(own, vectors, strict=True)) for i, own in weights.items()}
+    mixed = {i: own @ np.stack([np.asarray(vector[i], float) for vector in vectors]) for i, own in weights.items()}
     name = " + ".join(vector.name or "a vector" for vector in vectors)
     extraction = {"way": "mix", "of": name} | {f"weights.{i}": own.tolist() for i, own in weights.items()}
     whole = replace(vectors[0].at(shared), directions=mixed, name=name, extraction=extraction, diagnosis={})
     return Mix(whole, weights, tuple(np.flatnonzero(members).tolist()))
+
+
+def _steering(vector: SteeringVector, layer: int, length: float) -> Steering:
+    """The steering after one block by a vector divided by its length."""
+    return Steering({layer: Add(np.asarray(vector[layer], float) / length)}, site=vector.site)
 
 
 def _weights(texts: Sequence[FixedText], members: np.ndarray) -> Float[np.ndarray, " k"]:

@@ -18,7 +18,7 @@ from sim.directions.array_files import read_npy, read_npz, read_safetensors, wri
 from sim.directions.file_format import Contents, bare, contents_of, vector_of
 from sim.directions.gguf_vectors import for_gguf, read_gguf, write_gguf
 from sim.directions.vector import SteeringVector
-from sim.output import prepare_file, write_whole
+from sim.output import writable_file, write_whole
 from ufm._check import require, shown, typed
 
 _READERS: dict[str, Callable[[Path], Contents]] = {
@@ -92,13 +92,13 @@ def write_vector(vector: SteeringVector, path: str | Path) -> Path:
     Raises:
         ValueError: another ending, a folder that cannot be written, blocks that the format cannot name.
     """
-    file = prepare_target(path)
+    file = writable_target(path)
     write = _WRITERS[file.suffix.lower()]
     contents = contents_of(for_gguf(vector) if write is write_gguf else vector)
     return write_whole(file, lambda temporary: write(contents, temporary))
 
 
-def prepare_target(path: str | Path, argument: str = "path") -> Path:
+def writable_target(path: str | Path, argument: str = "path") -> Path:
     """Make sure that a vector can be written at a path, before one is made.
 
     Args:
@@ -111,7 +111,7 @@ def prepare_target(path: str | Path, argument: str = "path") -> Path:
     file = Path(path)
     known = file.suffix.lower() in _WRITERS
     require(known, argument, f"a file that ends in {', '.join(ENDINGS)}", shown(str(path)))
-    return prepare_file(file, argument)
+    return writable_file(file, argument)
 
 
 def _kind(path: Path) -> str:

@@ -161,3 +161,30 @@ def test_a_smoke_run_does_a_little_of_everything(monkeypatch, capsys, tmp_path):
     asked.clear()
     assert run(monkeypatch, capsys, "reproduce", "--out", str(tmp_path))[0] == 2
     assert asked == {"seed": 0, "instances": 1000, "model": "smollm2-135m-instruct"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "nonsense"),
+        ("verify", "3.6", "--model", "nonsense"),
+        ("refute", "nonsense.py:f"),
+        ("figures", "--corpus", "nonsense.csv"),
+        ("bench", "nonsense"),
+        ("choose", "--model", "nonsense", "--concept", "joy", "--prompt", "a", "--json", "j/c.json", "--fold", "f/v.gguf"),
+        ("vector", "make", "--concept", "joy", "--model", "nonsense"),
+        ("vector", "combine", "nonsense.npz"),
+        ("assumption", "--statements", "nonsense"),
+        ("lm", "case", "--model", "nonsense"),
+        ("lm", "train", "--text", "nonsense.txt"),
+        ("new", "statement", "Not A Name"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_a_refused_command_leaves_nothing(monkeypatch, capsys, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    folder = () if arguments[0] == "new" else ("--out", "o/v.npz" if arguments[0] == "vector" else "o/p")
+    code, _, err = run(monkeypatch, capsys, *arguments, *folder)
+    assert code == 2, err
+    assert len(err.splitlines()) == 1 or "Error" in err
+    assert list(tmp_path.iterdir()) == []

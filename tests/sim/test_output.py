@@ -38,3 +38,22 @@ def test_refuses_a_folder_without_permission(tmp_path):
 def test_prepare_makes_folders(tmp_path):
     assert output.prepare_folder(tmp_path / "a" / "b").is_dir()
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_folder_that_is_only_asked_about_is_not_made(tmp_path):
+    assert output.writable_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert output.writable_file(tmp_path / "c" / "d.json", "json") == tmp_path / "c" / "d.json"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "kept").mkdir()
+    output.writable_folder(tmp_path / "kept" / "e")
+    assert list(tmp_path.iterdir()) == [tmp_path / "kept"]
+    output.write_json(tmp_path / "c" / "d.json", {})
+    assert (tmp_path / "c" / "d.json").read_text() == "{}\n"
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^out: expected a folder that can be written, got .*file/a"):
+        output.writable_folder(tmp_path / "file" / "a")
+    with pytest.raises(ValueError, match=r"^json: expected a file in a folder that can be written"):
+        output.writable_file(tmp_path / "file" / "a.json", "json")

@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -323,6 +323,14 @@ def _check_names(a: Config, names: Mapping[str, Any], entries: Mapping[str, tens
         for i in range(a.num_layers if name.startswith("blocks.") else 1)
     }
     missing = sorted(wanted - set(names))
-    require(not missing, "checkpoint", "all tensors of the architecture", f"no {some_of(missing)}")
+    gap = f"no {some_of(missing)}{_wrapped(missing, names)}"
+    require(not missing, "checkpoint", "all tensors of the architecture", gap)
     extra = sorted(name for name in set(names) - wanted if not tensor_names.ignored(name, a))
     require(not extra, "checkpoint", "tensors of the architecture only", f"also {some_of(extra)}")
+
+
+def _wrapped(missing: list[str], names: Iterable[str]) -> str:
+    """A clause that says so, if the first missing name is there behind a prefix, as wrappers save theirs."""
+    first = f".{missing[0]}" if missing else ""
+    prefix = next((name.removesuffix(first[1:]) for name in names if first and name.endswith(first)), None)
+    return "" if prefix is None else f", but names that begin with {prefix!r}, as a wrapper saves them: take it off"

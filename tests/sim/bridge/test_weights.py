@@ -1,6 +1,7 @@
 """Checkpoints in every format, whole and damaged: what is loaded is right, and what is not whole is refused by name."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -354,6 +355,17 @@ Q = "model.layers.1.self_attn.q_proj.weight"
 def test_tensors_that_are_not_right_are_named(llama, change, message):
     edit(llama, change)
     with pytest.raises(ValueError, match=message):
+        load(llama, progress=False)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model."])
+def test_names_behind_the_prefix_of_a_wrapper(llama, prefix):
+    def wrap(tensors):
+        for name in list(tensors):
+            tensors[prefix + name] = tensors.pop(name)
+
+    edit(llama, wrap)
+    with pytest.raises(ValueError, match=rf"^checkpoint: .*got no .*names that begin with '{re.escape(prefix)}'"):
         load(llama, progress=False)
 
 

@@ -56,6 +56,14 @@ def test_a_mix_of_one_is_that_one_and_copies_share_the_work(lm):
         )
 
 
+@pytest.mark.parametrize("size", [1e30, 1e-30])
+def test_a_mix_does_not_depend_on_the_lengths_of_vectors(lm, size):
+    plain = mix(lm, VECTORS, PROMPTS, tokens=TOKENS)
+    scaled = mix(lm, [size * VECTORS[0], VECTORS[1]], PROMPTS, tokens=TOKENS)
+    np.testing.assert_allclose(scaled.vector[1], plain.vector[1], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(scaled.weights[1] * [size, 1], plain.weights[1], rtol=1e-3)
+
+
 def test_a_mix_is_chosen_for_like_any_vector(lm):
     best = mix(lm, VECTORS, PROMPTS, tokens=TOKENS)
     choice = sim.choose(lm, best.vector, PROMPTS, layer=1, tokens=TOKENS, budget=0.05, of="mean", horizon=6)
