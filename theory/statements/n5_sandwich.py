@@ -21,10 +21,25 @@ def enough(instance: Instance, share):
 
     ``(logit share - r_j) / (min_T M - max_{T^c} M)`` where the denominator is positive, and at least 0.
     """
-    low, _ = signs.slope_bounds(instance, instance.in_target[None])
-    r = closed_form_curves(instance, lambda instance: instance.in_target[None], jnp.zeros(1))[:, 0, 0]
+    low, _ = signs.slope_bounds(instance, _target(instance))
+    r = closed_form_curves(instance, _target, jnp.zeros(1))[:, 0, 0]
     wanted = jnp.maximum(logit(share) - r, 0)
     return jnp.where(low[0] > 0, wanted / jnp.where(low[0] > 0, low[0], 1), jnp.inf)
+
+
+def _target(instance: Instance):
+    """The target concept as the only event, ``[1, V]``."""
+    return instance.in_target[None]
+
+
+def _reached(instance: Instance, curves):
+    """By how much the target's log-odds, ``[m, 1]`` by strength, exceed the wanted ones where `enough` guarantees them."""
+    wanted = jnp.asarray(_SHARES)
+    strengths = jax.vmap(lambda share: enough(instance, share))(wanted)
+    finite = jnp.isfinite(strengths)
+    contexts = jnp.arange(strengths.shape[1])
+    at = jax.vmap(jax.vmap(lambda j, alpha: curves(alpha)[j, 0]), (None, 0))(contexts, jnp.where(finite, strengths, 0))
+    return least(at - logit(wanted)[:, None] + 1e-8 * (1 + jnp.abs(at)), finite)
 
 
 def _between(tex: str, identities, bounds, curves) -> Claim:
@@ -47,17 +62,9 @@ def _between(tex: str, identities, bounds, curves) -> Claim:
         curves = jnp.moveaxis(closed_form_curves(instance, concepts, grid), 1, 0)
         start = closed_form_curves(instance, concepts, jnp.zeros(1))[:, 0]
         margin = jnp.min(jax.vmap(lambda values, alpha: slack(instance, values, start, alpha))(curves, grid))
-        return jnp.minimum(margin + 1e-9, _reached(instance))
-
-    def _reached(instance):
-        strengths = jax.vmap(lambda share: enough(instance, share))(jnp.asarray(_SHARES))
-        finite = jnp.isfinite(strengths)
-
-        def share_at(j, alpha):
-            return closed_form_curves(instance, lambda instance: instance.in_target[None], alpha[None])[j, 0, 0]
-
-        at = jax.vmap(lambda row: jax.vmap(share_at)(jnp.arange(row.size), row))(jnp.where(finite, strengths, 0))
-        return least(at - logit(jnp.asarray(_SHARES))[:, None] + 1e-8 * (1 + jnp.abs(at)), finite)
+        return jnp.minimum(
+            margin + 1e-9, _reached(instance, lambda alpha: closed_form_curves(instance, _target, alpha[None])[:, 0])
+        )
 
     def autodiff(instance):
         curves, (low, high) = model_curves(instance, concepts), bounds(instance)
@@ -66,7 +73,8 @@ def _between(tex: str, identities, bounds, curves) -> Claim:
             slopes = slope(curves, alpha)
             return jnp.minimum(jnp.min(slopes - low), jnp.min(high - slopes)) / instance.range
 
-        return jnp.min(jax.vmap(slack)(jnp.asarray(GRID) / instance.range)) + ROUNDING
+        margin = jnp.min(jax.vmap(slack)(jnp.asarray(GRID) / instance.range)) + ROUNDING
+        return jnp.minimum(margin, _reached(instance, model_curves(instance, _target)))
 
     @compiled_quickly
     def on_grid(instance, alphas, values, start):
