@@ -443,6 +443,30 @@ PLATEAU_RATE, signs_bounds = arc.plateau_rate, signs.slope_bounds
 TANGENT_BOUND, WEIGHT_ADDED = arc.tangent_bound, Weight.added
 WRONG_PEAKS = property(lambda instance: 1.01 * instance.known_peaks)
 
+# Other routes that have to notice errors named for one above. Left to one are errors in what only one route has: the signs
+# of certificates, the nodes of an integral, the values of a curve that is measured otherwise.
+ALSO_SEEN_BY = {
+    "variance, not centred": (("theorem-3.8", "autodiff"), ("theorem-3.8", "sweep")),
+    "variance, missing factor": (("N4.bounds", "autodiff"), ("N4.bounds", "certificate")),
+    "extremes, swapped": (("N4.asymptote", "autodiff"), ("N3", "sweep")),
+    "peaks, wrong scale": (("theorem-3.3.bump", "instances"),),
+    "saturation, too early": (("N4.asymptote", "autodiff"),),
+    "concept log-odds, half the strength": (("N10", "sweep"),),
+    "conditional mean, not conditional": (("theorem-3.6.tanh", "instances"), ("theorem-3.6.tanh", "sweep")),
+    "series near 0": (("theorem-3.8", "sweep"),),
+    "a decoder of another model": (("lemma-B.2", "instances"), ("lemma-B.2", "sweep")),
+    "log-odds, wrong sign": (("lemma-B.3", "instances"), ("lemma-B.3", "sweep")),
+    "arc, centre on the other side": (("N8.arc", "autodiff"),),
+    "what blocks add, seen from the other side": (("N11", "autodiff"),),
+    "what blocks add, without attention": (("N11", "instances"),),
+    "the input of the decoder, before the norm": (("N12", "instances"),),
+}
+PLANTED |= {
+    f"{name}, seen by {route} of {identity}": (*PLANTED[name][:3], identity, route)
+    for name, others in ALSO_SEEN_BY.items()
+    for identity, route in others
+}
+
 
 @pytest.fixture(scope="module")
 def swept():
