@@ -599,7 +599,7 @@ def case(
     analysis = analyse(finished(model, corpora.in_both_cases(documents)), seed=seed)
     output.write_json(folder / "case.json", analysis.numbers)
     write_data(folder / "case.nc", analysis.data, analysis.numbers["settings"])
-    draw_all(UPPERCASE_FIGURES, analysis.data, folder / "figures")
+    draw_all(UPPERCASE_FIGURES, analysis.data, output.prepare_folder(folder / "figures"))
     typer.echo(as_table(analysis))
     typer.echo(f"the figures are in {folder / 'figures'}")
 

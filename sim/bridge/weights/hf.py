@@ -331,6 +331,6 @@ def _check_names(a: Config, names: Mapping[str, Any], entries: Mapping[str, tens
 
 def _wrapped(missing: list[str], names: Iterable[str]) -> str:
     """A clause that says so, if the first missing name is there behind a prefix, as wrappers save theirs."""
-    first = f".{missing[0]}" if missing else ""
-    prefix = next((name.removesuffix(first[1:]) for name in names if first and name.endswith(first)), None)
+    prefixes = (name.removesuffix(missing[0]) for name in names if missing and name.endswith(f".{missing[0]}"))
+    prefix = next(prefixes, None)
     return "" if prefix is None else f", but names that begin with {prefix!r}, as a wrapper saves them: take it off"
