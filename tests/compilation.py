@@ -20,6 +20,10 @@ JIT = jax.jit
 PROGRAMS: weakref.WeakSet = weakref.WeakSet()
 """What `jax.jit` returned to this project's code: JAX's own functions have their programs elsewhere."""
 
+MADE: weakref.WeakKeyDictionary[Callable, list[dict[str, Any]]] = weakref.WeakKeyDictionary()
+"""The functions that they were made of, and the keywords: JAX keeps what it traced and compiled for as long as the function
+lives, for other programs of it, also where the first one is gone."""
+
 
 def install() -> None:
     """Put `jit` in the place of `jax.jit`, for what is imported from now on."""
@@ -36,6 +40,9 @@ def jit(function: Callable | None = None, **keywords: Any) -> Any:
 def _jit(function: Callable, **keywords: Any) -> Any:
     program = JIT(function, **keywords)
     PROGRAMS.add(program)
+    known = MADE.setdefault(function, [])
+    if keywords not in known:
+        known.append(keywords)
     return program
 
 
@@ -45,7 +52,8 @@ def forget() -> None:
     What was traced of a function holds what the functions that it calls were at that time. `jax.clear_caches` would let the
     programs of `jnp.add` and its like go as well, of which there are many more.
     """
-    for program in list(PROGRAMS):
+    again = [JIT(function, **keywords) for function, known in MADE.items() for keywords in known]
+    for program in [*PROGRAMS, *again]:
         program.clear_cache()
 
 

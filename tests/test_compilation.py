@@ -102,3 +102,27 @@ def test_programs_are_released_where_they_take_too_many_maps():
         assert _compilation.release_programs(0 if released else 10**9) is released
         np.testing.assert_array_equal(tripled(X), 3 * X)
         assert len(traced) == count
+
+
+def factor():
+    return 2.0
+
+
+def by_a_factor(x):
+    return factor() * x
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("jit", [_compilation.compiled_quickly, jax.jit])
+def test_what_was_traced_of_a_function_is_forgotten_even_where_its_program_is_gone(jit, kept, monkeypatch):
+    program = jit(by_a_factor)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "factor", lambda: 3.0)
+        compilation.forget()
+        assert program(X).tolist() == [0, 3, 6]
+    if not kept:
+        del program
+        gc.collect()
+    compilation.forget()
+    again = program if kept else jit(by_a_factor)
+    assert again(X).tolist() == [0, 2, 4]
