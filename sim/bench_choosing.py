@@ -73,7 +73,8 @@ class ChoiceOutcome:
         p95, mean: KL per token paid on other prompts, nats.
         share: the concept's share there, and `before` without steering.
         before: see `share`.
-        collapsed: share of the texts that collapsed.
+        collapsed: share of the texts that collapsed, and `collapsed_before` of those without steering.
+        collapsed_before: see `collapsed`.
     """
 
     model: str
@@ -88,6 +89,7 @@ class ChoiceOutcome:
     share: float
     before: float
     collapsed: float
+    collapsed_before: float
 
 
 class Strength(NamedTuple):
@@ -194,9 +196,10 @@ class Trial:
         return jnp.asarray(promoted(text.tilt(jnp.zeros(self.lm.config.vocab_size, bool))[1], 1))
 
     @cached_property
-    def unsteered(self) -> Effects:
-        """Predictions of what the model writes after the other prompts by itself: every way is compared with them."""
-        return self.effects(self.writer(held_out=True, seed=1)(), 0.0, self.members)
+    def unsteered(self) -> tuple[Rollouts, Effects]:
+        """What the model writes after the other prompts by itself, and its predictions: every way is compared with them."""
+        written = self.writer(held_out=True, seed=1)()
+        return written, self.effects(written, 0.0, self.members)
 
     def effects(self, rollouts: Rollouts, alpha: float, members: Any = None) -> Effects:
         """The effects of a strength on the predictions of texts."""
@@ -213,18 +216,20 @@ class Trial:
         """
         name, concept = self.lm.name.rsplit("/", 1)[-1], self.vector.name
         if not np.isfinite(alpha):
-            return ChoiceOutcome(name, concept, self.layer, way, alpha, passes, seconds, *[np.nan] * 5)
-        written, unsteered = self.writer(held_out=True, seed=1)(self.steering, alpha), self.unsteered
+            return ChoiceOutcome(name, concept, self.layer, way, alpha, passes, seconds, *[np.nan] * 6)
+        written, (alone, unsteered) = self.writer(held_out=True, seed=1)(self.steering, alpha), self.unsteered
         paid = self.effects(written, alpha, self.members)
-        collapsed = [
-            _repeats(tokens[own]) or np.nanmean(loss) > np.nanmean(unsteered.loss) + COLLAPSED
-            for tokens, own, loss in zip(written.tokens, written.counted, paid.loss, strict=True)
-        ]
         costs = (statistic(paid.kl, "p95"), statistic(paid.kl, "mean"))
         shares = (float(np.nanmean(paid.share)), float(np.nanmean(unsteered.share)))
-        return ChoiceOutcome(
-            name, concept, self.layer, way, alpha, passes, seconds, *costs, *shares, float(np.mean(collapsed))
-        )
+        most = float(np.nanmean(unsteered.loss)) + COLLAPSED
+        collapsed = (_collapsed(written, paid, most), _collapsed(alone, unsteered, most))
+        return ChoiceOutcome(name, concept, self.layer, way, alpha, passes, seconds, *costs, *shares, *collapsed)
+
+
+def _collapsed(written: Rollouts, effects: Effects, most: float) -> float:
+    """The share of texts that repeat themselves, or on which the unsteered model's mean loss is above `most`."""
+    texts = zip(written.tokens, written.counted, effects.loss, strict=True)
+    return float(np.mean([_repeats(tokens[own]) or np.nanmean(loss) > most for tokens, own, loss in texts]))
 
 
 def _repeats(tokens: np.ndarray) -> bool:
@@ -304,7 +309,7 @@ def figures(outcomes: Sequence[ChoiceOutcome], budget: float) -> dict[str, dict[
     result = {}
     for way in dict.fromkeys(outcome.way for outcome in outcomes):
         rows = [asdict(outcome) for outcome in outcomes if outcome.way == way]
-        names = ("passes", "seconds", "p95", "mean", "share", "before", "collapsed")
+        names = ("passes", "seconds", "p95", "mean", "share", "before", "collapsed", "collapsed_before")
         medians = {name: float(np.nanmedian([row[name] for row in rows])) for name in names}
         near = np.mean([abs(row["p95"] / budget - 1) <= NEAR for row in rows])
         result[way] = {"cells": float(len(rows)), "near the budget": float(near), **medians}
@@ -319,11 +324,12 @@ def as_table(outcomes: Sequence[ChoiceOutcome], budget: float) -> str:
     lines += [f"{way:<12}" + "".join(f"{row[name]:>17.3g}" for name in names) for way, row in table.items()]
     lines += [
         "",
-        "model            concept      layer way             alpha  passes seconds   p95  mean  share  before collapsed",
+        "model            concept      layer way             alpha  passes seconds   p95  mean  share  before"
+        " collapsed  before",
     ]
     for o in outcomes:
         lines.append(
             f"{o.model[:16]:<17}{o.concept[:12]:<13}{o.layer:5d} {o.way:<12}{o.alpha:10.4g}{o.passes:8.1f}{o.seconds:8.1f}"
-            f"{o.p95:7.3g}{o.mean:6.2g}{o.share:7.3f}{o.before:8.3f}{o.collapsed:7.2f}"
+            f"{o.p95:7.3g}{o.mean:6.2g}{o.share:7.3f}{o.before:8.3f}{o.collapsed:10.2f}{o.collapsed_before:8.2f}"
         )
     return "\n".join(lines)

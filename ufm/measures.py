@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int
 from ufm._check import indices, require, typed
 from ufm.concepts import Concepts, concept_log_probabilities
 from ufm.corpus import Corpus
+from ufm.distributions import kl, variance
 from ufm.precision import full, wide
-from ufm.steerable import Steerable, finite_at, known, one_strength, strengths, sweep, sweep_states
+from ufm.steerable import Steerable, finite_at, known, one_strength, steered_logits, strengths, sweep, sweep_states
 from ufm.steering import Steering, as_steering
 
 
@@ -161,7 +162,7 @@ def slopes(
     """
     kind = wide(jax.tree.leaves(states)[0]).dtype
     unit = jnp.ones((), kind)
-    return jax.jvp(lambda a: wide(model.steered(states, steering, a)), (jnp.asarray(alpha, kind),), (unit,))
+    return jax.jvp(lambda a: wide(steered_logits(model, states, steering, a)), (jnp.asarray(alpha, kind),), (unit,))
 
 
 @typed
@@ -186,25 +187,8 @@ def divergence(
 @partial(jax.jit, static_argnames="budget")
 def _divergence(model, contexts, steering, alphas, budget):
     states = model.embed(contexts)
-    base = wide(model.steered(states, steering, jnp.zeros((), alphas.dtype)))  # rounded as at other strengths
+    base = wide(steered_logits(model, states, steering, jnp.zeros((), alphas.dtype)))  # rounded as at other strengths
     return sweep_states(model, states, steering, alphas, lambda logits, i: kl(base[i], logits), budget=budget)
-
-
-def kl(base: Float[Array, "*#n V"], other: Float[Array, "*#n V"]) -> Float[Array, "..."]:
-    """KL from the softmax of `base` to that of `other`, nats; without cancellation where they are close."""
-    log_p, log_q = jax.nn.log_softmax(wide(base)), jax.nn.log_softmax(wide(other))
-    p, less = jnp.exp(log_p), log_p - log_q
-    # What is added has mean 0, and leaves a sum of terms that are not negative. Where q is much larger than p, their ratio
-    # may be too large for a float: there it is multiplied out.
-    near = jnp.maximum(less, -1)
-    return jnp.sum(jnp.where(less > -1, p * (near + jnp.expm1(-near)), jnp.exp(log_q) - p * (1 - less)), axis=-1)
-
-
-def variance(logits: Float[Array, "*n V"], of: Float[Array, "*n V"]) -> Float[Array, " *n"]:
-    """The variance of a quantity of the next token, under the softmax of logits."""
-    p, of = jax.nn.softmax(wide(logits)), wide(of)
-    off = of - jnp.sum(p * of, axis=-1, keepdims=True)
-    return jnp.sum(p * off * off, axis=-1)
 
 
 def _vocabulary_size(model: Steerable) -> int:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._batches import map_in_batches
 from ufm._check import MOST_READ, finite, require, typed
+from ufm.kl_cap import within_budget
 from ufm.precision import wide
 from ufm.steering import RESIDUAL, Steering, as_steering, require_sites
 
@@ -65,7 +66,10 @@ class Steerable:
         return {RESIDUAL: (width, width)}
 
     def steered(self, state: Any, steering: Steering, alpha: Float[Array, "..."] | float) -> Float[Array, "*n V"]:
-        """Logits from states under a steering: `decode` of the steered hidden state, for a model with this site alone."""
+        """Logits from states under a steering: `decode` of the steered hidden state, for a model with this site alone.
+
+        Whatever the steering's budget is: `steered_logits` keeps to it.
+        """
         return self.decode(steering.apply(RESIDUAL, state, state, alpha))
 
     def resolve(self, steering: Steering) -> tuple["Steerable", Steering]:
@@ -115,7 +119,27 @@ def steer(
     contexts, steering = known(model, contexts), as_steering(steering)
     alpha = one_strength(steering, alpha)
     at_place, parts = model.resolve(steering)
-    return finite_at(at_place, alpha, at_place.steered(at_place.embed(contexts), parts, alpha))
+    return finite_at(at_place, alpha, steered_logits(at_place, at_place.embed(contexts), parts, alpha))
+
+
+def steered_logits(model: Steerable, states: Any, steering: Steering, alpha: Any) -> Float[Array, "*n V"]:
+    """`Steerable.steered`, each prediction within the budget of the steering if it has one.
+
+    Args:
+        model: a split model.
+        states: as `embed` gives them.
+        steering: as the model takes it.
+        alpha: strength, one for all parts or one for each, ``[k]``: with a budget, the most that is used.
+    """
+    if steering.budget is None:
+        return model.steered(states, steering, alpha)
+
+    def capped(state: Any) -> Float[Array, "*n V"]:
+        return within_budget(lambda lowered: model.steered(state, steering, lowered), alpha, steering.budget)
+
+    for _ in jax.eval_shape(model.decode, states).shape[:-1]:
+        capped = jax.vmap(capped)
+    return capped(states)
 
 
 def one_strength(steering: Steering, alpha: Any) -> Any:
@@ -281,7 +305,7 @@ def _sweep(
 
     def at(pair, alpha):
         i, state = pair
-        logits = wide(model.steered(state, steering, alpha))
+        logits = wide(steered_logits(model, state, steering, alpha))
         good = jnp.isfinite(logits).all()
         # One logit that is not a number makes no distribution: nothing that is made of the others may pass for one.
         return measure(jnp.where(good, logits, jnp.nan), i), jnp.where(good, 0.0, jnp.nan)

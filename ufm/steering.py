@@ -6,6 +6,7 @@
     Steering({20: lora}, site="mlp_down")               at the down-projection of an MLP
     Steering({20: Add(v)}, tokens=Last())               at the last token only
     Steering({20: Add(v)}) + Steering({4: Add(w)})      both
+    Steering({20: Add(v)}, budget=0.1)                  no harder than a prediction may cost, in nats
 
 The strength alpha is not part of it: it is swept, differentiated and mapped over.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ufm._check import real_numbers, require, shown, whole_number
+from ufm._check import finite_number, real_numbers, require, shown, whole_number
 from ufm._pytree import Leaf, pytree, static
 from ufm.interventions import Add, Intervention, checked
 
@@ -248,11 +249,14 @@ class Steering:
     Attributes:
         parts: the interventions in order, each with its layer, site and tokens. A strength alpha is one number for all, or
             one for each of them, ``[k]``.
+        budget: what it may cost a prediction, nats of KL from the unsteered model: where it would cost more, its strengths
+            are lowered by one factor (`ufm.kl_cap`), so that alpha is the most that is used. None: they are not.
     """
 
     parts: tuple[Part, ...]
+    budget: Any
 
-    def __init__(self, what: Any, *, site: Any = RESIDUAL, tokens: Any = None) -> None:
+    def __init__(self, what: Any, *, site: Any = RESIDUAL, tokens: Any = None, budget: Any = None) -> None:
         """The intervention at one site and selection of tokens.
 
         Args:
@@ -260,10 +264,11 @@ class Steering:
                 list of them.
             site: "residual", the hidden state; or another of the model's `sites`.
             tokens: at which tokens: `All` if left out, `Last`, `After`, `Where`.
+            budget: nats that each prediction may cost; no limit if left out.
 
         Raises:
             ValueError: something else; no intervention; a layer that is not a number of a block; tokens that are no numbers
-                of them, or no mask.
+                of them, or no mask; a budget that is not above 0.
         """
         require(isinstance(site, str), "site", "the name of a site", shown(site))
         chosen = All() if tokens is None else tokens
@@ -280,35 +285,47 @@ class Steering:
                 parts.append(Part(_with_arrays(intervention), layer, chosen, site, order))
         require(len(parts) > 0, "steering", "at least one intervention", "none")
         self.parts = tuple(parts)
+        self.budget = _nats(budget)
 
     @classmethod
-    def of(cls, parts: Sequence[Part]) -> "Steering":
-        """A steering of these parts."""
+    def of(cls, parts: Sequence[Part], budget: Any = None) -> "Steering":
+        """A steering of these parts, within a budget if there is one."""
         made = object.__new__(cls)
-        made.parts = tuple(parts)
+        made.parts, made.budget = tuple(parts), budget
         return made
 
     def __add__(self, other: Any) -> "Steering":
         """Both: the strengths of the other one come after those of this one."""
         require(isinstance(other, Steering), "steering", "a Steering to add", shown(other))
+        both = f"{self.budget} and {other.budget}"
+        require(_is_same_budget(self.budget, other.budget), "budget", "one for both steerings, or none for either", both)
         parts: list[Part] = []
         for part in (*self.parts, *other.parts):
             # Layers that are traced may be the same.
             before = [p for p in parts if p.site == part.site and not _apart(p.layer, part.layer)]
             parts.append(replace(part, order=len(before)))
-        return Steering.of(parts)
+        return Steering.of(parts, self.budget)
 
     def __repr__(self) -> str:
-        return f"Steering({', '.join(_described(part) for part in self.parts)})"
+        limit = "" if self.budget is None else f", budget={self.budget}"
+        return f"Steering({', '.join(_described(part) for part in self.parts)}{limit})"
 
-    def tree_flatten(self) -> tuple[tuple[tuple[Part, ...]], None]:
-        """The parts, as JAX asks for them."""
-        return (self.parts,), None
+    def tree_flatten(self) -> tuple[tuple[tuple[Part, ...], Any], None]:
+        """The parts and the budget, as JAX asks for them."""
+        return (self.parts, self.budget), None
 
     @classmethod
-    def tree_unflatten(cls, _: None, children: tuple[tuple[Part, ...]]) -> "Steering":
-        """A steering from its parts, as JAX gives them."""
-        return cls.of(children[0])
+    def tree_unflatten(cls, _: None, children: tuple[tuple[Part, ...], Any]) -> "Steering":
+        """A steering from its parts and its budget, as JAX gives them."""
+        return cls.of(*children)
+
+    def within(self, budget: Any) -> "Steering":
+        """This steering within a budget, nats for each prediction; None for no limit.
+
+        Raises:
+            ValueError: a budget that is not above 0.
+        """
+        return Steering.of(self.parts, _nats(budget))
 
     # --- for models --------------------------------------------------------------------------------------------------
 
@@ -336,7 +353,7 @@ class Steering:
 
     def with_layers(self, layers: Sequence[Any]) -> "Steering":
         """This steering with other layers."""
-        return Steering.of([replace(part, layer=layer) for part, layer in zip(self.parts, layers, strict=True)])
+        return Steering.of([replace(part, layer=layer) for part, layer in zip(self.parts, layers, strict=True)], self.budget)
 
 
 def _block(layer: Any) -> int:
@@ -366,6 +383,37 @@ def _apart(layer: Any, other: Any) -> bool:
     """Whether two layers are known to be different ones."""
     known = all(number is None or isinstance(number, int) for number in (layer, other))
     return known and layer != other
+
+
+def _nats(budget: Any) -> Any:
+    """A budget as it is, if it is a number above 0, or none.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if budget is None or isinstance(budget, jax.core.Tracer):
+        return budget
+    return finite_number("budget", budget, "a number of nats above 0", lambda x: x > 0)
+
+
+def _is_same_budget(budget: Any, other: Any) -> bool:
+    """Whether two budgets may be one: they are the same, or only a compiled program knows."""
+    traced = isinstance(budget, jax.core.Tracer) and isinstance(other, jax.core.Tracer)
+    return traced or budget is other or (budget is not None and other is not None and budget == other)
+
+
+def without_budget(steering: Steering, where: str) -> Steering:
+    """A steering as it is, if it has no budget (a boundary check).
+
+    Args:
+        steering: what to look at.
+        where: what cannot keep to a budget, for the message.
+
+    Raises:
+        ValueError: it has one.
+    """
+    require(steering.budget is None, "steering", f"one without a budget, for {where}", repr(steering))
+    return steering
 
 
 def _described(part: Part) -> str:

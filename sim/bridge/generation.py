@@ -13,10 +13,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import AttentionContext, Decoder, KeySlots, SiteHook, select_position
-from sim.bridge.kl_cap import factor_within
 from ufm._check import finite_number, require, shown, whole_number
 from ufm._pytree import Leaf, pytree, static
-from ufm.measures import kl
+from ufm.distributions import kl
+from ufm.kl_cap import factor_within
 from ufm.precision import wide
 from ufm.steering import Stack, Steering, Tokens, at_block, last_of, positions_of, stacks
 
@@ -132,7 +132,6 @@ def generate(
     *,
     max_new_tokens: int,
     num_return_sequences: int = 1,
-    budget: Float[Array, ""] | None = None,
 ) -> tuple[Int[Array, "m new"], Int[Array, " m"], Bool[Array, ""], "KLCapped | None"]:
     """New tokens after prompts that are padded on the left.
 
@@ -141,19 +140,20 @@ def generate(
         tokens, mask: the prompts, and which of it is not padding.
         sampler: what chooses the next tokens.
         eos_ids: tokens that end a sequence; what follows is filled with the first of them.
-        steering: whose parts all have layers; None for nothing.
+        steering: whose parts all have layers; None for nothing. If it has a budget, strengths are lowered by one factor for
+            the prompt and one for each new token, where a prediction would cost more.
         alpha: the strength of each part, for each prompt.
         max_new_tokens: of each sequence.
         num_return_sequences: continuations of every prompt, which is computed once for all of them: m is n times as
             many, in this order.
-        budget: KL that steering may cost a prediction, nats: where it would cost more, all strengths are lowered by one
-            factor, for the prompt and for each new token. None: they are not.
 
     Returns:
         The tokens, how many of each sequence are its own (its end included), and whether all logits were finite on the way;
         where they were not, it stopped. With a budget, what it took to keep to it.
     """
-    t, parts = tokens.shape[1], [] if steering is None else stacks(steering)
+    t, parts, budget = tokens.shape[1], [], None
+    if steering is not None:
+        parts, budget = stacks(steering), steering.budget
     sequences, capped = _prefilled(decoder, tokens, mask, parts, alpha, max_new_tokens, budget)
     sequences = sequences.repeated(num_return_sequences)
     capped = None if capped is None else capped.repeated(num_return_sequences)

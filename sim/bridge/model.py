@@ -32,7 +32,7 @@ from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import PICKLES, Tensors, load_params, open_folder
-from ufm._check import finite, finite_number, real_numbers, require, shown, typed, whole_number
+from ufm._check import finite, real_numbers, require, shown, typed, whole_number
 from ufm.steering import RESIDUAL, Steering, require_sites
 
 Prompts = Any
@@ -321,7 +321,6 @@ class LanguageModel:
         seed: int = 0,
         steering: Any = None,
         alpha: Any = 1.0,
-        budget: Any = None,
         length: int | None = None,
         stop: bool = True,
         chat: bool = False,
@@ -335,10 +334,9 @@ class LanguageModel:
             sampling: greedy if left out.
             seed: of the randomness.
             steering: what acts while the model reads and writes, such as ``Steering({20: Add(v)})``: every part has a layer.
+                With a budget, ``Steering({20: Add(v)}, budget=0.1)``, strengths are lowered for the prompt and for each
+                token whose prediction would cost more (`ufm.kl_cap`), and it takes six to ten times as long.
             alpha: its strength: a number, one for each prompt, ``[n]``, or one for each prompt and part, ``[n, k]``.
-            budget: what steering may cost each prediction, nats of KL from the unsteered model on the same text. Where it
-                would cost more, strengths are lowered, for the prompt and for each token, so that `alpha` is the most that
-                is used (`sim.bridge.kl_cap`). Takes six to ten times as long.
             length: to pad prompts to.
             stop: whether a token that ends a text ends a sequence.
             chat: as in `contexts`: `generate(["Who are you?"], chat=True)` answers.
@@ -351,9 +349,9 @@ class LanguageModel:
         copies = whole_number("num_return_sequences", num_return_sequences, 1)
         require(sampling is None or isinstance(sampling, Sampling), "sampling", "a Sampling", shown(sampling))
         ids, mask = self.contexts(prompts, length=length, room=new, chat=chat)
-        strengths, cap = self._strengths(steering, alpha, len(ids)), _cap(budget, steering)
+        strengths = self._strengths(steering, alpha, len(ids))
         eos_ids = self.tokenizer.eos_ids if stop and self.tokenizer is not None and self.tokenizer.eos_ids else (-1,)
-        caches = 1 if cap is None else 2  # with a budget, that of the unsteered model too
+        caches = 1 if steering is None or steering.budget is None else 2  # with a budget, that of the unsteered model too
         self._require_room_for_keys(len(ids), copies, caches * (ids.shape[1] + new))
         tokens, real = self.on_devices(ids, mask)
         out, lengths, finite_throughout, capped = generation.compiled(
@@ -366,7 +364,6 @@ class LanguageModel:
             jnp.asarray(strengths),
             max_new_tokens=new,
             num_return_sequences=copies,
-            budget=cap,
         )
         if not bool(finite_throughout):
             self.logits(prompts, chat=chat)
@@ -449,15 +446,6 @@ def _is_fast(precision: str) -> bool:
 def _leaf(decoder: Decoder, path: str) -> Any:
     holder, _, name = path.rpartition(".")
     return getattr(decoder.blocks if holder else decoder, name)
-
-
-def _cap(budget: Any, steering: Steering | None) -> Float[jax.Array, ""] | None:
-    """The budget of KL for each prediction, nats; None for none."""
-    if budget is None:
-        return None
-    nats = finite_number("budget", budget, "a number of nats above 0", lambda x: x > 0)
-    require(steering is not None, "budget", "none, where nothing steers", budget)
-    return jnp.asarray(nats, jnp.float32)
 
 
 def load(

@@ -22,7 +22,7 @@ from ufm._check import require
 from ufm._pytree import Leaf, pytree, static
 from ufm.precision import wide
 from ufm.steerable import Steerable
-from ufm.steering import RESIDUAL, State, Steering, Tokens, at_block, last_of, require_sites, stacks
+from ufm.steering import RESIDUAL, State, Steering, Tokens, at_block, last_of, require_sites, stacks, without_budget
 
 MLP_DOWN = "mlp_down"
 """The site of a block at the down-projection of its MLP."""
@@ -120,9 +120,10 @@ class Split(Steerable):
 
         Raises:
             ValueError: a layer, a site or tokens that the model does not have; parts without a layer, if the split has
-                none; an intervention of other widths, or with numbers that are not finite.
+                none; an intervention of other widths, or with numbers that are not finite; a budget, where every position
+                is predicted.
         """
-        require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
+        self._require_fits(steering)
         first = self._first_layer(steering)
         resolved = steering.with_layers([None if _is_same(part.layer, first) else part.layer for part in steering.parts])
         layer = first if isinstance(self.layer, int) else jnp.asarray(first)
@@ -161,7 +162,7 @@ class Split(Steerable):
         Raises:
             ValueError: one that acts before it, in depth or in position; whatever `resolve` refuses.
         """
-        require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
+        self._require_fits(steering)
         for part in steering.parts:
             early = part.layer is None and part.site == MLP_DOWN and self.site == RESIDUAL
             require(not early, "site", f"{RESIDUAL}, or states from before the MLP", part.site)
@@ -171,6 +172,13 @@ class Split(Steerable):
             first = self._first_touched(steering)
             expected = f"positions from {self.prefix_length} on, where these states begin"
             require(first >= self.prefix_length, "tokens", expected, first)
+
+    def _require_fits(self, steering: Steering) -> None:
+        """Refuse a steering that is made for another model, or with a budget where what one prediction may cost depends on
+        what was steered for those before it."""
+        require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
+        if not self.last_only:
+            without_budget(steering, "predictions at every position of a text")
 
     # --- to and from states ----------------------------------------------------------------------------------------------
 

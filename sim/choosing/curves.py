@@ -21,7 +21,7 @@ from sim.choosing.choice import Choice
 from sim.choosing.criteria import STATISTICS, statistic
 from sim.choosing.rollouts import Effects, FixedText, Writer, least_cost, members_of
 from ufm._check import require, whole_number
-from ufm.measures import kl
+from ufm.distributions import kl
 from ufm.precision import wide
 from ufm.steerable import strengths, sweep
 

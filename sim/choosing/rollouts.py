@@ -23,8 +23,8 @@ from theory.budgets import binary_divergence
 from ufm._batches import map_in_batches
 from ufm._check import indices, require, whole_number
 from ufm._pytree import Leaf, pytree, static
+from ufm.distributions import kl
 from ufm.interventions import Add
-from ufm.measures import kl
 from ufm.normalised import as_seen
 from ufm.precision import in_float64, wide
 from ufm.steering import RESIDUAL, After, All, Last, State, Steering

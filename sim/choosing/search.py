@@ -43,7 +43,7 @@ from sim.choosing.rollouts import (
 from theory.allocation import strength_for_each
 from ufm._check import require, shown, whole_number
 from ufm.interventions import Add
-from ufm.steering import Steering
+from ufm.steering import Steering, without_budget
 
 LOG = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering
         require(
             placed and layer is None, "layer", "a layer in every part of the steering, and none beside it", repr(steering)
         )
-        return steering
+        return without_budget(steering, "a choice: its budget is an argument")
     known = layer is not None and np.ndim(steering) == 1
     require(known, "steering", "a SteeringVector, a Steering({layer: ...}), or a vector [d] with layer=", shown(steering))
     return Steering({layer: Add(jnp.asarray(np.asarray(steering, np.float32)))})

@@ -25,7 +25,7 @@ from sim.bridge.weights import tensor_names
 from sim.output import prepare_folder, write_json
 from ufm._check import finite, finite_number, require, shown, typed
 from ufm.interventions import LoRA
-from ufm.steering import All, Steering, require_sites
+from ufm.steering import All, Steering, require_sites, without_budget
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -112,7 +112,7 @@ def write_adapter(steering: Steering, folder: str | Path, lm: LanguageModel) -> 
     """
     path = Path(folder)
     require_new_folder(path)
-    require_sites(steering, sites_of(lm.config), layers=lm.config.num_layers)
+    require_sites(without_budget(steering, "a file of weights"), sites_of(lm.config), layers=lm.config.num_layers)
     template, tensors, ranks = _template(lm), {}, {}
     for part in steering.parts:
         fits = isinstance(part.intervention, LoRA) and part.site == MLP_DOWN and isinstance(part.tokens, All)

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 
 from theory import budgets, tilting
 from theory.statements.n4_cross_entropy import bounds_of_moments
-from ufm.measures import kl
+from ufm.distributions import kl
 
 
 def tilted(log_p: Float[Array, " V"], m: Float[Array, " V"], alphas: Any) -> Float[Array, "K V"]:

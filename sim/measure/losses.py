@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._batches import map_in_batches
-from ufm.measures import slopes, variance
+from ufm.distributions import variance
+from ufm.measures import slopes
 from ufm.steerable import at_once, finite_at
 from ufm.steering import Steering, as_steering
 

@@ -23,9 +23,9 @@ from jaxtyping import Array, Float, Int
 from theory import tilting
 from ufm import measures
 from ufm._check import finite, require
-from ufm.measures import kl
+from ufm.distributions import kl
 from ufm.precision import full
-from ufm.steerable import Steerable, at_once, known, one_of, pairs, strengths
+from ufm.steerable import Steerable, at_once, known, one_of, pairs, steered_logits, strengths
 from ufm.steering import Steering, as_steering
 
 TILTS = ("none", "theory", "scaled", "closest", "normed")
@@ -161,7 +161,7 @@ def _distances(model, contexts, steering, log_odds, alphas, shrinkage, scale, bu
     def distance(context: tuple[Array, Any], which: Array) -> tuple[Array, Array]:
         i, state = context
         alpha, d, p = alphas[which], shrinkage[i, which].astype(base.dtype), base[i]
-        logits = model.steered(state, steering, alpha)
+        logits = steered_logits(model, state, steering, alpha)
         mean = jnp.clip(jnp.dot(jax.nn.softmax(logits), log_odds), jnp.min(log_odds) + edge, jnp.max(log_odds) - edge)
         closest, same = tilting.strength_of_mean(p, log_odds, mean), jnp.ones_like(d)
         t, d = jnp.stack([0 * alpha, alpha, scale * alpha, closest, alpha]), jnp.stack([same, same, same, same, d])

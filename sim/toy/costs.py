@@ -18,7 +18,7 @@ from ufm import FreeFeatures, concept_increase, difference_of_means, divergence
 from ufm._check import typed
 from ufm.concepts import concept_log_probabilities
 from ufm.directions import contrast, contrast_of_rows, contrastive
-from ufm.measures import kl
+from ufm.distributions import kl
 
 
 class _Direction(NamedTuple):

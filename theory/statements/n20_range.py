@@ -17,7 +17,7 @@ from theory.statement import Claim, Curve, Statement
 from theory.statements.hypotheses import chosen
 from theory.statements.n7_norm import NOT_PARALLEL
 from theory.statements.n18_budget import integrated
-from ufm.measures import kl
+from ufm.distributions import kl
 
 _PROOF = "proofs/N20"
 

@@ -13,7 +13,7 @@ from theory.blocks import TRANSFORMERS, MeasuredTransformer, SteeredTransformer,
 from theory.claims import largest_error, slope
 from theory.statement import Claim, Statement
 from ufm import curvature
-from ufm.measures import kl
+from ufm.distributions import kl
 
 _PLACES = np.array([-1, -2 / 3, -1 / 3, 1 / 3, 2 / 3, 1])
 """Strengths of a fine sweep, as shares of the largest."""

@@ -17,7 +17,8 @@ from sim.checks.validation.cost_curves import DIRECTIONS, SETS, by_block, curves
 from sim.checks.validation.findings import STEP, Finding, Run, about_of, by_pair
 from theory import budgets
 from ufm import Add, Steering
-from ufm.measures import kl, slopes
+from ufm.distributions import kl
+from ufm.measures import slopes
 from ufm.steerable import sweep_states
 
 LEAST, MOST = 1e-2, 2.0

@@ -21,7 +21,8 @@ from sim.checks.validation.findings import Run
 from sim.measure import costs
 from theory import budgets
 from ufm import Add, Steering
-from ufm.measures import kl, slopes, variance
+from ufm.distributions import kl, variance
+from ufm.measures import slopes
 from ufm.steerable import sweep_states
 
 SETS = ("tokens of its texts", "tokens it lifts most")

@@ -19,7 +19,8 @@ from sim.checks.validation.findings import STEP, Finding, Run, about_of
 from theory import allocation
 from ufm import Add, Steering
 from ufm._check import require
-from ufm.measures import kl, slopes
+from ufm.distributions import kl
+from ufm.measures import slopes
 from ufm.steerable import sweep_states
 
 BUDGET = 0.1

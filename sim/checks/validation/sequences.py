@@ -23,7 +23,8 @@ from sim.checks.validation.findings import Finding, Run, about_of
 from theory import chains
 from ufm import Add, Steering
 from ufm._batches import map_in_batches
-from ufm.measures import slopes, variance
+from ufm.distributions import variance
+from ufm.measures import slopes
 
 NATS = 0.1
 """The cost of the strengths after the openings, by the curvature, in nats."""

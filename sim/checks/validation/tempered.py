@@ -18,7 +18,8 @@ from sim.bridge.split import Split, end_states
 from sim.checks.validation.findings import Finding, Run, about_of, by_pair
 from theory import tempered
 from ufm import Add, Steering
-from ufm.measures import kl, slopes
+from ufm.distributions import kl
+from ufm.measures import slopes
 from ufm.normalised import as_seen
 from ufm.steerable import sweep_states
 

@@ -13,7 +13,7 @@ from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.measure.losses import Text, loss_increases, loss_moments
 from ufm._check import require
-from ufm.measures import variance
+from ufm.distributions import variance
 
 TEXTS = ("written", "held out", "training")
 """Text that the model wrote, that it has not seen, that it was trained on."""

@@ -19,8 +19,9 @@ from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from ufm import Add, All, Last, Steering
 from ufm._check import require
-from ufm.measures import kl, slopes
-from ufm.steerable import finite_at, one_of, sweep_states
+from ufm.distributions import kl
+from ufm.measures import slopes
+from ufm.steerable import finite_at, one_of, steered_logits, sweep_states
 
 
 def next_token(experiment: Experiment) -> None:
@@ -162,7 +163,7 @@ def swept(
     states = split.embed(jnp.arange(1))
     state = one_of(states, 0)
     base, slope = slopes(split, state, steering)
-    at_ends = jax.vmap(lambda alpha: split.steered(state, steering, alpha))(alphas[jnp.array([0, -1])])
+    at_ends = jax.vmap(lambda alpha: steered_logits(split, state, steering, alpha))(alphas[jnp.array([0, -1])])
     ends = jax.nn.log_softmax(at_ends)
     tokens = jnp.concatenate([jax.lax.top_k(row, kept)[1] for row in ends])
     start, last = jax.nn.log_softmax(base), jax.nn.log_softmax(limits)

@@ -64,7 +64,7 @@ def test_the_same_numbers_to_the_bit(both):
         yield from model.logits(PROMPTS)
         yield model.states(PROMPTS)[0]
         yield ufm.divergence(split, [0, 1], Steering({1: Add(v)}, tokens=ufm.Last()), np.linspace(-2, 2, 5))
-        capped = model.generate(PROMPTS, steering=Steering({0: Add(v)}), alpha=2.0, max_new_tokens=6, budget=0.1)
+        capped = model.generate(PROMPTS, steering=Steering({0: Add(v)}, budget=0.1), alpha=2.0, max_new_tokens=6)
         yield from (capped.tokens, capped.costs)
 
     for a, b in zip(numbers(lm), numbers(offloaded), strict=True):

@@ -14,6 +14,7 @@ from sim.bench_choosing import WAYS, ChoiceOutcome, Trial, as_table, figures, pr
 from sim.choosing import request
 from sim.choosing.criteria import statistic
 from sim.choosing.mix import mix
+from sim.choosing.rollouts import Effects, Rollouts
 from tests.sim.bridge.test_model import letters
 from tests.sim.test_cli import run
 
@@ -277,11 +278,24 @@ def test_outcomes_are_measured_on_other_prompts(trial):
     assert outcome.mean == pytest.approx(np.nanmean(effects.kl), rel=1e-5)
     assert outcome.share == pytest.approx(np.nanmean(effects.share), rel=1e-5)
     assert 0 <= outcome.collapsed <= 1
+    assert trial.outcome("alpha = 0", 0.0, 0.0, 0.0).collapsed == outcome.collapsed_before
     assert np.isnan(trial.outcome("ours", np.nan, 1.0, 2.0).p95)
 
 
+def test_texts_that_repeat_themselves_or_are_unlikely_have_collapsed():
+    rows = ([1, 2, 3, 4, 5, 6, 7, 8], [1, 2] * 4, [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 1, 1, 1, 1, 1])
+    tokens = np.array(rows)
+    counted = np.ones((4, 8), bool)
+    counted[3, 4:] = False  # what comes after the end of a text is no part of it
+    losses = np.where(counted, np.array([[1.0], [1.0], [4.0], [1.0]]), np.nan)
+    effects = Effects(losses, losses, losses, losses, losses, counted)
+    written = Rollouts(((0,),) * 4, tokens, counted)
+    assert bench_choosing._collapsed(written, effects, 3.0) == 0.5
+    assert bench_choosing._collapsed(written, effects, 5.0) == 0.25
+
+
 def test_the_table_counts_what_is_near():
-    rows = [ChoiceOutcome("m", "joy", 1, "ours", 2.0, 5.0, 1.0, paid, 0.3, 0.1, 0.05, 0.0) for paid in (0.85, 1.1, 1.3)]
+    rows = [ChoiceOutcome("m", "joy", 1, "ours", 2.0, 5.0, 1.0, paid, 0.3, 0.1, 0.05, 0.0, 0.0) for paid in (0.85, 1.1, 1.3)]
     assert figures(rows, 1.0)["ours"]["near the budget"] == pytest.approx(2 / 3)
     assert figures(rows, 1.0)["ours"]["p95"] == 1.1
     assert "ours" in as_table(rows, 1.0)

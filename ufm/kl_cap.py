@@ -1,7 +1,7 @@
-"""The strength of one step of generation, such that its prediction costs no more than a budget of KL.
+"""The strength of a prediction, such that it costs no more than a budget of KL from the unsteered model.
 
-Near any strength the change of the logits is linear in it, so that N9's curvature, of the step at hand, gives a first guess;
-KL itself is measured there and at a few strengths more, and the largest that keeps to the budget is taken.
+Near any strength the change of the logits is linear in it, so that N9's curvature, of the prediction at hand, gives a first
+guess; KL itself is measured there and at a few strengths more, and the largest that keeps to the budget is taken.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from ufm.measures import kl
+from ufm.distributions import kl
+from ufm.precision import wide
 
 ROUNDS = 4
 """Strengths at which KL is measured, at most."""
@@ -57,6 +58,21 @@ def factor_within(predict: Predict, log_p: Float[Array, "n V"], budget: Float[Ar
     nothing = jnp.zeros_like(guess)
     start = (jnp.asarray(0), guess, nothing, jnp.full_like(guess, 1 + 1e-6), spent)
     return lax.while_loop(unsettled, measure, start)[2]
+
+
+def within_budget(logits: Callable[[Any], Float[Array, " V"]], alpha: Any, budget: Any) -> Float[Array, " V"]:
+    """Logits of one prediction, at its strengths or at the part of them that keeps to a budget.
+
+    Args:
+        logits: from strengths.
+        alpha: the strengths, all of which are lowered by one factor.
+        budget: nats of KL from the logits at strength 0.
+    """
+
+    def predict(factor: Float[Array, " 1"]) -> Float[Array, "1 V"]:
+        return jax.nn.log_softmax(wide(logits(factor[0] * alpha)))[None]
+
+    return logits(factor_within(predict, predict(jnp.zeros(1)), jnp.asarray(budget))[0] * alpha)
 
 
 def _first_order(
