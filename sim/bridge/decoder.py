@@ -210,8 +210,7 @@ class Decoder(nnx.Module):
         a = self.config
         x = self.normalise(x, self, "norm")
         matrix = (self.embedding if a.tied else self.unembedding)[...].astype(self.dtype)
-        kind = jnp.promote_types(self.dtype, jnp.float32)
-        out = jnp.einsum("...d,vd->...v", x, matrix, precision=self._precision, preferred_element_type=kind)
+        out = jnp.einsum("...d,vd->...v", x, matrix, precision=self._precision, preferred_element_type=_sums(matrix))
         return softcapped(_scaled(out, a.logit_scale), a.final_softcap)
 
     # --- a block -----------------------------------------------------------------------------------------------------
@@ -392,9 +391,9 @@ class Decoder(nnx.Module):
         return of_products(self.dtype, fast=self.fast)
 
     def _project(self, x: Array, block: Blocks, name: str) -> Array:
-        out = jnp.matmul(x, getattr(block, name)[...].astype(self.dtype), precision=self._precision)
-        bias = getattr(block, f"{name}_bias", None)
-        return out if bias is None else out + bias[...].astype(self.dtype)
+        weights, bias = getattr(block, name)[...].astype(self.dtype), getattr(block, f"{name}_bias", None)
+        out = jnp.matmul(x, weights, precision=self._precision, preferred_element_type=_sums(weights))
+        return (out if bias is None else out + bias[...].astype(self.dtype)).astype(self.dtype)
 
 
 def in_parts(function: Callable[..., Array], most: int, *arrays: Array) -> Array:
@@ -421,6 +420,15 @@ def in_parts(function: Callable[..., Array], most: int, *arrays: Array) -> Array
     return jnp.moveaxis(outputs, 0, 1).reshape(n, parts * size, *outputs.shape[3:])[:, :t]
 
 
+def _sums(x: Array) -> jnp.dtype:
+    """The type that products of arrays like x add up in: float32 at least.
+
+    Devices do so with half types anyway, but XLA uses a CPU's units for bfloat16 (AMX) only where it is asked for. There it
+    has such products of two matrices, or of as many in a batch, and not of all other arrays.
+    """
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def heads_first(x: Float[Array, "n T k h"]) -> Float[Array, "n k T h"]:
     """Heads before positions."""
     return lax.transpose(x, (0, 2, 1, 3))
@@ -433,15 +441,22 @@ def _scores(
     query: Float[Array, "n t k g h"], key: Float[Array, "n k s h"], precision: lax.Precision
 ) -> Float[Array, "n k g t s"]:
     if query.shape[1] > 1:
-        return jnp.einsum("ntkgh,nksh->nkgts", query, key, precision=precision)
+        n, t, k, g, h = query.shape
+        rows = lax.reshape(lax.transpose(query, (0, 2, 3, 1, 4)), (n, k, g * t, h))
+        out = jnp.einsum("nkrh,nksh->nkrs", rows, key, precision=precision, preferred_element_type=_sums(query))
+        return lax.reshape(out, (n, k, g, t, key.shape[2]))
     return jnp.sum(query[:, 0, :, :, None, :] * key[:, :, None], axis=-1)[:, :, :, None]
 
 
 def _weighted_values(
     attention_weights: Float[Array, "n k g t s"], value: Float[Array, "n k s h"], precision: lax.Precision
 ) -> Float[Array, "n t k g h"]:
-    if attention_weights.shape[3] > 1:
-        return jnp.einsum("nkgts,nksh->ntkgh", attention_weights, value, precision=precision)
+    n, k, g, t, s = attention_weights.shape
+    if t > 1:
+        rows = lax.reshape(attention_weights, (n, k, g * t, s))
+        out = jnp.einsum("nkrs,nksh->nkrh", rows, value, precision=precision, preferred_element_type=_sums(value))
+        out = lax.transpose(lax.reshape(out, (n, k, g, t, value.shape[-1])), (0, 3, 1, 2, 4))
+        return out.astype(value.dtype)
     return jnp.sum(attention_weights[:, :, :, 0, :, None] * value[:, :, None], axis=-2)[:, None]
 
 
