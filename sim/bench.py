@@ -27,7 +27,7 @@ import optax
 from tqdm import tqdm
 
 import ufm
-from sim import bench_choosing, bench_gpu
+from sim import bench_choosing, bench_gpu, bench_half
 from sim.bridge import fetch
 from sim.bridge.generation import Sampling
 from sim.bridge.model import load
@@ -422,6 +422,7 @@ CASES: dict[str, Callable[..., Figures]] = {
     "language-model": language_model,
     "last-token": last_token,
     "experiments": experiments,
+    "half-types": bench_half.half_types,
     "gpu": bench_gpu.gpu,
     "choosing": bench_choosing.case,
 }

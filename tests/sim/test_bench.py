@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from sim import bench
+from sim import bench, bench_half
 from sim.bridge import fetch
 
 
@@ -47,6 +47,19 @@ def test_a_language_model_is_swept_without_transformers_too(small, monkeypatch):
     assert figures["last block, seconds"] < figures["all layers, seconds"]
     assert figures["3 strengths, middle"] > 0
     assert not any("ratio" in name for name in figures)
+
+
+@pytest.mark.slow
+@needs_model
+def test_a_half_type_keeps_two_digits(monkeypatch):
+    for name, value in {"TEXTS": 2, "WRITTEN": 12, "STRENGTHS": 5, "NEW": 3, "SIZE": 64, "RUNS": 1}.items():
+        monkeypatch.setattr(bench_half, name, value)
+    with jax.enable_x64(False):
+        figures = bench.CASES["half-types"](0)
+    assert figures["next-token, ratio"] > 0
+    for measure in ("KL of the next token", "KL on a text", "rise of the cross-entropy", "curvature of KL"):
+        assert 0 < figures[f"{measure}, median error"] < 0.05 * figures[f"{measure}, size"]
+    assert 0 < figures["vector, 1 less its cosine"] < 1e-3
 
 
 def test_the_trained_model_is_trained(small):
