@@ -456,7 +456,8 @@ def _stage(name: str) -> None:
         from sim.experiments.strength.page import summary, write
         from sim.output import versions
 
-        place = this_host(hosts, host)
+        # What one host will take is the same for each.
+        place = this_host(hosts, 0 if dry_run and hosts is not None and host is None else host)
         changes: dict[str, object] = {} if seed is None else {"seed": seed}
         lists = {"concepts": concepts, "layers": layers, "variants": variants}
         changes |= {key: value for key, value in lists.items() if value is not None}

@@ -49,6 +49,17 @@ def test_statements_to_which_no_route_applies_are_left_out_by_name():
     assert str(alone.exception) == "routes: expected one that applies to theorem-3.6.target, got symbolic"
 
 
+@pytest.mark.parametrize(("more", "named"), [(["--dry-run"], "model"), ([], "host"), (["--host", "1"], "model")])
+def test_a_dry_run_of_several_hosts_is_none_of_them(monkeypatch, capsys, tmp_path, more, named):
+    model = str(tmp_path / "nowhere.gguf")
+    code, _, err = run(
+        monkeypatch, capsys, "lm", "all", "--hosts", "2", "--model", model, "--out", str(tmp_path / "a"), *more
+    )
+    assert code == 2
+    assert err.splitlines()[-1].startswith(f"ufm: {named}: expected")
+    assert not list(tmp_path.iterdir())
+
+
 def test_compiled_programs_are_kept(tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XLA"))}
     command = [sys.executable, "-m", "sim.cli", "verify", "N1", "--routes", "instances", "--instances", "9"]
