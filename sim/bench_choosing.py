@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -51,8 +51,8 @@ NEAR = 0.2
 """A cost paid within this share of the budget counts as near it."""
 
 COLLAPSED = 2.0
-"""A text has collapsed if the unsteered model's loss on it is so many nats per token above that on its own, or if fewer than
-half of its pairs of neighbouring tokens are distinct."""
+"""A text has collapsed if the unsteered model's loss on it is so many nats per token above that on its own, or if it repeats
+itself (`sim.choosing.rollouts.Rollouts`)."""
 
 
 def prompts(held_out: bool) -> list[str]:
@@ -228,14 +228,7 @@ class Trial:
 
 def _collapsed(written: Rollouts, effects: Effects, most: float) -> float:
     """The share of texts that repeat themselves, or on which the unsteered model's mean loss is above `most`."""
-    texts = zip(written.tokens, written.counted, effects.loss, strict=True)
-    return float(np.mean([_repeats(tokens[own]) or np.nanmean(loss) > most for tokens, own, loss in texts]))
-
-
-def _repeats(tokens: np.ndarray) -> bool:
-    """Whether fewer than half of the pairs of neighbouring tokens are distinct."""
-    pairs = list(pairwise(tokens.tolist()))
-    return len(pairs) > 4 and len(set(pairs)) < len(pairs) / 2
+    return float(np.mean(written.repeating | (np.nanmean(effects.loss, axis=1) > most)))
 
 
 WAYS: dict[str, Callable[[Trial], Strength]] = {

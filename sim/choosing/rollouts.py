@@ -7,6 +7,7 @@ is steered, which are computed once for all strengths.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +66,12 @@ class Rollouts:
     def rows(self) -> list[list[int]]:
         """Prompts and continuations in one."""
         return [[*prompt, *map(int, after)] for prompt, after in zip(self.prompts, self.tokens, strict=True)]
+
+    @property
+    def repeating(self) -> Bool[np.ndarray, " n"]:
+        """Which texts repeat themselves: fewer than half of their pairs of neighbouring tokens are distinct."""
+        pairs = [list(pairwise(row[own].tolist())) for row, own in zip(self.tokens, self.counted, strict=True)]
+        return np.array([len(own) > 4 and len(set(own)) < len(own) / 2 for own in pairs])
 
     @property
     def length(self) -> int:

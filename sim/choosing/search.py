@@ -69,6 +69,9 @@ HALVINGS = 5
 FEW = 4
 """Fewer prompts than these are spoken of: an interval over them says little."""
 
+REPEATING = 0.1
+"""A larger part of the texts that repeat themselves is spoken of."""
+
 HARDLY = 0.01
 """A share whose log-odds rise by less is spoken of: it is a hundredth larger than without steering, if it is small."""
 
@@ -461,7 +464,7 @@ class _Search:
             least_cost=least,
             efficiency=least / cost.mean,
             stopped_by=stopped,
-            reason="; ".join(filter(None, [self.warning or broken, *self._notes(*share)])),
+            reason="; ".join(filter(None, [self.warning or broken, *self._notes(text.rollouts, *share)])),
             points=tuple(self.points),
             completions=self._completions(alpha, text, completions),
             passes=self.work.passes,
@@ -487,8 +490,13 @@ class _Search:
         names = [str(list(row[-8:])) if tokenizer is None else tokenizer.decode(row)[-80:] for row in self.writer.prompts]
         return tuple(PromptChoice(name, *row) for name, row in zip(names, rows, strict=True))
 
-    def _notes(self, before: float, after: float) -> list[str]:
-        """What a reader should know of a choice that was made, given the mean share without steering and with it."""
+    def _notes(self, rollouts: Rollouts, before: float, after: float) -> list[str]:
+        """What a reader should know of a choice that was made.
+
+        Args:
+            rollouts: the text that was written at it.
+            before, after: the mean share without steering and with it.
+        """
         verb = "rise" if self.aim > 0 else "fall"
         against = f"the concept's mean share does not {verb}: {before:.3g} without steering, {after:.3g} with it"
         hardly = f"the concept's mean share hardly {verb}s, from {before:.4g} to {after:.4g}"
@@ -496,7 +504,9 @@ class _Search:
         moved = against if self.aim * (after - before) <= 0 else hardly if little else ""
         count = len(self.writer.prompts)
         few = f"{count} prompt{'s say' if count > 1 else ' says'} little of others; 8 or more are better"
-        return [moved, *([few] if count < FEW else [])]
+        repeating = int(rollouts.repeating.sum())
+        stuck = f"{repeating} of {count} texts written at it repeat themselves: read the completions, or ask for less"
+        return [moved, stuck if repeating > REPEATING * count else "", few if count < FEW else ""]
 
     def _words(self) -> tuple[str, ...]:
         """The concept's tokens as text."""

@@ -1,6 +1,7 @@
 """Choosing a strength: against bisection on the same text, against definitions, and where there is no answer."""
 
 import json
+import re
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -481,3 +482,11 @@ def test_the_other_way_the_share_of_what_negative_strengths_promote_may_rise(lm)
     mirrored = choose(lm, sim.Steering({1: sim.Add(-V)}), PROMPTS, **options)
     assert back.stopped_by == mirrored.stopped_by == "peak"
     assert back.alpha == pytest.approx(-mirrored.alpha, rel=1e-3)
+
+
+def test_texts_that_repeat_themselves_are_spoken_of(lm):
+    """The likeliest tokens of a small model go round in a circle; drawn ones do not."""
+    options = {"horizon": 24, "tokens": TOKENS, "budget": 0.05, "completions": 0}
+    greedy = choose(lm, steering(), PROMPTS, sampling=Sampling(0.0), **options)
+    assert re.search(r"\d of 6 texts written at it repeat themselves: ", greedy.reason)
+    assert "repeat" not in choose(lm, steering(), PROMPTS, **options).reason
