@@ -444,7 +444,8 @@ TANGENT_BOUND, WEIGHT_ADDED = arc.tangent_bound, Weight.added
 WRONG_PEAKS = property(lambda instance: 1.01 * instance.known_peaks)
 
 # Other routes that have to notice errors named for one above. Left to one are errors in what only one route has: the signs
-# of certificates, the nodes of an integral, the values of a curve that is measured otherwise.
+# of certificates, the nodes of an integral, a series of closed forms (which other statements use too), the values of a curve
+# that is measured otherwise.
 ALSO_SEEN_BY = {
     "variance, not centred": (("theorem-3.8", "autodiff"), ("theorem-3.8", "sweep")),
     "variance, missing factor": (("N4.bounds", "autodiff"), ("N4.bounds", "certificate")),
@@ -453,7 +454,7 @@ ALSO_SEEN_BY = {
     "saturation, too early": (("N4.asymptote", "autodiff"),),
     "concept log-odds, half the strength": (("N10", "sweep"),),
     "conditional mean, not conditional": (("theorem-3.6.tanh", "instances"), ("theorem-3.6.tanh", "sweep")),
-    "series near 0": (("theorem-3.8", "sweep"),),
+    "series near 0": (("N4.taylor", "instances"), ("N15.split", "instances")),
     "a decoder of another model": (("lemma-B.2", "instances"), ("lemma-B.2", "sweep")),
     "log-odds, wrong sign": (("lemma-B.3", "instances"), ("lemma-B.3", "sweep")),
     "arc, centre on the other side": (("N8.arc", "autodiff"),),
