@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 import ufm
 from sim import bench_choosing, bench_gpu, bench_half
+from sim.bench_gpu import median_seconds, seconds_of
 from sim.bridge import fetch
 from sim.bridge.generation import Sampling
 from sim.bridge.model import load
@@ -72,7 +73,7 @@ def predicted_at_scale(seed: int = 0) -> Figures:
         seconds = time.perf_counter() - start
         few = jnp.asarray(alphas[::50])
         product, logsumexp = (
-            _median_seconds(lambda path=path: path(corpus.log_rows, m, few, corpus.concepts, 2**20))
+            median_seconds(lambda path=path: path(corpus.log_rows, m, few, corpus.concepts, 2**20))
             for path in (predicted._partition_by_product, predicted._partition_by_logsumexp)
         )
     return {"seconds": seconds, "log-sum-exp / matrix product": logsumexp / product, "peak MiB": _peak_mib()}
@@ -129,10 +130,10 @@ def many_small_corpora(seed: int = 0) -> Figures:
         start = time.perf_counter()
         jax.block_until_ready(every(batch))
         seconds = time.perf_counter() - start
-        together = _median_seconds(every, batch)
+        together = median_seconds(every, batch)
         single = jax.jit(curve)
         instances = [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in range(looped)]
-        loop = _median_seconds(lambda: [single(instance) for instance in instances]) * n / looped
+        loop = median_seconds(lambda: [single(instance) for instance in instances]) * n / looped
     return {"seconds": seconds, "loop / vmap": loop / together, "corpora per second": n / together, "peak MiB": _peak_mib()}
 
 
@@ -186,17 +187,17 @@ def language_model(seed: int = 0) -> Figures:
     figures: Figures = {}
     with _torch() as other:
         theirs = [other(_full_pass_seconds)]
-        every = _median_seconds(embedded, split)
+        every = median_seconds(embedded, split)
         states = jax.block_until_ready(embedded(split))
         jax.block_until_ready(swept(split, one_of(states, 0), alphas))
         ours = np.empty(layers)
         for layer in tqdm(range(layers), desc="sweeps", unit="layer", disable=None):
-            ours[layer] = _once(swept, split.at(layer), one_of(states, layer), alphas)
+            ours[layer] = seconds_of(swept, split.at(layer), one_of(states, layer), alphas)
             if layer == layers // 2:
                 theirs.append(other(_full_pass_seconds))
         theirs.append(other(_full_pass_seconds))
-    last = _median_seconds(swept, split.at(layers - 1), one_of(states, -1), alphas)
-    alone = _median_seconds(_embedded, split.at(layers - 1))
+    last = median_seconds(swept, split.at(layers - 1), one_of(states, -1), alphas)
+    alone = median_seconds(_embedded, split.at(layers - 1))
     middle = ours[layers // 2]
     figures |= {
         "all streams, one pass": every,
@@ -234,9 +235,9 @@ def last_token(seed: int = 0) -> Figures:
     whole, alphas = replace(kept, prefix_length=0), jnp.linspace(-200.0, 200.0, SWEPT)
 
     states = [_embedded(split) for split in (kept, whole)]
-    prefixes = [_median_seconds(_embedded, split) for split in (kept, whole)]
+    prefixes = [median_seconds(_embedded, split) for split in (kept, whole)]
     calls = [(split, state, parts, alphas) for split, state in zip((kept, whole), states, strict=True)]
-    sweeps = [_median_seconds(_swept, *arguments) for arguments in calls]
+    sweeps = [median_seconds(_swept, *arguments) for arguments in calls]
     apart = jnp.max(jnp.abs(_swept(*calls[0]) - _swept(*calls[1])))
     return {
         "keys kept: prefix": prefixes[0],
@@ -301,7 +302,7 @@ def _passes_seconds(ids: Any, reach: float, use: Callable[[Any], Any]) -> float:
     hook = layers[len(layers) // 2].register_forward_hook(steered)
     with torch.no_grad():
         for alpha in np.linspace(-reach, reach, FULL_PASSES + 1).tolist():  # noqa: B007 -- read by the hook
-            times.append(_once(lambda: use(model(ids).logits)))
+            times.append(seconds_of(lambda: use(model(ids).logits)))
     hook.remove()
     return float(np.median(times[1:]))
 
@@ -339,7 +340,7 @@ def _states_seconds() -> float:
             states = model.model(ids, output_hidden_states=True).hidden_states
             torch.stack([layer.mean(dim=1) for layer in states[1:]])
 
-    return _median_seconds(passed)
+    return median_seconds(passed)
 
 
 def _generated_seconds() -> float:
@@ -353,7 +354,7 @@ def _generated_seconds() -> float:
     def generated() -> None:
         model.generate(ids, attention_mask=torch.ones_like(ids), **settings, **length)
 
-    return _median_seconds(generated)
+    return median_seconds(generated)
 
 
 def _random_rows(count: int, length: int) -> list[list[int]]:
@@ -394,10 +395,12 @@ def experiments(seed: int = 0) -> Figures:
         }
         curves(0), curves(a.num_layers - 1)
         ours = {
-            "next-token": sum(_once(curves, layer) for layer in tqdm(every, desc="next-token", unit="layer", disable=None)),
-            "cross-entropy": sum(_median_seconds(costs, layer) for layer in layers),
-            "vectors": _median_seconds(partial(mean_states, leave_out=True), lm, texts, every_token(texts)),
-            "generation": _median_seconds(
+            "next-token": sum(
+                seconds_of(curves, layer) for layer in tqdm(every, desc="next-token", unit="layer", disable=None)
+            ),
+            "cross-entropy": sum(median_seconds(costs, layer) for layer in layers),
+            "vectors": median_seconds(partial(mean_states, leave_out=True), lm, texts, every_token(texts)),
+            "generation": median_seconds(
                 lambda: lm.generate(texts, max_new_tokens=NEW, sampling=sampling, stop=False).tokens
             ),
         }
@@ -406,12 +409,6 @@ def experiments(seed: int = 0) -> Figures:
         if np.isfinite(theirs[name]):
             figures |= {f"{name}, transformers": theirs[name], f"{name}, ratio": theirs[name] / seconds}
     return figures | {"peak MiB": _peak_mib()}
-
-
-def _once(function: Callable[..., Any], *arguments: Any) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start
 
 
 CASES: dict[str, Callable[..., Figures]] = {
@@ -477,12 +474,6 @@ def _large_problem(contexts: int, seed: int):
     one_per_concept = np.arange(CONCEPTS) * (contexts // CONCEPTS)
     tokens = np.linspace(0, VOCABULARY - 1, TOKENS).astype(int)
     return corpus, contrast, one_per_concept, tokens, np.linspace(-60, 60, STRENGTHS)
-
-
-def _median_seconds(function: Callable[..., Any], *arguments: Any, runs: int = 3) -> float:
-    """The median time of some runs after one that compiles."""
-    jax.block_until_ready(function(*arguments))
-    return float(np.median([_once(function, *arguments) for _ in range(runs)]))
 
 
 def _peak_mib() -> float:

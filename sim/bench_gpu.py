@@ -222,15 +222,17 @@ def _rows(a: Config, count: int, length: int) -> list[list[int]]:
     return np.random.default_rng(0).integers(0, a.vocab_size, (count, length)).tolist()
 
 
-def median_seconds(work: Callable[[], Any], runs: int = 3) -> float:
+def median_seconds(function: Callable[..., Any], *arguments: Any, runs: int = 3) -> float:
     """The median time of some runs, after one that compiles."""
-    jax.block_until_ready(work())
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        jax.block_until_ready(work())
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    jax.block_until_ready(function(*arguments))
+    return float(np.median([seconds_of(function, *arguments) for _ in range(runs)]))
+
+
+def seconds_of(function: Callable[..., Any], *arguments: Any) -> float:
+    """The time of one run."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start
 
 
 def official(config: dict[str, Any], sizes: Sizes | None = None) -> dict[str, float]:

@@ -5,7 +5,6 @@ on the way is compared: on text that the model writes, steered along the joy of 
 that people use.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,11 @@ from jaxtyping import Array
 
 import ufm
 from sim.bench_choosing import prompts
+from sim.bench_gpu import median_seconds, seconds_of
 from sim.bridge import fetch
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel, load
+from sim.choosing.rollouts import Writer
 from sim.directions.extraction import make_vector
 from sim.directions.texts import concept_pairs
 from sim.measure import losses
@@ -46,11 +47,9 @@ def half_types(seed: int = 0) -> dict[str, float]:
     """SmolLM2 in float32 and in bfloat16: seconds of each stage's work, and how far apart what is measured is."""
     models = {name: load(fetch.NAME, dtype=name, progress=False) for name in TYPES}
     exact = models["float32"]
-    written = exact.generate(
-        prompts(held_out=False)[:TEXTS], max_new_tokens=WRITTEN, sampling=Sampling(1.0), seed=seed, stop=False
-    )
-    begun = exact.contexts(prompts(held_out=False)[:TEXTS])
-    texts = [[*row[real].tolist(), *new] for row, real, new in zip(*map(np.asarray, begun), written.tokens, strict=True)]
+    begun = Writer.of(exact, prompts(held_out=False)[:TEXTS], WRITTEN).prompts
+    written = exact.generate(begun, max_new_tokens=WRITTEN, sampling=Sampling(1.0), seed=seed, stop=False)
+    texts = [[*prompt, *new] for prompt, new in zip(begun, written.tokens, strict=True)]
     middle = exact.config.num_layers // 2
     vectors = {name: make_vector(lm, pairs=concept_pairs("joy"), name="joy", progress=False) for name, lm in models.items()}
     one, other = (np.asarray(vector[middle], float) for vector in vectors.values())
@@ -108,18 +107,11 @@ def _product_rate(name: str) -> float:
     """The median rate of products of matrices of a type, with sums in float32, in 1e9 operations a second."""
     matrix = jnp.ones((SIZE, SIZE), name)
     product = jax.jit(lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32))
-    jax.block_until_ready(product(matrix))
-    return 2 * SIZE**3 / float(np.median([_seconds(lambda: product(matrix)) for _ in range(3 * RUNS)])) / 1e9
+    return 2 * SIZE**3 / median_seconds(product, matrix, runs=3 * RUNS) / 1e9
 
 
 def _alternately(*works: Callable[[], Any]) -> list[float]:
     """The median time of each of several works, by turns, after one that compiles."""
     for work in works:
         jax.block_until_ready(work())
-    return np.median([[_seconds(work) for work in works] for _ in range(RUNS)], axis=0).tolist()
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(work())
-    return time.perf_counter() - start
+    return np.median([[seconds_of(work) for work in works] for _ in range(RUNS)], axis=0).tolist()
