@@ -398,8 +398,9 @@ def _nats(budget: Any) -> Any:
 
 def _is_same_budget(budget: Any, other: Any) -> bool:
     """Whether two budgets may be one: they are the same, or only a compiled program knows."""
-    traced = isinstance(budget, jax.core.Tracer) and isinstance(other, jax.core.Tracer)
-    return traced or budget is other or (budget is not None and other is not None and budget == other)
+    if budget is None or other is None:
+        return budget is other
+    return any(isinstance(nats, jax.core.Tracer) for nats in (budget, other)) or bool(budget == other)
 
 
 def without_budget(steering: Steering, where: str) -> Steering:

@@ -123,3 +123,4 @@ def test_the_value():
         with pytest.raises(ValueError, match=r"^budget: expected one for both steerings, or none for either, got .*0.1"):
             first + second
     assert jax.tree.map(lambda leaf: leaf, capped).budget == 0.1
+    assert jax.jit(lambda nats: (plain.within(nats) + plain.within(0.2)).budget)(0.2) == pytest.approx(0.2)
