@@ -69,8 +69,8 @@ def moved_arc(*args, **options):
     return path._replace(centre=-path.centre)
 
 
-def twice(name, owner, attribute, wrong, identity, by):
-    """The same error, seen by two routes."""
+def seen_by(name, owner, attribute, wrong, identity, by):
+    """The same error, seen by several routes."""
     return {f"{name}, by {route}": (owner, attribute, wrong, identity, route) for route in by}
 
 
@@ -187,7 +187,7 @@ PLANTED = {
         "N8.plateau",
         "autodiff",
     ),
-    **twice(
+    **seen_by(
         "plateau, a remainder that is a hundredth too small",
         arc,
         "plateau_rate",
@@ -195,7 +195,7 @@ PLANTED = {
         "N8.plateau",
         ("instances", "autodiff"),
     ),
-    **twice(
+    **seen_by(
         "forgetting, a bound that is a hundredth too small",
         arc,
         "limit_bound",
@@ -203,7 +203,7 @@ PLANTED = {
         "proposition-4.1",
         ("instances", "autodiff"),
     ),
-    **twice(
+    **seen_by(
         "imperfect training, a bound that is a hundredth too small",
         n10_robustness,
         "error_bound",
@@ -211,7 +211,7 @@ PLANTED = {
         "N10",
         ("instances", "autodiff"),
     ),
-    **twice(
+    **seen_by(
         "imperfect training, nearly twice the error of M",
         n10_robustness,
         "error_bound",
@@ -219,7 +219,7 @@ PLANTED = {
         "N10",
         ("instances", "autodiff"),
     ),
-    **twice(
+    **seen_by(
         "cross-entropy, an upper bound that is a hundredth too small",
         n4_cross_entropy,
         "_upper",
@@ -227,7 +227,7 @@ PLANTED = {
         "N4.bounds",
         ("instances", "certificate"),
     ),
-    **twice(
+    **seen_by(
         "cross-entropy, a lower bound that is a hundredth too large",
         n4_cross_entropy,
         "_lower",
@@ -235,7 +235,7 @@ PLANTED = {
         "N4.bounds",
         ("instances", "certificate"),
     ),
-    **twice(
+    **seen_by(
         "target tokens at 0, a condition that is a hundredth too strict",
         theorem_3_3,
         "below_target",
@@ -387,7 +387,7 @@ def dearer_share(factor):
 def noticed_by(*routes, **error):
     """One error in a bound or an identity, and each of the routes that have to notice it."""
     ((name, (owner, attribute, wrong, identity)),) = error.items()
-    return {f"{name.replace('_', ' ')}, {route}": (owner, attribute, wrong, identity, route) for route in routes}
+    return seen_by(name.replace("_", " "), owner, attribute, wrong, identity, routes)
 
 
 # 1 % off where a bound is attained or an equality claimed.
