@@ -85,7 +85,7 @@ def reproduce(
         instances = min(instances, 60)
         little["check_model"] = partial(validate, seed=seed, size=SMOKE)
         little["choose_strength"] = partial(write_choice, seed=seed, prompts=2, horizon=8)
-    result = run(out, seed=seed, instances=instances, model=None if model == "none" else model, **little)
+    result = run(out, seed=seed, instances=instances, model=None if model == "none" else model, apart=True, **little)
     typer.echo(as_table(result.verdicts))
     default = result.numbers["agreement"]["default"]
     typer.echo(f"trained gap {result.numbers['gap']:.1e} nats; measured - predicted {default['probability']:.1e} at most")
@@ -134,7 +134,8 @@ def verify(
 
     target = output.writable_file(json, "json") if json else None
     folder = output.writable_folder(out) if out else None
-    every = run(statements, seed=seed, instances=instances, names=routes.split(","), twins=twins)
+    # For a few statements a second process takes longer to start than it saves.
+    every = run(statements, seed=seed, instances=instances, names=routes.split(","), twins=twins, apart=not statements)
     verdicts = [verdict for verdict in every if verdict.evidence]
     require(bool(verdicts), "routes", f"one that applies to {', '.join(verdict.statement.id for verdict in every)}", routes)
     results = as_json(verdicts, seed)

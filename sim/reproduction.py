@@ -76,6 +76,7 @@ def reproduce(
     model: str | LanguageModel | None = None,
     check_model: Callable[[LanguageModel], Validation] | None = None,
     choose_strength: Callable[[LanguageModel, Path], Path] | None = None,
+    apart: bool = False,
 ) -> Reproduction:
     """Train the toy models, verify the statements, draw the figures, check the theory on a language model; write it all.
 
@@ -94,6 +95,7 @@ def reproduce(
         check_model: what to check on it; `sim.validate` with the seed if left out.
         choose_strength: how to write the page of a chosen strength, from the model and a folder; `write_choice` with the
             seed if left out.
+        apart: whether a second process checks the random instances (`sim.verify`).
 
     Raises:
         ValueError: a folder that cannot be written, before anything is computed.
@@ -102,7 +104,7 @@ def reproduce(
     pictures = output.prepare_folder(folder / "figures")
     start = time.perf_counter()
     train = cache(partial(train_examples, seed))
-    verdicts = verify(statements, seed=seed, instances=instances, twins=True, trained=train)
+    verdicts = verify(statements, seed=seed, instances=instances, twins=True, trained=train, apart=apart)
     trained = train()
     data, files = draw(pictures, trained["default"], trained["toy"], seed)
     numbers = _numbers(trained) | {"settings": output.settings(seed, instances=instances, float64=True)}

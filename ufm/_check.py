@@ -363,13 +363,14 @@ def _listed(origin: type, part: Any, classes: tuple[type, ...], name: str, value
     if part in (int, float) and origin is Sequence:
         words = f"a list of {'whole' if part is int else 'real'} numbers"
         array = real_numbers(name, value, words)
-        fits = array.ndim == 1 and (part is float or array.size == 0 or np.issubdtype(array.dtype, np.integer))
-        require(fits, name, words, shown(value))
+        if array.ndim != 1 or not (part is float or array.size == 0 or np.issubdtype(array.dtype, np.integer)):
+            require(False, name, words, shown(value))
         return value
     words = "a mapping" if origin in (Mapping, dict) else "a list"
     # A text is a sequence of texts to Python, and a mistake here.
     kind = Iterable if origin is Sequence and isinstance(value, np.ndarray) else origin
-    require(isinstance(value, kind) and not isinstance(value, str), name, words, shown(value))
+    if isinstance(value, str) or not isinstance(value, kind):  # a list of large things takes long to show
+        require(False, name, words, shown(value))
     check = _check_of(part) if origin is Sequence else None
     if check is not None:
         for item in value:

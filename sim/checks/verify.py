@@ -3,11 +3,17 @@
 Language models (`ufm verify --model`) are in `sim.checks.validation`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import multiprocessing
+import operator
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -35,8 +41,20 @@ SHARE, FEW = 20, 200
 """The autodiff route, and false twins, take one instance in `SHARE`, and at least `FEW` if there are so many: formulas are
 checked there, not corner cases."""
 
+RANDOM = {"instances", "autodiff"}
+"""The routes on random instances, which may be checked in a process of their own."""
+
+MAPS = 2_500
+"""Memory maps from which on a process lets go of its compiled programs: nearly all of them run once."""
+
 ENOUGH = 1000
 """How many instances a false twin is tried on where the first did not show it to be wrong: some twins are wrong on few."""
+
+
+E = TypeVar("E", bound=Executor)
+
+_Key = tuple[Claim, str]
+"""A claim and the route that checks it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,7 @@ def verify(
     twins: bool = False,
     trained: Callable[[], dict[str, Trained]] | None = None,
     workers: int = 2,
+    apart: bool = False,
 ) -> list[Verdict]:
     """Check statements by every route that applies to them, in float64.
 
@@ -103,36 +122,94 @@ def verify(
         trained: gives the models of the sweep route on tables, if they are wanted elsewhere too; called in a worker. By
             default `train_examples` with the seed.
         workers: routes checked at the same time. Most of the time goes into compilation, which runs in parallel.
+        apart: whether a second process checks the random instances. Threads take turns at tracing functions; two processes
+            do not, which pays where there are many statements. When this one has nothing else left, it helps. A script
+            that asks for it must be safe to import (``if __name__ == "__main__"``).
 
     Raises:
-        ValueError: an unknown id or route, fewer than one instance.
+        ValueError: an unknown id or route, fewer than one instance; the second process was ended.
     """
     statements = find_each(ids or REGISTRY)
     unknown = [name for name in names if name not in routes.ROUTES]
     require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
     require(workers >= 1, "workers", "at least one", workers)
     require(instances >= 1, "instances", "at least one", instances)
-    wanted = [
+    wanted = _wanted(statements, names, twins)
+    with in_float64(), ExitStack() as stack, bar(total=len(wanted), desc="verify", unit="route") as progress:
+        random = deque(
+            ((claim, route), partial(_check_random, route, statement.id, claim is statement.twin, instances, seed))
+            for route, statement, claim in wanted
+            if route in RANDOM
+        )
+        stack.callback(_population.cache_clear)
+        pool = _entered(stack, ThreadPoolExecutor(workers + apart))
+        run = _second_process(stack) if apart else operator.call
+        material = _material(pool, statements, names, seed, trained or partial(train_examples, seed))
+        loops = [pool.submit(_work_off, random.popleft, run, progress) for _ in range(1 if apart else workers)]
+        futures = {
+            (claim, route): pool.submit(_check, route, statement, claim, material, progress)
+            for route, statement, claim in wanted
+            if route not in RANDOM
+        }
+        loops.append(pool.submit(_work_off, random.pop, operator.call, progress))
+        stack.callback(random.clear)
+        results = {key: evidence for loop in loops for key, evidence in loop.result().items()}
+        results |= {key: future.result() for key, future in futures.items()}
+
+    def evidence(claim: Claim) -> tuple[Evidence, ...]:
+        return tuple(results[claim, route] for route in routes.ROUTES if (claim, route) in results)
+
+    return [Verdict(statement, evidence(statement.claim), evidence(statement.twin)) for statement in statements]
+
+
+def _wanted(statements: Sequence[Statement], names: Collection[str], twins: bool) -> list[tuple[str, Statement, Claim]]:
+    """The routes to take, in the order in which they are queued, each with the statement and the claim to check."""
+    return [
         (route, statement, claim)
         for route in ORDER
         for statement in statements
         for claim in ((statement.claim, statement.twin) if twins else (statement.claim,))
         if route in names and routes.applies(claim, route)
     ]
-    with in_float64(), ThreadPoolExecutor(workers) as pool:
-        domains = {statement.domain.name: statement.domain for statement in statements}
-        material = _material(pool, domains, names, seed, instances, trained or partial(train_examples, seed))
-        futures = {
-            (claim, route): pool.submit(_check, route, statement, claim, material) for route, statement, claim in wanted
-        }
-        with bar(total=len(futures), desc="verify", unit="route") as progress:
-            for future in futures.values():
-                future.add_done_callback(lambda _: progress.update())
 
-            def evidence(claim: Claim) -> tuple[Evidence, ...]:
-                return tuple(futures[claim, route].result() for route in routes.ROUTES if (claim, route) in futures)
 
-            return [Verdict(statement, evidence(statement.claim), evidence(statement.twin)) for statement in statements]
+def _entered(stack: ExitStack, executor: E) -> E:
+    """An executor that ends with a stack; after an error it leaves undone what it has not begun."""
+    stack.callback(executor.shutdown, cancel_futures=True)
+    return executor
+
+
+def _second_process(stack: ExitStack) -> Callable[[Callable[[], Evidence]], Evidence]:
+    """A function that runs tasks in another process, one by one."""
+    process = _entered(stack, ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _on_cpu))
+
+    def run(task: Callable[[], Evidence]) -> Evidence:
+        try:
+            return process.submit(task).result()
+        except BrokenProcessPool as error:
+            words = "instances: the process that checks them was ended, as a system does that runs out of memory"
+            raise ValueError(words) from error
+
+    return run
+
+
+def _on_cpu() -> None:
+    """Leave accelerators to the process that started this one."""
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _work_off(
+    take: Callable[[], tuple[_Key, Callable[[], Evidence]]], run: Callable[[Callable[[], Evidence]], Evidence], progress: Any
+) -> dict[_Key, Evidence]:
+    """The results of the tasks that it takes off a queue, until that is empty."""
+    results: dict[_Key, Evidence] = {}
+    while True:
+        try:
+            key, task = take()
+        except IndexError:
+            return results
+        results[key] = run(task)
+        progress.update()
 
 
 def find_each(ids: Iterable[str]) -> list[Statement]:
@@ -148,63 +225,72 @@ class _Material(NamedTuple):
     """The material that routes check statements on.
 
     Attributes:
-        populations: random instances, by the name of their domain.
         swept: the futures of measured sweeps, by the name of their domain.
         exacts: tables in fractions.
-        instances: how many random ones.
         key: of the attacks.
     """
 
-    populations: dict[str, Any]
     swept: dict[str, Future[Any]]
     exacts: list[RationalInstance]
-    instances: int
     key: jax.Array
 
 
 def _material(
-    pool: ThreadPoolExecutor,
-    domains: dict[str, Domain],
-    names: Sequence[str],
+    pool: Executor,
+    statements: Sequence[Statement],
+    names: Collection[str],
     seed: int,
-    instances: int,
     train: Callable[[], dict[str, Trained]],
 ) -> _Material:
     """The material that the routes named need: models are trained in the pool, as its first work."""
-    swept = {}
+    swept: dict[str, Future[Any]] = {}
     if "sweep" in names:
-        swept = {
-            name: pool.submit(_sweep_examples, train) if name == TABLES.name else pool.submit(_measured, domain, seed)
-            for name, domain in domains.items()
-        }
-    key, random = jax.random.key(seed), {"instances", "autodiff"} & set(names)
-    populations = {name: routes.populate(key, instances, domain) for name, domain in domains.items() if random}
+        for domain in dict.fromkeys(statement.domain for statement in statements):
+            tables = domain.name == TABLES.name
+            swept[domain.name] = pool.submit(_sweep_examples, train) if tables else pool.submit(_measured, domain, seed)
     exacts = list(examples.exact_instances().values()) if "certificate" in names else []
-    return _Material(populations, swept, exacts, instances, key)
+    return _Material(swept, exacts, jax.random.key(seed))
 
 
-def _check(route: str, statement: Statement, claim: Claim, material: _Material) -> Evidence:
+def _check(route: str, statement: Statement, claim: Claim, material: _Material, progress: Any) -> Evidence:
     """The evidence of a route on a claim; for a worker, which the setting of float64 does not come to by itself."""
-    name = statement.domain.name
-    release_programs()
+    release_programs(MAPS)
     with in_float64():
-        if route in ("instances", "autodiff"):
-            population = material.populations[name]
-            if route == "autodiff" or claim is statement.twin:
-                few = max(min(material.instances, FEW), material.instances // SHARE)
-                population = routes.subset(population, few)
-            evidence = getattr(routes, route)(statement, population, claim=claim)
-            if claim is statement.twin and not _fell(evidence):
-                more = routes.populate(material.key, ENOUGH, statement.domain)
-                evidence = getattr(routes, route)(statement, more, claim=claim)
-            return evidence
         if route == "sweep":
-            return routes.sweep(statement, material.swept[name].result(), claim=claim)
-        if route == "certificate":
-            return routes.certificate(statement, material.exacts, claim=claim)
-        if route == "symbolic":
-            return routes.symbolic(statement, claim=claim)
-        return routes.refutation(statement, material.key, claim=claim)
+            evidence = routes.sweep(statement, material.swept[statement.domain.name].result(), claim=claim)
+        elif route == "certificate":
+            evidence = routes.certificate(statement, material.exacts, claim=claim)
+        elif route == "symbolic":
+            evidence = routes.symbolic(statement, claim=claim)
+        else:
+            evidence = routes.refutation(statement, material.key, claim=claim)
+    progress.update()
+    return evidence
+
+
+def _check_random(route: str, name: str, twin: bool, instances: int, seed: int) -> Evidence:
+    """The evidence of a route on random instances, for a worker that may be another process and makes its own."""
+    statement = REGISTRY[name]
+    claim = statement.twin if twin else statement.claim
+    release_programs(MAPS)
+    with in_float64():
+        with _POPULATING:
+            population = _population(statement.domain, instances, seed)
+        if route == "autodiff" or twin:
+            population = routes.subset(population, max(min(instances, FEW), instances // SHARE))
+        evidence = getattr(routes, route)(statement, population, claim=claim)
+        if twin and not _fell(evidence):
+            more = routes.populate(jax.random.key(seed), ENOUGH, statement.domain)
+            evidence = getattr(routes, route)(statement, more, claim=claim)
+        return evidence
+
+
+_POPULATING = threading.Lock()
+
+
+@cache
+def _population(domain: Domain, instances: int, seed: int) -> Any:
+    return routes.populate(jax.random.key(seed), instances, domain)
 
 
 def _fell(evidence: Evidence) -> bool:

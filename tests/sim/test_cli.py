@@ -171,7 +171,7 @@ def test_a_smoke_run_does_a_little_of_everything(monkeypatch, capsys, tmp_path):
     assert asked["choose_strength"].keywords["prompts"] < 8
     asked.clear()
     assert run(monkeypatch, capsys, "reproduce", "--out", str(tmp_path))[0] == 2
-    assert asked == {"seed": 0, "instances": 1000, "model": "smollm2-135m-instruct"}
+    assert asked == {"seed": 0, "instances": 1000, "model": "smollm2-135m-instruct", "apart": True}
 
 
 @pytest.mark.parametrize(
