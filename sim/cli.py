@@ -181,8 +181,8 @@ def refute(
     needs: Annotated[
         str | None,
         typer.Option(
-            help="Hypotheses, separated by commas: A1, A2, separated, not-constant, positive, resolved, small-noise; "
-            "not-constant,positive or the statement's own if left out."
+            help="Hypotheses, separated by commas: A1, A2, separated, not-constant, positive, resolved, small-noise, "
+            "second, independent; not-constant,positive or the statement's own if left out."
         ),
     ] = None,
     families: Annotated[
@@ -267,14 +267,14 @@ def figures(
 @app.command()
 def bench(
     cases: Annotated[
-        list[str] | None, typer.Argument(help="Cases to run; all if left out, but choosing, which takes hours.")
+        list[str] | None, typer.Argument(help="Cases to run; all but choosing, which takes hours, if left out.")
     ] = None,
     json: Json = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write bench.json into.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Model for the case choosing; repeat for several.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Time the sweeps at the size of a real vocabulary, and print a table."""
+    """Run the benchmarks, all or those named, and print a table."""
     from sim import output
     from sim.bench import as_table
     from sim.bench import bench as run
@@ -667,7 +667,7 @@ def make(
     ] = "difference-of-means",
     sae: Annotated[
         Path | None,
-        typer.Option(help="A folder of SAELens: of its features, that which tells the texts apart best, or --feature."),
+        typer.Option(help="A SAELens folder; takes the feature that best tells the texts apart, or --feature."),
     ] = None,
     feature: Annotated[int | None, typer.Option(min=0, help="The number of a feature of --sae, in place of texts.")] = None,
     tokens: Annotated[str, typer.Option(help="content, answer, all, last, or a number: the last so many.")] = "content",
@@ -763,7 +763,7 @@ def choose(
         typer.Option(
             "--away",
             help="Steer away from the concept: strengths are negative, and the share of --tokens is to fall. If none are "
-            "named, they are those that this promotes, and their share is to rise.",
+            "named, the tokens are those that steering away promotes, and their share is to rise.",
         ),
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are what a user says.")] = False,
