@@ -547,12 +547,12 @@ def page(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("o
 @lm.command()
 def show(folder: Annotated[Path, typer.Argument(help="A folder with runs in it.")] = Path("out")) -> None:
     """List runs: the model, the settings, and how far each stage is."""
-    from sim.experiments.run import as_table, runs
+    from sim.experiments.run import tables
     from ufm._check import require
 
-    tables = [as_table(store) for store in runs(folder)]
-    require(len(tables) > 0, "folder", "one with runs in it", repr(str(folder)))
-    typer.echo("\n".join(tables))
+    listed = list(tables(folder))
+    require(len(listed) > 0, "folder", "one with runs in it", repr(str(folder)))
+    typer.echo("\n".join(listed))
 
 
 @lm.command()
@@ -680,7 +680,7 @@ def make(
     from sim.bridge.model import load
     from sim.directions.extraction import make_vector
     from sim.directions.feature_request import feature_request
-    from sim.directions.files import writable_target
+    from sim.directions.files import require_blocks, writable_target
     from sim.directions.metadata import as_lines
     from sim.directions.sources import source
 
@@ -688,6 +688,7 @@ def make(
     blocks = None if only is None else _blocks(only)
     request = feature_request(way=way, sae=sae, feature=feature, texts=named, tokens=tokens, blocks=blocks)
     texts, target = source(**named) if request is None else None, writable_target(out)
+    require_blocks(target, blocks, "only")
     if request is not None:
         result = request.make(load(model, mesh=mesh, offload=offload), chat=chat)
     else:
@@ -786,7 +787,7 @@ def choose(
     from sim.choosing import request
     from sim.choosing.mix import mix
     from sim.choosing.search import choose as run
-    from sim.directions.files import writable_target
+    from sim.directions.files import require_blocks, writable_target
 
     texts = request.prompts_of(prompt, prompts)
     request.check_numbers(budget, statistic, share, falls=away and bool(tokens))
@@ -794,6 +795,8 @@ def choose(
     request.check_source(vector, concept)
     place = layer if layer == "auto" else request.layer_of(layer)
     target, file = (output.writable_file(json, "json") if json else None), (writable_target(fold, "fold") if fold else None)
+    if file:
+        require_blocks(file, None if place == "auto" else [int(place)], "fold")
     folder = output.writable_folder(out) if out else None
     _report_steps()
     lm = load(model, mesh=mesh, offload=offload)
@@ -802,7 +805,9 @@ def choose(
     direction = directions[0]
     if len(directions) > 1:
         mixed = mix(lm, directions, texts, tokens=members, layers=None if bare is None else [bare], chat=chat)
-        members, direction = list(mixed.tokens), mixed.vector
+        direction = mixed.vector
+        # Away from a concept, tokens that nobody named are those that this promotes.
+        members = members if away else list(mixed.tokens)
     layer_or_auto = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
     result = run(
         lm,
@@ -818,22 +823,23 @@ def choose(
         sign=-1 if away else 1,
         chat=chat,
         seed=seed,
+        other_weights=other_weights,
     )
+    typer.echo(str(result))
     if target:
         output.write_json(target, result.as_json())
-    typer.echo(str(result))
     if result.frontier:
         typer.echo(result.frontier_table())
     if per_prompt:
         typer.echo(result.table())
-    if file and result.alpha is not None:
-        _write_vector(request.folded(direction, result), file)
-        if file.suffix == ".gguf":
-            typer.echo(f"llama.cpp: --control-vector {file} (at scale 1)")
     if folder:
         from sim.choosing.page import write_page
 
         typer.echo(f"open {write_page(lm, [result, *result.others], texts, folder, chat=chat)}")
+    if file and result.alpha is not None:
+        _write_vector(request.folded(direction, result), file)
+        if file.suffix.lower() == ".gguf":
+            typer.echo(f"llama.cpp: --control-vector {file} (at scale 1)")
     raise typer.Exit(3 if result.alpha is None else 0)
 
 
@@ -899,6 +905,18 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name for name in text.split(",") if name]
 
 
+SAID = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.ENOTDIR,
+)
+"""Errors of the system that are about a disk or a path, and are said in a line."""
+
+
 def main() -> None:
     """The entry point: a `ValueError`, or a disk that is full, becomes one line and exit code 2."""
     if sys.argv[1:2] != ["bench"]:
@@ -916,7 +934,7 @@ def main() -> None:
         print(f"ufm: the device: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in SAID:
             raise
         print(f"ufm: {error.strerror}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         sys.exit(2)

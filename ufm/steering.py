@@ -74,6 +74,10 @@ class Tokens:
         """
         return
 
+    def contexts(self) -> int | None:
+        """For how many contexts a selection has an entry each; None for one that is the same for all."""
+        return None
+
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"] | None:
         """Which positions, of contexts by number; None for all.
 
@@ -161,6 +165,10 @@ class After(Tokens):
             fits = np.issubdtype(lengths.dtype, np.integer) and bool((lengths >= 0).all())
             require(fits, "tokens", words, repr(self))
 
+    def contexts(self) -> int | None:
+        """How many there is a length for; None where all have the same."""
+        return None if np.ndim(self.length) == 0 else np.shape(self.length)[0]
+
     def _beyond(self, position: Int[Array, "n ..."], context: Int[Array, " n"]) -> Bool[Array, "n ..."]:
         length = jnp.asarray(self.length)
         length = length[context] if length.ndim else jnp.broadcast_to(length, context.shape)
@@ -192,6 +200,10 @@ class Where(Tokens):
             flags = np.asarray(self.mask)
             fits = flags.ndim > 0 and flags.dtype.kind in "biu" and bool(np.isin(flags, (0, 1)).all())
             require(fits, "tokens", "Where(mask) with truth values in an axis of positions", shown(self.mask))
+
+    def contexts(self) -> int | None:
+        """How many there is a row for; None where all have the same."""
+        return np.shape(self.mask)[0] if np.ndim(self.mask) == 2 else None
 
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
         """The positions of the mask that are not padding.
@@ -438,6 +450,21 @@ def as_steering(value: Any) -> Steering:
     return Steering(Add(array if isinstance(array, jax.Array) else jnp.asarray(array)))
 
 
+def require_contexts(steering: Steering, count: int) -> None:
+    """Refuse selections of tokens that are for fewer contexts than there are.
+
+    Args:
+        steering: whose parts are looked at.
+        count: how many contexts are steered.
+
+    Raises:
+        ValueError: a selection with an entry for each context, and too few of them.
+    """
+    for part in steering.parts:
+        own = part.tokens.contexts()
+        require(own is None or own >= count, "tokens", f"one number, or one for each of {count} contexts", f"{own} of them")
+
+
 def require_sites(steering: Steering, sites: Mapping[str, tuple[int, int]], *, layers: int | None = None) -> None:
     """Refuse a steering that is made for another model.
 
@@ -488,7 +515,8 @@ def stacks(steering: Steering) -> list[Stack]:
             kinds = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(content))
             groups.setdefault((part.site, jax.tree.structure(content), kinds, part.order), []).append((k, part))
     result = []
-    for (site, *_), members in groups.items():
+    # At a block, what comes first in the steering acts first, whichever stack it is in.
+    for (site, *_), members in sorted(groups.items(), key=lambda group: group[0][-1]):
         layers = [part.layer for _, part in members]
         static = all(isinstance(layer, int) for layer in layers)
         bare = [replace(part, layer=None) for _, part in members]

@@ -33,7 +33,7 @@ from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import PICKLES, Tensors, load_params, open_folder
 from ufm._check import finite, real_numbers, require, shown, typed, whole_number
-from ufm.steering import RESIDUAL, Steering, require_sites
+from ufm.steering import RESIDUAL, Steering, require_contexts, require_sites
 
 Prompts = Any
 """A list of prompts, each a text, token ids (a list, or an array of any library), or the messages of a chat. What people
@@ -405,6 +405,7 @@ class LanguageModel:
             return np.zeros((count, 1), np.float32)
         a, parts = self.config, len(steering.parts)
         require_sites(steering, sites_of(a), layers=a.num_layers)
+        require_contexts(steering, count)
         placed = all(part.layer is not None for part in steering.parts)
         require(placed, "steering", "a layer for every intervention, as in Steering({12: Add(v)})", repr(steering))
         array = finite("alpha", alpha)

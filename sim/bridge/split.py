@@ -22,7 +22,18 @@ from ufm._check import require
 from ufm._pytree import Leaf, pytree, static
 from ufm.precision import wide
 from ufm.steerable import Steerable
-from ufm.steering import RESIDUAL, State, Steering, Tokens, at_block, last_of, require_sites, stacks, without_budget
+from ufm.steering import (
+    RESIDUAL,
+    State,
+    Steering,
+    Tokens,
+    at_block,
+    last_of,
+    require_contexts,
+    require_sites,
+    stacks,
+    without_budget,
+)
 
 MLP_DOWN = "mlp_down"
 """The site of a block at the down-projection of its MLP."""
@@ -177,6 +188,7 @@ class Split(Steerable):
         """Refuse a steering that is made for another model, or with a budget where what one prediction may cost depends on
         what was steered for those before it."""
         require_sites(steering, self.sites, layers=self.decoder.config.num_layers)
+        require_contexts(steering, self.tokens.shape[0])
         if not self.last_only:
             without_budget(steering, "predictions at every position of a text")
 

@@ -8,7 +8,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -153,6 +153,9 @@ def verify(
         }
         loops.append(pool.submit(_work_off, random.pop, operator.call, progress))
         stack.callback(random.clear)
+        begun: list[Future[Any]] = [*loops, *futures.values()]
+        for done in as_completed(begun):
+            done.result()  # an error in any of them is raised at once
         results = {key: evidence for loop in loops for key, evidence in loop.result().items()}
         results |= {key: future.result() for key, future in futures.items()}
 

@@ -84,7 +84,7 @@ class Choice:
         cost: None without a strength.
         share: the concept's share before and after, the mean over predictions.
         least_cost: nats per token that any intervention pays for this change of the share (N15).
-        efficiency: the part of the mean cost that is, between 0 and 1.
+        efficiency: the part of the mean cost that is, between 0 and 1; None where nothing is paid.
         safe_alpha: strengths that bounds allow for the budget, by number (`sim.choosing.bounds`).
         guess: N9's strength, from one derivative at 0 on the prompts.
         stopped_by: the limit that a larger strength would break, "finite logits" if that gives none, or "share", which a
@@ -219,8 +219,12 @@ class Choice:
                 f"alpha {self.alpha:.4g} at block {self.layer} ({low:.4g} to {high:.4g} over prompts); {stopped}",
                 f"costs {self.cost.mean:.3g} nats per token (95th percentile {self.cost.p95:.3g}, "
                 f"largest {self.cost.max:.3g}, {self.cost.cumulative:.3g} over a continuation)",
-                f"moves the concept's mean share from {before:.3g} to {after:.3g}, for which any intervention pays at least "
-                f"{self.efficiency:.2g} of that cost",
+                f"moves the concept's mean share from {before:.3g} to {after:.3g}"
+                + (
+                    ""
+                    if self.efficiency is None
+                    else f", for which any intervention pays at least {self.efficiency:.2g} of that cost"
+                ),
             ]
             more = f" and {len(self.words) - NAMED} more" if len(self.words) > NAMED else ""
             guessed = self.settings.get("tokens") == "promoted"

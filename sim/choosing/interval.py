@@ -18,6 +18,8 @@ def interval_of(
 ) -> tuple[float, float]:
     """The interval that holds the strength for 90 % of samples of the prompts, taken with replacement.
 
+    If no sample tells a strength, it is that of all strengths that were looked at.
+
     Args:
         excess: of a strength and its effects: crosses 0 at the strength that is chosen.
         looked_at: effects on one text by strength, at least two.
@@ -33,7 +35,8 @@ def interval_of(
         crossings.append(_crossing(np.log(strengths), values))
     tail = (1 - COVERAGE) / 2
     known = np.array([c for c in crossings if np.isfinite(c)])
-    low, high = np.exp(np.quantile(known, [tail, 1 - tail])) if known.size else (np.nan, np.nan)
+    # Where no sample tells a strength, all that was looked at is possible.
+    low, high = np.exp(np.quantile(known, [tail, 1 - tail])) if known.size else (strengths[0], strengths[-1])
     return float(min(low, alpha)), float(max(high, alpha))
 
 

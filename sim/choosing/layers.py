@@ -100,7 +100,6 @@ def over_layers(
     """
     several = hasattr(vector, "layers") and len(vector.layers) > 1
     require(several, "layer", 'a number, or "auto" for a SteeringVector of several layers', shown(vector))
-    vector.require_fits(writer.lm)
     work = Work.of(writer.lm.config, writer)
     frontier, members = _frontier(writer, vector, sign, tokens, work)
     best = sorted(frontier.values(), key=lambda point: -point.rho_squared)[:TRIED]

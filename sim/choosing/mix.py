@@ -52,6 +52,7 @@ def mix(
     tokens: Sequence[int] | None = None,
     layers: Sequence[int] | None = None,
     chat: bool = False,
+    other_weights: bool = False,
 ) -> Mix:
     """The mix of vectors that gains most of a concept for its cost: ``S^-1 g`` after each block, near strength 0 (N23.mix).
 
@@ -64,6 +65,7 @@ def mix(
         tokens: the concept's tokens; those that any of the vectors promotes if left out.
         layers: blocks of which a mix is made; all that every vector has if left out.
         chat: whether prompts are what a user says.
+        other_weights: whether vectors for the same model with other weights will do.
 
     Raises:
         ValueError: no vector, one for another model; vectors without a block in common; tokens that the model does not have;
@@ -72,7 +74,7 @@ def mix(
     require(len(vectors) > 0, "vectors", "at least one", "none")
     for vector in vectors:
         require(isinstance(vector, SteeringVector), "vectors", "steering vectors", shown(vector))
-        vector.require_fits(lm)
+        vector.require_fits(lm, other_weights=other_weights)
     shared = sorted(set.intersection(*(set(vector.layers) for vector in vectors)))
     require(len(shared) > 0, "vectors", "directions for one block in common", "none")
     shared = shared if layers is None else list(layers)

@@ -79,6 +79,8 @@ def prompts_of(prompt: Sequence[str] | None, prompts: Path | None) -> list[str]:
         return [_prompt_of(f"entry {k} of {prompts.name}", row) for k, row in enumerate(listed)]
     if prompts.suffix == ".jsonl" or all(re.match(r'\{\s*"', line) for line in lines):
         return [_prompt_of(where, row) for where, row in json_lines(prompts, "prompts")]
+    expected = "a list in JSON, whole, or a line of JSON for each prompt"
+    require(prompts.suffix.lower() != ".json", "prompts", expected, f"something else in {prompts.name}")
     return lines
 
 

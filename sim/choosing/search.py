@@ -43,7 +43,7 @@ from sim.choosing.rollouts import (
 from theory.allocation import strength_for_each
 from ufm._check import require, shown, whole_number
 from ufm.interventions import Add
-from ufm.steering import Steering, without_budget
+from ufm.steering import After, All, Steering, without_budget
 
 LOG = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ def choose(
     seed: int = 0,
     chat: bool = False,
     completions: int = 3,
+    other_weights: bool = False,
 ) -> Choice:
     """How hard to push: the largest strength within all limits, or the least that reaches a share of the concept.
 
@@ -120,6 +121,7 @@ def choose(
         seed: of their randomness.
         chat: whether prompts are what a user says.
         completions: for how many prompts what the model writes is kept.
+        other_weights: whether a vector for the same model with other weights will do, another quantisation for instance.
 
     Raises:
         ValueError: no prompts, a steering for another model, a zero vector, a limit that is not positive, an unknown token.
@@ -130,6 +132,8 @@ def choose(
     require(of in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", repr(of))
     limits = _limits(budget, of, share, criteria)
     floor = None if share is None else ShareAtLeast(share)
+    if hasattr(steering, "require_fits"):
+        steering.require_fits(lm, other_weights=other_weights)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
     spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
     nats, of = (None, of) if spent is None else (spent.nats, spent.of)
@@ -138,7 +142,7 @@ def choose(
     settings = _known(lm, steering, layer, tokens) | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
-        return _Search(writer, steering_of(lm, steering, place), limits, floor, concept, sign, settings).run(completions)
+        return _Search(writer, _steering_of(steering, place), limits, floor, concept, sign, settings).run(completions)
 
     if not isinstance(layer, str):
         return choose_at(layer)
@@ -152,17 +156,16 @@ def _known(lm: LanguageModel, steering: Any, layer: int | str | None, tokens: Se
     return model | {"layer": layer, "tokens": "promoted" if tokens is None else "given"}
 
 
-def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering:
+def _steering_of(steering: Any, layer: int | None) -> Steering:
     """What was given as a steering, with a layer for every part.
 
     Raises:
         ValueError: something else; a vector of several layers, without one of them.
     """
     if hasattr(steering, "require_fits"):
-        vector = steering.require_fits(lm)
-        several = layer is None and len(vector.layers) > 1
-        require(not several, "layer", f"one of the vector's {len(vector.layers)} blocks", "none")
-        return vector.steering(vector.layers[0] if layer is None else layer)
+        several = layer is None and len(steering.layers) > 1
+        require(not several, "layer", f"one of the vector's {len(steering.layers)} blocks", "none")
+        return steering.steering(steering.layers[0] if layer is None else layer)
     if isinstance(steering, Steering):
         placed = all(part.layer is not None for part in steering.parts)
         require(
@@ -172,6 +175,11 @@ def steering_of(lm: LanguageModel, steering: Any, layer: int | None) -> Steering
     known = layer is not None and np.ndim(steering) == 1
     require(known, "steering", "a SteeringVector, a Steering({layer: ...}), or a vector [d] with layer=", shown(steering))
     return Steering({layer: Add(jnp.asarray(np.asarray(steering, np.float32)))})
+
+
+def _at_every_token(steering: Steering) -> Steering:
+    """A steering in which what begins after so many tokens begins at once."""
+    return Steering.of([replace(part, tokens=All()) if isinstance(part.tokens, After) else part for part in steering.parts])
 
 
 def _limits(budget: float | None, of: str, share: float | None, criteria: Sequence[Any]) -> tuple[Ceiling, ...]:
@@ -261,7 +269,9 @@ class _Search:
     def _look_at_prompts(self, tokens: Any) -> tuple[Any, FixedText, Tilt]:
         """Which tokens the concept is, and how predictions in the prompts move at strength 0."""
         rollouts, v = prompts_alone(self.writer.prompts), self.lm.config.vocab_size
-        text = self._text(rollouts, skip=False)
+        self.work.read(rollouts)
+        # What is steered after the prompts alone is steered in them here, so that there is something to see.
+        text = FixedText.of(self.lm, rollouts, _at_every_token(self.steering), skip=False)
         self.work.derived(rollouts, self.layer)
         members = np.zeros(v, bool) if tokens is None else members_of(tokens, v)
         tilt, promotion = self._tilt(text, members)
@@ -462,7 +472,7 @@ class _Search:
             cost=cost,
             share=share,
             least_cost=least,
-            efficiency=least / cost.mean,
+            efficiency=least / cost.mean if cost.mean > 0 else None,
             stopped_by=stopped,
             reason="; ".join(filter(None, [self.warning or broken, *self._notes(text.rollouts, *share)])),
             points=tuple(self.points),

@@ -110,7 +110,7 @@ def write_adapter(steering: Steering, folder: str | Path, lm: LanguageModel) -> 
     Raises:
         ValueError: another steering, or one for another model; a folder that holds something.
     """
-    path = Path(folder)
+    path = Path(folder).absolute()
     require_new_folder(path)
     require_sites(without_budget(steering, "a file of weights"), sites_of(lm.config), layers=lm.config.num_layers)
     template, tensors, ranks = _template(lm), {}, {}

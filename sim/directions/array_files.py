@@ -50,7 +50,8 @@ def read_npz(path: Path) -> Contents:
 def write_npz(contents: Contents, path: Path) -> None:
     """Write the arrays and the facts into an archive of NumPy."""
     arrays: dict[str, Any] = {_FACTS: np.asarray(contents.facts), **contents.arrays}
-    np.savez(path, **arrays)
+    with path.open("wb") as file:  # to a name without its ending in small letters NumPy adds one
+        np.savez(file, **arrays)
 
 
 def read_npy(path: Path) -> Contents:
@@ -74,4 +75,5 @@ def write_npy(contents: Contents, path: Path) -> None:
     every = len(blocks) == 1 or blocks == list(range(len(blocks)))
     expected = "one block, or all from block 0 on, in a file that cannot name them (write .npz or .safetensors)"
     require(every, "vector", expected, f"blocks {', '.join(map(str, blocks))}")
-    np.save(path, rows[blocks[0]] if len(blocks) == 1 else np.stack([rows[block] for block in blocks]))
+    with path.open("wb") as file:
+        np.save(file, rows[blocks[0]] if len(blocks) == 1 else np.stack([rows[block] for block in blocks]))

@@ -8,7 +8,7 @@ refused with what to do.
 """
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,29 @@ def writable_target(path: str | Path, argument: str = "path") -> Path:
     known = file.suffix.lower() in _WRITERS
     require(known, argument, f"a file that ends in {', '.join(ENDINGS)}", shown(str(path)))
     return writable_file(file, argument)
+
+
+def require_blocks(file: Path, blocks: Sequence[int] | None, argument: str) -> None:
+    """Refuse blocks that a vector file cannot name by its format, before a vector is made.
+
+    Args:
+        file: from `writable_target`.
+        blocks: those that are asked for; None for all, or where they are not yet known.
+        argument: what they were given as.
+
+    Raises:
+        ValueError: block 0 alone for GGUF; several blocks that do not begin at 0, or not each, for .npy.
+    """
+    if blocks is None:
+        return
+    write, asked = _WRITERS[file.suffix.lower()], sorted(set(blocks))
+    if write is write_gguf:
+        expected = f"a block from 1 on for {file.name}, as llama.cpp has no control vector for block 0 (write .safetensors)"
+        require(asked != [0], argument, expected, "block 0 only")
+    if write is write_npy:
+        whole = len(asked) == 1 or asked == list(range(len(asked)))
+        expected = f"one block, or all from block 0 on, for {file.name} (write .npz or .safetensors)"
+        require(whole, argument, expected, f"blocks {', '.join(map(str, asked))}")
 
 
 def _kind(path: Path) -> str:

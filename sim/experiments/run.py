@@ -207,10 +207,13 @@ def foresee(out: str | Path, stages: Sequence[str] | None = None, **arguments: A
         return estimate(experiment, order, hosts=arguments.get("hosts", 1))
 
 
-def runs(folder: str | Path) -> Iterator[Store]:
-    """The stores of all runs in a folder and in its subfolders."""
+def tables(folder: str | Path) -> Iterator[str]:
+    """A table of each run in a folder and in its subfolders; of one that cannot be read, what is wrong with it."""
     for path in sorted({file.parent for file in Path(folder).glob(f"**/{DATA}")}):
-        yield read_store(path)
+        try:
+            yield as_table(read_store(path))
+        except ValueError as error:
+            yield f"{path}\n  cannot be read: {error}"
 
 
 def as_table(store: Store) -> str:

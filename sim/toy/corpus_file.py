@@ -89,7 +89,11 @@ class _File(NamedTuple):
 
 
 def _table(path: Path, text: str) -> _File:
-    lines = [(k, [cell.strip() for cell in row]) for k, row in enumerate(csv.reader(text.splitlines()), 1) if any(row)]
+    reader = csv.reader(text.splitlines())
+    try:
+        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected a table in CSV, got line {reader.line_num}, where {error}") from error
     begin = "a first line context,concept[,weight],TOKEN,TOKEN,..., a second concept,,CONCEPT,CONCEPT,..., and contexts"
     require(len(lines) >= 3, str(path), begin, f"{len(lines)} lines that are not empty")
     (first, header), (second, owners), *rest = lines

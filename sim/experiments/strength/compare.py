@@ -89,13 +89,12 @@ def compare(folders: Sequence[str | Path], page: str | Path) -> Path:
     require(len(paths) > 1, "folders", "two runs or more", len(paths))
     twice = len({path.resolve() for path in paths}) < len(paths)
     require(not twice, "folders", "different runs", ", ".join(str(path) for path in paths))
+    target = output.writable_file(page, "out")
     runs = [read_run(path) for path in paths]
     names = names_of_layers(runs)
     claims = [run.claims(own) for run, own in zip(runs, names, strict=True)]
     keys = list(dict.fromkeys(key for of_run in claims for key in of_run))
     first = runs[0].about
-    target = Path(page)
-    output.prepare_folder(target.parent)
     return write_page(
         target,
         "comparison.html",

@@ -17,7 +17,7 @@ from tests.ufm.test_directional_interventions import (
     plain_when,
 )
 from theory import arc
-from ufm import Ablate, Add, After, Clamp, Last, NormPreservingAdd, Rotate, Steering, When
+from ufm import Ablate, Add, After, Clamp, Last, NormPreservingAdd, Rotate, Steering, When, Where
 
 NAMES = ["gpt2", "gemma3, scaled"]
 
@@ -138,6 +138,33 @@ def test_several_layers_and_sites_in_one_program(small, name, last_only):
             np.testing.assert_allclose(rows, expected[-1], atol=2e-4)
         else:
             np.testing.assert_allclose(rows[-len(prompt) :], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("layers", [(0, 1), (0, 1, 2)])
+def test_what_comes_first_acts_first_at_every_layer(small, layers):
+    """Though parts at several layers are stacked by what they are, and a kind is not first everywhere."""
+    model = small("llama, grouped, tied")
+    made = kinds(model.config.d_model)
+    orders = [("clamp", "rotate"), ("rotate", "ablate"), ("clamp", "ablate")][-len(layers) :]
+    names = dict(zip(layers, orders, strict=True))
+    steering = Steering({layer: [made[name][0] for name in order] for layer, order in names.items()})
+    alpha, prompt = 0.7, PROMPTS[0]
+    parts = [(i, "residual", made[name][1], alpha, [True] * len(prompt)) for i, order in names.items() for name in order]
+    expected = block_by_block(model, prompt, parts)[-1]
+    got = swept(model, steering, np.full((1, len(parts)), alpha))[0, 0]
+    np.testing.assert_allclose(got, expected, atol=2e-4)
+    written = model.generate([prompt], max_new_tokens=1, steering=steering, alpha=alpha).tokens[0]
+    assert list(written) == [int(expected.argmax())]
+
+
+@pytest.mark.parametrize("tokens", [After([7, 1]), Where(np.ones((2, 9), bool))])
+def test_selections_for_fewer_contexts_are_refused(small, tokens):
+    model = small("gpt2")
+    steering = Steering({1: Ablate(vector(model.config.d_model))}, tokens=tokens)
+    with pytest.raises(ValueError, match=r"^tokens: expected .* each of 3 contexts, got 2 of them"):
+        model.generate(PROMPTS, max_new_tokens=1, steering=steering)
+    with pytest.raises(ValueError, match=r"^tokens: expected .* each of 3 contexts, got 2 of them"):
+        model.split(PROMPTS).resolve(steering)
 
 
 def test_losses(small):

@@ -15,6 +15,7 @@ from sim.choosing import request
 from sim.choosing.criteria import statistic
 from sim.choosing.mix import mix
 from sim.choosing.rollouts import Effects, Rollouts
+from sim.directions.vector import ModelTag
 from tests.sim.bridge.test_model import letters
 from tests.sim.test_cli import run
 
@@ -87,6 +88,8 @@ def test_prompts_may_be_lines_of_json(folder, monkeypatch, capsys):
         ("list.json", "[]", "at least one, got an empty list in list.json"),
         ("half.jsonl", '"A"\n"\\ud83d"', "lone surrogate .* in line 2 of half.jsonl"),
         ("half.json", '["\\ud83d"]', "lone surrogate .* in entry 0 of half.json"),
+        ("comma.json", '[\n "A",\n "B",\n]', "a list in JSON, whole.* got something else in comma.json"),
+        ("object.json", '{\n "prompts": ["A"]\n}', "a list in JSON, whole.* got something else in object.json"),
     ):
         (folder / name).write_text(written)
         with pytest.raises(ValueError, match=f"^prompts: .*{words}"):
@@ -138,6 +141,46 @@ def test_a_bare_direction_needs_a_layer(folder, monkeypatch, capsys):
     code, _, err = run(monkeypatch, capsys, *options, "--layer", "9")
     assert code == 2
     assert err.startswith("ufm: ")
+
+
+def test_a_vector_for_other_weights_is_taken_if_that_is_said(folder, monkeypatch, capsys, lm):
+    other = sim.read_vector("joy.safetensors")
+    tag = replace(ModelTag.of(lm), fingerprint="another")
+    sim.write_vector(replace(other, model=tag), "joy.safetensors")
+    options = ("--prompts", "prompts.txt", "--layer", "1", "--budget", "0.05")
+    code, _, err = asked(monkeypatch, capsys, *options)
+    assert (code, "--other-weights" in err) == (2, True)
+    code, out, _ = asked(monkeypatch, capsys, *options, "--other-weights")
+    assert code == 0
+    assert out.startswith("alpha ")
+
+
+@pytest.mark.parametrize("name", ["joy.gguf", "joy.GGUF"])
+def test_a_block_that_the_file_cannot_name_is_refused_before_the_search(folder, monkeypatch, capsys, name):
+    monkeypatch.setattr("sim.bridge.model.load", None)
+    options = ("--prompts", "prompts.txt", "--layer", "0", "--out", "page", "--fold", name)
+    code, _, err = asked(monkeypatch, capsys, *options)
+    assert code == 2
+    assert err.startswith("ufm: fold: expected a block from 1 on")
+    assert not (folder / "page").exists()
+
+
+def test_a_path_that_is_too_long_is_a_line(folder, monkeypatch, capsys):
+    code, _, err = asked(monkeypatch, capsys, "--prompts", "a prompt that is no file " * 20)
+    assert code == 2
+    assert err.startswith("ufm: ")
+
+
+def test_away_from_concepts_the_share_of_what_that_promotes_rises(folder, monkeypatch, capsys, lm):
+    vectors = {name: sim.SteeringVector({1: RNG.normal(size=32)}, name) for name in ("joy", "optimistic")}
+    monkeypatch.setattr("sim.choosing.request.make_vector", lambda *_, name, **__: vectors[name])
+    options = ("--concept", "joy", "--concept", "optimistic", "--prompts", "prompts.txt", "--layer", "1", "--budget", "0.05")
+    code, _, _ = run(monkeypatch, capsys, "choose", "--horizon", "4", *options, "--away", "--json", "away.json")
+    result = json.loads((folder / "away.json").read_text())
+    assert code == 0
+    assert result["alpha"] < 0
+    assert result["settings"]["tokens"] == "promoted"
+    assert result["share"]["after"] > result["share"]["before"]
 
 
 def test_the_layer_is_chosen_too(folder, monkeypatch, capsys):

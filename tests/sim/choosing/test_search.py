@@ -279,6 +279,29 @@ def test_the_interval_of_a_law_is_known():
     assert high == pytest.approx(1.0, rel=1e-3)
 
 
+def test_an_interval_that_no_sample_tells_is_all_that_was_looked_at():
+    effects = {alpha: text_effects([np.ones((2, 1))] * 5) for alpha in (0.5, 1.0, 2.0)}
+    assert interval_of(lambda *_: 0.3, effects, 0.6, 0) == pytest.approx((0.5, 2.0))
+    assert interval_of(lambda *_: np.nan, effects, 4.0, 0) == pytest.approx((0.5, 4.0))
+
+
+def test_what_is_steered_after_the_prompts_alone_has_a_strength(lm):
+    later = sim.Steering({1: sim.Add(V)}, tokens=sim.After(9))
+    choice = choose(lm, later, PROMPTS, horizon=6, tokens=TOKENS, budget=0.05)
+    written = Writer(lm, tuple(map(tuple, PROMPTS)), 6, Sampling(temperature=1.0), 0)(later, choice.points[-1].on)
+    text = FixedText.of(lm, written, later)
+    expected = bisected(lambda alpha: np.log(statistic(text.effects(alpha, MEMBERS).kl, "p95") / 0.05))
+    assert choice.alpha == pytest.approx(expected, rel=0.012)
+
+
+def test_a_strength_that_costs_nothing_has_no_efficiency(lm):
+    choice = choice_of(lm, criteria=[NormRatio(1e-12)])
+    assert choice.cost.mean == 0
+    assert choice.efficiency is None
+    assert "moves the concept's mean share" in str(choice)
+    json.dumps(choice.as_json(), allow_nan=False)
+
+
 def text_effects(values):
     from sim.choosing.rollouts import Effects
 

@@ -99,6 +99,16 @@ def test_what_is_written_comes_back_bit_for_bit(small, tmp_path, name, module):
     assert json.loads((folder / CONFIG).read_text())["target_modules"] == [module.format(1), module.format(2)]
 
 
+def test_the_folder_may_be_the_one_we_are_in(small, tmp_path, monkeypatch):
+    lm = small("llama")
+    update = ufm.LoRA(np.ones((4, lm.config.d_mlp), np.float32), np.ones((lm.config.d_model, 4), np.float32))
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    folder = sim.write_adapter(sim.Steering({0: update}, site="mlp_down"), ".", lm)
+    assert sorted(file.name for file in folder.iterdir()) == sorted([CONFIG, WEIGHTS])
+    assert set(by_layer(sim.read_adapter(folder, lm))) == {0}
+
+
 def test_half_types_and_other_prefixes_are_read(small, adapter):
     tensors = matrices(1, module="language_model.model.layers.{}.mlp.down_proj", dtype=ml_dtypes.bfloat16)
     (update,) = by_layer(sim.read_adapter(adapter(tensors), small("llama"))).values()

@@ -122,6 +122,15 @@ def test_make_is_what_python_makes_of_pairs(folder, monkeypatch, capsys, spellin
     assert result[2].tobytes() == expected[2].tobytes()
 
 
+@pytest.mark.parametrize(("only", "name"), [("0", "calm.gguf"), ("1,2", "calm.npy"), ("0,2", "calm.NPY")])
+def test_blocks_that_the_file_cannot_name_are_refused_at_once(folder, monkeypatch, capsys, only, name):
+    (folder / "calm.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    options = ("--pairs", "calm.jsonl", "--model", "nowhere", "--only", only, "--out", name)
+    code, _, err = run(monkeypatch, capsys, "vector", "make", *options)
+    assert code == 2
+    assert err.startswith("ufm: only: expected ")
+
+
 def test_make_is_what_python_makes_of_texts(folder, monkeypatch, capsys, spelling):
     (folder / "up.txt").write_text("ABC\n\nABD\n")
     (folder / "down.txt").write_text("XYZ\n XYY \n")

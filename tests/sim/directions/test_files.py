@@ -69,6 +69,14 @@ def test_everything_comes_back_bit_for_bit(vector, tmp_path, ending):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("ending", [".NPY", ".Npz", ".GGUF", ".SafeTensors"])
+def test_endings_may_be_in_capitals(tmp_path, ending):
+    bare = SteeringVector({3: np.ones(2, np.float32)})
+    path = sim.write_vector(bare, tmp_path / f"v{ending}")
+    assert sim.read_vector(path, layer=3 if ending == ".NPY" else None)[3].tobytes() == bare[3].tobytes()
+    assert [file.name for file in tmp_path.iterdir()] == [f"v{ending}"]
+
+
 @pytest.mark.parametrize("ending", [".safetensors", ".npz", ".gguf"])
 def test_a_vector_without_facts_comes_back(tmp_path, ending):
     bare = SteeringVector({3: np.ones(2, np.float32)})

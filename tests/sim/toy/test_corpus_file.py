@@ -106,6 +106,14 @@ def test_what_is_wrong_is_refused_with_file_and_line(read, name, change, message
         read(text.replace(change[0], change[1], 1), name)
 
 
+def test_lines_are_those_of_the_file_and_csv_that_is_none_is_refused(read):
+    where = next(k for k, line in enumerate(TABLE.splitlines()) if line.startswith("the pet is a"))
+    with pytest.raises(ValueError, match=rf"own.csv, line {where + 2}: expected \d+ cells"):
+        read(TABLE.replace("the pet is a,animal", '"the\npet is a",animal,0.1', 1), "own.csv")
+    with pytest.raises(ValueError, match=r"own.csv: expected a table in CSV, got line \d+"):
+        read(TABLE + '"' + "x" * 140_000, "own.csv")
+
+
 def test_unseen_tokens_are_refused_with_a_way_out(read):
     with pytest.raises(ValueError, match=r"smoothing.*got 0 for 'cat' after 'red red'"):
         read(DOCUMENTS, "own.txt")

@@ -66,6 +66,11 @@ def test_the_command_writes_the_page(runs, tmp_path):
     assert (tmp_path / "a" / "b.html").is_file()
 
 
+def test_a_folder_is_no_page(runs, tmp_path):
+    with pytest.raises(ValueError, match=r"^out: expected a file to write, got the folder"):
+        compare(runs, tmp_path)
+
+
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     with pytest.raises(ValueError, match=r"^folders: .*got 1"):
         compare(runs[:1], tmp_path / "page.html")

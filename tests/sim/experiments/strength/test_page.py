@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import sim.experiments.run as run_module
 from sim.cli import app
-from sim.experiments.run import as_table, prepare, runs
+from sim.experiments.run import as_table, prepare, tables
 from sim.experiments.settings import PRESETS
 from sim.experiments.store import Layout, open_store
 from sim.experiments.strength.page import LEADS, summary, write
@@ -98,13 +98,21 @@ def test_an_unfinished_run_has_a_page_of_what_there_is(done, tmp_path):
 
 
 def test_runs_are_listed(done, tmp_path):
-    (store,) = runs(done.store.path)
-    table = as_table(store)
+    (table,) = tables(done.store.path)
     assert "tiny 0 (fingerprint 0 1.0), judged by tiny 2" in table
     assert "not finished" not in table
     store = open_store(tmp_path / "other", dict(done.store.about))
     store.fill("blocks", Layout({"x": np.arange(3)}, {"y": (("x",), "float32")}, {"x": 1}), lambda cell: {"y": [1.0]})
     assert "3 of 3 cells" in as_table(store)
+
+
+def test_a_damaged_run_does_not_hide_the_others(done, tmp_path):
+    for name in ("damaged", "whole"):
+        shutil.copytree(done.store.path, tmp_path / name)
+    (tmp_path / "damaged" / "data.zarr" / "zarr.json").write_text("{")
+    damaged, whole = tables(tmp_path)
+    assert damaged.startswith(f"{tmp_path / 'damaged'}\n  cannot be read: ")
+    assert "judged by tiny 2" in whole
 
 
 def refused(*arguments):
