@@ -161,7 +161,7 @@ def efficiency(log_p: Float[Array, "... V"], m: Float[Array, "... V"], members: 
     return between / (between + f * variance + g * other)
 
 
-# --- N18: a budget from two moments ----------------------------------------------------------------------------------
+# --- N18: a budget from a variance and an end ---------------------------------------------------------------------------
 
 
 class Spread(NamedTuple):

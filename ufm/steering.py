@@ -167,7 +167,8 @@ class After(Tokens):
 
     def contexts(self) -> int | None:
         """How many there is a length for; None where all have the same."""
-        return None if np.ndim(self.length) == 0 else np.shape(self.length)[0]
+        length = jnp.asarray(self.length)
+        return length.shape[0] if length.ndim else None
 
     def _beyond(self, position: Int[Array, "n ..."], context: Int[Array, " n"]) -> Bool[Array, "n ..."]:
         length = jnp.asarray(self.length)
@@ -203,7 +204,8 @@ class Where(Tokens):
 
     def contexts(self) -> int | None:
         """How many there is a row for; None where all have the same."""
-        return np.shape(self.mask)[0] if np.ndim(self.mask) == 2 else None
+        mask = jnp.asarray(self.mask)
+        return mask.shape[0] if mask.ndim == 2 else None
 
     def chosen(self, mask: Bool[Array, "n T"], context: Int[Array, " n"]) -> Bool[Array, "n T"]:
         """The positions of the mask that are not padding.

@@ -171,7 +171,7 @@ COSTS_FIGURES: dict[str, Drawing] = {
         safe_strengths,
         "N4, N18 and N20",
         "The largest strength for a budget of KL after one context. The bounds are certain and so lie below what is "
-        "measured; the one from two moments (N18) comes closest.",
+        "measured; the one from a variance and an end (N18) comes closest.",
     ),
     "texts": Drawing(
         "texts",

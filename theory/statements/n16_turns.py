@@ -175,8 +175,8 @@ STATEMENTS = (
         claim=_TURNS,
         twin=_ONE_BUMP,
         hypotheses=_HYPOTHESES,
-        remarks="s = 1 is theorem 3.6 for the target, s = 2 one bump or one dip. Attained for every s. Concepts between the "
-        "extremes need not have the shape of a bump.",
+        remarks="s = 1 is theorem 3.6 for the target; s = 2 without ties is one bump or one dip. Attained for every s. "
+        "Concepts between the extremes need not have the shape of a bump.",
         proof=_PROOF,
         figure="turns",
     ),

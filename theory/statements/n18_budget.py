@@ -144,7 +144,7 @@ _QUADRATIC_IF_SHORT = _within_budget(
 STATEMENTS = (
     Statement(
         id="N18",
-        title="A sharp budget from two moments",
+        title="A sharp budget from a variance and an end",
         source="N18",
         claim=_SHARP,
         twin=_QUADRATIC_IF_SHORT,

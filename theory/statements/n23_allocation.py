@@ -530,8 +530,9 @@ STATEMENTS = (
         claim=_INTERFERENCE,
         twin=_INTERFERENCE_TWIN,
         hypotheses=_BOTH,
-        remarks="So every token is likeliest at one point of the space of strengths, if it is anywhere, and falls off from "
-        "it in every direction. What a second vector adds to the effect of the first is Cov(1_T, M) under the first.",
+        remarks="So, if no combination of the M_i is constant, every token is likeliest at one point of the space of "
+        "strengths, if it is anywhere, and falls off from it in every direction. What a second vector adds to the effect of "
+        "the first is Cov(1_T, M) under the first.",
         proof="proofs/N23",
     ),
     Statement(
