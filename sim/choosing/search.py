@@ -236,7 +236,7 @@ class _Search:
         last = self.lm.config.num_layers - 1
         LOG.info("block %d (of 0 to %d): the first guess is strength %.4g", self.layer, last, self.sign * guess)
         if any(limit.needs_base_text for limit in self.limits):
-            base = self._text(self.writer(), wrote=True)
+            base = self._text(self.writer())
             self.base_loss = float(np.mean(base.entropy[base.rollouts.counted]))
         before = float(np.nanmean(self.tilt.share))
         bounds = bounds_of(self.lm, self.prompts, self.tilt, self.budget, self.sign)
@@ -345,18 +345,18 @@ class _Search:
         writer = self.writer if horizon is None else replace(self.writer, horizon=horizon)
         for strength in alpha / 2.0 ** np.arange(halvings + 1):
             try:
-                return self._text(writer(self.steering, self.sign * float(strength)), wrote=True), float(strength)
+                return self._text(writer(self.steering, self.sign * float(strength))), float(strength)
             except ValueError as error:
                 if "finite" not in str(error):
                     raise
                 self.too_large = min(self.too_large, float(strength))
         raise _NotFiniteError(f"at strength {self.sign * self.too_large:.4g} logits are not finite")
 
-    def _text(self, rollouts: Rollouts, *, wrote: bool = False, skip: bool = True) -> FixedText:
-        if wrote:
-            self.work.wrote(rollouts)
+    def _text(self, rollouts: Rollouts) -> FixedText:
+        """A text that the model wrote, read."""
+        self.work.wrote(rollouts)
         self.work.read(rollouts)
-        return FixedText.of(self.lm, rollouts, self.steering, skip=skip)
+        return FixedText.of(self.lm, rollouts, self.steering)
 
     def _solve(self, text: FixedText, written: float, tolerance: float) -> tuple[float, dict[float, Effects]]:
         """The strength on a text that was written at another, and what was looked at.

@@ -14,7 +14,6 @@ from safetensors.numpy import save_file
 
 from sim.bridge.files import reading
 from sim.directions.file_format import KEY, Contents
-from ufm._check import require
 
 _FACTS = "facts"
 
@@ -65,15 +64,8 @@ def read_npy(path: Path) -> Contents:
 
 
 def write_npy(contents: Contents, path: Path) -> None:
-    """Write the directions into a file of NumPy: ``[d]`` of one block, ``[L, d]`` of all from block 0 on.
-
-    Raises:
-        ValueError: several blocks that do not begin at 0, or not each.
-    """
+    """Write the directions into a file of NumPy: ``[d]`` of one block, ``[L, d]`` of all from block 0 on."""
     rows = {int(name.split(".")[1]): array for name, array in contents.arrays.items() if name.startswith("direction.")}
     blocks = sorted(rows)
-    every = len(blocks) == 1 or blocks == list(range(len(blocks)))
-    expected = "one block, or all from block 0 on, in a file that cannot name them (write .npz or .safetensors)"
-    require(every, "vector", expected, f"blocks {', '.join(map(str, blocks))}")
     with path.open("wb") as file:
         np.save(file, rows[blocks[0]] if len(blocks) == 1 else np.stack([rows[block] for block in blocks]))

@@ -93,6 +93,7 @@ def write_vector(vector: SteeringVector, path: str | Path) -> Path:
         ValueError: another ending, a folder that cannot be written, blocks that the format cannot name.
     """
     file = writable_target(path)
+    require_blocks(file, vector.layers, "vector")
     write = _WRITERS[file.suffix.lower()]
     contents = contents_of(for_gguf(vector) if write is write_gguf else vector)
     return write_whole(file, lambda temporary: write(contents, temporary))
@@ -115,7 +116,7 @@ def writable_target(path: str | Path, argument: str = "path") -> Path:
 
 
 def require_blocks(file: Path, blocks: Sequence[int] | None, argument: str) -> None:
-    """Refuse blocks that a vector file cannot name by its format, before a vector is made.
+    """Refuse blocks that a vector file cannot name by its format.
 
     Args:
         file: from `writable_target`.
@@ -129,11 +130,11 @@ def require_blocks(file: Path, blocks: Sequence[int] | None, argument: str) -> N
         return
     write, asked = _WRITERS[file.suffix.lower()], sorted(set(blocks))
     if write is write_gguf:
-        expected = f"a block from 1 on for {file.name}, as llama.cpp has no control vector for block 0 (write .safetensors)"
+        expected = "a block from 1 on, as llama.cpp has no control vector for block 0 (write .safetensors)"
         require(asked != [0], argument, expected, "block 0 only")
     if write is write_npy:
         whole = len(asked) == 1 or asked == list(range(len(asked)))
-        expected = f"one block, or all from block 0 on, for {file.name} (write .npz or .safetensors)"
+        expected = "one block, or all from block 0 on, in a file that cannot name them (write .npz or .safetensors)"
         require(whole, argument, expected, f"blocks {', '.join(map(str, asked))}")
 
 

@@ -58,16 +58,10 @@ def _value(reader: gguf.GGUFReader, key: str, path: Path) -> Any:
 
 
 def for_gguf(vector: SteeringVector) -> SteeringVector:
-    """The vector without block 0, which llama.cpp has no direction for; it is left out with a warning.
-
-    Raises:
-        ValueError: a direction for block 0 only.
-    """
+    """The vector without block 0, which llama.cpp has no direction for, with a warning. There must be another block."""
     if 0 not in vector.layers:
         return vector
     later = [layer for layer in vector.layers if layer > 0]
-    expected = "a block from 1 on, as llama.cpp has no control vector for block 0 (write .safetensors)"
-    require(len(later) > 0, "vector", expected, "block 0 only")
     said = "GGUF: the direction of block 0 is left out, as llama.cpp refuses files that have one; .safetensors keeps it"
     warnings.warn(said, stacklevel=4)
     return vector.at(later)
