@@ -40,6 +40,9 @@ MANY = 20_000
 CANDIDATES = 8
 """How many of the tables that break a margin are tried in exact arithmetic."""
 
+FAMILIES = ("uniform", "weighted", "tied", "per-context-a", "per-context-b", "mixed", "free")
+"""Families of `theory.random_instances` of which it is known which small tables are of them; of others there are none."""
+
 _BLENDED = {"weighted", "per-context-a", "per-context-b", "mixed"}
 """Families that have every table in which target tokens gain log-odds, if each concept has one context."""
 
@@ -211,6 +214,8 @@ def _fit(counts: np.ndarray, layout: ConceptPartition, families: Sequence[str]) 
     """Which tables are of one of the families, or of a smaller one: ``[n]``."""
     if "free" in families:
         return np.ones(len(counts), dtype=bool)
+    if not set(families) & set(FAMILIES):
+        return np.zeros(len(counts), dtype=bool)
     own = np.array(layout.of_token) == np.array(layout.of_context)[:, None]
     inside, outside = (np.where(mask, counts, fill) for mask, fill in ((own, np.iinfo(int).max), (~own, 0)))
     least, lowest = inside.min(axis=1), np.where(own, np.iinfo(int).max, counts).min(axis=1)

@@ -23,7 +23,7 @@ FIGURES: dict[str, Drawing] = {
     **COSTS_FIGURES,
 }
 """Every toy figure of a reproduction, by the name of its files; others: `VALIDATION_FIGURES`, `UPPERCASE_FIGURES`,
-`PREFERENCE_FIGURES`, `CHOOSING_FIGURES`."""
+`PREFERENCE_FIGURES`, `CHOOSING_FIGURES`, and `STRENGTH_FIGURES` of `sim.figures.strength`."""
 
 __all__ = [
     "ARC_FIGURES",

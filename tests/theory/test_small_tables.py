@@ -48,6 +48,11 @@ def test_families_of_fewer_tables_are_those_of_their_definitions():
         assert all(len(set(row[of_token == g])) == 1 for row in table.counts for g in set(table.layout.of_token))
 
 
+def test_there_are_none_of_a_family_of_which_nothing_is_known():
+    assert tables((2, 2), ("another",)) == []
+    assert len(tables((2, 2), ("another", "uniform"))) == len(tables((2, 2), ("uniform",))) > 0
+
+
 def test_the_smallest_tables_in_tenths_are_all_looked_at():
     """By hand: of two tokens with p(0) = a after c0 and b < a after c1, in tenths."""
     pairs = {(a, b) for a in range(1, 10) for b in range(1, a)}
