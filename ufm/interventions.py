@@ -1,4 +1,4 @@
-"""What an intervention is, and those that can be trained: what is added at a linear site ``y = A x + b`` of a model (W, arXiv:2602.02343).
+"""What an intervention is, and those that can be trained: what is added at a site ``y = A x + b`` (W, arXiv:2602.02343).
 
     Add      y + alpha v                  a steering vector
     LoRA     y + alpha up down x          a matrix of low rank
