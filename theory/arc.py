@@ -155,7 +155,10 @@ def law(
 @typed
 def law_logits(law: RationalQuadratic, alpha: Scalar | float) -> Float[Array, " V"]:
     """Logits at a strength, ``[V]``."""
-    return (law.offsets + law.slopes * alpha) / jnp.hypot(1, (alpha - law.centre) / law.width) + law.c
+    # In units of the strength, as nothing of its size is too large then.
+    unit = lax.stop_gradient(jnp.maximum(1, jnp.abs(alpha)))
+    away = (alpha / unit - law.centre / unit) / law.width
+    return (law.offsets / unit + law.slopes * (alpha / unit)) / jnp.hypot(1 / unit, away) + law.c
 
 
 @typed
@@ -167,8 +170,10 @@ def arc_logits(arc: Arc, theta: Scalar | float) -> Float[Array, " V"]:
 @typed
 def logits_at(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
     """Logits at a strength, ``[V]``: precise at large strengths too, whose angle has no digits left for its cosine."""
-    t = (alpha - arc.centre) / arc.width
-    return (arc.A + arc.B * t) / jnp.hypot(1, t) + arc.c
+    # In units of the strength, as in `law_logits`.
+    unit = lax.stop_gradient(jnp.maximum(1, jnp.abs(alpha)))
+    near, far = 1 / unit, (alpha / unit - arc.centre / unit) / arc.width
+    return (arc.A * near + arc.B * far) / jnp.hypot(near, far) + arc.c
 
 
 @typed
@@ -196,7 +201,8 @@ def tangent_bound(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
 
     It is ``sqrt(A_z^2 + B_z^2) alpha^2 / (2 L)``. A tangent is what an update of W of rank one gives.
     """
-    return jnp.hypot(arc.A, arc.B) * (alpha / arc.width) ** 2 / 2
+    length = jnp.hypot(arc.A, arc.B)
+    return jnp.minimum((alpha / arc.width) ** 2, jnp.finfo(length.dtype).max) * length / 2
 
 
 @typed
@@ -285,7 +291,7 @@ def limit_bound(
     in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
     d = v.shape[-1]
     seen = as_seen(v, kind)
-    sine = jnp.hypot(reach, jnp.sqrt(d * eps)) / (jnp.abs(alpha) * jnp.linalg.norm(seen))
+    sine = jnp.hypot(reach, jnp.sqrt(d * eps)) / jnp.abs(alpha) / jnp.linalg.norm(seen)
     within = jnp.minimum(sine, 1)
     # The chord 2 sin(phi / 2), without the cancellation of 1 - cos(phi). The root has no slope where the cosine is 0.
     cosine = jnp.sqrt(jnp.where(sine < 1, 1 - within**2, 1))

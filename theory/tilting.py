@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -33,7 +34,14 @@ def tilt(m: Float[Array, " V"], alpha: Scalar | float) -> Float[Array, " V"]:
 
     It is 0 for the tokens that the strength favours most, however large it is, so that nothing is lost to rounding where
     ``alpha M`` itself has no digits left after the point.
+
+    Raises:
+        ValueError: outside transformations, a strength at which ``alpha M`` is beyond the largest float.
     """
+    if not isinstance(alpha, jax.core.Tracer) and not isinstance(m, jax.core.Tracer):
+        reach = max(np.abs(np.asarray(m, float)).max(), np.ptp(np.asarray(m, float)), 1.0)
+        most = float(jnp.finfo(m.dtype).max) / reach
+        require(bool(abs(float(alpha)) <= most), "alpha", f"a strength at which alpha M is finite in {m.dtype}", alpha)
     return alpha * (m - favoured(m, alpha))
 
 

@@ -164,10 +164,14 @@ def logits(model: FreeFeatures) -> Float[Array, "m V"]:
     """The logits of every context, ``[m, V]``.
 
     Raises:
-        ValueError: W and H that do not fit each other.
+        ValueError: W and H that do not fit each other; outside transformations, logits that are not finite.
     """
     check_sizes("model", model)
-    return model.decode(model.H.T)
+    values = model.decode(model.H.T)
+    if not isinstance(values, jax.core.Tracer):
+        whole = bool(jnp.isfinite(values).all())
+        require(whole, "model", f"one whose logits are finite ({model.described})", "one whose logits are not")
+    return values
 
 
 @typed

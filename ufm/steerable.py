@@ -146,9 +146,12 @@ def one_strength(steering: Steering, alpha: Any) -> Any:
     """A strength, or one for each part of a steering, as it is (a boundary check).
 
     Raises:
-        ValueError: another number of strengths; outside transformations, one that is not finite.
+        ValueError: another number of strengths; outside transformations, one that is not finite, as it is or in the
+            precision of the scope.
     """
     value = number("alpha", alpha)
+    if not isinstance(value, jax.core.Tracer):
+        _require_in_range("alpha", np.asarray(value, float))
     parts = len(steering.parts)
     fits = np.ndim(value) == 0 or np.shape(value) == (parts,)
     require(fits, "alpha", f"a number, or one for each of the {parts} interventions", f"shape {np.shape(value)}")
@@ -376,8 +379,13 @@ def strengths(alphas: Any) -> Float[Array, "K *k"]:
     """
     if isinstance(alphas, jax.core.Tracer):
         return jnp.atleast_1d(alphas)
-    array, kind = np.atleast_1d(finite("alphas", alphas)), jnp.zeros(()).dtype
+    array = np.atleast_1d(finite("alphas", alphas))
     require(array.ndim in (1, 2) and array.size > 0, "alphas", "a list of strengths", f"shape {array.shape}")
-    most = float(jnp.finfo(kind).max)
-    require(bool((np.abs(array) <= most).all()), "alphas", f"strengths up to {most:.3g}, in {kind}", np.abs(array).max())
+    _require_in_range("alphas", array)
     return jnp.asarray(array)
+
+
+def _require_in_range(argument: str, array: np.ndarray) -> None:
+    kind = jnp.zeros(()).dtype
+    most = float(jnp.finfo(kind).max)
+    require(bool((np.abs(array) <= most).all()), argument, f"strengths up to {most:.3g}, in {kind}", np.abs(array).max())

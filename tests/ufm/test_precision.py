@@ -279,6 +279,19 @@ def test_logits_that_are_not_finite_are_an_error_that_names_type_and_strength(me
 def test_strengths_beyond_the_precision_of_the_scope_are_refused():
     with jax.enable_x64(False), pytest.raises(ValueError, match=r"^alphas: .*float32"):
         divergence(MODELS["ufm"], [0], jnp.ones(6), [1.0, 1e39])
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"^alpha: .*float32, got 1e\+39"):
+        steer(MODELS["ufm"], [0], jnp.ones(6), 1e39)
+
+
+@pytest.mark.parametrize(
+    "measured", [ufm.logits, lambda model: ufm.gap(model, CORPUS), lambda model: ufm.cross_entropy(model, CORPUS)]
+)
+def test_a_model_whose_logits_overflow_is_refused(measured):
+    with jax.enable_x64(False):
+        model = MODELS["ufm"]
+        assert np.isfinite(measured(replace(model, W=1e20 * model.W))).all()
+        with pytest.raises(ValueError, match=r"^model: .*finite \(UFM, float32\)"):
+            measured(replace(model, W=1e38 * model.W, H=1e3 * model.H))
 
 
 def test_one_logit_that_is_not_finite_spoils_all_of_them():
@@ -302,6 +315,30 @@ def test_predictions_refuse_strengths_whose_tilts_overflow(alpha):
         assert np.isfinite(twin(corpus, [0], m, [alpha / 1e10])).all()
     with pytest.raises(ValueError, match=r"^alphas"):
         predicted.cross_entropy_increase(corpus, m, [alpha])
+
+
+@pytest.mark.parametrize(("dtype", "alpha"), [("float32", 1e38), ("float32", -1e308), ("float64", 1e308)])
+def test_tilts_refuse_strengths_at_which_they_overflow(dtype, alpha):
+    with jax.enable_x64(dtype == "float64"):
+        m = jnp.asarray([2.0, 0.5, -3.0], dtype)
+        log_p = jax.nn.log_softmax(m)
+        for form in (tilting.log_probabilities, tilting.log_partition, tilting.mean, tilting.variance):
+            with pytest.raises(ValueError, match=rf"^alpha: .*finite in {dtype}"):
+                form(log_p, m, alpha)
+            assert np.isfinite(form(log_p, m, alpha / 10 if abs(alpha) < 1e300 or dtype == "float64" else -1e37)).all()
+
+
+@pytest.mark.parametrize(("dtype", "alphas"), [("float32", [1e25, 3e38]), ("float64", [1e200, 1e308])])
+def test_behind_a_norm_the_largest_strengths_reach_the_limit(dtype, alphas):
+    with jax.enable_x64(dtype == "float64"):
+        rng = np.random.default_rng(1)
+        W, gamma, h, v = (jnp.asarray(rng.normal(size=n), dtype) for n in ((5, 4), 4, 4, 4))
+        path, law = arc.arc_of(W, gamma, None, h, 3 * v), arc.law(W, gamma, None, h, 3 * v)
+        for alpha in [sign * size for sign in (1, -1) for size in alphas]:
+            limit = arc.limit(W, gamma, None, v, int(np.sign(alpha)))
+            for logits in (arc.logits_at(path, alpha), arc.law_logits(law, alpha)):
+                np.testing.assert_allclose(logits, limit, rtol=2e-5 if dtype == "float32" else 1e-13)
+            assert not np.isnan(arc.tangent_bound(path._replace(A=0 * path.A, B=0 * path.B), alpha)).any()
 
 
 def test_checks_are_left_out_inside_transformations():
