@@ -5,12 +5,15 @@ nothing measured may contradict them. N20's arc is a theorem after the last bloc
 is exact where logits are straight lines in the strength; on a language model it is a forecast from one JVP.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool
 
+from sim.bridge.model import LanguageModel
 from sim.bridge.readout import readout
 from sim.bridge.split import Split
 from sim.checks.validation.cost_curves import DIRECTIONS, SETS, by_block, curves, least, sets_of
@@ -29,23 +32,17 @@ WIDTHS = 64
 
 
 def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
-    """N15, N18 and N20 at every layer: what a share costs, and bounds beside the KL that is measured, in float64."""
+    """N15, N18 and N20: what a share costs, and bounds beside the KL that is measured, in float64.
+
+    After the blocks of the run everything; after all others what N15 says, in one finding for each concept.
+    """
     findings, parts, sets = [], [], {name: sets_of(run, name) for name in run.names}
     with jax.enable_x64(True):
         wide = run.lm.with_dtype(jnp.float64)
         for name, layer in run.pairs():
-            split, steering = wide.split(run.texts.openings, layer), Steering(Add(jnp.asarray(run.v(name, layer), float)))
-            members = jnp.asarray(sets[name][0])
-            start = jax.tree.map(np.asarray, _at_zero(split, steering, members))
-            nats = np.geomspace(LEAST, MOST, run.size.costs)
-            far, near = np.sqrt(nats / (start["variance"].mean() / 2)), STEP / np.max(start["above"] + start["below"])
-            sizes = np.concatenate([far[::-1], [near, near], far])
-            alphas = sizes * np.repeat([-1.0, 1.0], len(nats) + 1)
-            sweep = {key: np.asarray(value) for key, value in _swept(split, steering, jnp.asarray(alphas), members).items()}
-            fine = slice(len(nats), len(nats) + 2)
-            about, coarse = about_of(name, layer), {key: np.delete(value, fine, axis=1) for key, value in sweep.items()}
-            strengths = np.delete(alphas, fine)
-            limit = (sweep["share_cost"][:, fine] / sweep["kl"][:, fine]).mean(axis=1)
+            split, steering = wide.split(run.texts.openings, layer), _adding(run, name, layer)
+            start, strengths, coarse, limit = _sweep(split, steering, jnp.asarray(sets[name][0]), run.size.costs)
+            about = about_of(name, layer)
             findings += _split(about, coarse, start["efficiency"], limit)
             slope = _of_slopes(start, strengths)
             findings += _bounded(about, coarse, slope)
@@ -57,8 +54,48 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             part = xr.Dataset(data | before | {"strengths": ("strength", strengths)})
             parts.append(part.merge(curves(split, steering, sets[name], run.size.drawn)))
         drawn = least(by_pair(run, parts))
+        findings += [finding for name in run.names for finding in _elsewhere(run, wide, name, sets[name][0])]
     every = by_block(run, sets)
     return drawn.merge(every), findings + _best_blocks(every)
+
+
+def _adding(run: Run, name: str, layer: int) -> Steering:
+    return Steering(Add(jnp.asarray(run.v(name, layer), float)))
+
+
+def _sweep(
+    split: Split, steering: Steering, members: Bool[Array, " V"], count: int
+) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """A sweep of costs.
+
+    Args:
+        split, steering, members: the contexts, what steers them, and the tokens whose share is followed.
+        count: of the strengths on each side of 0, from `LEAST` to `MOST` nats by the curvature.
+
+    Returns:
+        What one JVP says (`_at_zero`); the strengths ``[K]``; at each of them what `_swept` measures; and the part of the
+        cost that moves the share, ``[n]``, at strengths of either sign that are so small that it is the limit.
+    """
+    start = jax.tree.map(np.asarray, _at_zero(split, steering, members))
+    nats = np.geomspace(LEAST, MOST, count)
+    far, near = np.sqrt(nats / (start["variance"].mean() / 2)), STEP / np.max(start["above"] + start["below"])
+    alphas = np.concatenate([far[::-1], [near, near], far]) * np.repeat([-1.0, 1.0], count + 1)
+    sweep = {key: np.asarray(value) for key, value in _swept(split, steering, jnp.asarray(alphas), members).items()}
+    fine = slice(count, count + 2)
+    limit = (sweep["share_cost"][:, fine] / sweep["kl"][:, fine]).mean(axis=1)
+    return start, np.delete(alphas, fine), {key: np.delete(value, fine, axis=1) for key, value in sweep.items()}, limit
+
+
+def _elsewhere(run: Run, wide: LanguageModel, name: str, members: np.ndarray) -> list[Finding]:
+    """N15 after the blocks at which nothing else is looked at: the largest errors of sweeps at each, of two contexts."""
+    others = [block for block in range(wide.config.num_layers) if block not in run.layers]
+    found = []
+    for block in others:
+        split = wide.split(run.texts.openings[:2], block)
+        start, _, sweep, limit = _sweep(split, _adding(run, name, block), jnp.asarray(members), 2)
+        found.append(_split("", sweep, start["efficiency"], limit))
+    worst = [max(column, key=lambda finding: finding.value) for column in zip(*found, strict=True)]
+    return [replace(finding, about=f"{name}, other blocks") for finding in worst if finding.tolerance is not None]
 
 
 @jax.jit
