@@ -1,4 +1,4 @@
-"""Unconstrained features models, steered: corpora of disjoint concepts, the model, training, the split, measures.
+"""Unconstrained features models, steered: corpora of concepts, the model, training, the split, measures.
 
 Pure functions on pytrees: no files, no plots, no printing. Precision is that of the scope: `in_float64` is what theory is
 meant for.

@@ -51,7 +51,7 @@ TOLERANCE = 0.01
 """Relative error of a strength on a text."""
 
 COARSE = 0.05
-"""The same on the short text that comes first."""
+"""Relative error of a strength on the short text that comes first."""
 
 SETTLED = 0.08
 """A strength stays if it differs by no more than so much from the one that its text was written at: text written at a

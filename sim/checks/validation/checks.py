@@ -133,6 +133,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "N15.split": ("costs", costs),
     "N15.bound": ("costs", costs),
     "N15.efficiency": ("costs", costs),
+    "N16.turns": ("costs", costs),
     "N18": ("costs", costs),
     "N19.tilt": ("tilts", tilts),
     "N20.range": ("costs", costs),

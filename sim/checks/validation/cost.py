@@ -1,4 +1,4 @@
-"""The cost of steering on a language model: its parts, its efficiency, and bounds on it (N15, N18, N20).
+"""The cost of steering on a language model: its parts, its efficiency, bounds on it, turns of shares (N15, N16, N18, N20).
 
 N15's split and bound, N20's range, and N18 with the change of the logits for M are theorems about any two predictions:
 nothing measured may contradict them. N20's arc is a theorem after the last block. N18 with the slopes of the logits for M
@@ -27,6 +27,9 @@ from ufm.steerable import sweep_states
 LEAST, MOST = 1e-2, 2.0
 """Nats that the curvature forecasts at the ends of the sweep."""
 
+TURN = 1e-9
+"""Steps of a share that are smaller are no turns."""
+
 WIDTHS = 64
 """Directions in which the diameter of an arc is measured: the bound is 0.03 % larger than with all of them."""
 
@@ -52,11 +55,13 @@ def costs(run: Run) -> tuple[xr.Dataset, list[Finding]]:
             before = {"efficiency": ("context", start["efficiency"]), "limit": ("context", limit)}
             before["share_before"] = ("context", start["share"])
             part = xr.Dataset(data | before | {"strengths": ("strength", strengths)})
-            parts.append(part.merge(curves(split, steering, sets[name], run.size.drawn)))
-        drawn = least(by_pair(run, parts))
+            drawn = curves(split, steering, sets[name], run.size.drawn)
+            findings += _turns(about, drawn)
+            parts.append(part.merge(drawn))
+        together = least(by_pair(run, parts))
         findings += [finding for name in run.names for finding in _elsewhere(run, wide, name, sets[name][0])]
     every = by_block(run, sets)
-    return drawn.merge(every), findings + _best_blocks(every)
+    return together.merge(every), findings + _best_blocks(every)
 
 
 def _adding(run: Run, name: str, layer: int) -> Steering:
@@ -173,6 +178,16 @@ def _bounded(about: str, sweep: dict[str, np.ndarray], of_slopes: np.ndarray) ->
         *findings,
         Finding("N18", about, "KL over the bound from one JVP, largest", ratio.max()),
         Finding("N18", about, "KL over the bound from one JVP, median", np.median(ratio)),
+    ]
+
+
+def _turns(about: str, drawn: xr.Dataset) -> list[Finding]:
+    """N16: how often shares turn as a positive strength grows. A theorem of the tilt; of a language model it is reported."""
+    steps = np.diff(drawn["measured_share"].values, axis=-1)
+    signs = [np.sign(row[np.abs(row) > TURN]) for row in steps]
+    return [
+        Finding("N16.turns", about, f"turns of the share of the {name}", float(np.sum(row[1:] != row[:-1])))
+        for name, row in zip(SETS, signs, strict=True)
     ]
 
 
