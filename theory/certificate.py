@@ -1,13 +1,13 @@
-"""Certificates: proofs that a curve is positive at every strength of an interval, or that it is not.
+"""Certificates: proofs that a curve is positive at every strength of an interval, or how often it changes its sign there.
 
 The curve is evaluated in ball arithmetic (`theory.balls`) on an instance in fractions (`theory.rationals`), with the
 strength a ball that covers a piece of the interval. A piece on which the result is positive is proved; the others are
-split. `confirm` decides the sign of a single number in the same way.
+split. `certify_count` bounds how often a curve changes its sign, and `confirm` decides the sign of a single number.
 """
 
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -111,18 +111,62 @@ def certify(
         ValueError: for an interval that is empty or not finite, or with 0 in its interior if `zero` is odd.
         Unsupported: if the curve has no rule in ball arithmetic.
     """
-    pair = isinstance(interval, tuple | list) and len(interval) == 2
-    require(pair, "interval", "two ends", shown(interval))
-    for end in interval:
-        finite_number("interval", end, "two finite ends")
-    low, high = (Fraction(x) for x in interval)
-    require(low < high, "interval", "a first end below the second", interval)
+    low, high = _checked_ends(interval)
     require(budget >= 1, "budget", "at least one evaluation", budget)
     require(0 <= zero <= HIGHEST_ORDER, "zero", f"an order from 0 to {HIGHEST_ORDER}", zero)
     inside = low < 0 < high
     require(zero % 2 == 0 or not inside, "interval", f"0 at an end or outside, for the odd order zero={zero}", interval)
     search = _Bisection(_Curve(curve, exact, precision), low, high, zero, budget)
     return search.run()
+
+
+@typed
+def certify_count(
+    curve: Callable[..., Any],
+    exact: RationalInstance | Any,
+    interval: tuple[Fraction | float | int, Fraction | float | int],
+    most: Iterable[int],
+    *,
+    precision: int = 128,
+    budget: int = 4000,
+) -> Certificate:
+    """Whether no entry of ``curve(instance, alpha)`` changes its sign more often than it may, on a closed interval.
+
+    The interval is cut into pieces on which an entry has one sign, or its derivative has: a piece of the second kind has at
+    most one zero, and the signs at its ends say whether it has one. An entry of +inf claims nothing. Refuted is what changes
+    its sign too often on pieces already done. A zero that only touches 0 is never decided.
+
+    Args:
+        curve: a JAX function as `certify` takes it; its entries have to be continuously differentiable on the interval.
+        exact: the instance, as `certify` takes it.
+        interval: the ends.
+        most: for every entry, in order, how many changes of sign are claimed to be the most.
+        precision: bits to begin with; twice and four times as many are used at points where the sign needs them.
+        budget: evaluations after which the rest is given up.
+
+    Returns:
+        a certificate whose `lower` is the least, over entries, of the changes allowed less those found, plus one half.
+
+    Raises:
+        ValueError: for an interval that is empty or not finite; a `most` that has not one number for each entry.
+        Unsupported: if the curve has no rule in ball arithmetic.
+    """
+    low, high = _checked_ends(interval)
+    require(budget >= 1, "budget", "at least one evaluation", budget)
+    values, allowed = _Curve(curve, exact, precision), np.asarray(list(most), dtype=int)
+    require(allowed.size == values.count, "most", f"one number for each of the {values.count} entries", allowed.size)
+    return _Counting(values, low, high, allowed, budget).run()
+
+
+def _checked_ends(interval: Any) -> tuple[Fraction, Fraction]:
+    """The ends of an interval, refused if they are not two finite ones in order."""
+    pair = isinstance(interval, tuple | list) and len(interval) == 2
+    require(pair, "interval", "two ends", shown(interval))
+    for end in interval:
+        finite_number("interval", end, "two finite ends")
+    low, high = (Fraction(x) for x in interval)
+    require(low < high, "interval", "a first end below the second", interval)
+    return low, high
 
 
 @typed
@@ -235,7 +279,7 @@ class _Bisection:
         self.at: float | None = None
         self.vanishing: set[int] = set()
         self.misses: dict[int, int] = {}
-        self.tries = self.wins = 0
+        self.tries, self.wins, self.width = 0, 0, high - low
         self.silent = False
 
     def run(self) -> Certificate:
@@ -307,7 +351,7 @@ class _Bisection:
                     self.at = float(middle)
                     return None
             if not jumps and not (at_zero and self.vanishing.intersection(left)):
-                left = self._settle_by_mean_value(alpha, middle, centre, left, level)
+                left = self._settle_by_mean_value(piece, alpha, centre, left)
             unclear = [i for i in left if not centre[i] > 0 and not (middle == 0 and i in self.vanishing)]
             if unclear:
                 higher = self._clear(middle, unclear, level)
@@ -331,18 +375,19 @@ class _Bisection:
         signed = [-x for x in values] if self.zero % 2 and piece.low < 0 else values
         return tuple(i for i in left if i not in self.vanishing or not signed[i] > 0)
 
-    def _settle_by_mean_value(
-        self, alpha: arb, middle: Fraction, centre: list[arb], left: tuple[int, ...], level: int
-    ) -> tuple[int, ...]:
+    def _settle_by_mean_value(self, piece: _Piece, alpha: arb, centre: list[arb], left: tuple[int, ...]) -> tuple[int, ...]:
         """The entries left by f(middle) + f'(piece) (piece - middle), a bound that is skipped once it has seldom helped."""
+        if piece.high - piece.low < self.width:
+            # Of narrower pieces nothing is known yet: what it is out by shrinks with the square of the width.
+            self.width, self.tries, self.wins = piece.high - piece.low, 0, 0
         self.tries += 1
         if self.tries > 8 and 4 * self.wins < self.tries and self.tries % 8:
             return left
-        slopes = self.curve(alpha, order=1, level=level)
+        slopes = self.curve(alpha, order=1, level=piece.level)
         if slopes is None:
             return left
-        with balls.working(self.curve.precisions[level]):
-            off = alpha - balls.number(middle)
+        with balls.working(self.curve.precisions[piece.level]):
+            off = alpha - balls.number(piece.middle)
             values = [c + s * off for c, s in zip(centre, slopes, strict=True)]
         after = self._settle(left, values, bounds=True)
         self.wins += len(after) < len(left)
@@ -361,3 +406,97 @@ class _Bisection:
         for i in unclear:
             self.misses[i] = self.misses.get(i, 0) + 1
         return level
+
+
+_OFF = Fraction(487, 1000)
+"""Where pieces are cut if zeros are counted, as a share of their width: zeros are often in the middle, at strength 0 say."""
+
+
+class _Counting:
+    """Cuts an interval, widest pieces first, until the changes of sign of every entry are known, or too many."""
+
+    def __init__(self, curve: _Curve, low: Fraction, high: Fraction, most: np.ndarray, budget: int) -> None:
+        self.curve, self.interval, self.most, self.budget = curve, (low, high), most, budget
+        self.found = np.zeros_like(most)
+        self.signs: dict[Fraction, tuple[list[int], int]] = {}
+        self.misses: dict[int, set[Fraction]] = {}
+        self.pieces, self.claims = 0, False
+
+    def run(self) -> Certificate:
+        """Search, and say what was found."""
+        low, high = self.interval
+        waiting = deque([_Piece(low, high, tuple(range(self.most.size)), 0)])
+        given_up, at = Fraction(0), None
+        while waiting and self.curve.evaluations < self.budget:
+            piece = waiting.popleft()
+            left = self._count(piece)
+            if (self.found > self.most).any():
+                waiting.appendleft(piece)
+                return self._certificate("refuted", waiting, given_up, float(piece.middle))
+            narrow = (piece.high - piece.low) <= (high - low) * Fraction(NARROWEST)
+            if not left:
+                self.pieces += 1
+            elif narrow or all(len(self.misses.get(i, ())) >= HOPELESS for i in left):
+                given_up, at = given_up + piece.high - piece.low, float(piece.middle) if at is None else at
+            else:
+                cut = self._cut(piece)
+                waiting.extend((_Piece(piece.low, cut, left, 0), _Piece(cut, piece.high, left, 0)))
+        at = float(waiting[0].middle) if at is None and waiting else at
+        return self._certificate("undecided" if waiting or given_up else "proved", waiting, given_up, at)
+
+    def _certificate(self, verdict: Verdict, waiting: deque[_Piece], given_up: Fraction, at: float | None) -> Certificate:
+        left = given_up + sum((piece.high - piece.low for piece in waiting), Fraction(0))
+        pieces = self.pieces if self.claims else 0
+        lower = float(np.min(self.most - self.found)) + 0.5 if self.claims else np.inf
+        return Certificate(verdict, self.interval, pieces, self.curve.evaluations, self.curve.used, float(left), lower, at)
+
+    @staticmethod
+    def _cut(piece: _Piece) -> Fraction:
+        return Fraction(float(piece.low + (piece.high - piece.low) * _OFF))
+
+    def _count(self, piece: _Piece) -> tuple[int, ...]:
+        """Count the changes of sign on a piece, and return the entries that it is too wide for."""
+        with balls.working(self.curve.precisions[0]):
+            alpha = balls.interval(piece.low, piece.high)
+        values = self.curve(alpha)
+        # A derivative does not show the jumps of a choice.
+        jumps = self.curve.joined
+        if values is not None:
+            self.claims |= any(values[i] != arb("inf") for i in piece.open)
+        left = tuple(i for i in piece.open if values is None or not (values[i] > 0 or values[i] < 0))
+        slopes = self.curve(alpha, order=1) if left and not jumps else None
+        if slopes is None:
+            return left
+        steep = tuple(i for i in left if slopes[i] > 0 or slopes[i] < 0)
+        before, after = self._signs(piece.low, steep), self._signs(piece.high, steep)
+        sure = {i for i in steep if before[i] and after[i]}
+        for i in sure:
+            self.found[i] += before[i] != after[i]
+        left = tuple(i for i in left if i not in sure)
+        cut = self._cut(piece)
+        centre = self.curve(cut) if left else None
+        if centre is None:
+            return left
+        self.signs.setdefault(cut, ([(x > 0) - (x < 0) for x in centre], 1))
+        with balls.working(self.curve.precisions[0]):
+            off = alpha - balls.number(cut)
+            values = [c + s * off for c, s in zip(centre, slopes, strict=True)]
+        left = tuple(i for i in left if not (values[i] > 0 or values[i] < 0))
+        # What is 0 everywhere shows no sign at any point, and is soon given up.
+        self._signs(cut, left)
+        return left
+
+    def _signs(self, alpha: Fraction, needed: tuple[int, ...]) -> list[int]:
+        """The signs of all entries at a point, 0 for those not seen; to full precision for those that are needed."""
+        known, tried = self.signs.get(alpha, ([0] * self.most.size, 0))
+        for level in range(tried, len(self.curve.precisions)):
+            if all(known[i] for i in needed):
+                break
+            values, tried = self.curve(alpha, level=level), level + 1
+            if values is not None:
+                known = [sign or (x > 0) - (x < 0) for sign, x in zip(known, values, strict=True)]
+        for i in needed:
+            if not known[i]:
+                self.misses.setdefault(i, set()).add(alpha)
+        self.signs[alpha] = known, tried
+        return known

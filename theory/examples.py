@@ -153,6 +153,10 @@ _SMALL_TABLES = {
         [2, 3],
         target=0,
     ),
+    # Membership changes four times along the order of the log-odds, and the share of a concept turns three times.
+    "concepts by turns": _SmallTable(
+        [[0.3, 10.4, 51.6, 34.6, 3.1], [4.4, 39.4, 48.0, 8.0, 0.2]], [[0, 2, 4], [1, 3]], [0, 1], [0], [1], target=0
+    ),
     # Log-odds of two values. Bounds that know R and the variance alone are nearly attained: from a rare token for one of
     # them, from even odds for the other.
     "two values": _SmallTable([[70, 30], [30, 70], [50, 50], [4, 96]], [[0], [1]], [0, 1, 0, 1], [0], [1], target=0),

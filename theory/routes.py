@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from theory import rationals
+from theory import balls, rationals
 from theory import symbolic as proofs
 from theory._compilation import compiled_quickly
-from theory.certificate import certify
+from theory.certificate import Certificate, certify, certify_count
 from theory.rationals import RationalInstance
 from theory.refute import Attack, attack, confirmed, pick
 from theory.statement import (
     Claim,
+    Count,
     Curve,
     Domain,
     Margin,
@@ -72,7 +73,8 @@ def applies(claim: Claim, route: str) -> bool:
         ValueError: a route that there is not.
     """
     require(route in ROUTES, "route", f"one of {', '.join(ROUTES)}", repr(route))
-    part = {"autodiff": claim.autodiff, "sweep": claim.sweep, "symbolic": claim.identities, "certificate": claim.curves}
+    certified = claim.curves + claim.counts
+    part = {"autodiff": claim.autodiff, "sweep": claim.sweep, "symbolic": claim.identities, "certificate": certified}
     return bool(part.get(route, True))
 
 
@@ -199,26 +201,28 @@ def certificate(
 ) -> Evidence:
     """Every curve of the claim, proved positive over its interval of strengths on exact instances, or on all of R.
 
-    Where a curve says from which strength on its sign stays (`Curve.beyond`), the interval is widened to there.
+    Counts of changes of sign are proved to be no larger than claimed. Where a curve or a count says from which strength on
+    its sign stays (`Curve.beyond`), the interval is widened to there.
 
     Undecided is not proved: the note gives the width that remains.
     """
     start = time.perf_counter()
-    curves = (claim or statement.claim).curves
+    stated = claim or statement.claim
     results, everywhere = [], []
     for exact in exacts:
         instance = rationals.to_floats(exact)
         if not within(statement, instance):
             continue
         scale = float(instance.range)
-        for curve in curves:
-            ends, whole = _ends(curve, exact, scale)
+        for part in stated.curves + stated.counts:
+            ends, whole = _ends(part, exact, scale)
             everywhere.append(whole)
-            result = certify(curve.function, exact, ends, zero=curve.zero, budget=budget)
+            result = _certified(part, exact, ends, budget)
             results.append((result, exact))
             if result.verdict == "refuted":
                 note = f"refuted at alpha = {result.at:.6g}, {result.precision} bits"
-                value = float(jnp.min(curve.function(instance, jnp.asarray(result.at))))
+                counted = isinstance(part, Count)
+                value = result.lower if counted else float(jnp.min(part.function(instance, jnp.asarray(result.at))))
                 return Evidence("certificate", False, len(results), value, time.perf_counter() - start, exact, note)
     claimed = [result for result, _ in results if result.pieces or result.verdict != "proved"]
     proved = bool(claimed) and all(result.verdict == "proved" for result in claimed)
@@ -231,14 +235,22 @@ def certificate(
     return Evidence("certificate", proved, len(claimed), lower, time.perf_counter() - start, None, note)
 
 
+def _certified(part: Curve | Count, exact: RationalInstance, ends: tuple[float, float], budget: int) -> Certificate:
+    """The certificate of one curve or count between two strengths."""
+    if isinstance(part, Curve):
+        return certify(part.function, exact, ends, zero=part.zero, budget=budget)
+    most = balls.evaluate(part.most, rationals.to_balls(exact))
+    return certify_count(part.function, exact, ends, most.ravel().tolist(), budget=budget)
+
+
 WIDER = 12
 """How often an end of an interval is doubled in search of a strength from which on signs stay."""
 
 
-def _ends(curve: Curve, exact: RationalInstance, scale: float) -> tuple[tuple[float, float], bool]:
-    """The strengths on which a curve is to be proved, and whether it is positive beyond them if it is on them."""
-    ends = curve.interval[0] / scale, curve.interval[1] / scale
-    beyond = curve.beyond
+def _ends(part: Curve | Count, exact: RationalInstance, scale: float) -> tuple[tuple[float, float], bool]:
+    """The strengths on which a curve or a count is to be proved, and whether it then is beyond them too."""
+    ends = part.interval[0] / scale, part.interval[1] / scale
+    beyond = part.beyond
     if beyond is None:
         return ends, False
 

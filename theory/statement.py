@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from theory import examples, random_instances
 from theory._compilation import compiled_briefly, compiled_quickly
@@ -97,6 +97,23 @@ class Curve(NamedTuple):
     beyond: Callable[[Any, Float[Array, ""]], Float[Array, "..."]] | None = None
 
 
+class Count(NamedTuple):
+    """How often a function of the strength changes its sign, in a form that ball arithmetic decides.
+
+    Attributes:
+        function: of an instance and a strength; entries that are +inf claim nothing.
+        most: of an instance: for every entry, the largest number of changes of sign that is claimed.
+        interval: the strengths, in units of 1/R.
+        beyond: of an instance and a strength. Where all its entries are positive at a strength A, no sign changes at
+            strengths beyond A, away from 0: the claim is then proved on all of R.
+    """
+
+    function: Callable[[Any, Float[Array, ""]], Float[Array, "..."]]
+    most: Callable[[Any], Int[Array, "..."]]
+    interval: tuple[float, float] = (-64.0, 64.0)
+    beyond: Callable[[Any, Float[Array, ""]], Float[Array, "..."]] | None = None
+
+
 @dataclass(frozen=True)
 class Claim:
     """What is claimed, with one part for each route that can check it; a route that cannot has none.
@@ -106,8 +123,10 @@ class Claim:
         instances: the margin from closed forms; this is *the* margin of the statement.
         autodiff: the margin from derivatives that JAX takes through a model with gap 0, instead of the closed forms'.
         sweep: the margin read off the measured sweep of a trained model.
-        curves: what ball arithmetic proves on an exact instance; all together imply the claim there.
+        curves: what ball arithmetic proves on an exact instance; all together imply the claim there, or the part of it that
+            the page of the proof says.
         identities: equalities of symbolic expressions that make up the claim.
+        counts: what ball arithmetic counts on an exact instance, as part of the same proof as the curves.
         reading: what the margin is a measure of, in words that go on "Here it is ...".
 
     Margins of inequalities include an allowance for rounding, so that a statement holds exactly where its margin is
@@ -120,6 +139,7 @@ class Claim:
     sweep: Callable[[Any], float] | None = None
     curves: tuple[Curve, ...] = ()
     identities: Callable[[], tuple[Identity, ...]] | None = None
+    counts: tuple[Count, ...] = ()
     reading: str = field(default="")
 
 

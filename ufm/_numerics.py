@@ -27,6 +27,7 @@ def power_for_squares(x: Float[Array, "*n d"], tiny: Any = True) -> Float[Array,
 def exp_minus_tangent(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """``e^x - 1 - x`` to full relative precision: a series near 0, where the difference would cancel."""
     near = jnp.abs(x) < 0.02
-    y = jnp.where(near, x, 0)
+    # x where it is near 0, and no jump beside it.
+    y = jnp.clip(x, -0.02, 0.02)
     series = y * y * (1 / 2 + y * (1 / 6 + y * (1 / 24 + y * (1 / 120 + y * (1 / 720 + y * (1 / 5040 + y / 40320))))))
     return jnp.where(near, series, jnp.expm1(x) - x)

@@ -17,6 +17,7 @@ from ufm.concepts import check_count
 from ufm.corpus import Corpus
 from ufm.precision import full, wide
 from ufm.steerable import Steerable, known
+from ufm.steering import State, last_of
 
 
 @typed
@@ -82,6 +83,9 @@ def random_negatives(
 def difference_of_means(model: Steerable, contexts: Int[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " d"]:
     """The steering vector ``v = mean_P h_j - mean_N h_j`` (S, equation 3) as the contrast `weights` of hidden states.
 
+    Of a language model, split after a block, h_j is the stream at the last token of context j; `sim.make_vector` takes the
+    mean over tokens.
+
     Raises:
         ValueError: no context, one that the model does not have, weights of another number or not finite, or a vector
             that is not finite.
@@ -95,7 +99,11 @@ def difference_of_means(model: Steerable, contexts: Int[Array, " m"], weights: F
 @jax.jit
 @full
 def _contrast_of_states(model, contexts, weights):
-    h = wide(model.embed(contexts))
+    states = model.embed(contexts)
+    if isinstance(states, State):
+        last = last_of(states.mask) - (states.mask.shape[1] - states.stream.shape[1])
+        states = jnp.take_along_axis(states.stream, last[:, None, None], axis=1)[:, 0]
+    h = wide(states)
     return weights.astype(h.dtype) @ h
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from theory import REGISTRY, balls, tilting
-from theory.certificate import certify, confirm
+from theory.certificate import certify, certify_count, confirm
 from theory.rationals import RationalInstance, checked, to_floats
 
 
@@ -35,14 +35,14 @@ CURVES = [
     pytest.param(curve, id=f"{statement.id}-{side}-{k}")
     for statement in REGISTRY.values()
     for side, claim in (("claim", statement.claim), ("twin", statement.twin))
-    for k, curve in enumerate(claim.curves)
+    for k, curve in enumerate(claim.curves + claim.counts)
 ]
 
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_every_curve_has_rules_in_this_release(exact, curve):
     """That it is proved or refuted takes longer: the certificate route does that, and tells of what it cannot compute."""
-    for function, zero in ((curve.function, curve.zero), (curve.beyond, 0)):
+    for function, zero in ((curve.function, getattr(curve, "zero", 0)), (curve.beyond, 0)):
         if function is not None:
             result = certify(function, exact, (Fraction(1, 2), 1) if zero == 0 else (0, 1), zero=zero, budget=3)
             assert result.precision >= 128
@@ -286,6 +286,43 @@ def test_bad_arguments(exact, arguments, message):
 def test_what_has_no_rule_is_said(exact):
     with pytest.raises(balls.Unsupported, match="primitive"):
         certify(lambda instance, alpha: jnp.linalg.eigh(instance.p.T @ instance.p)[0] + alpha, exact)
+
+
+def waves(instance, alpha):
+    """Three changes of sign, at -3, 0 and 3; two; none; and an entry without a claim."""
+    del instance
+    return jnp.stack([alpha**3 - 9 * alpha, alpha**2 - 2, alpha**2 + 1e-3, alpha * 0 + jnp.inf])
+
+
+def test_changes_of_sign_are_counted(exact):
+    got = certify_count(waves, exact, (-10, 10), [3, 2, 0, 0])
+    assert (got.verdict, got.lower, got.remaining, got.at) == ("proved", 0.5, 0, None)
+    assert got.pieces > 0
+    for most in ([2, 2, 0, 0], [3, 1, 0, 0]):
+        refuted = certify_count(waves, exact, (-10, 10), most)
+        assert (refuted.verdict, refuted.lower) == ("refuted", -0.5)
+    assert certify_count(waves, exact, (1, 10), [1, 1, 0, 0]).verdict == "proved"
+
+
+def test_a_zero_that_is_only_touched_or_nowhere_left_is_not_counted(exact):
+    touching = certify_count(functools.partial(parabola, root=1 / 3, offset=0.0), exact, (-1, 1), [0])
+    assert touching.verdict == "undecided"
+    assert touching.at == pytest.approx(1 / 3, abs=1e-6)
+
+    def nothing(instance, alpha):
+        third = instance.p[0, 0] / 3
+        return (third + third + third - instance.p[0, 0]) * (1 + alpha)
+
+    got = certify_count(nothing, exact, (-1, 1), [0])
+    assert (got.verdict, got.remaining) == ("undecided", 2)
+    assert got.evaluations < 100
+
+
+def test_counting_refuses(exact):
+    with pytest.raises(ValueError, match=r"^most: expected one number for each of the 4 entries, got 1"):
+        certify_count(waves, exact, (-1, 1), [3])
+    with pytest.raises(ValueError, match=r"^interval: .*finite ends"):
+        certify_count(waves, exact, (-1, np.inf), [3, 2, 0, 0])
 
 
 def test_signs_are_confirmed(exact):

@@ -2,10 +2,13 @@ import inspect
 import re
 
 import jax
+import numpy as np
 import pytest
 
 import theory
+from sim.checks.proofs import proof
 from theory import REGISTRY, routes
+from theory.statement import hold_on, margins_on
 
 statements = pytest.mark.parametrize("statement", REGISTRY.values(), ids=REGISTRY)
 
@@ -38,6 +41,50 @@ def test_the_claim_holds_and_the_false_twin_is_rejected(statement, route, popula
         assert evidence.checked > 0
         if expected and route == "instances" and (tolerance := re.match(r"(1e-\d+) less", claim.reading)):
             assert evidence.worst_margin <= float(tolerance[1])
+
+
+def wrong_on_the_page(statement):
+    """The share of random instances that a twin is wrong on, as its proof says it; None if it does not."""
+    known = proof(statement)
+    assert known is not None
+    twin = re.search(r"^\*\*False twin\.\*\* ((?:.+\n?)+)", known.text, re.MULTILINE)[1].replace("\n", " ")
+    found = re.search(r"\b(wrong|too low|right)\b[^.]*?(\d+ %|half|a quarter) of the random", twin)
+    if found is None:
+        return None
+    share = {"half": 0.5, "a quarter": 0.25}.get(found[2]) or int(found[2].removesuffix(" %")) / 100
+    return 1 - share if found[1] == "right" else share
+
+
+SHARES = {statement.id: share for statement in REGISTRY.values() if (share := wrong_on_the_page(statement)) is not None}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """600 random instances of a domain, in batches of 60, for which the tests above have compiled what is needed."""
+    known = {}
+
+    def of(domain):
+        if domain.name not in known:
+            known[domain.name] = [routes.populate(key, 60, domain) for key in jax.random.split(jax.random.key(11), 10)]
+        return known[domain.name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_false_twin_is_wrong_as_often_as_its_page_says(name, drawn):
+    statement, said = REGISTRY[name], SHARES[name]
+    batches = drawn(statement.domain)
+    applies = np.concatenate([hold_on(statement.conditions, batch) for batch in batches])
+    margins = np.concatenate([margins_on(statement.twin.instances, batch) for batch in batches])
+    claimed = margins[applies & (margins < np.inf)]
+    assert claimed.size > 300
+    # Three binomial errors, and what the page rounds.
+    assert np.mean(claimed <= 0) == pytest.approx(said, abs=3 * np.sqrt(said * (1 - said) / claimed.size) + 0.01)
+
+
+def test_the_pages_that_count_where_a_twin_is_wrong_are_found():
+    assert {"N7", "N19.ceiling", "N21.amplification", "N22", "N23.interference", "N23.constant"} <= set(SHARES)
 
 
 @statements

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from theory import budgets
+from theory import REGISTRY, budgets, examples, routes
+from theory.instance import with_peaks
+from theory.rationals import to_floats
 from theory.statements import n16_turns
 from ufm.transformer import init_transformer
 
@@ -65,6 +67,38 @@ def test_a_count_of_signs_does_not_prove_it():
     signs = np.array([sign for _, sign in pairs])
     assert int((signs[1:] != signs[:-1]).sum()) == 5
     assert changes(m, members) == 4
+
+
+def test_an_exact_table_attains_the_counts_and_refutes_what_a_bump_would_have():
+    exact = examples.exact_instances()["concepts by turns"]
+    instance = to_floats(exact)
+    m, members = np.asarray(instance.log_odds), np.asarray(instance.members[0])
+    assert changes(m, members) == 4
+    for row in np.asarray(instance.log_p):
+        assert turns(m, row, members, np.linspace(-12, 12, 9001)) == 3
+    for name in ("N16.turns", "N16.levels"):
+        right, wrong = (
+            routes.certificate(REGISTRY[name], [exact], claim=claim) for claim in (REGISTRY[name].claim, REGISTRY[name].twin)
+        )
+        assert (right.holds, right.worst_margin) == (True, 0.5)
+        assert right.note.endswith("on all of R 1 of 1")
+        assert (wrong.holds, wrong.worst_margin) == (False, -0.5)
+
+
+@pytest.mark.parametrize("name", ["random negatives", "concepts by turns"])
+def test_no_sign_changes_where_one_exponential_leads(name):
+    instance = with_peaks(to_floats(examples.exact_instances()[name]))
+
+    @jax.jit
+    def on_grid(strengths):
+        return jax.lax.map(lambda a: (n16_turns._leads(instance, a), n16_turns._turning(instance, a)), strengths)
+
+    for side in (1, -1):
+        leads, slopes = on_grid(side * 2.0 ** jnp.arange(-3, 9) / instance.range)
+        assert (leads[-1] > 0).all()
+        leading = np.logical_or.accumulate(np.asarray(leads) > 0)
+        signs = np.sign(slopes)
+        assert (signs[1:] == signs[:-1])[leading[:-1]].all()
 
 
 def test_levels_are_passed_and_intervals_counted():

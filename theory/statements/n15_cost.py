@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from theory import budgets, symbolic, tilting
+from theory import budgets, signs, symbolic, tilting
 from theory._compilation import compiled_quickly
 from theory.budgets import SplitCost
 from theory.claims import GRID, least, model_curves, on_sweep, slope
@@ -195,7 +195,7 @@ _BOUND = _costs_at_least(
     r"\quad \min_{q\,:\, \sum_T q \ge \tau} \operatorname{KL}(p \,\|\, q) = \operatorname{kl}(F_0 \,\|\, \tau)"
     r"\ \ (F_0 < \tau < 1)",
     lambda before, after, instance: _costs(before, after, instance).share,
-    (Curve(_wasted_rate),),
+    (Curve(_wasted_rate, beyond=signs.is_varied),),
 )
 _BACKWARD_BOUND = _costs_at_least(
     r"\operatorname{KL}(p \,\|\, q) \ge \operatorname{kl}\Big(\sum_T q \,\|\, \sum_T p\Big)\ \ \text{for all}\ q",
@@ -327,5 +327,6 @@ STATEMENTS = (
         "is the same with the derivatives of the logits for M: one Jacobian-vector product. The twin is right for two "
         "concepts.",
         proof=_PROOF,
+        figure="efficiencies",
     ),
 )

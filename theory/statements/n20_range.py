@@ -133,8 +133,12 @@ def _slack_of_integral(bound: Bound, instance: Instance, sign: int) -> Float[Arr
     return jnp.min(_slack(bound, (instance.range * jnp.abs(alphas))[:, None], jnp.maximum(values - allowance, 0)))
 
 
+_CERTIFIED = (1.0, 4.0, 16.0)
+"""Ranges of the change for which the bound is certified."""
+
+
 def _between_strengths(bound: Bound) -> tuple[Curve, ...]:
-    """The bound less the divergence from any strength to one that is 2/R larger or smaller, in every context.
+    """The bound less the divergence from any strength to one that is larger or smaller by a range, in every context.
 
     Of two tokens nothing is certified: they attain the bound at one strength, as the identities say.
     """
@@ -144,16 +148,15 @@ def _between_strengths(bound: Bound) -> tuple[Curve, ...]:
             if instance.log_p.shape[-1] == 2:
                 return jnp.full(instance.log_p.shape[0], jnp.inf)
             m = instance.log_odds - (jnp.max(instance.log_odds) + jnp.min(instance.log_odds)) / 2
-            width = jnp.abs(step) * jnp.ones(())
             weights = instance.p * jnp.exp(alpha * m)
             total = jnp.sum(weights, axis=-1)
             factor = jnp.exp(step * m / instance.range)
             value = jnp.log(weights @ factor / total) - step / instance.range * (weights @ m) / total
-            return bound(width) - value
+            return bound(jnp.asarray(abs(step))) - value
 
         return Curve(gap, (-16.0, 16.0))
 
-    return to(2.0), to(-2.0)
+    return tuple(to(sign * width) for width in _CERTIFIED for sign in (1, -1))
 
 
 _CHANGE_TEX = r"\operatorname{KL}(p \,\|\, q),\ \operatorname{KL}(q \,\|\, p) \le "
@@ -162,14 +165,14 @@ _RANGE = _costs_at_most(
     _CHANGE_TEX + r"\log \frac{\sinh(r/2)}{r/2} + \frac r2 \coth \frac r2 - 1 \le \frac{r^2}{8}," + _RANGE_TEX,
     symbolic.IDENTITIES["N20.range"],
     lambda width: budgets.divergence_of_range(width),
-    _between_strengths(lambda r: jnp.log((jnp.exp(r) - 1) / r) - 1 + r / (jnp.exp(r) - 1)),
+    _between_strengths(lambda width: budgets.divergence_of_range(width)),
     extremal=True,
 )
 _EVENLY_SPREAD = _costs_at_most(
     _CHANGE_TEX + r"\frac{r^2}{12}," + _RANGE_TEX,
     symbolic.TWINS["N20.range"],
     lambda width: width**2 / 12,
-    _between_strengths(lambda r: r**2 / 12),
+    _between_strengths(lambda width: width**2 / 12),
     extremal=False,
 )
 

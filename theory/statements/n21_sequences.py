@@ -325,6 +325,7 @@ STATEMENTS = (
         "on tokens, nu its stationary distribution, T any set of tokens.",
         domain=CHAINS,
         proof="proofs/N21",
+        figure="texts",
     ),
     Statement(
         id="N21.amplification",
@@ -337,6 +338,7 @@ STATEMENTS = (
         "uniform family 1/(1 - lambda) = (G - 1)/(G epsilon): 2.22, 6.67, 33.3 for G = 3 and epsilon = 0.3, 0.1, 0.02.",
         domain=CHAINS,
         proof="proofs/N21",
+        figure="texts",
     ),
     Statement(
         id="N21.cost",
