@@ -10,7 +10,7 @@ from typing import Any
 from sim.bridge import rope
 from sim.bridge.config import Config
 from sim.bridge.config_file import Settings
-from ufm._check import require, whole_number
+from ufm._check import require, shown, whole_number
 
 
 def from_config(config: Mapping[str, Any]) -> Config:
@@ -34,9 +34,16 @@ def from_config(config: Mapping[str, Any]) -> Config:
         settings |= {key: config[key] for key in ("tie_word_embeddings",) if key in config}
     for holder in (config, settings):
         _refuse_quantised(holder)
+    for key in ("num_hidden_layers", "n_layer"):
+        layers = settings.get(key)
+        require(not isinstance(layers, int) or layers <= MOST_LAYERS, key, f"at most {MOST_LAYERS} layers", shown(layers))
     read = FAMILIES[family](Settings(settings, DEFAULTS["gemma3_text" if family == "gemma3" else family]))
     _check(read)
     return read
+
+
+MOST_LAYERS = 2**16
+"""More than any model has: a configuration that says more is damaged."""
 
 
 def is_mixture(kind: str, config: Mapping[str, Any]) -> bool:

@@ -60,8 +60,13 @@ def _checked(messages: Any) -> list[Mapping[str, Any]]:
     return list(messages)
 
 
-def _plain(argument: str, value: Any) -> Any:
+DEEPEST = 100
+"""How deep what a template sees may be nested: far deeper than schemas of tools are."""
+
+
+def _plain(argument: str, value: Any, depth: int = 0) -> Any:
     """Values in the types of JSON: others have methods that could do something."""
+    require(depth <= DEEPEST, argument, f"lists and mappings nested at most {DEEPEST} deep", "more, or one in itself")
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool):
@@ -71,9 +76,9 @@ def _plain(argument: str, value: Any) -> Any:
     if isinstance(value, int | float):
         return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, Mapping):
-        return {_plain(argument, key): _plain(argument, item) for key, item in value.items()}
+        return {_plain(argument, key): _plain(argument, item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(argument, item) for item in value]
+        return [_plain(argument, item, depth + 1) for item in value]
     raise ValueError(f"{argument}: expected text, numbers, lists and mappings, got a {type(value).__name__}")
 
 

@@ -11,7 +11,12 @@ from ufm._check import require
 
 @contextmanager
 def reading(path: Path, expected: str, *, argument: str = "checkpoint") -> Iterator[None]:
-    """Turn what a library says of a malformed file into a ``ValueError`` that names the argument and the file."""
+    """Turn what a library says of a malformed file into a ``ValueError`` that names the argument and the file.
+
+    Raises:
+        ValueError: what is said of the file; or it is a pointer of Git LFS, as a clone without that has them.
+    """
+    _refuse_pointer(argument, path)
     try:
         yield
     except (MemoryError, KeyboardInterrupt):
@@ -22,12 +27,25 @@ def reading(path: Path, expected: str, *, argument: str = "checkpoint") -> Itera
         raise ValueError(f"{argument}: expected {expected}, got {str(path)!r} ({detail})") from error
 
 
+def _refuse_pointer(argument: str, path: Path) -> None:
+    """Refuse a file that only says where the file is."""
+    if path.is_file() and path.stat().st_size < 1024:
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+        got = f"{str(path)!r}, a pointer of Git LFS: bring the file with `git lfs pull`"
+        require(not pointer, argument, "the file itself", got)
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, in any encoding of Unicode, with a byte-order mark or without.
 
     Raises:
         ValueError: it cannot be read or is none.
     """
+    _refuse_pointer(path.name, path)
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
@@ -84,28 +102,6 @@ def text_lines(argument: str, path: Path, expected: str) -> list[str]:
     texts = [line for line in lines if line]
     require(len(texts) > 0, argument, expected, f"an empty one, {str(path)!r}")
     return texts
-
-
-def refuse_pointers(path: Path) -> None:
-    """Refuse a checkpoint of which there are only notes that say where its files are: a clone without Git LFS.
-
-    Args:
-        path: a folder or a file.
-
-    Raises:
-        ValueError: files that are pointers of Git LFS; the message names them.
-    """
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    pointers = [file.name for file in files if file.stat().st_size < 1024 and file.read_bytes().startswith(_POINTER)]
-    require(
-        not pointers,
-        "checkpoint",
-        "the files themselves",
-        f"pointers of Git LFS in place of {some_of(pointers)}: bring them with `git lfs pull`",
-    )
-
-
-_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def some_of(listed: list[str]) -> str:

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from sim.bridge import devices, fetch, generation, sharding
 from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
-from sim.bridge.files import read_json, reading, refuse_pointers
+from sim.bridge.files import read_json, reading
 from sim.bridge.generation import Sampler, Sampling
 from sim.bridge.offload import offloaded
 from sim.bridge.parameters import init_parameters, parameter_bytes, shapes
@@ -77,6 +77,11 @@ class LanguageModel:
     fingerprint: str = ""
     memory_budget: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a budget that holds nothing."""
+        if self.memory_budget is not None:
+            whole_number("memory_budget", self.memory_budget, 1)
+
     @property
     def device(self) -> jax.Device:
         """The device that has its parameters; the first one if they are spread."""
@@ -119,6 +124,7 @@ class LanguageModel:
             f"{jnp.dtype(decoder.dtype).name} on {where})"
         )
 
+    @typed
     def contexts(
         self, prompts: Prompts, *, length: int | None = None, side: str = "left", room: int = 0, chat: bool = False
     ) -> tuple[Int[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
@@ -185,6 +191,7 @@ class LanguageModel:
             require(False, "tokens", f"ids from 0 to {last}", f"[{outside}]{of}")
         return ids
 
+    @typed
     def logits(self, prompts: Prompts, *, chat: bool = False) -> list[Float[np.ndarray, "T V"]]:
         """The logits at every position of every prompt, in float32 at least; prompts are taken in batches.
 
@@ -194,15 +201,30 @@ class LanguageModel:
         ids, mask = self.contexts(prompts, chat=chat)
         more = ids.shape[1] * self.config.vocab_size
         rows = [row[real] for row, real in zip(self._in_batches(all_logits, ids, mask, more, axis=0), mask, strict=True)]
-        self._require_finite(all(np.isfinite(row).all() for row in rows), ids, mask)
+        if not all(np.isfinite(row).all() for row in rows):
+            each = (_first_not_finite(states, real) for states, real in zip(self._states(ids, mask), mask, strict=True))
+            block = next((block for block in each if block is not None), None)
+            self._require_finite(
+                "logits", False, "in the last norm or the logits" if block is None else f"after block {block}"
+            )
         return rows
 
+    @typed
     def states(
         self, prompts: Prompts, *, length: int | None = None, chat: bool = False
     ) -> tuple[Float[np.ndarray, "L n T d"], Bool[np.ndarray, "n T"]]:
-        """The residual stream after every block, from one pass in batches, and which positions are not padding."""
+        """The residual stream after every block, from one pass in batches, and which positions are not padding.
+
+        Raises:
+            ValueError: as `contexts`; states that are not finite.
+        """
         ids, mask = self.contexts(prompts, length=length, chat=chat)
-        return np.stack(list(self._states(ids, mask)), axis=1), mask
+        states = []
+        for each, real in zip(self._states(ids, mask), mask, strict=True):
+            block = _first_not_finite(each, real)
+            self._require_finite("states", block is None, f"after block {block}")
+            states.append(each)
+        return np.stack(states, axis=1), mask
 
     def _states(self, ids: np.ndarray, mask: np.ndarray) -> Iterator[Float[np.ndarray, "L T d"]]:
         """The residual stream of each context after every block."""
@@ -252,18 +274,11 @@ class LanguageModel:
         for start in range(0, n, size):
             yield np.minimum(np.arange(start, start + size), n - 1)
 
-    def _require_finite(self, finite: bool | np.bool_, ids: np.ndarray, mask: np.ndarray) -> None:
-        """Refuse logits that are not finite, unsteered, and say after which block the stream of a context is not."""
-        if finite:
-            return
-        place = "in the last norm or the logits"
-        for states, real in zip(self._states(ids, mask), mask, strict=True):
-            bad = ~np.isfinite(states[:, real]).all(axis=(1, 2))
-            if bad.any():
-                place = f"after block {np.argmax(bad)}"
-                break
-        require(False, "logits", "finite numbers", f"others, first {place}, in {self.decoder.dtype.name}")
+    def _require_finite(self, argument: str, finite: bool, place: str) -> None:
+        """Refuse numbers of an unsteered model that are not finite, and say where they first are."""
+        require(finite, argument, "finite numbers", f"others, first {place}, in {self.decoder.dtype.name}")
 
+    @typed
     def split(
         self,
         prompts: Prompts,
@@ -311,6 +326,7 @@ class LanguageModel:
         require(0 <= number <= last, "layer", expected, number)
         return number
 
+    @typed
     def generate(
         self,
         prompts: Prompts,
@@ -401,6 +417,7 @@ class LanguageModel:
     def _strengths(self, steering: Any, alpha: Any, count: int) -> Float[np.ndarray, "n k"]:
         """The strength of each part of a steering for each prompt, in float32."""
         require(steering is None or isinstance(steering, Steering), "steering", "a Steering({layer: ...})", shown(steering))
+        array = finite("alpha", alpha)
         if steering is None:
             return np.zeros((count, 1), np.float32)
         a, parts = self.config, len(steering.parts)
@@ -408,7 +425,6 @@ class LanguageModel:
         require_contexts(steering, count)
         placed = all(part.layer is not None for part in steering.parts)
         require(placed, "steering", "a layer for every intervention, as in Steering({12: Add(v)})", repr(steering))
-        array = finite("alpha", alpha)
         largest = np.max(np.abs(array), initial=0)
         require(largest <= np.finfo(np.float32).max, "alpha", "strengths that float32 holds", f"{largest:g}")
         fits = array.ndim == 0 or array.shape == (count,) or array.shape in ((count, parts), (1, parts))
@@ -444,11 +460,18 @@ def _is_fast(precision: str) -> bool:
     return precision == "fast"
 
 
+def _first_not_finite(states: Float[np.ndarray, "L T d"], real: Bool[np.ndarray, " T"]) -> int | None:
+    """The block after which the stream of a context first has numbers that are not finite; None if it has none."""
+    bad = ~np.isfinite(states[:, real]).all(axis=(1, 2))
+    return int(np.argmax(bad)) if bad.any() else None
+
+
 def _leaf(decoder: Decoder, path: str) -> Any:
     holder, _, name = path.rpartition(".")
     return getattr(decoder.blocks if holder else decoder, name)
 
 
+@typed
 def load(
     source: Any,
     *,
@@ -492,7 +515,6 @@ def load(
         path = _from_hub(str(source))
     known = f"a folder, a GGUF file, {fetch.NAME} or a repository id"
     require(_exists(path), "model", known, f"{shown(str(source))}, where there is nothing")
-    refuse_pointers(path)
     digest = hashlib.sha256()
     sharding_of = None if mesh is None else sharding.on_mesh(mesh, kind, hosts, offload=bool(offload))
     if offload is not False:
@@ -559,7 +581,8 @@ def _require_gguf(path: Path) -> None:
     require(False, "model", "a folder or a GGUF file", f"{str(path)!r}, {description}")
 
 
-def random_model(config: Config, key: jax.Array, *, dtype: DTypeLike = jnp.float32, offload: bool = False) -> LanguageModel:
+@typed
+def random_model(config: Config, key: jax.Array, *, dtype: Any = jnp.float32, offload: bool = False) -> LanguageModel:
     """A model of random weights, without a tokenizer; `offload` as in `load`, once they have been drawn on the device."""
     dtype = devices.known_type("dtype", dtype)
     devices.require_room("config", parameter_bytes(config, dtype), devices.default_device())

@@ -45,6 +45,13 @@ class Rope:
     freq_factors: tuple[float, ...] = ()
     long_freq_factors: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse settings that give no frequencies."""
+        if self.scaling == "llama3":
+            expected = f"a number above the low_freq_factor, {self.beta_slow:g}"
+            require(self.beta_fast > self.beta_slow, "high_freq_factor", expected, self.beta_fast)
+        require(self.scaling != "yarn" or self.theta > 1, "rope_theta", "a number above 1, for yarn", self.theta)
+
     def pairs(self, head_dim: int) -> int:
         """How many pairs of coordinates of a head are turned."""
         return (int(head_dim * self.fraction) + 1) // 2
@@ -166,6 +173,8 @@ def _yarn(settings: Settings, base: float, factor: float, original: int, fractio
 def _longrope(settings: Settings, base: float, factor: float, original: int, fraction: float) -> Rope:
     attention_factor = settings.maybe("attention_factor")
     if attention_factor is None:
+        expected = "at least 2, for longrope without an attention_factor"
+        require(original > 1 or factor <= 1, "original_max_position_embeddings", expected, original)
         attention_factor = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     short, long = settings.numbers("short_factor"), settings.numbers("long_factor")
     return Rope(

@@ -412,7 +412,19 @@ def end_states(split: Split) -> Float[Array, "n d"]:
     return split.embed(jnp.arange(split.n_contexts)).stream[:, -1]
 
 
-@jax.jit
 def last_log_p(split: Split) -> Float[Array, "n V"]:
-    """Log-probabilities of the token after every context of a split."""
+    """Log-probabilities of the token after every context of a split.
+
+    Raises:
+        ValueError: outside transformations, log-probabilities that are not finite.
+    """
+    values = _compiled_last_log_p(split)
+    if not isinstance(values, jax.core.Tracer):
+        finite = bool(jnp.isfinite(values).all())
+        require(finite, "logits", "finite numbers", f"others, in {split.decoder.dtype.name}")
+    return values
+
+
+@jax.jit
+def _compiled_last_log_p(split: Split) -> Float[Array, "n V"]:
     return jax.nn.log_softmax(split.decode(split.embed(jnp.arange(split.n_contexts))))

@@ -36,6 +36,7 @@ class Tokenizer:
         template: of chats, in Jinja; or several, by name.
         named: special tokens as text, by what templates call them ("bos_token", "pad_token"); those of `bos` and `eos` may
             be left out.
+        adds_eos: whether `encode` puts `eos` last, where `core` does not.
     """
 
     core: tokenizers.Tokenizer
@@ -45,6 +46,7 @@ class Tokenizer:
     adds_bos: bool = False
     template: str | Mapping[str, str] | None = None
     named: Mapping[str, str] = field(default_factory=dict)
+    adds_eos: bool = False
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.size} tokens, bos={self.bos}, eos={self.eos}, eos_ids={self.eos_ids})"
@@ -65,7 +67,12 @@ class Tokenizer:
     @cached_property
     def opening(self) -> list[int]:
         """The tokens that `encode` puts before a text: the begin-of-text token, or none."""
-        return [self.bos] if self.bos is not None and self.encode("a")[:1] == [self.bos] else []
+        return _around(self.core)[0] or ([self.bos] if self.adds_bos and self.bos is not None else [])
+
+    @cached_property
+    def closing(self) -> list[int]:
+        """The tokens that `encode` puts after a text: mostly none."""
+        return _around(self.core)[1] or ([self.eos] if self.adds_eos and self.eos is not None else [])
 
     def encode(self, text: Any, *, special: bool = True) -> list[int]:
         """The tokens of a text.
@@ -78,15 +85,11 @@ class Tokenizer:
         Raises:
             ValueError: something that is no text, or half of a character (a lone surrogate).
         """
-        text = checked("text", text)
-        ids = self.core.encode(text, add_special_tokens=special).ids
-        if not special or self.bos is None:
+        ids = self.core.encode(checked("text", text), add_special_tokens=False).ids
+        if not special:
             return ids
-        if ids[:2] == [self.bos, self.bos]:
-            plain = self.core.encode(text, add_special_tokens=False).ids
-            # What is there twice is in the text once, and was put before it once.
-            return ids[1:] if ids[: 1 + len(plain)] == [self.bos, *plain] else ids
-        return [self.bos, *ids] if self.adds_bos and ids[:1] != [self.bos] else ids
+        begun = ids[: len(self.opening)] == self.opening
+        return [*([] if begun else self.opening), *ids, *self.closing]
 
     def token(self, word: Any) -> int:
         """The one token of a word, as it is after other text: `token(" happy")`.
@@ -145,6 +148,13 @@ class Tokenizer:
         known = isinstance(name, str) and name in several
         require(known, "template", f"one of {', '.join(several)}", shown(name))
         return several[name]
+
+
+def _around(core: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """The tokens that a tokenizer of the package puts before and after a text by itself."""
+    whole, text = (core.encode("a", add_special_tokens=special).ids for special in (True, False))
+    start = max((k for k in range(len(whole) + 1) if whole[k : k + len(text)] == text), default=0)
+    return whole[:start], whole[start + len(text) :]
 
 
 def pad(
@@ -206,12 +216,7 @@ def from_folder(folder: Path) -> Tokenizer | None:
         require(not traces, "tokenizer", expected, f"only {', '.join(traces)} in {str(folder)!r}; {_HOW}")
         return None
     _add(core, settings)
-    named = {name: _content(settings[name]) for name in settings if name.endswith("_token")}
-    texts = {name: checked(name, text) for name, text in named.items() if text is not None}
-    # As in transformers, one that is not in the vocabulary follows on it, in this order.
-    order = sorted(texts, key=lambda name: (_NAMED.index(name) if name in _NAMED else len(_NAMED), name))
-    plain = [texts[name] for name in order if texts[name] not in _added(core)]
-    core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in plain])
+    texts = _add_special(core, settings)
     files = ("generation_config.json", "config.json")
     more = {name: read_json(folder / name) for name in files if (folder / name).is_file()}
     parts = {name: config["text_config"] for name, config in more.items() if isinstance(config.get("text_config"), dict)}
@@ -219,9 +224,8 @@ def from_folder(folder: Path) -> Tokenizer | None:
     bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
     eos_ids = {i for file, config in more.items() for i in _ids(file, config, "eos_token_id")}
     eos_ids |= set() if eos is None else {eos}
-    # What a tokenizer.json adds by itself is not added again.
-    adds = _truth("add_bos_token", settings.get("add_bos_token")) and bos is not None and core.encode("a").ids[:1] != [bos]
-    return Tokenizer(core, bos, eos, tuple(sorted(eos_ids)), adds, _templates(folder), texts)
+    adds_bos, adds_eos = _adds(core, settings, itself=(folder / "tokenizer.json").is_file())
+    return Tokenizer(core, bos, eos, tuple(sorted(eos_ids)), adds_bos, _templates(folder), texts, adds_eos)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -299,6 +303,51 @@ def _add(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
         require(known or place == i, "added_tokens", f"{token['content']!r} to follow on the vocabulary as {place}", i)
 
 
+def _add_special(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> dict[str, str]:
+    """Special tokens of the settings, where the tokenizer does not recognise them in text.
+
+    As in transformers, those that are not in the vocabulary follow on it: the ones that have names, the usual names first
+    and other names in the order of the files, then the rest.
+
+    Returns:
+        Those that have names, by name.
+    """
+    key = "extra_special_tokens" if settings.get("extra_special_tokens") else "additional_special_tokens"
+    extra = settings.get(key) or []
+    require(isinstance(extra, list | dict), key, "a list of tokens, or tokens by name", shown(extra))
+    named = {name: _content(settings[name]) for name in settings if name.endswith("_token")}
+    named |= {name: _content(token) for name, token in extra.items()} if isinstance(extra, dict) else {}
+    texts = {name: checked(name, text) for name, text in named.items() if text is not None}
+    order = sorted(texts, key=lambda name: _NAMED.index(name) if name in _NAMED else len(_NAMED))
+    others = [checked(key, _content(token)) for token in extra] if isinstance(extra, list) else []
+    listed = [*(texts[name] for name in order), *others]
+    plain = [text for text in listed if text not in _added(core)]
+    core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in plain])
+    return texts
+
+
+def _adds(core: tokenizers.Tokenizer, settings: dict[str, Any], *, itself: bool) -> tuple[bool, bool]:
+    """Whether the settings have the begin and the end put around texts.
+
+    Args:
+        core: the tokenizer.
+        settings: of the folder.
+        itself: whether the tokenizer is a `tokenizer.json`. What that puts around texts is all, as in transformers 5.
+    """
+    keys = ("add_bos_token", "add_eos_token")
+    bos, eos = (_truth(key, settings.get(key)) for key in keys)
+    if not itself:
+        return bos, eos
+    for key, where, added in zip(keys, ("before", "after"), _around(core), strict=True):
+        if settings.get(key) not in (None, bool(added)):
+            puts = ", ".join(str(core.id_to_token(i)) for i in added) or "nothing"
+            said = str(settings[key]).lower()
+            warnings.warn(
+                f"{key}: {said} is not used, as in transformers 5: tokenizer.json puts {puts} {where} a text", stacklevel=4
+            )
+    return False, False
+
+
 def _added(core: tokenizers.Tokenizer) -> set[str]:
     return {token.content for token in core.get_added_tokens_decoder().values()}
 
@@ -312,7 +361,9 @@ def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeni
     kind, end = settings.get("tokenizer_class"), "<|endoftext|>"
     family = read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else None
     classes = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
-    fits = family in classes and (kind or classes[family]).removesuffix("Fast") == classes[family]
+    kind = None if kind is None else checked("tokenizer_class", kind)
+    usual = classes.get(family) if isinstance(family, str) else None
+    fits = usual is not None and (kind or usual).removesuffix("Fast") == usual
     require(
         fits,
         "tokenizer",
@@ -320,9 +371,12 @@ def _of_pairs(folder: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeni
         f"{kind or 'no tokenizer_class'} for the model_type {family!r}; {_HOW}",
     )
     assert family is not None
-    with reading(folder / "vocab.json", "a vocabulary with the merges beside it"):
+    prefix = _truth("add_prefix_space", settings.get("add_prefix_space"))
+    merges_of_it = reading(folder / "merges.txt", "merges of the vocabulary beside them")
+    with merges_of_it, reading(folder / "vocab.json", "a vocabulary with the merges beside it"):
         vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-        core = tokenizer_backends.byte_level(vocabulary, merges, SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"])
+        splitting = SPLITTINGS["gpt-2" if family == "gpt2" else "qwen2"]
+        core = tokenizer_backends.byte_level(vocabulary, merges, splitting, prefix=prefix)
     declared = {"bos_token": end} if family == "gpt2" else {"bos_token": None, "pad_token": end}
     return core, {**declared, "eos_token": end, "unk_token": end, **settings}
 
@@ -332,21 +386,24 @@ def _of_pieces(path: Path, settings: dict[str, Any]) -> tuple[tokenizers.Tokeniz
     from sim.bridge import sentencepiece_file  # here, since protocol buffers take a while to import
 
     model = sentencepiece_file.read(path)
-    types, prefix = [piece.type for piece in model.pieces], model.normalizer_spec.add_dummy_prefix
+    types = [piece.type for piece in model.pieces]
+    declared = {"add_prefix_space": model.normalizer_spec.add_dummy_prefix}
+    declared |= {key: value for key, value in settings.items() if value is not None}
+    prefix, legacy = (_truth(key, declared.get(key)) for key in ("add_prefix_space", "legacy"))
     # In text, what users defined has spaces.
     tokens = [
         piece.piece.replace(tokenizer_backends.SPACE, " ") if piece.type == USER_DEFINED else piece.piece
         for piece in model.pieces
     ]
-    spec, legacy = model.trainer_spec, bool(settings.get("legacy", False))
+    spec = model.trainer_spec
     with reading(path, "a vocabulary of SentencePiece"):
         core = tokenizer_backends.sentence_piece(
             tokens, [piece.score for piece in model.pieces], types, unknown=spec.unk_id, prefix=prefix, first=not legacy
         )
         tokenizer_backends.mark(core, tokens, types)
     ids = {"bos_token": spec.bos_id, "eos_token": spec.eos_id, "unk_token": spec.unk_id}
-    declared = {name: tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
-    return core, {"add_bos_token": True, **declared, **settings}
+    special = {name: tokens[i] for name, i in ids.items() if 0 <= i < len(tokens)}
+    return core, {"add_bos_token": True, **special, **settings}
 
 
 def _templates(folder: Path) -> str | dict[str, str] | None:
@@ -411,9 +468,12 @@ def from_gguf(file: Gguf) -> Tokenizer | None:
     eos_ids |= {i for i in (ids["eos"], ids["eot"], ids["eom"]) if i is not None}
     called = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep"}
     named = {f"{ours}_token": tokens[i] for theirs, ours in called.items() if (i := ids[theirs]) is not None}
-    adds = _flag(file, "add_bos_token", adds)
-    require(not adds or ids["bos"] is not None, "tokenizer.ggml.bos_token_id", "an id, since texts begin with it", "none")
-    return Tokenizer(core, ids["bos"], ids["eos"], tuple(sorted(eos_ids)), adds, _gguf_templates(file), named)
+    adds_bos, adds_eos = _flag(file, "add_bos_token", adds), _flag(file, "add_eos_token", False)
+    for name, added, verb in (("bos", adds_bos, "begin"), ("eos", adds_eos, "end")):
+        known, key = not added or ids[name] is not None, f"tokenizer.ggml.{name}_token_id"
+        require(known, key, f"an id, since texts {verb} with it", "none")
+    template = _gguf_templates(file)
+    return Tokenizer(core, ids["bos"], ids["eos"], tuple(sorted(eos_ids)), adds_bos, template, named, adds_eos)
 
 
 def _flag(file: Gguf, name: str, default: bool) -> bool:
@@ -422,8 +482,10 @@ def _flag(file: Gguf, name: str, default: bool) -> bool:
 
 def _id(file: Gguf, name: str, count: int, default: int | None) -> int | None:
     """The id of a special token; one that is not in the vocabulary is as good as none, as in llama.cpp."""
-    i = file.metadata(f"tokenizer.ggml.{name}_token_id", default)
-    return i if isinstance(i, int) and 0 <= i < count else None
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = file.metadata(key, default)
+    i = -1 if value is None else whole_number(key, value)
+    return i if 0 <= i < count else None
 
 
 def _known_eos_ids(places: Mapping[str, int]) -> set[int]:

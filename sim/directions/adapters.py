@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sim.bridge.files import read_json, reading, refuse_pointers, require_new_folder, some_of
+from sim.bridge.files import read_json, reading, require_new_folder, some_of
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import MLP_DOWN, sites_of
 from sim.bridge.weights import tensor_names
@@ -75,7 +75,6 @@ def read_adapter(folder: str | Path, lm: LanguageModel) -> Steering:
     path = Path(folder)
     what = f"a folder with {CONFIG} and {WEIGHTS}"
     require((path / CONFIG).is_file(), "adapter", what, f"{str(path)!r} without {CONFIG}")
-    refuse_pointers(path)
     config = read_json(path / CONFIG)
     _refuse_more_than_lora(config, path)
     pickled = f", but the pickle {file.name}" if (file := path / "adapter_model.bin").is_file() else ""

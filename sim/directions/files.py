@@ -164,7 +164,6 @@ def _described(path: Path, start: bytes) -> str:
     pickled = start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and _members_end_in(path, "data.pkl", any_of_them=True))
     descriptions: dict[str, Any] = {
         "an empty file": not start,
-        "a pointer of Git LFS: bring the file with `git lfs pull`": start.startswith(b"version https://git-lfs"),
         _UNPICKLE: pickled,
         "a damaged archive": start[:4] == b"PK\x03\x04",
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.bridge.files import read_json, refuse_pointers
+from sim.bridge.files import read_json
 from sim.bridge.model import LanguageModel
 from sim.bridge.weights.hf import Safetensors
 from sim.directions.sparse_autoencoder import NORMALIZATIONS, SparseAutoencoder
@@ -46,7 +46,6 @@ def read_sparse_autoencoder(folder: str | Path, lm: LanguageModel | None = None)
     require(
         not missing, "folder", f"a folder with {CONFIG} and {WEIGHTS}", f"no {' and no '.join(missing)} in {str(path)!r}"
     )
-    refuse_pointers(path)
     config = _config(read_json(path / CONFIG))
     layer = _layer(config["hook_name"], config.get("hook_head_index"))
     tensors = _tensors(path / WEIGHTS, config)

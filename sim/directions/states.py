@@ -213,6 +213,7 @@ def answer_row(lm: LanguageModel, question: str, answer: str, *, chat: bool = Fa
         # At once, since some tokenizers put a space before whatever they are given.
         asked = f"Question: {question}\nAnswer:"
         opening, ids = tokenizer.encode(asked), tokenizer.encode(f"{asked} {answer.strip()}".rstrip())
+        opening = opening[: len(opening) - len(tokenizer.closing)]
     require(ids[: len(opening)] == opening, "pairs", "answers that begin with a token of their own", f"none in {where}")
     require(len(ids) > len(opening), "pairs", "answers of at least one token", f"none in {where}")
     require(len(ids) <= longest, "pairs", f"at most {longest} tokens", f"{len(ids)} in {where}")

@@ -14,11 +14,11 @@ from typing import Any
 import gguf
 import numpy as np
 
-from sim.bridge.architectures import from_config, is_mixture
+from sim.bridge.architectures import MOST_LAYERS, from_config, is_mixture
 from sim.bridge.config import Config
 from sim.bridge.files import reading
 from sim.bridge.rope import Rope, mscale
-from ufm._check import finite_number, require, whole_number
+from ufm._check import finite_number, require, shown, whole_number
 
 _FAMILIES = {
     "llama": "llama",
@@ -34,6 +34,13 @@ _FAMILIES = {
     "granite": "granite",
     "gptneox": "gpt_neox",
 }
+
+
+_WITHOUT_EFFECT = (
+    *("vocab_size", "tensor_data_layout", "pooling_type", "expert_count", "expert_used_count", "rope.scaling.finetuned"),
+    *("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"),
+)
+"""Keys of architectures that change nothing where nothing asks for them."""
 
 
 class _Reader(gguf.GGUFReader):
@@ -84,6 +91,10 @@ class Gguf:
         with reading(self.path, f"a readable {key}"):
             return field.contents()
 
+    def metadata_keys(self) -> list[str]:
+        """The keys of all metadata."""
+        return list(self._reader.fields)
+
     def forget_metadata(self) -> None:
         """Free what they take, a quarter of a million Python objects; tensors can still be read."""
         self._reader.fields.clear()
@@ -123,14 +134,14 @@ class Gguf:
         require(bool(tensors), "model", "a GGUF file with weights", f"{self.path.name}, which has metadata only")
         mixed = is_mixture(str(kind), {"num_experts": self.metadata(f"{kind}.expert_count")})
         require(not mixed, "general.architecture", "a dense model", f"{kind!r} with experts, which is not implemented")
-        require(kind in _FAMILIES, "general.architecture", f"one of {', '.join(_FAMILIES)}", repr(kind))
+        known = isinstance(kind, str) and kind in _FAMILIES
+        require(known, "general.architecture", f"one of {', '.join(_FAMILIES)}", shown(kind))
         about = _About(self, kind)
         sizes = about.sizes()
         config = sizes | about.family(sizes) | {"tie_word_embeddings": "output.weight" not in tensors}
         config |= {"vocab_size": tensors.get("token_embd.weight", (0,))[0]}
-        a = from_config({"model_type": _FAMILIES[kind], **config})
-        if a.rope is not None:
-            a = replace(a, rope=about.scaled(a.rope, a))
+        a = about.with_positions(from_config({"model_type": _FAMILIES[kind], **config}))
+        about.warn_of_unknown_keys()
         return replace(
             a,
             qkv_bias=any(f"blk.0.attn_{part}.bias" in tensors for part in ("q", "qkv")),
@@ -147,10 +158,26 @@ class _About:
 
     def __init__(self, file: Gguf, kind: str) -> None:
         self.file, self.kind = file, kind
+        self._known = set(_WITHOUT_EFFECT)
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the architecture."""
+        self._known.add(key)
         return self.file.metadata(f"{self.kind}.{key}", default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A truth value."""
+        value = self.get(key, default)
+        require(isinstance(value, bool), f"{self.kind}.{key}", "true or false", shown(value))
+        return bool(value)
+
+    def warn_of_unknown_keys(self) -> None:
+        """Say which keys of the architecture nothing has asked for: they may be of settings that are not implemented."""
+        known = {f"{self.kind}.{key}" for key in self._known}
+        theirs = {key for key in self.file.metadata_keys() if key.startswith(f"{self.kind}.")}
+        if theirs - known:
+            names = ", ".join(sorted(theirs - known))
+            warnings.warn(f"{names}: not known for this architecture, and not used", stacklevel=4)
 
     def needed(self, key: str) -> Any:
         """One that no reader has a default for."""
@@ -170,17 +197,21 @@ class _About:
     def sizes(self) -> dict[str, Any]:
         """The sizes that all families have."""
         width, heads = self.whole("embedding_length"), self.whole("attention.head_count")
+        layers = self.whole("block_count")
+        require(layers <= MOST_LAYERS, f"{self.kind}.block_count", f"at most {MOST_LAYERS} layers", layers)
         head_dim = self.whole("attention.key_length", width // heads)
         value_length = self.whole("attention.value_length", head_dim)
         expected = f"{head_dim}, the length of a key"
         require(value_length == head_dim, f"{self.kind}.attention.value_length", expected, value_length)
+        causal = self.flag("attention.causal", True)
+        require(causal, f"{self.kind}.attention.causal", "true (else not implemented)", "false")
         eps = "layer_norm_epsilon" if self.kind in ("gpt2", "gptneox") else "layer_norm_rms_epsilon"
         turned = self.whole("rope.dimension_count", head_dim)
         partly = self.kind in ("phi3", "gptneox")
         require(turned == head_dim or partly, f"{self.kind}.rope.dimension_count", f"{head_dim}, a whole head", turned)
         sizes = {
             "hidden_size": width,
-            "num_hidden_layers": self.needed("block_count"),
+            "num_hidden_layers": layers,
             "intermediate_size": self.needed("feed_forward_length"),
             "num_attention_heads": heads,
             "num_key_value_heads": self.get("attention.head_count_kv", heads),
@@ -198,7 +229,7 @@ class _About:
         window = self.get("attention.sliding_window")
         readers = {"gpt2": self._gpt2, "gptneox": self._gpt_neox, "phi3": self._phi3, "granite": self._granite}
         readers |= {"gemma2": self._gemma2, "gemma3": self._gemma3}
-        if window and self.kind not in ("gemma2", "gemma3", "phi3"):
+        if window and self.kind not in ("gemma2", "gemma3", "phi3", "olmo2"):
             warnings.warn(f"{self.kind}.attention.sliding_window: {window} is not used, as in llama.cpp", stacklevel=2)
         return readers[self.kind](sizes) if self.kind in readers else {}
 
@@ -222,22 +253,48 @@ class _About:
     def _gemma2(self, sizes: dict[str, Any]) -> dict[str, Any]:
         return _query_scale(sizes, 46) | {
             "sliding_window": self.get("attention.sliding_window", 4096),
+            "layer_types": self._layer_types(2, sizes["num_hidden_layers"]),
             "attn_logit_softcapping": self.get("attn_logit_softcapping", 50.0),
             "final_logit_softcapping": self.get("final_logit_softcapping", 30.0),
         }
 
     def _gemma3(self, sizes: dict[str, Any]) -> dict[str, Any]:
-        pattern = self.get("attention.sliding_window_pattern", 6)
-        require(isinstance(pattern, int), "gemma3.attention.sliding_window_pattern", "one number for all layers", pattern)
         return _query_scale(sizes, 62) | {
             "sliding_window": self.needed("attention.sliding_window"),
-            "sliding_window_pattern": pattern,
+            "layer_types": self._layer_types(6, sizes["num_hidden_layers"]),
             "rope_parameters": {
                 "full_attention": {"rope_theta": self.needed("rope.freq_base")},
                 "sliding_attention": {"rope_theta": self.get("rope.freq_base_swa", 10_000.0)},
             },
             "final_logit_softcapping": self.get("final_logit_softcapping") or None,
         }
+
+    def _layer_types(self, usual: int, layers: int) -> list[str]:
+        """Which layers have a window: all but one in so many, the last of them; or all, where the number is 0."""
+        key = "attention.sliding_window_pattern"
+        every = self.get(key, usual)
+        single = isinstance(every, int) and not isinstance(every, bool) and every >= 0
+        require(single, f"{self.kind}.{key}", "one number for all layers", shown(every))
+        full = [every > 0 and (i + 1) % every == 0 for i in range(layers)]
+        return ["full_attention" if whole else "sliding_attention" for whole in full]
+
+    def with_positions(self, a: Config) -> Config:
+        """An architecture with the scaling of positions that the file has, and with what only files of GGUF say of them."""
+        rope = a.rope
+        if rope is None:
+            return a
+        if self.kind in ("gemma2", "olmo2"):
+            key, base = "rope.freq_base_swa", rope.theta
+            expected = f"{base:g}, that of the other layers (else not implemented)"
+            require(self.get(key, base) == base, f"{self.kind}.{key}", expected, self.get(key))
+        if self.kind == "granite" and not self.flag("rope.scaling.finetuned", True):
+            a = replace(a, nope_layers=tuple(range(a.num_layers)))
+        if self.kind == "olmo2" and self.get("attention.sliding_window"):
+            # OLMo 3: what scaling there is, is that of the layers without a window.
+            types, window = self._layer_types(4, a.num_layers), self.whole("attention.sliding_window")
+            windows = tuple(window if kind == "sliding_attention" else None for kind in types)
+            a = replace(a, windows=windows, local_rope=Rope(rope.theta))
+        return replace(a, rope=self.scaled(rope, a))
 
     def scaled(self, rope: Rope, a: Config) -> Rope:
         """Rotary positions with the scaling that the file has: factors, and those of single frequencies."""
@@ -252,10 +309,12 @@ class _About:
         for key, allowed in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("alpha", 0)):
             value = self.get(f"rope.scaling.{key}", allowed)
             require(value in (allowed, -1), f"{self.kind}.rope.scaling.{key}", f"{allowed} (else not implemented)", value)
+        fast, slow = (self.positive(f"rope.scaling.yarn_beta_{end}", x) for end, x in (("fast", 32.0), ("slow", 1.0)))
+        yarn_attention_factor = self.positive("rope.scaling.yarn_attn_factor", 1.0) * mscale(factor)
         if kind == "linear" and factor != 1:
             rope = replace(rope, scaling="linear", factor=factor)
         if kind == "yarn":
-            fast, slow = (self.positive(f"rope.scaling.yarn_beta_{end}", x) for end, x in (("fast", 32.0), ("slow", 1.0)))
+            require(rope.theta > 1, f"{self.kind}.rope.freq_base", "a number above 1, for yarn", rope.theta)
             rope = replace(
                 rope,
                 scaling="yarn",
@@ -264,7 +323,7 @@ class _About:
                 beta_fast=fast,
                 original_context_length=original,
             )
-            attention_factor *= self.positive("rope.scaling.yarn_attn_factor", 1.0) * mscale(factor)
+            attention_factor *= yarn_attention_factor
         rope = replace(rope, attention_factor=attention_factor)
         freq_factors = self._freq_factors("rope_freqs.weight")
         short, long = self._freq_factors("rope_factors_short.weight"), self._freq_factors("rope_factors_long.weight")

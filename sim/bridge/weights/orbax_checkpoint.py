@@ -126,15 +126,16 @@ def _config(kept: dict[str, Any]) -> Config:
 def _as_json(tokenizer: Tokenizer) -> dict[str, Any]:
     # Under "ends", as in folders that are written already.
     rest = {"bos": tokenizer.bos, "eos": tokenizer.eos, "ends": list(tokenizer.eos_ids), "adds_bos": tokenizer.adds_bos}
+    rest |= {"adds_eos": True} if tokenizer.adds_eos else {}
     template = tokenizer.template if isinstance(tokenizer.template, str | None) else dict(tokenizer.template)
     return {"core": json.loads(tokenizer.core.to_str()), "template": template, "named": dict(tokenizer.named), **rest}
 
 
 def _of_json(kept: dict[str, Any]) -> Tokenizer:
     core = tokenizers.Tokenizer.from_str(json.dumps(kept["core"]))
-    # Folders that were written before special tokens had names are read too.
-    named = kept.get("named", {})
-    return Tokenizer(core, kept["bos"], kept["eos"], tuple(kept["ends"]), kept["adds_bos"], kept["template"], named)
+    # Folders that were written before special tokens had names, or before texts could end with one, are read too.
+    named, eos_ids, adds_eos = kept.get("named", {}), tuple(kept["ends"]), kept.get("adds_eos", False)
+    return Tokenizer(core, kept["bos"], kept["eos"], eos_ids, kept["adds_bos"], kept["template"], named, adds_eos)
 
 
 def _difference(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

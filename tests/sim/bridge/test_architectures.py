@@ -128,6 +128,11 @@ def test_null_and_other_names(family, settings, expected):
     assert {key: fields[key] for key in expected} == expected
 
 
+YARN = {"factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+TWO_FACTORS = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+
+
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
@@ -168,6 +173,17 @@ def test_null_and_other_names(family, settings, expected):
         ("llama", {"quantization": {"group_size": 64, "bits": 4}}, "^quantization: quantised with MLX; load"),
         ("llama", {"compression_config": {"quant_method": "ct"}}, "^compression_config: quantised with ct"),
         ("llama", {"num_experts": "8"}, "^num_experts: expected a whole number"),
+        ("llama", {"num_hidden_layers": 10**13}, "^num_hidden_layers: expected at most 65536 layers, got 10000000000000"),
+        ("gpt2", {"n_layer": 10**13}, "^n_layer: expected at most 65536 layers"),
+        ("gemma3", {"text_config": {"num_hidden_layers": 10**13}}, "^num_hidden_layers: expected at most 65536 layers"),
+        ("llama", {"rope_scaling": {"type": "llama3", **LLAMA3, "low_freq_factor": 4.0}}, "^high_freq_factor: .*above .* 4"),
+        ("llama", {"rope_scaling": {"type": "llama3", **LLAMA3, "low_freq_factor": 5.0}}, "^high_freq_factor: .*above .* 5"),
+        ("llama", {"rope_theta": 1.0, "rope_scaling": {"type": "yarn", **YARN}}, "^rope_theta: expected a number above 1"),
+        (
+            "phi3",
+            {"original_max_position_embeddings": 1, "rope_scaling": {"type": "su", **TWO_FACTORS}},
+            "^original_max_position_embeddings: expected at least 2, for longrope",
+        ),
     ],
 )
 def test_settings_that_are_refused(family, settings, message):
@@ -181,9 +197,6 @@ def test_the_flag_of_a_multimodal_model_is_that_of_the_whole():
 
 
 # --- rotary positions -------------------------------------------------------------------------------------------------
-
-YARN = {"factor": 4.0, "original_max_position_embeddings": 32}
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
 
 @pytest.mark.parametrize(
@@ -257,7 +270,7 @@ def test_frequencies_are_those_of_transformers(scaling, long):
     expected, size = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](theirs, "cpu", seq_len=length)
     ours = empty("llama", **sizes, rope_parameters=scaling).rope
     np.testing.assert_allclose(ours.frequencies(64, long=long), expected.numpy(), rtol=2e-6)
-    assert ours.size == pytest.approx(size)
+    assert ours.attention_factor == pytest.approx(size)
 
 
 @pytest.mark.parametrize(
@@ -570,6 +583,11 @@ def yarn(writer, **values):
         add(f"llama.rope.scaling.{key}", value)
 
 
+def renamed(writer, architecture):
+    """An architecture that is no text."""
+    writer.kv_data[0]["general.architecture"] = gguf.GGUFValue(architecture, gguf.GGUFValueType.ARRAY)
+
+
 @pytest.mark.parametrize(
     ("change", "leave_out", "message"),
     [
@@ -598,6 +616,13 @@ def yarn(writer, **values):
         (lambda w: w.add_string("llama.expert_count", "x"), (), "num_experts: expected a whole number"),
         (lambda w: w.add_string("split.no", "x"), (), "split.no: expected a whole number"),
         (lambda w: w.add_string("general.type", "adapter"), (), "^model: .*of the type 'adapter'"),
+        (lambda w: renamed(w, ["llama"]), (), r"^general\.architecture: expected one of .*got \['llama'\]"),
+        (
+            lambda w: w.add_uint64("llama.block_count", 10**13),
+            ("block_count",),
+            "block_count: expected at most 65536 layers",
+        ),
+        (lambda w: (yarn(w), w.add_rope_freq_base(1.0)), ("freq_base",), r"^llama\.rope\.freq_base: .*above 1, for yarn"),
     ],
 )
 def test_gguf_that_is_refused(checkpoint, tmp_path, change, leave_out, message):
@@ -608,6 +633,96 @@ def test_gguf_that_is_refused(checkpoint, tmp_path, change, leave_out, message):
 def test_a_window_that_llama_cpp_ignores_is_said(checkpoint, tmp_path):
     with pytest.warns(UserWarning, match="sliding_window"):
         scaling(checkpoint, tmp_path, lambda w: w.add_sliding_window(9))
+
+
+def olmo3(writer, **more):
+    """OLMo 3 has the architecture of OLMo 2, a window, and a scaling of positions."""
+    writer.add_sliding_window(3)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(4.0)
+    writer.add_rope_scaling_orig_ctx_len(32)
+    for key, value in more.items():
+        writer.add_uint32(f"olmo2.attention.{key}", value)
+
+
+def test_olmo_3_as_gguf(checkpoint, tmp_path):
+    """Windows in all layers but one in four, and the scaling in the layers without one only, as in llama.cpp."""
+    path, before = tmp_path / "model.gguf", open_folder(checkpoint("olmo2"))[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        a = write_gguf(checkpoint("olmo2"), path, change=olmo3).config
+        every = {
+            n: write_gguf(checkpoint("olmo2"), path, change=lambda w, n=n: olmo3(w, sliding_window_pattern=n)).config.windows
+            for n in (0, 1, 2)
+        }
+    assert a.windows == (3, 3, 3, None)[: a.num_layers]
+    assert (a.local_rope, a.rope.scaling, a.rope.factor) == (Rope(1e4), "yarn", 4.0)
+    n = a.num_layers
+    assert every == {0: (3,) * n, 1: (None,) * n, 2: ((3, None) * n)[:n]}
+    same(a, before, windows=None, rope=None, local_rope=None)
+    model, plain = load(path, progress=False), load(checkpoint("olmo2"), progress=False)
+    assert model.config.windows == every[2]
+    # Up to the window there is nothing to see of it: the layers that slide have plain positions.
+    few, many = references.tokens(3).tolist(), references.tokens(9).tolist()
+    sliding = replace(plain.config, windows=(3,) * n, local_rope=None)
+    slid = replace(plain, decoder=type(plain.decoder)(sliding, plain.parameters))
+    np.testing.assert_allclose(slid.logits([few])[0], plain.logits([few])[0], atol=1e-5)
+    write_gguf(checkpoint("olmo2"), path, change=lambda w: olmo3(w, sliding_window_pattern=0))
+    all_slide = load(path, progress=False)
+    np.testing.assert_allclose(all_slide.logits([many])[0], slid.logits([many])[0], atol=1e-5)
+    assert np.abs(all_slide.logits([many])[0][-1] - plain.logits([many])[0][-1]).max() > 1e-3
+
+
+def test_gemma_2_with_another_pattern_of_windows(checkpoint, tmp_path):
+    file = write_gguf(checkpoint("gemma2"), tmp_path / "x.gguf", change=lambda w: w.add_sliding_window_pattern(3))
+    window, n = open_folder(checkpoint("gemma2"))[0].windows[0], file.config.num_layers
+    assert file.config.windows == tuple(None if (i + 1) % 3 == 0 else window for i in range(n))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("gemma2", lambda w: w.add_float32("gemma2.rope.freq_base_swa", 5e4), r"gemma2\.rope\.freq_base_swa: .*10000"),
+        ("olmo2", lambda w: w.add_float32("olmo2.rope.freq_base_swa", 5e4), r"olmo2\.rope\.freq_base_swa: .*10000"),
+        ("gemma2", lambda w: w.add_array("gemma2.attention.sliding_window_pattern", [True]), "one number for all layers"),
+        ("gemma3", lambda w: w.add_bool("gemma3.attention.sliding_window_pattern", True), "one number for all layers"),
+        ("llama", lambda w: w.add_bool("llama.attention.causal", False), r"llama\.attention\.causal: expected true"),
+        (
+            "granite, biases",
+            lambda w: w.add_uint32("granite.rope.scaling.finetuned", 0),
+            "finetuned: expected true or false",
+        ),
+    ],
+)
+def test_gguf_settings_that_are_not_implemented(checkpoint, tmp_path, name, change, message):
+    with pytest.raises(ValueError, match=message):
+        scaling(checkpoint, tmp_path, change, name)
+
+
+@pytest.mark.parametrize("finetuned", [True, False])
+def test_granite_without_positions_as_gguf(checkpoint, tmp_path, finetuned):
+    """llama.cpp turns nothing in a Granite whose file says so: one layer then does not see the order of earlier tokens."""
+    path = tmp_path / "model.gguf"
+    write_gguf(checkpoint("granite, biases"), path, change=lambda w: w.add_rope_scaling_finetuned(finetuned))
+    model = load(path, progress=False)
+    assert model.config.nope_layers == (() if finetuned else tuple(range(model.config.num_layers)))
+    one_layer = replace(model.config, num_layers=1, windows=(None,), nope_layers=model.config.nope_layers[:1])
+    first = {name: x[:1] if name.startswith("blocks.") else x for name, x in model.parameters.items()}
+    alone = replace(model, decoder=type(model.decoder)(one_layer, first))
+    forth, back = (alone.logits([row])[0][-1] for row in ([1, 2, 3, 4, 5], [4, 3, 2, 1, 5]))
+    assert (np.abs(forth - back).max() < 1e-5) is not finetuned
+
+
+def test_gguf_keys_that_are_not_known_are_said(checkpoint, tmp_path):
+    def change(writer):
+        writer.add_float32("llama.attention.clamp_kqv", 8.0)
+        writer.add_uint32("llama.nextn_predict_layers", 1)
+        writer.add_uint32("llama.vocab_size", 61)
+        writer.add_string("llamas.other", "x")
+
+    expected = r"^llama\.attention\.clamp_kqv, llama\.nextn_predict_layers: not known for this architecture, and not used$"
+    with pytest.warns(UserWarning, match=expected):
+        assert scaling(checkpoint, tmp_path, change) == Rope(1e4)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -698,12 +813,17 @@ Q = "model.layers.1.self_attn.q_proj.weight"
     ("change", "method"),
     [
         (lambda t: {**t, Q.replace("weight", "qweight"): np.ones((2, 2), np.int32)}, "GPTQ or AWQ"),
+        (lambda t: {**t, Q.replace("weight", "qzeros"): np.ones((2, 2), np.int32)}, "GPTQ or AWQ"),
         (lambda t: {**t, f"{Q}.absmax": np.ones(2, np.float32)}, "bitsandbytes"),
+        (lambda t: {**t, f"{Q}.quant_map": np.ones(16, np.float32)}, "bitsandbytes"),
+        (lambda t: {**t, Q.replace("weight", "SCB"): np.ones(2, np.float32)}, "bitsandbytes"),
+        (lambda t: {**t, f"{Q}_packed": np.ones((2, 2), np.int32)}, "compressed-tensors"),
+        (lambda t: {**t, "model.layers.1.mlp.down_proj_blocks": np.ones((2, 2), np.uint8)}, "MXFP4"),
         (lambda t: {**t, f"{Q}_scale_inv": np.ones(2, np.float32)}, "float8"),
         (lambda t: {**t, Q: t[Q].astype(np.int8)}, "weights of type I8"),
         (lambda t: {**t, Q: t[Q].astype(jnp.float8_e4m3fn)}, "float8"),
     ],
-    ids=["GPTQ", "bitsandbytes", "scales", "int8", "float8"],
+    ids=["GPTQ", "zeros", "bitsandbytes", "map", "SCB", "packed", "blocks", "scales", "int8", "float8"],
 )
 def test_quantised_folders_are_refused(edited, change, method):
     with pytest.raises(ValueError, match=f"quantised with {method}; .*GGUF"):

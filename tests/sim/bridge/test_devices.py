@@ -172,7 +172,13 @@ def test_what_overflows_is_an_error_that_names_type_and_layer():
     ):
         with pytest.raises(ValueError, match=r"^logits: .*after block [01].*float16"):
             function()
+    with pytest.raises(
+        ValueError, match=r"^states: expected finite numbers, got others, first after block [01], in float16"
+    ):
+        lm.states(PROMPTS)
     cut = lm.split(PROMPTS, 1)
+    with pytest.raises(ValueError, match=r"^logits: expected finite numbers, got others, in float16"):
+        split.last_log_p(cut)
     with pytest.raises(ValueError, match=r"^steering: .*float16, steered after block 1"):
         ufm.divergence(cut, [0], V, [1.0])
     assert np.isfinite(huge("float32").logits(PROMPTS)[0]).all()

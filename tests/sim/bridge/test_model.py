@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,6 +34,13 @@ def letters(more=()):
     core.add_special_tokens(["<s>", "<user>", "<end>", *more])
     core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return Tokenizer(core, bos=BOS, eos=END, eos_ids=(END,), template=TEMPLATE)
+
+
+def in_itself():
+    """The messages of a chat, of which one has itself as its content."""
+    message = {"role": "user"}
+    message["content"] = message
+    return [message]
 
 
 @pytest.fixture
@@ -219,6 +227,22 @@ def test_things_that_are_no_layer(lm, layer):
         (lambda lm: load(None), "^model: expected a name or a path"),
         (lambda lm: load(5), "^model: expected a name or a path, got 5"),
         (lambda lm: load(""), "^model: expected a name or a path"),
+        (lambda lm: load("x", mesh=5), "^mesh: expected a Mesh or a str, got 5"),
+        (lambda lm: load("x", offload="x"), "^offload: expected True or False, got 'x'"),
+        (lambda lm: load("x", hosts="a"), "^hosts: expected a whole number, got 'a'"),
+        (lambda lm: model.random_model({"d_model": 3}, jax.random.key(0)), "^config: expected a Config, got dict"),
+        (lambda lm: model.random_model(lm.config, 0), "^key: expected one jax.random.key, got 0"),
+        (lambda lm: replace(lm, memory_budget=0), "^memory_budget: expected a whole number of at least 1, got 0"),
+        (lambda lm: replace(lm, memory_budget=-5), "^memory_budget: expected a whole number of at least 1, got -5"),
+        (lambda lm: lm.generate(["A"], stop="no"), "^stop: expected True or False, got 'no'"),
+        (lambda lm: lm.generate(["A"], alpha="x"), "^alpha: expected real numbers, got 'x'"),
+        (lambda lm: lm.generate(["A"], alpha=float("nan")), "^alpha: expected finite numbers, got nan"),
+        (lambda lm: lm.split(["A"], last_only="no"), "^last_only: expected True or False, got 'no'"),
+        (lambda lm: lm.logits(["A"], chat="no"), "^chat: expected True or False, got 'no'"),
+        (
+            lambda lm: lm.generate([in_itself()], chat=True),
+            "^messages: .*nested at most 100 deep, got more, or one in itself",
+        ),
         (lambda lm: Sampling(temperature=float("nan")), "^temperature: "),
         (lambda lm: Sampling(temperature=float("inf")), "^temperature: "),
     ],

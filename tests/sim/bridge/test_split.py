@@ -223,6 +223,16 @@ def test_states_of_all_layers_are_those_of_every_split(small):
         np.testing.assert_array_equal(every.context, alone.context)
 
 
+def test_the_difference_of_means_is_that_of_the_last_tokens(small):
+    model = small("llama, grouped, tied")
+    states, mask = model.states(PROMPTS)
+    last = states[1, :, -1]
+    assert mask[:, -1].all()
+    weights = np.array([1.0, -0.25, -0.75])
+    v = ufm.difference_of_means(model.split(PROMPTS, 1), [0, 1, 2], weights)
+    np.testing.assert_allclose(v, weights @ last, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("budget", [2**20])
 def test_a_sweep_holds_what_its_budget_allows(budget):
     """Temporary memory of the compiled program, whatever the number of strengths; and it is used, not a fraction of it."""

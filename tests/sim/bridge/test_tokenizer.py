@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import gguf
@@ -191,6 +192,57 @@ def test_a_text_begins_once(trained, beginning, kind):
     assert tokenizer.encode(chat) == tokenizer.encode(chat, special=False)
 
 
+@pytest.mark.parametrize("named", [{}, {"bos_token": None}])
+def test_a_text_begins_once_if_no_file_names_its_beginning(trained, beginning, named):
+    put(beginning, tokenizer_config=named)
+    tokenizer, fox = from_folder(beginning), trained.encode("fox").ids
+    assert (tokenizer.bos, tokenizer.opening) == (None, [0])
+    assert tokenizer.encode("fox") == tokenizer.encode("<|endoftext|>fox") == [0, *fox]
+    assert tokenizer.encode("<|endoftext|>fox", special=False) == [0, *fox]
+    assert tokenizer.encode("<|endoftext|><|endoftext|>fox") == [0, 0, *fox]
+
+
+def surrounded(path, core, **flags):
+    """A folder of a `tokenizer.json` with these flags beside it."""
+    core.save(str(path / "tokenizer.json"))
+    put(path, tokenizer_config={"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", **flags})
+    return from_folder(path)
+
+
+@pytest.mark.parametrize("key", ["add_bos_token", "add_eos_token"])
+def test_what_a_tokenizer_json_puts_around_a_text_is_all(trained, tmp_path, key):
+    """As in transformers 5, which was asked for the same folders, whatever the flags say; where they differ, it is said."""
+    fox, core = trained.encode("fox").ids, tokenizers.Tokenizer.from_str(trained.to_str())
+    whole = {"add_bos_token": "<|endoftext|> $A", "add_eos_token": "$A <|im_end|>"}[key]
+    core.post_processor = TemplateProcessing(single=whole, special_tokens=[("<|endoftext|>", 0), ("<|im_end|>", 2)])
+    around, name = ([0, *fox], "<\\|endoftext\\|> before") if key == "add_bos_token" else ([*fox, 2], "<\\|im_end\\|> after")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for said in (True, None):
+            assert surrounded(tmp_path, core, **{key: said}).encode("fox") == around
+        for said in (False, None):
+            assert surrounded(tmp_path, trained, **{key: said}).encode("fox") == fox
+    with pytest.warns(UserWarning, match=f"^{key}: false is not used, .* puts {name} a text"):
+        assert surrounded(tmp_path, core, **{key: False}).encode("fox") == around
+    with pytest.warns(UserWarning, match=f"^{key}: true is not used, .* puts nothing"):
+        tokenizer = surrounded(tmp_path, trained, **{key: True})
+    assert (tokenizer.encode("fox"), tokenizer.opening, tokenizer.closing) == (fox, [], [])
+
+
+def test_a_text_ends_with_the_token_where_a_gguf_file_says_so(trained, tmp_path):
+    tokenizer = from_gguf(in_gguf(tmp_path / "x.gguf", trained, change=lambda w: w.add_add_eos_token(True)))
+    fox = trained.encode("fox").ids
+    assert (tokenizer.encode("fox"), tokenizer.encode("fox", special=False)) == ([*fox, 2], fox)
+    assert (tokenizer.opening, tokenizer.closing) == ([], [2])
+
+    def nameless(writer):
+        writer.add_add_eos_token(True)
+        del writer.kv_data[0]["tokenizer.ggml.eos_token_id"]
+
+    with pytest.raises(ValueError, match=r"^tokenizer\.ggml\.eos_token_id: expected an id, since texts end with it"):
+        from_gguf(in_gguf(tmp_path / "y.gguf", trained, change=nameless))
+
+
 def test_a_text_that_begins_with_nothing(folder):
     tokenizer = from_folder(folder)
     assert tokenizer.opening == []
@@ -342,6 +394,26 @@ def test_tokens_that_were_added_later(trained, tmp_path, file):
         from_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "new"),
+    [
+        ({"extra_special_tokens": ["<x>"]}, ["<x>"]),
+        ({"additional_special_tokens": ["<x>", "<|im_start|>"], "extra_special_tokens": {}}, ["<x>"]),
+        ({"additional_special_tokens": ["<x>"], "extra_special_tokens": ["<y>"]}, ["<y>"]),
+        ({"extra_special_tokens": {"video_token": "<y>", "image_token": "<x>"}}, ["<y>", "<x>"]),
+        ({"video_token": "<z>", "image_token": "<x>", "extra_special_tokens": ["<y>"]}, ["<z>", "<x>", "<y>"]),
+        ({"extra_special_tokens": ["<x>"], "pad_token": "<z>"}, ["<z>", "<x>"]),
+    ],
+)
+def test_other_special_tokens_follow_on_the_vocabulary(trained, tmp_path, settings, new):
+    """In the order of transformers, which was asked for the same folders."""
+    trained.save(str(tmp_path / "tokenizer.json"))
+    put(tmp_path, tokenizer_config=settings)
+    tokenizer, n, fox = from_folder(tmp_path), trained.get_vocab_size(), trained.encode("fox").ids
+    assert tokenizer.encode("fox".join(["", *new])) == [i for k in range(len(new)) for i in (*fox, n + k)]
+    assert tokenizer.size == n + len(new)
+
+
 def test_templates_in_each_file(trained, tmp_path):
     trained.save(str(tmp_path / "tokenizer.json"))
     messages = [{"role": "user", "content": ""}]
@@ -349,6 +421,8 @@ def test_templates_in_each_file(trained, tmp_path):
     def said(**values):
         return from_folder(tmp_path).chat(messages, **values)
 
+    put(tmp_path, processor_config={"chat_template": "from processor_config.json"})
+    assert said() == "from processor_config.json"
     put(tmp_path, chat_template={"chat_template": "from chat_template.json"})
     assert said() == "from chat_template.json"
     several = [{"name": "default", "template": "the first"}, {"name": "tool_use", "template": "with {{ tools | length }}"}]
@@ -410,6 +484,27 @@ def test_sentence_piece(tmp_path, legacy):
     assert tokenizer.named == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     # As it is after other text: no space is put before it.
     assert (tokenizer.token(" the"), tokenizer.token_strings[tokenizer.token("q")]) == (268, "q")
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "ids"),
+    [
+        ({}, "the", [1, 268]),
+        ({"add_bos_token": False}, "the", [268]),
+        ({"add_bos_token": None}, "the", [268]),
+        ({"add_bos_token": True, "add_eos_token": True}, "the", [1, 268, 2]),
+        ({"add_bos_token": True, "add_prefix_space": False}, "the", [1, 293, 261]),
+        ({"add_bos_token": True, "add_prefix_space": False, "legacy": True}, "<start_of_turn>the", [1, 3, 293, 261]),
+        ({"add_bos_token": True, "add_prefix_space": None}, "the", [1, 268]),
+    ],
+)
+def test_flags_beside_sentence_piece(tmp_path, flags, text, ids):
+    """As the Llama tokenizer of transformers 5 has it, but for a text's beginning where nothing is said of it."""
+    shutil.copy(PIECES, tmp_path / "tokenizer.model")
+    put(tmp_path, tokenizer_config=flags)
+    tokenizer = from_folder(tmp_path)
+    assert tokenizer.encode(text) == ids
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_other_files_of_that_name(tmp_path):
@@ -515,11 +610,46 @@ def test_ids_in_configurations(folder):
         ({"chat_template": 5}, "^chat_template: expected a text, or several by name, got int"),
         ({"bos_token": {"content": "\ud800"}}, "^bos_token: expected text that UTF-8"),
         ({"bos_token": "<|im_start|>", "add_bos_token": "false"}, "^add_bos_token: expected a truth value, got 'false'"),
+        ({"add_eos_token": 1}, "^add_eos_token: expected a truth value, got 1"),
+        ({"extra_special_tokens": "<x>"}, "^extra_special_tokens: expected a list of tokens, or tokens by name, got '<x>'"),
+        ({"additional_special_tokens": [5]}, "^additional_special_tokens: expected text, got None"),
     ],
 )
 def test_settings_that_are_refused(folder, settings, message):
     put(folder, tokenizer_config=settings)
     with pytest.raises(ValueError, match=message):
+        from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"legacy": "no"}, "^legacy: expected a truth value, got 'no'"),
+        ({"add_prefix_space": 0}, "^add_prefix_space: expected a truth value, got 0"),
+    ],
+)
+def test_flags_that_are_refused_beside_sentence_piece(tmp_path, settings, message):
+    shutil.copy(PIECES, tmp_path / "tokenizer.model")
+    put(tmp_path, tokenizer_config=settings)
+    with pytest.raises(ValueError, match=message):
+        from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [5, ["GPT2Tokenizer"]])
+def test_a_class_of_a_tokenizer_that_is_no_text(tmp_path, kind):
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("")
+    put(tmp_path, config={"model_type": "gpt2"}, tokenizer_config={"tokenizer_class": kind})
+    with pytest.raises(ValueError, match=r"^tokenizer_class: expected text, got"):
+        from_folder(tmp_path)
+    put(tmp_path, config={"model_type": ["gpt2"]}, tokenizer_config={})
+    with pytest.raises(ValueError, match=r"^tokenizer: expected a tokenizer\.json .*\['gpt2'\]"):
+        from_folder(tmp_path)
+
+
+def test_a_template_that_is_a_pointer_of_git_lfs(folder):
+    (folder / "chat_template.jinja").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ValueError, match=r"^chat_template\.jinja: expected the file itself, .*git lfs pull"):
         from_folder(folder)
 
 
@@ -533,10 +663,14 @@ def test_settings_that_are_refused(folder, settings, message):
         ("tokenizer.chat_templates", [5], "a list of names, got"),
         ("tokenizer.ggml.add_bos_token", "false", "a truth value, got 'false'"),
         ("tokenizer.ggml.add_space_prefix", 5, "a truth value, got 5"),
+        ("tokenizer.ggml.add_eos_token", 5, "a truth value, got 5"),
+        ("tokenizer.ggml.bos_token_id", "x", "a whole number, got 'x'"),
+        ("tokenizer.ggml.eos_token_id", True, "a whole number, got True"),
     ],
 )
 def test_metadata_that_are_refused(trained, tmp_path, key, value, expected):
     kinds = {int: gguf.GGUFValueType.UINT32, str: gguf.GGUFValueType.STRING, list: gguf.GGUFValueType.ARRAY}
+    kinds[bool] = gguf.GGUFValueType.BOOL
 
     def change(writer):
         writer.kv_data[0][key] = gguf.GGUFValue(value, kinds[type(value)])

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from sim.bridge.model import load
 from sim.bridge.parameters import shapes
-from sim.bridge.tokenizer import Tokenizer
+from sim.bridge.tokenizer import Tokenizer, from_folder
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import Msgpack, Safetensors, load_params, open_folder
 from tests.sim.bridge import references
@@ -478,19 +478,42 @@ def test_a_name_that_no_file_can_have():
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 5\n".format("0" * 64)
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "tokenizer.json", "tokenizer.model", "config.json", "chat_template.jinja"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "tokenizer.model", "config.json"])
 def test_pointers_of_git_lfs(llama, name):
     (llama / name).write_text(POINTER)
-    with pytest.raises(ValueError, match=rf"^checkpoint: .*{name}: .*git lfs pull"):
+    with pytest.raises(ValueError, match=rf"expected the file itself, got .*{name}', a pointer of Git LFS: .*git lfs pull"):
         load(llama)
 
 
 def test_a_pointer_in_place_of_a_gguf_file(tmp_path):
     (tmp_path / "model.gguf").write_text(POINTER)
-    with pytest.raises(ValueError, match=r"^checkpoint: .*Git LFS in place of model\.gguf"):
+    with pytest.raises(ValueError, match=r"^model: expected the file itself, got .*model\.gguf', a pointer of Git LFS"):
         load(tmp_path / "model.gguf")
+
+
+def test_pointers_in_place_of_files_that_are_not_read(llama):
+    for name in ("pytorch_model.bin", "model.onnx", "logo.png", "consolidated.safetensors", "training_args.json"):
+        (llama / name).write_text(POINTER)
+    assert load(llama, progress=False).config.num_layers == 3
+
+
+def test_a_shard_and_merges_that_are_pointers(llama):
+    tensors = load_file(llama / "model.safetensors")
+    (llama / "model.safetensors").unlink()
+    save_file(tensors, llama / "a.safetensors")
+    (llama / "b.safetensors").write_text(POINTER)
+    shards = dict.fromkeys(tensors, "a.safetensors") | {"x": "b.safetensors"}
+    (llama / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(ValueError, match=r"^checkpoint: .*b\.safetensors', a pointer of Git LFS"):
+        load(llama)
+    (llama / "b.safetensors").unlink()
+    save_file(tensors, llama / "model.safetensors")
+    (llama / "merges.txt").write_text(POINTER)
+    (llama / "vocab.json").write_text("{}")
+    (llama / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer"}))
+    (llama / "config.json").write_text(json.dumps(json.loads((llama / "config.json").read_text()) | {"model_type": "qwen2"}))
+    with pytest.raises(ValueError, match=r"merges\.txt', a pointer of Git LFS"):
+        from_folder(llama)
 
 
 def test_an_adapter_without_its_configuration(llama):
