@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # Only what parses arguments is imported here: JAX and matplotlib load inside the commands, so that help is instant.
 
 app = typer.Typer(
-    help="How steering strength acts on a language model: the theorems, checked, and the toy figures, drawn.",
+    help="How steering strength acts on a language model: choose a strength, make and test steering vectors, run the "
+    "papers' experiments, check their theorems, draw their figures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -62,7 +63,7 @@ Offload = Annotated[
         "is larger than the device.",
     ),
 ]
-Instances = Annotated[int, typer.Option(min=1, help="Random corpora per statement.")]
+Instances = Annotated[int, typer.Option(min=1, help="Random instances per statement: corpora, or what else it is about.")]
 
 
 @app.command()
@@ -453,8 +454,9 @@ def _stage(name: str) -> None:
         ] = None,
     ) -> None:
         from sim.experiments.hosts import joined, this_host
-        from sim.experiments.run import as_table, foresee, prepare, run
+        from sim.experiments.run import as_table, foresee, in_order, prepare, run
         from sim.experiments.strength.page import summary, write
+        from sim.experiments.unused import unread
         from sim.output import versions
 
         # What one host will take is the same for each.
@@ -480,8 +482,10 @@ def _stage(name: str) -> None:
         )
         # Where bars are not shown.
         told = _say if not sys.stderr.isatty() else lambda stage: None
-        if name == "all" and place.number == 0:
-            _foretell(experiment, preset, place.count)
+        for line in unread(files, in_order(stages)):
+            warnings.warn(line, stacklevel=2)
+        if place.number == 0:
+            _foretell(experiment, in_order(stages), preset, place.count)
         with joined(out, place, {**versions(), "settings, model and texts": experiment.store.digest}, wait=wait):
             run(experiment, stages, told=told)
         typer.echo(as_table(experiment.store))
@@ -505,18 +509,21 @@ for _name in _STAGES:
     _stage(_name)
 
 
-def _foretell(experiment: "Experiment", preset: str | None, hosts: int) -> None:
-    """Say what the stages that are left will take here. A trial is over before that is measured: it is known in words."""
-    from sim.experiments.estimate import estimate
-    from sim.experiments.run import in_order
+def _foretell(experiment: "Experiment", stages: list[str], preset: str | None, hosts: int) -> None:
+    """Say what the stages that are left will take here. Of a trial that is known; of little work it is not measured."""
+    from sim.experiments import strength
+    from sim.experiments.estimate import estimate, is_finished, is_worth_measuring
     from sim.experiments.settings import SMOKE_DURATION
 
-    if preset == "smoke":
-        typer.echo(f"ufm: {SMOKE_DURATION}", err=True)
+    if all(is_finished(experiment, name) for name in stages):
         return
-    expected = estimate(experiment, in_order(), hosts=hosts)
-    if expected.stages:
-        typer.echo(f"ufm: what it will take here:\n{expected}", err=True)
+    if preset == "smoke" and set(stages) <= set(strength.STAGES):
+        told = SMOKE_DURATION
+    elif is_worth_measuring(experiment, stages):
+        told = f"what it will take here:\n{estimate(experiment, stages, hosts=hosts)}"
+    else:
+        told = "what is left takes no longer here than measuring its time would"
+    typer.echo(f"ufm: {told}", err=True)
 
 
 @lm.command()
@@ -667,7 +674,7 @@ def make(
     ] = "difference-of-means",
     sae: Annotated[
         Path | None,
-        typer.Option(help="A SAELens folder; takes the feature that best tells the texts apart, or --feature."),
+        typer.Option(help="A SAELens folder; its feature that best tells the texts apart, or that --feature names."),
     ] = None,
     feature: Annotated[int | None, typer.Option(min=0, help="The number of a feature of --sae, in place of texts.")] = None,
     tokens: Annotated[str, typer.Option(help="content, answer, all, last, or a number: the last so many.")] = "content",
@@ -768,7 +775,9 @@ def choose(
         ),
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are what a user says.")] = False,
-    per_prompt: Annotated[bool, typer.Option("--per-prompt", help="Print what the strength is to each prompt.")] = False,
+    per_prompt: Annotated[
+        bool, typer.Option("--per-prompt", help="Print cost, share and strength for each prompt.")
+    ] = False,
     other_weights: OtherWeights = False,
     fold: Annotated[
         Path | None, typer.Option(help="File for the vector, scaled so that strength 1 is the chosen one.")

@@ -7,7 +7,7 @@ them. A text may end early and a request may be shorter than the longest, so the
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -271,41 +271,103 @@ STAGES: dict[str, Callable[[Experiment], StageCost]] = {
 """Functions that count the work of each stage."""
 
 
-def measure_rates(lm: LanguageModel, together: int) -> Rates:
+WORTH = 1.5
+"""How many times the work of the trials of a model's speed there has to be, for these to be worth their time."""
+
+
+TRIAL_STEPS = 8
+"""Tokens that each sequence writes in a trial."""
+
+
+class Trials(NamedTuple):
+    """What the speed of a model is measured on: a sweep of one context, and tokens written by one sequence and by many.
+
+    Attributes:
+        length: of the context.
+        strengths: of the sweep.
+        prompt: tokens before those that are written.
+        together: sequences that are written at a time.
+        steps: tokens that each of them gets.
+        times: how often all of it is done.
+    """
+
+    length: int
+    strengths: int
+    prompt: int
+    together: int
+    steps: int = TRIAL_STEPS
+    times: int = 4
+
+    def sweep(self, shape: Shape) -> float:
+        """The operations of a sweep."""
+        return shape.read(1, self.length, 1) + (self.strengths + 1) * shape.suffix(0, self.length)
+
+    def cost(self, shape: Shape) -> StageCost:
+        """The work of all of them."""
+        reading = self.sweep(shape) + 2 * shape.read(1, self.prompt, shape.config.num_layers)
+        writing = ((self.steps, 1), (self.steps, self.together))
+        return StageCost(0, self.times * reading, self.times * writing, programs=3)
+
+
+def trials_of(lm: LanguageModel, works: Iterable[StageCost]) -> Trials:
+    """The trials of a model's speed, before some work."""
+    longest = lm.config.max_seq_len
+    together = max((count for work in works for _, count in work.writes), default=2)
+    # Where blocks come from the host, what that costs is shared by all that pass through them.
+    strengths = 64 if lm.decoder.offloaded else 8
+    return Trials(min(96, longest), strengths, min(64, longest - TRIAL_STEPS), max(2, together))
+
+
+def is_worth_measuring(experiment: Experiment, stages: Sequence[str]) -> bool:
+    """Whether what is left of stages is `WORTH` times as much work as measuring how fast the model is.
+
+    Args:
+        experiment: the run.
+        stages: names, and those that they need.
+    """
+    works = [STAGES[name](experiment) for name in stages if not is_finished(experiment, name)]
+    shape = Shape(experiment.lm.config)
+    token = shape.read(1, 1, shape.config.num_layers) + shape.logits(1)
+
+    def operations(work: StageCost) -> float:
+        return work.operations + token * sum(steps * count for steps, count in work.writes)
+
+    return sum(map(operations, works)) >= WORTH * operations(trials_of(experiment.lm, works).cost(shape))
+
+
+def measure_rates(lm: LanguageModel, trials: Trials) -> Rates:
     """How fast a model is here: a sweep over strengths of one context, and a few tokens written by one and many sequences.
 
     Args:
         lm: the model.
-        together: sequences that are written at a time.
+        trials: how much of these.
     """
-    # Where blocks come from the host, what that costs is shared by all that pass through them.
-    length, strengths = min(96, lm.config.max_seq_len), 64 if lm.decoder.offloaded else 8
-    steps, together = 8, max(2, together)
-    ids = np.random.default_rng(0).integers(0, lm.config.vocab_size, length).tolist()
+    ids = np.random.default_rng(0).integers(0, lm.config.vocab_size, trials.length).tolist()
     split = lm.split([ids], 0)
-    v, alphas = jnp.ones(lm.config.d_model), jnp.linspace(-1e-3, 1e-3, strengths)
-    swept = _timed(lambda: np.asarray(ufm.divergence(split, [0], v, alphas)))
+    v, alphas = jnp.ones(lm.config.d_model), jnp.linspace(-1e-3, 1e-3, trials.strengths)
+    swept = _timed(lambda: np.asarray(ufm.divergence(split, [0], v, alphas)), trials.times)
     shape = Shape(lm.config)
-    operations = shape.read(1, length, 1) + (strengths + 1) * shape.suffix(0, length)
+    operations = trials.sweep(shape)
 
     # As in the stages: after a prompt, and drawn from the likeliest tokens.
-    prompt, draw = ids[: min(64, lm.config.max_seq_len - steps)], Sampling(temperature=0.9, top_k=50, top_p=0.95)
+    prompt, draw, steps = ids[: trials.prompt], Sampling(temperature=0.9, top_k=50, top_p=0.95), trials.steps
     before = shape.read(1, len(prompt), lm.config.num_layers) * swept[1] / operations
 
     def write(sequences: int) -> tuple[float, float]:
         compiling, writing = _timed(
-            lambda: lm.generate([prompt], max_new_tokens=steps, num_return_sequences=sequences, sampling=draw, stop=False)
+            lambda: lm.generate([prompt], max_new_tokens=steps, num_return_sequences=sequences, sampling=draw, stop=False),
+            trials.times,
         )
         return compiling, max(writing - before, writing / 2) / steps
 
-    one, many = write(1), write(together)
-    return Rates(operations / swept[1], (one[1], many[1]), together, (swept[0] + one[0] + many[0]) / 3)
+    one, many = write(1), write(trials.together)
+    return Rates(operations / swept[1], (one[1], many[1]), trials.together, (swept[0] + one[0] + many[0]) / 3)
 
 
-def _timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of compiling, and of working: the median of three."""
+def _timed(work: Callable[[], object], times: int) -> tuple[float, float]:
+    """Seconds of compiling, which is done the first time, and of working: the median of the other times."""
     seconds = []
-    for _ in range(4):
+    for _ in range(times):
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)
@@ -353,7 +415,7 @@ def _words(seconds: float) -> str:
     )
 
 
-def _is_finished(experiment: Experiment, stage: str) -> bool:
+def is_finished(experiment: Experiment, stage: str) -> bool:
     """Whether all groups of arrays of a stage are."""
     settings = experiment.settings.updates
     forms = [form for form in settings.forms if settings.methods_of(form)]
@@ -373,10 +435,10 @@ def estimate(experiment: Experiment, stages: Sequence[str], rates: Rates | None 
         rates: how fast the model is; measured if left out.
         hosts: how many have as many groups of devices each.
     """
-    left = [name for name in stages if not _is_finished(experiment, name)]
+    left = [name for name in stages if not is_finished(experiment, name)]
     works = {name: STAGES[name](experiment) for name in left}
-    largest = max((count for work in works.values() for _, count in work.writes), default=2)
-    known = rates or (measure_rates(experiment.lm, largest) if left else Rates(math.inf, (0.0, 0.0), 2, 0.0))
+    trials = trials_of(experiment.lm, works.values())
+    known = rates or (measure_rates(experiment.lm, trials) if left else Rates(math.inf, (0.0, 0.0), 2, 0.0))
     groups = hosts * len(experiment.on_every_group)
     lm = experiment.lm
     sizes = ONE_DEVICE if lm.mesh is None else lm.mesh.shape

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sim import output
 from sim.bridge.model import LanguageModel
@@ -91,6 +91,12 @@ class Experiment:
         rows = [[*self.tokenizer.opening, *row[row >= 0].tolist()] for row in texts if (row >= 0).any()]
         require(len(rows) > 0, "prompts", f"at least one text of the set {name!r}", "none that is not empty")
         return rows
+
+    @cached_property
+    def document_tokens(self) -> Int[np.ndarray, " N"]:
+        """The tokens of all documents, one after the other. They are made once, when they are first needed."""
+        documents = self.inputs.documents
+        return np.fromiter((z for text in documents for z in self.tokenizer.encode(text, special=False)), np.int32)
 
     @cached_property
     def means(self) -> xr.DataArray:

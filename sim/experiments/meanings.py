@@ -1,11 +1,12 @@
-"""The meaning of the arrays of a run's store: a unit and a sentence for each, which are stored as its attributes."""
+"""The meaning of the arrays of a run's store: a sentence and a unit for each, which are stored as its attributes."""
 
 from typing import Any
 
-IN_STATES, IN_VECTORS = "lengths of the hidden state", "differences of means"
-"""Units of strength: what strength 1 adds, by `Vectors.unit`."""
+IN_STATES, IN_VECTORS, IN_UPDATES = "lengths of the hidden state", "differences of means", "updates as trained"
+"""Units of strength: what strength 1 adds."""
 
 UNITS_OF_STRENGTH = {"states": IN_STATES, "vector": IN_VECTORS}
+"""By `Vectors.unit`."""
 
 STEERED = ("next-token", "concept", "cross-entropy", "mmlu")
 """Groups whose strengths have that unit."""
@@ -14,8 +15,8 @@ MEANINGS: dict[str, tuple[str, str]] = {
     # Everywhere.
     "done": ("", "Whether the cell has been computed."),
     "wanted": ("", "Whether the cell is computed in this run."),
-    "alpha": ("", "The strengths of the sweep."),
-    "next-token.alpha": ("", "The strengths of the sweep; of the variant normalised, the length of what is added."),
+    "alpha": ("1", "The strengths of the sweep."),
+    "next-token.alpha": ("1", "The strengths of the sweep; of the variant normalised, the length of what is added."),
     "strength": ("", "Number of a strength, from the lowest on; `alpha` has the values."),
     "concept": ("", "What is steered towards."),
     "layer": ("", "The block after which the model is steered, counted from 0."),
@@ -52,11 +53,11 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "next-token.start": ("nats", "Log-probability of the token in each slot, unsteered."),
     "next-token.log_odds": ("nats", "Log-odds of the token in each slot: M in the paper."),
     "next-token.slope": ("nats per strength", "Derivative at strength 0 of the log-probability of the token in each slot."),
-    "next-token.agreement": ("", "Correlation of slopes and log-odds over all tokens, under the unsteered probabilities."),
+    "next-token.agreement": ("1", "Correlation of slopes and log-odds over all tokens, under the unsteered probabilities."),
     "next-token.likeliest": ("token ids", "The likeliest token at every strength."),
     "next-token.divergence": ("nats", "KL divergence of the steered prediction from the unsteered one."),
     "next-token.limit": ("nats", "Log-probabilities at infinite strength (proposition 4.1)."),
-    "next-token.apart": ("", "Total variation between the prediction at an end of the sweep and its limit."),
+    "next-token.apart": ("probability", "Total variation between the prediction at an end of the sweep and its limit."),
     "next-token.scale": ("strengths", "Length of the hidden state at the last position over that of what strength 1 adds."),
     # Completions.
     "prompt": ("", "Number of a beginning."),
@@ -84,23 +85,28 @@ MEANINGS: dict[str, tuple[str, str]] = {
     # Updates.
     "objective": ("", "What an update was trained on, or the difference of means."),
     "step": ("", "Step of the training."),
-    "stopped": ("", "Step at which the training diverged; -1 if it did not."),
+    "stopped": ("steps", "Step at which the training diverged; -1 if it did not."),
     "rank": ("", "Coordinate of a low-rank update."),
     "d_mlp": ("", "Coordinate inside the MLP."),
     "v": ("hidden state", "The vector."),
-    "down": ("", "The first factor of LoRA."),
-    "up": ("", "The second factor of LoRA."),
-    "A": ("", "The change of the weights."),
+    "down": ("1", "The first factor of LoRA."),
+    "up": ("hidden state per activation", "The second factor of LoRA."),
+    "A": ("hidden state per activation", "The change of the weights."),
     "b": ("hidden state", "The change of the bias."),
     "update.loss": ("nats", "The objective at every step of the training."),
     "preference.loss": ("nats per token", "Mean loss of an answer; the sides are the two answers of a pair."),
+    "preference.alpha": (IN_UPDATES, "The strengths of the sweep."),
+    "preference-layers.alpha": (IN_VECTORS, "The strengths of the sweep; a concept has its own after each layer."),
     "preference": ("nats per token", "Loss of the answer that does not show the concept less that of the one that does."),
-    "centre_law": ("strengths", "Where preference changes fastest, by the law of the norm (N7)."),
-    "width_law": ("strengths", "Width of that change, by the law of the norm (N7)."),
+    "centre_law": (IN_VECTORS, "Where preference changes fastest, by the law of the norm (N7)."),
+    "width_law": (IN_VECTORS, "Width of that change, by the law of the norm (N7)."),
     "law_error": ("nats", "Largest distance of preference from the law of the norm; NaN where there are blocks between."),
-    "sweep": ("", "Strengths in units of the median length of states over that of the vector."),
+    "sweep": (IN_STATES, "The same strengths: the length of what is added over the median length of the states."),
 }
-"""By the name of an array, after the first part of its group's name where groups differ: the unit and what it means."""
+"""The unit of an array and what it means, by its name, after its group's name or the first part of that where groups differ.
+
+The unit of pure numbers is 1. Labels, marks and the numbers by which something is counted have none.
+"""
 
 
 def meaning(group: str, name: str, unit: str = "") -> dict[str, Any]:
@@ -117,5 +123,5 @@ def meaning(group: str, name: str, unit: str = "") -> dict[str, Any]:
         return {}
     units, description = entry
     if name == "alpha" and group in STEERED:
-        units = UNITS_OF_STRENGTH.get(unit, "")
+        units = UNITS_OF_STRENGTH.get(unit, units)
     return {"description": description} | ({"units": units} if units else {})

@@ -13,7 +13,7 @@ from typing import Any
 from sim.bridge import fetch
 from sim.bridge.model import load
 from sim.experiments import strength
-from sim.experiments.estimate import RunCost, estimate
+from sim.experiments.estimate import RunCost, estimate, is_finished
 from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import read_inputs
 from sim.experiments.preference.measure import preference_utility
@@ -95,7 +95,7 @@ def run(
         ValueError: an unknown stage; inputs that a stage cannot use, before anything is computed."""
     order = in_order(stages)
     _check_inputs(order, experiment)
-    for line in unused(experiment, [name for name in order if not experiment.store.finished(name)]):
+    for line in unused(experiment, [name for name in order if not is_finished(experiment, name)]):
         warnings.warn(line, stacklevel=2)
     for name in order:
         told(name)
@@ -106,7 +106,7 @@ def run(
 def _check_inputs(stages: Sequence[str], experiment: Experiment) -> None:
     """Raise an error if the inputs do not suit one of some stages that are not finished."""
     for name in stages:
-        if name in INPUT_CHECKS and not experiment.store.finished(name):
+        if name in INPUT_CHECKS and not is_finished(experiment, name):
             INPUT_CHECKS[name](experiment)
 
 

@@ -584,5 +584,5 @@ PRESETS = {
 }
 """Settings by name. S has 1,024 and 128 strengths, 0 included; here their number is odd, so that 0 is in the middle."""
 
-SMOKE_DURATION = "about two minutes with the default model on two cores"
+SMOKE_DURATION = "all stages of the preset smoke take about two minutes with the default model on two cores"
 """How long `ufm lm all` takes with the preset smoke."""

@@ -11,6 +11,7 @@ from sim import output
 from sim.bridge.files import reading
 from sim.experiments.settings import differences, from_json, layers_by_name
 from sim.experiments.store import read_store
+from sim.experiments.strength import in_short
 from sim.experiments.strength.page import SAMPLES, is_trial
 from sim.pages import write_page
 from ufm._check import require
@@ -99,6 +100,7 @@ def compare(folders: Sequence[str | Path], page: str | Path) -> Path:
         target,
         "comparison.html",
         runs=runs,
+        found=in_short.of_runs({run.name: run.tested for run in runs}),
         rows=[
             {"says": says, "where": where, "what": what, "cells": [of_run.get((says, where, what)) for of_run in claims]}
             for says, where, what in keys

@@ -5,7 +5,6 @@ there is no linear term; on other text there may be one.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import jax
@@ -39,13 +38,12 @@ def blocks(experiment: Experiment) -> None:
         {"text": 1, "block": settings.part},
     )
 
-    # The text is encoded once, and only if a cell needs it.
-    foreign = cache(lambda: _foreign(experiment))
-
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         labels = layout.labels(cell)
         numbers = np.asarray(labels["block"])
-        return {"tokens": _own(experiment, cell[1], len(numbers)) if labels["text"] == ["own"] else foreign()[numbers]}
+        return {
+            "tokens": _own(experiment, cell[1], len(numbers)) if labels["text"] == ["own"] else _foreign(experiment)[numbers]
+        }
 
     experiment.store.fill("blocks", layout, compute, progress=experiment.progress)
 
@@ -80,16 +78,17 @@ def _own(experiment: Experiment, part: int, count: int) -> Int[np.ndarray, "n T"
 
 
 def _foreign(experiment: Experiment) -> Int[np.ndarray, "n T"]:
-    """The documents one after the other, cut into blocks; of a longer text, blocks at even distances."""
-    settings = experiment.settings.cross_entropy
-    tokens: list[int] = []
-    for document in experiment.inputs.documents:
-        tokens += experiment.tokenizer.encode(document, special=False)
-    count = len(tokens) // settings.tokens
+    """The blocks that are used: of a longer text, some at even distances."""
+    settings, every = experiment.settings.cross_entropy, blocks_of_text(experiment)
     wanted = f"at least {settings.blocks} blocks (cross_entropy.blocks) of {settings.tokens} tokens (cross_entropy.tokens)"
-    require(count >= settings.blocks, "text", wanted, count)
-    chosen = np.linspace(0, count - 1, settings.blocks).round().astype(int)
-    return np.asarray(tokens[: count * settings.tokens], np.int32).reshape(count, -1)[chosen]
+    require(len(every) >= settings.blocks, "text", wanted, len(every))
+    return every[np.linspace(0, len(every) - 1, settings.blocks).round().astype(int)]
+
+
+def blocks_of_text(experiment: Experiment) -> Int[np.ndarray, "n T"]:
+    """The documents of a run one after the other, cut into blocks."""
+    tokens, size = experiment.document_tokens, experiment.settings.cross_entropy.tokens
+    return tokens[: len(tokens) // size * size].reshape(-1, size)
 
 
 def cross_entropy(experiment: Experiment) -> None:

@@ -13,7 +13,7 @@ from sim import output
 from sim.experiments.experiment import Experiment
 from sim.experiments.prompt_texts import DEFINITIONS
 from sim.experiments.settings import PRESETS, ExperimentSettings
-from sim.experiments.strength import STAGES
+from sim.experiments.strength import STAGES, in_short
 from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims
 from sim.experiments.strength.prompts import given, opening
 from sim.experiments.unused import unused
@@ -140,6 +140,7 @@ def write(experiment: Experiment) -> TestedClaims:
         about=experiment.store.about,
         settings=experiment.settings.as_json(),
         sections=sections,
+        found=in_short.of_run([claim.as_json() for claim in tested.claims]),
         counts={verdict: sum(claim.verdict == verdict for claim in tested.claims) for verdict in VERDICTS},
         texts=texts_of_sets(experiment),
         prompts=prompts_of_stages(experiment),

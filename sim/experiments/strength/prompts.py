@@ -3,7 +3,7 @@
 S writes them with a larger model; here the model that is steered writes its own, unless there is a file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -60,7 +60,8 @@ def known(experiment: Experiment) -> None:
     """Raise an error if a set has no texts, and the model cannot be asked for any.
 
     Raises:
-        ValueError: a concept that is neither defined nor among the given texts; no room in the model for new texts.
+        ValueError: a concept that is neither defined nor among the given texts; given texts of none of the sets; no room in
+            the model for new texts.
     """
     named = [name for name in missing(experiment) if name != RANDOM]
     unknown = [name for name in named if name.removeprefix("not ") not in DEFINITIONS]
@@ -70,9 +71,24 @@ def known(experiment: Experiment) -> None:
         require(not unknown, "prompts", need, f"sets {sets}, without {', '.join(map(repr, unknown))}")
     defined = f"some of {', '.join(DEFINITIONS)}, or a file of prompts"
     require(not unknown, "concepts", defined, ", ".join(dict.fromkeys(name.removeprefix("not ") for name in unknown)))
+    names = [name for name, texts in (experiment.inputs.prompts or {}).items() if texts]
+    got = f"{quoted(names)}{in_other_case(names, experiment.sets)}"
+    require(not names or bool(given(experiment)), "prompts", f"texts of some of the sets {quoted(experiment.sets)}", got)
     openings = [opening(experiment, name) for name in missing(experiment)]
     if openings:
         experiment.lm.contexts(openings, room=experiment.settings.prompts.max_new_tokens)
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names as a sentence has them, each in quotation marks."""
+    return ", ".join(map(repr, names))
+
+
+def in_other_case(names: Sequence[str], known: Sequence[str]) -> str:
+    """The end of a sentence on names that are not known, which says how those that differ by case alone are written."""
+    spelt = {name.strip().casefold(): name for name in known}
+    pairs = [(name, spelt[name.strip().casefold()]) for name in names if name.strip().casefold() in spelt]
+    return "".join(f"; {name!r} is written {right!r} there" for name, right in pairs)
 
 
 def _written(experiment: Experiment, names: list[str], cell: Cell, num_return_sequences: int) -> list[list[int]]:

@@ -25,8 +25,10 @@ from sim.experiments.estimate import (
     count,
     count_for,
     estimate,
+    is_worth_measuring,
     measure_rates,
     rates_on,
+    trials_of,
 )
 from sim.experiments.run import STAGE_OF_GROUP, foresee, in_order, prepare
 from sim.experiments.store import read_store
@@ -94,19 +96,42 @@ def test_what_is_done_is_left_out(done, lm, judge, tmp_path, monkeypatch):
 
 
 def test_what_is_left_is_foretold(done, lm, judge, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(estimate_module, "measure_rates", lambda lm, together: Rates(1e9, (0.1, 0.2), together, 1.0))
+    monkeypatch.setattr(estimate_module, "measure_rates", lambda lm, trials: Rates(1e9, (0.1, 0.2), trials.together, 1.0))
     fresh = tiny.start(tmp_path / "run", lm, judge)
-    cli._foretell(fresh, None, 1)
-    told = capsys.readouterr().err
-    assert all(f"\n{name} " in told for name in in_order())
-    cli._foretell(fresh, "smoke", 1)
-    assert capsys.readouterr().err == "ufm: about two minutes with the default model on two cores\n"
-    cli._foretell(done, None, 1)
-    assert capsys.readouterr().err == ""
+
+    def told(experiment, stages, preset=None):
+        cli._foretell(experiment, in_order(stages), preset, 1)
+        return capsys.readouterr().err
+
+    assert all(f"\n{name} " in told(fresh, None) for name in in_order())
+    trial = "ufm: all stages of the preset smoke take about two minutes with the default model on two cores\n"
+    assert told(fresh, None, "smoke") == told(fresh, ["mmlu"], "smoke") == trial
+    # What is trained is of no known time.
+    table = told(fresh, ["preference-utility"], "smoke")
+    assert [line.split()[0] for line in table.splitlines()[2:-1]] == ["train-update", "preference-utility"]
+    assert told(done, None) == told(done, ["concept"], "smoke") == ""
+
+
+def test_little_work_is_not_measured(lm, judge, tmp_path, monkeypatch, capsys):
+    """What trials of the speed are, is counted like the work itself."""
+    monkeypatch.setattr(estimate_module, "measure_rates", None)
+    fresh = tiny.start(tmp_path / "run", lm, judge)
+    cli._foretell(fresh, ["blocks"], None, 1)
+    assert capsys.readouterr().err == "ufm: what is left takes no longer here than measuring its time would\n"
+    work, shape = STAGES["vectors"](fresh), Shape(lm.config)
+    trials = trials_of(lm, [work])
+    assert trials == (96, 8, 64, 2, 8, 4)
+    # Four times a sweep, two prompts of 64 tokens, and 8 tokens of one sequence and of two.
+    token = shape.read(1, 1, 3) + shape.logits(1)
+    measuring = 4 * (trials.sweep(shape) + 2 * shape.read(1, 64, 3) + 24 * token)
+    for factor, worth in ((1.4, False), (1.6, True)):
+        left = StageCost(1, factor * measuring)
+        monkeypatch.setitem(STAGES, "vectors", lambda experiment, left=left: left)
+        assert is_worth_measuring(fresh, ["vectors"]) is worth
 
 
 def test_rates_are_measured(lm):
-    rates = measure_rates(lm, 4)
+    rates = measure_rates(lm, trials_of(lm, [StageCost(1, 1.0, ((3, 2), (3, 4)))]))
     assert np.isfinite(rates.operations)
     assert rates.operations > 0
     assert rates.together == 4

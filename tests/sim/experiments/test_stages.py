@@ -1,5 +1,6 @@
 """Every stage against the same numbers from plain forward passes in float64, one at a time."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sim.experiments.experiment import against, begin, opposite
 from sim.experiments.inputs import LETTERS, Inputs
 from sim.experiments.meanings import meaning
 from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request, request
-from sim.experiments.run import STAGES, prepare, run
+from sim.experiments.run import STAGES, in_order, prepare, run
 from sim.experiments.settings import VARIANTS, ConceptProbability
 from sim.experiments.store import Store, read_store
 from sim.experiments.strength import cross_entropy as stage
@@ -24,7 +25,7 @@ from sim.experiments.strength import vectors
 from sim.experiments.strength.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios, whole_words
 from sim.experiments.strength.mmlu import as_text
 from sim.experiments.strength.prompts import opening
-from sim.experiments.unused import unused
+from sim.experiments.unused import unread, unused
 from tests.sim.experiments import tiny, unsplit
 
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
@@ -123,6 +124,7 @@ def test_every_array_of_a_run_says_what_it_is(done):
     for group in done.store.groups:
         for name, array in done.store.data(group).variables.items():
             assert array.attrs["description"].endswith("."), (group, name)
+            assert array.dtype.kind != "f" or array.attrs["units"], (group, name)
     units = done.store.data("next-token")["divergence"].attrs["units"], done.store.data("vectors")["mean"].attrs["units"]
     assert units == ("nats", "hidden state")
     # The same name means different things in two groups.
@@ -130,7 +132,11 @@ def test_every_array_of_a_run_says_what_it_is(done):
     assert meaning("vectors", "nothing of the kind") == {}
     assert meaning("concept", "alpha", "states")["units"] == "lengths of the hidden state"
     assert meaning("concept", "alpha", "vector")["units"] == "differences of means"
-    assert "units" not in meaning("preference-lora", "alpha", "states")
+    # Of what is trained, strength 1 is one update; at every layer it is the difference of means.
+    assert meaning("preference-lora", "alpha", "states")["units"] == "updates as trained"
+    assert meaning("preference-layers", "alpha", "states")["units"] == "differences of means"
+    assert meaning("preference-layers", "sweep")["units"] == "lengths of the hidden state"
+    assert "units" not in meaning("next-token", "strength")
     assert meaning("judge", "side") != meaning("next-token", "side")
 
 
@@ -212,6 +218,90 @@ def test_what_is_not_used_of_the_users_texts_is_said(lm, tmp_path):
     assert unused(own, ["cross-entropy"]) == []
     with pytest.warns(UserWarning, match="prompts of joy: 1 of 2 are cut"):
         run(own, ["prompts"])
+
+
+@few_texts
+def test_sets_that_the_run_does_not_have_are_named(lm, tmp_path):
+    settings = tiny.settings().changed({"concepts": "joy", "variants": "random"})
+
+    def of(name, *sets):
+        inputs = replace(tiny.INPUTS, prompts=dict.fromkeys(sets, ("I am glad",)))
+        return begin(tmp_path / name, lm, settings, inputs, progress=False)
+
+    sets = "the sets of this run are 'joy', 'random' (--concepts, --variants)"
+    assert unused(of("a", "joy", "pirate", "not joy"), ["prompts"])[0] == f"prompts of 'pirate', 'not joy': not used; {sets}"
+    both = of("b", "Joy", "random")
+    line = f"prompts of 'Joy': not used; {sets}; 'Joy' is written 'joy' there"
+    assert unused(both, ["prompts"])[0] == line
+    with pytest.warns(UserWarning, match=re.escape(line)):
+        run(both, ["prompts"])
+    names = [f"set {k}" for k in range(10)]
+    many = unused(of("d", "joy", *names), ["prompts"])[0]
+    assert many == f"prompts of {', '.join(map(repr, names[:8]))} and 2 more: not used; {sets}"
+    # Texts of no set of the run are a mistake.
+    wrong = of("c", "Joy", "pirate")
+    refused = (
+        r"^prompts: expected texts of some of the sets 'joy', 'random', got 'Joy', 'pirate'; 'Joy' is written 'joy' there"
+    )
+    with pytest.raises(ValueError, match=refused):
+        run(wrong, ["prompts"])
+    assert wrong.store.groups == []
+
+
+@few_texts
+def test_texts_are_cut_at_each_use_with_a_word(lm, tmp_path):
+    """For vectors and for the trial of the opinions a text has what the tokenizer puts before it."""
+    words = replace(lm.tokenizer, adds_bos=True)
+    settings = tiny.settings().changed({"concepts": "joy", "variants": "random,contrastive"})
+    prompts = {"joy": ("A " * 5, "A " * 4), "not joy": ("A " * 5,)}
+    length = len(words.encode("A " * 5, special=False))
+    assert len(words.encode("A " * 4, special=False)) == length - 2
+    changes = {"prompts.max_new_tokens": length, "vectors.tokens": length, "concept.max_new_tokens": length - 2}
+    inputs = replace(tiny.INPUTS, prompts=prompts)
+    own = begin(tmp_path, replace(lm, tokenizer=words), settings.changed(changes), inputs, progress=False)
+
+    def cut(what, count, most, setting):
+        return f"prompts of {what}: {count} are cut to {most} tokens; --set {setting}={length + 1} keeps them whole"
+
+    use = "for vectors and log-odds"
+    of_vectors = [
+        cut(f"{name}, {use}", "1 of 2" if name == "joy" else "1 of 1", length, "vectors.tokens") for name in prompts
+    ]
+    assert unused(own, ["vectors"]) == unused(own, ["log-odds"]) == unused(own, ["vectors", "log-odds"]) == of_vectors
+    # The opinions are tried on a concept and on what the first variant contrasts it with.
+    tried = cut("joy, on which the three opinions are tried", "2 of 2", length - 2, "concept.max_new_tokens")
+    assert unused(own, ["concept"]) == [tried]
+
+
+def test_text_and_pairs_beyond_what_is_used_are_named(lm, tmp_path):
+    changes = {"updates.trained": 2, "updates.held_out": 1}
+    pairs = {**tiny.INPUTS.pairs, "calm": tiny.INPUTS.pairs["optimistic"]}
+    inputs, files = replace(tiny.INPUTS, pairs=pairs), {"text": Path("text"), "pairs": Path("pairs")}
+    own = begin(tmp_path / "a", lm, tiny.settings().changed(changes), inputs, files=files, progress=False)
+    count = sum(len(own.tokenizer.encode(text)) for text in tiny.INPUTS.documents) // 12
+    assert count > 4
+    said = f"text, in blocks of 12 tokens: 4 of {count} are used; --set cross_entropy.blocks={count} uses all"
+    assert unused(own, ["blocks"]) == [said]
+    # Of six pairs two are trained on, whatever is held out.
+    left = "pairs of optimistic: 3 of 6 are used; --set updates.held_out=4 uses all"
+    others = "pairs of 'calm': not used; updates.concepts are 'optimistic'"
+    assert unused(own, ["train-update"]) == [others, left]
+    every = {
+        "updates.trained": 2,
+        "updates.held_out": 4,
+        "updates.concepts": "optimistic,calm",
+        "cross_entropy.blocks": count,
+    }
+    whole = begin(tmp_path / "b", lm, tiny.settings().changed(every), inputs, files=files, progress=False)
+    assert unused(whole, ["blocks", "train-update"]) == []
+
+
+def test_files_that_a_command_does_not_read_are_named():
+    assert unread(["prompts", "text"], in_order(["cross-entropy"])) == []
+    assert unread(["pairs"], in_order(["preference-utility"])) == []
+    assert unread(["text", "pairs", "contexts"], in_order()) == [
+        "pairs: not used by this command, but by ufm lm train-update in the same folder"
+    ]
 
 
 def test_a_chat_model_is_asked_in_its_template_and_reads_texts_with_their_beginning(done):

@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,51 +49,53 @@ INPUTS = Inputs(
 )
 
 
+CHANGES: dict[str, Any] = {
+    "concepts": ["joy", "evil"],
+    "layers": [0, "last"],
+    "variants": ["random", "contrastive", "normalised", "last-token", "resampled"],
+    "prompts.texts": 4,
+    "prompts.batch": 2,
+    "vectors.resamples": 1,
+    "vectors.tokens": 10,
+    "vectors.unit": "vector",
+    "next_token.reach": 200.0,
+    "next_token.strengths": 9,
+    "next_token.kept": 6,
+    "next_token.context": 12,
+    "next_token.contexts": 2,
+    "next_token.tokens": [" sat", " animals"],
+    "concept.reach": 40.0,
+    "concept.strengths": 3,
+    "concept.completions": 2,
+    "concept.judged_together": 8,
+    "concept.max_new_tokens": 6,
+    "concept.batch": 8,
+    "concept.lexicon": 5,
+    "cross_entropy.reach": 100.0,
+    "cross_entropy.strengths": 5,
+    "cross_entropy.blocks": 4,
+    "cross_entropy.tokens": 12,
+    "mmlu.reach": 10.0,
+    "mmlu.questions": 3,
+    "mmlu.shots": 1,
+    "mmlu.part": 2,
+    "updates.forms": ["vector", "lora", "weight"],
+    "updates.methods": ["difference", "reps", "split"],
+    "updates.trained": 4,
+    "updates.epochs": 2,
+    "updates.batch": 3,
+    "updates.every": 2,
+    "updates.strengths": 7,
+    "updates.part": 4,
+    "updates.law_pairs": 3,
+    "updates.law_layers": 3,
+}
+"""Settings that differ from the preset smoke."""
+
+
 def settings() -> ExperimentSettings:
     """Every variant, two concepts, two layers; last cells that are smaller than the others where that compiles nothing."""
-    return PRESETS["smoke"].changed(
-        {
-            "concepts": ["joy", "evil"],
-            "layers": [0, "last"],
-            "variants": ["random", "contrastive", "normalised", "last-token", "resampled"],
-            "prompts.texts": 4,
-            "prompts.batch": 2,
-            "vectors.resamples": 1,
-            "vectors.tokens": 10,
-            "vectors.unit": "vector",
-            "next_token.reach": 200.0,
-            "next_token.strengths": 9,
-            "next_token.kept": 6,
-            "next_token.context": 12,
-            "next_token.contexts": 2,
-            "next_token.tokens": [" sat", " animals"],
-            "concept.reach": 40.0,
-            "concept.strengths": 3,
-            "concept.completions": 2,
-            "concept.judged_together": 8,
-            "concept.max_new_tokens": 6,
-            "concept.batch": 8,
-            "concept.lexicon": 5,
-            "cross_entropy.reach": 100.0,
-            "cross_entropy.strengths": 5,
-            "cross_entropy.blocks": 4,
-            "cross_entropy.tokens": 12,
-            "mmlu.reach": 10.0,
-            "mmlu.questions": 3,
-            "mmlu.shots": 1,
-            "mmlu.part": 2,
-            "updates.forms": ["vector", "lora", "weight"],
-            "updates.methods": ["difference", "reps", "split"],
-            "updates.trained": 4,
-            "updates.epochs": 2,
-            "updates.batch": 3,
-            "updates.every": 2,
-            "updates.strengths": 7,
-            "updates.part": 4,
-            "updates.law_pairs": 3,
-            "updates.law_layers": 3,
-        }
-    )
+    return PRESETS["smoke"].changed(CHANGES)
 
 
 @cache

@@ -17,6 +17,7 @@ from sim.experiments.experiment import begin
 from sim.experiments.preference import page, pairs, updates
 from sim.experiments.run import run
 from sim.experiments.settings import Recipe
+from tests.browser import assert_readable
 from tests.sim.experiments import tiny
 from ufm import Add, Answers, LoRA, NullOut, Steering, Weight, init_update, preference, steer
 from ufm.steerable import one_of
@@ -38,6 +39,7 @@ def test_every_array_says_what_it_is(experiment):
     for group in experiment.store.groups:
         for name, array in experiment.store.data(group).variables.items():
             assert array.attrs["description"].endswith("."), (group, name)
+            assert array.dtype.kind != "f" or array.attrs["units"], (group, name)
 
 
 @pytest.fixture(scope="session")
@@ -373,6 +375,16 @@ def test_the_page_of_preference_and_utility(experiment):
         assert about["toy"][f"fitted_{key}s"] == pytest.approx(2 * [about["toy"][key]], rel=1e-6)
     losses = page.measured(experiment)
     assert losses["loss"].sel(update="reps lora", concept="optimistic").notnull().all()
+
+
+def test_the_page_begins_with_what_was_found_and_is_readable_on_a_phone(experiment, window):
+    path, rows = experiment.store.path, json.loads((experiment.store.path / "preference.json").read_text())["table"]
+    fits, gains = ([row[name] for row in rows if row[name] is not None] for name in ("preference_r_squared", "area"))
+    fitted = f"with an R² of {min(fits):.2f} to {max(fits):.2f}." if fits else "could not be fitted"
+    gained = f"gains the most preference, {max(gains):.2f} nats" if gains else "for a loss of utility is not defined"
+    html = (path / "why.html").read_text()
+    assert html.index("W's curve") < html.index(fitted) < html.index(gained) < html.index('<p class="lead">')
+    assert_readable(window, path / "why.html")
 
 
 def test_a_concept_without_pairs_is_refused(lm, tmp_path):

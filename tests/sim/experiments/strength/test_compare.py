@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from sim.cli import app
 from sim.experiments.strength.compare import ComparedRun, compare, names_of_layers, read_run
+from sim.experiments.strength.in_short import of_runs
 from sim.experiments.strength.page import write
+from tests.browser import assert_readable
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,28 @@ def test_claims_stand_side_by_side(runs, tmp_path):
     (answers, *_) = [row for row in rows if row.startswith("<tr><td>the judge answers")]
     assert "not in this run" in answers
     assert set(first.claims({})) > set(second.claims({}))
+
+
+def test_the_page_begins_with_what_was_found_and_is_readable_on_a_phone(runs, tmp_path, window):
+    page = compare(runs, tmp_path / "page.html")
+    html, first = page.read_text(encoding="utf-8"), read_run(runs[0])
+    assert html.index("No claim was decided in all runs.") < html.index('<p class="lead">')
+    shares = [claim["value"] for claim in first.tested if claim["says"] == "most tokens show one bump"]
+    share = " to ".join(dict.fromkeys(f"{end:.0%}" for end in (min(shares), max(shares))))
+    assert f"rise to a single peak and fall again: {share} in {first.name}, " in html
+    assert_readable(window, page)
+
+
+def test_what_was_found_in_several_runs_is_told_claim_by_claim():
+    def claims(*verdicts):
+        return [{"says": f"claim {k}", "verdict": verdict, "value": 0.5} for k, verdict in enumerate(verdicts)]
+
+    runs = {"a": claims("holds", "holds", "fails", "open"), "b": claims("holds", "fails", "fails", "holds")}
+    assert of_runs(runs) == [
+        "Held in every run: claim 0.",
+        "Failed in every run: claim 2.",
+        "Held in one run and failed in another: claim 1 (holds in a, fails in b).",
+    ]
 
 
 def test_blocks_stand_side_by_side_in_their_order_or_by_their_depth():

@@ -3,7 +3,9 @@
 import json
 import shutil
 from dataclasses import replace
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,16 +13,66 @@ from typer.testing import CliRunner
 
 import sim.experiments.run as run_module
 from sim.cli import app
+from sim.experiments.experiment import Experiment
 from sim.experiments.run import as_table, prepare, tables
 from sim.experiments.settings import PRESETS
 from sim.experiments.store import Layout, open_store
+from sim.experiments.strength import page, paper_claims
+from sim.experiments.strength.in_short import of_run
 from sim.experiments.strength.page import LEADS, summary, write
+from tests.browser import assert_readable
+from tests.sim.experiments import tiny
+
+
+class Command(NamedTuple):
+    """A run that a command has finished: its claims, and what the command has said."""
+
+    experiment: Experiment
+    tested: paper_claims.TestedClaims
+    output: str
+    error: str
 
 
 @pytest.fixture(scope="module")
-def written(done):
-    """The tiny run with its page."""
-    return done, write(done)
+def command(done, lm, judge, tmp_path_factory):
+    """The tiny run without its log-odds, which `ufm lm all` with the same settings computes again before the page.
+
+    Settings that the command does not pass on would be refused.
+    """
+    folder, tested = tmp_path_factory.mktemp("command") / "run", []
+    shutil.copytree(done.store.path / "data.zarr", folder / "data.zarr")
+    shutil.rmtree(folder / "data.zarr" / "log-odds")
+    changes = {name: json.dumps(value) for name, value in tiny.CHANGES.items() if name != "next_token.tokens"}
+    options = [f"--set={name}={value}" for name, value in changes.items()]
+    options += [f"--tokens={token}" for token in tiny.CHANGES["next_token.tokens"]]
+    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(False):
+        patch.setattr(run_module, "load", lambda name, **options: {"tiny 0": lm, "tiny 2": judge}[name])
+        patch.setattr(run_module, "read_inputs", lambda: tiny.INPUTS)
+        patch.setattr(page, "write", lambda experiment: tested.append(write(experiment)) or tested[0])
+        result = CliRunner().invoke(app, ["lm", "all", "--out", str(folder), "--preset", "smoke", *options])
+        assert result.exit_code == 0, result.output
+        return Command(tiny.start(folder, lm, judge), tested[0], result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="module")
+def written(command):
+    """The run with its page."""
+    return command.experiment, command.tested
+
+
+def test_the_command_foretells_the_time_and_names_the_page(command):
+    trial = "ufm: all stages of the preset smoke take about two minutes with the default model on two cores"
+    assert command.error.splitlines()[0] == trial
+    assert command.output.splitlines()[-1] == f"open {command.experiment.store.path / 'index.html'}"
+    assert f"{summary(command.tested)}\n" in command.output
+    assert command.experiment.store.finished("log-odds")
+
+
+def test_tokens_of_the_command_reach_the_figure(command):
+    stored = command.experiment.store.data("next-token")
+    drawn = page.datasets(command.experiment, {"next-token": stored})["next-token"]
+    assert drawn["asked"].values.tolist() == [" sat", " animals"]
+    assert np.isfinite(drawn["asked_log_p"].sel(variant="random")).all()
 
 
 def test_a_page_has_every_part(written):
@@ -46,6 +98,38 @@ def test_a_page_has_every_part(written):
     assert summary(tested).splitlines()[-1].count(",") == 2
 
 
+def test_the_page_is_readable_on_a_phone_and_on_a_desk(written, window):
+    assert_readable(window, written[0].store.path / "index.html")
+
+
+def test_the_page_begins_with_what_was_found(written):
+    experiment, tested = written
+    html = (experiment.store.path / "index.html").read_text(encoding="utf-8")
+    shares = [claim.value for claim in tested.claims if claim.says == "most tokens show one bump"]
+    share = " to ".join(dict.fromkeys(f"{end:.0%}" for end in (min(shares), max(shares))))
+    found = f"No claim could be decided. Of the likeliest tokens, {share} rise to a single peak and fall again."
+    assert html.index(f"<p>{found}</p>") < html.index('<p class="lead">')
+
+
+def test_what_was_found_is_told_claim_by_claim():
+    def claim(says, verdict, value, **limits):
+        return {"says": says, "verdict": verdict, "value": value, "least": None, "most": None, **limits}
+
+    claims = [
+        claim("it rises", "holds", 1.0, least=0.5),
+        claim("it rises", "open", None, least=0.5),
+        claim("it ends", "holds", 1.0, least=0.9, most=1.1),
+        claim("it ends", "fails", 0.25, least=0.9, most=1.1),
+        claim("it ends", "fails", 1.5, least=0.9, most=1.1),
+        claim("it is so", "reported", 3.0),
+        claim("it stays", "open", None, most=1.0),
+    ]
+    assert of_run(claims) == [
+        "Held wherever it was decided: it rises.",
+        "Failed: it ends (2 of 3 times: 0.25 to 1.5 where at least 0.9 and at most 1.1 is wanted).",
+    ]
+
+
 def test_claims_say_what_the_data_say(written):
     experiment, tested = written
     data = experiment.store.data("cross-entropy").sel(concept="joy", layer=2, text="own")
@@ -64,8 +148,8 @@ def test_claims_say_what_the_data_say(written):
 
 def test_a_trial_run_says_that_it_proves_nothing(written, monkeypatch):
     experiment, tested = written
-    page = experiment.store.path / "index.html"
-    before = page.read_text(encoding="utf-8")
+    file = experiment.store.path / "index.html"
+    before = file.read_text(encoding="utf-8")
     assert "it proves nothing.</b>" in before
     assert "trial: nothing is decided" in before
     assert {claim.verdict for claim in tested.claims} == {"open", "reported"}
@@ -80,9 +164,9 @@ def test_a_trial_run_says_that_it_proves_nothing(written, monkeypatch):
     decided = {claim.group for claim in write(experiment).claims if claim.verdict in ("holds", "fails")}
     assert decided
     assert "mmlu" not in decided
-    assert "it proves nothing.</b> mmlu: computed" in page.read_text(encoding="utf-8")
-    assert "trial: nothing is decided" not in page.read_text(encoding="utf-8")
-    page.write_text(before, encoding="utf-8")
+    assert "it proves nothing.</b> mmlu: computed" in file.read_text(encoding="utf-8")
+    assert "trial: nothing is decided" not in file.read_text(encoding="utf-8")
+    file.write_text(before, encoding="utf-8")
 
 
 @pytest.mark.slow
