@@ -30,7 +30,7 @@ test-fast: $(READY)
 # On another interpreter (PYTHON and VENV name it): a statement by every route, the core, a sweep of a language model. Whether
 # checks notice errors that are planted in the theory does not depend on the interpreter.
 test-core: $(READY)
-	$(BIN)/ufm verify theorem-3.6.target
+	$(BIN)/ufm verify N5
 	$(BIN)/python -m pytest -n auto --dist loadscope -q --ignore-glob '*/test_planted_*' tests/ufm tests/theory $(SWEEP)
 
 SWEEP := tests/sim/bridge/test_split.py::test_one_program_serves_all_layers_strengths_vectors_and_contexts
@@ -41,7 +41,7 @@ test-oldest:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) 'uv>=0.8'
 	$(UV) --resolution lowest-direct --editable '.[test]'
-	$(VENV)/bin/ufm verify theorem-3.6.target
+	$(VENV)/bin/ufm verify N5
 	$(VENV)/bin/python -m pytest -n auto -q -W ignore::DeprecationWarning $(ONE_MODEL) $(FAST)
 
 setup: $(READY)

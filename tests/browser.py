@@ -3,10 +3,13 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -128,3 +131,34 @@ def browser(folder):
         finally:
             process.terminate()
             process.wait(timeout=20)
+
+
+_LOADED = re.compile(
+    r"""<(?:script|link|img|iframe|source|object|embed)\b[^>]*?\b(?:src|srcset|href|data)\s*=\s*["'](?!data:)([^"']*)"""
+    r"""|@import([^;]*)|url\((?!["']?(?:#|data:))([^)]*)\)"""
+)
+
+
+def loaded(html):
+    """What a page would load from elsewhere when it is opened; a link that one may click on loads nothing."""
+    return ["".join(parts) for parts in _LOADED.findall(html)]
+
+
+def assert_readable(page, path):
+    """A page of a report on a phone and on a desk: no wider than either, with guides, and with figures as large as drawn."""
+    assert loaded(path.read_text(encoding="utf-8")) == []
+    for width in (390, 1280):
+        page.open(path, width=width)
+        assert page.value("document.documentElement.scrollWidth") <= width, (path, width)
+        figures = page.value(
+            "[...document.querySelectorAll('figure')].map(one => [one.querySelector('a[href$=\".svg\"] > img')])"
+            ".map(([img]) => img && [img.getBoundingClientRect().width, img.naturalWidth])"
+        )
+        assert all(figures), path
+        assert width > 390 or all(shown >= natural - 1 for shown, natural in figures), (path, figures)
+    links = page.value("[...document.querySelectorAll('footer a')].map(one => one.href)")
+    guides = [Path(unquote(urlparse(link).path)) for link in links if link.startswith("file:")]
+    assert [guide.name for guide in guides] == ["glossary.html", "practice.html"]
+    assert all(guide.is_file() for guide in guides)
+    assert "https://arxiv.org/abs/2602.02712" in links
+    assert page.problems == []

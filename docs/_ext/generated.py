@@ -25,7 +25,7 @@ def statements() -> str:
 
 def _section(statement: Statement) -> str:
     named = "\n".join(f"- **{name}**: {hypothesis.words}" for name, hypothesis in statement.hypotheses.items())
-    needs = named or "- nothing beside what the claim itself says"
+    needs = named or "- nothing besides what the claim itself says"
     remarks = f"\n*Remarks.* {statement.remarks}\n" if statement.remarks else ""
     return f"""
 ({statement.id})=

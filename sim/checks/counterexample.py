@@ -15,7 +15,7 @@ from theory._compilation import compiled_quickly
 from theory.claims import TOKENS, closed_form_curves
 from theory.instance import Instance
 from theory.rationals import RationalInstance
-from theory.statement import Margin
+from theory.statement import Curve, Margin
 from ufm._check import typed
 
 
@@ -32,14 +32,16 @@ def describe(
         name: of the conjecture.
         margin: what it breaks.
         value: what the margin comes to there.
-        claim: of the statement, whose inequalities over strengths are evaluated.
+        claim: of the statement, whose inequalities over strengths are evaluated. A function of a file has none: its margin
+            is one number for the whole table, of which nothing else is known.
         shown: how many contexts have curves, at most.
 
     Returns:
         probability, fraction, weighs (how much the margin moves with the entry, from 0 to 1) ``(context, token)``, log_odds,
         in_target, concept_of_token ``(token)``, role, concept, weight, shown ``(context)``, curve
         ``(context, alpha, token)``, fails ``(alpha)``: where an inequality of the claim fails. alpha is in units of 1/R
-        (of 1 where M is constant).
+        (of 1 where M is constant). Attributes: "name", "margin", "target"; "reading", what the margin is, if that is known;
+        "unmarked", why no strength is marked, empty where some are.
     """
     instance = rationals.to_floats(exact)
     moves = bool(instance.range > 0)
@@ -74,7 +76,13 @@ def describe(
             "context": [", ".join(map(str, group)) for group in contexts],
             "alpha": ("alpha", alphas[kept], {"units": "1/R" if moves else "1"}),
         },
-        attrs={"name": name, "margin": value, "target": exact.target},
+        attrs={
+            "name": name,
+            "margin": value,
+            "target": exact.target,
+            "reading": claim.reading if claim else "",
+            "unmarked": "" if fails.any() else _unmarked(claim, alphas),
+        },
     )
 
 
@@ -92,7 +100,11 @@ def as_text(data: xr.Dataset) -> str:
         lines.append([words, context["weight"].item(), *cells])
     lines.append(["log-odds M", "", *(f"{m:+.3f}" for m in data["log_odds"].values)])
     name, value = data.attrs["name"], data.attrs["margin"]
-    claims = [f"The target is concept {data.attrs['target']}. {name} claims a positive margin; here it is {value:+.6g}."]
+    claims = [f"The target is concept {data.attrs['target']}. {name} requires a margin above 0; here it is {value:+.6g}."]
+    if data.attrs["reading"]:
+        claims.append(f"The margin is {data.attrs['reading']}.")
+    if data.attrs["unmarked"]:
+        claims.append(data.attrs["unmarked"])
     if data["fails"].any():
         unit = " / R" if data["alpha"].attrs["units"] == "1/R" else ""
         start, *_, end = data["alpha"].values
@@ -130,9 +142,7 @@ def _alike(exact: RationalInstance) -> list[list[int]]:
 def _fails(instance: Instance, claim: Claim | None, alphas: np.ndarray, unit: float) -> np.ndarray:
     """At which strengths an inequality of the claim is clearly wrong; nowhere for a claim without inequalities."""
     fails = np.zeros(len(alphas), dtype=bool)
-    step = alphas[1] - alphas[0]
-    # Some inequalities are about strengths next to 0 alone.
-    for curve in (curve for curve in claim.curves if np.ptp(curve.interval) > step) if claim else ():
+    for curve in _inequalities(claim, alphas):
 
         def least(alpha: jax.Array, function: Any = curve.function) -> jax.Array:
             return jnp.min(jnp.asarray(function(instance, alpha)))
@@ -140,6 +150,18 @@ def _fails(instance: Instance, claim: Claim | None, alphas: np.ndarray, unit: fl
         values = np.asarray(compiled_quickly(jax.vmap(least))(jnp.asarray(alphas) / unit))
         fails |= (values < -1e-9) & (alphas >= curve.interval[0]) & (alphas <= curve.interval[1])
     return fails
+
+
+def _inequalities(claim: Claim | None, alphas: np.ndarray) -> list[Curve]:
+    """The inequalities of a claim that are about more strengths than those next to 0."""
+    return [curve for curve in claim.curves if np.ptp(curve.interval) > alphas[1] - alphas[0]] if claim else []
+
+
+def _unmarked(claim: Claim | None, alphas: np.ndarray) -> str:
+    """Why no strength is marked, in a sentence."""
+    if _inequalities(claim, alphas):
+        return "No strength is marked: where the claim has an inequality for single strengths, it holds."
+    return "No strength is marked: the margin is one number for the whole table."
 
 
 def _width(alphas: np.ndarray, curve: np.ndarray, fails: np.ndarray) -> float:

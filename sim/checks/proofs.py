@@ -7,7 +7,7 @@ among its data. Nothing here fails if they are missing: a page of a report then 
 import re
 import site
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,6 +108,26 @@ def shared_setting(name: str) -> str | None:
 def labels(text: str) -> list[str]:
     """The labels of a part of a page."""
     return re.findall(r"^\((.+)\)=$", text, re.MULTILINE)
+
+
+def addresses(statements: Sequence[Statement], place: str = "") -> dict[str, str]:
+    """Where the pages of statements have what the documentation has under a label, or on a page.
+
+    Args:
+        statements: those that have a page.
+        place: of these pages, as a link to them begins.
+    """
+    found: dict[str, str] = {}
+    for statement in reversed(statements):
+        known, file = proof(statement), f"{statement.id}.html"
+        if known is not None:
+            found |= {label: f"{file}#{label}" for label in labels(known.text)}
+            # The label of the proof, and the page of the documentation, which begins with its first statement.
+            found |= dict.fromkeys((f"proof-of-{statement.id}", statement.proof.rpartition("/")[2]), f"{file}#proof")
+    shared = [label for name in SHARED for label in labels(shared_setting(name) or "")]
+    found |= {label: f"notation.html#{label}" for label in shared}
+    found |= {"index": "notation.html", "normalised": "notation.html#through-a-norm"}
+    return {name: place + address for name, address in found.items()}
 
 
 def symbols(texts: Iterable[str] | None = None) -> list[Symbol]:

@@ -43,7 +43,7 @@ _PARTS = (Transformer, Layers)
 """The types that instances are made of beside arrays."""
 
 _BARE_TABLES = Domain(TABLES.name, TABLES.sample, TABLES.assemble, SEPARATED, kind=Instance)
-"""Tables without their peaks, which are dear to compile: a margin that uses them computes them."""
+"""Tables without their peaks, which take long to compile: a margin that uses them computes them."""
 
 
 # --- what is attacked ------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def refute(
 
     Raises:
         ValueError: as `conjecture`; an unknown family; a folder that cannot be written; a margin that is NaN on a random
-            instance, or that claims nothing on any.
+            instance, or that claims nothing on any; families on which nothing satisfies the hypotheses.
     """
     folder = output.writable_folder(out)
     with in_float64():
@@ -261,8 +261,8 @@ def refute(
             result = attack_small(tried.margin, tried.domain, conditions, families=families, seed=seed)
         if result is None:
             result = attack(tried.margin, key, tried.domain, conditions, families=families, **size)
-            everywhere = f"+inf, or a hypothesis that fails, on all {drawn} random ones"
-            require(result.tried > 0, "conjecture", "a claim about some instance", everywhere)
+            if result.tried == 0:
+                _claims_nothing(tried, families, drawn)
             result = simplified(confirmed(result))
         if result.confirmation is None:
             return Refutation(tried, result, where=_searched(tried, families, seed))
@@ -290,6 +290,18 @@ def _check_families(families: Sequence[str] | None, tried: Conjecture) -> None:
     if families is not None:
         require(bool(tried.domain.families), "families", f"none for statements about {tried.domain.name}", list(families))
         random_instances.check_families(families)
+
+
+def _claims_nothing(tried: Conjecture, families: Sequence[str] | None, drawn: int) -> None:
+    """Refuse what claims nothing on any random instance: the families, where it is usually tried on others."""
+    got = f"+inf, or a hypothesis that fails, on all {drawn} random ones"
+    under = f" under {', '.join(tried.needs)}" if tried.needs else ""
+    chosen = tried.domain.families if families is None else families
+    usual = [name for name in tried.domain.families if name not in chosen]
+    if usual:
+        expected = f"some on which {tried.target} claims something{under}, such as {', '.join(usual)}"
+        require(False, "families", expected, f"{', '.join(chosen)}: {got}")
+    require(False, "conjecture", "a claim about some instance", got + under)
 
 
 def _searched(tried: Conjecture, families: Sequence[str] | None, seed: int) -> str:

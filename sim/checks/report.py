@@ -15,7 +15,7 @@ from sim.checks.validation import Validation
 from sim.checks.verify import DEFAULT_ROUTES, Verdict
 from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing
 from sim.pages import pictures, write_page
-from theory import REGISTRY, Statement
+from theory import REGISTRY, Instance, Statement
 from theory.routes import ROUTES, applies
 from theory.statements import MODULE_OF
 
@@ -95,6 +95,22 @@ def in_short(verdicts: list[Verdict], numbers: Mapping[str, Any], on_model: Vali
     return lines
 
 
+def _judged(on_model: Validation, told: int = 3) -> str:
+    """Which of the comparisons that have a tolerance fail on a language model, and by how much; a few of them."""
+    judged = [finding for finding in on_model.findings if finding.tolerance is not None]
+    failed = [
+        f"{one.statement} ({one.about}: {one.what}, {one.value:.2g} where {one.tolerance:.0e} is allowed)"
+        for one in judged
+        if not one.holds
+    ]
+    if not judged:
+        return "Nothing was compared that has a tolerance."
+    if not failed:
+        return f"What the theory says of any decoder held wherever it was looked at: {on_model.summary}."
+    more = f", and {len(failed) - told} more" if len(failed) > told else ""
+    return f"{len(failed)} of {len(judged)} comparisons failed: {'; '.join(failed[:told])}{more}."
+
+
 def _left(on_model: Validation) -> str:
     """How much of the single bump, and of an efficient push, is left on a language model."""
 
@@ -146,12 +162,13 @@ def write_statements(
     """
     pages = output.prepare_folder(folder / "statements")
     statements = [verdict.statement for verdict in verdicts]
-    addresses = _addresses(statements)
+    addresses = proofs.addresses(statements)
     markdown = partial(to_html, addresses=addresses, level=2)
     settings = [text for text in map(proofs.shared_setting, proofs.SHARED) if text is not None]
     write_page(
         pages / "notation.html",
         "notation.html",
+        report=folder,
         symbols=proofs.symbols(),
         terms=markdown(proofs.terms()),
         settings=[markdown(text) for text in settings],
@@ -163,10 +180,12 @@ def write_statements(
         write_page(
             pages / f"{statement.id}.html",
             "statement.html",
+            report=folder,
             verdict=verdict,
             kept=kept,
             module=MODULE_OF[statement.id],
             left_out=_left_out(verdict),
+            in_fractions=statement.domain.kind is Instance,
             figures={name: figure for name, figure in (figures or {}).items() if figure.dataset == statement.figure},
             paper=PAPER if statement.source.startswith("S,") else "",
             siblings=_siblings(statement, statements),
@@ -207,27 +226,6 @@ def _siblings(statement: Statement, written: list[Statement]) -> list[Sibling]:
     return [Sibling(other.id, other.title, other in written) for other in same if statement.proof]
 
 
-def _addresses(statements: list[Statement]) -> dict[str, str]:
-    """Where the pages of a folder have what the documentation has under a label, or on a page."""
-    addresses: dict[str, str] = {}
-    for statement in reversed(statements):
-        proof, page = proofs.proof(statement), f"{statement.id}.html"
-        if proof is not None:
-            addresses |= {label: f"{page}#{label}" for label in proofs.labels(proof.text)}
-            # The label of the proof, and the page of the documentation, which begins with its first statement.
-            addresses |= dict.fromkeys((f"proof-of-{statement.id}", statement.proof.rpartition("/")[2]), f"{page}#proof")
-    shared = {name: proofs.shared_setting(name) or "" for name in proofs.SHARED}
-    labels = [label for text in shared.values() for label in proofs.labels(text)]
-    return (
-        addresses
-        | {label: f"notation.html#{label}" for label in labels}
-        | {
-            "index": "notation.html",
-            "normalised": "notation.html#through-a-norm",
-        }
-    )
-
-
 FIRST = ("language-next-tokens", "language-bumps")
 """The figures of a language model that the first page shows; all are on its own."""
 
@@ -251,6 +249,7 @@ def write_language_model(
         folder / "language-model.html",
         "language_model.html",
         validation=validation,
+        found=[_judged(validation), _left(validation)],
         groups=groups,
         titles={name: REGISTRY[name].title for name in groups},
         figures=shown,

@@ -360,7 +360,7 @@ def as_table(verdicts: Sequence[Verdict]) -> str:
     lines.append("fewer than were drawn are checked where a hypothesis fails on the others")
     if any(verdict.twin for verdict in verdicts):
         lines.append("false twins are wrong, and every route has to find them so")
-    counted = {"symbolic": "identities", "certificate": "inequalities, each on a whole interval"}
+    counted = {"symbolic": "identities", "certificate": "inequalities or counts, each on a whole interval"}
     lines += [f"{route}: {what}" for route, what in counted.items() if route in shown]
     return "\n".join(lines)
 

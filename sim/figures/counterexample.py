@@ -22,7 +22,8 @@ _LONGEST = 7
 def counterexample(data: xr.Dataset) -> Figure:
     """Left, next-token probabilities along the strength in the contexts that matter; right, the table.
 
-    Strengths at which an inequality of the claim fails are shaded. Entries that the margin depends on most are framed.
+    Strengths at which an inequality of the claim fails are shaded; where none are, the title says why. Entries that the
+    margin depends on most are framed.
 
     Args:
         data: from `sim.checks.counterexample.describe`.
@@ -30,7 +31,7 @@ def counterexample(data: xr.Dataset) -> Figure:
     shown = data.isel(context=np.flatnonzero(data["shown"]))
     count = shown.sizes["context"]
     with style():
-        figure = Figure(figsize=(7.2, 1.5 + max(1.2 * count, 0.42 * (2 + data.sizes["context"]))))
+        figure = Figure(figsize=(7.2, 1.9 + max(1.2 * count, 0.42 * (2 + data.sizes["context"]))))
         figure.suptitle(_title(data), x=0.01, ha="left", fontsize=10)
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.15))[0]
         panels = left.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
@@ -69,7 +70,9 @@ def shown_numbers(data: xr.Dataset) -> list[list[str]]:
 
 
 def _title(data: xr.Dataset) -> str:
-    return f"Counterexample to {data.attrs['name']}: margin {data.attrs['margin']:+.4g}".replace(" -", " \N{MINUS SIGN}")
+    value = f"{data.attrs['margin']:+.4g}".replace("-", "\N{MINUS SIGN}")
+    required = f"A margin above 0 is required; here it is {value}."
+    return "\n".join(filter(None, [f"Counterexample to {data.attrs['name']}", required, data.attrs["unmarked"]]))
 
 
 def _curves(axes: Axes, context: xr.Dataset, fails: list[tuple[float, float]]) -> None:

@@ -14,6 +14,7 @@ from sim.checks.validation import Finding, Validation
 from sim.checks.verify import DEFAULT_ROUTES, as_json, as_table, verify
 from sim.figures import FIGURES
 from sim.reproduction import reproduce, write_choice
+from tests.browser import assert_readable, loaded
 from tests.sim.bridge.test_model import letters
 from theory import REGISTRY
 from theory.routes import applies
@@ -178,14 +179,13 @@ def test_figures_are_whole_files(reproduction, name, kind):
 def test_page_needs_nothing_but_itself(reproduction):
     result, folder = reproduction
     html = result.page.read_text()
-    assert not re.search(r"""(?:src|href)\s*=\s*["'](?:https?:)?//""", html)
-    assert not re.search(r"<script[^>]*\bsrc", html)
+    assert loaded(html) == []
     assert html.count("data:image/svg+xml;base64,") == len(FIGURES)
     assert "<math" in html
     for statement in SOME:
         assert f"statements/{statement}.html" in html
     for link in re.findall(r'href="([^"#]+)"', html):
-        assert (folder / link).exists()
+        assert (folder / link).exists() or link.startswith("https://arxiv.org/abs/"), link
 
 
 def test_a_model_that_cannot_be_loaded_is_missed_on_the_page(reproduction):
@@ -221,6 +221,56 @@ def test_the_first_page_shows_a_language_model(reproduction, tmp_path, value, ve
     assert 'href="choosing/index.html"' in page.read_text()
     assert "N7" in report.write_language_model(tmp_path, validation, {}).read_text()
     assert replace(result, on_model=validation).holds is (value < 1e-10)
+
+
+def test_pages_are_readable_on_a_phone_and_on_a_desk(reproduction, tmp_path, window):
+    result, folder = reproduction
+    assert_readable(window, result.page)
+    for width in (390, 1280):
+        for path in (*(folder / "statements").iterdir(), *(folder / "guide").iterdir()):
+            window.open(path, width=width)
+            assert window.value("document.documentElement.scrollWidth") <= width, path
+        # A picture of a statement is as large as it was drawn, or fills its column, and leads to its file.
+        window.open(folder / "statements" / "N7.html", width=width)
+        link, shown, natural = window.value(
+            "[document.querySelector('figure a > img')].map(one => [one.parentNode.href, one.width, one.naturalWidth])[0]"
+        )
+        assert link.endswith("/figures/arc.svg")
+        assert width > 390 or shown >= natural
+    figures = {name: {"svg": folder / "figures" / "arc.svg"} for name in report.FIRST}
+    findings = (Finding("N7", "joy, block 3", "an error", 1e-12, 1e-10), Finding("N7", "joy, block 3", "a number", 4.0))
+    page = report.write_language_model(tmp_path, Validation("small", findings, xr.DataTree()), figures)
+    assert_readable(window, page)
+
+
+def test_the_glossary_and_what_to_do_lead_to_the_statements_that_have_pages(reproduction):
+    folder = reproduction[1] / "guide"
+    practice = (folder / "practice.html").read_text(encoding="utf-8")
+    assert "<h1>What to do with α</h1>" in practice
+    assert 'href="../statements/N7.html#proof"' in practice
+    assert "N15.html" not in practice
+    assert "<dt>efficiency</dt>" in (folder / "glossary.html").read_text(encoding="utf-8")
+    for path in folder.iterdir():
+        html = path.read_text(encoding="utf-8")
+        assert loaded(html) == []
+        assert "{doc}" not in html
+        for link in re.findall(r'href="([^"#]+)"', html):
+            assert (folder / link).exists() or link.startswith("https://arxiv.org/abs/"), link
+
+
+@pytest.mark.parametrize(
+    ("value", "first"),
+    [
+        (1e-12, "What the theory says of any decoder held wherever it was looked at: 1 of 1 comparisons hold."),
+        (0.1, "1 of 1 comparisons failed: N7 (joy, block 3: an error, 0.1 where 1e-10 is allowed)."),
+    ],
+)
+def test_the_page_of_a_language_model_begins_with_what_was_found(tmp_path, value, first):
+    bumps = [Finding("theorem-3.3.bump", "joy", "share of tokens with one bump", share) for share in (0.25, 0.5)]
+    findings = (*bumps, Finding("N7", "joy, block 3", "an error", value, 1e-10))
+    html = report.write_language_model(tmp_path, Validation("small", findings, xr.DataTree()), {}, alone=True).read_text()
+    assert html.index(first) < html.index('<p class="lead">')
+    assert "25% to 50% of the likeliest tokens rise to a single peak" in html
 
 
 def test_nothing_temporary_is_left(reproduction):

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from sim.bridge.readout import Readout, readout
-from sim.bridge.split import Split
+from sim.bridge.split import Split, State
 from sim.checks.validation.findings import Finding, Run, about_of, by_pair
 from theory import arc
 from ufm import Add, Steering
@@ -80,14 +80,16 @@ def _approach(split: Split, out: Readout, v: Array, count: int) -> dict[str, Arr
             off = jnp.abs(split.decoder.logits(x) - limit)
             return jnp.max(off), jnp.max(off - bound), jnp.max(bound)
 
-        # What blocks add once the prompt is forgotten: they are given v alone, so large that their eps plays no part.
-        huge = sign * 100 * sizes[-1]
-        nothing = one_of(replace(states, stream=jnp.zeros_like(states.stream)), 0)
-        added = split.before_norm(nothing, steering, huge) - huge * v
-        ones = jnp.ones(())
+        added, ones = _added(split, states, v, sign * 100 * sizes[-1]), jnp.ones(())
         leading = jax.jvp(lambda t: split.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
         return *map_in_batches(at, sizes, split.strengths_per_batch), jnp.max(jnp.abs(leading))
 
     both = [of(sign, out.limit(v, sign)) for sign in (-1, 1)]
     distance, beyond, bound, leading = (jnp.stack(parts) for parts in zip(*both, strict=True))
     return {"sizes": sizes, "distance": distance, "beyond": beyond, "bound": bound, "leading": leading}
+
+
+def _added(split: Split, states: State, v: Array, huge: Array) -> Float[Array, " d"]:
+    """What blocks add once the prompt is forgotten: they are given v alone, so large that their eps plays no part."""
+    nothing = one_of(replace(states, stream=jnp.zeros_like(states.stream)), 0)
+    return split.before_norm(nothing, Steering(Add(v)), huge) - huge * v

@@ -116,6 +116,16 @@ def test_a_route_is_explained_before_the_table_and_the_twin_has_a_verdict(writte
     assert "the least slope of a log-odds curve" in written[1]["theorem-3.6.target.html"]
 
 
+FRACTIONS, FLOATS = ", a table in fractions,", " in floats, which are exact numbers too,"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("N1", FRACTIONS), ("N7", FLOATS), ("N14.order", FLOATS), ("N16.turns", FRACTIONS)]
+)
+def test_the_counterexample_of_a_twin_is_in_fractions_for_tables_only(name, kind, written):
+    assert f"--twin</code> finds a counterexample{kind} and confirms it" in unescape(written[1][f"{name}.html"])
+
+
 def test_a_twin_that_was_not_tried_is_said_not_to_have_been(tmp_path):
     report.write_verification(tmp_path, [Verdict(REGISTRY["N1"], EVIDENCE)], {})
     assert "It was not put to the routes" in (tmp_path / "statements" / "N1.html").read_text()
@@ -146,7 +156,7 @@ def test_an_installation_brings_the_proofs_along(tmp_path):
     for name in ("ufm", "theory", "sim"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.npz"))
     shutil.copytree(ROOT / "docs" / "proofs", source / "docs" / "proofs")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "docs/glossary.md", "docs/normalised.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "docs/glossary.md", "docs/normalised.md", "docs/practice.md"):
         shutil.copy(ROOT / name, source / name)
     build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 
@@ -156,7 +166,8 @@ def test_an_installation_brings_the_proofs_along(tmp_path):
     wheel = run(sys.executable, "-W", "ignore", "-c", build, tmp_path, cwd=source).splitlines()[-1]
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, tmp_path / wheel)
     shutil.rmtree(source)
-    code = "from sim.checks import proofs; print(proofs.folder(), proofs.page('proofs/N2').splitlines()[0])"
+    code = "from sim.checks import proofs; print(proofs.folder(), proofs.page('proofs/N2').splitlines()[0]); "
+    code += "import sim.pages; assert all(map(proofs.page, sim.pages.GUIDES))"
     environment = os.environ | {"PYTHONPATH": str(target)}
     out = run(sys.executable, "-c", code, cwd=tmp_path, env=environment)
     assert out.strip() == f"{target / 'share' / 'doc' / 'ufm-steering'} # N2: the order of the peaks"

@@ -114,22 +114,78 @@ def test_a_false_conjecture_is_refuted_written_drawn_and_replayed(ufm, tmp_path)
     assert "the counterexample stands" in out
 
 
-def test_the_table_of_a_counterexample_says_what_is_what_and_which_number_breaks_the_claim():
-    """Two contexts after which theorem 3.6's target rises: its false twin says that it falls beyond some strength."""
+FALLS = rationals.from_json(
+    {
+        "p": [["1/2", "1/5", "3/10"], ["3/10", "2/5", "3/10"], ["3/10", "1/5", "1/2"]],
+        "weights": ["1/3", "1/3", "1/3"],
+        "concept": [0, 1, 2],
+        "members": [[0], [1], [2]],
+        "contrast": ["1", "-1", "0"],
+        "target": 0,
+    }
+)
+"""Three concepts of a token each; N has nothing of concept 2, which rises at first and falls in the end."""
+
+
+def test_the_counterexample_of_a_twin_is_marked_where_its_inequality_fails():
+    """The false twin of theorem 3.6 says that every concept rises that N has nothing of: here concepts 0 and 2."""
     twin = REGISTRY["theorem-3.6.target"].twin
     with jax.enable_x64(True):
-        data = describe(RARE, "a twin", twin.instances, -0.25, claim=twin)
+        margin = float(twin.instances(rationals.to_floats(FALLS)))
+        data = describe(FALLS, "a twin", twin.instances, margin, claim=twin)
+    # By hand: the log-odds of a concept of one token have the slope M(z) - E[M | not z].
+    p = np.array([[0.5, 0.2, 0.3], [0.3, 0.4, 0.3], [0.3, 0.2, 0.5]])
+    m = np.log(p[0] / p[1])
+    tilted = p[:, None] * np.exp(data["alpha"].values[:, None] / np.ptp(m) * m)
+    rest = tilted[..., None] * (1 - np.eye(3))
+    slopes = (m - (rest * m[:, None]).sum(axis=2) / rest.sum(axis=2))[..., [0, 2]]
+    fails = slopes.min(axis=(0, 2)) < 0
+    assert 0.2 < fails.mean() < 0.8
+    np.testing.assert_array_equal(data["fails"], fails)
+    assert margin == pytest.approx(slopes.min() / np.ptp(m), abs=1e-3)
+
+    first = data["alpha"].values[fails.argmax()]
+    lines = as_text(data).splitlines()
+    assert lines[-3:-1] == [
+        f"The target is concept 0. a twin requires a margin above 0; here it is {margin:+.6g}.",
+        f"The margin is {twin.reading}.",
+    ]
+    assert lines[-1] == f"Its inequality fails at strengths from {first:+g} / R up."
+
+    figure = counterexample(data)
+    assert figure.get_suptitle().splitlines()[0] == "Counterexample to a twin"
+    assert f"{margin:.4g}".replace("-", "\N{MINUS SIGN}") in figure.get_suptitle()
+    *panels, table = figure.axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        f"$c_{j}$, concept {j}{role}" for j, role in enumerate((", $P$", ", $N$", ""))
+    ]
+    for axes in panels:
+        (shaded,) = axes.patches
+        assert shaded.get_x() == pytest.approx(first, abs=0.1)
+        assert shaded.get_x() + shaded.get_width() == pytest.approx(data["alpha"].values[-1], abs=0.1)
+    assert [text.get_text() for text in table.get_yticklabels()][:2] == ["$c_0$, concept 0, $P$", "$c_1$, concept 1, $N$"]
+    assert "claim fails" in [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_the_table_of_a_counterexample_says_what_is_what_and_why_no_strength_is_marked():
+    with jax.enable_x64(True):
+        data = describe(RARE, "mine.py:leads", lambda instance: instance.p[0, 0] - 0.3, -0.25)
     lines = as_text(data).splitlines()
     assert lines[0].split() == ["token", "0", "token", "1", "token", "2", "token", "3"]
     assert lines[1].split() == ["weight", *["concept", "0"] * 2, *["concept", "1"] * 2]
     assert lines[2].split() == ["c0,", "concept", "0,", "in", "P", "1/2", "1/20", "9/20", "3/10", "1/5"]
     assert lines[3].split() == ["c1,", "concept", "1,", "in", "N", "1/2", "1/100", "1/10", "2/5", "49/100"]
     assert [float(word) for word in lines[4].split()[2:]] == pytest.approx(np.log([5, 4.5, 0.75, 20 / 49]), abs=1e-3)
-    assert "a twin claims a positive margin; here it is -0.25." in lines[6]
-    # At 0 and beyond the share of the target still rises, which the twin denies.
-    fails = data["fails"].values
-    assert fails[data["alpha"].values >= 0].all() == bool(fails[-1])
-    assert bool(fails.any()) == ("Its inequality fails at strengths" in lines[-1])
+    assert lines[6:] == [
+        "The target is concept 0. mine.py:leads requires a margin above 0; here it is -0.25.",
+        "No strength is marked: the margin is one number for the whole table.",
+    ]
+    title = counterexample(data).get_suptitle().splitlines()
+    assert title == [
+        "Counterexample to mine.py:leads",
+        "A margin above 0 is required; here it is \N{MINUS SIGN}0.25.",
+        lines[-1],
+    ]
 
 
 @pytest.mark.usefixtures("mine")
@@ -295,6 +351,12 @@ def test_a_false_twin_of_a_statement_about_tables_is_kept_in_fractions(ufm, tmp_
     assert "separated" not in out
 
 
+def test_families_that_break_a_hypothesis_serve_to_show_what_goes_wrong_without_it(ufm):
+    """Rows that are mixtures have no a: what assumption 1 promises of them fails."""
+    code, out, _ = ufm("refute", "N17", "--families", "mixed", "--needs", "positive")
+    assert (code, "refuted: confirmed" in out) == (1, True)
+
+
 @pytest.mark.usefixtures("bad")
 @pytest.mark.parametrize(
     ("name", "words"),
@@ -340,6 +402,11 @@ def test_what_exact_arithmetic_does_not_confirm_is_said_to_be_so(ufm, tmp_path, 
         (["mine.py:leads", "--out", "mine.py"], "out: expected a folder that can be written"),
         (["theorem-3.4"], r"statement: expected a known id such as remark-3\.4"),
         (["N7", "--families", "free"], "families: expected none for statements about norms"),
+        (
+            ["N17", "--families", "free"],
+            r"families: expected some on which N17 claims something under A2, .*A1.*, such as uniform, weighted, tied, "
+            r"got free: .inf, or a hypothesis that fails, on all 64 random ones",
+        ),
         (["N7", "--needs", "A1"], r"needs: expected some of not-parallel.*, got \['A1'\]"),
     ],
 )
