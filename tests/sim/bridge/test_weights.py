@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import gguf
 import jax
@@ -174,6 +175,29 @@ def unpacked_q4_k(raw):
     return np.concatenate(values)
 
 
+def unpacked_q5(raw, least):
+    """Blocks of 32 numbers of 5 bits, the fifth ones apart, with a half for all; less 16, or with another half added."""
+    values, start = [], 4 if least else 2
+    for block in raw.reshape(-1, start + 20):
+        unit, *added = block[:start].view(np.float16).astype(np.float32)
+        fifth = np.unpackbits(block[start : start + 4], bitorder="little").astype(int)
+        codes = np.concatenate([block[start + 4 :] & 15, block[start + 4 :] >> 4]) + 16 * fifth
+        values.append(unit * codes + added[0] if least else unit * (codes - 16))
+    return np.concatenate(values)
+
+
+def unpacked_q2_k(raw):
+    """Blocks of 256 numbers of 2 bits, with a scale and a least value of 4 bits for every 16, and a half for all of each."""
+    values = []
+    for block in raw.reshape(-1, 84):
+        unit, unit_of_least = block[80:84].view(np.float16).astype(np.float32)
+        for k in range(16):
+            half, shift, part = k // 8, k % 8 // 2, k % 2
+            codes = block[16 + 32 * half + 16 * part :][:16] >> (2 * shift) & 3
+            values.append(unit * (block[k] & 15) * codes - unit_of_least * (block[k] >> 4))
+    return np.concatenate(values)
+
+
 def unpacked_q6_k(raw):
     """Blocks of 256 numbers of 6 bits, with a signed scale of 8 bits for every 16 and a half for all."""
     values = []
@@ -220,6 +244,9 @@ def unpacked_tq2_0(raw):
 
 
 DEFINED = {
+    "Q5_0": (22, slice(0, 2), partial(unpacked_q5, least=False)),
+    "Q5_1": (24, slice(0, 4), partial(unpacked_q5, least=True)),
+    "Q2_K": (84, slice(80, 84), unpacked_q2_k),
     "Q4_K": (144, slice(0, 4), unpacked_q4_k),
     "Q6_K": (210, slice(208, 210), unpacked_q6_k),
     "IQ4_NL": (18, slice(0, 2), unpacked_iq4_nl),
@@ -245,8 +272,24 @@ def test_quantised_types_against_their_definition(tmp_path, kind):
     np.testing.assert_allclose(file.read("some.weight"), unpacked(raw).reshape(3, 512), rtol=1e-6, atol=1e-6)
 
 
-QUANTISED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q5_K", "TQ1_0")
-QUANTISED += ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS")
+QUANTISED = (
+    "Q8_0",
+    "Q4_0",
+    "Q4_1",
+    "Q3_K",
+    "Q5_K",
+    "TQ1_0",
+    "IQ1_S",
+    "IQ1_M",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ2_S",
+    "IQ3_XXS",
+    "IQ3_S",
+    "IQ4_XS",
+)
+QUANTISED += tuple({"NVFP4"} & set(gguf.GGMLQuantizationType.__members__))
+"""The others that the package dequantises; its newest releases know one more."""
 
 
 def test_what_cannot_be_dequantised_is_named(tmp_path):

@@ -49,12 +49,18 @@ def test_a_new_statement_is_complete(checkout):
         return done.stdout
 
     # What a statement is asked for: both verdicts, a proof, the reference, the data of assumption 1, the form of the code.
-    tests = ["theory/test_statements.py", "docs/test_docs.py", "sim/checks/test_assumption_1.py"]
-    chosen = "my-statement or reference_once or under_every_departure or left_over"
+    tests = [
+        *("theory/test_statements.py", "theory/test_examples.py", "docs/test_docs.py"),
+        *("sim/checks/test_proofs.py", "sim/checks/test_assumption_1.py"),
+    ]
+    chosen = "my-statement or reference_once or table_of_proofs or every_situation or every_departure or left_over"
     out = run("pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen, *(f"tests/{test}" for test in tests))
     assert int(re.search(r"^(\d+) passed", out, re.MULTILINE)[1]) >= 11, out
     run("ruff", "check", ".")
     run("ruff", "format", "--check", "theory")
+    pages = checkout / "pages"
+    assert "my-statement" in run("sim.cli", "verify", "my-statement", "--instances", "20", "--out", str(pages))
+    assert "What I found" in (pages / "statements" / "my-statement.html").read_text()
 
 
 def test_the_registry_keeps_the_order_of_imports_and_appends_to_the_modules():
