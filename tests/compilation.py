@@ -50,8 +50,11 @@ def forget() -> None:
     """Trace every program of this project anew when it is next called, and none of JAX's own.
 
     What was traced of a function holds what the functions that it calls were at that time. `jax.clear_caches` would let the
-    programs of `jnp.add` and its like go as well, of which there are many more.
+    programs of `jnp.add` and its like go as well, of which there are many more. Ball arithmetic keeps its own.
     """
+    from theory.balls import _programs
+
+    _programs._trace.cache_clear()
     again = [JIT(function, **keywords) for function, known in MADE.items() for keywords in known]
     for program in [*PROGRAMS, *again]:
         program.clear_cache()

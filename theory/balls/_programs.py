@@ -90,7 +90,9 @@ def _trace(function: Callable, structure: Any, kinds: tuple) -> tuple["_Program"
     """Traces a function; the program and the structure of the result."""
     with in_float64():
         stand_ins = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in kinds]
-        jaxpr, result = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, stand_ins))
+        # A new function each time: JAX would keep a second trace of the same one, beside this cache.
+        anew = jax.make_jaxpr(lambda *arguments: function(*arguments), return_shape=True)
+        jaxpr, result = anew(*jax.tree.unflatten(structure, stand_ins))
         return _compile(jaxpr), jax.tree.structure(result)
 
 
