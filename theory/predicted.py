@@ -201,7 +201,7 @@ def _tilts(m: Any, alphas: Any, corpus: Corpus) -> tuple[Float[Array, " V"], Flo
     m, alphas = jnp.asarray(m), strengths(alphas)
     if not isinstance(alphas, jax.core.Tracer):
         largest, dtype = np.abs(np.asarray(alphas, float)).max(), jnp.result_type(m, alphas)
-        most = float(jnp.finfo(dtype).max) / max(np.abs(array).max(), np.ptp(array), 1.0)
+        most = tilting.largest_strength(array, dtype)
         wanted = f"strengths up to {most:.3g}, so that alpha M is finite in {dtype}"
         require(bool(largest <= most), "alphas", wanted, f"{largest:.3g}")
     return m, alphas

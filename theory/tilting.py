@@ -39,10 +39,14 @@ def tilt(m: Float[Array, " V"], alpha: Scalar | float) -> Float[Array, " V"]:
         ValueError: outside transformations, a strength at which ``alpha M`` is beyond the largest float.
     """
     if not isinstance(alpha, jax.core.Tracer) and not isinstance(m, jax.core.Tracer):
-        reach = max(np.abs(np.asarray(m, float)).max(), np.ptp(np.asarray(m, float)), 1.0)
-        most = float(jnp.finfo(m.dtype).max) / reach
+        most = largest_strength(np.asarray(m, float), m.dtype)
         require(bool(abs(float(alpha)) <= most), "alpha", f"a strength at which alpha M is finite in {m.dtype}", alpha)
     return alpha * (m - favoured(m, alpha))
+
+
+def largest_strength(m: np.ndarray, dtype: np.dtype) -> float:
+    """The largest strength at which ``alpha M``, and its range, are finite in a type of floats."""
+    return float(jnp.finfo(dtype).max) / max(np.abs(m).max(), np.ptp(m), 1.0)
 
 
 def favoured(m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
