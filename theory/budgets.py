@@ -155,6 +155,9 @@ def efficiency(log_p: Float[Array, "... V"], m: Float[Array, "... V"], members: 
     likely = jnp.exp(log_p) > 0
     spread = jnp.max(jnp.where(likely, m, -jnp.inf), axis=-1) - jnp.min(jnp.where(likely, m, jnp.inf), axis=-1)
     _require_all("m", spread, "log-odds that are not constant on the tokens of positive probability", spread > 0)
+    # It does not depend on the size of M, whose square need not be a number.
+    root = jnp.sqrt(jnp.max(jnp.where(likely, jnp.abs(m), 0), axis=-1, keepdims=True))
+    m = m / root / root
     f, mu, variance = _conditional(log_p, m, members)
     g, nu, other = _conditional(log_p, m, ~members)
     between = f * g * (mu - nu) ** 2
@@ -313,7 +316,8 @@ def range_within(budget: Numbers | float) -> Numbers:
         return value, slope / 2
 
     # log cosh y is a lower bound, and y^2 / (2 + y) one of that.
-    return _crossing(curve, jnp.sqrt(8 * budget), budget + jnp.sqrt(budget**2 + 8 * budget), budget)
+    high = jnp.minimum(_quadratic_root(budget), jnp.finfo(budget.dtype).max / 2)
+    return _crossing(curve, np.sqrt(8) * jnp.sqrt(budget), 2 * high, budget)
 
 
 _BLOCK = 16
@@ -467,8 +471,13 @@ def _shift_within(rare: Numbers, common: Numbers, budget: Numbers) -> Numbers:
 
     # Below: x^2/8 is an upper bound. Above: log q + (1-q) x is a lower one, and so is q (1-q) x^2 / (2 + x).
     share = budget / (rare * common)
-    high = jnp.minimum((budget - jnp.log(rare)) / common, (share + jnp.sqrt(share**2 + 8 * share)) / 2)
-    return _crossing(curve, jnp.sqrt(8 * budget), high, budget)
+    high = jnp.minimum((budget - jnp.log(rare)) / common, _quadratic_root(share))
+    return _crossing(curve, np.sqrt(8) * jnp.sqrt(budget), high, budget)
+
+
+def _quadratic_root(s: Numbers) -> Numbers:
+    """The x > 0 with ``x^2 / (2 + x) = s``."""
+    return (s / 2) + (jnp.sqrt(s) / 2) * jnp.sqrt(s + 8)
 
 
 def _of_half_range(half: Numbers) -> tuple[Numbers, Numbers]:
@@ -476,9 +485,11 @@ def _of_half_range(half: Numbers) -> tuple[Numbers, Numbers]:
     near = half < 0.3
     y, s = jnp.where(near, 1.0, half), jnp.where(near, half, 0) ** 2
     fall = jnp.exp(-2 * y)
-    ratio, coth = -jnp.expm1(-2 * y) / (2 * y), (1 + fall) / -jnp.expm1(-2 * y)
-    far = y + jnp.log(ratio) + y * coth - 1
-    far_slope = 2 * coth - 1 / y - 4 * y * fall / jnp.expm1(-2 * y) ** 2
+    ratio, coth = -jnp.expm1(-2 * y) / (2 * jnp.minimum(y, 1000)), (1 + fall) / -jnp.expm1(-2 * y)
+    # Of ratio only 1/(2 y) is left from y = 1000 on, and soon not even that.
+    huge = jnp.maximum(y / 1000, 1)
+    far = y + jnp.log(ratio) - jnp.log(huge) + y * coth - 1
+    far_slope = 2 * coth - 1 / y - 4 * fall * y / jnp.expm1(-2 * y) ** 2
     series, slope = jnp.zeros_like(s), jnp.zeros_like(s)
     for order, coefficient in reversed(list(enumerate(_SERIES, start=1))):
         series, slope = s * (coefficient + series), 2 * order * coefficient + s * slope
@@ -508,7 +519,7 @@ def _crossing(curve: Callable[[Numbers], tuple[Numbers, Numbers]], low: Numbers,
         newton = x - value / slope * jnp.log(value / held)
         # Bisect (between logarithms) where Newton leaves the bracket or has not halved its step.
         trust = (newton >= low) & (newton <= high) & ((2 * jnp.abs(newton - x) <= jnp.abs(step)) | (k < 8))
-        new = jnp.where(trust, newton, jnp.sqrt(low * high))
+        new = jnp.where(trust, newton, jnp.sqrt(low) * jnp.sqrt(high))
         return low, high, new, new - x, k + 1
 
     low, high = (lax.stop_gradient(end) for end in _alike(low, high))

@@ -43,7 +43,7 @@ class Certificate:
         precision: the highest that was used, bits.
         remaining: total width of what was not proved.
         lower: a lower bound of the curve over the proved pieces, but those where only a derivative was bounded; +inf
-            where nothing is claimed.
+            where nothing is claimed. If it is refuted, a number that an entry is no more than at `at`.
         at: the strength of the refutation, or the middle of the first piece that was given up.
     """
 
@@ -346,10 +346,8 @@ class _Bisection:
         centre = self.curve(middle, level=level)
         higher: int | None = level
         if centre is not None:
-            for i in left:
-                if centre[i] <= 0 and not (middle == 0 and i in self.vanishing):
-                    self.at = float(middle)
-                    return None
+            if self._refutes(middle, centre, [i for i in left if not (middle == 0 and i in self.vanishing)]):
+                return None
             if not jumps and not (at_zero and self.vanishing.intersection(left)):
                 left = self._settle_by_mean_value(piece, alpha, centre, left)
             unclear = [i for i in left if not centre[i] > 0 and not (middle == 0 and i in self.vanishing)]
@@ -393,13 +391,19 @@ class _Bisection:
         self.wins += len(after) < len(left)
         return after
 
+    def _refutes(self, middle: Fraction, values: list[arb], claimed: list[int]) -> bool:
+        """Whether one of the entries is not positive at a point; notes the point, and how far down they are."""
+        wrong = [balls.bounds(values[i])[1] for i in claimed if values[i] <= 0]
+        if wrong:
+            self.at, self.lower = float(middle), min(wrong)
+        return bool(wrong)
+
     def _clear(self, middle: Fraction, unclear: list[int], level: int) -> int | None:
         """The level at which the signs of entries at a point are seen; the same one, if at none. None if one is negative."""
         for higher in range(level + 1, len(self.curve.precisions)):
             values = self.curve(middle, level=higher)
             if values is not None:
-                if any(values[i] <= 0 for i in unclear):
-                    self.at = float(middle)
+                if self._refutes(middle, values, unclear):
                     return None
                 if all(values[i] > 0 for i in unclear):
                     return higher

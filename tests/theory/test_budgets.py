@@ -371,3 +371,23 @@ def test_what_cannot_be_undone_costs_everything():
         assert np.isposinf(cost.total), q
         assert not np.isnan(np.asarray(cost)).any()
     assert np.isposinf(budgets.range_bound(np.array([0.0, np.inf])))
+
+
+@pytest.mark.parametrize("size", [1e20, 1e150, 1e160, 1e300, 1e308])
+def test_budgets_and_ranges_of_any_size(size):
+    """Far out a range costs itself, but for a logarithm, and a share is 1."""
+    with jax.enable_x64(True):
+        assert float(budgets.divergence_of_range(size)) == pytest.approx(size, rel=1e-15)
+        assert float(budgets.range_within(size)) == pytest.approx(size, rel=1e-15)
+        assert float(budgets.share_within(0.3, size)) == float(budgets.share_within(1e-300, size)) == 1
+        assert float(budgets.safe_strength(1.0, 2.0, size)) == pytest.approx(size / 2, rel=1e-15)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e-150, 1e150, 1e160, 1e300, 1e308])
+def test_the_efficiency_does_not_depend_on_the_size_of_the_log_odds(size):
+    with jax.enable_x64(True):
+        log_p, m = jnp.log(jnp.asarray([0.2, 0.3, 0.5])), jnp.asarray([1.0, 0.2, -0.5])
+        members = jnp.asarray([True, False, False])
+        expected = 0.2 * 0.8 * (1 - (0.3 * 0.2 - 0.5 * 0.5) / 0.8) ** 2
+        expected /= expected + 0.3 * 0.5 / 0.8 * 0.7**2
+        assert float(budgets.efficiency(log_p, size * m, members)) == pytest.approx(expected, rel=1e-14)

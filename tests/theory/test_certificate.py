@@ -114,6 +114,8 @@ def test_false_curves_are_refuted_at_a_strength(exact):
     got = certify(dips, exact)
     assert got.verdict == "refuted"
     assert dips(None, got.at)[1] < 0
+    assert dips(None, got.at)[1] <= got.lower < 0
+    assert got.lower == pytest.approx(float(dips(None, got.at)[1]), rel=1e-6)
     assert got.remaining > 0
     assert certify(dips, exact, (2, 60)).verdict == "proved"
 
