@@ -360,6 +360,7 @@ def _spread(jacobian: np.ndarray) -> np.ndarray:
     _, singular, rows = np.linalg.svd(jacobian[:, used] / sizes[used], full_matrices=False)
     clear = singular > np.sqrt(np.finfo(float).eps) * singular[0]
     spread = np.sqrt(np.sum((rows[clear] / singular[clear, None]) ** 2, axis=0)) / sizes[used]
-    lost: Bool[np.ndarray, " k"] = np.sum(rows[~clear] ** 2, axis=0) > 1e-3
+    # What takes no part in such a change has 0 there but for rounding; a part that is small is one.
+    lost: Bool[np.ndarray, " k"] = np.sum(rows[~clear] ** 2, axis=0) > 1e-6
     out[used] = np.where(lost, np.nan, spread)
     return out

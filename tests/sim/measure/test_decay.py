@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, least_squares
 
-from sim.measure.decay import Decay, Side, fit_preference, fit_utility
+from sim.measure.decay import Decay, Side, _spread, fit_preference, fit_utility
 
 ALPHAS = np.linspace(-10, 10, 41)
 BELOW, ABOVE = Side(-1.5, 3.0, 0.8), Side(2.0, 2.5, 1.4)
@@ -158,6 +158,13 @@ def test_errors_are_those_of_refits(kind):
         assert told == pytest.approx(spread, rel=0.4), name
 
 
+@pytest.mark.parametrize("part", [0.3, 0.03, 0.003])
+def test_a_number_with_a_small_part_in_what_is_undetermined_has_no_error(part):
+    x, y, alone = np.random.default_rng(0).normal(size=(3, 40))
+    jacobian = np.stack([x, y, part * x + y, alone], axis=1)
+    assert np.isnan(_spread(jacobian)).tolist() == [True, True, True, False]
+
+
 def test_no_error_is_told_where_data_do_not_determine_a_number():
     # Straight but for two points: D is 1 for whatever width and exponent that are large enough together.
     fit = fit_preference(ALPHAS, 0.3 * ALPHAS + 1.0, one_piece=True)
@@ -165,10 +172,11 @@ def test_no_error_is_told_where_data_do_not_determine_a_number():
     assert np.isnan(fit.errors["above.width"]) or np.isnan(fit.errors["above.exponent"])
     # Two strengths say nothing of three numbers, whatever the other side says of its own.
     alphas = np.concatenate([ALPHAS[:20], [3.0, 6.0]])
-    fit = fit_utility(alphas, PLANTED["utility"](alphas) + np.random.default_rng(7).normal(0, 0.01, 22))
-    assert [np.isnan(fit.errors[f"{side}.{name}"]) for side in ("below", "above") for name in Side._fields] == 3 * [
-        False
-    ] + 3 * [True]
+    for seed in range(5, 11):
+        # Which of the curves that are equally near is found, rounding decides; so do many seeds.
+        fit = fit_utility(alphas, PLANTED["utility"](alphas) + np.random.default_rng(seed).normal(0, 0.01, 22))
+        unknown = [np.isnan(fit.errors[f"{side}.{name}"]) for side in ("below", "above") for name in Side._fields]
+        assert unknown == 3 * [False] + 3 * [True], seed
     few = np.linspace(-2, 2, 5)
     exact = fit_utility(few, np.array([0.1, 0.7, 1.0, 0.5, 0.3]), one_piece=True)
     assert all(np.isnan(error) for error in exact.errors.values())

@@ -51,6 +51,7 @@ def test_with_biases_there_is_no_slope_on_the_training_text():
     with jax.enable_x64(True):
         biased, free = slopes(GPT2, vectors), slopes(LLAMA, vectors)
     assert np.abs(biased[:, 0]).max() < 4e-4
-    assert np.abs(biased[:, 1]).min() > 1e-2
+    # Of single vectors it may be small by chance.
+    assert np.sqrt(np.mean(biased[:, 1] ** 2)) > 0.05
     # With four times as many steps it is 4e-3 again.
     assert np.abs(free[:, 0]).max() > 2e-3
