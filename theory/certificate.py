@@ -346,11 +346,12 @@ class _Bisection:
         centre = self.curve(middle, level=level)
         higher: int | None = level
         if centre is not None:
-            if self._refutes(middle, centre, [i for i in left if not (middle == 0 and i in self.vanishing)]):
+            exempt = self.vanishing if middle == 0 else ()
+            if self._refutes(middle, centre, [i for i in left if i not in exempt]):
                 return None
             if not jumps and not (at_zero and self.vanishing.intersection(left)):
                 left = self._settle_by_mean_value(piece, alpha, centre, left)
-            unclear = [i for i in left if not centre[i] > 0 and not (middle == 0 and i in self.vanishing)]
+            unclear = [i for i in left if not centre[i] > 0 and i not in exempt]
             if unclear:
                 higher = self._clear(middle, unclear, level)
         return _Piece(piece.low, piece.high, left, higher) if higher is not None else None
