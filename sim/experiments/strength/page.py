@@ -159,7 +159,7 @@ def write(experiment: Experiment) -> TestedClaims:
 
 SAMPLES = {
     "prompts": ("texts", "max_new_tokens"),
-    "next-token": ("contexts", "strengths"),
+    "next-token": ("strengths",),
     "concept": ("prompts", "completions"),
     "cross-entropy": ("blocks", "tokens"),
     "mmlu": ("questions",),
@@ -178,7 +178,7 @@ def _undecided(tested: TestedClaims, tried: Sequence[str]) -> TestedClaims:
 
     def without_verdict(claim: PaperClaim) -> PaperClaim:
         rests_on_trial = "prompts" in tried or claim.group in tried
-        return replace(claim, blind=claim.blind or "a trial decides nothing") if rests_on_trial else claim
+        return replace(claim, blind=claim.blind or in_short.TRIAL) if rests_on_trial else claim
 
     return replace(tested, claims=tuple(map(without_verdict, tested.claims)))
 

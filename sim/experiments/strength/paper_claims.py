@@ -3,20 +3,22 @@
 A claim is tested as it is said: "most tokens exhibit a bump" wants a share above one half. It holds or fails if the 95 %
 interval of its number lies on one side of what is wanted (`sim.measure.intervals`), and is open otherwise. It is also open,
 with the reason, where the data could not have shown the contrary: that there is no effect, where none of a size that matters
-would have been seen; what is said of infinite strengths, where a curve still moves at the end of its sweep. A claim that
-fails is reported as one that fails.
+would have been seen; what is said of infinite strengths, where a curve still moves at the end of its sweep; what is said of
+a sweep, where all of its strengths are weak. A claim that fails is reported as one that fails.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from scipy import stats
 
 from sim.experiments.experiment import Experiment
+from sim.experiments.settings import Variant
 from sim.experiments.strength.concept import MISSING, NO_ANSWER, SHOWN
 from sim.measure import intervals
 from sim.measure.curves import KINDS_OF_CURVE, Sigmoid, counts_of_kinds, sigmoid
@@ -32,6 +34,16 @@ SIGNIFICANT = 3.0
 SETTLED = 0.1
 """How much of its limit a curve may still change by between half of the largest strength and that strength. As the distance
 to the limit falls like 1 / alpha (proposition 4.1, N11), the change between the two is about what is left."""
+
+WEAK = 0.25
+"""Lengths of the hidden state: what a sweep does whose strengths all add less is not what strong steering does."""
+
+LEFT = 0.25
+"""How much a curve may still change between half of the largest strength and that strength, of the change that it has behind
+it, even where that is little. Near 0 it is a half, or more."""
+
+NEAR = 0.1
+"""Nats: a strength that costs more is not near 0, so that a quadratic term need not be seen at it."""
 
 ALIKE = 1e-6
 """Fits that differ by less are of the same values."""
@@ -140,17 +152,30 @@ def _of_next_token(experiment: Experiment, data: dict[str, xr.Dataset]) -> Itera
     curves = experiment.store.data("next-token")
     data["shapes"] = shapes(curves)
     data["dominating"] = dominating(experiment, curves)
-    yield from _of_bumps(curves, data["shapes"]["share"])
+    yield from _of_bumps(experiment, curves, data["shapes"]["share"])
     for concept, layer in _pairs(curves):
-        yield from _of_order(experiment, data, concept, layer)
-        yield from _of_ends(curves.sel(concept=concept, layer=layer).isel(variant=0), _about(concept, layer))
+        weak = _weak(experiment, curves["alpha"].values[0], concept, layer)
+        yield from _of_order(experiment, data, concept, layer, weak)
+        yield from _of_ends(curves.sel(concept=concept, layer=layer).isel(variant=0), _about(concept, layer), weak)
     yield from _of_resamples(experiment, curves)
 
 
-def _of_bumps(curves: xr.Dataset, shares: xr.DataArray) -> Iterator[PaperClaim]:
+def _weak(
+    experiment: Experiment, alphas: Float[np.ndarray, " K"], concept: str, layer: int, variant: Variant | None = None
+) -> str:
+    """Why a sweep could not show what steering does, if its largest strength is weak; else nothing."""
+    added = np.abs(alphas).max() * np.linalg.norm(experiment.vector(concept, layer, variant))
+    lengths = added / experiment.state_length(concept, layer, variant)
+    if lengths >= WEAK:
+        return ""
+    return f"the largest strength adds {lengths:.2g} lengths of the hidden state, and less than {WEAK:g} decide nothing"
+
+
+def _of_bumps(experiment: Experiment, curves: xr.Dataset, shares: xr.DataArray) -> Iterator[PaperClaim]:
     """How many of the likeliest tokens have one bump, under every variant."""
     main = str(curves["variant"].values[0])
-    for variant in map(str, curves["variant"].values):
+    for steered, alphas in zip(experiment.settings.steered, curves["alpha"].values, strict=True):
+        variant = steered.name
         if variant.startswith("resampled"):
             continue
         for concept, layer in _pairs(curves):
@@ -165,10 +190,13 @@ def _of_bumps(curves: xr.Dataset, shares: xr.DataArray) -> Iterator[PaperClaim]:
                 *intervals.within(intervals.mean(share.values), 0, 1),
                 least=0.5,
                 basis=_contexts(share.values),
+                blind=_weak(experiment, alphas, concept, layer, steered),
             )
 
 
-def _of_order(experiment: Experiment, data: dict[str, xr.Dataset], concept: str, layer: int) -> Iterator[PaperClaim]:
+def _of_order(
+    experiment: Experiment, data: dict[str, xr.Dataset], concept: str, layer: int, weak: str
+) -> Iterator[PaperClaim]:
     """Where bumps are, and which tokens dominate in the end, against the log-odds."""
     about, bumps = _about(concept, layer), data["shapes"]
     yield PaperClaim(
@@ -179,6 +207,7 @@ def _of_order(experiment: Experiment, data: dict[str, xr.Dataset], concept: str,
         *order(bumps, str(bumps["variant"].values[0]), concept, layer),
         least=0.0,
         basis=_contexts(bumps["peak"].sel(concept=concept, layer=layer).isel(variant=0).values),
+        blind=weak,
     )
     percentiles = data["dominating"]["percentile"].sel(concept=concept, layer=layer)
     last = layer == experiment.lm.config.num_layers - 1
@@ -191,10 +220,11 @@ def _of_order(experiment: Experiment, data: dict[str, xr.Dataset], concept: str,
         least=0.99 if last else None,
         most=None if last else 0.99,
         basis=_counted(percentiles.values, "token"),
+        blind=weak,
     )
 
 
-def _of_ends(sweeps: xr.Dataset, about: str) -> Iterator[PaperClaim]:
+def _of_ends(sweeps: xr.Dataset, about: str, weak: str) -> Iterator[PaperClaim]:
     """How the logits of all tokens begin to move, and where they end."""
     yield PaperClaim(
         "S, lemma B.4",
@@ -214,26 +244,34 @@ def _of_ends(sweeps: xr.Dataset, about: str) -> Iterator[PaperClaim]:
             *intervals.within(intervals.mean(apart), 0, 1),
             most=0.1,
             basis=_contexts(apart.values),
+            blind=weak,
         )
-        yield _of_limit(claim, float(np.mean(_changes(sweeps, k))))
+        yield _of_limit(claim, *(float(np.mean(changes)) for changes in _changes(sweeps, k)))
 
 
-def _changes(sweeps: xr.Dataset, side: int) -> Float[np.ndarray, " c"]:
-    """Total variation, on the tokens that are kept, between half of the strength at an end and that end, by context."""
+def _changes(sweeps: xr.Dataset, side: int) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Total variation on the tokens kept: from half of the strength at an end to it, and from 0 to it, by context."""
     alphas, p = sweeps["alpha"].values, np.exp(sweeps["log_p"].transpose("context", "strength", "slot").values.astype(float))
     end = (0, -1)[side]
     half = int(np.argmin(np.abs(alphas - alphas[end] / 2)))
     changes = []
     for row, tokens in zip(p, sweeps["token"].transpose("context", "slot").values, strict=True):
         _, slots = np.unique(tokens, return_index=True)
-        changes.append(np.abs(row[end, slots] - row[half, slots]).sum() / 2)
-    return np.asarray(changes)
+        changes.append([np.abs(row[end, slots] - row[start, slots]).sum() / 2 for start in (half, alphas.size // 2)])
+    last, whole = np.transpose(changes)
+    return last, whole
 
 
-def _of_limit(claim: PaperClaim, change: float) -> PaperClaim:
-    """A claim about infinite strength: it does not fail where a curve still changes by so much at the end of its sweep."""
-    moving = claim.verdict != "holds" and change > SETTLED
-    return replace(claim, blind="the curve still moves at the end of the sweep" if moving else "")
+def _of_limit(claim: PaperClaim, last: float, whole: float) -> PaperClaim:
+    """A claim about infinite strength: it does not fail where a curve still moves at the end of its sweep.
+
+    Args:
+        claim: about the limit of a curve.
+        last, whole: how much it changes between half of the largest strength and that strength, and between 0 and that
+            strength, of what its limit is.
+    """
+    moving = claim.verdict != "holds" and last > min(SETTLED, LEFT * whole)
+    return replace(claim, blind=claim.blind or ("the curve still moves at the end of the sweep" if moving else ""))
 
 
 def shapes(curves: xr.Dataset) -> xr.Dataset:
@@ -342,6 +380,7 @@ def _of_resamples(experiment: Experiment, curves: xr.Dataset) -> Iterator[PaperC
             *intervals.within(intervals.mean(rises), 0),
             most=0.5,
             basis=_counted(np.asarray(rises), "token"),
+            blind=_weak(experiment, curves["alpha"].values[0], str(concept), experiment.settings.middle),
         )
 
 
@@ -380,6 +419,7 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
             fit = data["fits"].sel(concept=concept, layer=layer, measure=measure)
             judged = data["presence"]["shown"].sel(concept=concept, layer=layer, measure=measure)
             basis = f"{judged.sizes['prompt'] * judged.sizes['completion']} completions at each strength"
+            why_blind = blind.get((measure, str(concept)), "") or _weak(experiment, shown["alpha"].values, concept, layer)
             yield PaperClaim(
                 "S, theorem 3.6",
                 f"concept probability is a sigmoid ({measure})",
@@ -388,7 +428,7 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
                 *_estimate(fit, "r_squared", "low", "high"),
                 least=0.8,
                 basis=f"{basis}, drawn again",
-                blind=blind.get((measure, str(concept)), ""),
+                blind=why_blind,
             )
             yield PaperClaim(
                 "S, theorem 3.6",
@@ -398,7 +438,7 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
                 *_estimate(fit, "rise", "rise_low", "rise_high"),
                 least=0.05,
                 basis=basis,
-                blind=blind.get((measure, str(concept)), ""),
+                blind=why_blind,
             )
 
 
@@ -472,13 +512,15 @@ def _of_cross_entropy(experiment: Experiment, data: dict[str, xr.Dataset]) -> It
             slopes.size,
             basis=_counted(slopes, "block"),
         )
-        yield from _of_parabola(both["own"], about, experiment.settings.cross_entropy.tokens - 1)
+        predicted = experiment.settings.cross_entropy.tokens - 1
+        yield from _of_parabola(both["own"], about, predicted, experiment.lm.decoder.dtype)
+        weak = _weak(experiment, curves["alpha"].values, concept, layer)
         for kind, sweep in both.items():
-            yield from _of_cost(sweep, f"{about}, {kind} text")
+            yield from _of_cost(sweep, f"{about}, {kind} text", weak)
 
 
-def _of_parabola(own: xr.Dataset, about: str, tokens: int) -> Iterator[PaperClaim]:
-    """The linear and the quadratic term on text of the model's own, so many tokens in each block."""
+def _of_parabola(own: xr.Dataset, about: str, tokens: int, dtype: Any) -> Iterator[PaperClaim]:
+    """The linear and the quadratic term on text of the model's own, so many tokens in each block, in a type of numbers."""
     slope, kappa = float(own["slope"].mean()), float(own["curvature"].mean())
     deviation = np.sqrt(2 * kappa / (tokens * own.sizes["block"]))
     yield _no_slope(
@@ -493,8 +535,9 @@ def _of_parabola(own: xr.Dataset, about: str, tokens: int) -> Iterator[PaperClai
     alphas = own["alpha"].values
     near = np.flatnonzero(alphas > 0)[0]
     a = float(alphas[near])
-    pair = own["divergence"].isel(strength=[near, alphas.size - 1 - near]).mean("strength").values / a**2
-    yield PaperClaim(
+    cost = own["divergence"].isel(strength=[near, alphas.size - 1 - near]).mean("strength").values
+    pair = cost / a**2
+    claim = PaperClaim(
         "S, theorem 3.8; N9",
         "the quadratic term is N9's",
         f"{about}, own text",
@@ -504,6 +547,16 @@ def _of_parabola(own: xr.Dataset, about: str, tokens: int) -> Iterator[PaperClai
         most=1.25,
         basis=_counted(pair, "block"),
     )
+    yield replace(claim, blind="" if claim.verdict == "holds" else _out_of_sight(float(cost.mean()), dtype))
+
+
+def _out_of_sight(cost: float, dtype: Any) -> str:
+    """Why the quadratic term cannot be seen at a strength that costs so many nats; nothing if it can."""
+    # Logits are of the size 10, and KL is quadratic in their errors: at a hundred times as much, a fifth of it is in doubt.
+    rounding = 100 * (10 * float(jnp.finfo(dtype).eps)) ** 2
+    if cost > NEAR:
+        return f"the smallest strength costs {cost:.2g} nats, and more than {NEAR:g} are not near 0"
+    return f"the smallest strength costs {cost:.2g} nats, which rounding can make" if cost < rounding else ""
 
 
 def _no_slope(
@@ -531,7 +584,7 @@ def _no_slope(
     return PaperClaim(source, says, about, what, score, score, score, most=SIGNIFICANT, basis=basis, blind=blind)
 
 
-def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
+def _of_cost(sweep: xr.Dataset, about: str, weak: str) -> Iterator[PaperClaim]:
     """The claims about the least and the final cost of steering on text of one kind."""
     alphas, increase = sweep["alpha"].values, sweep["increase"]
     worst = int(np.argmin(np.where(alphas == 0, np.inf, increase.mean("block").values)))
@@ -543,11 +596,12 @@ def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
         *intervals.mean(increase.isel(strength=worst)),
         least=0.0,
         basis=_counted(increase.isel(strength=worst).values, "block"),
+        blind=weak,
     )
     mean = increase.mean("block").values
     for k, (side, end) in enumerate({"low": 0, "high": alphas.size - 1}.items()):
         plateau = sweep["plateau"].isel(side=k).values
-        change = abs(mean[end] - np.interp(alphas[end] / 2, alphas, mean)) / abs(float(np.mean(plateau)))
+        last = abs(mean[end] - np.interp(alphas[end] / 2, alphas, mean))
         claim = PaperClaim(
             "S, proposition 4.1",
             "cross-entropy has a plateau, that of the limit",
@@ -557,8 +611,9 @@ def _of_cost(sweep: xr.Dataset, about: str) -> Iterator[PaperClaim]:
             least=0.9,
             most=1.1,
             basis=_counted(plateau, "block"),
+            blind=weak,
         )
-        yield _of_limit(claim, float(change))
+        yield _of_limit(claim, *(float(change / abs(np.mean(plateau))) for change in (last, abs(mean[end]))))
 
 
 def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator[PaperClaim]:
@@ -585,6 +640,7 @@ def _of_questions(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterat
             *intervals.paired_difference((hits[0] + hits[-1]) / 2 - hits[middle]),
             most=0.0,
             basis=_counted(hits[middle], "question"),
+            blind=_weak(experiment, answers["alpha"].values, concept, layer),
         )
 
 

@@ -18,7 +18,7 @@ from sim.experiments.run import as_table, prepare, tables
 from sim.experiments.settings import PRESETS
 from sim.experiments.store import Layout, open_store
 from sim.experiments.strength import page, paper_claims
-from sim.experiments.strength.in_short import of_run
+from sim.experiments.strength.in_short import BUMPS, TRIAL, of_run
 from sim.experiments.strength.page import LEADS, summary, write
 from tests.browser import assert_readable
 from tests.sim.experiments import tiny
@@ -130,6 +130,15 @@ def test_what_was_found_is_told_claim_by_claim():
     ]
 
 
+def test_a_share_of_bumps_is_told_unless_the_sweep_could_not_have_shown_any():
+    def told(blind):
+        return of_run([{"says": BUMPS, "verdict": "open", "value": 0.0, "least": 0.5, "most": None, "blind": blind}])
+
+    assert told("") == told(TRIAL) == ["No claim could be decided.", told("")[1]]
+    assert "Of the likeliest tokens, 0% rise" in told("")[1]
+    assert told("the largest strength adds 0.01 lengths of the hidden state") == ["No claim could be decided."]
+
+
 def test_claims_say_what_the_data_say(written):
     experiment, tested = written
     data = experiment.store.data("cross-entropy").sel(concept="joy", layer=2, text="own")
@@ -157,7 +166,7 @@ def test_a_trial_run_says_that_it_proves_nothing(written, monkeypatch):
     assert summary(tested).splitlines()[-1].startswith("0 hold, 0 fail, ")
     own = experiment.settings
     # What is asked for beside the samples does not make more of them.
-    trial = replace(own, next_token=replace(own.next_token, contexts=1), concept=replace(own.concept, prompts=1))
+    trial = replace(own, next_token=replace(own.next_token, strengths=7), concept=replace(own.concept, prompts=1))
     trial = replace(trial, cross_entropy=replace(own.cross_entropy, blocks=1), prompts=replace(own.prompts, texts=1))
     trial = replace(trial, mmlu=replace(own.mmlu, reach=own.mmlu.reach / 2))
     monkeypatch.setitem(PRESETS, "smoke", trial)

@@ -6,7 +6,7 @@ import xarray as xr
 from scipy import stats
 
 from sim.experiments.strength import paper_claims
-from sim.experiments.strength.paper_claims import PaperClaim
+from sim.experiments.strength.paper_claims import MEASURES, PaperClaim
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,53 @@ def test_verdicts_take_the_whole_interval(value, half, least, most, verdict):
 def test_a_claim_about_a_limit_does_not_fail_while_the_curve_moves():
     below = PaperClaim("S", "says", "about", "what", 0.3, 0.2, 0.4, 0.9, 1.1)
     assert below.verdict == "fails"
-    assert paper_claims._of_limit(below, 0.05).verdict == "fails"
-    moving = paper_claims._of_limit(below, 0.2)
-    assert (moving.verdict, moving.reason) == ("open", "the curve still moves at the end of the sweep")
+    assert paper_claims._of_limit(below, 0.05, 0.3).verdict == "fails"
+    # A curve that has hardly begun to move: half of what it has behind it is little, too.
+    for last, whole in ((0.2, 0.9), (1e-3, 2e-3), (1e-30, 3e-30)):
+        moving = paper_claims._of_limit(below, last, whole)
+        assert (moving.verdict, moving.reason) == ("open", "the curve still moves at the end of the sweep")
     there = PaperClaim("S", "says", "about", "what", 1.0, 0.95, 1.05, 0.9, 1.1)
-    assert paper_claims._of_limit(there, 0.2).verdict == "holds"
+    assert paper_claims._of_limit(there, 0.2, 0.9).verdict == "holds"
+    blind = PaperClaim("S", "says", "about", "what", 0.3, 0.2, 0.4, 0.9, 1.1, blind="weak")
+    assert paper_claims._of_limit(blind, 0.0, 0.3).reason == "weak"
+
+
+OF_SWEEPS = {
+    "most tokens show one bump",
+    "bumps tend to come in the order of the log-odds",
+    "tokens that dominate need not have extreme log-odds",
+    "tokens that dominate have extreme log-odds",
+    "strong steering forgets the prompt",
+    "steering always costs",
+    "cross-entropy has a plateau, that of the limit",
+    "strong steering makes answers worse",
+    *(f"{says} ({measure})" for says in ("concept probability is a sigmoid", "steering raises it") for measure in MEASURES),
+}
+"""The claims that say nothing of a run whose strengths are all weak."""
+
+
+def test_weak_sweeps_decide_nothing(done, monkeypatch):
+    """A thousandth of a state's length moves nothing: that no token then has a bump does not say that none would."""
+    lengths = np.abs(done.settings.mmlu.alphas).max() * np.linalg.norm(done.vector("joy", 2)) / done.state_length("joy", 2)
+    assert paper_claims._weak(done, done.settings.mmlu.alphas * 0.26 / lengths, "joy", 2) == ""
+    assert "0.24 lengths" in paper_claims._weak(done, done.settings.mmlu.alphas * 0.24 / lengths, "joy", 2)
+    vector = type(done).vector
+    monkeypatch.setattr(type(done), "vector", lambda *place: 1e-3 * vector(*place) / np.linalg.norm(vector(*place)))
+    monkeypatch.setattr(type(done), "state_length", lambda *_: 1e3)
+    claims = paper_claims.claims(done).claims
+    assert {claim.says for claim in claims} >= OF_SWEEPS
+    for claim in claims:
+        assert claim.says not in OF_SWEEPS or claim.verdict == "open"
+    reasons = {claim.says: claim.blind for claim in claims if claim.says in OF_SWEEPS}
+    assert sum("lengths of the hidden state" in reason for reason in reasons.values()) >= 8
+
+
+def test_a_quadratic_term_is_looked_for_near_0_and_above_rounding():
+    for cost, dtype, word in ((1e-3, "float32", ""), (0.2, "float32", "not near 0"), (1e-12, "float32", "rounding")):
+        assert word in paper_claims._out_of_sight(cost, dtype)
+        assert bool(word) == bool(paper_claims._out_of_sight(cost, dtype))
+    assert "rounding" in paper_claims._out_of_sight(1e-3, "bfloat16")
+    assert paper_claims._out_of_sight(1e-12, "float64") == ""
 
 
 def test_the_change_at_an_end_is_that_of_the_tokens_that_are_kept():
@@ -55,8 +97,8 @@ def test_the_change_at_an_end_is_that_of_the_tokens_that_are_kept():
             "alpha": ("strength", alphas),
         }
     )
-    np.testing.assert_allclose(paper_claims._changes(sweeps, 0), [(0.2 + 0.2) / 2])
-    np.testing.assert_allclose(paper_claims._changes(sweeps, 1), [(0.3 + 0.15) / 2])
+    np.testing.assert_allclose(paper_claims._changes(sweeps, 0), [[(0.2 + 0.2) / 2], [(0.4 + 0.4) / 2]])
+    np.testing.assert_allclose(paper_claims._changes(sweeps, 1), [[(0.3 + 0.15) / 2], [(0.4 + 0.25) / 2]])
 
 
 def test_the_order_is_that_within_the_tokens_of_one_end():
