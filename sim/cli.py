@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import platformdirs
 import typer
 
+from sim.garbage import collect_seldom
+
 if TYPE_CHECKING:
     from sim.directions.vector import SteeringVector
     from sim.experiments.experiment import Experiment
@@ -930,6 +932,7 @@ def main() -> None:
     """The entry point: a `ValueError`, or a disk that is full, becomes one line and exit code 2."""
     if sys.argv[1:2] != ["bench"]:
         compile_once()
+        collect_seldom()
     warnings.formatwarning = _as_line
     try:
         app()

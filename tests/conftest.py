@@ -13,9 +13,12 @@ compilation.install()
 
 import theory.examples  # noqa: E402
 import ufm  # noqa: E402
+from sim.garbage import collect_seldom  # noqa: E402
 from theory import routes  # noqa: E402
 from theory._compilation import release_programs  # noqa: E402
 from theory.statement import TABLES  # noqa: E402
+
+collect_seldom()
 
 # Most of what tests cost is compilation. It is twice as fast without optimisation, and what was compiled is kept for the
 # other processes and the next run; here, and in what a test starts.

@@ -39,7 +39,7 @@ ROOMS = {
     "experiments": {"bridge", "checks", "directions", "figures", "measure", "toy"},
 }
 """Which rooms of `sim` each of them may import; beside them lie the files that any may, and those that may import all."""
-FOR_ALL = {"output", "pages", "progress", "tex"}
+FOR_ALL = {"garbage", "output", "pages", "progress", "tex"}
 FOR_NONE = {"bench", "bench_choosing", "bench_gpu", "bench_half", "cli", "reproduction"}
 WITHIN_EXPERIMENTS = {"gpt", "preference", "strength"}
 
@@ -118,14 +118,16 @@ def test_no_plots_files_or_terminal_below_sim(package):
 
 
 IMPORT_EVERYTHING = """
-import importlib, pkgutil, sys
+import gc, importlib, pkgutil, sys
 import jax
+seldom = gc.get_threshold()
 before = dict(jax.config.values)
 for name in ("ufm", "theory"):
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, name + "."):
         importlib.import_module(module.name)
-import matplotlib
+import matplotlib, sim.checks.verify, sim.cli
+assert gc.get_threshold() == seldom
 from jax._src import xla_bridge
 changed = {k for k, v in jax.config.values.items() if before.get(k, v) != v}
 print(changed, jax.config.jax_enable_x64, xla_bridge.backends_are_initialized(), matplotlib.get_backend(auto_select=False))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from sim.garbage import collect_seldom
 from sim.output import package_version
 from sim.progress import bar
 from sim.toy.curves import Trained
@@ -184,7 +185,7 @@ def _entered(stack: ExitStack, executor: E) -> E:
 
 def _second_process(stack: ExitStack) -> Callable[[Callable[[], Evidence]], Evidence]:
     """A function that runs tasks in another process, one by one."""
-    process = _entered(stack, ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _on_cpu))
+    process = _entered(stack, ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _set_up))
 
     def run(task: Callable[[], Evidence]) -> Evidence:
         try:
@@ -196,9 +197,10 @@ def _second_process(stack: ExitStack) -> Callable[[Callable[[], Evidence]], Evid
     return run
 
 
-def _on_cpu() -> None:
-    """Leave accelerators to the process that started this one."""
+def _set_up() -> None:
+    """Leave accelerators to the process that started this one, and look for garbage seldom."""
     jax.config.update("jax_platforms", "cpu")
+    collect_seldom()
 
 
 def _work_off(

@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, exit codes, one-line errors."""
 
+import gc
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from sim import cli
 from sim.checks.validation import SMOKE
+from sim.garbage import SELDOM
 
 ROUTES = ("--routes", "instances,autodiff")
 """Those that train nothing."""
@@ -36,6 +38,19 @@ def test_help_names_the_options(monkeypatch, capsys, command):
 def test_help_does_not_load_jax():
     script = "import sys, sim.cli; assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(("arguments", "seldom"), [((), True), (("bench",), False)])
+def test_commands_look_for_garbage_seldom_but_benchmarks_as_python_does(monkeypatch, capsys, arguments, seldom):
+    python = 700, 10, 10
+    before = gc.get_threshold()
+    gc.set_threshold(*python)
+    try:
+        run(monkeypatch, capsys, *arguments, "--help")
+        assert (gc.get_threshold() == SELDOM) is seldom
+        assert (gc.get_threshold() == python) is not seldom
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_statements_to_which_no_route_applies_are_left_out_by_name():
