@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import platformdirs
 import typer
 
-from sim.garbage import collect_seldom
+from sim._garbage import collect_seldom
 
 if TYPE_CHECKING:
     from sim.directions.vector import SteeringVector

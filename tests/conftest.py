@@ -13,7 +13,7 @@ compilation.install()
 
 import theory.examples  # noqa: E402
 import ufm  # noqa: E402
-from sim.garbage import collect_seldom  # noqa: E402
+from sim._garbage import collect_seldom  # noqa: E402
 from theory import routes  # noqa: E402
 from theory._compilation import release_programs  # noqa: E402
 from theory.statement import TABLES  # noqa: E402

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from sim.garbage import collect_seldom
+from sim._garbage import collect_seldom
 from sim.output import package_version
 from sim.progress import bar
 from sim.toy.curves import Trained

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sim import cli
+from sim._garbage import SELDOM
 from sim.checks.validation import SMOKE
-from sim.garbage import SELDOM
 
 ROUTES = ("--routes", "instances,autodiff")
 """Those that train nothing."""
