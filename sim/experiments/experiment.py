@@ -142,6 +142,10 @@ class Experiment:
         sets = [concept, against(concept, variant or self.settings.main)]
         return float(self.store.data("vectors")["length"].sel(layer=layer, set=sets).mean())
 
+    def lengths_added(self, concept: str, layer: int, variant: Variant | None = None) -> float:
+        """How much strength 1 adds, in typical lengths of the states that are steered."""
+        return float(np.linalg.norm(self.vector(concept, layer, variant))) / self.state_length(concept, layer, variant)
+
     @cached_property
     def last_log_p(self) -> xr.DataArray:
         """Mean log-probabilities of the token after the texts of every set."""

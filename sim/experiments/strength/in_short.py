@@ -6,9 +6,6 @@ from typing import Any
 BUMPS = "most tokens show one bump"
 """The claim whose number is told whatever its verdict: how much is left of the theory's single bump."""
 
-TRIAL = "a trial decides nothing"
-"""The reason for which claims are open that rest on a trial. Their numbers are those of other runs, if less certain."""
-
 
 def outcomes(claims: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The outcome of each claim by its words: "fails" if it does anywhere, else "holds" if it does anywhere, else "open".
@@ -79,7 +76,7 @@ def _failure(says: str, claims: Sequence[Mapping[str, Any]]) -> str:
 
 def _bumps(claims: Sequence[Mapping[str, Any]]) -> str:
     """The shares of tokens with one bump; nothing if none was measured by a sweep that could have shown some."""
-    told = [claim for claim in claims if claim["says"] == BUMPS and claim.get("blind", "") in ("", TRIAL)]
+    told = [claim for claim in claims if claim["says"] == BUMPS and not claim.get("blind")]
     return _range([claim["value"] for claim in told if claim["value"] is not None], "{:.0%}")
 
 

@@ -178,7 +178,7 @@ def _undecided(tested: TestedClaims, tried: Sequence[str]) -> TestedClaims:
 
     def without_verdict(claim: PaperClaim) -> PaperClaim:
         rests_on_trial = "prompts" in tried or claim.group in tried
-        return replace(claim, blind=claim.blind or in_short.TRIAL) if rests_on_trial else claim
+        return replace(claim, trial=rests_on_trial)
 
     return replace(tested, claims=tuple(map(without_verdict, tested.claims)))
 
@@ -215,14 +215,11 @@ def units(experiment: Experiment) -> list[dict[str, Any]]:
     rows = []
     for concept in experiment.settings.concepts:
         for layer in map(int, experiment.settings.layers):
-            length, state = (
-                float(np.linalg.norm(experiment.difference(concept, layer))),
-                experiment.state_length(concept, layer),
-            )
-            unit = experiment.unit(concept, layer)
+            length, state = np.linalg.norm(experiment.difference(concept, layer)), experiment.state_length(concept, layer)
+            added = experiment.lengths_added(concept, layer)
             rows.append(
                 {"concept": concept, "layer": layer, "vector": length, "state": state}
-                | {"in_vectors": unit, "in_states": unit * length / state}
+                | {"in_vectors": added * state / length, "in_states": added}
             )
     return rows
 

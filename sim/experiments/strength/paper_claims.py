@@ -66,6 +66,7 @@ class PaperClaim:
         basis: what the interval was made of, such as "2 contexts".
         blind: why the data could not have shown the contrary, if so: they are too few, or the measure behind the number has
             not been shown to separate texts that show the concept from others. The verdict is then "open".
+        trial: whether it rests on a trial, which decides nothing. Its number is that of other runs, if less certain.
         group: the group of data that the claim rests on.
     """
 
@@ -80,6 +81,7 @@ class PaperClaim:
     most: float | None = None
     basis: str = ""
     blind: str = ""
+    trial: bool = False
     group: str = ""
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ class PaperClaim:
         """ "holds", "fails", "open" or "reported"."""
         if self.least is None and self.most is None:
             return "reported"
-        if self.blind or not np.isfinite([self.value, self.low, self.high]).all():
+        if self.blind or self.trial or not np.isfinite([self.value, self.low, self.high]).all():
             return "open"
         above, below = self.least is None or self.low >= self.least, self.most is None or self.high <= self.most
         out = (self.least is not None and self.high < self.least) or (self.most is not None and self.low > self.most)
@@ -104,8 +106,8 @@ class PaperClaim:
             return ""
         if not np.isfinite(self.value):
             return "there is no number"
-        if self.blind:
-            return self.blind
+        if self.blind or self.trial:
+            return self.blind or "a trial decides nothing"
         return "the interval is too wide" if np.isfinite([self.low, self.high]).all() else "there is no interval"
 
     @property
@@ -164,8 +166,7 @@ def _weak(
     experiment: Experiment, alphas: Float[np.ndarray, " K"], concept: str, layer: int, variant: Variant | None = None
 ) -> str:
     """Why a sweep could not show what steering does, if its largest strength is weak; else nothing."""
-    added = np.abs(alphas).max() * np.linalg.norm(experiment.vector(concept, layer, variant))
-    lengths = added / experiment.state_length(concept, layer, variant)
+    lengths = np.abs(alphas).max() * experiment.lengths_added(concept, layer, variant)
     if lengths >= WEAK:
         return ""
     return f"the largest strength adds {lengths:.2g} lengths of the hidden state, and less than {WEAK:g} decide nothing"
@@ -414,12 +415,13 @@ def _of_concept(experiment: Experiment, data: dict[str, xr.Dataset]) -> Iterator
             if told.verdict != "holds":
                 key = ("answer" if measure == "score" else measure, name)
                 blind[key] = "this opinion has not been shown to tell the concept's texts from others"
+    weak = {place: _weak(experiment, shown["alpha"].values, *place) for place in _pairs(shown)}
     for measure in MEASURES:
         for concept, layer in _pairs(shown):
             fit = data["fits"].sel(concept=concept, layer=layer, measure=measure)
             judged = data["presence"]["shown"].sel(concept=concept, layer=layer, measure=measure)
             basis = f"{judged.sizes['prompt'] * judged.sizes['completion']} completions at each strength"
-            why_blind = blind.get((measure, str(concept)), "") or _weak(experiment, shown["alpha"].values, concept, layer)
+            why_blind = blind.get((measure, concept), "") or weak[concept, layer]
             yield PaperClaim(
                 "S, theorem 3.6",
                 f"concept probability is a sigmoid ({measure})",

@@ -18,8 +18,8 @@ from sim.experiments.run import as_table, prepare, tables
 from sim.experiments.settings import PRESETS
 from sim.experiments.store import Layout, open_store
 from sim.experiments.strength import page, paper_claims
-from sim.experiments.strength.in_short import BUMPS, TRIAL, of_run
-from sim.experiments.strength.page import LEADS, summary, write
+from sim.experiments.strength.in_short import BUMPS, of_run
+from sim.experiments.strength.page import LEADS, summary, units, write
 from tests.browser import assert_readable
 from tests.sim.experiments import tiny
 
@@ -131,12 +131,15 @@ def test_what_was_found_is_told_claim_by_claim():
 
 
 def test_a_share_of_bumps_is_told_unless_the_sweep_could_not_have_shown_any():
-    def told(blind):
-        return of_run([{"says": BUMPS, "verdict": "open", "value": 0.0, "least": 0.5, "most": None, "blind": blind}])
+    def told(**reasons):
+        claim = paper_claims.PaperClaim(
+            "S, theorem 3.3", BUMPS, "joy, block 2", "share", 0.0, 0.0, 0.0, least=0.5, **reasons
+        )
+        return of_run([claim.as_json()])
 
-    assert told("") == told(TRIAL) == ["No claim could be decided.", told("")[1]]
-    assert "Of the likeliest tokens, 0% rise" in told("")[1]
-    assert told("the largest strength adds 0.01 lengths of the hidden state") == ["No claim could be decided."]
+    assert told(trial=True) == ["No claim could be decided.", told()[-1]]
+    assert "Of the likeliest tokens, 0% rise" in told()[-1]
+    assert told(blind="the sweep is weak", trial=True) == ["No claim could be decided."]
 
 
 def test_claims_say_what_the_data_say(written):
@@ -152,7 +155,7 @@ def test_claims_say_what_the_data_say(written):
     claim = next(c for c in tested.claims if c.what == "accuracy of the unsteered model" and c.about.startswith("joy"))
     assert claim.value == pytest.approx(share)
     assert claim.low < claim.value < claim.high or share in (0, 1)
-    assert claim.low < 0.25 < claim.high or replace(claim, blind="").verdict != "open"
+    assert claim.low < 0.25 < claim.high or replace(claim, trial=False).verdict != "open"
 
 
 def test_a_trial_run_says_that_it_proves_nothing(written, monkeypatch):
@@ -176,6 +179,20 @@ def test_a_trial_run_says_that_it_proves_nothing(written, monkeypatch):
     assert "it proves nothing.</b> mmlu: computed" in file.read_text(encoding="utf-8")
     assert "trial: nothing is decided" not in file.read_text(encoding="utf-8")
     file.write_text(before, encoding="utf-8")
+
+
+@pytest.mark.parametrize("variant", ["random", "normalised"])
+def test_the_page_says_what_strength_1_is(done, variant):
+    run = replace(done, settings=replace(done.settings, variants=(variant,)))
+    for row in units(run):
+        length = np.linalg.norm(run.difference(row["concept"], row["layer"]))
+        state, added = (
+            run.state_length(row["concept"], row["layer"]),
+            np.linalg.norm(run.vector(row["concept"], row["layer"])),
+        )
+        assert (added == pytest.approx(1.0, rel=1e-6)) == (variant == "normalised")
+        expected = {"vector": length, "state": state, "in_vectors": added / length, "in_states": added / state}
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.slow
