@@ -338,9 +338,12 @@ def _whole(name: str, value: Any) -> Any:
 
 
 def _number(name: str, value: Any) -> Any:
-    if not isinstance(value, jax.core.Tracer):
-        finite_number(name, value)
-    return value
+    if isinstance(value, jax.core.Tracer):
+        return value
+    number = finite_number(name, value)
+    # Small whole numbers are shown as they came; fractions and large ones are for floats alone.
+    small = isinstance(value, int) and abs(value) <= 2**31 - 1
+    return value if small or hasattr(value, "dtype") else number
 
 
 def _callable(name: str, value: Any) -> Any:

@@ -192,7 +192,12 @@ def _divergence(model, contexts, steering, alphas, budget):
 
 
 def _vocabulary_size(model: Steerable) -> int:
-    return jax.eval_shape(lambda m: m.decode(m.embed(jnp.arange(1))), model).shape[-1]
+    return jax.eval_shape(_first_logits, model).shape[-1]
+
+
+@jax.jit
+def _first_logits(model: Steerable) -> Float[Array, "1 V"]:
+    return model.decode(model.embed(jnp.arange(1)))
 
 
 def _prepared(model: Steerable, steering: Any, alphas: Any) -> tuple[Steerable, Steering, Float[Array, "K *k"]]:

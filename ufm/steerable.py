@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._batches import map_in_batches
 from ufm._check import MOST_READ, finite, require, typed
+from ufm._compiled import compiled
 from ufm.kl_cap import within_budget
 from ufm.precision import wide
 from ufm.steering import RESIDUAL, Steering, as_steering, require_sites
@@ -119,7 +120,12 @@ def steer(
     contexts, steering = known(model, contexts), as_steering(steering)
     alpha = one_strength(steering, alpha)
     at_place, parts = model.resolve(steering)
-    return finite_at(at_place, alpha, steered_logits(at_place, at_place.embed(contexts), parts, alpha))
+    return finite_at(at_place, alpha, _steered(at_place, contexts, parts, alpha))
+
+
+@compiled
+def _steered(model: Steerable, contexts: Int[Array, "*n"], steering: Steering, alpha: Any) -> Float[Array, "..."]:
+    return steered_logits(model, model.embed(contexts), steering, alpha)
 
 
 def steered_logits(model: Steerable, states: Any, steering: Steering, alpha: Any) -> Float[Array, "*n V"]:
@@ -155,7 +161,10 @@ def one_strength(steering: Steering, alpha: Any) -> Any:
     parts = len(steering.parts)
     fits = np.ndim(value) == 0 or np.shape(value) == (parts,)
     require(fits, "alpha", f"a number, or one for each of the {parts} interventions", f"shape {np.shape(value)}")
-    return value if np.ndim(value) == 0 else jnp.asarray(value)
+    if np.ndim(value) > 0:
+        return jnp.asarray(value if isinstance(value, jax.Array) else np.asarray(value, float))
+    # A whole number or a fraction of any size; another float keeps its type.
+    return value if isinstance(value, jax.Array | np.floating) else float(value)
 
 
 def number(name: str, value: Any) -> Any:
@@ -223,6 +232,9 @@ def sweep(
     budget: int | None = None,
 ) -> Any:
     """`measure` of the steered logits at every pair of a context and a strength.
+
+    Outside `jax.jit` it is traced and compiled at every call. What is called again, put into a function that is compiled, as
+    the measures of `ufm.measures` are.
 
     Args:
         model: a split model.

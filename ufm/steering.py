@@ -11,6 +11,7 @@
 The strength alpha is not part of it: it is swept, differentiated and mapped over.
 """
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -383,14 +384,28 @@ def _block(layer: Any) -> int:
 
 
 def _with_arrays(intervention: Intervention, name: str = "steering") -> Intervention:
-    """An intervention whose lists, and tensors of other libraries, are arrays; ``name`` is its own in messages."""
+    """An intervention whose lists, tensors of other libraries and whole numbers are arrays and floats.
+
+    Args:
+        intervention: as it was given.
+        name: its own, in messages.
+    """
     changed: dict[str, Any] = {}
     for field, value in vars(intervention).items():
         if isinstance(value, Intervention):
             changed[field] = _with_arrays(value, f"{name}.{field}")
         elif isinstance(value, list | tuple) or hasattr(value, "detach"):
-            changed[field] = jnp.asarray(real_numbers(f"{name}.{field}", value))
+            changed[field] = jnp.asarray(_floats(real_numbers(f"{name}.{field}", value)))
+        elif isinstance(value, np.ndarray):
+            changed[field] = _floats(value)
+        elif isinstance(value, numbers.Real) and not isinstance(value, bool | float | np.floating):
+            changed[field] = float(real_numbers(f"{name}.{field}", value))
     return replace(intervention, **changed) if changed else intervention  # type: ignore[type-var]
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+    """An array with whole numbers as floats: JAX keeps no more than their last 32 bits, unless told otherwise."""
+    return array.astype(float) if np.issubdtype(array.dtype, np.integer) else array
 
 
 def _apart(layer: Any, other: Any) -> bool:
@@ -449,7 +464,7 @@ def as_steering(value: Any) -> Steering:
         return Steering(value)
     array = value if isinstance(value, jax.Array) else real_numbers("steering", value, "a Steering, or a vector")
     require(array.ndim == 1, "steering", "a Steering, or a vector [d]", f"shape {array.shape}")
-    return Steering(Add(array if isinstance(array, jax.Array) else jnp.asarray(array)))
+    return Steering(Add(array if isinstance(array, jax.Array) else jnp.asarray(_floats(array))))
 
 
 def require_contexts(steering: Steering, count: int) -> None:

@@ -19,6 +19,7 @@ from sim.bridge import devices
 from sim.bridge.config import Config
 from sim.bridge.decoder import MOST_QUERIES, AttentionContext, Decoder, Index, PrefixKV, SiteHook, select_position
 from ufm._check import require
+from ufm._compiled import compiled
 from ufm._pytree import Leaf, pytree, static
 from ufm.precision import wide
 from ufm.steerable import Steerable
@@ -194,6 +195,7 @@ class Split(Steerable):
 
     # --- to and from states ----------------------------------------------------------------------------------------------
 
+    @compiled
     def embed(self, contexts: Int[Array, "*n"]) -> State:
         """The state of contexts (by index), its stream in float32 at least.
 
@@ -247,6 +249,7 @@ class Split(Steerable):
             carry = step(i, carry)
         return carry[1:]
 
+    @compiled
     def embed_all(self, contexts: Int[Array, " n"]) -> State:
         """States of contexts after every block, in one pass: of the splits `at` each layer, which is the leading axis."""
         states = wide(states_after_blocks(self.decoder, self.tokens[contexts], self.mask[contexts]))
@@ -254,10 +257,12 @@ class Split(Steerable):
         mask = jnp.broadcast_to(self.mask[contexts], (*every, self.mask.shape[1]))
         return State(states, mask, jnp.broadcast_to(contexts, every))
 
+    @compiled
     def decode(self, state: State) -> Float[Array, "*n V"]:
         """Logits from states: of the last position, ``[*n, V]``, or of all, ``[*n, T, V]``."""
         return self.decoder.logits(self.before_norm(state))
 
+    @compiled
     def steered(self, state: State, steering: Steering, alpha: Any) -> Float[Array, "*n V"]:
         """Logits from states under a steering; shapes are those of `decode`."""
         return self.decoder.logits(self.before_norm(state, steering, alpha))

@@ -1,4 +1,5 @@
 import inspect
+from fractions import Fraction
 from types import SimpleNamespace
 
 import jax
@@ -10,12 +11,14 @@ from theory._compilation import compiled_quickly
 from ufm import (
     UFM,
     Add,
+    Clamp,
     Intervention,
     LoRA,
     NormalisedUFM,
     NullOut,
     Steering,
     Weight,
+    When,
     cross_entropy_increase,
     curvature,
     init_update,
@@ -403,3 +406,26 @@ def test_an_intervention_says_what_it_does():
     for call in (lambda intervention: intervention.added(jnp.ones(3)), lambda intervention: intervention.fits(3, 3)):
         with pytest.raises(NotImplementedError):
             call(Intervention())
+
+
+LARGE = 10**10
+"""A whole number of more than 32 bits."""
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, lambda numbers: [Fraction(x) for x in numbers]])
+def test_vectors_of_whole_numbers_and_fractions_of_any_size(kind):
+    model, whole = ufm(), [LARGE, -3, 2]
+    expected = steer(model, [0], jnp.asarray(whole, float), 1e-10)
+    for steering in (kind(whole), Add(kind(whole)), Steering(Add(kind(whole)))):
+        np.testing.assert_allclose(steer(model, [0], steering, 1e-10), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("alpha", [LARGE, LARGE**2, np.int64(LARGE), Fraction(1, 3)])
+def test_strengths_and_coordinates_that_are_whole_numbers_or_fractions(alpha, x64):
+    with jax.enable_x64(x64):
+        model, v, rtol = ufm(), jnp.asarray(numbers(D)), 1e-12 if x64 else 1e-5
+        for make in (lambda x: (Add(v), x), lambda x: (Clamp(v, x), 1.0), lambda x: (When(Add(v), v, x), 1.0)):
+            np.testing.assert_allclose(steer(model, [0], *make(alpha)), steer(model, [0], *make(float(alpha))), rtol=rtol)
+        both = steer(model, [0], Steering(Add(v)) + Steering(Add(v)), [alpha, 0])
+        np.testing.assert_allclose(both, steer(model, [0], Add(v), float(alpha)), rtol=rtol)

@@ -44,6 +44,21 @@ def curved():
     return Curved(jnp.asarray(rng.normal(size=(6, 3))), jnp.asarray(rng.normal(size=(7, 3))))
 
 
+class Unregistered(Steerable):
+    """A class that JAX does not know: only what is compiled needs it to."""
+
+    def embed(self, contexts):
+        return jnp.eye(3)[contexts]
+
+    def decode(self, h):
+        return jnp.sin(h)
+
+
+def test_a_model_that_jax_does_not_know_is_steered():
+    logits = steer(Unregistered(), [2, 0], Steering(Add(jnp.asarray([0.0, 1.0, 0.0]))), 0.5)
+    np.testing.assert_allclose(logits, np.sin([[0, 0.5, 1], [1, 0.5, 0]]), rtol=1e-6)
+
+
 V = jnp.asarray([0.3, -1.0, 0.5])
 ALPHAS = jnp.asarray([-2.0, 0.0, 0.5, 3.0, 1e6])
 CONTEXTS = [4, 0, 5, 0]

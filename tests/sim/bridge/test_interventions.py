@@ -21,6 +21,9 @@ from ufm import Ablate, Add, After, Clamp, Last, NormPreservingAdd, Rotate, Stee
 
 NAMES = ["gpt2", "gemma3, scaled"]
 
+LENGTH = 10
+"""No fewer tokens than any text here has."""
+
 
 def vector(d, seed=0):
     return np.random.default_rng([seed, d]).normal(size=d).astype(np.float32)
@@ -48,7 +51,8 @@ def block_by_block(model, prompt, parts):
         parts: of each: the layer, the site, what is done to a row, the strength, and at which tokens.
     """
     decoder = model.decoder
-    tokens, mask = jnp.asarray([prompt]), jnp.ones((1, len(prompt)), bool)
+    # One length, for which every operation is compiled once.
+    tokens, mask = map(jnp.asarray, model.contexts([prompt], length=LENGTH, side="right"))
     attention_context = decoder.attention_context(mask)
     x = decoder.embed(tokens, attention_context.positions)
 
@@ -56,12 +60,13 @@ def block_by_block(model, prompt, parts):
         rows = np.array(y[0], np.float64)
         for layer, at, done, alpha, chosen in parts:
             if (layer, at) == (int(i), site):
-                rows = np.array([done(row, alpha) if here else row for row, here in zip(rows, chosen, strict=True)])
+                for row in np.flatnonzero(chosen):
+                    rows[row] = done(rows[row], alpha)
         return jnp.asarray(rows[None], y.dtype)
 
     for i in range(model.config.num_layers):
         x = decoder.apply_block(decoder.block(i), i, x, attention_context, hook=hook)
-    return np.asarray(decoder.logits(x)[0], np.float32)
+    return np.asarray(decoder.logits(x)[0], np.float32)[: len(prompt)]
 
 
 @jax.jit
@@ -97,11 +102,11 @@ def test_at_one_layer(small, name, site):
 @pytest.mark.parametrize("tokens", SELECTIONS)
 def test_at_some_tokens(small, tokens):
     model, (selection, chosen) = small("gpt2"), SELECTIONS[tokens]
-    for kind in ("rotate", "add when"):
-        intervention, done = kinds(model.config.d_model)[kind]
-        got = swept(model, Steering({1: intervention}, tokens=selection), [0.7])
-        for k, (prompt, (row,)) in enumerate(zip(PROMPTS, got, strict=True)):
-            at = np.asarray(chosen(len(prompt), k), bool)
+    made = [kinds(model.config.d_model)[kind] for kind in ("rotate", "add when")]
+    got = swept(model, Steering({1: [intervention for intervention, _ in made]}, tokens=selection), 0.7 * np.eye(len(made)))
+    for k, (prompt, rows) in enumerate(zip(PROMPTS, got, strict=True)):
+        at = np.asarray(chosen(len(prompt), k), bool)
+        for row, (_, done) in zip(rows, made, strict=True):
             np.testing.assert_allclose(row, block_by_block(model, prompt, [(1, "residual", done, 0.7, at)])[-1], atol=1e-4)
 
 

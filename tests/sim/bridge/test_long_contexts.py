@@ -10,6 +10,7 @@ from sim.bridge import decoder, split
 from sim.bridge.architectures import from_config
 from sim.bridge.decoder import in_parts
 from sim.bridge.model import load, random_model
+from tests.compilation import forget
 from ufm import Add, Last, Steering
 
 
@@ -35,7 +36,7 @@ def test_numbers_are_those_of_all_queries_at_once(checkpoint, monkeypatch, name)
     alphas = jnp.asarray([-2.0, 0.5])
 
     def everything():
-        jax.clear_caches()
+        forget()
         ids, mask = lm.contexts(prompts)
         last = lm.split(prompts).resolve(Steering({0: Add(v)}, tokens=Last()))
         whole = lm.split(prompts, 0, last_only=False).statically()
@@ -46,7 +47,7 @@ def test_numbers_are_those_of_all_queries_at_once(checkpoint, monkeypatch, name)
         return {
             "logits": split.all_logits(lm.decoder, jnp.asarray(ids), jnp.asarray(mask))[mask],
             "sweep": ufm.sweep(last[0], jnp.arange(2), last[1], alphas, lambda logits, _: jax.nn.log_softmax(logits)),
-            "gradient": jax.grad(loss)(v),
+            "gradient": jax.jit(jax.grad(loss))(v),
             "tokens": np.asarray(lm.generate(prompts, max_new_tokens=4, stop=False).tokens),
         }
 
@@ -55,7 +56,7 @@ def test_numbers_are_those_of_all_queries_at_once(checkpoint, monkeypatch, name)
     some_at_a_time = everything()
     for key, value in at_once.items():
         np.testing.assert_allclose(some_at_a_time[key], value, atol=3e-5 * np.abs(value).max(), err_msg=key)
-    jax.clear_caches()
+    forget()
 
 
 def test_memory_grows_with_the_length():

@@ -12,6 +12,7 @@ from jax.experimental.jet import jet
 
 import ufm
 from sim.bridge.architectures import from_config
+from sim.bridge.decoder import Decoder
 from sim.bridge.model import random_model
 from ufm import Add, After, All, Last, LoRA, Steering, Where
 from ufm.steering import stacks
@@ -316,6 +317,31 @@ def test_measures_of_the_toy_run_on_it(small):
     np.testing.assert_allclose(*of_concepts, atol=1e-6)
     assert ufm.divergence(free, [0, 2], steering, alphas).shape == (2, 5)
     assert ufm.curvature(free, [0, 2], steering).shape == (2,)
+
+
+CALLS = {
+    "embed": lambda split, state, steering: split.embed(jnp.arange(3)),
+    "embed_all": lambda split, state, steering: split.embed_all(jnp.arange(3)),
+    "decode": lambda split, state, steering: split.decode(state),
+    "steered": lambda split, state, steering: split.steered(state, steering, 0.5),
+    "steer": lambda split, state, steering: ufm.steer(split, [0, 2], steering, 0.5),
+    "steer within a budget": lambda split, state, steering: ufm.steer(split, [0, 2], steering.within(0.1), 0.5),
+    "probability_increase": lambda split, state, steering: ufm.probability_increase(split, [0], steering, [0.5]),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_second_call_outside_of_programs_traces_nothing(small, monkeypatch, name):
+    """A loop that is not part of a program would be traced and compiled at every call."""
+    model = small("llama")
+    split = model.split(PROMPTS, 1)
+    state, steering, traced = split.embed(jnp.arange(3)), Steering(Add(jnp.asarray(direction(model)))), []
+    run_blocks = Decoder.run_blocks
+    monkeypatch.setattr(Decoder, "run_blocks", lambda *given, **named: traced.append(name) or run_blocks(*given, **named))
+    first = CALLS[name](split, state, steering)
+    traced.clear()
+    jax.tree.map(np.testing.assert_array_equal, CALLS[name](split, state, steering), first)
+    assert traced == []
 
 
 @pytest.mark.slow
