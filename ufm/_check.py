@@ -400,6 +400,11 @@ def _shaped(annotation: Any, of_jax: bool, name: str, value: Any) -> Any:
         bad = np.argwhere(np.isnan(np.asarray(array)))
         require(len(bad) == 0, name, wanted, f"NaN at index {tuple(bad[0].tolist()) if len(bad) else ()}")
         require(bool(axes) or bool(np.isfinite(np.asarray(array))), name, "a finite number", shown(value))
+    if kind == "Int" and isinstance(array, np.ndarray | np.generic) and array.size > 0:
+        # JAX would keep the last bits of larger ones, and take one index for another.
+        most = np.iinfo(jnp.zeros((), int).dtype).max
+        furthest = max(int(array.max()), int(array.min()), key=abs)
+        require(abs(furthest) <= most, name, f"{wanted}, up to {most}", furthest)
     if isinstance(value, int | float):
         # A Python number takes on the type of what it meets.
         return float(value) if kind == "Float" else value

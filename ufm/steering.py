@@ -165,6 +165,7 @@ class After(Tokens):
             lengths = real_numbers("tokens", self.length, words)
             fits = np.issubdtype(lengths.dtype, np.integer) and bool((lengths >= 0).all())
             require(fits, "tokens", words, repr(self))
+            require(bool((lengths < 2**31).all()), "tokens", f"{words}, and less than 2**31", repr(self))
 
     def contexts(self) -> int | None:
         """How many there is a length for; None where all have the same."""

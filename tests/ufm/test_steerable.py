@@ -224,6 +224,17 @@ def test_refuses_no_contexts(curved, small_model, measured):
             measured(model)
 
 
+@pytest.mark.parametrize("contexts", [[2**32], np.array([1, 2**32 + 1]), [-(2**32)], np.uint32([2**32 - 1])])
+def test_a_context_beyond_32_bits_is_not_taken_for_another(contexts):
+    with jax.enable_x64(False):
+        model = init(jax.random.key(0), uniform(), 3)
+        for measured in (lambda: steer(model, contexts, V, 1.0), lambda: divergence(model, np.ravel(contexts), V, [1.0])):
+            with pytest.raises(ValueError, match=r"^contexts: expected .*, up to 2147483647, got -?4294967\d+$"):
+                measured()
+    with pytest.raises(ValueError, match=r"^contexts: expected indices from 0 to"):
+        steer(init(jax.random.key(0), uniform(), 3), contexts, V, 1.0)
+
+
 def test_a_steering_that_is_too_large_is_named_and_not_the_strength(small_model):
     with pytest.raises(ValueError, match=r"^steering: expected one under which .*\(UFM, float64\), got .* at strength 0"):
         curvature(small_model, [0], np.full(3, 1e200))

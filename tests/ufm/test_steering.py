@@ -117,6 +117,13 @@ REFUSED = {
         for length in ("a", float("nan"), -1, 2.5, [3, -2])
     },
     **{
+        f"tokens after {length!r}": (
+            lambda length=length: Steering(Add(V), tokens=After(length)),
+            r"^tokens: expected After\(length\) with whole numbers of at least 0, and less than 2\*\*31, got",
+        )
+        for length in (2**32, [0, 2**31])
+    },
+    **{
         f"tokens where {mask!r}": (
             lambda mask=mask: Steering(Add(V), tokens=Where(mask)),
             r"^tokens: expected Where\(mask\) with truth values in an axis of positions, got",
