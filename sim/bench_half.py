@@ -52,8 +52,8 @@ def half_types(seed: int = 0) -> dict[str, float]:
     texts = [[*prompt, *new] for prompt, new in zip(begun, written.tokens, strict=True)]
     middle = exact.config.num_layers // 2
     vectors = {name: make_vector(lm, pairs=concept_pairs("joy"), name="joy", progress=False) for name, lm in models.items()}
-    one, other = (np.asarray(vector[middle], float) for vector in vectors.values())
-    work = {name: _work(lm, texts, Steering({middle: Add(jnp.asarray(one, jnp.float32))})) for name, lm in models.items()}
+    v, rounded_v = (np.asarray(vector[middle], float) for vector in vectors.values())
+    work = {name: _work(lm, texts, Steering({middle: Add(jnp.asarray(v, jnp.float32))})) for name, lm in models.items()}
 
     figures = {f"{name}, product in Gflop/s": _product_rate(name) for name in TYPES}
     for stage in work["float32"]:
@@ -61,7 +61,7 @@ def half_types(seed: int = 0) -> dict[str, float]:
         figures |= {f"{stage}, float32 seconds": seconds[0], f"{stage}, bfloat16 seconds": seconds[1]}
         figures[f"{stage}, ratio"] = seconds[0] / seconds[1]
     likeliest = np.argsort(np.mean([rows[-1] for rows in exact.logits(texts)], axis=0))[-TOKENS:].tolist()
-    truth, rounded = (_measures(lm, texts, middle, one, likeliest) for lm in models.values())
+    truth, rounded = (_measures(lm, texts, middle, v, likeliest) for lm in models.values())
     for measure, values in truth.items():
         error = np.abs(rounded[measure] - values)
         figures |= {
@@ -69,7 +69,7 @@ def half_types(seed: int = 0) -> dict[str, float]:
             f"{measure}, median error": float(np.median(error)),
         }
         figures[f"{measure}, largest error"] = float(error.max())
-    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    cosine = v @ rounded_v / np.linalg.norm(v) / np.linalg.norm(rounded_v)
     return figures | {"vector, 1 less its cosine": float(1 - cosine)}
 
 

@@ -41,7 +41,7 @@ def write_guides(report: Path) -> Path:
         report: the folder of the report.
     """
     folder = output.prepare_folder(report / "guide")
-    written = [one for one in REGISTRY.values() if (report / "statements" / f"{one.id}.html").is_file()]
+    written = [known for known in REGISTRY.values() if (report / "statements" / f"{known.id}.html").is_file()]
     addresses = proofs.addresses(written, "../statements/") if written else {}
     addresses |= {name: f"{name}.html" for name in GUIDES}
     for name, words in GUIDES.items():

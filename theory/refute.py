@@ -168,7 +168,7 @@ def simplified(result: Attack) -> Attack:
     exact, confirmation = result.exact, result.confirmation
     while exact is not None:
         pairs = ((other, _breaks(result, other)) for other in (*smaller(exact), *_with_even_weights(exact)))
-        exact, better = next(((other, found) for other, found in pairs if found is not None), (None, None))
+        exact, better = next(((other, broken) for other, broken in pairs if broken is not None), (None, None))
         if exact is not None and better is not None:
             confirmation = better
             result = replace(

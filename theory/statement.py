@@ -228,10 +228,10 @@ def _distance(name: str, key: str) -> tuple[bool, bool, bool, float, float]:
 
 def _numbered(name: str) -> tuple[str, str, float] | None:
     """The series ("n", "b", or "" for sections of the paper), the kind and the number of an id; None without a number."""
-    found = re.match(r"([a-z]*)-?(b?)\.?(\d+(?:\.\d+)?)", name)
-    if found is None:
+    match = re.match(r"([a-z]*)-?(b?)\.?(\d+(?:\.\d+)?)", name)
+    if match is None:
         return None
-    kind, series, number = found.groups()
+    kind, series, number = match.groups()
     ours = kind == "n" or not (kind or series or "." in number)
     return "n" if ours else series, kind, float(number)
 

@@ -680,12 +680,12 @@ def _n20_range(*, right: bool = True) -> tuple[Identity, ...]:
 
     Not `right`: even shares.
     """
-    r, e = symbols("r e", positive=True)
-    q = 1 / r - 1 / (e - 1) if right else Rational(1, 2)
+    r, exp_r = symbols("r e", positive=True)
+    q = 1 / r - 1 / (exp_r - 1) if right else Rational(1, 2)
     return (
-        Identity("slope by the share", (e - 1) / (1 + q * (e - 1)) - r, Integer(0)),
-        Identity("normaliser", 1 + q * (e - 1), (e - 1) / r),
-        Identity("mean", q * r, 1 - r / (e - 1)),
+        Identity("slope by the share", (exp_r - 1) / (1 + q * (exp_r - 1)) - r, Integer(0)),
+        Identity("normaliser", 1 + q * (exp_r - 1), (exp_r - 1) / r),
+        Identity("mean", q * r, 1 - r / (exp_r - 1)),
     )
 
 

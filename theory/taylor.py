@@ -130,18 +130,18 @@ def as_text(expansion: Expansion) -> str:
 
 
 def _exp(a: list[PolyElement]) -> list[PolyElement]:
-    """e = exp(a), where a has constant term 0, from ``e' = a' e``: complete Bell polynomials over k!."""
-    e = [a[0] + 1]
+    """b = exp(a), where a has constant term 0, from ``b' = a' b``: complete Bell polynomials over k!."""
+    b = [a[0] + 1]
     for n in range(1, len(a)):
-        e.append(sum((k * a[k] * e[n - k] for k in range(1, n + 1)), a[0]) * QQ(1, n))
-    return e
+        b.append(sum((k * a[k] * b[n - k] for k in range(1, n + 1)), a[0]) * QQ(1, n))
+    return b
 
 
-def _log(e: list[PolyElement]) -> list[PolyElement]:
-    """a = log(e), where e has constant term 1, from the same equation."""
-    a = [e[0] - 1]
-    for n in range(1, len(e)):
-        a.append(e[n] - sum((k * a[k] * e[n - k] for k in range(1, n)), a[0]) * QQ(1, n))
+def _log(b: list[PolyElement]) -> list[PolyElement]:
+    """a = log(b), where b has constant term 1, from the same equation."""
+    a = [b[0] - 1]
+    for n in range(1, len(b)):
+        a.append(b[n] - sum((k * a[k] * b[n - k] for k in range(1, n)), a[0]) * QQ(1, n))
     return a
 
 

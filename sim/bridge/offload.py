@@ -82,9 +82,9 @@ def _require_right_blocks(device: jax.Device) -> None:
     def read(array: Array) -> Array:
         return lax.fori_loop(2, 5, lambda i, total: 10 * total + to_device(array, i).sum(), jnp.zeros(()))
 
-    found = float(read(array))
+    total = float(read(array))
     wanted = float(np.polyval(values[2:5].sum(axis=(1, 2)), 10))
-    require(found == wanted, "offload", "a release of JAX that brings the right block from the host", jax.__version__)
+    require(total == wanted, "offload", "a release of JAX that brings the right block from the host", jax.__version__)
 
 
 @partial(jax.jit, inline=True)

@@ -182,16 +182,16 @@ def on_mesh(
         def on_each(model: int) -> int:
             return bytes_on_each(a, dtype, ONE_DEVICE | {"model": model}, offload=offload, rules=rules)
 
-        found = mesh_from_text(mesh, on_each, hosts, whole=offload) if isinstance(mesh, str) else mesh
-        _require_known(rules, found)
-        across = found.shape.get("model", 1)
+        grid = mesh_from_text(mesh, on_each, hosts, whole=offload) if isinstance(mesh, str) else mesh
+        _require_known(rules, grid)
+        across = grid.shape.get("model", 1)
         shared = across == 1 or on_each(across) < on_each(1) or not isinstance(mesh, str)
         expected = "model= a number that divides the heads, the width of the MLP or the vocabulary"
         require(shared, "mesh", expected, f"model={across}, with which every parameter is whole on each device")
-        for device in found.local_devices:
-            size = bytes_on_each(a, dtype, found.shape, offload=offload, rules=rules)
+        for device in grid.local_devices:
+            size = bytes_on_each(a, dtype, grid.shape, offload=offload, rules=rules)
             devices.require_room("model", size, device)
-        return found
+        return grid
 
     def sharding_of(a: Config, name: str, shape: tuple[int, ...]) -> NamedSharding:
         return NamedSharding(chosen(a), spec(axes(a)[name], shape, chosen(a), rules))

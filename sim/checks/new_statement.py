@@ -83,7 +83,7 @@ def _module(name: str, title: str) -> str:
     if not numbered:
         require(not keyword.iskeyword(name), "name", "an id that is not a keyword of Python", repr(name))
         return name.replace("-", "_")
-    numbers = [int(found[1]) for known in REGISTRY if (found := re.match(r"N(\d+)", known))]
+    numbers = [int(match[1]) for known in REGISTRY if (match := re.match(r"N(\d+)", known))]
     following = f"N{max(numbers) + 1}"
     require(name == following, "name", f"the next number, {following}", repr(name))
     words = re.findall(r"[a-z0-9]+", title.lower())[:3]

@@ -117,17 +117,17 @@ def addresses(statements: Sequence[Statement], place: str = "") -> dict[str, str
         statements: those that have a page.
         place: of these pages, as a link to them begins.
     """
-    found: dict[str, str] = {}
+    targets: dict[str, str] = {}
     for statement in reversed(statements):
         known, file = proof(statement), f"{statement.id}.html"
         if known is not None:
-            found |= {label: f"{file}#{label}" for label in labels(known.text)}
+            targets |= {label: f"{file}#{label}" for label in labels(known.text)}
             # The label of the proof, and the page of the documentation, which begins with its first statement.
-            found |= dict.fromkeys((f"proof-of-{statement.id}", statement.proof.rpartition("/")[2]), f"{file}#proof")
+            targets |= dict.fromkeys((f"proof-of-{statement.id}", statement.proof.rpartition("/")[2]), f"{file}#proof")
     shared = [label for name in SHARED for label in labels(shared_setting(name) or "")]
-    found |= {label: f"notation.html#{label}" for label in shared}
-    found |= {"index": "notation.html", "normalised": "notation.html#through-a-norm"}
-    return {name: place + address for name, address in found.items()}
+    targets |= {label: f"notation.html#{label}" for label in shared}
+    targets |= {"index": "notation.html", "normalised": "notation.html#through-a-norm"}
+    return {name: place + address for name, address in targets.items()}
 
 
 def symbols(texts: Iterable[str] | None = None) -> list[Symbol]:

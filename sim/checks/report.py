@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sim import output
 from sim.checks import proofs
 from sim.checks.markdown import to_html
-from sim.checks.validation import Validation
+from sim.checks.validation import Finding, Validation
 from sim.checks.verify import DEFAULT_ROUTES, Verdict
 from sim.figures import FIGURES, VALIDATION_FIGURES, Drawing
 from sim.pages import pictures, write_page
@@ -95,14 +95,15 @@ def in_short(verdicts: list[Verdict], numbers: Mapping[str, Any], on_model: Vali
     return lines
 
 
+def _in_words(finding: Finding) -> str:
+    allowed = f"{finding.value:.2g} where {finding.tolerance:.0e} is allowed"
+    return f"{finding.statement} ({finding.about}: {finding.what}, {allowed})"
+
+
 def _judged(on_model: Validation, told: int = 3) -> str:
     """Which of the comparisons that have a tolerance fail on a language model, and by how much; a few of them."""
     judged = [finding for finding in on_model.findings if finding.tolerance is not None]
-    failed = [
-        f"{one.statement} ({one.about}: {one.what}, {one.value:.2g} where {one.tolerance:.0e} is allowed)"
-        for one in judged
-        if not one.holds
-    ]
+    failed = [_in_words(finding) for finding in judged if not finding.holds]
     if not judged:
         return "Nothing was compared that has a tolerance."
     if not failed:

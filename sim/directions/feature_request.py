@@ -75,8 +75,8 @@ def feature_request(
     require(way in (WAY, DEFAULT), "way", f"{WAY}, with --sae", way)
     require(feature is None or sae is not None, "feature", "a folder (--sae) that it is of", "none")
     require(tokens == "content", "tokens", f"content, with {WAY}", tokens)
-    one = blocks is None or len(blocks) == 1
-    require(one, "only", "one block, of an autoencoder", ", ".join(map(str, blocks or ())))
+    at_one_block = blocks is None or len(blocks) == 1
+    require(at_one_block, "only", "one block, of an autoencoder", ", ".join(map(str, blocks or ())))
     require(blocks is not None or sae is not None, "only", "the block to train an autoencoder at", "none")
     layer = None if blocks is None else blocks[0]
     named = [name for name, value in texts.items() if value is not None]

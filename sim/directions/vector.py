@@ -298,11 +298,11 @@ class SteeringVector:
     @property
     def warnings(self) -> dict[int, tuple[str, ...]]:
         """What speaks against a direction, that it is 0 or its diagnosis, by block; blocks without anything are left out."""
-        found = {}
+        sentences = {}
         for layer, v in self.directions.items():
             zero = () if v.any() else ("it is zero, and steers nowhere",)
-            found[layer] = zero + self.diagnosis.get(layer, Diagnosis()).warnings
-        return {layer: sentences for layer, sentences in found.items() if sentences}
+            sentences[layer] = zero + self.diagnosis.get(layer, Diagnosis()).warnings
+        return {layer: warnings for layer, warnings in sentences.items() if warnings}
 
     def table(self) -> str:
         """The diagnosis as a table of text, one line for each block, with what speaks against directions below it."""

@@ -33,7 +33,7 @@ from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_reque
 from sim.experiments.settings import ExperimentSettings
 from sim.experiments.store import Store
 from sim.experiments.strength.mmlu import rows_of
-from sim.experiments.strength.prompts import given, missing, opening
+from sim.experiments.strength.prompts import missing, opening, own_texts
 
 SLOPES = 3
 """Passes that a derivative along the strength costs."""
@@ -136,7 +136,7 @@ def _prompts(experiment: Experiment) -> StageCost:
 
 
 def _texts(experiment: Experiment) -> int:
-    return max(map(len, given(experiment).values()), default=experiment.settings.prompts.texts)
+    return max(map(len, own_texts(experiment).values()), default=experiment.settings.prompts.texts)
 
 
 def _vectors(experiment: Experiment) -> StageCost:
@@ -360,8 +360,8 @@ def measure_rates(lm: LanguageModel, trials: Trials) -> Rates:
         )
         return compiling, max(writing - before, writing / 2) / steps
 
-    one, many = write(1), write(trials.together)
-    return Rates(operations / swept[1], (one[1], many[1]), trials.together, (swept[0] + one[0] + many[0]) / 3)
+    alone, together = write(1), write(trials.together)
+    return Rates(operations / swept[1], (alone[1], together[1]), trials.together, (swept[0] + alone[0] + together[0]) / 3)
 
 
 def _timed(work: Callable[[], object], times: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sim.experiments.experiment import Experiment, against
 from sim.experiments.strength.cross_entropy import blocks_of_text
-from sim.experiments.strength.prompts import given, in_other_case, quoted
+from sim.experiments.strength.prompts import in_other_case, own_texts, quoted
 
 
 def unused(experiment: Experiment, stages: Sequence[str]) -> list[str]:
@@ -38,17 +38,17 @@ def _of_prompts(experiment: Experiment) -> Iterator[str]:
         sets = f"the sets of this run are {quoted(experiment.sets)} (--concepts, --variants)"
         yield f"prompts of {_named(others)}: not used; {sets}{in_other_case(others, experiment.sets)}"
     most = experiment.settings.prompts.max_new_tokens
-    for name, texts in given(experiment).items():
+    for name, texts in own_texts(experiment).items():
         lengths = _lengths(experiment, texts, opening=False)
         yield from _cut(f"prompts of {name}", lengths, most, "prompts.max_new_tokens")
-    few = {name: len(texts) for name, texts in given(experiment).items() if len(texts) < FEW}
+    few = {name: len(texts) for name, texts in own_texts(experiment).items() if len(texts) < FEW}
     if few:
         counts = ", ".join(f"{name} {count}" for name, count in few.items())
         yield f"prompts: a vector of so few texts is theirs as much as a concept's ({counts}; {FEW} or more are better)"
 
 
 def _of_vectors(experiment: Experiment) -> Iterator[str]:
-    for name, texts in given(experiment).items():
+    for name, texts in own_texts(experiment).items():
         lengths = _lengths(experiment, texts, opening=True)
         what = f"prompts of {name}, for vectors and log-odds"
         yield from _cut(what, lengths, experiment.settings.vectors.tokens, "vectors.tokens")
@@ -65,7 +65,7 @@ def _of_next_token(experiment: Experiment) -> Iterator[str]:
 def _of_concept(experiment: Experiment) -> Iterator[str]:
     settings, concepts = experiment.settings, experiment.settings.concepts
     judged = {*concepts, *(against(name, settings.main) for name in concepts)}
-    for name, texts in given(experiment).items():
+    for name, texts in own_texts(experiment).items():
         lengths = _lengths(experiment, texts, opening=True) if name in judged else []
         what = f"prompts of {name}, on which the three opinions are tried"
         yield from _cut(what, lengths, settings.concept.max_new_tokens, "concept.max_new_tokens")

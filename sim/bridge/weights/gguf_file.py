@@ -299,8 +299,8 @@ class _About:
     def scaled(self, rope: Rope, a: Config) -> Rope:
         """Rotary positions with the scaling that the file has: factors, and those of single frequencies."""
         # Files of models without scaling have a factor of 0.
-        given = next((key for key in ("rope.scaling.factor", "rope.scale_linear") if self.get(key) is not None), None)
-        factor = 1.0 if given is None or self.get(given) == 0 else self.positive(given, 1.0)
+        source = next((key for key in ("rope.scaling.factor", "rope.scale_linear") if self.get(key) is not None), None)
+        factor = 1.0 if source is None or self.get(source) == 0 else self.positive(source, 1.0)
         kind = self.get("rope.scaling.type", "linear")
         attention_factor = self.positive("rope.scaling.attn_factor", 1.0)
         original = self.whole("rope.scaling.original_context_length", a.max_seq_len)

@@ -94,12 +94,12 @@ def _sweep(
 def _elsewhere(run: Run, wide: LanguageModel, name: str, members: np.ndarray) -> list[Finding]:
     """N15 after the blocks at which nothing else is looked at: the largest errors of sweeps at each, of two contexts."""
     others = [block for block in range(wide.config.num_layers) if block not in run.layers]
-    found = []
+    findings = []
     for block in others:
         split = wide.split(run.texts.openings[:2], block)
         start, _, sweep, limit = _sweep(split, _adding(run, name, block), jnp.asarray(members), 2)
-        found.append(_split("", sweep, start["efficiency"], limit))
-    worst = [max(column, key=lambda finding: finding.value) for column in zip(*found, strict=True)]
+        findings.append(_split("", sweep, start["efficiency"], limit))
+    worst = [max(column, key=lambda finding: finding.value) for column in zip(*findings, strict=True)]
     return [replace(finding, about=f"{name}, other blocks") for finding in worst if finding.tolerance is not None]
 
 

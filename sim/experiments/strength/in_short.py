@@ -18,7 +18,7 @@ def outcomes(claims: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for claim in claims:
         if claim["verdict"] != "reported":
             verdicts.setdefault(claim["says"], set()).add(claim["verdict"])
-    return {says: next(name for name in ("fails", "holds", "open") if name in found) for says, found in verdicts.items()}
+    return {says: next(name for name in ("fails", "holds", "open") if name in places) for says, places in verdicts.items()}
 
 
 def of_run(claims: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -27,9 +27,9 @@ def of_run(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         claims: as for `outcomes`.
     """
-    found = outcomes(claims)
-    held = [says for says, outcome in found.items() if outcome == "holds"]
-    failed = [_failure(says, claims) for says, outcome in found.items() if outcome == "fails"]
+    verdicts = outcomes(claims)
+    held = [says for says, outcome in verdicts.items() if outcome == "holds"]
+    failed = [_failure(says, claims) for says, outcome in verdicts.items() if outcome == "fails"]
     lines = [f"Held wherever it was decided: {'; '.join(held)}."] if held else []
     lines += [f"Failed: {'; '.join(failed)}."] if failed else []
     lines += [] if lines else ["No claim could be decided."]
@@ -44,17 +44,17 @@ def of_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     Args:
         runs: the claims of each by the name of the run, as for `outcomes`.
     """
-    found = {name: outcomes(claims) for name, claims in runs.items()}
+    verdicts = {name: outcomes(claims) for name, claims in runs.items()}
     together: dict[tuple[str, ...], list[str]] = {}
-    for says in dict.fromkeys(says for outcome in found.values() for says in outcome):
-        together.setdefault(tuple(outcome.get(says, "open") for outcome in found.values()), []).append(says)
+    for says in dict.fromkeys(says for outcome in verdicts.values() for says in outcome):
+        together.setdefault(tuple(outcome.get(says, "open") for outcome in verdicts.values()), []).append(says)
     everywhere = {name: together.get((name,) * len(runs), []) for name in ("holds", "fails")}
     lines = [f"Held in every run: {'; '.join(everywhere['holds'])}."] if everywhere["holds"] else []
     lines += [f"Failed in every run: {'; '.join(everywhere['fails'])}."] if everywhere["fails"] else []
     apart = [
         f"{says} ({', '.join(f'{outcome} in {name}' for name, outcome in zip(runs, pattern, strict=True))})"
-        for pattern, some in together.items()
-        for says in some
+        for pattern, alike in together.items()
+        for says in alike
         if {"holds", "fails"} <= set(pattern)
     ]
     lines += [f"Held in one run and failed in another: {'; '.join(apart)}."] if apart else []

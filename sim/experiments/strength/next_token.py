@@ -176,10 +176,10 @@ def swept(
     inside = jax.tree.map(lambda leaf: leaf[0], sweep_states(split, states, steering, alphas[1:-1], measure))
     low, high = (measure(logits, jnp.asarray(0)) for logits in at_ends)
     curves = jax.tree.map(lambda a, b, c: jnp.concatenate([a[None], b, c[None]]), low, inside, high)
-    given = {} if asked is None else {"asked_start": start[asked]}
+    starts = {} if asked is None else {"asked_start": start[asked]}
     return (
         curves
-        | given
+        | starts
         | {
             "token": tokens,
             "start": start[tokens],

@@ -15,7 +15,7 @@ from sim.experiments.prompt_texts import DEFINITIONS
 from sim.experiments.settings import PRESETS, ExperimentSettings
 from sim.experiments.strength import STAGES, in_short
 from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims
-from sim.experiments.strength.prompts import given, opening
+from sim.experiments.strength.prompts import opening, own_texts
 from sim.experiments.unused import unused
 from sim.figures.panels import NothingToDrawError
 from sim.figures.strength import STRENGTH_FIGURES
@@ -259,7 +259,7 @@ def texts_of_sets(experiment: Experiment, count: int = 2, length: int = 240) -> 
     """The request for the texts of every set (nothing for the user's own), a few beginnings, and the number of texts."""
     if not experiment.store.finished("prompts"):
         return {}
-    decode, own = experiment.tokenizer.decode, given(experiment)
+    decode, own = experiment.tokenizer.decode, own_texts(experiment)
     return {
         name: (
             "" if name in own else _cut(decode(opening(experiment, name)), length),

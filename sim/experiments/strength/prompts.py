@@ -22,7 +22,7 @@ def prompts(experiment: Experiment) -> None:
         ValueError: a concept that is neither defined nor among the given texts.
     """
     known(experiment)
-    own, settings = given(experiment), experiment.settings.prompts
+    own, settings = own_texts(experiment), experiment.settings.prompts
     texts = max(map(len, own.values()), default=settings.texts)
     # Sets are written together as far as a batch holds them, the texts of a set in as few parts as there need be.
     layout = Layout(
@@ -45,14 +45,14 @@ def prompts(experiment: Experiment) -> None:
     experiment.store.fill("prompts", layout, compute, progress=experiment.progress)
 
 
-def given(experiment: Experiment) -> dict[str, tuple[str, ...]]:
+def own_texts(experiment: Experiment) -> dict[str, tuple[str, ...]]:
     """The sets of the run that the user gives texts of."""
     return {name: texts for name, texts in (experiment.inputs.prompts or {}).items() if texts and name in experiment.sets}
 
 
 def missing(experiment: Experiment) -> list[str]:
     """The sets of the run that the model writes the texts of."""
-    own = given(experiment)
+    own = own_texts(experiment)
     return [name for name in experiment.sets if name not in own]
 
 
@@ -73,7 +73,7 @@ def known(experiment: Experiment) -> None:
     require(not unknown, "concepts", defined, ", ".join(dict.fromkeys(name.removeprefix("not ") for name in unknown)))
     names = [name for name, texts in (experiment.inputs.prompts or {}).items() if texts]
     got = f"{quoted(names)}{in_other_case(names, experiment.sets)}"
-    require(not names or bool(given(experiment)), "prompts", f"texts of some of the sets {quoted(experiment.sets)}", got)
+    require(not names or bool(own_texts(experiment)), "prompts", f"texts of some of the sets {quoted(experiment.sets)}", got)
     openings = [opening(experiment, name) for name in missing(experiment)]
     if openings:
         experiment.lm.contexts(openings, room=experiment.settings.prompts.max_new_tokens)
