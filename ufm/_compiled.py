@@ -21,9 +21,9 @@ def compiled(function: F) -> F:
     program = jax.jit(function)
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        leaves = jax.tree.leaves(arguments)
+    def call(*arguments: Any, **named: Any) -> Any:
+        leaves = jax.tree.leaves((arguments, named))
         known = all(isinstance(leaf, NUMBERS) and not isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        return (program if known else function)(*arguments)
+        return (program if known else function)(*arguments, **named)
 
     return cast(F, call)

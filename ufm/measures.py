@@ -196,7 +196,7 @@ def _vocabulary_size(model: Steerable) -> int:
 
 
 @jax.jit
-def _first_logits(model: Steerable) -> Float[Array, "1 V"]:
+def _first_logits(model: Steerable) -> Float[Array, "..."]:
     return model.decode(model.embed(jnp.arange(1)))
 
 

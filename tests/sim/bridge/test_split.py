@@ -323,7 +323,7 @@ CALLS = {
     "embed": lambda split, state, steering: split.embed(jnp.arange(3)),
     "embed_all": lambda split, state, steering: split.embed_all(jnp.arange(3)),
     "decode": lambda split, state, steering: split.decode(state),
-    "steered": lambda split, state, steering: split.steered(state, steering, 0.5),
+    "steered": lambda split, state, steering: split.steered(state, steering, alpha=0.5),
     "steer": lambda split, state, steering: ufm.steer(split, [0, 2], steering, 0.5),
     "steer within a budget": lambda split, state, steering: ufm.steer(split, [0, 2], steering.within(0.1), 0.5),
     "probability_increase": lambda split, state, steering: ufm.probability_increase(split, [0], steering, [0.5]),
@@ -337,7 +337,7 @@ def test_a_second_call_outside_of_programs_traces_nothing(small, monkeypatch, na
     split = model.split(PROMPTS, 1)
     state, steering, traced = split.embed(jnp.arange(3)), Steering(Add(jnp.asarray(direction(model)))), []
     run_blocks = Decoder.run_blocks
-    monkeypatch.setattr(Decoder, "run_blocks", lambda *given, **named: traced.append(name) or run_blocks(*given, **named))
+    monkeypatch.setattr(Decoder, "run_blocks", lambda *values, **named: traced.append(name) or run_blocks(*values, **named))
     first = CALLS[name](split, state, steering)
     traced.clear()
     jax.tree.map(np.testing.assert_array_equal, CALLS[name](split, state, steering), first)
