@@ -385,7 +385,7 @@ def _block(layer: Any) -> int:
 
 
 def _with_arrays(intervention: Intervention, name: str = "steering") -> Intervention:
-    """An intervention whose lists, tensors of other libraries and whole numbers are arrays and floats.
+    """An intervention whose lists, tensors of other libraries, fractions and large whole numbers are arrays and floats.
 
     Args:
         intervention: as it was given.
@@ -400,13 +400,15 @@ def _with_arrays(intervention: Intervention, name: str = "steering") -> Interven
         elif isinstance(value, np.ndarray):
             changed[field] = _floats(value)
         elif isinstance(value, numbers.Real) and not isinstance(value, bool | float | np.floating):
-            changed[field] = float(real_numbers(f"{name}.{field}", value))
+            array = _floats(real_numbers(f"{name}.{field}", value))
+            changed[field] = float(array) if np.issubdtype(array.dtype, np.floating) else value
     return replace(intervention, **changed) if changed else intervention  # type: ignore[type-var]
 
 
 def _floats(array: np.ndarray) -> np.ndarray:
-    """An array with whole numbers as floats: JAX keeps no more than their last 32 bits, unless told otherwise."""
-    return array.astype(float) if np.issubdtype(array.dtype, np.integer) else array
+    """An array whose whole numbers are floats if they need more than 32 bits, which JAX would cut off."""
+    whole = np.issubdtype(array.dtype, np.integer) and array.size > 0
+    return array.astype(float) if whole and max(-int(array.min()), int(array.max())) >= 2**31 else array
 
 
 def _apart(layer: Any, other: Any) -> bool:

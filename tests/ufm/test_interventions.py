@@ -1,4 +1,5 @@
 import inspect
+from dataclasses import dataclass
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -23,9 +24,11 @@ from ufm import (
     curvature,
     init_update,
     probability_increase,
+    pytree,
     steer,
     sweep,
 )
+from ufm._pytree import static
 from ufm.interventions import FORMS
 from ufm.transformer import init_transformer
 
@@ -429,3 +432,25 @@ def test_strengths_and_coordinates_that_are_whole_numbers_or_fractions(alpha, x6
             np.testing.assert_allclose(steer(model, [0], *make(alpha)), steer(model, [0], *make(float(alpha))), rtol=rtol)
         both = steer(model, [0], Steering(Add(v)) + Steering(Add(v)), [alpha, 0])
         np.testing.assert_allclose(both, steer(model, [0], Add(v), float(alpha)), rtol=rtol)
+
+
+@pytree
+@dataclass(frozen=True)
+class AtCoordinate(Intervention):
+    """Adds to one coordinate, which is a number of the program, as many times as a constant of it says."""
+
+    coordinate: int
+    times: int = static(default=2)
+
+    def added(self, x):
+        return sum(jnp.zeros(D).at[self.coordinate].add(1.0) for _ in range(self.times))
+
+    def fits(self, inputs, outputs):
+        return outputs == D
+
+
+def test_whole_numbers_of_an_intervention_of_ones_own_stay_what_they_are():
+    model = ufm()
+    np.testing.assert_allclose(
+        steer(model, [0], AtCoordinate(1), 0.5), steer(model, [0], jnp.asarray([0.0, 1.0, 0.0]), 1.0), rtol=1e-12
+    )
