@@ -65,7 +65,9 @@ Offload = Annotated[
         "is larger than the device.",
     ),
 ]
-Instances = Annotated[int, typer.Option(min=1, help="Random instances per statement: corpora, or what else it is about.")]
+Instances = Annotated[
+    int, typer.Option(min=1, max=1_000_000, help="Random instances per statement: corpora, or what else it is about.")
+]
 
 
 @app.command()

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -44,6 +45,14 @@ def float64():
     # On the CPU device, wherever the tests run: exact bits are compared.
     with ufm.in_float64():
         yield
+
+
+@pytest.fixture
+def as_users_have_it():
+    """Without the checks of types and shapes that tests add, which would refuse some values first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import inspect
 import re
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -13,6 +12,8 @@ import theory
 import ufm
 from theory import arc, budgets, certificate, predicted, random_instances, rationals, refute, routes, tilting
 from ufm.transformer import added, added_in_the_limit, init_transformer
+
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
 
 JUNK = {
     "text": "one",
@@ -433,14 +434,6 @@ def attempt(function, argument, value):
     except Exception as error:
         return error
     return out
-
-
-@pytest.fixture(autouse=True)
-def as_users_have_it():
-    """Without the checks of shapes that tests add, which would refuse some of it first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def is_refused(got, argument):

@@ -104,6 +104,12 @@ def finite_number(
     return number
 
 
+def within_32_bits(*numbers: Any) -> bool:
+    """Whether whole numbers, or arrays of them, fit into 32 bits, to which JAX cuts them off."""
+    extremes = [int(extreme) for array in map(np.asarray, numbers) if array.size for extreme in (array.min(), array.max())]
+    return all(abs(extreme) < 2**31 for extreme in extremes)
+
+
 def whole_number(argument: str, value: Any, least: int | None = None) -> int:
     """`value` as an integer of at least `least`; refuses floats, truth values, and what does not fit into 64 bits.
 
@@ -342,7 +348,7 @@ def _number(name: str, value: Any) -> Any:
         return value
     number = finite_number(name, value)
     # Small whole numbers are shown as they came; fractions and large ones are for floats alone.
-    small = isinstance(value, int) and abs(value) <= 2**31 - 1
+    small = isinstance(value, int) and within_32_bits(value)
     return value if small or hasattr(value, "dtype") else number
 
 

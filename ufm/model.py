@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from ufm._check import in_range, require, shown, typed
 from ufm._numerics import exp_minus_tangent
 from ufm._pytree import Leaf, pytree
+from ufm.concepts import check_count
 from ufm.corpus import Corpus, entropy
 from ufm.precision import full, wide
 from ufm.steerable import Steerable
@@ -95,9 +96,11 @@ def init(key: jax.Array, corpus: Corpus, d: int, *, scale: float = 0.3, dtype: D
         dtype: of the parameters; that of the corpus if left out.
 
     Raises:
-        ValueError: if d < 1; outside transformations, a scale that is negative, or so large that parameters overflow.
+        ValueError: if d < 1, or does not fit in memory; outside transformations, a scale that is negative, or so large that
+            parameters overflow.
     """
     require(d >= 1, "d", "an embedding width of at least 1", d)
+    check_count("d", "widths", d)
     dtype = jnp.dtype(corpus.log_rows.dtype if dtype is None else dtype)
     most = float(jnp.finfo(dtype).max) / 16  # normal numbers are drawn within nine standard deviations
     in_range("scale", scale, f"a standard deviation from 0 to {most:.3g}", lambda x: 0 <= x <= most)

@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ufm._check import finite_number, real_numbers, require, shown, whole_number
+from ufm._check import finite_number, real_numbers, require, shown, whole_number, within_32_bits
 from ufm._pytree import Leaf, pytree, static
 from ufm.interventions import Add, Intervention, checked
 
@@ -165,7 +165,7 @@ class After(Tokens):
             lengths = real_numbers("tokens", self.length, words)
             fits = np.issubdtype(lengths.dtype, np.integer) and bool((lengths >= 0).all())
             require(fits, "tokens", words, repr(self))
-            require(bool((lengths < 2**31).all()), "tokens", f"{words}, and less than 2**31", repr(self))
+            require(within_32_bits(lengths), "tokens", f"{words}, and less than 2**31", repr(self))
 
     def contexts(self) -> int | None:
         """How many there is a length for; None where all have the same."""
@@ -407,8 +407,7 @@ def _with_arrays(intervention: Intervention, name: str = "steering") -> Interven
 
 def _floats(array: np.ndarray) -> np.ndarray:
     """An array whose whole numbers are floats if they need more than 32 bits, which JAX would cut off."""
-    whole = np.issubdtype(array.dtype, np.integer) and array.size > 0
-    return array.astype(float) if whole and max(-int(array.min()), int(array.max())) >= 2**31 else array
+    return array.astype(float) if np.issubdtype(array.dtype, np.integer) and not within_32_bits(array) else array
 
 
 def _apart(layer: Any, other: Any) -> bool:

@@ -1,6 +1,5 @@
 """Generation with a key-value cache, steered or not: greedy or sampled, batched, compiled once per shape."""
 
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import AttentionContext, Decoder, KeySlots, SiteHook, select_position
-from ufm._check import finite_number, require, shown, whole_number
+from ufm._check import finite_number, whole_number
 from ufm._pytree import Leaf, pytree, static
 from ufm.distributions import kl
 from ufm.kl_cap import factor_within
@@ -36,11 +35,10 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_p"):
-            value = getattr(self, name)
-            require(isinstance(value, numbers.Real) and not isinstance(value, bool), name, "a number", shown(value))
-        finite_number("temperature", self.temperature, "a finite number of at least 0", lambda x: x >= 0)
-        require(0 < self.top_p <= 1, "top_p", "a probability above 0", self.top_p)
+        temperature = finite_number("temperature", self.temperature, "a finite number of at least 0", lambda x: x >= 0)
+        top_p = finite_number("top_p", self.top_p, "a probability above 0", lambda p: 0 < p <= 1)
+        object.__setattr__(self, "temperature", temperature)
+        object.__setattr__(self, "top_p", top_p)
         if self.top_k is not None:
             whole_number("top_k", self.top_k, 1)
 

@@ -4,6 +4,7 @@ A criterion gives a number from what a strength does (`sim.choosing.rollouts.Eff
 combined by taking the strength at which the first of them is reached; a floor, `ShareAtLeast`, asks for the least strength.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +97,7 @@ class KLBudget(Ceiling):
     reverse: bool = False
 
     def __post_init__(self) -> None:
-        finite_number("budget", self.nats, "a number of nats above 0", lambda nats: nats > 0)
+        _as_float(self, "nats", "budget", "a number of nats above 0", lambda nats: nats > 0)
         require(self.of in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", repr(self.of))
 
     @property
@@ -124,7 +125,7 @@ class LossRise(Ceiling):
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        finite_number("loss_rise", self.share, "a share above 0, such as 0.2", lambda share: share > 0)
+        _as_float(self, "share", "loss_rise", "a share above 0, such as 0.2", lambda share: share > 0)
 
     @property
     def name(self) -> str:
@@ -153,7 +154,7 @@ class NormRatio(Ceiling):
     most: float = 0.5
 
     def __post_init__(self) -> None:
-        finite_number("norm_ratio", self.most, "a ratio above 0", lambda ratio: ratio > 0)
+        _as_float(self, "most", "norm_ratio", "a ratio above 0", lambda ratio: ratio > 0)
 
     @property
     def name(self) -> str:
@@ -202,7 +203,7 @@ class ShareAtLeast:
     share: float
 
     def __post_init__(self) -> None:
-        finite_number("share", self.share, "a probability between 0 and 1", lambda share: 0 < share < 1)
+        _as_float(self, "share", "share", "a probability between 0 and 1", lambda share: 0 < share < 1)
 
     @property
     def name(self) -> str:
@@ -215,8 +216,8 @@ class ShareAtLeast:
         return logit(share) - logit(self.share)
 
 
-def check_share(share: float | None, *, falls: bool) -> None:
-    """Refuse a share to be reached that is none, or where the concept's share is to fall.
+def floor_of(share: float | None, *, falls: bool) -> ShareAtLeast | None:
+    """The floor that a share to be reached is; none without one.
 
     Args:
         share: what was asked for.
@@ -225,10 +226,17 @@ def check_share(share: float | None, *, falls: bool) -> None:
     Raises:
         ValueError: no number between 0 and 1; a share where it is to fall.
     """
-    if share is not None:
-        ShareAtLeast(share)
-        expected = "none for negative strengths and named tokens, of which a budget says how far they fall"
-        require(not falls, "share", expected, share)
+    if share is None:
+        return None
+    floor = ShareAtLeast(share)
+    expected = "none for negative strengths and named tokens, of which a budget says how far they fall"
+    require(not falls, "share", expected, share)
+    return floor
+
+
+def _as_float(criterion: Any, field_name: str, argument: str, expected: str, fits: Callable[[float], bool]) -> None:
+    """Make a field a float, whatever kind of number it was given as."""
+    object.__setattr__(criterion, field_name, finite_number(argument, getattr(criterion, field_name), expected, fits))
 
 
 def _log(ratio: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from sim.bridge.files import text_lines
 from sim.bridge.model import LanguageModel
 from sim.choosing.choice import Choice
-from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising, check_share
+from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising, floor_of
 from sim.directions.extraction import make_vector
 from sim.directions.files import is_bare, read_vector
 from sim.directions.texts import CONCEPTS, concept_pairs, json_lines
@@ -120,7 +120,7 @@ def check_numbers(budget: float | None, statistic: str, share: float | None, *, 
             reached by tokens whose share is to fall.
     """
     KLBudget(1.0 if budget is None else budget, statistic)
-    check_share(share, falls=falls)
+    floor_of(share, falls=falls)
 
 
 def limits(loss_rise: float | None, norm_ratio: float | None, *, rising: bool) -> list[Ceiling]:

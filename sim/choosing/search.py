@@ -22,7 +22,7 @@ from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import bounds_of
 from sim.choosing.choice import Choice, Cost, Point, PromptChoice, aim_of
 from sim.choosing.compute_cost import Work
-from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, ShareAtLeast, Situation, check_share, logit, statistic
+from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, ShareAtLeast, Situation, floor_of, logit, statistic
 from sim.choosing.crossing import STEEPEST, crossing
 from sim.choosing.interval import interval_of
 from sim.choosing.layers import over_layers
@@ -128,17 +128,18 @@ def choose(
     """
     sign = whole_number("sign", sign)
     require(sign in (1, -1), "sign", "1 or -1", sign)
-    check_share(share, falls=sign < 0 and tokens is not None)
+    floor = floor_of(share, falls=sign < 0 and tokens is not None)
     require(of in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", repr(of))
     limits = _limits(budget, of, share, criteria)
-    floor = None if share is None else ShareAtLeast(share)
+    horizon, seed = whole_number("horizon", horizon, 1), whole_number("seed", seed)
+    layer = layer if layer is None or isinstance(layer, str) else whole_number("layer", layer)
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm, other_weights=other_weights)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
     spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
     nats, of = (None, of) if spent is None else (spent.nats, spent.of)
-    asked: dict[str, Any] = {"budget": nats, "statistic": of, "share": share, "horizon": horizon, "seed": seed}
-    asked |= {"limits": [limit.name for limit in limits], "sign": sign}
+    asked: dict[str, Any] = {"budget": nats, "statistic": of, "share": floor and floor.share, "horizon": horizon}
+    asked |= {"seed": seed, "limits": [limit.name for limit in limits], "sign": sign}
     settings = _known(lm, steering, layer, tokens) | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:

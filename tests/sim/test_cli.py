@@ -132,6 +132,7 @@ def test_verify_exits_with_1_when_a_statement_fails(monkeypatch, capsys):
     [
         (["verify", "theorem-3.9"], "statement: expected a known id such as theorem-3.8"),
         (["verify", "--instances", "0"], "--instances"),
+        (["verify", "--instances", "1000000000000"], "--instances"),
         (["verify", "--routes", "oracle"], "routes: expected some of instances, autodiff"),
         (["taylor", "heat"], "quantity: expected"),
         (["taylor", "cross-entropy", "--order", "-1"], "order: expected"),

@@ -151,6 +151,7 @@ def test_weight_decay_in_float32():
         ({"decay": -1.0}, "decay: expected a number of at least 0, or two of them for W and H, got -1.0"),
         ({"optimizer": "sgd"}, r"optimizer: expected one of \['adam', 'gradient-descent', 'lbfgs'\], got 'sgd'"),
         ({"d": 0}, "d: expected an embedding width of at least 1, got 0"),
+        ({"d": 10**10}, "d: expected widths that fit in memory, at most 16777216, got 10000000000"),
         ({"tolerance": -1e-9}, "tolerance: expected a gap in nats of at least 0, got -1e-09"),
         ({"tolerance": float("nan")}, "tolerance: expected .*, got nan"),
         ({"max_steps": 0}, "max_steps: expected at least one step, got 0"),

@@ -175,12 +175,8 @@ def is_trial(settings: ExperimentSettings, stage: str) -> bool:
 
 def _undecided(tested: TestedClaims, tried: Sequence[str]) -> TestedClaims:
     """The claims of a run, those open that rest on trials. All of them rest on the texts of the stage "prompts"."""
-
-    def without_verdict(claim: PaperClaim) -> PaperClaim:
-        rests_on_trial = "prompts" in tried or claim.group in tried
-        return replace(claim, trial=rests_on_trial)
-
-    return replace(tested, claims=tuple(map(without_verdict, tested.claims)))
+    claims_tested = (replace(claim, trial="prompts" in tried or claim.group in tried) for claim in tested.claims)
+    return replace(tested, claims=tuple(claims_tested))
 
 
 OF_GROUP = {"bump-shares": "next-token", "dominant-log-odds": "next-token"}
@@ -215,11 +211,11 @@ def units(experiment: Experiment) -> list[dict[str, Any]]:
     rows = []
     for concept in experiment.settings.concepts:
         for layer in map(int, experiment.settings.layers):
-            length, state = np.linalg.norm(experiment.difference(concept, layer)), experiment.state_length(concept, layer)
-            added = experiment.lengths_added(concept, layer)
+            length = float(np.linalg.norm(experiment.difference(concept, layer)))
+            state, added = float(experiment.state_length(concept, layer)), experiment.lengths_added(concept, layer)
             rows.append(
                 {"concept": concept, "layer": layer, "vector": length, "state": state}
-                | {"in_vectors": added * state / length, "in_states": added}
+                | {"in_vectors": added * state / length if length else np.nan, "in_states": added}
             )
     return rows
 

@@ -1,5 +1,7 @@
 """Generation with a cache: against running the whole model again for every token."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,6 +173,12 @@ def test_what_is_drawn_has_the_probabilities_that_numpy_says(sort, top_k, top_p,
     assert off.max() < 5
     greedy = sample(jax.random.key(5), rows[:2], 0.0, top_k, top_p, sort=sort)
     assert greedy.tolist() == [int(logits.argmax())] * 2
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_temperatures_and_probabilities_may_be_fractions():
+    assert Sampling(Fraction(1, 2), top_p=Fraction(3, 4)) == Sampling(0.5, top_p=0.75)
+    assert type(Sampling(Fraction(1, 2)).temperature) is float
 
 
 def test_no_more_tokens_are_sorted_than_need_be():

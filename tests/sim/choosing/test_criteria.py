@@ -1,5 +1,7 @@
 """Criteria, each against its definition by hand."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,14 @@ def test_each_criterion_is_its_definition():
     assert Rising().excess(HERE) == pytest.approx(-10 * 0.02 * 2 / 0.2)
     assert ShareAtLeast(0.2).excess(HERE) == pytest.approx(0)
     assert ShareAtLeast(0.5).excess(HERE) == pytest.approx(np.log(0.2 / 0.8))
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("criterion", [KLBudget, LossRise, NormRatio, ShareAtLeast])
+def test_limits_are_floats_whatever_number_they_are_given_as(criterion):
+    value = next(iter(vars(criterion(Fraction(1, 4))).values()))
+    assert type(value) is float
+    assert value == 0.25
 
 
 @pytest.mark.parametrize(

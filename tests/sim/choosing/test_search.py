@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
@@ -250,6 +251,15 @@ def test_json_has_fixed_names(lm):
     assert set(result["safe_alpha"]) == {"N18", "N20"}
     assert set(result["guarantees"]) == {"theorems", "under_assumptions", "measured"}
     assert len(result["per_prompt"]) == len(PROMPTS)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_the_kind_of_a_number_does_not_matter(lm):
+    """Fractions, and numbers of NumPy, which JSON does not know."""
+    plain = choose(lm, V, PROMPTS, layer=1, budget=0.25, share=0.125, horizon=3, seed=1, tokens=TOKENS)
+    numbers = {"layer": np.int64(1), "budget": Fraction(1, 4), "share": Fraction(1, 8), "horizon": np.int32(3)}
+    choice = choose(lm, V, PROMPTS, **numbers, seed=np.int64(1), tokens=np.asarray(TOKENS))
+    assert json.dumps(choice.as_json()) == json.dumps(plain.as_json())
 
 
 def test_a_bound_that_allows_everything_is_null(lm):
