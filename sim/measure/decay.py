@@ -55,7 +55,7 @@ class Decay:
         below, above: D at strengths below 0, and at 0 and above; the same if one piece was asked for.
         errors: standard error of each of `parameters`, to first order, from the Jacobian and the residual. NaN where data do
             not determine the number: it was held, it is at a bound, or others make up for it. Where a number is at a
-            bound, the errors of the others are those with it held there.
+            bound, the errors of those that data would determine without it too are those with it held there.
         r_squared: the share of the variance along the sweep that is explained.
         residual: root mean square of what is left, in the units of the curve.
         points: how many were fitted.
@@ -330,6 +330,8 @@ def _described(problem: _Problem, q: np.ndarray) -> Decay:
     scatter = float(left @ left) / freedom if freedom > 0 else np.nan
     errors = np.full(fitted.size, np.nan)
     errors[fitted] = np.sqrt(scatter) * _spread(jacobian[:, fitted])
+    # Of curves that are equally near, rounding decides whether one at a bound is found: it tells no more than the others.
+    errors[np.isnan(_spread(jacobian))] = np.nan
 
     centre, log_width, log_exponent = problem.numbers(q)
     width, exponent = np.exp(log_width) * problem.scale, np.exp(log_exponent)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, least_squares
 
-from sim.measure.decay import Decay, Side, _spread, fit_preference, fit_utility
+from sim.measure.decay import Decay, Side, _described, _posed, _spread, fit_preference, fit_utility
 
 ALPHAS = np.linspace(-10, 10, 41)
 BELOW, ABOVE = Side(-1.5, 3.0, 0.8), Side(2.0, 2.5, 1.4)
@@ -180,6 +180,17 @@ def test_no_error_is_told_where_data_do_not_determine_a_number():
     few = np.linspace(-2, 2, 5)
     exact = fit_utility(few, np.array([0.1, 0.7, 1.0, 0.5, 0.3]), one_piece=True)
     assert all(np.isnan(error) for error in exact.errors.values())
+
+
+@pytest.mark.parametrize("exponent", [3.0, 20.0])
+def test_a_bound_does_not_make_up_for_missing_data(exponent):
+    """Two strengths above 0, and a curve of the many that are equally near: within the bounds, or at one."""
+    alphas = np.concatenate([ALPHAS[:20], [3.0, 6.0]])
+    y = PLANTED["utility"](alphas) + np.random.default_rng(0).normal(0, 0.01, 22)
+    sides = [(0.3, np.log(0.5), np.log(0.8)), (0.4, np.log(2.0), np.log(exponent))]
+    errors = _described(_posed(alphas, y, False, False, None), np.ravel(sides)).errors
+    unknown = [np.isnan(errors[f"{side}.{name}"]) for side in ("below", "above") for name in Side._fields]
+    assert unknown == 3 * [False] + 3 * [True]
 
 
 @pytest.mark.parametrize("side", [ABOVE, Side(-4.0, 0.3, 0.3), Side(0.0, 2.0, 5.0), Side(-300.0, 2.0, 1.0)])
