@@ -50,6 +50,7 @@ def real_numbers(argument: str, value: Any, expected: str = "real numbers") -> n
 
     Tensors of torch are numbers too, of any type, with a gradient or without, on any device; and so are lists of them.
     """
+    require(not np.ma.is_masked(value), argument, f"{expected}, all of them", "an array with some masked")
     try:
         value = _detached(value)
         array = np.asarray(value)
@@ -60,7 +61,19 @@ def real_numbers(argument: str, value: Any, expected: str = "real numbers") -> n
     # JAX knows of the types that NumPy does not, such as bfloat16.
     real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
     require(real and not _truth_among(value), argument, expected, shown(value))
-    return array
+    return as_jax_takes_it(array)
+
+
+def as_jax_takes_it(array: Any) -> Any:
+    """An array of NumPy in this machine's order of bytes, in floats of 64 bits at most; anything else as it is.
+
+    A program that is compiled already reads the bytes of other orders as if they were its own.
+    """
+    if not isinstance(array, np.ndarray | np.generic) or array.dtype == object:
+        return array
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(float)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _detached(value: Any) -> Any:
@@ -81,6 +94,19 @@ def finite(argument: str, value: Any) -> np.ndarray:
         where = f" at index {tuple(int(i) for i in bad[0])}" if array.ndim else ""
         require(False, argument, "finite numbers", f"{array[tuple(bad[0])]}{where}")
     return array
+
+
+def held(argument: str, value: Any) -> None:
+    """Refuse numbers that the floats of this mode of JAX do not hold: not finite, beyond them, or all lost below them.
+
+    Raises:
+        ValueError: such numbers.
+    """
+    floats = jnp.finfo(jnp.result_type(float))
+    largest = np.max(np.abs(finite(argument, value)), initial=0)
+    require(largest <= floats.max, argument, f"numbers that {floats.dtype} holds, up to {floats.max:.3g}", f"{largest:.3g}")
+    lost = np.ndim(value) > 0 and 0 < largest < floats.tiny
+    require(not lost, argument, f"numbers that {floats.dtype} holds, from {floats.tiny:.3g} on", f"{largest:.3g} at most")
 
 
 def finite_number(
@@ -126,7 +152,20 @@ def whole_number(argument: str, value: Any, least: int | None = None) -> int:
         fits = not isinstance(value, bool) and abs(number) < 2**63 and (least is None or number >= least)
     except TypeError:
         number, fits = 0, False
-    require(fits, argument, "a whole number" if least is None else f"a whole number of at least {least}", shown(value))
+    large = isinstance(number, int) and number >= 2**63
+    words = "a whole number" if least is None else f"a whole number of at least {least}"
+    require(fits, argument, f"{words} below 2**63" if large else words, shown(value))
+    return number
+
+
+def random_seed(argument: str, value: Any) -> int:
+    """`value` as a number that a random key can be made of: another of those that fits into 32 bits gives another key.
+
+    Raises:
+        ValueError: anything else.
+    """
+    number = whole_number(argument, value, 0)
+    require(number < 2**32, argument, "a whole number from 0 to 4294967295", number)
     return number
 
 
@@ -338,9 +377,7 @@ def _truth(name: str, value: Any) -> Any:
 
 
 def _whole(name: str, value: Any) -> Any:
-    if not isinstance(value, jax.core.Tracer):
-        whole_number(name, value)
-    return value
+    return value if isinstance(value, jax.core.Tracer) else whole_number(name, value)
 
 
 def _number(name: str, value: Any) -> Any:
@@ -349,7 +386,8 @@ def _number(name: str, value: Any) -> Any:
     number = finite_number(name, value)
     # Small whole numbers are shown as they came; fractions and large ones are for floats alone.
     small = isinstance(value, int) and within_32_bits(value)
-    return value if small or hasattr(value, "dtype") else number
+    known = isinstance(value, jax.Array | np.ndarray | np.generic) and value.dtype != object
+    return as_jax_takes_it(value) if small or known else number
 
 
 def _callable(name: str, value: Any) -> Any:
@@ -392,8 +430,9 @@ def _shaped(annotation: Any, of_jax: bool, name: str, value: Any) -> Any:
     axes, kind = annotation.dim_str.split(), annotation.__name__.partition("[")[0]
     words, types_of = _KINDS.get(kind, _KINDS["Float"])
     wanted = f"an array [{', '.join(axes)}] of {words}" if axes else f"one of {words}"
-    array = value
-    if not isinstance(value, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
+    array = as_jax_takes_it(value)
+    made = isinstance(value, np.ndarray | np.generic) and value.dtype != object
+    if not made and not isinstance(value, jax.Array | jax.ShapeDtypeStruct):
         array = real_numbers(name, value, wanted) if kind != "Bool" else _truths(name, value, wanted)
         if words == "whole numbers" and array.size == 0:
             array = array.astype(int)

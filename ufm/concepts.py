@@ -40,7 +40,7 @@ class Concepts:
 
     @typed
     def __init__(self, of_token: Sequence[int] | np.ndarray):
-        array = np.array(of_token, dtype=np.int32)
+        array = np.asarray(of_token)
         require(array.ndim == 1 and array.size > 0, "of_token", "the concept of each of V >= 1 tokens", of_token)
         used = np.unique(array)
         require(
@@ -49,6 +49,7 @@ class Concepts:
             "concepts numbered 0..G-1, none of them empty",
             f"the numbers {used.tolist()}",
         )
+        array = array.astype(np.int32)
         array.setflags(write=False)
         self.of_token = array
         self._hash = hash(array.tobytes())

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ufm._check import require, typed
-from ufm.concepts import Concepts
+from ufm.concepts import Concepts, check_count
 from ufm.corpus import Corpus, from_table
 
 
@@ -73,6 +73,7 @@ def sample_documents(key: jax.Array, corpus: Corpus, n: int) -> Int[Array, "n T"
     require(corpus.words is not None, "corpus", "contexts made of tokens (a corpus with words)", "anonymous contexts")
     assert corpus.words is not None
     require(n >= 0, "n", "a number of documents of at least 0", n)
+    check_count("n", "documents", n)
     of_context, of_token = jax.random.split(key)
     contexts = jax.random.categorical(of_context, jnp.log(corpus.weights), shape=(n,))
     # Inverse-CDF sampling keeps one uniform number per document instead of one per document and token.

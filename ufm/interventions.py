@@ -18,7 +18,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ufm._check import finite, require, typed
+from ufm._check import held, require, typed
+from ufm._numerics import power_for_squares
 from ufm._pytree import Leaf, pytree
 from ufm.precision import full, wide
 
@@ -65,11 +66,11 @@ class Intervention:
             name: of the intervention, in messages.
 
         Raises:
-            ValueError: numbers that are not finite.
+            ValueError: numbers that are not finite, or that floats do not hold.
         """
         for path, leaf in jax.tree_util.tree_leaves_with_path(self):
             if not isinstance(leaf, jax.core.Tracer):
-                finite(f"{name}{jax.tree_util.keystr(path)}", leaf)
+                held(f"{name}{jax.tree_util.keystr(path)}", leaf)
 
     @property
     def described(self) -> str:
@@ -162,7 +163,9 @@ class NullOut(Intervention):
         self, x: Float[Array, "*n i"], y: Float[Array, "*n o"], alpha: Float[Array, "..."] | float
     ) -> Float[Array, "*n o"]:
         """The output of the site under the intervention."""
-        u = self.update.added(x).astype(y.dtype)
+        u = wide(self.update.added(x))
+        # The length of u plays no part, but its square has to be a number.
+        u = (u * power_for_squares(u)).astype(y.dtype)
         size = jnp.sum(u * u, axis=-1, keepdims=True)
         along = jnp.maximum(jnp.sum(y * u, axis=-1, keepdims=True), 0)
         return y - jnp.where(size > 0, along / jnp.where(size > 0, size, 1), 0) * u

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from ufm._numerics import power_for_squares
 from ufm.distributions import kl
 from ufm.precision import wide
 
@@ -83,8 +84,10 @@ def _first_order(
     log_q, slope = jax.jvp(predict, (nothing,), (jnp.ones_like(nothing),))
     p = jnp.exp(log_p)
     change, slope = (x - jnp.sum(p * x, axis=-1, keepdims=True) for x in (log_q - log_p, slope))
+    unit = power_for_squares(slope)  # of factors
+    slope = slope * unit
     a, b, c = (jnp.sum(p * x * y, axis=-1) for x, y in ((slope, slope), (slope, change), (change, change)))
     room = 2 * budget - c
     root = (jnp.sqrt(jnp.maximum(b * b + a * room, 0)) - b) / jnp.where(a > 0, a, 1)
-    guess = jnp.where((a > 0) & (room > 0), jnp.clip(root, 0, 1), 1.0)
+    guess = jnp.where((a > 0) & (room > 0), jnp.clip(root * unit[:, 0], 0, 1), 1.0)
     return guess, ~(kl(log_p, log_q) <= budget)

@@ -46,7 +46,7 @@ class FreeFeatures(Steerable):
 
     def embed(self, contexts: Int[Array, "*n"]) -> Float[Array, "*n d"]:
         """h_j for each context index."""
-        return jnp.moveaxis(self.H, -1, 0)[contexts]
+        return jnp.moveaxis(_in_floats(self.H), -1, 0)[contexts]
 
     def read(self, h: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """The decoder's input: the hidden state as it is."""
@@ -55,7 +55,7 @@ class FreeFeatures(Steerable):
     @full
     def decode(self, h: Float[Array, "*n d"]) -> Float[Array, "*n V"]:
         """Logits: W times what it is given."""
-        return self.read(h) @ self.W.T
+        return self.read(_in_floats(h)) @ _in_floats(self.W).T
 
     @property
     def sites(self) -> dict[str, tuple[int, int]]:
@@ -66,7 +66,12 @@ class FreeFeatures(Steerable):
     def steered(self, state: Float[Array, "*n d"], steering: Steering, alpha: Any) -> Float[Array, "*n V"]:
         """Logits from hidden states under a steering."""
         x = self.read(steering.apply(RESIDUAL, state, state, alpha))
-        return steering.apply(DECODER, x, x @ self.W.T, alpha)
+        return steering.apply(DECODER, x, x @ _in_floats(self.W).T, alpha)
+
+
+def _in_floats(parameters: Array) -> Array:
+    """Parameters as they are, if they are floats: products of whole numbers of few bits would be cut off."""
+    return parameters if jnp.issubdtype(parameters.dtype, jnp.inexact) else parameters.astype(float)
 
 
 @pytree

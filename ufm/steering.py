@@ -397,8 +397,8 @@ def _with_arrays(intervention: Intervention, name: str = "steering") -> Interven
             changed[field] = _with_arrays(value, f"{name}.{field}")
         elif isinstance(value, list | tuple) or hasattr(value, "detach"):
             changed[field] = jnp.asarray(_floats(real_numbers(f"{name}.{field}", value)))
-        elif isinstance(value, np.ndarray):
-            changed[field] = _floats(value)
+        elif isinstance(value, np.ndarray | np.longdouble):
+            changed[field] = _floats(real_numbers(f"{name}.{field}", value))
         elif isinstance(value, numbers.Real) and not isinstance(value, bool | float | np.floating):
             array = _floats(real_numbers(f"{name}.{field}", value))
             changed[field] = float(array) if np.issubdtype(array.dtype, np.floating) else value

@@ -17,8 +17,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ufm._check import finite, require, typed
+from ufm.concepts import check_count
 from ufm.corpus import Corpus, entropy
 from ufm.model import UFM, FreeFeatures, check_sizes, gap, init
+from ufm.precision import wide
 
 # A zoom search compiles for longer than backtracking, but from random starts it gets to the bottom in a fifth of the steps,
 # and from all of them: backtracking left one start in six above 1e-8, and rounding decided which.
@@ -109,11 +111,13 @@ def fit(
         optimizer = OPTIMIZERS[optimizer]
     require(bool(tolerance >= 0), "tolerance", "a gap in nats of at least 0", tolerance)
     require(max_steps >= 1, "max_steps", "at least one step", max_steps)
+    check_count("max_steps", "steps", max_steps)
     require(patience >= 1, "patience", "at least one step", patience)
     decays = _decays(decay)
     if start is None:
         start = init(jax.random.key(0) if key is None else key, corpus, d)
     _check_start(start, corpus)
+    start = jax.tree.map(wide, start)  # half types have too few digits for any tolerance
     transformation = optax.with_extra_args_support(optimizer)
     model, gaps, steps, best, bound = _train(start, corpus, tolerance, max_steps, patience, transformation, decays)
     curve, best = np.asarray(gaps)[: int(steps) + 1], int(best)

@@ -32,7 +32,7 @@ from sim.bridge.tokenizer import Tokenizer, from_folder, from_gguf, pad
 from sim.bridge.weights import orbax_checkpoint
 from sim.bridge.weights.gguf_file import Gguf
 from sim.bridge.weights.hf import PICKLES, Tensors, load_params, open_folder
-from ufm._check import finite, real_numbers, require, shown, typed, whole_number
+from ufm._check import finite, random_seed, real_numbers, require, shown, typed, whole_number
 from ufm.steering import RESIDUAL, Steering, require_contexts, require_sites
 
 Prompts = Any
@@ -374,7 +374,7 @@ class LanguageModel:
             self.decoder,
             tokens,
             real,
-            Sampler.of(sampling or Sampling(), jax.random.key(seed), self.config.vocab_size),
+            Sampler.of(sampling or Sampling(), jax.random.key(random_seed("seed", seed)), self.config.vocab_size),
             jnp.asarray(eos_ids, jnp.int32),
             steering,
             jnp.asarray(strengths),

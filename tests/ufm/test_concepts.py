@@ -124,3 +124,11 @@ def test_concept_log_probabilities_of_half_types_are_in_float32(dtype):
     got = concept_log_probabilities(jnp.zeros(3, dtype), Concepts([0, 0, 1]))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, [np.log(2), 0], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("kind", [list, np.asarray, lambda x: np.asarray(x, np.uint64), jnp.asarray])
+def test_numbers_of_concepts_are_not_cut_off(kind):
+    """Of 2^32, 32 bits would leave 0."""
+    with pytest.raises(ValueError, match=r"^of_token: expected concepts numbered .* got the numbers \[1, 4294967296\]"):
+        Concepts(kind([2**32, 1]))

@@ -110,3 +110,5 @@ def test_refuses_to_sample():
         sample_documents(jax.random.key(0), uniform((2, 2), contexts_per_concept=1), 3)
     with pytest.raises(ValueError, match=r"^n: .*got -1"):
         sample_documents(jax.random.key(0), uniform((2, 2)), -1)
+    with pytest.raises(ValueError, match=r"^n: expected documents that fit in memory, at most 16777216, got 4611"):
+        sample_documents(jax.random.key(0), uniform((2, 2)), 2**62)

@@ -11,18 +11,22 @@ import pytest
 from theory._compilation import compiled_quickly
 from ufm import (
     UFM,
+    Ablate,
     Add,
     Clamp,
     Intervention,
     LoRA,
     NormalisedUFM,
     NullOut,
+    Rotate,
     Steering,
     Weight,
     When,
     cross_entropy_increase,
     curvature,
+    divergence,
     init_update,
+    logits,
     probability_increase,
     pytree,
     steer,
@@ -429,6 +433,55 @@ def test_vectors_of_whole_numbers_and_fractions_of_any_size(kind):
     expected = steer(model, [0], jnp.asarray(whole, float), 1e-10)
     for steering in (kind(whole), Add(kind(whole)), Steering(Add(kind(whole)))):
         np.testing.assert_allclose(steer(model, [0], steering, 1e-10), expected, rtol=1e-12)
+
+
+OTHERWISE = {
+    "the other order of bytes": lambda x: x.astype(x.dtype.newbyteorder()),
+    "fractions": lambda x: np.vectorize(Fraction, otypes=[object])(x),
+    "long floats": lambda x: x.astype(np.longdouble),
+}
+"""Arrays of NumPy that JAX takes for others, or does not take."""
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize("kind", OTHERWISE)
+def test_arrays_are_the_numbers_that_they_hold(kind):
+    model, v, other = ufm(), numbers(D), OTHERWISE[kind]
+    for make in (lambda x: x, Add, Ablate, lambda x: Clamp(v, x[0]), lambda x: Clamp(v, np.array(x[0], x.dtype))):
+        expected = steer(model, [0], make(v), 1.0)  # first: what is compiled by now asks nothing of an array
+        np.testing.assert_allclose(steer(model, [0], make(other(v)), 1.0), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        divergence(model, [0], other(v), other(np.array([1.0, 2.0]))), divergence(model, [0], v, [1.0, 2.0]), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_the_length_of_an_update_plays_no_part_in_taking_it_out(x64):
+    with jax.enable_x64(x64):
+        v, scales, rtol = numbers(D), (1e-200, 1e200) if x64 else (1e-25, 1e20), 1e-12 if x64 else 1e-5
+        model = UFM(jnp.asarray(numbers(4, D)), jnp.asarray(v)[:, None])
+        expected = steer(model, [0], NullOut(Add(v)), 1.0)
+        assert np.abs(expected - logits(model)[0]).min() > 0.01
+        for scale in scales:
+            np.testing.assert_allclose(steer(model, [0], NullOut(Add(v * scale)), 1.0), expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda v: When(Add(v), v * 1e-39), r"steering.probe: expected numbers that float32 holds, from 1.18e-38 on, got"),
+        (lambda v: Add(v * 1e-40), r"steering.v: expected numbers that float32 holds, from 1.18e-38 on, got"),
+        (lambda v: Rotate(v * 1e300), r"steering.v: expected numbers that float32 holds, up to 3.4e\+38, got"),
+        (
+            lambda v: Add(np.ma.masked_array(v, [True, False, False])),
+            r"steering.v: expected .*, got an array with some mask",
+        ),
+    ],
+)
+def test_numbers_that_floats_do_not_hold_are_refused(make, message):
+    with jax.enable_x64(False), pytest.raises(ValueError, match="^" + message):
+        steer(ufm(), [0], make(numbers(D)), 1.0)
 
 
 @pytest.mark.parametrize("x64", [True, False])

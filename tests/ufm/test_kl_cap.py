@@ -46,6 +46,21 @@ def test_predictions_that_are_not_finite_are_stepped_back_from():
     assert ((factor > 0.3) & (factor <= 0.6)).all()
 
 
+@pytest.mark.parametrize("x64", [True, False])
+def test_strengths_whose_squares_are_no_floats_spend_the_budget_too(x64):
+    with jax.enable_x64(x64):
+        logits, m = jnp.asarray(RNG.normal(size=(2, 6, 40)))
+        for alpha in (1e4, 1e200) if x64 else (1e4, 1e20, 1e30):
+
+            def predict(s, alpha=alpha):
+                return jax.nn.log_softmax(logits + (alpha * s[:, None]) * m)
+
+            log_p = predict(jnp.zeros(6))
+            nats = np.asarray(kl(log_p, predict(factor_within(predict, log_p, jnp.asarray(0.01)))))
+            assert (nats <= 0.01 * (1 + 1e-4)).all()
+            assert nats.min() > 0.005
+
+
 # --- as a steering ---------------------------------------------------------------------------------------------------
 
 

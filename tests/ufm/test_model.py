@@ -118,3 +118,12 @@ def test_refuses_parameters_that_do_not_fit_each_other(small_model):
             ValueError, match=r"^model: expected arrays W \[V, d\] and H \[d, m\] of one width d, got " + got
         ):
             logits(UFM(W, H))
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_parameters_of_few_bits_are_not_cut_off():
+    w, h = np.arange(8, dtype=np.uint8).reshape(4, 2) * 30, np.arange(8, dtype=np.uint8).reshape(2, 4)
+    expected = (w.astype(float) @ h.astype(float)).T
+    for kind in (np.asarray, jnp.asarray):
+        np.testing.assert_array_equal(logits(UFM(kind(w), kind(h))), expected)
+        np.testing.assert_array_equal(ufm.steer(UFM(kind(w), kind(h)), np.arange(4), np.zeros(2), 1.0), expected)

@@ -138,6 +138,15 @@ def test_without_weight_decay_nothing_changes(small_corpus):
     assert (plain.gaps == none.gaps).all()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_start_of_a_half_type_is_trained_in_a_wider_one(dtype):
+    with jax.enable_x64(False):
+        corpus = uniform()
+        result = fit(corpus, start=init(jax.random.key(0), corpus, 8, dtype=dtype), tolerance=1e-5)
+        assert result.model.W.dtype == jnp.float32
+        assert result.converged
+
+
 def test_weight_decay_in_float32():
     with jax.enable_x64(False):
         result = fit(uniform(), decay=1e-3)
@@ -155,6 +164,8 @@ def test_weight_decay_in_float32():
         ({"tolerance": -1e-9}, "tolerance: expected a gap in nats of at least 0, got -1e-09"),
         ({"tolerance": float("nan")}, "tolerance: expected .*, got nan"),
         ({"max_steps": 0}, "max_steps: expected at least one step, got 0"),
+        ({"max_steps": 2**62}, "max_steps: expected steps that fit in memory, at most 16777216"),
+        ({"max_steps": 10**30}, r"max_steps: expected a whole number below 2\*\*63, got 1000"),
         ({"patience": 0}, "patience: expected at least one step, got 0"),
     ],
 )

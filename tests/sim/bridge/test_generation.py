@@ -193,6 +193,7 @@ def test_no_more_tokens_are_sorted_than_need_be():
     [
         ({"max_new_tokens": 0}, "max_new_tokens: expected a whole number of at least 1, got 0"),
         ({"max_new_tokens": 250}, "prompt: expected at most 256 tokens with 250 to follow, got 258"),
+        ({"seed": 2**32}, "seed: expected a whole number from 0 to 4294967295, got 4294967296"),
         ({"steering": np.zeros(32)}, r"steering: expected a Steering\({layer: ...}\), got an array"),
         ({"steering": Steering(Add(np.ones(32)))}, "steering: expected a layer for every intervention"),
         ({"steering": Steering({1: Add(np.ones(31))})}, "steering: expected an intervention for the site residual"),
