@@ -122,7 +122,8 @@ def make_instance(
     require(0 <= target < concepts.count, "target", f"a concept in 0..{concepts.count - 1}", target)
     weights = contrast(corpus.n_contexts, positive, negative)
     concept = np.asarray(corpus.concept)
-    wrong_p, wrong_n = [j for j in positive if concept[j] != target], [j for j in negative if concept[j] == target]
+    wrong_p = [int(j) for j in positive if concept[j] != target]
+    wrong_n = [int(j) for j in negative if concept[j] == target]
     require(not wrong_p, "positive", f"contexts of the target concept {target}", f"contexts {wrong_p} of others")
     require(not wrong_n, "negative", f"contexts outside the target concept {target}", f"contexts {wrong_n} of it")
     return Instance(

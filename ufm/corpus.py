@@ -142,7 +142,7 @@ def _checked_table(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             require(False, "p", expected, f"{table[j, z]} in row {j}, token {z}")
     sums = table.sum(axis=1)
     worst = int(np.argmax(np.abs(sums - 1)))
-    require(bool(abs(sums[worst] - 1) <= tolerance), "p", "rows that sum to 1", f"{sums[worst]!r} in row {worst}")
+    require(bool(abs(sums[worst] - 1) <= tolerance), "p", "rows that sum to 1", f"{float(sums[worst])!r} in row {worst}")
     return table, sums
 
 
