@@ -391,3 +391,103 @@ def test_the_efficiency_does_not_depend_on_the_size_of_the_log_odds(size):
         expected = 0.2 * 0.8 * (1 - (0.3 * 0.2 - 0.5 * 0.5) / 0.8) ** 2
         expected /= expected + 0.3 * 0.5 / 0.8 * 0.7**2
         assert float(budgets.efficiency(log_p, size * m, members)) == pytest.approx(expected, rel=1e-14)
+
+
+# --- numbers that need not be of ordinary size -------------------------------------------------------------------------
+
+TYPES = pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+
+
+@mpmath.workdps(400)
+def exact_bound(variance, above, alpha):
+    """N18 to hundreds of digits; where the larger exponential is far out only its logarithm is formed."""
+    s, b, a = (mpf(x) if isinstance(x, mpf) else mpf(float(x)) for x in (variance, above, alpha))
+    q, up, down = s / (b * b + s), a * b, a * s / b
+    largest = mpmath.log(q) + up
+    if largest > 200:
+        return largest
+    return mpmath.log((0 if down > 10**4 else (1 - q) * mpmath.exp(-down)) + q * mpmath.exp(up))
+
+
+@mpmath.workdps(60)
+def exact_strength(variance, above, budget):
+    """The root of it, by bisection of its logarithm."""
+    s, b, budget = mpf(float(variance)), mpf(float(above)), mpf(float(budget))
+    low, high = mpmath.log(budget / b), mpmath.log((budget + mpmath.log(1 + b * b / s)) / b)
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if exact_bound(s, b, mpmath.exp(middle)) < budget else (low, middle)
+    return mpmath.exp(low)
+
+
+@pytest.mark.parametrize("alpha", [60.0, 80.0, 88.0, 90.0, 100.0, 200.0, 299.0, 300.0, 1000.0])
+@TYPES
+def test_the_exponential_of_a_strength_need_not_be_a_float(alpha, double):
+    with jax.enable_x64(double):
+        precision = 1e-13 if double else 1e-5
+        for variance in (1.0, 1e-30, 20.0):
+            assert oracles.close(budgets.budget_bound(variance, 1.0, alpha), exact_bound(variance, 1, alpha), precision)
+            expected = exact_strength(variance, 1, alpha)
+            assert oracles.close(budgets.safe_strength(variance, 1.0, alpha), expected, precision)
+        for share in (0.1, 0.9):
+            assert budgets.share_within(share, alpha) == 1
+        mean = budgets.safe_strength([1.0, 2.0], [1.0, 1.0], alpha, jnp.asarray([0.5, 0.5]))
+        each = [float(budgets.budget_bound(s, 1.0, float(mean))) for s in (1.0, 2.0)]
+        assert sum(each) / 2 == pytest.approx(alpha, rel=precision)
+
+
+def test_a_rare_share_within_a_budget_that_a_short_float_has():
+    """``kl(f0 || tau)`` is -log(1 - tau) there, to rounding."""
+    with jax.enable_x64(False):
+        assert float(budgets.share_within(1e-30, 60.0)) == 1
+        assert float(budgets.share_within(1e-30, 0.1)) == pytest.approx(-np.expm1(-0.1), rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("variance", "above", "budget", "double"),
+    [
+        (1e-8, 1e-8, 1e-8, False),
+        (1e-8, 1e-8, 1e-20, False),
+        (1.0, 1e-3, 1e-12, False),
+        (1.0, 1e-8, 1e-100, True),
+        (1e-4, 1e-8, 1e-9, True),
+    ],
+)
+def test_safe_strengths_where_the_lower_value_is_the_rare_one(variance, above, budget, double):
+    with jax.enable_x64(double):
+        got = budgets.safe_strength(variance, above, budget)
+        assert oracles.close(got, exact_strength(variance, above, budget), 1e-13 if double else 2e-6)
+
+
+SIZES = [
+    (1.0, 1e20, 1e-19, False),
+    (1.0, 1e20, 1e-18, False),
+    (1e-30, 1e8, 1e-6, False),
+    (1.0, 1e-20, 1.0, False),
+    (1e36, 1.0, 1e8, False),
+    (1e-36, 1e30, 3e-28, False),
+    (1e36, 1e-30, 1e29, False),
+    (1e-300, 1e8, 1.0, True),
+    (1e300, 1e-8, 1.0, True),
+    (1e300, 1e-8, 1e-150, True),
+    (1e-300, 1e250, 3e-247, True),
+]
+
+
+@pytest.mark.parametrize(("variance", "above", "alpha", "double"), SIZES)
+def test_the_budget_bound_of_numbers_of_any_size(variance, above, alpha, double):
+    with jax.enable_x64(double):
+        got = budgets.budget_bound(variance, above, alpha)
+        assert oracles.close(got, exact_bound(variance, above, alpha), 1e-12 if double else 2e-4)
+        slopes = jax.grad(budgets.budget_bound, argnums=(0, 1, 2))(variance, above, alpha)
+        assert np.isfinite(np.asarray(slopes)).all()
+
+
+@pytest.mark.parametrize(("variance", "above", "double"), sorted({(s, b, double) for s, b, _, double in SIZES}))
+@pytest.mark.parametrize("budget", [1e-20, 0.1, 50.0])
+def test_safe_strengths_of_numbers_of_any_size(variance, above, budget, double):
+    with jax.enable_x64(double):
+        expected = exact_strength(variance, above, budget)
+        if expected < float(jnp.finfo(float).tiny) or expected > float(jnp.finfo(float).max):
+            pytest.skip("the strength itself is no float of this type")
+        assert oracles.close(budgets.safe_strength(variance, above, budget), expected, 1e-12 if double else 2e-5)
