@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from theory.arc import Arc, alpha_of_theta, theta_of_alpha
+from theory.arc import Arc
 from ufm._check import part_of_the_tokens, require, shown, typed
 from ufm._numerics import exp_minus_tangent
 from ufm.precision import full, wide
@@ -365,8 +365,22 @@ def arc_bound(arc: Arc, alpha: Numbers | float, across: Numbers | float) -> Numb
         alpha: strengths; they broadcast with the batch of the arc.
         across: D, the `diameter` of the arc, or anything larger.
     """
-    turn = theta_of_alpha(arc, jnp.asarray(alpha)) - theta_of_alpha(arc, jnp.zeros_like(arc.centre))
-    return divergence_of_range(2 * jnp.sin(jnp.abs(turn) / 2) * across)
+    return divergence_of_range(2 * jnp.sin(_turn(arc, wide(alpha)) / 2) * across)
+
+
+def _turn(arc: Arc, alpha: Numbers) -> Numbers:
+    """The angle between the states of strengths 0 and alpha: of ``(width, -centre)`` and ``(width, alpha - centre)``.
+
+    From their cross product, ``width alpha``, in which no difference of angles is.
+    """
+    most = jnp.finfo(jnp.result_type(alpha, arc.width)).max / 2
+    alpha = jnp.clip(alpha, -most, most)
+    away = alpha - arc.centre
+    # In units of their largest entries, which the angle does not depend on.
+    unit, other = (lax.stop_gradient(jnp.maximum(arc.width, jnp.abs(x))) for x in (arc.centre, away))
+    smaller, larger = jnp.minimum(unit, other), jnp.maximum(unit, other)
+    cross = (arc.width / smaller) * (jnp.abs(alpha) / larger)
+    return jnp.arctan2(cross, (arc.width / unit) * (arc.width / other) - (arc.centre / unit) * (away / other))
 
 
 @typed
@@ -380,9 +394,15 @@ def safe_angle(across: Numbers | float, budget: Numbers | float) -> Numbers:
     Raises:
         ValueError: a diameter or a budget that is not positive.
     """
+    sine = _half_chord(across, budget)
+    return jnp.where(sine < 1, 2 * jnp.arcsin(jnp.where(sine < 1, sine, 0)), np.pi)
+
+
+def _half_chord(across: Numbers | float, budget: Numbers | float) -> Numbers:
+    """The sine of half the safe angle; 1 or more where any angle is safe."""
     across = wide(across)
     _require_all("across", across, "diameters above 0", across > 0)
-    return 2 * jnp.arcsin(jnp.minimum(range_within(budget) / (2 * across), 1))
+    return range_within(budget) / 2 / across
 
 
 @typed
@@ -397,12 +417,22 @@ def safe_interval(arc: Arc, budget: Numbers | float, across: Numbers | float) ->
     Raises:
         ValueError: a diameter or a budget that is not positive.
     """
-    turn, start = safe_angle(across, budget), theta_of_alpha(arc, jnp.zeros_like(arc.centre))
-    low, high = start - turn, start + turn
-    return (
-        jnp.where(low > -np.pi / 2, alpha_of_theta(arc, jnp.maximum(low, -np.pi / 2)), -jnp.inf),
-        jnp.where(high < np.pi / 2, alpha_of_theta(arc, jnp.minimum(high, np.pi / 2)), jnp.inf),
-    )
+    half_sine = _half_chord(across, budget)
+    limited = half_sine < 1
+    half_sine = jnp.where(limited, half_sine, 0)
+    half_cosine = jnp.sqrt((1 - half_sine) * (1 + half_sine))
+    sine, cosine = 2 * half_sine * half_cosine, (half_cosine - half_sine) * (half_cosine + half_sine)
+    # The state of strength 0 is at the angle of (width, -centre), and a turn from there to the strength is length * sine /
+    # rest, with rest the cosine of the angle that it comes to: no difference of tangents.
+    length = jnp.hypot(arc.width, arc.centre)
+    x, y = arc.width / length, arc.centre / length
+
+    def end(sign):
+        rest = x * cosine + sign * y * sine
+        within = limited & (rest > 0)
+        return jnp.where(within, sign * length * (sine / jnp.where(within, rest, 1)), sign * jnp.inf)
+
+    return end(-1), end(1)
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------

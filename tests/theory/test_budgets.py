@@ -491,3 +491,87 @@ def test_safe_strengths_of_numbers_of_any_size(variance, above, budget, double):
         if expected < float(jnp.finfo(float).tiny) or expected > float(jnp.finfo(float).max):
             pytest.skip("the strength itself is no float of this type")
         assert oracles.close(budgets.safe_strength(variance, above, budget), expected, 1e-12 if double else 2e-5)
+
+
+def turned(centre, width=1.0):
+    """An arc of two tokens, and its diameter."""
+    path = Arc(jnp.asarray([5.0, -5.0]), jnp.asarray([1.0, 2.0]), jnp.zeros(2), jnp.asarray(centre), jnp.asarray(width))
+    return path, float(budgets.diameter(path))
+
+
+@mpmath.workdps(60)
+def exact_arc_bound(path, alpha, across):
+    """From the difference of the angles, to 60 digits."""
+    centre, width = (mpf(float(x)) for x in (path.centre, path.width))
+    turn = mpmath.atan((mpf(float(alpha)) - centre) / width) - mpmath.atan(-centre / width)
+    y = abs(mpmath.sin(turn / 2)) * mpf(across)
+    if y < mpf(10) ** -10:
+        return y**2 / 2
+    return mpmath.log(mpmath.sinh(y) / y) + y * mpmath.coth(y) - 1
+
+
+@TYPES
+def test_the_arc_bound_keeps_its_digits_where_angles_are_close(double):
+    with jax.enable_x64(double):
+        precision = 1e-14 if double else 4e-6
+        for centre in (0.5, -100.0, 100.0, 1e6):
+            path, across = turned(centre)
+            for alpha in (1e-12, 1e-8, -1e-3, 0.01, 50.0, 99.0, 100.0, -1e5, 3e6):
+                got = budgets.arc_bound(path, alpha, across)
+                expected = exact_arc_bound(path, alpha, across)
+                assert oracles.close(got, expected, precision, float(jnp.finfo(got.dtype).tiny)), (centre, alpha)
+        path, across = turned(3.0)
+        assert budgets.arc_bound(path, 0.0, across) == 0
+        assert jax.grad(budgets.arc_bound, argnums=1)(path, 0.0, across) == 0
+
+
+@TYPES
+def test_the_arc_bound_does_not_depend_on_the_unit_of_strengths(double):
+    with jax.enable_x64(double):
+        expected = budgets.arc_bound(turned(0.5)[0], 2.0, 10.0)
+        for power in (1000, -1000) if double else (124, -120):
+            unit = 2.0**power
+            assert budgets.arc_bound(turned(0.5 * unit, unit)[0], 2.0 * unit, 10.0) == expected
+            ends = budgets.safe_interval(turned(0.5 * unit, unit)[0], 0.1, 10.0)
+            usual = budgets.safe_interval(turned(0.5)[0], 0.1, 10.0)
+            np.testing.assert_allclose(np.asarray(ends) / unit, np.asarray(usual), rtol=1e-6)
+
+
+@mpmath.workdps(60)
+def exact_interval(path, budget, across):
+    centre, width = (mpf(float(x)) for x in (path.centre, path.width))
+
+    def least(width):
+        low, high = mpf(0), 10 * mpmath.sqrt(budget) + budget
+        for _ in range(150):
+            y = (low + high) / 2
+            value = y**2 / 2 if y < mpf(10) ** -10 else mpmath.log(mpmath.sinh(y) / y) + y * mpmath.coth(y) - 1
+            low, high = (y, high) if value < budget else (low, y)
+        return low
+
+    half = least(width) / mpf(across)
+    turn, start = 2 * mpmath.asin(min(half, 1)), mpmath.atan(-centre / width)
+    ends = [start + sign * turn for sign in (-1, 1)]
+    return [sign * mpmath.inf if abs(x) >= mpmath.pi / 2 else centre + width * mpmath.tan(x)
+            for sign, x in zip((-1, 1), ends, strict=True)]  # fmt: skip
+
+
+@TYPES
+@pytest.mark.parametrize("centre", [0.5, 100.0, -100.0, 1e4])
+def test_the_safe_interval_keeps_its_digits(centre, double):
+    with jax.enable_x64(double):
+        path, across = turned(centre)
+        for budget in (1e-20, 1e-12, 1e-7, 0.1, 5.0, 100.0):
+            got = [float(x) for x in budgets.safe_interval(path, budget, across)]
+            for end, expected in zip(got, exact_interval(path, mpf(budget), across), strict=True):
+                # A state that far from the centre comes to its plateau within a rounding of the angle.
+                precision = (1e-14 if double else 5e-6) * max(1, abs(float(expected / centre)))
+                fits = end == expected if np.isinf(float(expected)) else oracles.close(end, expected, precision)
+                assert fits, (budget, end, float(expected))
+
+
+def test_where_any_angle_is_safe_its_derivative_is_0():
+    assert jax.grad(lambda x: budgets.safe_angle(x, 10.0))(1.0) == 0
+    path, _ = turned(0.5)
+    slope = jax.grad(lambda x: jnp.where(jnp.isinf(budgets.safe_interval(path, 10.0, x)[1]), 0, x))(1.0)
+    assert slope == 0
