@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from theory.arc import Arc, alpha_of_theta, theta_of_alpha
+from theory.arc import Arc
 from ufm._check import part_of_the_tokens, require, shown, typed
 from ufm._numerics import exp_minus_tangent
 from ufm.precision import full, wide
@@ -81,7 +81,8 @@ def share_within(f0: Numbers | float, budget: Numbers | float) -> Numbers:
     f0, budget = wide(f0), _budget(budget)
     _require_all("f0", f0, "shares between 0 and 1, ends left out", (f0 > 0) & (f0 < 1))
     f0, budget = _alike(f0, budget)
-    return jax.nn.sigmoid(jnp.log(f0) - jnp.log1p(-f0) + _shift_within(f0, 1 - f0, budget))
+    law = _Law(jnp.sqrt(1 - f0) / jnp.sqrt(f0), jnp.log(f0), jnp.log1p(-f0))
+    return jax.nn.sigmoid(law.log_rare - law.log_common + _rise_within(law, budget) / (1 - f0))
 
 
 class SplitCost(NamedTuple):
@@ -209,8 +210,9 @@ def budget_bound(variance: Numbers | float, above: Numbers | float, alpha: Numbe
     Raises:
         ValueError: a variance below 0; an `above` that is not positive where the variance is.
     """
-    rare, common, scale = _two_values(variance, above)
-    return _two_valued(rare, common, jnp.abs(alpha) * scale)
+    law, end = _two_values(variance, above)
+    # Not 0 times a strength, which may be infinite.
+    return _two_valued(law, jnp.where(end > 0, jnp.abs(alpha) * end, 0))
 
 
 @typed
@@ -235,28 +237,28 @@ def safe_strength(
         ValueError: as `budget_bound`; a budget that is not positive; weights that are negative or do not add up to 1.
     """
     budget = _budget(budget)
-    rare, common, scale = _two_values(variance, above)
+    law, end = _two_values(variance, above)
     if weights is None:
-        rare, common, scale, budget = _alike(rare, common, scale, budget)
-        return jnp.where(scale > 0, _shift_within(rare, common, budget) / jnp.where(scale > 0, scale, 1), jnp.inf)
+        ratio, log_rare, log_common, end, budget = _alike(*law, end, budget)
+        rise = _rise_within(_Law(ratio, log_rare, log_common), budget)
+        return jnp.where(end > 0, rise / jnp.where(end > 0, end, 1), jnp.inf)
     _require_weights(weights)
-    return _safe_for_mean(rare, common, scale, budget, weights)
+    return _safe_for_mean(law, end, budget, weights)
 
 
-def _safe_for_mean(rare, common, scale, budget, weights):
+def _safe_for_mean(law, end, budget, weights):
     """The strength at which the weighted mean of the bounds of contexts, on the last axis, is the budget."""
-    counts = (scale > 0) & (weights > 0)
+    counts = (end > 0) & (weights > 0)
     total = jnp.sum(jnp.where(counts, weights, 0), axis=-1)
     # Where each context alone keeps to what the moving ones may spend: the mean is below the budget at the least of these
     # strengths, and above it at the largest.
-    each = _alike(rare, common, (budget / jnp.where(total > 0, total, 1))[..., None])
-    alone = _shift_within(*each) / jnp.where(scale > 0, scale, 1)
+    *parts, share = _alike(*law, (budget / jnp.where(total > 0, total, 1))[..., None])
+    alone = _rise_within(_Law(*parts), share) / jnp.where(end > 0, end, 1)
     low, high = jnp.min(jnp.where(counts, alone, jnp.inf), axis=-1), jnp.max(jnp.where(counts, alone, 0), axis=-1)
 
     def mean(alpha):
-        shift = alpha[..., None] * scale
-        rate = _tilted_share(rare, common, shift) - rare
-        return _two_valued(rare, common, shift) @ weights, (rate * scale) @ weights
+        up = jnp.where(counts, alpha[..., None] * end, 0)
+        return _two_valued(law, up) @ weights, (_growth(law, up) * end) @ weights
 
     strength = _crossing(mean, jnp.where(total > 0, low, 1.0), jnp.where(total > 0, high, 1.0), budget)
     return jnp.where(total > 0, strength, jnp.inf)
@@ -363,8 +365,22 @@ def arc_bound(arc: Arc, alpha: Numbers | float, across: Numbers | float) -> Numb
         alpha: strengths; they broadcast with the batch of the arc.
         across: D, the `diameter` of the arc, or anything larger.
     """
-    turn = theta_of_alpha(arc, jnp.asarray(alpha)) - theta_of_alpha(arc, jnp.zeros_like(arc.centre))
-    return divergence_of_range(2 * jnp.sin(jnp.abs(turn) / 2) * across)
+    return divergence_of_range(2 * jnp.sin(_turn(arc, wide(alpha)) / 2) * across)
+
+
+def _turn(arc: Arc, alpha: Numbers) -> Numbers:
+    """The angle between the states of strengths 0 and alpha: of ``(width, -centre)`` and ``(width, alpha - centre)``.
+
+    From their cross product, ``width alpha``, in which no difference of angles is.
+    """
+    most = jnp.finfo(jnp.result_type(alpha, arc.width)).max / 2
+    alpha = jnp.clip(alpha, -most, most)
+    away = alpha - arc.centre
+    # In units of their largest entries, which the angle does not depend on.
+    unit, other = (lax.stop_gradient(jnp.maximum(arc.width, jnp.abs(x))) for x in (arc.centre, away))
+    smaller, larger = jnp.minimum(unit, other), jnp.maximum(unit, other)
+    cross = (arc.width / smaller) * (jnp.abs(alpha) / larger)
+    return jnp.arctan2(cross, (arc.width / unit) * (arc.width / other) - (arc.centre / unit) * (away / other))
 
 
 @typed
@@ -378,9 +394,15 @@ def safe_angle(across: Numbers | float, budget: Numbers | float) -> Numbers:
     Raises:
         ValueError: a diameter or a budget that is not positive.
     """
+    sine = _half_chord(across, budget)
+    return jnp.where(sine < 1, 2 * jnp.arcsin(jnp.where(sine < 1, sine, 0)), np.pi)
+
+
+def _half_chord(across: Numbers | float, budget: Numbers | float) -> Numbers:
+    """The sine of half the safe angle; 1 or more where any angle is safe."""
     across = wide(across)
     _require_all("across", across, "diameters above 0", across > 0)
-    return 2 * jnp.arcsin(jnp.minimum(range_within(budget) / (2 * across), 1))
+    return range_within(budget) / 2 / across
 
 
 @typed
@@ -395,12 +417,22 @@ def safe_interval(arc: Arc, budget: Numbers | float, across: Numbers | float) ->
     Raises:
         ValueError: a diameter or a budget that is not positive.
     """
-    turn, start = safe_angle(across, budget), theta_of_alpha(arc, jnp.zeros_like(arc.centre))
-    low, high = start - turn, start + turn
-    return (
-        jnp.where(low > -np.pi / 2, alpha_of_theta(arc, jnp.maximum(low, -np.pi / 2)), -jnp.inf),
-        jnp.where(high < np.pi / 2, alpha_of_theta(arc, jnp.minimum(high, np.pi / 2)), jnp.inf),
-    )
+    half_sine = _half_chord(across, budget)
+    limited = half_sine < 1
+    half_sine = jnp.where(limited, half_sine, 0)
+    half_cosine = jnp.sqrt((1 - half_sine) * (1 + half_sine))
+    sine, cosine = 2 * half_sine * half_cosine, (half_cosine - half_sine) * (half_cosine + half_sine)
+    # The state of strength 0 is at the angle of (width, -centre), and a turn from there to the strength is length * sine /
+    # rest, with rest the cosine of the angle that it comes to: no difference of tangents.
+    length = jnp.hypot(arc.width, arc.centre)
+    x, y = arc.width / length, arc.centre / length
+
+    def end(sign):
+        rest = x * cosine + sign * y * sine
+        within = limited & (rest > 0)
+        return jnp.where(within, sign * length * (sine / jnp.where(within, rest, 1)), sign * jnp.inf)
+
+    return end(-1), end(1)
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
@@ -434,45 +466,92 @@ def _conditional(log_p, m, members):
     return jnp.exp(_log_share(log_p, members)), mean, jnp.sum(q * jnp.where(members, m - mean[..., None], 0) ** 2, axis=-1)
 
 
-def _two_values(variance, above) -> tuple[Numbers, Numbers, Numbers]:
-    """The law of two values with mean 0, this variance and largest value b: ``P(b)``, ``1 - P(b)`` and their distance."""
+class _Law(NamedTuple):
+    """A law of two values with mean 0, of which the higher one is b and the standard deviation is sigma.
+
+    Attributes:
+        ratio: ``b / sigma``, whose square is the odds of the lower value. Where that square is not a float it still is one.
+        log_rare: the log-probability of b.
+        log_common: the log-probability of the lower value.
+    """
+
+    ratio: Numbers
+    log_rare: Numbers
+    log_common: Numbers
+
+
+def _two_values(variance, above) -> tuple[_Law, Numbers]:
+    """The law of two values with mean 0, this variance and largest value b, and b; 0 for b where the variance is."""
     variance, above = wide(variance), wide(above)
     _require_all("variance", variance, "variances of at least 0", (variance >= 0) & jnp.isfinite(variance))
     wanted = "a distance above 0 (the variance is not 0)"
     _require_all("above", above, wanted, ((above > 0) | (variance == 0)) & jnp.isfinite(above))
     moving = variance > 0
-    odds = jnp.where(moving, (above / jnp.sqrt(jnp.where(moving, variance, 1))) ** 2, 1.0)
-    rare, common = 1 / (1 + odds), odds / (1 + odds)
-    return rare, common, jnp.where(moving, above + variance / jnp.where(moving, above, 1), 0)
+    deviation, end = jnp.sqrt(jnp.where(moving, variance, 1)), jnp.where(moving, above, 1)
+    log_odds = 2 * (jnp.log(end) - jnp.log(deviation))
+    law = _Law(end / deviation, -jnp.logaddexp(0, log_odds), -jnp.logaddexp(0, -log_odds))
+    return law, jnp.where(moving, end, 0)
 
 
-def _two_valued(rare: Numbers, common: Numbers, shift: Numbers) -> Numbers:
-    """``log(1 - q + q e^x) - q x`` for x >= 0, q the `rare` probability and `common` 1 less it; precise for small x."""
-    up, down = common * shift, -rare * shift
-    near = up < 300
-    x = jnp.where(near, up, 0)
-    small = jnp.log1p(rare * exp_minus_tangent(x) + common * exp_minus_tangent(jnp.where(near, down, 0)))
-    return jnp.where(near, small, jnp.logaddexp(jnp.log(rare) + up, jnp.log(common) + down))
+def _most(x: Numbers) -> float:
+    """What an exponential of this type can take with room to spare: 71 in float32, 567 in float64."""
+    return 0.8 * float(np.log(float(jnp.finfo(x.dtype).max)))
 
 
-def _tilted_share(rare: Numbers, common: Numbers, shift: Numbers) -> Numbers:
-    """What becomes of the rare probability when its log-odds grow by `shift`."""
-    return jax.nn.sigmoid(jnp.log(rare) - jnp.log(common) + shift)
+def _roots(law: _Law) -> tuple[Numbers, Numbers]:
+    """The square roots of the two probabilities, which are floats where these are not."""
+    ratio = jnp.minimum(law.ratio, jnp.finfo(law.ratio.dtype).max)
+    length = jnp.hypot(1, ratio)
+    return 1 / length, ratio / length
+
+
+def _fall(law: _Law, up: Numbers) -> Numbers:
+    """How far the lower value goes down while the higher one goes up: ``up / ratio^2``, where it matters."""
+    # Nothing is left of its exponential from there on.
+    furthest = 2 * _most(up)
+    over = up > furthest * law.ratio * law.ratio
+    ratio = jnp.where(over, 1, law.ratio)
+    return jnp.where(over, furthest, jnp.where(over, 0, up) / ratio / ratio)
+
+
+def _two_valued(law: _Law, up: Numbers) -> Numbers:
+    """``log(q e^up + (1 - q) e^-down)`` for up >= 0, q the rare probability and ``down = up q / (1 - q)``.
+
+    Precise where up is small, and where a probability is too small for a float. It is at most up.
+    """
+    up = jnp.asarray(up, jnp.result_type(up, law.ratio))
+    most, down = _most(up), _fall(law, up)
+    near, small = up < most, down < 1
+    of_rare, of_common = _roots(law)
+    likelier = law.log_rare + up
+    rise = of_rare * exp_minus_tangent(jnp.where(near, up, 0)) * of_rare
+    rise = jnp.where(near, rise, jnp.exp(jnp.minimum(likelier, most)))
+    little = of_common * exp_minus_tangent(-jnp.where(small, down, 0)) * of_common
+    # The same without the tangent, as what is left of that is a product of numbers that need not be floats.
+    much = of_rare * of_rare * jnp.minimum(up, most) + of_common**2 * jnp.expm1(-down)
+    return jnp.where(likelier < most, jnp.log1p(rise + jnp.where(small, little, much)), likelier)
+
+
+def _growth(law: _Law, up: Numbers) -> Numbers:
+    """The derivative of `_two_valued` by up: no difference of shares is in it."""
+    shift = up + _fall(law, up)
+    return jax.nn.sigmoid(law.log_rare - law.log_common + shift) * -jnp.expm1(-shift)
 
 
 @jax.jit
-def _shift_within(rare: Numbers, common: Numbers, budget: Numbers) -> Numbers:
-    """The x > 0 at which `_two_valued` is the budget."""
+def _rise_within(law: _Law, budget: Numbers) -> Numbers:
+    """The rise of the higher value, above 0, at which `_two_valued` is the budget."""
 
-    def curve(shift):
-        # The growth of the share, q(1-q)(e^x - 1)/(1 - q + q e^x), has no difference of shares in it.
-        growth = rare * common * -jnp.expm1(-shift) / (rare + common * jnp.exp(-shift))
-        return _two_valued(rare, common, shift), growth
+    def curve(up):
+        return _two_valued(law, up), _growth(law, up)
 
-    # Below: x^2/8 is an upper bound. Above: log q + (1-q) x is a lower one, and so is q (1-q) x^2 / (2 + x).
-    share = budget / (rare * common)
-    high = jnp.minimum((budget - jnp.log(rare)) / common, _quadratic_root(share))
-    return _crossing(curve, np.sqrt(8) * jnp.sqrt(budget), high, budget)
+    # With x for up and down together, up is (1 - q) x. Below: up is an upper bound, and so is x^2/8. Above: log q + up is a
+    # lower one, and so is q (1-q) x^2 / (2 + x).
+    of_rare, of_common = _roots(law)
+    flat, share = np.sqrt(8) * of_common, jnp.sqrt(budget) / of_rare
+    low = jnp.maximum(budget, flat * jnp.sqrt(budget) * of_common)
+    high = share / 2 * (share + jnp.hypot(share, flat))
+    return _crossing(curve, low, jnp.minimum(budget - law.log_rare, high), budget)
 
 
 def _quadratic_root(s: Numbers) -> Numbers:

@@ -391,3 +391,187 @@ def test_the_efficiency_does_not_depend_on_the_size_of_the_log_odds(size):
         expected = 0.2 * 0.8 * (1 - (0.3 * 0.2 - 0.5 * 0.5) / 0.8) ** 2
         expected /= expected + 0.3 * 0.5 / 0.8 * 0.7**2
         assert float(budgets.efficiency(log_p, size * m, members)) == pytest.approx(expected, rel=1e-14)
+
+
+# --- numbers that need not be of ordinary size -------------------------------------------------------------------------
+
+TYPES = pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+
+
+@mpmath.workdps(400)
+def exact_bound(variance, above, alpha):
+    """N18 to hundreds of digits; where the larger exponential is far out only its logarithm is formed."""
+    s, b, a = (mpf(x) if isinstance(x, mpf) else mpf(float(x)) for x in (variance, above, alpha))
+    q, up, down = s / (b * b + s), a * b, a * s / b
+    largest = mpmath.log(q) + up
+    if largest > 200:
+        return largest
+    return mpmath.log((0 if down > 10**4 else (1 - q) * mpmath.exp(-down)) + q * mpmath.exp(up))
+
+
+@mpmath.workdps(60)
+def exact_strength(variance, above, budget):
+    """The root of it, by bisection of its logarithm."""
+    s, b, budget = mpf(float(variance)), mpf(float(above)), mpf(float(budget))
+    low, high = mpmath.log(budget / b), mpmath.log((budget + mpmath.log(1 + b * b / s)) / b)
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if exact_bound(s, b, mpmath.exp(middle)) < budget else (low, middle)
+    return mpmath.exp(low)
+
+
+@pytest.mark.parametrize("alpha", [60.0, 80.0, 88.0, 90.0, 100.0, 200.0, 299.0, 300.0, 1000.0])
+@TYPES
+def test_the_exponential_of_a_strength_need_not_be_a_float(alpha, double):
+    with jax.enable_x64(double):
+        precision = 1e-13 if double else 1e-5
+        for variance in (1.0, 1e-30, 20.0):
+            assert oracles.close(budgets.budget_bound(variance, 1.0, alpha), exact_bound(variance, 1, alpha), precision)
+            expected = exact_strength(variance, 1, alpha)
+            assert oracles.close(budgets.safe_strength(variance, 1.0, alpha), expected, precision)
+        for share in (0.1, 0.9):
+            assert budgets.share_within(share, alpha) == 1
+        mean = budgets.safe_strength([1.0, 2.0], [1.0, 1.0], alpha, jnp.asarray([0.5, 0.5]))
+        each = [float(budgets.budget_bound(s, 1.0, float(mean))) for s in (1.0, 2.0)]
+        assert sum(each) / 2 == pytest.approx(alpha, rel=precision)
+
+
+def test_a_rare_share_within_a_budget_that_a_short_float_has():
+    """``kl(f0 || tau)`` is -log(1 - tau) there, to rounding."""
+    with jax.enable_x64(False):
+        assert float(budgets.share_within(1e-30, 60.0)) == 1
+        assert float(budgets.share_within(1e-30, 0.1)) == pytest.approx(-np.expm1(-0.1), rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("variance", "above", "budget", "double"),
+    [
+        (1e-8, 1e-8, 1e-8, False),
+        (1e-8, 1e-8, 1e-20, False),
+        (1.0, 1e-3, 1e-12, False),
+        (1.0, 1e-8, 1e-100, True),
+        (1e-4, 1e-8, 1e-9, True),
+    ],
+)
+def test_safe_strengths_where_the_lower_value_is_the_rare_one(variance, above, budget, double):
+    with jax.enable_x64(double):
+        got = budgets.safe_strength(variance, above, budget)
+        assert oracles.close(got, exact_strength(variance, above, budget), 1e-13 if double else 2e-6)
+
+
+SIZES = [
+    (1.0, 1e20, 1e-19, False),
+    (1.0, 1e20, 1e-18, False),
+    (1e-30, 1e8, 1e-6, False),
+    (1.0, 1e-20, 1.0, False),
+    (1e36, 1.0, 1e8, False),
+    (1e-36, 1e30, 3e-28, False),
+    (1e36, 1e-30, 1e29, False),
+    (1e-300, 1e8, 1.0, True),
+    (1e300, 1e-8, 1.0, True),
+    (1e300, 1e-8, 1e-150, True),
+    (1e-300, 1e250, 3e-247, True),
+]
+
+
+@pytest.mark.parametrize(("variance", "above", "alpha", "double"), SIZES)
+def test_the_budget_bound_of_numbers_of_any_size(variance, above, alpha, double):
+    with jax.enable_x64(double):
+        got = budgets.budget_bound(variance, above, alpha)
+        assert oracles.close(got, exact_bound(variance, above, alpha), 1e-12 if double else 2e-4)
+        slopes = jax.grad(budgets.budget_bound, argnums=(0, 1, 2))(variance, above, alpha)
+        assert np.isfinite(np.asarray(slopes)).all()
+
+
+@pytest.mark.parametrize(("variance", "above", "double"), sorted({(s, b, double) for s, b, _, double in SIZES}))
+@pytest.mark.parametrize("budget", [1e-20, 0.1, 50.0])
+def test_safe_strengths_of_numbers_of_any_size(variance, above, budget, double):
+    with jax.enable_x64(double):
+        expected = exact_strength(variance, above, budget)
+        if expected < float(jnp.finfo(float).tiny) or expected > float(jnp.finfo(float).max):
+            pytest.skip("the strength itself is no float of this type")
+        assert oracles.close(budgets.safe_strength(variance, above, budget), expected, 1e-12 if double else 2e-5)
+
+
+def turned(centre, width=1.0):
+    """An arc of two tokens, and its diameter."""
+    path = Arc(jnp.asarray([5.0, -5.0]), jnp.asarray([1.0, 2.0]), jnp.zeros(2), jnp.asarray(centre), jnp.asarray(width))
+    return path, float(budgets.diameter(path))
+
+
+@mpmath.workdps(60)
+def exact_arc_bound(path, alpha, across):
+    """From the difference of the angles, to 60 digits."""
+    centre, width = (mpf(float(x)) for x in (path.centre, path.width))
+    turn = mpmath.atan((mpf(float(alpha)) - centre) / width) - mpmath.atan(-centre / width)
+    y = abs(mpmath.sin(turn / 2)) * mpf(across)
+    if y < mpf(10) ** -10:
+        return y**2 / 2
+    return mpmath.log(mpmath.sinh(y) / y) + y * mpmath.coth(y) - 1
+
+
+@TYPES
+def test_the_arc_bound_keeps_its_digits_where_angles_are_close(double):
+    with jax.enable_x64(double):
+        precision = 1e-14 if double else 4e-6
+        for centre in (0.5, -100.0, 100.0, 1e6):
+            path, across = turned(centre)
+            for alpha in (1e-12, 1e-8, -1e-3, 0.01, 50.0, 99.0, 100.0, -1e5, 3e6):
+                got = budgets.arc_bound(path, alpha, across)
+                expected = exact_arc_bound(path, alpha, across)
+                assert oracles.close(got, expected, precision, float(jnp.finfo(got.dtype).tiny)), (centre, alpha)
+        path, across = turned(3.0)
+        assert budgets.arc_bound(path, 0.0, across) == 0
+        assert jax.grad(budgets.arc_bound, argnums=1)(path, 0.0, across) == 0
+
+
+@TYPES
+def test_the_arc_bound_does_not_depend_on_the_unit_of_strengths(double):
+    with jax.enable_x64(double):
+        expected = budgets.arc_bound(turned(0.5)[0], 2.0, 10.0)
+        for power in (1000, -1000) if double else (124, -120):
+            unit = 2.0**power
+            assert budgets.arc_bound(turned(0.5 * unit, unit)[0], 2.0 * unit, 10.0) == expected
+            ends = budgets.safe_interval(turned(0.5 * unit, unit)[0], 0.1, 10.0)
+            usual = budgets.safe_interval(turned(0.5)[0], 0.1, 10.0)
+            np.testing.assert_allclose(np.asarray(ends) / unit, np.asarray(usual), rtol=1e-6)
+
+
+@mpmath.workdps(60)
+def exact_interval(path, budget, across):
+    centre, width = (mpf(float(x)) for x in (path.centre, path.width))
+
+    def least(width):
+        low, high = mpf(0), 10 * mpmath.sqrt(budget) + budget
+        for _ in range(150):
+            y = (low + high) / 2
+            value = y**2 / 2 if y < mpf(10) ** -10 else mpmath.log(mpmath.sinh(y) / y) + y * mpmath.coth(y) - 1
+            low, high = (y, high) if value < budget else (low, y)
+        return low
+
+    half = least(width) / mpf(across)
+    turn, start = 2 * mpmath.asin(min(half, 1)), mpmath.atan(-centre / width)
+    ends = [start + sign * turn for sign in (-1, 1)]
+    return [sign * mpmath.inf if abs(x) >= mpmath.pi / 2 else centre + width * mpmath.tan(x)
+            for sign, x in zip((-1, 1), ends, strict=True)]  # fmt: skip
+
+
+@TYPES
+@pytest.mark.parametrize("centre", [0.5, 100.0, -100.0, 1e4])
+def test_the_safe_interval_keeps_its_digits(centre, double):
+    with jax.enable_x64(double):
+        path, across = turned(centre)
+        for budget in (1e-20, 1e-12, 1e-7, 0.1, 5.0, 100.0):
+            got = [float(x) for x in budgets.safe_interval(path, budget, across)]
+            for end, expected in zip(got, exact_interval(path, mpf(budget), across), strict=True):
+                # A state that far from the centre comes to its plateau within a rounding of the angle.
+                precision = (1e-14 if double else 5e-6) * max(1, abs(float(expected / centre)))
+                fits = end == expected if np.isinf(float(expected)) else oracles.close(end, expected, precision)
+                assert fits, (budget, end, float(expected))
+
+
+def test_where_any_angle_is_safe_its_derivative_is_0():
+    assert jax.grad(lambda x: budgets.safe_angle(x, 10.0))(1.0) == 0
+    path, _ = turned(0.5)
+    slope = jax.grad(lambda x: jnp.where(jnp.isinf(budgets.safe_interval(path, 10.0, x)[1]), 0, x))(1.0)
+    assert slope == 0
