@@ -241,7 +241,7 @@ def certificate(
 
 def _proved_or_open(results: list[Certificate], everywhere: list[bool], start: float) -> Evidence:
     """The evidence of certificates none of which is refuted."""
-    claimed = [result for result in results if result.pieces or result.verdict != "proved"]
+    claimed = [result for result in results if result.verdict != "nothing claimed"]
     if not claimed:
         return Evidence("certificate", False, 0, float("inf"), time.perf_counter() - start)
     bits = max(result.precision for result in claimed)
@@ -283,7 +283,7 @@ def _ends(part: Curve | Count, exact: RationalInstance, scale: float) -> tuple[t
             return False
         # At the end itself, and a little farther, since an interval has some width.
         near = sorted((end, end * (1 + 2.0**-30)))
-        return certify(beyond, exact, (near[0], near[1]), budget=3).verdict == "proved"
+        return certify(beyond, exact, (near[0], near[1]), budget=3).verdict in ("proved", "nothing claimed")
 
     wide = [next((end * 2.0**k for k in range(WIDER) if stays(end * 2.0**k)), None) for end in ends]
     low, high = (end if wider is None else wider for end, wider in zip(ends, wide, strict=True))
