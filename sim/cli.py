@@ -1,7 +1,7 @@
 """The command line: `ufm reproduce`, `ufm verify`, `ufm refute`, `ufm figures`, ... Each is one documented function.
 
-Bad input ends with one line and exit code 2; `verify` and `reproduce` exit with 1 if a statement does not hold, `refute` if
-it found a counterexample, `replay` if what a file says is not so.
+Bad input ends with one line and exit code 2; `verify` and `reproduce` exit with 1 if a statement does not hold or is
+undecided, `refute` if it found a counterexample, `replay` if what a file says is not so.
 """
 
 import errno
@@ -126,7 +126,10 @@ def verify(
     mesh: Mesh = None,
     offload: Offload = False,
 ) -> None:
-    """Check statements by every route that applies, or on a language model; exit with 0 exactly when all hold."""
+    """Check statements by every route that applies, or on a language model; exit with 0 exactly when all hold.
+
+    The exit code is 1 if one fails, and if one is undecided: a certificate neither proved nor refuted it.
+    """
     from sim import output
     from ufm._check import require
 

@@ -21,7 +21,10 @@ from theory import balls
 from theory.rationals import RationalInstance, to_balls
 from ufm._check import finite_number, require, shown, typed
 
-Verdict = Literal["proved", "refuted", "undecided"]
+Verdict = Literal["proved", "refuted", "undecided", "nothing claimed"]
+
+End = Fraction | float | int | np.number | np.ndarray | jax.Array
+"""An end of an interval: one number, taken exactly."""
 
 NARROWEST = 2.0**-40
 """Pieces below this share of the interval are not split further."""
@@ -36,9 +39,9 @@ class Certificate:
 
     Attributes:
         verdict: "proved": positive at every strength of the interval, but at 0 if it was said to vanish there. "refuted":
-            not positive at `at`. "undecided": neither was found.
+            not positive at `at`. "undecided": neither was found. "nothing claimed": +inf at every strength.
         interval: the strengths it is about, ends included.
-        pieces: how many pieces the proved part was cut into; 0 if nothing is claimed anywhere.
+        pieces: how many pieces the proved part was cut into, but those on which nothing is claimed.
         evaluations: how often the curve or a derivative was evaluated.
         precision: the highest that was used, bits.
         remaining: total width of what was not proved.
@@ -84,7 +87,7 @@ HIGHEST_ORDER = 30
 def certify(
     curve: Callable[..., Any],
     exact: RationalInstance | Any,
-    interval: tuple[Fraction | float | int, Fraction | float | int] = (-60, 60),
+    interval: tuple[End, End] = (-60, 60),
     *,
     zero: int = 0,
     precision: int = 128,
@@ -92,12 +95,13 @@ def certify(
 ) -> Certificate:
     """Whether every entry of ``curve(instance, alpha)`` is positive for every alpha of a closed interval.
 
-    An entry of +inf claims nothing. Write curves so that alpha occurs in few places: an occurrence that cancels another
+    An entry of +inf claims nothing, and if all are, everywhere, that is the verdict: it is no proof. Write curves so that
+    alpha occurs in few places: an occurrence that cancels another
     is not seen to do so, and costs more splitting. Where the curve itself does not decide, its mean value form is tried.
 
     Args:
-        curve: a JAX function of a `theory.instance.Instance` and a scalar alpha; returns arrays of any shape. Derivatives
-            are those that JAX takes of it: do not stop gradients that there are.
+        curve: a JAX function of a `theory.instance.Instance` and a scalar alpha; returns arrays of floats, of any shape but
+            with an entry at least. Derivatives are those that JAX takes of it: do not stop gradients that there are.
         exact: the instance; or any pytree that the curve takes, whose floats are then the exact numbers they are.
         interval: the ends.
         zero: an order k at which entries may vanish at 0: entries for which the value and the first k - 1 derivatives at 0
@@ -108,7 +112,8 @@ def certify(
         budget: evaluations after which the rest is given up.
 
     Raises:
-        ValueError: for an interval that is empty or not finite, or with 0 in its interior if `zero` is odd.
+        ValueError: for an interval that is empty or not finite, or with 0 in its interior if `zero` is odd; for a curve
+            that returns nothing, or something else than floats.
         Unsupported: if the curve has no rule in ball arithmetic.
     """
     low, high = _checked_ends(interval)
@@ -124,7 +129,7 @@ def certify(
 def certify_count(
     curve: Callable[..., Any],
     exact: RationalInstance | Any,
-    interval: tuple[Fraction | float | int, Fraction | float | int],
+    interval: tuple[End, End],
     most: Iterable[int],
     *,
     precision: int = 128,
@@ -148,7 +153,8 @@ def certify_count(
         a certificate whose `lower` is the least, over entries, of the changes allowed less those found, plus one half.
 
     Raises:
-        ValueError: for an interval that is empty or not finite; a `most` that has not one number for each entry.
+        ValueError: for an interval that is empty or not finite; a `most` that has not one number for each entry; a curve
+            that returns nothing, or something else than floats.
         Unsupported: if the curve has no rule in ball arithmetic.
     """
     low, high = _checked_ends(interval)
@@ -164,7 +170,7 @@ def _checked_ends(interval: Any) -> tuple[Fraction, Fraction]:
     require(pair, "interval", "two ends", shown(interval))
     for end in interval:
         finite_number("interval", end, "two finite ends")
-    low, high = (Fraction(x) for x in interval)
+    low, high = (Fraction(*(end.item() if hasattr(end, "item") else end).as_integer_ratio()) for end in interval)
     require(low < high, "interval", "a first end below the second", interval)
     return low, high
 
@@ -182,13 +188,16 @@ def confirm(
         limit: the most bits; beyond, the sign is 0. A margin that is 0 is never decided unless it is 0 exactly.
 
     Raises:
+        ValueError: for a margin that returns no scalar, or none that is a float.
         Unsupported: if the margin has no rule in ball arithmetic.
     """
     require(precision <= limit, "precision", f"at most limit={limit}", precision)
+    results = _floats("margin", "a scalar function", balls.shapes(margin, _with_balls(exact, precision)))
+    require(len(results) == 1, "margin", "a scalar function", f"{len(results)} results")
+    require(results[0].shape == (), "margin", "a scalar function", f"shape {results[0].shape}")
     while True:
         try:
-            value = balls.evaluate(margin, _with_balls(exact, precision), precision=precision)
-            require(np.shape(value) == (), "margin", "a scalar function", f"shape {np.shape(value)}")
+            (value,) = jax.tree.leaves(balls.evaluate(margin, _with_balls(exact, precision), precision=precision))
             value = value.item()
         except balls.Undecided:
             value = arb("nan")
@@ -196,6 +205,15 @@ def confirm(
         if sign or value.is_zero() or 2 * precision > limit:
             return Confirmation(sign, *balls.bounds(value), value.str(20), precision)
         precision *= 2
+
+
+def _floats(argument: str, expected: str, result: Any) -> list[jax.ShapeDtypeStruct]:
+    """The shapes and types of what a function returns; refused if that is nothing, or no floats."""
+    leaves = jax.tree.leaves(result)
+    require(bool(leaves), argument, expected, f"a function that returns {type(result).__name__}")
+    others = [str(leaf.dtype) for leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.floating)]
+    require(not others, argument, "a function that returns floats", ", ".join(others))
+    return leaves
 
 
 class _Curve:
@@ -210,8 +228,11 @@ class _Curve:
     @property
     def count(self) -> int:
         """How many entries the curve has."""
-        result = balls.shapes(self.curve, _with_balls(self.exact, self.precisions[0]), 0.0)
-        return sum(leaf.size for leaf in jax.tree.leaves(result))
+        expected = "a function that returns numbers"
+        leaves = _floats("curve", expected, balls.shapes(self.curve, _with_balls(self.exact, self.precisions[0]), 0.0))
+        count = sum(leaf.size for leaf in leaves)
+        require(count > 0, "curve", expected, f"none: shape {leaves[0].shape}")
+        return count
 
     def __call__(self, alpha: balls.Number, *, order: int = 0, level: int = 0) -> list[arb] | None:
         """All entries of a derivative in one list; None if a choice the curve makes is not decided."""
@@ -308,7 +329,8 @@ class _Bisection:
                 waiting.appendleft(undone)
             else:
                 waiting.extend(undone.halves())
-        return self._certificate("undecided" if waiting or self.given_up else "proved", waiting)
+        verdict: Verdict = "proved" if self.pieces else "nothing claimed"
+        return self._certificate("undecided" if waiting or self.given_up else verdict, waiting)
 
     def _narrow(self, piece: _Piece) -> bool:
         return piece.high - piece.low <= (self.interval[1] - self.interval[0]) * Fraction(NARROWEST)
@@ -447,7 +469,8 @@ class _Counting:
                 cut = self._cut(piece)
                 waiting.extend((_Piece(piece.low, cut, left, 0), _Piece(cut, piece.high, left, 0)))
         at = float(waiting[0].middle) if at is None and waiting else at
-        return self._certificate("undecided" if waiting or given_up else "proved", waiting, given_up, at)
+        verdict: Verdict = "proved" if self.claims else "nothing claimed"
+        return self._certificate("undecided" if waiting or given_up else verdict, waiting, given_up, at)
 
     def _certificate(self, verdict: Verdict, waiting: deque[_Piece], given_up: Fraction, at: float | None) -> Certificate:
         left = given_up + sum((piece.high - piece.low for piece in waiting), Fraction(0))

@@ -41,19 +41,24 @@ ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate", "refutati
 """The routes by name."""
 
 
+Outcome = Literal["holds", "fails", "undecided", "nothing checked"]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The finding of one route on one statement.
 
     Attributes:
         route: its name.
-        holds: whether it checked something and found the claim to hold.
+        holds: whether it checked something and found the claim to hold. If not, `outcome` says what else became of it.
         checked: how many instances the statement claimed something about and was checked on (symbolic: identities,
             certificate: inequalities over an interval, refutation: instances tried).
-        worst_margin: the least margin over them; NaN if a margin was, +inf if nothing was checked or there is no margin.
+        worst_margin: the least margin over them; NaN if a margin was, +inf if nothing was checked, if there is no margin,
+            or if it was not decided.
         seconds: wall time, compilation included.
         worst: what attains the worst margin, where there is something.
         note: what else there is to say, in a few words.
+        undecided: whether the claim was neither proved nor refuted, which means nothing about its truth.
     """
 
     route: str
@@ -63,6 +68,14 @@ class Evidence:
     seconds: float
     worst: Any = None
     note: str = field(default="")
+    undecided: bool = field(default=False)
+
+    @property
+    def outcome(self) -> Outcome:
+        """The finding in words."""
+        if self.holds:
+            return "holds"
+        return "nothing checked" if not self.checked else "undecided" if self.undecided else "fails"
 
 
 @typed
@@ -204,11 +217,12 @@ def certificate(
     Counts of changes of sign are proved to be no larger than claimed. Where a curve or a count says from which strength on
     its sign stays (`Curve.beyond`), the interval is widened to there.
 
-    Undecided is not proved: the note gives the width that remains.
+    Undecided is neither: the claim was not proved, and no ball refutes it. The note gives the width that remains.
     """
     start = time.perf_counter()
     stated = claim or statement.claim
-    results, everywhere = [], []
+    results: list[Certificate] = []
+    everywhere = []
     for exact in exacts:
         instance = rationals.to_floats(exact)
         if not within(statement, instance):
@@ -218,19 +232,31 @@ def certificate(
             ends, whole = _ends(part, exact, scale)
             everywhere.append(whole)
             result = _certified(part, exact, ends, budget)
-            results.append((result, exact))
+            results.append(result)
             if result.verdict == "refuted":
                 note = f"refuted at alpha = {result.at:.6g}, {result.precision} bits"
                 return Evidence("certificate", False, len(results), result.lower, time.perf_counter() - start, exact, note)
-    claimed = [result for result, _ in results if result.pieces or result.verdict != "proved"]
-    proved = bool(claimed) and all(result.verdict == "proved" for result in claimed)
-    lower = min((result.lower for result in claimed), default=float("inf"))
-    remaining = sum(result.remaining for result in claimed)
-    bits = max((result.precision for result in claimed), default=0)
-    pieces = sum(result.pieces for result in claimed)
-    where = f", on all of R {sum(everywhere)} of {len(everywhere)}" if any(everywhere) else ""
-    note = f"{pieces} pieces, {bits} bits{where}" if proved else f"undecided on a width of {remaining:.2g}, {bits} bits"
-    return Evidence("certificate", proved, len(claimed), lower, time.perf_counter() - start, None, note)
+    return _proved_or_open(results, everywhere, start)
+
+
+def _proved_or_open(results: list[Certificate], everywhere: list[bool], start: float) -> Evidence:
+    """The evidence of certificates none of which is refuted."""
+    claimed = [result for result in results if result.verdict != "nothing claimed"]
+    if not claimed:
+        return Evidence("certificate", False, 0, float("inf"), time.perf_counter() - start)
+    bits = max(result.precision for result in claimed)
+    undecided = [result for result in claimed if result.verdict == "undecided"]
+    if undecided:
+        remaining = sum(result.remaining for result in undecided)
+        note = f"undecided on a width of {remaining:.2g}, in {len(undecided)} of {len(claimed)}, {bits} bits"
+        # What was bounded on the pieces that were proved is no margin of the claim.
+        lower = float("inf")
+    else:
+        where = f", on all of R {sum(everywhere)} of {len(everywhere)}" if any(everywhere) else ""
+        note = f"{sum(result.pieces for result in claimed)} pieces, {bits} bits{where}"
+        lower = min(result.lower for result in claimed)
+    seconds = time.perf_counter() - start
+    return Evidence("certificate", not undecided, len(claimed), lower, seconds, None, note, undecided=bool(undecided))
 
 
 def _certified(part: Curve | Count, exact: RationalInstance, ends: tuple[float, float], budget: int) -> Certificate:
@@ -257,7 +283,7 @@ def _ends(part: Curve | Count, exact: RationalInstance, scale: float) -> tuple[t
             return False
         # At the end itself, and a little farther, since an interval has some width.
         near = sorted((end, end * (1 + 2.0**-30)))
-        return certify(beyond, exact, (near[0], near[1]), budget=3).verdict == "proved"
+        return certify(beyond, exact, (near[0], near[1]), budget=3).verdict in ("proved", "nothing claimed")
 
     wide = [next((end * 2.0**k for k in range(WIDER) if stays(end * 2.0**k)), None) for end in ends]
     low, high = (end if wider is None else wider for end, wider in zip(ends, wide, strict=True))

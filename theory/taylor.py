@@ -7,13 +7,15 @@ Logarithms, exponentials and quotients of truncated series, with rational coeffi
 """
 
 import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, wraps
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import sympy
 from jaxtyping import Array, Bool, Float
 from sympy import QQ, Expr, Indexed, IndexedBase, Mul, Sum, Symbol, factorial
@@ -24,7 +26,7 @@ from sympy.printing.printer import Printer
 from sympy.printing.str import StrPrinter
 
 from theory import tilting
-from ufm._check import require, typed
+from ufm._check import finite, part_of_the_tokens, require, typed
 from ufm.precision import full
 
 MAX_ORDER = 12
@@ -89,8 +91,50 @@ class Expansion:
         - "cross-entropy": ``(log_rows [r V], m [V], weights [r])``, ``[K+1]``;
         - "probability": ``(log_p [V], m [V])``, ``[K+1, V]``, all tokens at once;
         - "concept-log-odds": ``(log_p [V], m [V], members [V])`` with the mask of C, ``[K+1]``.
+
+        It raises a ValueError, outside transformations, for log-probabilities of a distribution that does not sum to 1,
+        weights that are negative or do not sum to 1, log-odds that are not finite, and shapes that do not fit.
         """
-        return jax.jit(full(QUANTITIES[self.quantity].program(self.order, self.cumulants)))
+        function = QUANTITIES[self.quantity].program(self.order, self.cumulants)
+        program, names = jax.jit(full(function)), inspect.signature(function).parameters
+
+        @wraps(function)
+        def evaluate(*numbers: Any) -> Float[Array, "..."]:
+            for name, number in zip(names, numbers, strict=True):
+                if not isinstance(number, jax.core.Tracer):
+                    _CHECKS[name](name, number)
+            return program(*numbers)
+
+        return typed(evaluate)
+
+
+def _check_log_rows(argument: str, log_rows: Any) -> None:
+    """Refuse log-probabilities of rows that do not sum to 1, to the square root of the precision."""
+    sums = np.exp(np.asarray(log_rows, float)).sum(axis=-1)
+    off = np.abs(np.atleast_1d(sums) - 1)
+    worst = int(np.argmax(off)) if off.size else 0
+    where = f" in row {worst}" if sums.ndim else ""
+    fits = off.size > 0 and off[worst] <= float(jnp.finfo(log_rows.dtype).eps) ** 0.5
+    got = f"probabilities with the sum {np.atleast_1d(sums)[worst]:.6g}{where}" if off.size else "none"
+    require(fits, argument, "logarithms of probabilities that sum to 1", got)
+
+
+def _check_weights(argument: str, weights: Any) -> None:
+    """Refuse weights that are negative or do not sum to 1, to the square root of the precision."""
+    values = np.asarray(weights, float)
+    require(bool((values >= 0).all()), argument, "weights of at least 0", values.min(initial=0.0))
+    tolerance = float(jnp.finfo(weights.dtype).eps) ** 0.5
+    require(bool(abs(values.sum() - 1) <= tolerance), argument, "weights that sum to 1", f"a sum of {values.sum():.6g}")
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "log_p": _check_log_rows,
+    "log_rows": _check_log_rows,
+    "m": finite,
+    "weights": _check_weights,
+    "members": part_of_the_tokens,
+}
+"""The checks of the arguments of `Expansion.evaluate`, by name."""
 
 
 @typed

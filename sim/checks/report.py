@@ -57,7 +57,7 @@ def write(
         pictures=pictures(figures),
         numbers=numbers,
         seconds=seconds,
-        holds=bool(verdicts) and all(verdict.holds for verdict in verdicts),
+        outcome=_outcome(verdicts),
         on_model=on_model,
         missing=missing,
         choice=choice,
@@ -72,15 +72,16 @@ def in_short(verdicts: list[Verdict], numbers: Mapping[str, Any], on_model: Vali
         numbers: as `sim.reproduce` collects them.
         on_model: what was found on a language model.
     """
-    wrong = [verdict.statement.id for verdict in verdicts if not verdict.holds]
+    wrong = [verdict.statement.id for verdict in verdicts if verdict.outcome == "fails"]
+    undecided = [verdict.statement.id for verdict in verdicts if verdict.undecided]
     gap, off = numbers["gap"], max(agreement["probability"] for agreement in numbers["agreement"].values())
-    held = (
-        f"{len(wrong)} of {len(verdicts)} statements did not hold: {', '.join(wrong)}."
-        if wrong
-        else f"All {len(verdicts)} statements held by every route that was taken, and every false version was rejected."
+    fewer = {"did not hold": wrong, "were left undecided by a certificate, which means nothing about their truth": undecided}
+    held = " ".join(
+        f"{len(names)} of {len(verdicts)} statements {words}: {', '.join(names)}." for words, names in fewer.items() if names
     )
+    every = f"All {len(verdicts)} statements held by every route that was taken, and every false version was rejected."
     lines = [
-        f"On toy models, trained to within {gap:.0e} nats of the best that is possible: {held}",
+        f"On toy models, trained to within {gap:.0e} nats of the best that is possible: {held or every}",
         "There, as steering grows stronger, a token of the concept rises to one peak and falls again, unless its log-odds "
         "are the largest of all: then it rises for ever. The concept as a whole rises all the way, along a reparametrised "
         "sigmoid. The cross-entropy rises like a parabola at first and like a straight line in the end. (It levels off only "
@@ -127,6 +128,12 @@ def _left(on_model: Validation) -> str:
     return f"What it says of toy models only holds there in part: {'; '.join(parts)}."
 
 
+def _outcome(verdicts: list[Verdict]) -> str:
+    """The verdict on all statements together: the worst among them."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    return next((outcome for outcome in ("fails", "undecided", "holds") if outcome in outcomes), "fails")
+
+
 def write_verification(folder: Path, verdicts: list[Verdict], kept: Mapping[tuple[str, str, bool], Path]) -> Path:
     """Write ``index.html`` with verdicts alone, and ``statements/ID.html``; returns the path of the first.
 
@@ -142,7 +149,7 @@ def write_verification(folder: Path, verdicts: list[Verdict], kept: Mapping[tupl
         "verification.html",
         verdicts=verdicts,
         routes=[route for route in ROUTES if route in used],
-        holds=bool(verdicts) and all(verdict.holds for verdict in verdicts),
+        outcome=_outcome(verdicts),
     )
 
 

@@ -74,14 +74,26 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether every route checked something and found it to hold, and no route took the false twin for true."""
+        """Whether every route checked something and found it to hold, and every route rejected the false twin."""
         held = len(self.evidence) > 0 and all(result.holds for result in self.evidence)
         return held and self.rejections == len(self.twin)
 
     @property
     def rejections(self) -> int:
-        """How many routes rejected the false twin: they checked it on something, and it did not hold there."""
+        """How many routes rejected the false twin: they checked it on something, and found it to fail there."""
         return sum(map(_fell, self.twin))
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing speaks against it, but a certificate decided neither way on the claim or on the false twin."""
+        standing = all(result.outcome in ("holds", "undecided") for result in self.evidence)
+        answered = all(result.outcome in ("fails", "undecided") for result in self.twin)
+        return len(self.evidence) > 0 and standing and answered and not self.holds
+
+    @property
+    def outcome(self) -> str:
+        """The verdict in words."""
+        return "holds" if self.holds else "undecided" if self.undecided else "fails"
 
 
 @typed
@@ -299,7 +311,8 @@ def _population(domain: Domain, instances: int, seed: int) -> Any:
 
 
 def _fell(evidence: Evidence) -> bool:
-    return evidence.checked > 0 and not evidence.holds
+    """Whether a route found a claim to be wrong; one that is undecided may be true."""
+    return evidence.outcome == "fails"
 
 
 def _sweep_examples(trained: Callable[[], dict[str, Trained]]) -> list[Measured]:
@@ -314,7 +327,10 @@ def _measured(domain: Domain, seed: int) -> Sequence[object]:
 
 @typed
 def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
-    """The verdicts as JSON-ready data; a margin that is not a number, or of nothing, is null."""
+    """The verdicts as JSON-ready data; a margin that is not a number, or of nothing, is null.
+
+    Beside ``holds``, a truth value, stands ``outcome``: "holds", "fails" or "undecided", of a route also "nothing checked".
+    """
     return {
         "version": package_version(),
         "seed": seed,
@@ -324,6 +340,7 @@ def as_json(verdicts: Sequence[Verdict], seed: int) -> dict[str, object]:
                 "id": verdict.statement.id,
                 "source": verdict.statement.source,
                 "holds": verdict.holds,
+                "outcome": verdict.outcome,
                 "routes": [_plain(result) for result in verdict.evidence],
                 "twin": [_plain(result) for result in verdict.twin],
             }
@@ -336,6 +353,7 @@ def _plain(result: Evidence) -> dict[str, object]:
     return {
         "route": result.route,
         "holds": result.holds,
+        "outcome": result.outcome,
         "instances": result.checked,
         "worst_margin": result.worst_margin if np.isfinite(result.worst_margin) else None,
         "seconds": round(result.seconds, 3),
@@ -362,6 +380,10 @@ def as_table(verdicts: Sequence[Verdict]) -> str:
     lines.append("fewer than were drawn are checked where a hypothesis fails on the others")
     if any(verdict.twin for verdict in verdicts):
         lines.append("false twins are wrong, and every route has to find them so")
+    if undecided := [verdict.statement.id for verdict in verdicts if verdict.undecided]:
+        lines.append(f"undecided, neither verified nor found to fail: {', '.join(undecided)}")
+    if any(result.undecided for verdict in verdicts for result in (*verdict.evidence, *verdict.twin)):
+        lines.append("a certificate that is undecided proves nothing and refutes nothing: it means nothing about the truth")
     counted = {"symbolic": "identities", "certificate": "inequalities or counts, each on a whole interval"}
     lines += [f"{route}: {what}" for route, what in counted.items() if route in shown]
     return "\n".join(lines)
@@ -376,5 +398,6 @@ def _cell(result: Evidence | None, words: tuple[str, str]) -> str:
     if result is None:
         return f"{'-':^26}"
     margin = f"{result.worst_margin:>+11.2e}" if np.isfinite(result.worst_margin) else " " * 11
-    verdict = words[0] if result.holds else words[1] if result.checked else "NOTHING"
-    return f"{verdict:>7} {result.checked:>5} {margin} "
+    words_of = {"holds": words[0], "fails": words[1], "nothing checked": "NOTHING", "undecided": "undecided"}
+    verdict = f"{words_of[result.outcome]:>7}"
+    return f"{verdict} {result.checked:>{12 - len(verdict)}} {margin} "

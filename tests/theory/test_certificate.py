@@ -241,7 +241,7 @@ def test_kinks_do_no_harm(exact):
 
 def test_nothing_claimed_is_no_success(exact):
     got = certify(lambda instance, alpha: jnp.where(instance.log_odds > 9, alpha, jnp.inf), exact)
-    assert (got.verdict, got.pieces, got.lower) == ("proved", 0, np.inf)
+    assert (got.verdict, got.pieces, got.lower) == ("nothing claimed", 0, np.inf)
 
 
 def test_other_instances_are_taken_as_they_are():
@@ -283,6 +283,54 @@ def test_intervals_of_fractions(exact):
 def test_bad_arguments(exact, arguments, message):
     with pytest.raises(ValueError, match=message):
         certify(concave, exact, **arguments)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, np.float64, np.longdouble, jnp.float32, jnp.bfloat16, np.asarray])
+def test_ends_are_numbers_of_any_kind(exact, kind):
+    proof = certify(concave, exact, (kind(-2), kind(2)))
+    assert (proof.verdict, proof.interval) == ("proved", (-2, 2))
+    with jax.enable_x64(True):
+        end = jnp.asarray(0.1)
+    assert certify(concave, exact, (0, end)).interval[1] == Fraction(0.1)
+    assert certify(concave, exact, (0, np.float32(0.1))).interval[1] == Fraction(float(np.float32(0.1)))
+    assert certify(concave, exact, (0, Fraction(1, 10))).interval[1] == Fraction(1, 10)
+
+
+def forgets_to_return(instance, *_):
+    instance.range - 100
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (forgets_to_return, "a function that returns NoneType"),
+        (lambda instance, *_: (), "a function that returns tuple"),
+        (lambda instance, *_: instance.range > 0, "a function that returns floats, got bool"),
+        (lambda instance, *_: jnp.ones((), int), "a function that returns floats, got int64"),
+    ],
+)
+def test_functions_that_return_no_numbers_are_refused(exact, function, message):
+    with pytest.raises(ValueError, match=rf"^curve: expected .*{message}"):
+        certify(function, exact)
+    with pytest.raises(ValueError, match=rf"^curve: expected .*{message}"):
+        certify_count(function, exact, (-1, 1), [])
+    with pytest.raises(ValueError, match=rf"^margin: expected .*{message}"):
+        confirm(function, exact)
+
+
+def test_no_entries_prove_nothing(exact):
+    for refused in (
+        lambda: certify(lambda instance, alpha: jnp.zeros(0), exact),
+        lambda: certify_count(lambda instance, alpha: jnp.zeros(0), exact, (-1, 1), []),
+    ):
+        with pytest.raises(ValueError, match=r"^curve: expected a function that returns numbers, got none: shape \(0,\)"):
+            refused()
+
+
+def test_what_is_infinite_everywhere_claims_nothing(exact):
+    nothing = lambda instance, alpha: alpha * 0 + jnp.inf  # noqa: E731
+    for result in (certify(nothing, exact), certify_count(nothing, exact, (-1, 1), [0])):
+        assert (result.verdict, result.pieces, result.lower) == ("nothing claimed", 0, np.inf)
 
 
 def test_what_has_no_rule_is_said(exact):

@@ -35,7 +35,7 @@ def far():
 
 
 def tiny():
-    p = np.array([[1e-30, 1e-20, 0.4, 0.5, 0.1], [0.2, 0.2, 0.2, 1e-30, 0.4], [1e-12, 0.3, 1e-3, 0.3, 0.4]])
+    p = np.array([[1e-30, 1e-20, 0.4, 0.5, 0.1], [0.2, 0.2, 0.2, 1e-30, 0.4], [1e-12, 0.3, 1e-3, 0.3, 0.399]])
     return np.log(p), np.array([3.0, -30.0, 2.0, 0.5, -4.0])
 
 
@@ -226,6 +226,41 @@ def test_impossible_tokens_count_for_nothing():
     without = taylor("log-partition", 6).evaluate(jnp.log(jnp.asarray([0.2, 0.8])), jnp.asarray(m[:2]))
     log_p = jnp.asarray([np.log(0.2), np.log(0.8), -np.inf, -np.inf, -np.inf])
     np.testing.assert_allclose(taylor("log-partition", 6).evaluate(log_p, jnp.asarray(m)), without, rtol=1e-13)
+
+
+LOG_P, M = np.log([0.2, 0.3, 0.5]), np.array([1.0, 0.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("quantity", "numbers", "message"),
+    [
+        ("log-partition", (np.exp(LOG_P), M), r"^log_p: expected logarithms of probabilities that sum to 1, got .* sum 4.2"),
+        ("log-partition", (LOG_P, [1.0, np.nan, 0.0]), r"^m: expected .*got NaN at index \(1,\)"),
+        ("log-partition", (LOG_P, [1.0, np.inf, 0.0]), r"^m: expected finite numbers, got inf at index \(1,\)"),
+        ("log-partition", (LOG_P, M[:2]), r"^m: expected an axis V of 3, as log_p has, got shape \(2,\)"),
+        ("probability", ([], []), r"^log_p: expected logarithms of probabilities that sum to 1, got .* sum 0"),
+        ("cross-entropy", (LOG_P, M, [1.0]), r"^log_rows: expected an array \[r, V\] of real numbers, got shape \(3,\)"),
+        ("cross-entropy", ([LOG_P, LOG_P + 1], M, [0.5, 0.5]), r"^log_rows: .*sum 2.71828 in row 1"),
+        ("cross-entropy", ([LOG_P, LOG_P], M, [0.5, 0.6]), r"^weights: expected weights that sum to 1, got a sum of 1.1"),
+        ("cross-entropy", ([LOG_P, LOG_P], M, [1.5, -0.5]), r"^weights: expected weights of at least 0, got -0.5"),
+        (
+            "cross-entropy",
+            ([LOG_P, LOG_P], M, [1.0]),
+            r"^weights: expected an axis r of 2, as log_rows has, got shape \(1,\)",
+        ),
+        ("concept-log-odds", (LOG_P, M, [True, True, True]), r"^members: expected between 1 and 2 of 3 tokens, got all"),
+    ],
+)
+def test_evaluation_refuses(quantity, numbers, message):
+    with pytest.raises(ValueError, match=message):
+        taylor(quantity, 3).evaluate(*numbers)
+
+
+def test_evaluation_takes_lists_and_names():
+    rows = [list(LOG_P), list(LOG_P)]
+    expected = taylor("cross-entropy", 3).evaluate(jnp.asarray(rows), jnp.asarray(M), jnp.asarray([0.5, 0.5]))
+    got = taylor("cross-entropy", 3).evaluate(log_rows=rows, m=list(M), weights=[0.5, 0.5])
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_series_converges_to_the_predicted_curve():
