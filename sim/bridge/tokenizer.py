@@ -215,8 +215,9 @@ def from_folder(folder: Path) -> Tokenizer | None:
         expected = "a tokenizer.json, a tokenizer.model, or a vocab.json with merges.txt"
         require(not traces, "tokenizer", expected, f"only {', '.join(traces)} in {str(folder)!r}; {_HOW}")
         return None
-    _add(core, settings)
-    texts = _add_special(core, settings)
+    texts, special = _special(settings)
+    _add(core, settings, set(texts.values()))
+    core.add_tokens([token for token in special if token.content not in _added(core)])
     files = ("generation_config.json", "config.json")
     more = {name: read_json(folder / name) for name in files if (folder / name).is_file()}
     parts = {name: config["text_config"] for name, config in more.items() if isinstance(config.get("text_config"), dict)}
@@ -246,7 +247,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     several = (declared.get(name) or [] for name in ("additional_special_tokens", "extra_special_tokens"))
     special |= {_content(value) for group in several if isinstance(group, list) for value in group}
     listed = {str(i): {"content": text, "special": text in special} for text, i in files["added_tokens"].items()}
-    return {**declared, "added_tokens_decoder": listed}
+    return {**declared, "added_tokens": listed}
 
 
 def _content(value: Any) -> str | None:
@@ -278,52 +279,80 @@ def _first(core: tokenizers.Tokenizer, settings: dict[str, Any], more: dict[str,
     return next((i for file, config in more.items() for i in _ids(file, config, f"{name}_token_id")), None)
 
 
-def _add(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """Tokens that were added to a vocabulary after it was made, where it does not recognise them in text.
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+"""What is said of a token beside its text."""
+
+
+def _token(value: Any) -> AddedToken:
+    """A token of the settings, with what they say of it; one that is no more than text is special."""
+    if isinstance(value, str):
+        return AddedToken(value, special=True)
+    said = {flag: _truth(flag, value[flag]) for flag in _FLAGS if value.get(flag) is not None}
+    return AddedToken(value["content"], **said)
+
+
+def _add(core: tokenizers.Tokenizer, settings: dict[str, Any], named: set[str]) -> None:
+    """Tokens that were added to a vocabulary after it was made.
+
+    What `added_tokens_decoder` says of a token holds, whatever the tokenizer itself says of it, as in transformers; of
+    `added_tokens.json`, only tokens that the tokenizer does not recognise in text are taken.
+
+    Args:
+        core: the tokenizer, to be changed.
+        settings: of the folder.
+        named: tokens that have names in the settings: they are special, whatever is said of them.
 
     Raises:
         ValueError: a token whose id does not follow on those that are there.
     """
-    listed = settings["added_tokens_decoder"] or {}
-    require(isinstance(listed, dict), "added_tokens_decoder", "tokens by id", shown(listed))
+    key = "added_tokens_decoder" if "added_tokens_decoder" in settings else "added_tokens"
+    listed = settings[key] or {}
+    require(isinstance(listed, dict), key, "tokens by id", shown(listed))
     for i, token in listed.items():
         fits = i.isdecimal() and isinstance(token, dict) and bool(_content(token))
-        require(fits, "added_tokens_decoder", 'mappings with a "content", by id', f"{shown(token)} by {shown(i)}")
-        checked("added_tokens_decoder", token["content"])
-    added = _added(core)
-    for i, token in sorted(((int(i), token) for i, token in listed.items()), key=lambda pair: pair[0]):
-        if token["content"] in added:
-            continue
-        flags = {name: bool(token.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
-        known = core.token_to_id(token["content"]) is not None
-        core.add_tokens(
-            [AddedToken(token["content"], normalized=bool(token.get("normalized", not flags["special"])), **flags)]
-        )
-        place = core.token_to_id(token["content"])
-        require(known or place == i, "added_tokens", f"{token['content']!r} to follow on the vocabulary as {place}", i)
+        require(fits, key, 'mappings with a "content", by id', f"{shown(token)} by {shown(i)}")
+        checked(key, token["content"])
+    present = {token.content: token for token in core.get_added_tokens_decoder().values()}
+    if key == "added_tokens":
+        core.add_tokens([_named(token) for text, token in present.items() if text in named and not token.special])
+        listed = {i: token for i, token in listed.items() if token["content"] not in present}
+    for i, token in sorted(((int(i), _token(token)) for i, token in listed.items()), key=lambda pair: pair[0]):
+        text = token.content
+        known = core.token_to_id(text) is not None
+        core.add_tokens([_named(token) if text in named else token])
+        place = core.token_to_id(text)
+        require(known or place == i, "added_tokens", f"{text!r} to follow on the vocabulary as {place}", i)
 
 
-def _add_special(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> dict[str, str]:
-    """Special tokens of the settings, where the tokenizer does not recognise them in text.
+def _named(token: AddedToken) -> AddedToken:
+    """The same token, special."""
+    token.special = True
+    return token
+
+
+def _special(settings: dict[str, Any]) -> tuple[dict[str, str], list[AddedToken]]:
+    """Special tokens of the settings.
 
     As in transformers, those that are not in the vocabulary follow on it: the ones that have names, the usual names first
     and other names in the order of the files, then the rest.
 
     Returns:
-        Those that have names, by name.
+        The texts of those that have names, by name; and all tokens, in that order.
     """
     key = "extra_special_tokens" if settings.get("extra_special_tokens") else "additional_special_tokens"
     extra = settings.get(key) or []
     require(isinstance(extra, list | dict), key, "a list of tokens, or tokens by name", shown(extra))
-    named = {name: _content(settings[name]) for name in settings if name.endswith("_token")}
-    named |= {name: _content(token) for name, token in extra.items()} if isinstance(extra, dict) else {}
-    texts = {name: checked(name, text) for name, text in named.items() if text is not None}
+    named = {name: value for name, value in settings.items() if name.endswith("_token")}
+    named |= extra if isinstance(extra, dict) else {}
+    named = {name: value for name, value in named.items() if _content(value) is not None}
+    texts = {name: checked(name, _content(value)) for name, value in named.items()}
     order = sorted(texts, key=lambda name: _NAMED.index(name) if name in _NAMED else len(_NAMED))
-    others = [checked(key, _content(token)) for token in extra] if isinstance(extra, list) else []
-    listed = [*(texts[name] for name in order), *others]
-    plain = [text for text in listed if text not in _added(core)]
-    core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in plain])
-    return texts
+    others = extra if isinstance(extra, list) else []
+    for value in others:
+        checked(key, _content(value))
+    # Of a list, a token that is written out says itself whether it is special; older files leave that out.
+    others = [{"special": "__type" not in value, **value} if isinstance(value, dict) else value for value in others]
+    return texts, [*(_named(_token(named[name])) for name in order), *map(_token, others)]
 
 
 def _adds(core: tokenizers.Tokenizer, settings: dict[str, Any], *, itself: bool) -> tuple[bool, bool]:
