@@ -218,6 +218,7 @@ def from_folder(folder: Path) -> Tokenizer | None:
     texts, special = _special(settings)
     _add(core, settings, set(texts.values()))
     core.add_tokens([token for token in special if token.content not in _added(core)])
+    core.encode_special_tokens = _truth("split_special_tokens", settings.get("split_special_tokens"))
     files = ("generation_config.json", "config.json")
     more = {name: read_json(folder / name) for name in files if (folder / name).is_file()}
     parts = {name: config["text_config"] for name, config in more.items() if isinstance(config.get("text_config"), dict)}

@@ -86,3 +86,14 @@ def test_whether_a_listed_token_is_special(tmp_path, said, text):
 def test_flags_that_are_no_truth_values(tmp_path):
     with pytest.raises(ValueError, match=r"^lstrip: expected a truth value, got 'no'"):
         folder(tmp_path, {"added_tokens_decoder": {"258": {"content": "<|user|>", "lstrip": "no"}}})
+
+
+def test_special_tokens_in_text_are_split_where_the_settings_say_so(tmp_path):
+    listed = {"259": {"content": "<|x|>", "special": False}}
+    tokenizer = folder(tmp_path, {"split_special_tokens": True, "added_tokens_decoder": listed, "eos_token": "</s>"})
+    assert pieces(tokenizer, "a <|x|></s>") == ["a", "Ġ", "<|x|>", *"</s>"]
+    assert (tokenizer.eos, tokenizer.decode([tokenizer.eos])) == (257, "")
+    tokenizer = folder(tmp_path, {"split_special_tokens": False})
+    assert pieces(tokenizer, "a</s>") == ["a", "</s>"]
+    with pytest.raises(ValueError, match=r"^split_special_tokens: expected a truth value, got 'yes'"):
+        folder(tmp_path, {"split_special_tokens": "yes"})
