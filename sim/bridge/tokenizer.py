@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
-from tokenizers import AddedToken, models
+from tokenizers import AddedToken, models, pre_tokenizers
 
 from sim.bridge import tokenizer_backends
 from sim.bridge.files import read_json, read_text, reading
@@ -206,6 +206,7 @@ def from_folder(folder: Path) -> Tokenizer | None:
             core = tokenizers.Tokenizer.from_str(read_text(folder / "tokenizer.json"))
         core.no_padding()
         core.no_truncation()
+        _space(core, settings, read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
     elif (folder / "tokenizer.model").is_file():
         core, settings = _of_pieces(folder / "tokenizer.model", settings)
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -354,6 +355,38 @@ def _special(settings: dict[str, Any]) -> tuple[dict[str, str], list[AddedToken]
     # Of a list, a token that is written out says itself whether it is special; older files leave that out.
     others = [{"special": "__type" not in value, **value} if isinstance(value, dict) else value for value in others]
     return texts, [*(_named(_token(named[name])) for name in order), *map(_token, others)]
+
+
+_CLASSES = {
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
+    **dict.fromkeys(("mistral", "olmo2", "phi3", "granite"), "TokenizersBackend"),
+    **{"gpt2": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"},
+}
+"""The tokenizers of families in transformers 5; "TokenizersBackend" is whatever the `tokenizer.json` says."""
+
+
+def _space(core: tokenizers.Tokenizer, settings: dict[str, Any], config: dict[str, Any]) -> None:
+    """Whether a space is put before a text, where `add_prefix_space` says so and transformers goes by it.
+
+    The classes that do put a part of their own in the place of that of a `tokenizer.json`.
+    """
+    prefix = settings.get("add_prefix_space")
+    if prefix is None:
+        return
+    prefix, family = _truth("add_prefix_space", prefix), config.get("model_type")
+    usual = _CLASSES.get(family) if isinstance(family, str) else None
+    kind = settings.get("tokenizer_class") or config.get("tokenizer_class") or usual
+    kind = kind.removesuffix("Fast") if isinstance(kind, str) else None
+    # The class that folders of Qwen 2 name counts as wrong.
+    kind = usual if usual == "TokenizersBackend" or family == "qwen2" else kind
+    steps = core.pre_tokenizer
+    steps = [steps[i] for i in range(len(steps))] if isinstance(steps, pre_tokenizers.Sequence) else [steps]
+    bytes_of_text = [step for step in steps if isinstance(step, pre_tokenizers.ByteLevel)]
+    if kind in ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer"):
+        for step in bytes_of_text:
+            step.add_prefix_space = prefix
+    elif kind == "LlamaTokenizer" and isinstance(core.model, models.BPE) and not bytes_of_text:
+        tokenizer_backends.space_as_llama(core, prefix=prefix, first=not _truth("legacy", settings.get("legacy")))
 
 
 def _adds(core: tokenizers.Tokenizer, settings: dict[str, Any], *, itself: bool) -> tuple[bool, bool]:

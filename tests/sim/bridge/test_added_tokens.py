@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from sim.bridge.tokenizer import from_folder
 
@@ -97,3 +97,48 @@ def test_special_tokens_in_text_are_split_where_the_settings_say_so(tmp_path):
     assert pieces(tokenizer, "a</s>") == ["a", "</s>"]
     with pytest.raises(ValueError, match=r"^split_special_tokens: expected a truth value, got 'yes'"):
         folder(tmp_path, {"split_special_tokens": "yes"})
+
+
+# --- a space before a text ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "spaced"),
+    [
+        ("gpt2", "GPT2Tokenizer", True),
+        ("gpt2", None, True),
+        ("gpt_neox", "GPTNeoXTokenizerFast", True),
+        ("llama", "GPT2TokenizerFast", True),
+        ("qwen2", "PreTrainedTokenizerFast", True),
+        ("qwen3", "PreTrainedTokenizerFast", False),
+        ("llama", "PreTrainedTokenizerFast", False),
+        ("llama", "LlamaTokenizer", False),
+        ("granite", "GPT2Tokenizer", False),
+        ("gpt2", "PreTrainedTokenizerFast", False),
+    ],
+)
+def test_a_space_before_a_text(tmp_path, family, kind, spaced):
+    """Of classes that make their own; that of Llama takes bytes of text as they are in the file."""
+    settings = {"add_prefix_space": True, **({} if kind is None else {"tokenizer_class": kind})}
+    tokenizer = folder(tmp_path, settings, config={"model_type": family})
+    assert pieces(tokenizer, "ab") == [*(["Ġ"] if spaced else []), "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [
+        ({"add_prefix_space": True}, ["▁", "a", "</s>", "b"]),
+        ({"add_prefix_space": True, "legacy": True}, ["▁", "a", "</s>", "▁", "b"]),
+        ({"add_prefix_space": False}, ["▁", "a", "</s>", "b"]),
+    ],
+)
+def test_a_space_before_a_text_of_llama(tmp_path, settings, tokens):
+    core = tokenizers.Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "▁": 2, "a": 3, "b": 4}, []))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.add_special_tokens([AddedToken(text, special=True) for text in ("<s>", "</s>")])
+    core.save(str(tmp_path / "tokenizer.json"))
+    for name, content in {"config": {"model_type": "llama"}, "tokenizer_config": settings}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **content}))
+    tokenizer = from_folder(tmp_path)
+    assert pieces(tokenizer, " a</s>b") == tokens
+    assert tokenizer.decode(tokenizer.encode("a b")) == "a b"
