@@ -142,3 +142,30 @@ def test_a_space_before_a_text_of_llama(tmp_path, settings, tokens):
     tokenizer = from_folder(tmp_path)
     assert pieces(tokenizer, " a</s>b") == tokens
     assert tokenizer.decode(tokenizer.encode("a b")) == "a b"
+
+
+# --- what begins and ends a text where no file says so ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "ids"),
+    [
+        ({"model_type": "llama"}, {}, (1, 2, (2,))),
+        ({"model_type": "gemma3", "text_config": {}}, {}, (2, 1, (1,))),
+        ({"model_type": "gpt_neox"}, {}, (0, 2, (2,))),
+        ({"model_type": "phi3"}, {}, (1, None, ())),
+        ({"model_type": "olmo2"}, {}, (None, None, ())),
+        ({"model_type": "smollm3"}, {}, (None, None, ())),
+        ({"model_type": "gpt2"}, {}, (None, None, ())),
+        ({"model_type": "qwen3"}, {}, (None, None, ())),
+        ({"model_type": "llama", "eos_token_id": None}, {}, (1, None, ())),
+        ({"model_type": "llama", "text_config": {"eos_token_id": 5}}, {}, (1, 5, (5,))),
+        ({"model_type": "llama"}, {"generation_config": {"eos_token_id": 7}}, (1, 7, (7,))),
+        ({"model_type": "llama"}, {"tokenizer_config": {"eos_token": "</s>", "bos_token": None}}, (None, 257, (257,))),
+        ({"model_type": ["llama"]}, {}, (None, None, ())),
+    ],
+)
+def test_what_ends_a_text_where_no_file_says_so(tmp_path, config, files, ids):
+    """What the family's configuration has in transformers, where there is such a token."""
+    tokenizer = folder(tmp_path, files.get("tokenizer_config", {}), config=config, **files)
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.eos_ids) == ids
