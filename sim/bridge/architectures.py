@@ -329,17 +329,17 @@ def _gemma_with_windows(s: Settings, family: str, every: int, **other: Any) -> C
         windows=s.windows(lambda i: (i + 1) % every != 0),
         post_norm=True,
         query_scale=s.number("query_pre_attn_scalar") ** -0.5,
-        attention_softcap=s.maybe("attn_logit_softcapping"),
         final_softcap=s.maybe("final_logit_softcapping"),
         **other,
     )
 
 
 def _gemma2(s: Settings) -> Config:
-    return _gemma_with_windows(s, "gemma2", 2)
+    return _gemma_with_windows(s, "gemma2", 2, attention_softcap=s.maybe("attn_logit_softcapping"))
 
 
 def _gemma3(s: Settings) -> Config:
+    # Nothing in transformers uses its attn_logit_softcapping.
     return _gemma_with_windows(
         s,
         "gemma3",

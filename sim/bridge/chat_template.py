@@ -27,13 +27,14 @@ def render(template: str, messages: Any, values: Mapping[str, Any]) -> str:
 
     Args:
         template: in Jinja.
-        messages: mappings, each with "role" and "content". A key whose value is None is left out, as transformers does.
+        messages: mappings, each with "role" and "content". A key whose value is None is left out, as transformers does;
+            reasoning is seen by all of its names.
         values: what else the template sees, by name. `tools` and `documents` are None unless they are given.
 
     Raises:
         ValueError: messages that are none; a template that is not Jinja, that fails, or that refuses the messages.
     """
-    chat = [{key: value for key, value in message.items() if value is not None} for message in _checked(messages)]
+    chat = [_reasoned({key: value for key, value in message.items() if value is not None}) for message in _checked(messages)]
     shown = {"messages": _plain("messages", chat), **_plain("values", {"tools": None, "documents": None, **values})}
     try:
         return _environment().from_string(template).render(**shown)
@@ -48,6 +49,16 @@ def render(template: str, messages: Any, values: Mapping[str, Any]) -> str:
         raise ValueError(
             f"template: expected a chat template that works, got one that fails{where} ({type(error).__name__}: {error})"
         ) from error
+
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names that reasoning has in messages, the usual one first."""
+
+
+def _reasoned(message: dict[Any, Any]) -> dict[Any, Any]:
+    """A message with its reasoning under the names that templates read, as transformers fills them in."""
+    reasoning = next((message[name] for name in _REASONING if name in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def _checked(messages: Any) -> list[Mapping[str, Any]]:

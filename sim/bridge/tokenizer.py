@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
-from tokenizers import AddedToken, models
+from tokenizers import AddedToken, models, pre_tokenizers
 
 from sim.bridge import tokenizer_backends
 from sim.bridge.files import read_json, read_text, reading
@@ -206,6 +206,7 @@ def from_folder(folder: Path) -> Tokenizer | None:
             core = tokenizers.Tokenizer.from_str(read_text(folder / "tokenizer.json"))
         core.no_padding()
         core.no_truncation()
+        _space(core, settings, read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
     elif (folder / "tokenizer.model").is_file():
         core, settings = _of_pieces(folder / "tokenizer.model", settings)
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -215,17 +216,47 @@ def from_folder(folder: Path) -> Tokenizer | None:
         expected = "a tokenizer.json, a tokenizer.model, or a vocab.json with merges.txt"
         require(not traces, "tokenizer", expected, f"only {', '.join(traces)} in {str(folder)!r}; {_HOW}")
         return None
-    _add(core, settings)
-    texts = _add_special(core, settings)
+    texts, special = _special(settings)
+    _add(core, settings, set(texts.values()))
+    core.add_tokens([token for token in special if token.content not in _added(core)])
+    core.encode_special_tokens = _truth("split_special_tokens", settings.get("split_special_tokens"))
     files = ("generation_config.json", "config.json")
     more = {name: read_json(folder / name) for name in files if (folder / name).is_file()}
     parts = {name: config["text_config"] for name, config in more.items() if isinstance(config.get("text_config"), dict)}
     more |= {f"text_config of {name}": part for name, part in parts.items()}
-    bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
-    eos_ids = {i for file, config in more.items() for i in _ids(file, config, "eos_token_id")}
+    usual = _usual_ids(core, more, settings)
+    bos, eos = (_first(core, settings, more | usual, name) for name in ("bos", "eos"))
+    eos_ids = {i for file, config in (more | usual).items() for i in _ids(file, config, "eos_token_id")}
     eos_ids |= set() if eos is None else {eos}
     adds_bos, adds_eos = _adds(core, settings, itself=(folder / "tokenizer.json").is_file())
     return Tokenizer(core, bos, eos, tuple(sorted(eos_ids)), adds_bos, _templates(folder), texts, adds_eos)
+
+
+_USUAL_IDS: dict[str, tuple[int | None, int | None]] = {
+    **dict.fromkeys(("llama", "mistral", "granite"), (1, 2)),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), (2, 1)),
+    **{"phi3": (1, 32_000), "olmo2": (None, 50_279), "smollm3": (128_000, 128_001)},
+    **{"gpt2": (50_256, 50_256), "gpt_neox": (0, 2)},
+}
+"""The begin and the end of texts in the configuration classes of transformers 5, by family."""
+
+
+def _usual_ids(
+    core: tokenizers.Tokenizer, more: dict[str, dict[str, Any]], settings: dict[str, Any]
+) -> dict[str, dict[str, int]]:
+    """The ids that a family has where no file says any, as a configuration; empty if there is none.
+
+    Only such as are tokens; a null says that there is none, and so does what a file names.
+    """
+    config = more.get("config.json", {})
+    family = config.get("model_type")
+    ids = _USUAL_IDS.get(family, (None, None)) if isinstance(family, str) else (None, None)
+    usual = {}
+    for name, i in zip(("bos", "eos"), ids, strict=True):
+        said = f"{name}_token" in settings or any(f"{name}_token_id" in part for part in more.values())
+        if i is not None and not said and core.id_to_token(i) is not None:
+            usual[f"{name}_token_id"] = i
+    return {f"the defaults of {family}": usual} if usual else {}
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -246,7 +277,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     several = (declared.get(name) or [] for name in ("additional_special_tokens", "extra_special_tokens"))
     special |= {_content(value) for group in several if isinstance(group, list) for value in group}
     listed = {str(i): {"content": text, "special": text in special} for text, i in files["added_tokens"].items()}
-    return {**declared, "added_tokens_decoder": listed}
+    return {**declared, "added_tokens": listed}
 
 
 def _content(value: Any) -> str | None:
@@ -278,52 +309,112 @@ def _first(core: tokenizers.Tokenizer, settings: dict[str, Any], more: dict[str,
     return next((i for file, config in more.items() for i in _ids(file, config, f"{name}_token_id")), None)
 
 
-def _add(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """Tokens that were added to a vocabulary after it was made, where it does not recognise them in text.
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+"""What is said of a token beside its text."""
+
+
+def _token(value: Any) -> AddedToken:
+    """A token of the settings, with what they say of it; one that is no more than text is special."""
+    if isinstance(value, str):
+        return AddedToken(value, special=True)
+    said = {flag: _truth(flag, value[flag]) for flag in _FLAGS if value.get(flag) is not None}
+    return AddedToken(value["content"], **said)
+
+
+def _add(core: tokenizers.Tokenizer, settings: dict[str, Any], named: set[str]) -> None:
+    """Tokens that were added to a vocabulary after it was made.
+
+    What `added_tokens_decoder` says of a token holds, whatever the tokenizer itself says of it, as in transformers; of
+    `added_tokens.json`, only tokens that the tokenizer does not recognise in text are taken.
+
+    Args:
+        core: the tokenizer, to be changed.
+        settings: of the folder.
+        named: tokens that have names in the settings: they are special, whatever is said of them.
 
     Raises:
         ValueError: a token whose id does not follow on those that are there.
     """
-    listed = settings["added_tokens_decoder"] or {}
-    require(isinstance(listed, dict), "added_tokens_decoder", "tokens by id", shown(listed))
+    key = "added_tokens_decoder" if "added_tokens_decoder" in settings else "added_tokens"
+    listed = settings[key] or {}
+    require(isinstance(listed, dict), key, "tokens by id", shown(listed))
     for i, token in listed.items():
         fits = i.isdecimal() and isinstance(token, dict) and bool(_content(token))
-        require(fits, "added_tokens_decoder", 'mappings with a "content", by id', f"{shown(token)} by {shown(i)}")
-        checked("added_tokens_decoder", token["content"])
-    added = _added(core)
-    for i, token in sorted(((int(i), token) for i, token in listed.items()), key=lambda pair: pair[0]):
-        if token["content"] in added:
-            continue
-        flags = {name: bool(token.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
-        known = core.token_to_id(token["content"]) is not None
-        core.add_tokens(
-            [AddedToken(token["content"], normalized=bool(token.get("normalized", not flags["special"])), **flags)]
-        )
-        place = core.token_to_id(token["content"])
-        require(known or place == i, "added_tokens", f"{token['content']!r} to follow on the vocabulary as {place}", i)
+        require(fits, key, 'mappings with a "content", by id', f"{shown(token)} by {shown(i)}")
+        checked(key, token["content"])
+    present = {token.content: token for token in core.get_added_tokens_decoder().values()}
+    if key == "added_tokens":
+        core.add_tokens([_named(token) for text, token in present.items() if text in named and not token.special])
+        listed = {i: token for i, token in listed.items() if token["content"] not in present}
+    for i, token in sorted(((int(i), _token(token)) for i, token in listed.items()), key=lambda pair: pair[0]):
+        text = token.content
+        known = core.token_to_id(text) is not None
+        core.add_tokens([_named(token) if text in named else token])
+        place = core.token_to_id(text)
+        require(known or place == i, "added_tokens", f"{text!r} to follow on the vocabulary as {place}", i)
 
 
-def _add_special(core: tokenizers.Tokenizer, settings: dict[str, Any]) -> dict[str, str]:
-    """Special tokens of the settings, where the tokenizer does not recognise them in text.
+def _named(token: AddedToken) -> AddedToken:
+    """The same token, special."""
+    token.special = True
+    return token
+
+
+def _special(settings: dict[str, Any]) -> tuple[dict[str, str], list[AddedToken]]:
+    """Special tokens of the settings.
 
     As in transformers, those that are not in the vocabulary follow on it: the ones that have names, the usual names first
     and other names in the order of the files, then the rest.
 
     Returns:
-        Those that have names, by name.
+        The texts of those that have names, by name; and all tokens, in that order.
     """
     key = "extra_special_tokens" if settings.get("extra_special_tokens") else "additional_special_tokens"
     extra = settings.get(key) or []
     require(isinstance(extra, list | dict), key, "a list of tokens, or tokens by name", shown(extra))
-    named = {name: _content(settings[name]) for name in settings if name.endswith("_token")}
-    named |= {name: _content(token) for name, token in extra.items()} if isinstance(extra, dict) else {}
-    texts = {name: checked(name, text) for name, text in named.items() if text is not None}
+    named = {name: value for name, value in settings.items() if name.endswith("_token")}
+    named |= extra if isinstance(extra, dict) else {}
+    named = {name: value for name, value in named.items() if _content(value) is not None}
+    texts = {name: checked(name, _content(value)) for name, value in named.items()}
     order = sorted(texts, key=lambda name: _NAMED.index(name) if name in _NAMED else len(_NAMED))
-    others = [checked(key, _content(token)) for token in extra] if isinstance(extra, list) else []
-    listed = [*(texts[name] for name in order), *others]
-    plain = [text for text in listed if text not in _added(core)]
-    core.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in plain])
-    return texts
+    others = extra if isinstance(extra, list) else []
+    for value in others:
+        checked(key, _content(value))
+    # Of a list, a token that is written out says itself whether it is special; older files leave that out.
+    others = [{"special": "__type" not in value, **value} if isinstance(value, dict) else value for value in others]
+    return texts, [*(_named(_token(named[name])) for name in order), *map(_token, others)]
+
+
+_CLASSES = {
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
+    **dict.fromkeys(("mistral", "olmo2", "phi3", "granite"), "TokenizersBackend"),
+    **{"gpt2": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"},
+}
+"""The tokenizers of families in transformers 5; "TokenizersBackend" is whatever the `tokenizer.json` says."""
+
+
+def _space(core: tokenizers.Tokenizer, settings: dict[str, Any], config: dict[str, Any]) -> None:
+    """Whether a space is put before a text, where `add_prefix_space` says so and transformers goes by it.
+
+    The classes that do put a part of their own in the place of that of a `tokenizer.json`.
+    """
+    prefix = settings.get("add_prefix_space")
+    if prefix is None:
+        return
+    prefix, family = _truth("add_prefix_space", prefix), config.get("model_type")
+    usual = _CLASSES.get(family) if isinstance(family, str) else None
+    kind = settings.get("tokenizer_class") or config.get("tokenizer_class") or usual
+    kind = kind.removesuffix("Fast") if isinstance(kind, str) else None
+    # The class that folders of Qwen 2 name counts as wrong.
+    kind = usual if usual == "TokenizersBackend" or family == "qwen2" else kind
+    steps = core.pre_tokenizer
+    steps = [steps[i] for i in range(len(steps))] if isinstance(steps, pre_tokenizers.Sequence) else [steps]
+    bytes_of_text = [step for step in steps if isinstance(step, pre_tokenizers.ByteLevel)]
+    if kind in ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer"):
+        for step in bytes_of_text:
+            step.add_prefix_space = prefix
+    elif kind == "LlamaTokenizer" and isinstance(core.model, models.BPE) and not bytes_of_text:
+        tokenizer_backends.space_as_llama(core, prefix=prefix, first=not _truth("legacy", settings.get("legacy")))
 
 
 def _adds(core: tokenizers.Tokenizer, settings: dict[str, Any], *, itself: bool) -> tuple[bool, bool]:

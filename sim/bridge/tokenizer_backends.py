@@ -5,7 +5,7 @@ that GGUF files have for it); and SentencePiece's pairs of characters with score
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -160,6 +160,21 @@ def sentence_piece(
     after: list[Any] = [decoders.Strip(" ", 1, 0)] if prefix else []
     core.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after])
     return core
+
+
+def space_as_llama(core: tokenizers.Tokenizer, *, prefix: bool, first: bool) -> None:
+    """Have spaces written as the Llama tokenizer of transformers 5 does, whatever the tokenizer has of its own.
+
+    Args:
+        core: the tokenizer, to be changed.
+        prefix: whether a space is put before text.
+        first: before the first piece only, where special tokens cut a text into pieces.
+    """
+    scheme: Literal["always", "never", "first"] = ("first" if first else "always") if prefix else "never"
+    core.normalizer = None
+    core.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=False)
+    after: list[Any] = [decoders.Strip(" ", 1, 0)] if prefix else []
+    core.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after])
 
 
 def mark(core: tokenizers.Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:

@@ -127,12 +127,15 @@ def _as_json(tokenizer: Tokenizer) -> dict[str, Any]:
     # Under "ends", as in folders that are written already.
     rest = {"bos": tokenizer.bos, "eos": tokenizer.eos, "ends": list(tokenizer.eos_ids), "adds_bos": tokenizer.adds_bos}
     rest |= {"adds_eos": True} if tokenizer.adds_eos else {}
+    # The package keeps everything of its tokenizer but this.
+    rest |= {"splits_special_tokens": True} if tokenizer.core.encode_special_tokens else {}
     template = tokenizer.template if isinstance(tokenizer.template, str | None) else dict(tokenizer.template)
     return {"core": json.loads(tokenizer.core.to_str()), "template": template, "named": dict(tokenizer.named), **rest}
 
 
 def _of_json(kept: dict[str, Any]) -> Tokenizer:
     core = tokenizers.Tokenizer.from_str(json.dumps(kept["core"]))
+    core.encode_special_tokens = kept.get("splits_special_tokens", False)
     # Folders that were written before special tokens had names, or before texts could end with one, are read too.
     named, eos_ids, adds_eos = kept.get("named", {}), tuple(kept["ends"]), kept.get("adds_eos", False)
     return Tokenizer(core, kept["bos"], kept["eos"], eos_ids, kept["adds_bos"], kept["template"], named, adds_eos)

@@ -111,6 +111,8 @@ def test_defaults_are_those_of_transformers(family):
         ("mistral", {"sliding_window": None}, {"windows": (None,) * 32}),
         ("smollm3", {"num_key_value_heads": None}, {"num_kv_heads": 16}),
         ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}, {"final_softcap": None}),
+        ("gemma3_text", {"attn_logit_softcapping": 5.0}, {"attention_softcap": None}),
+        ("gemma3_text", {"final_logit_softcapping": 5.0}, {"final_softcap": 5.0}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": None}, {"windows": (None,) * 32}),
         ("gpt2", {"n_inner": None}, {"d_mlp": 3072}),
         ("gpt2", {"hidden_size": 24, "num_hidden_layers": 2}, {"d_model": 24, "num_layers": 2}),

@@ -108,3 +108,23 @@ def test_a_template_cannot_reach_what_was_given():
     with pytest.raises(ValueError, match="SecurityError"):
         render("{{ messages[0].update({'role': 'x'}) }}", messages, {})
     assert messages == [{"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "seen"),
+    [
+        ({"reasoning": "2+2"}, "2+2,2+2,2+2"),
+        ({"thinking": "2+2"}, "2+2,2+2,"),
+        ({"reasoning_content": "2+2"}, "2+2,2+2,"),
+        ({"reasoning_content": None, "thinking": "a", "reasoning": "b"}, "a,a,b"),
+        ({"reasoning_content": "c", "thinking": "a"}, "c,a,"),
+        ({"reasoning": ""}, ",,"),
+        ({}, ",,"),
+    ],
+)
+def test_reasoning_has_the_names_that_templates_read(reasoning, seen):
+    """As transformers fills them in."""
+    template = "{% for m in messages %}{{ m.reasoning_content }},{{ m.thinking }},{{ m.reasoning }}{% endfor %}"
+    messages = [{"role": "assistant", "content": "4", **reasoning}]
+    assert render(template, messages, {}) == seen
+    assert messages == [{"role": "assistant", "content": "4", **reasoning}]

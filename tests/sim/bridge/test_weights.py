@@ -345,6 +345,14 @@ def test_a_tokenizer_is_kept_with_its_model(small, tmp_path):
         assert (kept.eos, kept.eos_ids, kept.template, kept.named) == (2, (2,), template, {"pad_token": "<end>"})
 
 
+def test_that_special_tokens_are_split_is_kept(small, tmp_path):
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"one": 0, "two": 1}, unk_token="one"))
+    core.add_special_tokens(["<end>"])
+    core.encode_special_tokens = True
+    again = load(replace(small("gpt2"), tokenizer=Tokenizer(core)).save(tmp_path / "kept"))
+    assert again.tokenizer.encode("<end>") == core.encode("<end>").ids == [0]
+
+
 def test_a_folder_that_holds_something_is_not_written_over(small, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"^folder: .*empty"):
