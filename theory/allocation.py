@@ -8,6 +8,7 @@ Nothing here asks where M comes from. For a model with a linear decoder it is th
 model the derivative of the logits by the strength at 0, one Jacobian-vector product for each prompt and vector.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -89,7 +90,9 @@ def best_strengths(
     gains = gains / jnp.where(largest > 0, largest, 1)
     directions = jnp.einsum("jkl,jl->jk", _inverses(covariance), gains)
     worth = jnp.einsum("j,jk,jk->", weights, gains, directions)
-    return directions * jnp.sqrt(2 * budget / jnp.where(worth > 0, worth, 1))
+    # A Python float need not be one of this type; its root is.
+    root = jnp.sqrt(2 * budget) if isinstance(budget, jax.Array) else math.sqrt(2 * budget)
+    return directions * (root / jnp.sqrt(jnp.where(worth > 0, worth, 1)))
 
 
 def _inverses(covariance: Float[Array, "n k k"]) -> Float[Array, "n k k"]:

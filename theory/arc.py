@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ufm._check import in_range, require, typed
-from ufm._numerics import NOTHING
+from ufm._numerics import NOTHING, length_of, power_for_squares
 from ufm.normalised import KINDS, as_seen, norm
 from ufm.precision import full
 
@@ -119,7 +119,11 @@ def arc_of(
 @partial(jax.jit, static_argnames="kind")
 @full
 def _arc_of(W, gamma, bias, h, v, kind, eps):
-    d, least_of_h, least_of_v = h.shape[-1], _least(h), _least(v)
+    d, most = h.shape[-1], jnp.finfo(h.dtype).maxexp
+    # A larger eps would overflow where a tiny h is scaled up, and hides its square as it is.
+    of_h, of_v = power_for_squares(h, tiny=d * eps < 2.0 ** (most - 2 * (3 * most // 5) - 2)), power_for_squares(v)
+    h, v = h * of_h, v * of_v
+    least_of_h, least_of_v = _least(h), _least(v)
     h, v = as_seen(h, kind), as_seen(v, kind)
     size = jnp.linalg.norm(v)
     size = jnp.where(size > least_of_v, size, jnp.nan)
@@ -128,11 +132,13 @@ def _arc_of(W, gamma, bias, h, v, kind, eps):
     across = h - shift * along
     # Once more: where h is nearly parallel to v, rounding leaves a part along it.
     across = across - (along @ across) * along
-    length = jnp.sqrt(across @ across + d * eps)
+    length = jnp.sqrt(across @ across + d * eps * of_h[0] * of_h[0])
     length = jnp.where(length > least_of_h, length, jnp.nan)
     of_token = jnp.sqrt(d) * W * gamma
     c = jnp.zeros(W.shape[0], W.dtype) if bias is None else W @ bias
-    return Arc(of_token @ across / length, of_token @ along, c, -shift / size, length / size)
+    # Where both have the same power it cancels, and the quotient of powers need not be a float where that of lengths is.
+    up, down = jnp.where(of_h == of_v, 1, of_v)[0], jnp.where(of_h == of_v, 1, of_h)[0]
+    return Arc(of_token @ across / length, of_token @ along, c, -shift / size * up / down, length / size * up / down)
 
 
 @typed
@@ -192,7 +198,9 @@ def alpha_of_theta(arc: Arc, theta: Float[Array, "*n"] | float) -> Float[Array, 
 def derivative(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
     """The derivative of the logits by the strength, ``[V]``: ``(B cos(theta) - A sin(theta)) cos(theta)^2 / sqrt(L)``."""
     t = (alpha - arc.centre) / arc.width
-    return (arc.B - arc.A * t) / (arc.width * jnp.hypot(1, t) ** 3)
+    # In two steps, as the third power of the length need not be a float.
+    length = jnp.hypot(1, t)
+    return (arc.B / length - arc.A * (t / length)) / length / length / arc.width
 
 
 @typed
@@ -202,7 +210,9 @@ def tangent_bound(arc: Arc, alpha: Scalar | float) -> Float[Array, " V"]:
     It is ``sqrt(A_z^2 + B_z^2) alpha^2 / (2 L)``. A tangent is what an update of W of rank one gives.
     """
     length = jnp.hypot(arc.A, arc.B)
-    return jnp.minimum((alpha / arc.width) ** 2, jnp.finfo(length.dtype).max) * length / 2
+    most = jnp.finfo(length.dtype).max
+    strength = jnp.minimum(jnp.abs(alpha / arc.width), most)
+    return jnp.minimum(strength * (length / 2) * strength, most)
 
 
 @typed
@@ -255,9 +265,8 @@ def limit(
         ValueError: outside transformations, for a v that the norm does not see.
     """
     require(sign in (1, -1), "sign", "1 or -1", sign)
-    seen = as_seen(v, kind)
-    if not isinstance(seen, jax.core.Tracer):
-        _require_seen(bool(jnp.linalg.norm(seen) > _least(v)), kind)
+    if not isinstance(v, jax.core.Tracer):
+        _require_seen(bool(_length_seen(v, kind) > _least(v)), kind)
     in_range("softcap", 1 if softcap is None else softcap, "None or a number above 0", lambda x: x > 0)
     logits = W @ norm(sign * v, gamma, bias, kind=kind)
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
@@ -290,13 +299,12 @@ def limit_bound(
     in_range("reach", reach, "a length of at least 0", lambda x: x >= 0)
     in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
     d = v.shape[-1]
-    seen = as_seen(v, kind)
-    sine = jnp.hypot(reach, jnp.sqrt(d * eps)) / jnp.abs(alpha) / jnp.linalg.norm(seen)
+    sine = jnp.hypot(reach, jnp.sqrt(d * eps)) / jnp.abs(alpha) / _length_seen(v, kind)
     within = jnp.minimum(sine, 1)
     # The chord 2 sin(phi / 2), without the cancellation of 1 - cos(phi). The root has no slope where the cosine is 0.
     cosine = jnp.sqrt(jnp.where(sine < 1, 1 - within**2, 1))
     chord = within * jnp.sqrt(2 / (1 + jnp.where(sine < 1, cosine, 0)))
-    return jnp.sqrt(d) * jnp.linalg.norm(W * gamma, axis=1) * jnp.where(sine > 1, 2, chord)
+    return jnp.sqrt(d) * length_of(W * gamma) * jnp.where(sine > 1, 2, chord)
 
 
 @typed
@@ -322,9 +330,8 @@ def eps_bound(
     """
     in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
     without = arc_of(W, gamma, None, h, v, kind=kind)
-    seen = as_seen(v, kind)
-    share = h.shape[-1] * eps / (without.width**2 * (seen @ seen))
-    return jnp.hypot(without.A, without.B) * share / 2
+    ratio = jnp.sqrt(h.shape[-1] * eps) / (without.width * _length_seen(v, kind))
+    return jnp.hypot(without.A, without.B) * ratio * ratio / 2
 
 
 @typed
@@ -403,7 +410,13 @@ def greedy_interval(arc: Arc) -> tuple[Float[Array, " V"], Float[Array, " V"]]:
 
 
 def _least(vector: Float[Array, " d"]) -> Scalar:
-    return NOTHING * jnp.finfo(vector.dtype).eps * jnp.linalg.norm(vector)
+    return NOTHING * jnp.finfo(vector.dtype).eps * length_of(vector)
+
+
+def _length_seen(v: Float[Array, " d"], kind: str) -> Scalar:
+    """The length of what the norm sees of a vector."""
+    size = power_for_squares(v)
+    return length_of(as_seen(v * size, kind)) / size[0]
 
 
 def _require_seen(seen: bool, kind: str) -> None:

@@ -11,6 +11,7 @@ The search for roots is our own: optimistix's Newton takes 0.4 to 0.8 of its tim
 errs up to 4 times as much (4e-15 of the root) and brings three packages whose import adds 0.7 s to the 1.05 s of JAX.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from ufm._check import in_range, require, typed
+from ufm._check import MOST_READ, in_range, part_of_the_tokens, require, typed
 from ufm.precision import full
 
 Scalar = Float[Array, ""]
@@ -36,17 +37,31 @@ def tilt(m: Float[Array, " V"], alpha: Scalar | float) -> Float[Array, " V"]:
     ``alpha M`` itself has no digits left after the point.
 
     Raises:
-        ValueError: outside transformations, a strength at which ``alpha M`` is beyond the largest float.
+        ValueError: outside transformations, a strength at which ``alpha M`` is beyond the largest float; infinite log-odds.
     """
+    _require_finite(m)
     if not isinstance(alpha, jax.core.Tracer) and not isinstance(m, jax.core.Tracer):
         most = largest_strength(np.asarray(m, float), m.dtype)
         require(bool(abs(float(alpha)) <= most), "alpha", f"a strength at which alpha M is finite in {m.dtype}", alpha)
-    return alpha * (m - favoured(m, alpha))
+    unit = _unit(m)
+    return (alpha * unit) * (m / unit - favoured(m, alpha) / unit)
 
 
 def largest_strength(m: np.ndarray, dtype: np.dtype) -> float:
     """The largest strength at which ``alpha M``, and its range, are finite in a type of floats."""
-    return float(jnp.finfo(dtype).max) / max(np.abs(m).max(), np.ptp(m), 1.0)
+    return float(jnp.finfo(dtype).max) / 2 / max(np.abs(m).max() / 2, np.ptp(m / 2), 0.5)
+
+
+def _unit(m: Float[Array, " V"]) -> Scalar:
+    """What M is divided by for its differences: 1, or 16 where its range, or the inverse of that, need not be a float."""
+    return jnp.where(jnp.max(m) - jnp.min(m) < jnp.finfo(m.dtype).max / 16, 1, 16).astype(m.dtype)
+
+
+def _require_finite(m: Float[Array, " V"]) -> None:
+    """Refuse infinite log-odds; what JAX traces is let through."""
+    if not isinstance(m, jax.core.Tracer) and m.size <= MOST_READ:
+        bad = np.argwhere(np.isinf(np.asarray(m)))
+        require(not len(bad), "m", "finite log-odds", f"an infinite one at index {bad[0].tolist()}" if len(bad) else "")
 
 
 def favoured(m: Float[Array, " V"], alpha: Scalar | float) -> Scalar:
@@ -98,14 +113,16 @@ class Extremes(NamedTuple):
 @typed
 def extremes(m: Float[Array, " V"]) -> Extremes:
     """Where the log-odds are extreme, ties within `TIE` of the range included. If M is constant every token is both."""
-    high, low = jnp.max(m), jnp.min(m)
-    spread = high - low
-    return Extremes(m >= high - TIE * spread, m <= low + TIE * spread, spread)
+    _require_finite(m)
+    high, low, unit = jnp.max(m), jnp.min(m), _unit(m)
+    margin = TIE * unit * (high / unit - low / unit)
+    return Extremes(m >= high - margin, m <= low + margin, high - low)
 
 
 @typed
 def is_constant(log_p: Float[Array, "*rows V"], m: Float[Array, " V"]) -> Bool[Array, ""]:
     """Whether M is constant up to the rounding of the log-probabilities it was computed from."""
+    _require_finite(m)
     scale = jnp.max(jnp.where(jnp.isfinite(log_p), jnp.abs(log_p), 0))
     return jnp.max(m) - jnp.min(m) <= 64 * jnp.finfo(m.dtype).eps * jnp.maximum(scale, 1)
 
@@ -120,7 +137,7 @@ def peaks(log_p: Float[Array, " V"], m: Float[Array, " V"]) -> Float[Array, " V"
     highest, lowest, spread = extremes(m)
     inner = ~(highest | lowest)
     # Tokens without a peak still pass through the vectorised root finder: they get a harmless target.
-    target = jnp.where(inner, m, (jnp.max(m) + jnp.min(m)) / 2)
+    target = jnp.where(inner, m, jnp.max(m) / 2 + jnp.min(m) / 2)
     roots = jax.vmap(lambda value: strength_of_mean(log_p, m, value))(target)
     return jnp.where(spread > 0, jnp.where(inner, roots, jnp.where(highest, jnp.inf, -jnp.inf)), jnp.nan)
 
@@ -131,9 +148,11 @@ def strength_of_mean(log_p: Float[Array, " V"], m: Float[Array, " V"], value: Sc
 
     Of all tilts of p by M, that strength gives the one nearest to a distribution whose mean of M is `value`, in KL from it.
     """
-    spread = jnp.max(m) - jnp.min(m)
+    _require_finite(m)
+    unit = _unit(m)
+    spread = jnp.max(m) / unit - jnp.min(m) / unit
     scale = jnp.where(spread > 0, spread, 1)
-    return _root_of_mean(log_p, (m - value) / scale) / scale
+    return _root_of_mean(log_p, (m / unit - value / unit) / scale) / scale / unit
 
 
 @typed
@@ -166,10 +185,13 @@ def saturation(log_p: Float[Array, " V"], m: Float[Array, " V"], sign: int, tole
     extreme = highest if sign > 0 else lowest
     signed = m if sign > 0 else -m
     nearest = jnp.max(jnp.where(extreme, -jnp.inf, signed))
-    g = jnp.max(signed) - nearest
+    unit = _unit(m)
+    g = jnp.max(signed) / unit - nearest / unit
     off = jax.nn.logsumexp(jnp.where(extreme, -jnp.inf, log_p))
     on = jax.nn.logsumexp(jnp.where(extreme, log_p, -jnp.inf))
-    return sign * jnp.maximum(off - on - jnp.log(tolerance), 1.0) / g
+    # A Python float need not be one of this type; its logarithm is.
+    log_tolerance = jnp.log(tolerance) if isinstance(tolerance, jax.core.Tracer) else math.log(tolerance)
+    return sign * jnp.maximum(off - on - log_tolerance, 1.0) / g / unit
 
 
 @typed
@@ -187,7 +209,13 @@ def concept_log_odds(
 def conditional_mean(
     log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
 ) -> Scalar:
-    """``mu_C(alpha) = E_alpha[M | Z in C]``, nats (S, appendix B.4)."""
+    """``mu_C(alpha) = E_alpha[M | Z in C]``, nats (S, appendix B.4).
+
+    Raises:
+        ValueError: outside transformations, a concept of no token.
+    """
+    if not isinstance(members, jax.core.Tracer):
+        require(bool(np.any(members)), "members", "at least one token", "none")
     q = jax.nn.softmax(jnp.where(members, log_p + tilt(m, alpha), -jnp.inf))
     return jnp.dot(q, jnp.where(members, m, 0))
 
@@ -196,7 +224,12 @@ def conditional_mean(
 def concept_slope(
     log_p: Float[Array, " V"], m: Float[Array, " V"], alpha: Scalar | float, members: Bool[Array, " V"]
 ) -> Scalar:
-    """``d/dalpha logit F_C = mu_C(alpha) - mu_{C^c}(alpha)``, nats per unit strength (S, equation 12)."""
+    """``d/dalpha logit F_C = mu_C(alpha) - mu_{C^c}(alpha)``, nats per unit strength (S, equation 12).
+
+    Raises:
+        ValueError: outside transformations, a concept of no token or of all.
+    """
+    part_of_the_tokens("members", members)
     return conditional_mean(log_p, m, alpha, members) - conditional_mean(log_p, m, alpha, ~members)
 
 

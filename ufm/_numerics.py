@@ -24,6 +24,12 @@ def power_for_squares(x: Float[Array, "*n d"], tiny: Any = True) -> Float[Array,
     return jnp.where(largest > edge, 1 / power, jnp.where(is_tiny, power, 1.0)).astype(x.dtype)
 
 
+def length_of(x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """Euclidean lengths over the last axis, of vectors as large and as small as floats are."""
+    size = power_for_squares(x)
+    return jnp.linalg.norm(x * size, axis=-1) / size[..., 0]
+
+
 def exp_minus_tangent(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """``e^x - 1 - x`` to full relative precision: a series near 0, where the difference would cancel."""
     near = jnp.abs(x) < 0.02

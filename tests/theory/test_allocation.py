@@ -131,3 +131,8 @@ def test_gains_of_any_size_spend_the_budget_in_float32(size):
 def test_a_concept_is_some_of_the_tokens(prompts, target):
     with pytest.raises(ValueError, match=r"^target: .*1 and 4 of 5"):
         allocation.response(*prompts, jnp.asarray(target))
+
+
+def test_a_budget_that_a_short_float_does_not_have():
+    with jax.enable_x64(False):
+        np.testing.assert_allclose(allocation.best_mix(jnp.ones(2), jnp.eye(2), 1e-50), [1e-25, 1e-25], rtol=1e-6)

@@ -478,3 +478,74 @@ def test_mpmath_agrees_on_the_depth_of_a_valley():
         got = jax.nn.softmax(arc.arc_logits(plain([0, 1, -4], [0, 0, 0]), float(theta)))[0]
         assert close(got, expected, rtol=1e-14)
     assert [mpmath.nstr(value, 3) for value in values] == ["0.377", "0.268"]
+
+
+# --- numbers whose squares are none -----------------------------------------------------------------------------------
+
+TYPES = pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+
+
+def powers(double):
+    """Exponents of two that take vectors to where their squares overflow, or are 0 or imprecise."""
+    return (600, -508, -515, -600) if double else (70, -60, -66, -80)
+
+
+@TYPES
+@KINDS
+def test_arcs_of_vectors_of_any_size(kind, double):
+    with jax.enable_x64(double):
+        W, gamma, bias, h, v = (jnp.asarray(x, float) for x in draw(11))
+        path, limit = arc.arc_of(W, gamma, bias, h, v, kind=kind), arc.limit(W, gamma, bias, v, 1, kind=kind)
+        for power in powers(double):
+            unit = 2.0**power
+            of_h = arc.arc_of(W, gamma, bias, h * unit, v, kind=kind)
+            of_v = arc.arc_of(W, gamma, bias, h, v * unit, kind=kind)
+            of_both = arc.arc_of(W, gamma, bias, h * unit, v * unit, kind=kind)
+            for other, factor in ((of_h, unit), (of_v, 1 / unit), (of_both, 1)):
+                for got, expected in zip(other[:3], path[:3], strict=True):
+                    np.testing.assert_array_equal(got, expected)
+                assert (other.centre, other.width) == (path.centre * factor, path.width * factor)
+            np.testing.assert_array_equal(arc.limit(W, gamma, bias, v * unit, 1, kind=kind), limit)
+
+
+@KINDS
+def test_an_eps_far_above_a_tiny_state_is_no_infinity(kind):
+    with jax.enable_x64(False):
+        W, gamma, _, h, v = (jnp.asarray(x, float) for x in draw(12))
+        for eps in (1e-5, 1e-8, 1e-12):
+            path = arc.arc_of(W, gamma, None, h * 1e-25, v, kind=kind, eps=eps)
+            size = float(jnp.linalg.norm(v - jnp.mean(v) if kind == "layer" else v))
+            assert float(path.width) == pytest.approx(np.sqrt(5 * eps) / size, rel=1e-5)
+
+
+@TYPES
+@KINDS
+def test_bounds_of_vectors_of_any_size(kind, double):
+    with jax.enable_x64(double):
+        W, gamma, _, h, v = (jnp.asarray(x, float) for x in draw(13))
+        bound = arc.limit_bound(W, gamma, v, 40.0, 3.0, kind=kind)
+        of_eps = arc.eps_bound(W, gamma, h, v, 2.0**-10, kind=kind)
+        for power in powers(double):
+            unit = 2.0**power
+            np.testing.assert_array_equal(arc.limit_bound(W, gamma, v * unit, 40.0, 3.0 * unit, kind=kind), bound)
+            np.testing.assert_array_equal(arc.limit_bound(W * unit, gamma, v, 40.0, 3.0, kind=kind), bound * unit)
+            np.testing.assert_allclose(arc.eps_bound(W, gamma, h, v * unit, 2.0**-10, kind=kind), of_eps, rtol=1e-6)
+        unit = 2.0 ** (-500 if double else -55)
+        np.testing.assert_allclose(arc.eps_bound(W, gamma, h * unit, v, 2.0**-10 * unit**2, kind=kind), of_eps, rtol=1e-6)
+
+
+def test_derivatives_at_strengths_whose_third_power_is_no_float():
+    with jax.enable_x64(False):
+        path = plain([5.0, 0.0], [1.0, 2.0])
+        np.testing.assert_allclose(arc.derivative(path, 1e13), [-5e-26, 0], rtol=1e-5, atol=1e-37)
+        near = plain([0.5, -0.5], [1.0, 2.0])
+        np.testing.assert_allclose(arc.derivative(near, 1e13), [-5e-27, 5e-27], rtol=1e-5)
+
+
+def test_a_tangent_bound_is_capped_where_it_is_no_float_alone():
+    with jax.enable_x64(False):
+        path = plain([1e-5, 0.0, 1.0], [1e-5, 0.0, 1.0])
+        bound = arc.tangent_bound(path, 1e20)
+        np.testing.assert_allclose(bound[:2], [np.sqrt(0.5) * 1e35, 0], rtol=1e-6)
+        assert bound[2] == jnp.finfo(jnp.float32).max
+        assert (np.asarray(arc.tangent_bound(path, 1e38))[[0, 1]] == [jnp.finfo(jnp.float32).max, 0]).all()

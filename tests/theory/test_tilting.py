@@ -223,3 +223,50 @@ def test_the_strength_of_a_mean_is_the_inverse_of_the_mean():
     for alpha in (-4.0, -0.3, 0.0, 2.0):
         value = float(np.exp(tilting.log_probabilities(log_p, m, alpha)) @ np.asarray(m))
         assert float(strength_of_mean(log_p, m, value)) == pytest.approx(alpha, abs=1e-9)
+
+
+# --- log-odds whose range is no float ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+def test_log_odds_whose_range_is_beyond_the_largest_float(double):
+    """As for a fraction of them, at a strength that is larger by as much."""
+    with jax.enable_x64(double):
+        unit = 2.0 ** (1022 if double else 126)
+        m = jnp.asarray([3.5, -3.5, 0.25, 1.0])
+        wide = unit * m
+        log_p = jax.nn.log_softmax(jnp.asarray([-30.0, 0.0, -60.0, -60.0]))
+        for got, expected in zip(tilting.extremes(wide)[:2], tilting.extremes(m)[:2], strict=True):
+            np.testing.assert_array_equal(got, expected)
+        for sign in (1, -1):
+            np.testing.assert_array_equal(tilting.limit(log_p, wide, sign), tilting.limit(log_p, m, sign))
+            for values, others in ((wide, m), (wide[:2], m[:2])):
+                got = tilting.saturation(log_p[: values.size], values, sign, 1e-300)
+                expected = tilting.saturation(log_p[: values.size], others, sign, 1e-300)
+                assert float(got) * unit == pytest.approx(float(expected), rel=1e-5)
+        np.testing.assert_allclose(tilting.peaks(log_p, wide) * unit, tilting.peaks(log_p, m), rtol=1e-5)
+        got = tilting.strength_of_mean(log_p, wide, 0.5 * unit)
+        assert float(got) * unit == pytest.approx(float(tilting.strength_of_mean(log_p, m, 0.5)), rel=1e-5)
+        for alpha in (0.0, 4.25):
+            got = tilting.mean(log_p, wide, alpha / unit)
+            assert float(got) / unit == pytest.approx(float(tilting.mean(log_p, m, alpha)), rel=1e-5)
+
+
+def test_a_tolerance_that_a_short_float_does_not_have():
+    with jax.enable_x64(False):
+        log_p, m = jnp.log(jnp.asarray([0.2, 0.3, 0.5])), jnp.arange(3.0)
+        assert float(tilting.saturation(log_p, m, 1, 1e-50)) == pytest.approx(-np.log(1e-50), rel=1e-6)
+
+
+def test_infinite_log_odds_and_concepts_without_a_mean_are_refused_by_name():
+    log_p, m = jnp.log(jnp.asarray([0.2, 0.3, 0.5])), jnp.asarray([jnp.inf, 0.0, 0.0])
+    for call in (lambda: tilting.mean(log_p, m, 0.0), lambda: tilting.extremes(m), lambda: tilting.peaks(log_p, -m),
+                 lambda: tilting.is_constant(log_p, m), lambda: tilting.strength_of_mean(log_p, m, 0.0)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"^m: expected finite log-odds, got an infinite one at index \[0\]"):
+            call()
+    none, every, m = np.zeros(3, bool), np.ones(3, bool), jnp.arange(3.0)
+    for call in (lambda: tilting.conditional_mean(log_p, m, 1.0, none), lambda: tilting.concept_slope(log_p, m, 1.0, none),
+                 lambda: tilting.concept_slope(log_p, m, 1.0, every)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"^members: expected "):
+            call()
+    assert float(tilting.conditional_mean(log_p, m, 0.0, every)) == pytest.approx(1.3)
