@@ -190,7 +190,7 @@ def refute(
         str | None,
         typer.Option(
             help="Hypotheses, separated by commas: A1, A2, separated, not-constant, positive, resolved, small-noise, "
-            "second, independent; not-constant,positive or the statement's own if left out."
+            "second, independent; or none. not-constant,positive or the statement's own if left out."
         ),
     ] = None,
     families: Annotated[
@@ -206,8 +206,11 @@ def refute(
 ) -> None:
     """Look for a counterexample to a conjecture; exit with 1 if there is one, confirmed in exact arithmetic."""
     from sim.checks.refute import refute as run
+    from ufm._check import require
 
-    result = run(target, needs=_names(needs), families=_names(families), twin=twin, seed=seed, out=out)
+    named = [] if needs == "none" else _names(needs)
+    require(needs == "none" or named != [], "needs", "names of hypotheses, or none if there are none", repr(needs))
+    result = run(target, needs=named, families=_names(families), twin=twin, seed=seed, out=out)
     typer.echo(result.answer)
     raise typer.Exit(1 if result.file else 0)
 
@@ -246,7 +249,7 @@ def figures(
     away: Annotated[
         str | None, typer.Option(help="The corpus's concept to steer away from; the first other one if left out.")
     ] = None,
-    smoothing: Annotated[float, typer.Option(min=0, help="Number added to every count of documents.")] = 0.0,
+    smoothing: Annotated[float, typer.Option(help="Number added to every count of documents.")] = 0.0,
 ) -> None:
     """Train the toy models, or one of a corpus of yours, and draw the toy figures as SVG, PDF and PNG."""
     from sim import output

@@ -101,6 +101,8 @@ def as_text(data: xr.Dataset) -> str:
     lines.append(["log-odds M", "", *(f"{m:+.3f}" for m in data["log_odds"].values)])
     name, value = data.attrs["name"], data.attrs["margin"]
     claims = [f"The target is concept {data.attrs['target']}. {name} requires a margin above 0; here it is {value:+.6g}."]
+    if _rounded(data):
+        claims.append("Long decimals are rounded; the file of the counterexample has the fractions.")
     if data.attrs["reading"]:
         claims.append(f"The margin is {data.attrs['reading']}.")
     if data.attrs["unmarked"]:
@@ -111,6 +113,15 @@ def as_text(data: xr.Dataset) -> str:
         ranges = "; ".join(_range(low, high, start, end, unit) for low, high in failing(data))
         claims.append(f"Its inequality fails at strengths {ranges}.")
     return "\n".join([*_aligned(lines), "", *claims])
+
+
+def _rounded(data: xr.Dataset) -> bool:
+    """Whether an entry of the table is shown as another number than it is."""
+    cells = [cell for row in shown_numbers(data) for cell in row]
+    return any(
+        cell.startswith("1-") or Fraction(cell) != Fraction(text)
+        for cell, text in zip(cells, data["fraction"].values.flat, strict=True)
+    )
 
 
 def _aligned(lines: list[list[str]]) -> list[str]:

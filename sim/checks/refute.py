@@ -102,7 +102,7 @@ def conjecture(
         ValueError: an unknown id or hypothesis; a file that does not exist or does not import; a name that it has not, or
             that is no differentiable scalar function of an instance. The message has the cause and the line.
     """
-    if ".py" in target:
+    if ".py" in target or ":" in target or "/" in target:  # no id has these
         require(not twin, "twin", "the id of a statement, which has a false twin", repr(target))
         margin, domain, claim = _margin_in_file(target, folders), _BARE_TABLES, None
         own: Sequence[str] = NEEDS

@@ -1,5 +1,8 @@
 """The figure of a counterexample: what steering does in some contexts of the table, and the table in fractions."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -17,6 +20,9 @@ _BROKEN = "#D55E00"
 
 _LONGEST = 7
 """Fractions of more characters than this are shown as decimals."""
+
+_DECIMALS = 6
+"""How many decimals are shown of a number that has many: rows add up to 1 as closely."""
 
 
 def counterexample(data: xr.Dataset) -> Figure:
@@ -62,11 +68,28 @@ def failing(data: xr.Dataset) -> list[tuple[float, float]]:
 
 
 def shown_numbers(data: xr.Dataset) -> list[list[str]]:
-    """The probabilities as fractions, or as decimals where a fraction is long, ``[context][token]``."""
+    """The probabilities as fractions, or as decimals where one of the fractions is long, ``[context][token]``.
+
+    A decimal is exact if it is short, and otherwise so close that rows add up to 1 to `_DECIMALS` decimals.
+    """
     fractions = data["fraction"].values
     if max(len(text) for text in fractions.ravel()) <= _LONGEST:
         return fractions.tolist()
-    return [[f"{x:.2g}" if x >= 1e-3 else f"{x:.0e}" for x in row] for row in data["probability"].values]
+    return [[_shortened(text) for text in row] for row in fractions]
+
+
+def _shortened(text: str) -> str:
+    """A fraction as an exact decimal, if that is short, or as it is, if that is; otherwise rounded, but never to 0 or 1."""
+    exact = Fraction(text)
+    decimal = f"{Decimal(exact.numerator) / Decimal(exact.denominator):f}"
+    if len(decimal) <= _DECIMALS + 2 and Fraction(decimal) == exact:
+        return decimal
+    if len(text) <= _LONGEST:
+        return text
+    rest = 1 - exact
+    if rest < Fraction(1, 10**_DECIMALS):
+        return f"1-{float(rest):.1e}"
+    return f"{float(exact):.{_DECIMALS}f}" if exact >= Fraction(1, 10**4) else f"{float(exact):.1e}"
 
 
 def _title(data: xr.Dataset) -> str:

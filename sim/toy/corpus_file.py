@@ -45,6 +45,7 @@ def read_corpus(path: Path, *, target: str | None = None, away: str | None = Non
         ValueError: a file that cannot be read or is not of its form; the message names the file and the line. A concept that
             is not in it, or has no contexts; a probability of 0 in a contrasted context.
     """
+    require(smoothing >= 0, "smoothing", "a finite number of at least 0", smoothing)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -215,3 +215,10 @@ def test_a_refused_command_leaves_nothing(monkeypatch, capsys, tmp_path, argumen
     assert code == 2, err
     assert len(err.splitlines()) == 1 or "Error" in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_smoothing_is_a_finite_number(monkeypatch, capsys, number):
+    code, _, error = run(monkeypatch, capsys, "figures", "--corpus", "docs.txt", "--smoothing", number)
+    assert code == 2
+    assert re.match(r"ufm: smoothing: expected a finite number\b", error)

@@ -10,11 +10,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
 import sim.checks.refute
 from sim import cli
 from sim.checks.counterexample import as_text, describe
-from sim.figures.counterexample import counterexample
+from sim.figures.counterexample import counterexample, shown_numbers
 from theory import REGISTRY, Instance, examples, norms, rationals, routes
 from theory._compilation import compiled_quickly
 from theory.random_instances import FAMILIES
@@ -378,6 +379,10 @@ def test_what_exact_arithmetic_does_not_confirm_is_said_to_be_so(ufm, tmp_path, 
     [
         (["nope.py:f"], r"expected a file that can be read, got 'nope.py' \(No such file"),
         (["bad.py"], "expected FILE.py:NAME, got 'bad.py'"),
+        (["../dir:x"], "expected FILE.py:NAME, got '../dir:x'"),
+        (["docs.txt:x"], "expected FILE.py:NAME, got 'docs.txt:x'"),
+        ([":x"], "expected FILE.py:NAME, got ':x'"),
+        (["mine.py:leads", "--needs", ""], "needs: expected names of hypotheses, or none if there are none, got ''"),
         (["syntax.py:f"], r"expected a file that imports, got SyntaxError: invalid syntax \(syntax.py, line 2\)"),
         (["import.py:f"], r"expected a file that imports, got KeyError: 'a' \(import.py, line 2\)"),
         (["exits.py:f"], r"expected a file that imports, got SystemExit: 3 \(exits.py, line 1\)"),
@@ -485,3 +490,17 @@ def test_an_instance_of_any_domain_is_read_as_it_was_written(identity, tmp_path)
     again = jax.tree.map(jax.numpy.asarray, sim.checks.refute.read_instance(path).instance)
     assert type(again) is type(instance)
     assert float(statement.claim.instances(again)) == pytest.approx(float(statement.claim.instances(instance)), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"),
+    [
+        (["1/2", "1/3", "1/6"], ["1/2", "1/3", "1/6"]),
+        (["999/1000", "1/2000", "1/2000"], ["0.999", "0.0005", "0.0005"]),
+        (["2999/3000", "1/6000", "1/6000"], ["0.999667", "1/6000", "1/6000"]),
+        (["99999999/100000000", "1/200000000", "1/200000000"], ["1-1.0e-08", "5.0e-09", "5.0e-09"]),
+        (["3333333/10000000", "3333333/10000000", "1666667/5000000"], ["0.333333", "0.333333", "0.333333"]),
+    ],
+)
+def test_the_shown_entries_of_a_row_add_up_to_1(row, cells):
+    assert shown_numbers(xr.Dataset({"fraction": (("context", "token"), [row])})) == [cells]
