@@ -203,7 +203,7 @@ def from_folder(folder: Path) -> Tokenizer | None:
     settings = _settings(folder)
     if (folder / "tokenizer.json").is_file():
         with reading(folder / "tokenizer.json", "a tokenizer of the package tokenizers"):
-            core = tokenizers.Tokenizer.from_str(read_text(folder / "tokenizer.json"))
+            core = tokenizer_backends.of_json(read_text(folder / "tokenizer.json"))
         core.no_padding()
         core.no_truncation()
         _space(core, settings, read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
