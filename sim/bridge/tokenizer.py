@@ -407,7 +407,7 @@ def _space(core: tokenizers.Tokenizer, settings: dict[str, Any], config: dict[st
     kind = kind.removesuffix("Fast") if isinstance(kind, str) else None
     # The class that folders of Qwen 2 name counts as wrong.
     kind = usual if usual == "TokenizersBackend" or family == "qwen2" else kind
-    steps = core.pre_tokenizer
+    steps: Any = core.pre_tokenizer
     steps = [steps[i] for i in range(len(steps))] if isinstance(steps, pre_tokenizers.Sequence) else [steps]
     bytes_of_text = [step for step in steps if isinstance(step, pre_tokenizers.ByteLevel)]
     if kind in ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer"):
