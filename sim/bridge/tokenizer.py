@@ -227,27 +227,8 @@ def from_folder(folder: Path) -> Tokenizer | None:
     bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
     eos_ids = {i for file, config in more.items() for i in _ids(file, config, "eos_token_id")}
     eos_ids |= set() if eos is None else {eos}
-    if "eos_token" not in settings and not any("eos_token_id" in config for config in more.values()):
-        usual = _usual_eos_id(more.get("config.json", {}).get("model_type"))
-        eos_ids |= set() if usual is None or core.id_to_token(usual) is None else {usual}
     adds_bos, adds_eos = _adds(core, settings, itself=(folder / "tokenizer.json").is_file())
     return Tokenizer(core, bos, eos, tuple(sorted(eos_ids)), adds_bos, _templates(folder), texts, adds_eos)
-
-
-_USUAL_EOS_IDS = {
-    **dict.fromkeys(("llama", "mistral", "granite", "gpt_neox"), 2),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), 1),
-    **{"phi3": 32_000, "olmo2": 50_279, "smollm3": 128_001, "gpt2": 50_256},
-}
-"""What ends a text in the configuration classes of transformers 5, by family."""
-
-
-def _usual_eos_id(family: Any) -> int | None:
-    """The token that ends a generation of a family where no file says any.
-
-    It is of the model and not of the tokenizer: chat templates do not see it, and `encode` does not put it.
-    """
-    return _USUAL_EOS_IDS.get(family) if isinstance(family, str) else None
 
 
 def _settings(folder: Path) -> dict[str, Any]:
