@@ -50,7 +50,11 @@ class Rope:
         if self.scaling == "llama3":
             expected = f"a number above the low_freq_factor, {self.beta_slow:g}"
             require(self.beta_fast > self.beta_slow, "high_freq_factor", expected, self.beta_fast)
-        require(self.scaling != "yarn" or self.theta > 1, "rope_theta", "a number above 1, for yarn", self.theta)
+        if self.scaling == "yarn":
+            require(self.theta > 1, "rope_theta", "a number above 1, for yarn", self.theta)
+            for key, turns in (("beta_fast", self.beta_fast), ("beta_slow", self.beta_slow)):
+                within = 0 < self.original_context_length / (turns * 2 * math.pi) < math.inf
+                require(within, key, f"a number of turns in {self.original_context_length} tokens", turns)
 
     def pairs(self, head_dim: int) -> int:
         """How many pairs of coordinates of a head are turned."""
@@ -134,7 +138,8 @@ def read(
     Raises:
         ValueError: a scaling that is not implemented, settings that are missing or malformed.
     """
-    settings = Settings(_parameters(s, layer_type), name="rope_parameters")
+    older = layer_type is None and bool(s.get("rope_scaling"))
+    settings = Settings(_parameters(s, layer_type), name="rope_scaling" if older else "rope_parameters")
     base = settings.number("rope_theta") if settings.has("rope_theta") else s.number(theta)
     scaling = settings.get("rope_type") or settings.get("type") or "default"
     scaling = (renamed or {}).get(str(scaling), scaling)
@@ -159,19 +164,30 @@ def read(
 
 def _yarn(settings: Settings, base: float, factor: float, original: int, fraction: float) -> Rope:
     require("factor" in settings.raw, "factor", "a number, for yarn", "none")
-    attention_factor = settings.maybe("attention_factor")
+    attention_factor = _attention_factor(settings)
     if attention_factor is None:
-        weight, whole = settings.maybe("mscale"), settings.maybe("mscale_all_dim")
+        weight, whole = _maybe(settings, "mscale"), _maybe(settings, "mscale_all_dim")
         attention_factor = mscale(factor, weight) / mscale(factor, whole) if weight and whole else mscale(factor)
-    low, high = settings.maybe("beta_slow") or 1.0, settings.maybe("beta_fast") or 32.0
-    truncated = settings.flag("truncate") if "truncate" in settings.raw else True
+    low, high = _maybe(settings, "beta_slow") or 1.0, _maybe(settings, "beta_fast") or 32.0
+    # A null is false, as in transformers.
+    truncated = settings.flag("truncate") if settings.has("truncate") else "truncate" not in settings.raw
     return Rope(
         base, "yarn", factor, low, high, original, truncated=truncated, fraction=fraction, attention_factor=attention_factor
     )
 
 
+def _maybe(settings: Settings, key: str) -> float | None:
+    """Read a positive number; None if it is null, absent or 0, as in transformers."""
+    return None if settings.get(key) == 0 else settings.maybe(key)
+
+
+def _attention_factor(settings: Settings) -> float | None:
+    """Read a number, which may be 0: then positions that are turned give no attention; None if it is null or absent."""
+    return 0.0 if settings.get("attention_factor") == 0 else settings.maybe("attention_factor")
+
+
 def _longrope(settings: Settings, base: float, factor: float, original: int, fraction: float) -> Rope:
-    attention_factor = settings.maybe("attention_factor")
+    attention_factor = _attention_factor(settings)
     if attention_factor is None:
         expected = "at least 2, for longrope without an attention_factor"
         require(original > 1 or factor <= 1, "original_max_position_embeddings", expected, original)
@@ -194,7 +210,12 @@ def _parameters(s: Settings, layer_type: str | None) -> Any:
     if layer_type is None:
         settings = older or newer or {}
         nested = isinstance(settings, Mapping) and any(isinstance(value, Mapping) for value in settings.values())
-        require(not nested, "rope_parameters", "the same for all layers, in this family", "settings for types of layers")
+        require(
+            not nested,
+            "rope_scaling" if older else "rope_parameters",
+            "the same for all layers, in this family",
+            "settings for types of layers",
+        )
         return settings
     by_type = Settings(newer or {}, name="rope_parameters")
     named = {"full_attention", "sliding_attention"} & set(by_type.raw)

@@ -203,7 +203,7 @@ def from_folder(folder: Path) -> Tokenizer | None:
     settings = _settings(folder)
     if (folder / "tokenizer.json").is_file():
         with reading(folder / "tokenizer.json", "a tokenizer of the package tokenizers"):
-            core = tokenizers.Tokenizer.from_str(read_text(folder / "tokenizer.json"))
+            core = tokenizer_backends.of_json(read_text(folder / "tokenizer.json"))
         core.no_padding()
         core.no_truncation()
         _space(core, settings, read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
@@ -224,39 +224,11 @@ def from_folder(folder: Path) -> Tokenizer | None:
     more = {name: read_json(folder / name) for name in files if (folder / name).is_file()}
     parts = {name: config["text_config"] for name, config in more.items() if isinstance(config.get("text_config"), dict)}
     more |= {f"text_config of {name}": part for name, part in parts.items()}
-    usual = _usual_ids(core, more, settings)
-    bos, eos = (_first(core, settings, more | usual, name) for name in ("bos", "eos"))
-    eos_ids = {i for file, config in (more | usual).items() for i in _ids(file, config, "eos_token_id")}
+    bos, eos = (_first(core, settings, more, name) for name in ("bos", "eos"))
+    eos_ids = {i for file, config in more.items() for i in _ids(file, config, "eos_token_id")}
     eos_ids |= set() if eos is None else {eos}
     adds_bos, adds_eos = _adds(core, settings, itself=(folder / "tokenizer.json").is_file())
     return Tokenizer(core, bos, eos, tuple(sorted(eos_ids)), adds_bos, _templates(folder), texts, adds_eos)
-
-
-_USUAL_IDS: dict[str, tuple[int | None, int | None]] = {
-    **dict.fromkeys(("llama", "mistral", "granite"), (1, 2)),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), (2, 1)),
-    **{"phi3": (1, 32_000), "olmo2": (None, 50_279), "smollm3": (128_000, 128_001)},
-    **{"gpt2": (50_256, 50_256), "gpt_neox": (0, 2)},
-}
-"""The begin and the end of texts in the configuration classes of transformers 5, by family."""
-
-
-def _usual_ids(
-    core: tokenizers.Tokenizer, more: dict[str, dict[str, Any]], settings: dict[str, Any]
-) -> dict[str, dict[str, int]]:
-    """The ids that a family has where no file says any, as a configuration; empty if there is none.
-
-    Only such as are tokens; a null says that there is none, and so does what a file names.
-    """
-    config = more.get("config.json", {})
-    family = config.get("model_type")
-    ids = _USUAL_IDS.get(family, (None, None)) if isinstance(family, str) else (None, None)
-    usual = {}
-    for name, i in zip(("bos", "eos"), ids, strict=True):
-        said = f"{name}_token" in settings or any(f"{name}_token_id" in part for part in more.values())
-        if i is not None and not said and core.id_to_token(i) is not None:
-            usual[f"{name}_token_id"] = i
-    return {f"the defaults of {family}": usual} if usual else {}
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -407,8 +379,9 @@ def _space(core: tokenizers.Tokenizer, settings: dict[str, Any], config: dict[st
     kind = kind.removesuffix("Fast") if isinstance(kind, str) else None
     # The class that folders of Qwen 2 name counts as wrong.
     kind = usual if usual == "TokenizersBackend" or family == "qwen2" else kind
-    steps = core.pre_tokenizer
-    steps = [steps[i] for i in range(len(steps))] if isinstance(steps, pre_tokenizers.Sequence) else [steps]
+    whole: Any = core.pre_tokenizer
+    several = isinstance(whole, pre_tokenizers.Sequence)
+    steps = list(whole) if several else [whole]
     bytes_of_text = [step for step in steps if isinstance(step, pre_tokenizers.ByteLevel)]
     if kind in ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer"):
         for step in bytes_of_text:

@@ -4,11 +4,14 @@ Two kinds: pairs of bytes, as in GPT-2, which differ in how text is split into w
 that GGUF files have for it); and SentencePiece's pairs of characters with scores, as in Llama 2 and Gemma.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from ufm._check import shown
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 """Types of tokens, in GGUF files and in SentencePiece."""
@@ -103,6 +106,33 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 
 DEFAULT = Splitting((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))
 """The splitting that llama.cpp takes where a file does not say, which is right for few models."""
+
+
+def of_json(content: str) -> tokenizers.Tokenizer:
+    """The tokenizer of a `tokenizer.json`.
+
+    Raises:
+        ValueError: a merge that the prefix of its second part cannot be cut off from: with that the package would end the
+            process.
+        Exception: of the package, on anything else that it does not take.
+    """
+    data = json.loads(content)
+    model = data.get("model") if isinstance(data, dict) else None
+    prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) else None
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if isinstance(prefix, str) and prefix and isinstance(merges, list):
+        for merge in merges:
+            parts = merge.split(" ") if isinstance(merge, str) else merge
+            second = parts[-1] if isinstance(parts, list) and parts else None
+            if isinstance(second, str) and not _cuts(second, len(prefix.encode())):
+                raise ValueError(f"continuing_subword_prefix {prefix!r}, which the merge {shown(merge)} is too short for")
+    return tokenizers.Tokenizer.from_str(content)
+
+
+def _cuts(text: str, length: int) -> bool:
+    """Whether a text has so many bytes, and no character across their end."""
+    data = text.encode(errors="replace")
+    return length == len(data) or (length < len(data) and data[length] & 0xC0 != 0x80)
 
 
 def pre_tokenizer(splitting: Splitting, *, prefix: bool = False) -> pre_tokenizers.PreTokenizer:

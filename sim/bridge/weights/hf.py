@@ -27,7 +27,7 @@ from sim.bridge.config import Config
 from sim.bridge.files import read_json, reading, some_of
 from sim.bridge.parameters import ShardingOf, is_gain, placed, require_finite, shapes
 from sim.bridge.weights import tensor_names
-from ufm._check import require
+from ufm._check import require, shown
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -74,7 +74,9 @@ class Safetensors:
         index = read_json(path)
         listed = index.get("weight_map")
         ok = isinstance(listed, dict) and all(isinstance(x, str) for x in listed.values()) and bool(listed)
-        got = "an empty one" if listed == {} else type(listed).__name__
+        entries = listed.items() if isinstance(listed, dict) else ()
+        wrong = next((f"{shown(shard)} for {shown(name)}" for name, shard in entries if not isinstance(shard, str)), None)
+        got = "an empty one" if listed == {} else wrong or type(listed).__name__
         require(ok, "weight_map", f"the shard of every tensor, in {path.name}", got)
         assert isinstance(listed, dict)
         plain = [shard for shard in set(listed.values()) if Path(shard).name != shard]

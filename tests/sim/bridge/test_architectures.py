@@ -158,6 +158,18 @@ TWO_FACTORS = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type"),
         ("llama", {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 8}}, "factor"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "yarn", **YARN, "beta_fast": 1e-320}},
+            "^beta_fast: expected a number of turns in 32",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"type": "yarn", **YARN, "beta_slow": 1e308}},
+            "^beta_slow: expected a number of turns in 32",
+        ),
+        ("llama", {"rope_scaling": "linear"}, "^rope_scaling: expected an object of settings, got str"),
+        ("llama", {"rope_parameters": "linear"}, "^rope_parameters: expected an object of settings, got str"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters"),
         ("gemma3_text", {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}, "rope_parameters"),
         ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}}, "short_factor"),
@@ -216,6 +228,14 @@ def test_the_flag_of_a_multimodal_model_is_that_of_the_whole():
         (
             {"rope_scaling": {"rope_type": "yarn", **YARN, "attention_factor": 1.5, "beta_fast": None}},
             Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, attention_factor=1.5),
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", **YARN, "attention_factor": 0, "truncate": None, "beta_slow": 0}},
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, attention_factor=0.0, truncated=False),
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", **YARN, "mscale": 0, "mscale_all_dim": 0.0}},
+            Rope(1e4, "yarn", 4.0, 1.0, 32.0, 32, attention_factor=0.1 * math.log(4) + 1),
         ),
         (
             {"rope_scaling": {"rope_type": "yarn", **YARN}, "original_max_position_embeddings": 16},

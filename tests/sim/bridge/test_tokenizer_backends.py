@@ -4,6 +4,8 @@ Expected words are those of the regular expressions in the `tokenizer.json` of t
 engine (the package `regex`); of deepseek-llm, with the letters of two cases as Unicode has them.
 """
 
+import json
+
 import pytest
 from tokenizers import pre_tokenizers
 
@@ -142,3 +144,28 @@ def test_only_normal_tokens_are_put_together():
     tokenizer_backends.mark(core, tokens, types)
     assert core.encode("abb").tokens == ["ab", "b"]
     assert core.encode("a<unk>b").tokens == ["a", "<unk>", "b"]
+
+
+@pytest.mark.parametrize("form", [lambda pair: pair, " ".join])
+@pytest.mark.parametrize(
+    ("prefix", "pair", "reads"),
+    [
+        ("##", ["a", "##b"], True),
+        ("x", ["a", "b"], True),
+        ("", ["a", "b"], True),
+        ("##", ["a", "b"], False),
+        ("é", ["a", "b"], False),
+        ("x", ["日", "本"], False),
+    ],
+)
+def test_merges_that_a_prefix_cannot_be_cut_off_from(form, prefix, pair, reads):
+    """The package would panic at them, and end the process at some."""
+    words = dict.fromkeys([*pair, "".join(pair), pair[0] + pair[1].removeprefix(prefix), pair[0]])
+    vocabulary = {text: i for i, text in enumerate(words)}
+    model = {"type": "BPE", "continuing_subword_prefix": prefix, "vocab": vocabulary, "merges": [form(pair)]}
+    content = json.dumps({"version": "1.0", "added_tokens": [], "model": model})
+    if reads:
+        assert tokenizer_backends.of_json(content).get_vocab_size() == len(vocabulary)
+    else:
+        with pytest.raises(ValueError, match=r"^continuing_subword_prefix .* is too short for"):
+            tokenizer_backends.of_json(content)

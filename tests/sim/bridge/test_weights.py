@@ -516,6 +516,10 @@ def test_weights_under_another_name_are_listed(llama, name, message):
 
 def test_an_index_of_nothing(llama):
     (llama / "model.safetensors").unlink()
+    for damaged, got in (('{"a": null}', "None for 'a'"), ('{"a": 5}', "5 for 'a'"), ("[]", "list")):
+        (llama / "model.safetensors.index.json").write_text(f'{{"weight_map": {damaged}}}')
+        with pytest.raises(ValueError, match=rf"^weight_map: .*got {got}"):
+            load(llama)
     (llama / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     with pytest.raises(ValueError, match=r"^weight_map: .*got an empty one"):
         load(llama)
