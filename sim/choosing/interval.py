@@ -12,6 +12,9 @@ SAMPLES = 400
 COVERAGE = 0.9
 """Share of them inside the interval."""
 
+BEYOND = np.log(4)
+"""The logarithm of how far beyond the strengths that were looked at a straight line is followed."""
+
 
 def interval_of(
     excess: Callable[[float, Effects], float], looked_at: Mapping[float, Effects], alpha: float, seed: int
@@ -50,4 +53,4 @@ def _crossing(log_alpha: np.ndarray, excess: np.ndarray) -> float:
     k = int(np.clip(above[0] if above.size else len(x) - 1, 1, len(x) - 1))
     slope = (y[k] - y[k - 1]) / (x[k] - x[k - 1])
     # What a sample does between two strengths that are close says little of its slope.
-    return float(x[k] - y[k] / slope) if slope > 0.1 else np.nan
+    return float(np.clip(x[k] - y[k] / slope, x[0] - BEYOND, x[-1] + BEYOND)) if slope > 0.1 else np.nan

@@ -134,7 +134,7 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
     bounds = " ".join(_in_words(name, bound, choice) for name, bound in choice.bounds.items())
     if choice.alpha is None or choice.cost is None or choice.interval is None:
         return (
-            f"No strength of {lm.name} after block {choice.layer} meets what was asked: {choice.reason}. In the prompts, "
+            f"No strength was chosen for {lm.name} after block {choice.layer}: {choice.reason}. In the prompts, "
             f"without steering, the mean probability of the concept ({concept}) is {before}. {bounds}".strip()
         )
     low, high = choice.interval
