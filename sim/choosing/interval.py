@@ -18,10 +18,11 @@ BEYOND = np.log(4)
 
 def interval_of(
     excess: Callable[[float, Effects], float], looked_at: Mapping[float, Effects], alpha: float, seed: int
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """The interval that holds the strength for 90 % of samples of the prompts, taken with replacement.
 
-    If no sample tells a strength, it is that of all strengths that were looked at.
+    None where fewer than two prompts have a prediction that counts: their samples are all alike. If no sample
+    tells a strength, it is that of all strengths that were looked at.
 
     Args:
         excess: of a strength and its effects: crosses 0 at the strength that is chosen.
@@ -31,6 +32,8 @@ def interval_of(
     """
     strengths = np.array(sorted(looked_at))
     known = np.flatnonzero(looked_at[strengths[0]].counted.any(axis=1))
+    if len(known) < 2:
+        return None
     draws = known[np.random.default_rng(seed).integers(len(known), size=(SAMPLES, len(known)))]
     crossings = []
     for rows in draws:

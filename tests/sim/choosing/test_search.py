@@ -14,6 +14,7 @@ from sim.bridge.generation import Sampling
 from sim.choosing import rollouts, search
 from sim.choosing.criteria import KLBudget, LossRise, NormRatio, Rising, ShareAtLeast, statistic
 from sim.choosing.interval import interval_of
+from sim.choosing.page import summary
 from sim.choosing.rollouts import FixedText, Writer, prompts_alone
 from sim.choosing.search import choose, promoted
 from theory import budgets
@@ -367,7 +368,8 @@ def test_promoted_tokens_are_the_fewest_that_gain_half():
         ({"prompts": []}, "prompts"),
         ({"budget": 0.0}, "budget"),
         ({"share": 1.5}, "share"),
-        ({"of": "p50"}, "statistic"),
+        ({"of": "p50"}, "of: expected one of p95, mean, max, got 'p50'"),
+        ({"seed": 2**32}, "seed: expected a whole number from 0 to 4294967295, got 4294967296"),
         ({"sign": 2}, "sign"),
         ({"sign": -1, "share": 0.1}, "share: expected none for negative strengths and named tokens"),
         ({"horizon": 0}, "horizon"),
@@ -389,6 +391,30 @@ def test_bad_input_is_named(lm, change, argument):
     options = {"steering": steering(), "prompts": PROMPTS, "tokens": TOKENS, "horizon": 6} | change
     with pytest.raises(ValueError, match=f"^{argument}"):
         choose(lm, options.pop("steering"), options.pop("prompts"), **options)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_criteria_that_are_no_list_are_refused(lm):
+    with pytest.raises(ValueError, match=r"^criteria: expected a list of limits such as .*, got 1"):
+        choose(lm, steering(), PROMPTS, criteria=1)
+
+
+def test_one_prompt_gives_no_interval(lm):
+    choice = choose(lm, steering(), PROMPTS[:1], horizon=6, tokens=TOKENS, budget=0.05, completions=0)
+    assert choice.alpha > 0
+    assert choice.interval is None
+    assert choice.as_json()["interval"] is None
+    assert "over prompts" not in str(choice)
+    assert "bootstrap" not in str(choice)
+    assert "after 1 prompt\n" in str(choice)
+    said = summary(lm, choice, choice.tokens)
+    assert "after 1 prompt. By a theorem" in said
+    assert "samples" not in said
+
+
+def test_a_budget_that_float32_does_not_resolve_is_spoken_of(lm):
+    choice = choose(lm, steering(), PROMPTS, horizon=6, tokens=TOKENS, budget=1e-12, completions=0)
+    assert "cannot be told from rounding in float32" in choice.reason
 
 
 def test_a_vector_of_several_blocks_needs_a_layer(lm):
