@@ -79,7 +79,7 @@ class Choice:
     Attributes:
         alpha: the strength, in units of the vector; None if there is none.
         layer: the first block that is steered.
-        interval: 90 % of bootstrap samples of the prompts give a strength in it; None without a strength.
+        interval: 90 % of bootstrap samples of the prompts give a strength in it; None without one, or for one prompt.
         per_prompt: what it is to each prompt.
         cost: None without a strength.
         share: the concept's share before and after, the mean over predictions.
@@ -166,16 +166,21 @@ class Choice:
         certain: list[str] = []
         assumed: list[str] = []
         measured: list[str] = []
-        if self.alpha is not None and self.cost is not None and self.interval is not None:
+        if self.alpha is not None and self.cost is not None:
             certain.append(
                 f"no intervention of any kind moves the concept's mean share from {self.share[0]:.3g} to "
                 f"{self.share[1]:.3g} on these texts for less than {self.least_cost:.3g} nats per token (N15)"
             )
-            low, high = self.interval
             measured.append(
                 f"KL per token is {self.cost.mean:.3g} in the mean and {self.cost.p95:.3g} at the 95th percentile, on text "
-                f"that the model steered at {self.written_at:.4g} wrote after {len(self.per_prompt)} prompts; for 90 % of "
-                f"bootstrap samples of the prompts the strength is between {low:.3g} and {high:.3g}"
+                f"that the model steered at {self.written_at:.4g} wrote after {_prompts(len(self.per_prompt))}"
+                + (
+                    ""
+                    if self.interval is None
+                    else "; for 90 % of bootstrap samples of the prompts the strength is between {:.4g} and {:.4g}".format(
+                        *self.interval
+                    )
+                )
             )
         for name, bound in self.bounds.items():
             reach = "at every strength" if np.isinf(bound.alpha) else f"up to strength {bound.alpha:.3g}"
@@ -210,13 +215,13 @@ class Choice:
 
     def _lines(self) -> list[str]:
         before, after = self.share
-        if self.alpha is None or self.cost is None or self.interval is None:
+        if self.alpha is None or self.cost is None:
             lines = [f"no strength at block {self.layer}: {self.reason}"]
         else:
-            low, high = self.interval
+            over = "" if self.interval is None else " ({:.4g} to {:.4g} over prompts)".format(*self.interval)
             stopped = "a smaller one misses the share" if self.stopped_by == "share" else f"stopped by {self.stopped_by}"
             lines = [
-                f"alpha {self.alpha:.4g} at block {self.layer} ({low:.4g} to {high:.4g} over prompts); {stopped}",
+                f"alpha {self.alpha:.4g} at block {self.layer}{over}; {stopped}",
                 f"costs {self.cost.mean:.3g} nats per token (95th percentile {self.cost.p95:.3g}, "
                 f"largest {self.cost.max:.3g}, {self.cost.cumulative:.3g} over a continuation)",
                 f"moves the concept's mean share from {before:.3g} to {after:.3g}"
@@ -235,6 +240,10 @@ class Choice:
         for kind, words in zip(("theorem", "assumed", "measured"), self.guarantees.values(), strict=True):
             lines += [f"{kind}: {sentence}" for sentence in words]
         return [*lines, f"first guess {self.guess:.4g}; {self.passes:.1f} passes of the model"]
+
+
+def _prompts(count: int) -> str:
+    return f"{count} prompt{'s' if count != 1 else ''}"
 
 
 def aim_of(settings: Mapping[str, Any]) -> int:

@@ -1,6 +1,6 @@
 """The strength at which a measured quantity crosses its limit, from few evaluations: a bracketed secant on log strength."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,9 @@ SHORTEST = 0.005
 
 STEEPEST = 8.0
 """A function that seems steeper by the logarithm of the strength may have jumped: it is not solved by being near 0."""
+
+CLOSER = 3
+"""How often the steps around a peak are halved."""
 
 
 class Crossing(NamedTuple):
@@ -37,6 +40,7 @@ def crossing(
     tolerance: float = 0.01,
     most: float = np.inf,
     evaluations: int = 30,
+    between: tuple[float, float] | None = None,
 ) -> Crossing:
     """The positive strength at which `excess` crosses 0 upwards.
 
@@ -48,9 +52,13 @@ def crossing(
         tolerance: relative error of the strength.
         most: the largest strength that is looked at.
         evaluations: after which the best is taken.
+        between: strengths, one below the crossing and one not, if they are known.
     """
     low, high = (0.0, -np.inf), (np.inf, np.inf)
     alpha, last, halve = float(min(start, most)), None, False
+    if between is not None:
+        low, high = ((end, float(excess(end))) for end in between)
+        last, alpha = high, _next(low, high, high, steepness, (0.0, np.inf), halve=False)
     for count in range(1, evaluations + 1):
         value = float(excess(alpha))
         value = np.inf if np.isnan(value) else value
@@ -72,6 +80,64 @@ def crossing(
         strides = (min(SHORTEST * 2.0**count, np.log(stride)), np.log(stride))
         last, alpha = here, min(_next(low, high, here, steepness, strides, halve=halve), most)
     return Crossing(low[0] or None, low[0], evaluations, steepness)
+
+
+def first_rise(excess: Callable[[float], float], rungs: Iterable[float]) -> tuple[float, float] | None:
+    """Strengths that the first crossing of 0 is between, as far as can be seen from a ladder of strengths.
+
+    A function that has a peak below 0 on the ladder is looked at more closely around it: the peak itself may be above.
+
+    Args:
+        excess: of a strength; below 0 at small ones. Where it is NaN or +inf, the ladder ends.
+        rungs: growing strengths.
+
+    Returns:
+        The strength below the crossing, 0 if the first is not, and the one that is not below; None if all are.
+    """
+    seen: list[tuple[float, float]] = [(0.0, -np.inf)]
+    for alpha in rungs:
+        value = float(excess(alpha))
+        if value >= 0 and np.isfinite(value):
+            return seen[-1][0], alpha
+        ended = not value < 0
+        seen.append((alpha, -np.inf if ended else value))
+        if (
+            len(seen) > 3
+            and _may_rise(*(value for _, value in seen[-3:]))
+            and (rise := _at_a_peak(excess, seen[-3:])) is not None
+        ):
+            return rise
+        if ended:
+            break
+    return None
+
+
+def _may_rise(left: float, top: float, right: float) -> bool:
+    """Whether a function with such values at equal distances may be above 0 between them."""
+    # The vertex of the parabola through them is above the highest by an eighth of the larger difference at most.
+    return top > max(left, right) and top + (top - min(left, right)) / 2 >= 0
+
+
+def _at_a_peak(excess: Callable[[float], float], around: list[tuple[float, float]]) -> tuple[float, float] | None:
+    """Strengths that a crossing is between, close to a peak: halves of the steps on both of its sides are looked at.
+
+    Args:
+        excess: as for `first_rise`.
+        around: three strengths with what `excess` is there, the second the highest.
+    """
+    for _ in range(CLOSER):
+        (low, _), (peak, _), (high, _) = around
+        places = [np.sqrt(low * peak), np.sqrt(peak * high)]
+        sides = []
+        for before, place in ((low, places[0]), (peak, places[1])):
+            value = float(excess(float(place)))
+            if value >= 0 and np.isfinite(value):
+                return before, float(place)
+            sides.append((float(place), value if value < 0 else -np.inf))
+        five = [around[0], sides[0], around[1], sides[1], around[2]]
+        top = max(range(1, 4), key=lambda k: five[k][1])
+        around = five[top - 1 : top + 2]
+    return None
 
 
 def _next(low, high, here, steepness: float, strides: tuple[float, float], *, halve: bool) -> float:

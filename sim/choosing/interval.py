@@ -12,13 +12,17 @@ SAMPLES = 400
 COVERAGE = 0.9
 """Share of them inside the interval."""
 
+BEYOND = np.log(4)
+"""The logarithm of how far beyond the strengths that were looked at a straight line is followed."""
+
 
 def interval_of(
     excess: Callable[[float, Effects], float], looked_at: Mapping[float, Effects], alpha: float, seed: int
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """The interval that holds the strength for 90 % of samples of the prompts, taken with replacement.
 
-    If no sample tells a strength, it is that of all strengths that were looked at.
+    None where fewer than two prompts have a prediction that counts: their samples are all alike. If no sample
+    tells a strength, it is that of all strengths that were looked at.
 
     Args:
         excess: of a strength and its effects: crosses 0 at the strength that is chosen.
@@ -28,6 +32,8 @@ def interval_of(
     """
     strengths = np.array(sorted(looked_at))
     known = np.flatnonzero(looked_at[strengths[0]].counted.any(axis=1))
+    if len(known) < 2:
+        return None
     draws = known[np.random.default_rng(seed).integers(len(known), size=(SAMPLES, len(known)))]
     crossings = []
     for rows in draws:
@@ -50,4 +56,4 @@ def _crossing(log_alpha: np.ndarray, excess: np.ndarray) -> float:
     k = int(np.clip(above[0] if above.size else len(x) - 1, 1, len(x) - 1))
     slope = (y[k] - y[k - 1]) / (x[k] - x[k - 1])
     # What a sample does between two strengths that are close says little of its slope.
-    return float(x[k] - y[k] / slope) if slope > 0.1 else np.nan
+    return float(np.clip(x[k] - y[k] / slope, x[0] - BEYOND, x[-1] + BEYOND)) if slope > 0.1 else np.nan

@@ -132,18 +132,21 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
     before, after = (f"{100 * share:.2g} %" for share in choice.share)
     concept = _concept(lm, choice, leading)
     bounds = " ".join(_in_words(name, bound, choice) for name, bound in choice.bounds.items())
-    if choice.alpha is None or choice.cost is None or choice.interval is None:
+    if choice.alpha is None or choice.cost is None:
         return (
-            f"No strength of {lm.name} after block {choice.layer} meets what was asked: {choice.reason}. In the prompts, "
+            f"No strength was chosen for {lm.name} after block {choice.layer}: {choice.reason}. In the prompts, "
             f"without steering, the mean probability of the concept ({concept}) is {before}. {bounds}".strip()
         )
-    low, high = choice.interval
+    count, samples = len(choice.per_prompt), ""
+    if choice.interval is not None:
+        low, high = choice.interval
+        samples = f"; 90 % of samples of these prompts give a strength from {low:.4g} to {high:.4g}"
     return (
         f"Steer {lm.name} after block {choice.layer} with strength {choice.alpha:.3g}. The benefit: the mean probability of "
         f"the concept ({concept}) goes from {before} to {after}. The cost: {choice.cost.mean:.2g} nats of KL per token in "
         f"the mean, {choice.cost.p95:.2g} at the 95th percentile. {_stopped(choice)} Both are measured, on text that the "
-        f"model steered at {choice.written_at:.3g} wrote after {len(choice.per_prompt)} prompts; 90 % of samples "
-        f"of these prompts give a strength from {low:.3g} to {high:.3g}. By a theorem, any intervention pays at least "
+        f"model steered at {choice.written_at:.3g} wrote after {count} prompt{'s' if count != 1 else ''}{samples}. "
+        f"By a theorem, any intervention pays at least "
         f"{choice.least_cost:.2g} nats for this change of the mean (N15). {bounds}".strip()
     )
 

@@ -9,8 +9,7 @@ randomness, and the strength is solved on the new text, until it stays.
 """
 
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from sim.choosing.bounds import bounds_of
 from sim.choosing.choice import Choice, Cost, Point, PromptChoice, aim_of
 from sim.choosing.compute_cost import Work
 from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, ShareAtLeast, Situation, floor_of, logit, statistic
-from sim.choosing.crossing import STEEPEST, crossing
+from sim.choosing.crossing import STEEPEST, crossing, first_rise
 from sim.choosing.interval import interval_of
 from sim.choosing.layers import over_layers
 from sim.choosing.rollouts import (
@@ -72,14 +71,26 @@ FEW = 4
 REPEATING = 0.1
 """A larger part of the texts that repeat themselves is spoken of."""
 
+RESOLVED = 1e-9
+"""KL of fewer nats is rounding in float32: on SmolLM2 it is a twentieth off at 1e-9, and three times too large at 1e-11."""
+
 HARDLY = 0.01
 """A share whose log-odds rise by less is spoken of: it is a hundredth larger than without steering, if it is small."""
+
+LAST_SEED = 2**32 - 1
+"""The largest seed: of a larger one the randomness of JAX sees a part."""
 
 FINITE = "finite logits"
 """What stops a strength where a larger one gives NaN."""
 
 FARTHEST = 1e4
 """Strengths are looked for up to this many times the first guess."""
+
+LADDER = (8, 6)
+"""For a share, strengths are looked at that double: so many at most below the one that a text is written at, and above."""
+
+ELSEWHERE = 2
+"""Texts on which a share is not reached, or is there without steering, before the search for it ends."""
 
 
 def choose(
@@ -129,9 +140,10 @@ def choose(
     sign = whole_number("sign", sign)
     require(sign in (1, -1), "sign", "1 or -1", sign)
     floor = floor_of(share, falls=sign < 0 and tokens is not None)
-    require(of in STATISTICS, "statistic", f"one of {', '.join(STATISTICS)}", repr(of))
+    require(isinstance(of, str) and of in STATISTICS, "of", f"one of {', '.join(STATISTICS)}", repr(of))
     limits = _limits(budget, of, share, criteria)
     horizon, seed = whole_number("horizon", horizon, 1), whole_number("seed", seed)
+    require(0 <= seed <= LAST_SEED, "seed", f"a whole number from 0 to {LAST_SEED}", seed)
     layer = layer if layer is None or isinstance(layer, str) else whole_number("layer", layer)
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm, other_weights=other_weights)
@@ -184,8 +196,10 @@ def _at_every_token(steering: Steering) -> Steering:
 
 
 def _limits(budget: float | None, of: str, share: float | None, criteria: Sequence[Any]) -> tuple[Ceiling, ...]:
+    expected = "limits such as LossRise(0.2), while a floor is share="
+    require(isinstance(criteria, Iterable), "criteria", f"a list of {expected}", shown(criteria))
+    criteria = tuple(criteria)
     for criterion in criteria:
-        expected = "limits such as LossRise(0.2), while a floor is share="
         require(isinstance(criterion, Ceiling), "criteria", expected, shown(criterion))
     if budget is None and (criteria or share is not None):
         return tuple(criteria)
@@ -196,8 +210,25 @@ class _NoStrengthError(Exception):
     """There is no strength; the words say why."""
 
 
+class _ThereError(_NoStrengthError):
+    """A share is there without steering, on what the unsteered model writes."""
+
+
 class _NotFiniteError(_NoStrengthError):
     """The model does not write at a strength."""
+
+
+class _OtherTextError(_NoStrengthError):
+    """A text does not tell the strength for a share; one that is written at another strength may.
+
+    Attributes:
+        alpha: that strength.
+        there: whether the share is there without steering.
+    """
+
+    def __init__(self, reason: str, alpha: float, *, there: bool) -> None:
+        super().__init__(reason)
+        self.alpha, self.there = alpha, there
 
 
 class _Search:
@@ -222,6 +253,8 @@ class _Search:
         self.work = Work.of(self.lm.config, writer)
         self.points: list[Point] = []
         self.warning = ""
+        # Whether a share is known to be missed without steering, on what the unsteered model writes.
+        self.has_room = False
         self.steepness = 2.0 if floor is None else 1.0
         self.slope = any(limit.needs_slope for limit in limits)
         budgets = [limit for limit in limits if isinstance(limit, KLBudget)]
@@ -262,7 +295,7 @@ class _Search:
             settings=self.settings,
         )
         try:
-            solved = self._settle(guess if self.floor is None else self._least_guess(self.floor.share, before))
+            solved = self._settle(guess if self.floor is None else self._least_guess(self.floor, before))
         except _NoStrengthError as reason:
             return replace(none, reason=str(reason), points=tuple(self.points), passes=self.work.passes)
         return self._described(none, *solved, completions)
@@ -287,18 +320,43 @@ class _Search:
         self.work.tilted(text.rollouts)
         return text.tilt(jnp.asarray(members))
 
-    def _least_guess(self, share: float, before: float) -> float:
-        """A strength at which the share is not yet reached, if log-odds grow at most twice as fast as they begin to.
+    def _least_guess(self, floor: ShareAtLeast, before: float) -> float:
+        """Where the search for a share begins: a strength at which most predictions cost less than one nat to first order.
+
+        Where log-odds that grow at most twice as fast as they begin to do not reach the share before, a smaller one.
+
+        Args:
+            floor: the share.
+            before: what it is in the prompts.
 
         Raises:
-            _NoStrengthError: it is reached already, or moves the other way.
+            _ThereError: it is reached already.
         """
-        if before >= share:
-            raise _NoStrengthError(f"without steering the share is {before:.3g} in the prompts; {share:g} was asked for")
+        most = float(np.sqrt(1 / statistic(self.tilt.variance / 2, "p95")))
+        if before >= floor.share:
+            self._require_room(before)
+            return most
         slope = self.sign * float(np.nanmean(self.tilt.covariance)) / (before * (1 - before))
-        if not slope > 0:
-            raise _NoStrengthError(f"steering this way lowers the share, from {before:.3g}; {share:g} was asked for")
-        return (logit(share) - logit(before)) / (2 * slope)
+        return min(most, (logit(floor.share) - logit(before)) / (2 * slope)) if slope > 0 else most
+
+    def _require_room(self, in_prompts: float | None = None) -> None:
+        """Refuse a share that is there without steering, on the text that the unsteered model writes.
+
+        Args:
+            in_prompts: what it is in the prompts, if that is spoken of.
+
+        Raises:
+            _ThereError: it is there.
+        """
+        assert self.floor is not None
+        self.has_room = True
+        share = float(np.nanmean(self._text(self.writer()).shares(self.members)))
+        if share >= self.floor.share:
+            prompts = "" if in_prompts is None else f" and {in_prompts:.3g} in the prompts"
+            raise _ThereError(
+                f"the share {self.floor.share:g} is reached without steering already: it is {share:.3g} on the text that "
+                f"the unsteered model writes{prompts}"
+            )
 
     # --- the strength ----------------------------------------------------------------------------------------------------
 
@@ -309,31 +367,68 @@ class _Search:
         """
         alpha = guess
         if self.writer.horizon >= 2 * SHORT:
-            with suppress(_NoStrengthError):
+            try:
                 text, written = self._write(alpha, self.writer.horizon // SHORT, halvings=HALVINGS)
                 alpha = self._solve(text, written, COARSE)[0]
-        for done in range(ROUNDS):
-            try:
-                text, written = self._write(alpha, halvings=0 if done else HALVINGS)
-            except _NotFiniteError as error:
-                if not done:
-                    raise
-                # What was looked at on the text of the round before stays.
-                self.warning = f"{error}: the text written at {self.sign * written:.4g} is kept"
-                alpha = min(alpha, written)
-                break
-            alpha, looked_at = self._solve(text, written, TOLERANCE)
-            if abs(np.log(alpha / written)) <= SETTLED:
-                break
-        else:
-            self.warning = f"after {ROUNDS} rounds of writing the strength still moves by {abs(alpha / written - 1):.0%}"
+            except _ThereError:
+                raise
+            except _OtherTextError as other:
+                alpha = other.alpha
+            except _NoStrengthError:
+                pass
+        alpha, text, written, looked_at = self._rounds(alpha)
         if self.floor is not None:
             self._require_within(text, alpha, looked_at[alpha])
         finite = {strength: effects for strength, effects in looked_at.items() if effects.is_finite}
         if len(finite) < 2:
-            other = 1.2 * alpha if 1.2 * alpha < self.too_large else alpha / 1.2
-            self._look(text, written, other, finite)
+            other_end = 1.2 * alpha if 1.2 * alpha < self.too_large else alpha / 1.2
+            self._look(text, written, other_end, finite)
         return alpha, text, {strength: effects for strength, effects in finite.items() if effects.is_finite}
+
+    def _rounds(self, alpha: float) -> tuple[float, FixedText, float, dict[float, Effects]]:
+        """Texts at a strength and at those that are solved on them, until it stays.
+
+        Returns:
+            The strength, the text, the strength that it was written at, and what was looked at on it.
+
+        Raises:
+            _NoStrengthError: no strength is known after the last round.
+        """
+        solved: tuple[float, FixedText, float, dict[float, Effects]] | None = None
+        elsewhere, below, above = 0, 0.0, np.inf
+        for _ in range(ROUNDS):
+            try:
+                text, written = self._write(alpha, halvings=0 if solved else HALVINGS)
+                alpha, looked_at = self._solve(text, written, TOLERANCE)
+            except _NotFiniteError as error:
+                if solved is None:
+                    raise
+                # What was looked at on the text of the round before stays.
+                alpha, text, written, looked_at = solved
+                self.warning = f"{error}: the text written at {self.sign * written:.4g} is kept"
+                return min(alpha, written), text, written, looked_at
+            except _OtherTextError as other:
+                elsewhere += 1
+                if elsewhere == ELSEWHERE and solved is not None and other.there:
+                    self.warning = f"{other}: the text written at {self.sign * solved[2]:.4g} is kept"
+                    return solved
+                if elsewhere == ELSEWHERE or abs(np.log(other.alpha / written)) <= SETTLED:
+                    raise
+                # Halfway back, where a text has told a strength before.
+                alpha = other.alpha if solved is None else float(np.sqrt(other.alpha * solved[2]))
+                continue
+            solved = alpha, text, written, looked_at
+            if abs(np.log(alpha / written)) <= SETTLED:
+                return solved
+            below, above = (max(below, written), above) if alpha > written else (below, min(above, written))
+            if self.floor is not None and below < above < np.inf and below > 0:
+                # Two texts may each lead to the strength of the other: one between them is written.
+                alpha = _well_between(alpha, below, above)
+        if solved is None:
+            raise _NoStrengthError(f"no text of {ROUNDS} tells the strength")
+        moved = abs(solved[0] / solved[2] - 1)
+        self.warning = f"after {ROUNDS} rounds of writing the strength still moves by {moved:.0%}"
+        return solved
 
     def _write(self, alpha: float, horizon: int | None = None, *, halvings: int = 0) -> tuple[FixedText, float]:
         """Text of the model at a strength, of fewer tokens where a horizon is named, and the strength.
@@ -366,22 +461,65 @@ class _Search:
             _NoStrengthError: no limit is reached, or the share is not.
         """
         looked_at: dict[float, Effects] = {}
-        # A share may have a peak, which long strides would step over.
-        options: dict[str, Any] = {} if self.floor is None else {"stride": 2.0}
-        result = crossing(
-            lambda alpha: self._look(text, written, alpha, looked_at),
-            written,
-            steepness=self.steepness,
-            tolerance=tolerance,
-            most=FARTHEST * written,
-            **options,
-        )
+
+        def excess(alpha: float) -> float:
+            return self._look(text, written, alpha, looked_at)
+
+        start, options = written, {}
+        if self.floor is not None:
+            low, start = self._bracket(self.floor, text, written, excess, looked_at)
+            # Below the first rung, the share falls to what it is without steering.
+            options = {"between": (low, start)} if low > 0 else {"stride": 2.0}
+        result = crossing(excess, start, steepness=self.steepness, tolerance=tolerance, most=FARTHEST * written, **options)
         if result.alpha is None:
             raise _NoStrengthError(self._unreached(too_much=result.low == 0))
         horizon, (start, end) = text.rollouts.horizon, (self.sign * written, self.sign * result.alpha)
         LOG.info("block %d: on %d tokens a prompt, written at %.4g, strength %.4g", self.layer, horizon, start, end)
         self.steepness = result.steepness
         return result.alpha, looked_at
+
+    def _bracket(
+        self,
+        floor: ShareAtLeast,
+        text: FixedText,
+        written: float,
+        excess: Callable[[float], float],
+        looked_at: dict[float, Effects],
+    ) -> tuple[float, float]:
+        """Strengths that the least one with the share is between, on a text: the lower one is 0 where none is known.
+
+        A share may have a peak, and the text may be written at a strength beyond it: small strengths are looked at first.
+        What a share costs at least (N15), and KL as the square of the strength, say how small the first of them may be.
+
+        Raises:
+            _OtherTextError: the share is there without steering, or at no strength that was looked at.
+        """
+        before = text.shares(self.members)
+        share, place = float(np.nanmean(before)), f"on the text that the model writes at strength {self.sign * written:.4g}"
+        if share >= floor.share:
+            if not self.has_room:
+                self._require_room()
+            reason = f"the share {floor.share:g} is there without steering {place}, where it is {share:.3g}"
+            raise _OtherTextError(reason, written / 4, there=True)
+        excess(written)
+        paid = float(np.nanmean(looked_at[written].kl)) if written in looked_at else np.nan
+        needed = least_cost(before, np.where(np.isnan(before), np.nan, floor.share))
+        rungs = np.log2(paid / needed) / 2 if paid > 0 and needed > 0 else float(LADDER[0])
+        below = int(np.clip(np.ceil(rungs) + 1, 1, LADDER[0])) if np.isfinite(rungs) else LADDER[0]
+        bracket = first_rise(excess, [written * 2.0**k for k in range(-below, LADDER[1] + 1)])
+        if bracket is not None:
+            return bracket
+        known = {alpha: float(np.nanmean(effects.share)) for alpha, effects in looked_at.items() if effects.is_finite}
+        if not known:
+            raise _NoStrengthError(self._unreached(too_much=False))
+        best = max(known, key=lambda alpha: known[alpha])
+        ends = " to ".join(f"{self.sign * end:.4g}" for end in (min(known), max(known)))
+        raise _OtherTextError(
+            f"the share {floor.share:g} is not reached: at most {known[best]:.3g} was, at strength {self.sign * best:.4g}, "
+            f"of the strengths that were tried, {ends}, {place}",
+            best,
+            there=False,
+        )
 
     def _look(self, text: FixedText, written: float, alpha: float, looked_at: dict[float, Effects]) -> float:
         """By how much a strength is too large, and what it does put down in `looked_at`."""
@@ -431,10 +569,7 @@ class _Search:
             names = " and ".join(limit.name for limit in self.limits)
             return f"the smallest strength that was looked at, {first.alpha:.3g}, is too much already for {names}"
         if self.floor is not None and self.points:
-            best = max(self.points, key=lambda point: point.share)
-            return (
-                f"the share {self.floor.share:g} is not reached: at most {best.share:.3g} was, at strength {best.alpha:.4g}"
-            )
+            return f"the share {self.floor.share:g} is not reached at the strengths that were tried"
         if not self.points:
             return "no strength gives finite logits"
         last = max(self.points, key=lambda point: abs(point.alpha))
@@ -462,24 +597,37 @@ class _Search:
         share, least = (float(np.nanmean(before)), float(np.nanmean(after))), least_cost(before, after)
         situation = self._situation(text, alpha, effects)
         stopped = self._stopped_by(alpha, situation)
-        low, high = interval_of(lambda a, of: self._excess(text, a, of), looked_at, alpha, self.writer.seed)
-        ends = sorted((self.sign * low, self.sign * min(high, self.too_large)))
+        coarse = cost.max < RESOLVED and self.budget in self.limits
+        unresolved = (
+            f"costs below {RESOLVED:.0e} nats cannot be told from rounding in float32: the strength is not known well"
+        )
+        ends = interval_of(lambda a, of: self._excess(text, a, of), looked_at, alpha, self.writer.seed)
+        if ends is not None:
+            low, high = sorted((self.sign * ends[0], self.sign * min(ends[1], self.too_large)))
+            ends = low, high
         broken = f"at strength {self.sign * self.too_large:.4g} logits are not finite" if stopped == FINITE else ""
         return replace(
             none,
             alpha=self.sign * alpha,
-            interval=(ends[0], ends[1]),
+            interval=ends,
             per_prompt=self._per_prompt(alpha, effects),
             cost=cost,
             share=share,
             least_cost=least,
             efficiency=least / cost.mean if cost.mean > 0 else None,
             stopped_by=stopped,
-            reason="; ".join(filter(None, [self.warning or broken, *self._notes(text.rollouts, *share)])),
+            reason="; ".join(
+                filter(None, [self.warning or broken, unresolved if coarse else "", *self._notes(text.rollouts, *share)])
+            ),
             points=tuple(self.points),
             completions=self._completions(alpha, text, completions),
             passes=self.work.passes,
         )
+
+    def _rounding(self, effects: Effects) -> str:
+        """That a budget is too small to be measured, if it is."""
+        unknown = self.budget in self.limits and self.budget.value(effects) < RESOLVED
+        return f"costs below {RESOLVED:.0e} nats cannot be told from rounding in float32" if unknown else ""
 
     def _stopped_by(self, alpha: float, situation: Situation) -> str:
         """What a larger strength would break, or the share that a smaller one would miss."""
@@ -545,3 +693,9 @@ def _row_means(values: Any) -> np.ndarray:
     """The mean of each row over what is not NaN, ``[n]``; NaN where nothing is."""
     counts = (~np.isnan(values)).sum(axis=1)
     return np.where(counts > 0, np.nansum(values, axis=1) / np.maximum(counts, 1), np.nan)
+
+
+def _well_between(alpha: float, low: float, high: float) -> float:
+    """A strength between two others, or their middle where it is not, or is as good as one of them."""
+    inside = low * (1 + SETTLED) < alpha < high / (1 + SETTLED)
+    return alpha if inside else float(np.sqrt(low * high))

@@ -22,6 +22,9 @@ KEY = "ufm.vector"
 """The name of the facts in metadata."""
 
 _DIRECTION = re.compile(r"(?:direction\.)?(\d{1,6})")
+_ALMOST = re.compile(r"(?:direction|sink)\..*|[-+\d.]+", re.IGNORECASE)
+"""A name that was to say a block."""
+
 _SINK = re.compile(r"sink\.(\d{1,6})")
 
 
@@ -69,7 +72,7 @@ def vector_of(contents: Contents, path: Path, layer: int | None = None, blocks: 
     try:
         if contents.facts is None:
             model = ModelTag(family=contents.family) if contents.family else None
-            return SteeringVector(directions, path.stem, model, sinks=sinks)
+            return SteeringVector(directions, path.stem.encode(errors="replace").decode(), model, sinks=sinks)
         known = metadata.of_text(contents.facts)
         more = (known.name, known.model, known.site, known.extraction, known.diagnosis, sinks, known.scales)
         return SteeringVector(directions, *more)
@@ -90,7 +93,9 @@ def _directions(
     """The directions by block."""
     named = {name: match for name in arrays if (match := _DIRECTION.fullmatch(name))}
     if not named and len(arrays) == 1:
-        (array,) = arrays.values()
+        ((name, array),) = arrays.items()
+        known = not _ALMOST.fullmatch(name)
+        require(known, "vector", "an array named direction.<block>, as in direction.15", f"{name!r} in {str(path)!r}")
         return _of_array(array, path, layer, blocks)
     others = sorted(name for name in arrays if name not in named and not _SINK.fullmatch(name))
     expected = "arrays with the names direction.<block>, or a single array [d] or [L, d]"

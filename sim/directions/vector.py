@@ -8,7 +8,8 @@ Layers are blocks, counted from 0, and a direction acts on the residual stream a
 vector, so that arithmetic (`2 * joy - anger`) means what it says.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sim.bridge.model import LanguageModel
-from ufm._check import finite, finite_number, require, shown, whole_number
+from ufm._check import finite, finite_number, require, shown, text, whole_number
 from ufm.interventions import Add
 from ufm.steering import RESIDUAL, Steering
 
@@ -119,7 +120,11 @@ class SteeringVector:
     sinks: Mapping[int, Float[np.ndarray, " d"]] = field(default_factory=dict)
     scales: Mapping[int, float] = field(default_factory=dict)
 
+    # Arrays of NumPy leave arithmetic to the vector, and do not multiply it entry by entry.
+    __array_ufunc__ = None
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", text("name", self.name))
         require(isinstance(self.directions, Mapping), "directions", "directions by block", shown(self.directions))
         require(len(self.directions) > 0, "directions", "at least one", "none")
         arrays = {}
@@ -167,7 +172,7 @@ class SteeringVector:
         Raises:
             ValueError: a block that it has no direction for.
         """
-        number = whole_number("layer", layer)
+        number = _block(layer)
         require(number in self.directions, "layer", f"one of {_ranges(self.layers)}", number)
         return self.directions[number]
 
@@ -177,8 +182,8 @@ class SteeringVector:
         Raises:
             ValueError: a block that it has no direction for, none.
         """
-        numbers = [layers] if isinstance(layers, int | np.integer) else list(layers)
-        chosen = {int(layer): self[layer] for layer in numbers}
+        several = isinstance(layers, Iterable) and not isinstance(layers, str | bytes) and np.ndim(layers) != 0
+        chosen = {_block(layer): self[layer] for layer in (layers if several else [layers])}  # type: ignore[union-attr]
 
         def kept(facts: Mapping[int, Any]) -> dict[int, Any]:
             return {layer: fact for layer, fact in facts.items() if layer in chosen}
@@ -231,7 +236,7 @@ class SteeringVector:
         return self._with(other, lambda a, b: a - b, "-")
 
     def __mul__(self, factor: Any) -> "SteeringVector":
-        if not isinstance(factor, Real):
+        if not _is_number(factor):
             return NotImplemented
         number = finite_number("factor", factor)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
@@ -245,10 +250,9 @@ class SteeringVector:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Any) -> "SteeringVector":
-        if not isinstance(divisor, Real):
+        if not _is_number(divisor):
             return NotImplemented
-        require(divisor != 0, "divisor", "a number other than 0", divisor)
-        return self * (1 / divisor)
+        return self * (1 / finite_number("divisor", divisor, "a number other than 0", lambda number: number != 0))
 
     def __neg__(self) -> "SteeringVector":
         return self * -1.0
@@ -376,10 +380,32 @@ def _vector(argument: str, value: Any) -> Float[np.ndarray, " d"]:
     Raises:
         ValueError: another shape, numbers that are not finite, in float32 too.
     """
+    masked = np.ma.isMaskedArray(value) and bool(np.ma.getmaskarray(value).any())
+    require(not masked, argument, "numbers without a mask", "some that are masked")
     array = finite(argument, value)
     require(array.ndim == 1 and array.size > 0, argument, "a vector [d]", f"shape {array.shape}")
     with np.errstate(over="ignore"):
         return finite(argument, array.astype(np.float32)).astype(np.float32)
+
+
+def _block(layer: Any) -> int:
+    """The number of a block.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        known = not isinstance(layer, bool)
+        number = operator.index(layer)
+    except TypeError:
+        known, number = False, 0
+    require(known, "layer", "the number of a block", shown(layer))
+    return number
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a factor is for the vector to judge: a number, or an array, of which a single number will do."""
+    return isinstance(value, Real) or hasattr(value, "__array__")
 
 
 def _same_arrays(mine: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> bool:

@@ -68,13 +68,15 @@ def _title(about: dict) -> str:
     if np.isnan(about["alpha"]):
         return fill(f"No strength after block {about['layer']}: {about['reason']}".replace("$", "\\$"), 84)
     low, high = (f"{about[end]:.3g}" for end in ("low", "high"))
-    return f"$\\alpha$ = {about['alpha']:.3g} after block {about['layer']} ({low} to {high} over prompts)"
+    over = f" ({low} to {high} over prompts)" if np.isfinite(about["low"]) else ""
+    return f"$\\alpha$ = {about['alpha']:.3g} after block {about['layer']}{over}"
 
 
 def _chosen(axes: Axes, about: dict) -> None:
     """The strength, and its interval over prompts."""
     if np.isfinite(about["alpha"]):
-        axes.axvspan(about["low"], about["high"], color=INK, alpha=0.12, linewidth=0)
+        if np.isfinite(about["low"]):
+            axes.axvspan(about["low"], about["high"], color=INK, alpha=0.12, linewidth=0)
         axes.axvline(about["alpha"], color=INK, linewidth=1.1)
 
 

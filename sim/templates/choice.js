@@ -48,8 +48,8 @@
       put("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, label(tick));
     }
     if (view.alpha !== null) {
-      const ends = view.interval.map(a => Math.min(Math.max(x(a), left), width - right)).sort((a, b) => a - b);
-      put("rect", { class: "band", x: ends[0], width: Math.max(ends[1] - ends[0], 1), y: above, height: height - above - below });
+      const ends = (view.interval ?? []).map(a => Math.min(Math.max(x(a), left), width - right)).sort((a, b) => a - b);
+      if (ends.length) put("rect", { class: "band", x: ends[0], width: Math.max(ends[1] - ends[0], 1), y: above, height: height - above - below });
       put("line", { class: "chosen", x1: x(view.alpha), x2: x(view.alpha), y1: above, y2: height - below });
     }
     if (limit !== null && limit < top) {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.choosing.crossing import crossing
+from sim.choosing.crossing import crossing, first_rise
 
 
 @pytest.mark.parametrize("start", [1e-3, 0.5, 1.9, 2.1, 400.0])
@@ -46,3 +46,36 @@ def test_no_strength_is_good():
     result = crossing(lambda alpha: 1.0, 1.0, evaluations=10)
     assert result.alpha is None
     assert result.low == 0
+
+
+def test_the_first_of_two_crossings_is_found():
+    """Above 0 between 1 and 4, and again from 100 on."""
+
+    def excess(alpha):
+        return np.log(alpha) * np.log(alpha / 4) * np.log(alpha / 100) / 10
+
+    low, high = first_rise(excess, 0.1 * 2.0 ** np.arange(12))
+    assert low < 1 < high < 4
+    assert crossing(excess, high, between=(low, high)).alpha == pytest.approx(1, rel=0.011)
+
+
+@pytest.mark.parametrize("top", np.geomspace(1.0, 2.0, 7))
+def test_a_peak_between_rungs_is_found(top):
+    """Above 0 in a part of a step only."""
+
+    def excess(alpha):
+        return 0.01 - np.log(alpha / top) ** 2
+
+    rungs = 2.0 ** np.arange(-4, 5)
+    assert max(map(excess, rungs)) < 0 or top in rungs
+    low, high = first_rise(excess, rungs)
+    assert excess(low) < 0 <= excess(high)
+    assert high / low <= 2
+
+
+def test_a_ladder_that_stays_below_has_no_crossing():
+    asked = []
+    assert first_rise(lambda alpha: asked.append(alpha) or -3 - np.log(alpha) ** 2, 2.0 ** np.arange(-4, 5)) is None
+    assert len(asked) == 9
+    assert first_rise(lambda alpha: np.nan if alpha > 2 else -1.0, 2.0 ** np.arange(9)) is None
+    assert first_rise(lambda alpha: 1.0, [0.5, 1.0]) == (0.0, 0.5)

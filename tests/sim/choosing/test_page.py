@@ -81,7 +81,7 @@ def test_the_first_paragraph_says_what_was_found(page, choices):
     for part in (f"strength {chosen.alpha:.3g}", f"{chosen.cost.mean:.2g} nats", "measured", "theorem", "assumption", "N18"):
         assert part in strong["summary"]
     assert f"from {100 * chosen.share[0]:.2g} % to {100 * chosen.share[1]:.2g} %" in strong["summary"]
-    assert none["summary"].startswith("No strength of")
+    assert none["summary"].startswith("No strength was chosen for")
     assert unreached.reason in none["summary"]
     assert "N18" not in none["summary"]  # there is no budget that it would keep to
     assert none["bounds"] == []

@@ -14,6 +14,7 @@ from sim.bridge.generation import Sampling
 from sim.choosing import rollouts, search
 from sim.choosing.criteria import KLBudget, LossRise, NormRatio, Rising, ShareAtLeast, statistic
 from sim.choosing.interval import interval_of
+from sim.choosing.page import summary
 from sim.choosing.rollouts import FixedText, Writer, prompts_alone
 from sim.choosing.search import choose, promoted
 from theory import budgets
@@ -79,7 +80,7 @@ def test_the_first_text_is_short_and_counts_as_such(lm, monkeypatch):
 
 
 def test_a_share_that_short_texts_do_not_reach_is_sought_on_long_ones(lm, monkeypatch):
-    plain = choose(lm, steering(), PROMPTS, horizon=8, tokens=TOKENS, share=0.065, completions=0)
+    plain = choose(lm, steering(), PROMPTS, horizon=8, tokens=RISING, share=0.065, completions=0)
     solve = search._Search._solve
 
     def no_luck(self, text, *args):
@@ -88,7 +89,7 @@ def test_a_share_that_short_texts_do_not_reach_is_sought_on_long_ones(lm, monkey
         return solve(self, text, *args)
 
     monkeypatch.setattr(search._Search, "_solve", no_luck)
-    choice = choose(lm, steering(), PROMPTS, horizon=8, tokens=TOKENS, share=0.065, completions=0)
+    choice = choose(lm, steering(), PROMPTS, horizon=8, tokens=RISING, share=0.065, completions=0)
     assert choice.alpha == pytest.approx(plain.alpha, rel=0.1)
     assert choice.share[1] == pytest.approx(0.065, rel=0.05)
 
@@ -140,18 +141,51 @@ def test_the_other_way(lm):
     assert mirrored.alpha == pytest.approx(-back.alpha, rel=1e-5)
 
 
+RISING = [43]
+"""What steering promotes."""
+
+
 def test_the_least_strength_for_a_share(lm):
-    plain = choice_of(lm, budget=0.2)
+    options = {"horizon": 6, "tokens": RISING, "completions": 0}
+    plain = choose(lm, steering(), PROMPTS, budget=0.2, **options)
     wanted = float(np.mean(plain.share))
-    choice = choice_of(lm, share=wanted)
+    choice = choose(lm, steering(), PROMPTS, share=wanted, **options)
     assert choice.share[1] == pytest.approx(wanted, rel=0.03)
+    assert choice.alpha < plain.alpha
     assert choice.stopped_by == "share"
-    assert choice_of(lm, share=wanted, budget=30.0).alpha == pytest.approx(choice.alpha, rel=1e-6)
+    assert choice.passes < 40
+    assert choose(lm, steering(), PROMPTS, share=wanted, budget=30.0, **options).alpha == pytest.approx(
+        choice.alpha, rel=1e-6
+    )
+
+
+def test_a_share_is_found_below_its_peak_wherever_the_search_begins(lm, monkeypatch):
+    text, alphas = text_at(lm, 0.0), np.geomspace(0.1, 100.0, 16)
+    one_hot = [jnp.zeros(61, bool).at[token].set(True) for token in range(61)]
+    shares = np.array([[np.nanmean(text.effects(alpha, one).share) for alpha in alphas] for one in one_hot])
+    # Of tokens with a peak inside, the one whose share falls farthest behind it.
+    token = int(np.argmax(np.where(np.argmax(shares, axis=1) > 3, shares.max(axis=1) / shares[:, -1], 0)))
+    wanted = float(np.sqrt(np.nanmean(text.shares(one_hot[token])) * shares[token].max()))
+    assert shares[token, -1] < wanted
+    monkeypatch.setattr(search._Search, "_least_guess", lambda *_: 100.0)
+    choice = choose(lm, steering(), PROMPTS, horizon=6, tokens=[token], share=wanted, completions=0)
+    assert choice.alpha is not None, choice.reason
+    assert choice.alpha < alphas[shares[token].argmax()]
+    assert choice.share[1] == pytest.approx(wanted, rel=0.08)
+
+
+def test_a_share_that_the_unsteered_model_reaches_on_its_own_text_is_named(lm):
+    """In the prompts it is less."""
+    choice = choice_of(lm, share=0.06)
+    assert choice.share[0] < 0.06
+    assert choice.alpha is None
+    share = float(np.nanmean(text_at(lm, 0.0).shares(MEMBERS)))
+    expected = f"reached without steering already: it is {share:.3g} on the text that the unsteered model writes"
+    assert choice.reason == f"the share 0.06 is {expected}"
 
 
 def test_a_share_that_costs_too_much(lm):
-    plain = choice_of(lm, budget=0.2)
-    choice = choice_of(lm, share=float(plain.share[1]), budget=1e-4)
+    choice = choose(lm, steering(), PROMPTS, horizon=6, tokens=RISING, share=0.03, budget=1e-4)
     assert choice.alpha is None
     assert "nats" in choice.reason
     assert "budget" in choice.reason
@@ -163,6 +197,8 @@ def test_a_share_that_is_not_reached_says_the_ceiling(lm):
     choice = choice_of(lm, share=0.9999)
     assert choice.alpha is None
     assert "not reached: at most 0." in choice.reason
+    assert "of the strengths that were tried, " in choice.reason
+    assert choice.passes < 40
 
 
 def test_a_share_that_is_there_already(lm):
@@ -271,11 +307,11 @@ def test_a_bound_that_allows_everything_is_null(lm):
 
 
 def test_bounds_say_nothing_of_a_budget_that_nobody_asked_for(lm):
-    wanted = float(np.mean(choice_of(lm, budget=0.2).share))
-    choice = choice_of(lm, share=wanted)
+    options = {"horizon": 6, "tokens": RISING, "share": 0.03}
+    choice = choose(lm, steering(), PROMPTS, **options)
     assert choice.guarantees["under_assumptions"] == []
     assert not any("budget" in sentence for sentences in choice.guarantees.values() for sentence in sentences)
-    assert len(choice_of(lm, share=wanted, budget=30.0).guarantees["under_assumptions"]) == 2
+    assert len(choose(lm, steering(), PROMPTS, budget=30.0, **options).guarantees["under_assumptions"]) == 2
 
 
 def test_the_interval_of_a_law_is_known():
@@ -332,7 +368,8 @@ def test_promoted_tokens_are_the_fewest_that_gain_half():
         ({"prompts": []}, "prompts"),
         ({"budget": 0.0}, "budget"),
         ({"share": 1.5}, "share"),
-        ({"of": "p50"}, "statistic"),
+        ({"of": "p50"}, "of: expected one of p95, mean, max, got 'p50'"),
+        ({"seed": 2**32}, "seed: expected a whole number from 0 to 4294967295, got 4294967296"),
         ({"sign": 2}, "sign"),
         ({"sign": -1, "share": 0.1}, "share: expected none for negative strengths and named tokens"),
         ({"horizon": 0}, "horizon"),
@@ -354,6 +391,30 @@ def test_bad_input_is_named(lm, change, argument):
     options = {"steering": steering(), "prompts": PROMPTS, "tokens": TOKENS, "horizon": 6} | change
     with pytest.raises(ValueError, match=f"^{argument}"):
         choose(lm, options.pop("steering"), options.pop("prompts"), **options)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_criteria_that_are_no_list_are_refused(lm):
+    with pytest.raises(ValueError, match=r"^criteria: expected a list of limits such as .*, got 1"):
+        choose(lm, steering(), PROMPTS, criteria=1)
+
+
+def test_one_prompt_gives_no_interval(lm):
+    choice = choose(lm, steering(), PROMPTS[:1], horizon=6, tokens=TOKENS, budget=0.05, completions=0)
+    assert choice.alpha > 0
+    assert choice.interval is None
+    assert choice.as_json()["interval"] is None
+    assert "over prompts" not in str(choice)
+    assert "bootstrap" not in str(choice)
+    assert "after 1 prompt\n" in str(choice)
+    said = summary(lm, choice, choice.tokens)
+    assert "after 1 prompt. By a theorem" in said
+    assert "samples" not in said
+
+
+def test_a_budget_that_float32_does_not_resolve_is_spoken_of(lm):
+    choice = choose(lm, steering(), PROMPTS, horizon=6, tokens=TOKENS, budget=1e-12, completions=0)
+    assert "cannot be told from rounding in float32" in choice.reason
 
 
 def test_a_vector_of_several_blocks_needs_a_layer(lm):

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import zipfile
 
 import gguf
@@ -326,3 +327,10 @@ def test_an_older_file_stays_if_writing_fails(vector, tmp_path, monkeypatch):
         sim.write_vector(-vector, path)
     assert sim.read_vector(path) == vector
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("name", ["direction.-1", "Direction.15", "direction.15.0", "-1", "sink.x"])
+def test_a_name_that_almost_says_a_block_is_refused(tmp_path, name):
+    np.savez(tmp_path / "v.npz", **{name: np.ones(4)})
+    with pytest.raises(ValueError, match=f"^vector: expected .* got {re.escape(repr(name))}"):
+        sim.read_vector(tmp_path / "v.npz", layer=3)

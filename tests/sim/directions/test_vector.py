@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -139,3 +140,44 @@ def test_what_float32_cannot_hold_is_refused_without_more_words(recwarn):
             made()
     np.testing.assert_allclose(huge.normalized()[1], 3**-0.5, rtol=1e-6)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": 3}, "name: expected text, got "),
+        ({"name": "a\ud800"}, "name: expected text that UTF-8 can hold"),
+        ({"directions": {1: np.ma.masked_array(np.ones(3), [0, 1, 0])}}, "direction of block 1: .* masked"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_have_it")
+def test_what_no_file_could_give_back_is_refused(options, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        SteeringVector(**({"directions": {1: np.ones(3)}} | options))
+
+
+def test_an_array_with_a_mask_that_hides_nothing_is_one():
+    assert SteeringVector({1: np.ma.masked_array(np.ones(3), [0, 0, 0])})[1].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("layer", [15.0, 15.5, "15", True, [15.0], [[15]], 10**20, b"1"])
+@pytest.mark.usefixtures("as_users_have_it")
+def test_a_block_is_a_whole_number(layer):
+    vector = SteeringVector({1: np.ones(3), 15: np.ones(3)})
+    for look in (vector.at, vector.steering):
+        with pytest.raises(ValueError, match=r"^layer: expected .*, got "):
+            look(layer)
+    with pytest.raises(ValueError, match=r"^layer: expected the number of a block, got None"):
+        vector.at(None)
+    assert vector.at(np.array(15)).layers == vector.at(np.array([15])).layers == (15,)
+
+
+def test_factors_may_be_of_any_library():
+    vector = SteeringVector({1: np.ones(3)}, "x")
+    factors = [np.float64(2), np.array(2.0), jnp.float32(2), jnp.array(2.0)]
+    assert all(factor * vector == vector * factor == 2 * vector for factor in factors)
+    assert all(vector / factor == vector / 2 for factor in factors)
+    for factor in (np.ones(3), jnp.ones(3)):
+        for product in (lambda f: f * vector, lambda f: vector * f):
+            with pytest.raises(ValueError, match=r"^factor: expected a finite number, got "):
+                product(factor)
