@@ -26,7 +26,12 @@ def all_words(concepts: Concepts, length: int) -> tuple[np.ndarray, np.ndarray]:
     # Concepts of two tokens have more than `LARGEST` words from 25 tokens on.
     count = sum(int(size) ** min(length, 25) for size in concepts.sizes)
     fits = max(count, length) <= LARGEST
-    require(fits, "length", f"contexts that fit in memory, at most {LARGEST}", f"those of {length} tokens of {concepts.sizes.max()}")
+    require(
+        fits,
+        "length",
+        f"contexts that fit in memory, at most {LARGEST}",
+        f"those of {length} tokens of {concepts.sizes.max()}",
+    )
     words = [w for k in range(concepts.count) for w in product(concepts.members(k), repeat=length)]
     array = np.array(words)
     return array, concepts.of_token[array[:, 0]]
