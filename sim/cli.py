@@ -575,7 +575,7 @@ def show(folder: Annotated[Path, typer.Argument(help="A folder with runs in it."
 @lm.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs, two or more.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("out/comparison.html"),
+    out: Annotated[Path, typer.Option(help="The page to write, an HTML file.")] = Path("out/comparison.html"),
 ) -> None:
     """Lay the claims of several runs side by side on one page."""
     from sim.experiments.strength.compare import compare as write

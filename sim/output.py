@@ -26,6 +26,7 @@ def prepare_folder(out: str | Path) -> Path:
         ValueError: the path is a file, cannot be created, or cannot be written.
     """
     folder = Path(out)
+    require(not folder.is_file(), "out", "a folder that can be written", f"the file {str(folder)!r}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
@@ -58,7 +59,8 @@ def writable_file(path: str | Path, argument: str) -> Path:
         ValueError: the path is a folder, or its folder cannot be written; names `argument`.
     """
     file = Path(path)
-    require(not file.is_dir(), argument, "a file to write", f"the folder {str(file)!r}")
+    empty = " (an empty name means it, too)" if str(file) == "." else ""
+    require(not file.is_dir(), argument, "a file to write", f"the folder {str(file)!r}{empty}")
     try:
         writable_folder(file.parent)
     except ValueError:

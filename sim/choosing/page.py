@@ -109,8 +109,8 @@ def view(lm: LanguageModel, choice: Choice, data: xr.Dataset) -> dict[str, Any]:
         "error": about["interpolation_error"],
         "alphas": _rounded(data["alpha"], 6),
         "share": _rounded(data["share"]),
-        "least": _rounded(data["least_cost"]),
-        "cost": {name: _rounded(data["cost"].sel(statistic=name)) for name in shown},
+        "least": _rounded(data["least_cost"], 6),
+        "cost": {name: _rounded(data["cost"].sel(statistic=name), 6) for name in shown},
         "multiples": data["multiple"].values.tolist() if "multiple" in data else [],
         "prompts": [_prompt(data.isel(prompt=j)) for j in range(data.sizes["prompt"])],
     }

@@ -465,7 +465,8 @@ class _Search:
         def excess(alpha: float) -> float:
             return self._look(text, written, alpha, looked_at)
 
-        start, options = written, {}
+        options: dict[str, Any] = {}
+        start = written
         if self.floor is not None:
             low, start = self._bracket(self.floor, text, written, excess, looked_at)
             # Below the first rung, the share falls to what it is without steering.

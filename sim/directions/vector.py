@@ -183,7 +183,8 @@ class SteeringVector:
             ValueError: a block that it has no direction for, none.
         """
         several = isinstance(layers, Iterable) and not isinstance(layers, str | bytes) and np.ndim(layers) != 0
-        chosen = {_block(layer): self[layer] for layer in (layers if several else [layers])}  # type: ignore[union-attr]
+        listed: Any = layers if several else [layers]
+        chosen = {_block(layer): self[layer] for layer in listed}
 
         def kept(facts: Mapping[int, Any]) -> dict[int, Any]:
             return {layer: fact for layer, fact in facts.items() if layer in chosen}

@@ -57,3 +57,11 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
         output.writable_folder(tmp_path / "file" / "a")
     with pytest.raises(ValueError, match=r"^json: expected a file in a folder that can be written"):
         output.writable_file(tmp_path / "file" / "a.json", "json")
+
+
+def test_what_is_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^out: expected a folder that can be written, got the file "):
+        output.prepare_folder(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"got the folder '\.' \(an empty name means it, too\)$"):
+        output.writable_file("", "json")

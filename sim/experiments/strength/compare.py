@@ -81,7 +81,7 @@ def compare(folders: Sequence[str | Path], page: str | Path) -> Path:
 
     Args:
         folders: of the runs, two or more, with their claims tested (`ufm lm all` or `ufm lm page`).
-        page: the HTML file to write.
+        page: the HTML file to write; .html is put to a name without an ending.
 
     Raises:
         ValueError: fewer than two folders, one twice, one without a run or without tested claims.
@@ -90,7 +90,8 @@ def compare(folders: Sequence[str | Path], page: str | Path) -> Path:
     require(len(paths) > 1, "folders", "two runs or more", len(paths))
     twice = len({path.resolve() for path in paths}) < len(paths)
     require(not twice, "folders", "different runs", ", ".join(str(path) for path in paths))
-    target = output.writable_file(page, "out")
+    named = Path(page)
+    target = output.writable_file(named if named.suffix or named.is_dir() else named.with_suffix(".html"), "out")
     runs = [read_run(path) for path in paths]
     names = names_of_layers(runs)
     claims = [run.claims(own) for run, own in zip(runs, names, strict=True)]

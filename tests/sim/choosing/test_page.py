@@ -67,7 +67,7 @@ def test_its_numbers_are_those_of_the_file_beside_it(page, choices):
     for view, choice in zip(views_of(page), both, strict=True):
         with xr.open_dataset(page.parent / "choice.nc", group=f"block-{choice.layer}", engine="h5netcdf") as data:
             np.testing.assert_allclose(view["share"], data["share"], rtol=1e-3)
-            np.testing.assert_allclose(view["cost"]["mean"], data["cost"].sel(statistic="mean"), rtol=1e-3, atol=1e-9)
+            np.testing.assert_allclose(view["cost"]["mean"], data["cost"].sel(statistic="mean"), rtol=1e-5, atol=1e-12)
             p = [token["p"] for token in view["prompts"][1]["tokens"]]
             np.testing.assert_allclose(p, data["probability"].isel(prompt=1), atol=1e-6)
             assert view["prompts"][2]["completions"] == data["completion"].isel(prompt=2).values.tolist()

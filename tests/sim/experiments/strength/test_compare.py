@@ -90,6 +90,11 @@ def test_the_command_writes_the_page(runs, tmp_path):
     assert (tmp_path / "a" / "b.html").is_file()
 
 
+def test_a_name_without_an_ending_gets_one(runs, tmp_path):
+    assert compare(runs, tmp_path / "cmp") == tmp_path / "cmp.html"
+    assert (tmp_path / "cmp.html").is_file()
+
+
 def test_a_folder_is_no_page(runs, tmp_path):
     with pytest.raises(ValueError, match=r"^out: expected a file to write, got the folder"):
         compare(runs, tmp_path)
