@@ -40,7 +40,7 @@ from sim.choosing.rollouts import (
     require_moving,
 )
 from theory.allocation import strength_for_each
-from ufm._check import require, shown, whole_number
+from ufm._check import random_seed, require, shown, whole_number
 from ufm.interventions import Add
 from ufm.steering import After, All, Steering, without_budget
 
@@ -76,9 +76,6 @@ RESOLVED = 1e-9
 
 HARDLY = 0.01
 """A share whose log-odds rise by less is spoken of: it is a hundredth larger than without steering, if it is small."""
-
-LAST_SEED = 2**32 - 1
-"""The largest seed: of a larger one the randomness of JAX sees a part."""
 
 FINITE = "finite logits"
 """What stops a strength where a larger one gives NaN."""
@@ -142,8 +139,7 @@ def choose(
     floor = floor_of(share, falls=sign < 0 and tokens is not None)
     require(isinstance(of, str) and of in STATISTICS, "of", f"one of {', '.join(STATISTICS)}", repr(of))
     limits = _limits(budget, of, share, criteria)
-    horizon, seed = whole_number("horizon", horizon, 1), whole_number("seed", seed)
-    require(0 <= seed <= LAST_SEED, "seed", f"a whole number from 0 to {LAST_SEED}", seed)
+    horizon, seed = whole_number("horizon", horizon, 1), random_seed("seed", seed)
     layer = layer if layer is None or isinstance(layer, str) else whole_number("layer", layer)
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm, other_weights=other_weights)
