@@ -132,6 +132,8 @@ def sections(text: str) -> dict[str, list[tuple[str, str]]]:
 
 def several(returns: ast.expr | None) -> bool:
     """Whether a function returns several things that have no names."""
+    if isinstance(returns, ast.BinOp):  # or None
+        return several(returns.left)
     words = "" if returns is None else ast.unparse(returns)
     return words.startswith("tuple[") and "..." not in words and isinstance(returns.slice, ast.Tuple)
 

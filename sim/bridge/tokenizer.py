@@ -327,7 +327,7 @@ def _add(core: tokenizers.Tokenizer, settings: dict[str, Any], named: set[str]) 
 
 
 def _named(token: AddedToken) -> AddedToken:
-    """The same token, special."""
+    """Make a token special, and return it."""
     token.special = True
     return token
 

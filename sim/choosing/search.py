@@ -219,12 +219,12 @@ class _OtherTextError(_NoStrengthError):
 
     Attributes:
         alpha: that strength.
-        there: whether the share is there without steering.
+        is_there: whether the share is had without steering.
     """
 
-    def __init__(self, reason: str, alpha: float, *, there: bool) -> None:
+    def __init__(self, reason: str, alpha: float, *, is_there: bool) -> None:
         super().__init__(reason)
-        self.alpha, self.there = alpha, there
+        self.alpha, self.is_there = alpha, is_there
 
 
 class _Search:
@@ -405,7 +405,7 @@ class _Search:
                 return min(alpha, written), text, written, looked_at
             except _OtherTextError as other:
                 elsewhere += 1
-                if elsewhere == ELSEWHERE and solved is not None and other.there:
+                if elsewhere == ELSEWHERE and solved is not None and other.is_there:
                     self.warning = f"{other}: the text written at {self.sign * solved[2]:.4g} is kept"
                     return solved
                 if elsewhere == ELSEWHERE or abs(np.log(other.alpha / written)) <= SETTLED:
@@ -497,7 +497,7 @@ class _Search:
             if not self.has_room:
                 self._require_room()
             reason = f"the share {floor.share:g} is there without steering {place}, where it is {share:.3g}"
-            raise _OtherTextError(reason, written / 4, there=True)
+            raise _OtherTextError(reason, written / 4, is_there=True)
         excess(written)
         paid = float(np.nanmean(looked_at[written].kl)) if written in looked_at else np.nan
         needed = least_cost(before, np.where(np.isnan(before), np.nan, floor.share))
@@ -515,7 +515,7 @@ class _Search:
             f"the share {floor.share:g} is not reached: at most {known[best]:.3g} was, at strength {self.sign * best:.4g}, "
             f"of the strengths that were tried, {ends}, {place}",
             best,
-            there=False,
+            is_there=False,
         )
 
     def _look(self, text: FixedText, written: float, alpha: float, looked_at: dict[float, Effects]) -> float:
