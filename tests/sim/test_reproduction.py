@@ -94,15 +94,15 @@ def test_verdicts_have_the_documented_form(reproduction):
     assert set(verdicts) == {"version", "seed", "holds", "statements"}
     assert verdicts["holds"] is True
     for statement in verdicts["statements"]:
-        assert set(statement) == {"id", "source", "holds", "routes", "twin"}
+        assert set(statement) == {"id", "source", "holds", "outcome", "routes", "twin"}
         claim = REGISTRY[statement["id"]].claim
         assert [result["route"] for result in statement["routes"]] == [
             route for route in DEFAULT_ROUTES if applies(claim, route)
         ]
         for route in statement["routes"]:
-            assert set(route) == {"route", "holds", "instances", "worst_margin", "seconds", "note"}
+            assert set(route) == {"route", "holds", "outcome", "instances", "worst_margin", "seconds", "note"}
             assert route["instances"] > 0
-            assert route["holds"] is True
+            assert (route["holds"], route["outcome"]) == (True, "holds")
             assert (route["worst_margin"] is None) == (route["route"] == "symbolic")
             assert route["worst_margin"] is None or route["worst_margin"] > 0
         twin = REGISTRY[statement["id"]].twin
@@ -110,7 +110,7 @@ def test_verdicts_have_the_documented_form(reproduction):
             route for route in DEFAULT_ROUTES if applies(twin, route)
         ]
         for route in statement["twin"]:
-            assert route["holds"] is False
+            assert (route["holds"], route["outcome"]) == (False, "fails")
             assert route["instances"] > 0
 
 
