@@ -110,7 +110,8 @@ def test_a_letter_that_a_proof_defines_anew_is_not_explained_by_the_glossary():
 
 def test_a_route_is_explained_before_the_table_and_the_twin_has_a_verdict(written):
     html = written[1]["N1.html"]
-    assert html.index("closed forms over random instances") < html.index('<table class="matrix evidence">\n<thead><tr><th>route')
+    table = html.index('<table class="matrix evidence">\n<thead><tr><th>route')
+    assert html.index("closed forms over random instances") < table
     assert "rejected by 1 of 1 routes" in html
     assert "symbolic</dt>" not in html
     assert "the least slope of a log-odds curve" in written[1]["theorem-3.6.target.html"]
