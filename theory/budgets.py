@@ -521,7 +521,7 @@ def _two_valued(law: _Law, up: Numbers) -> Numbers:
     """
     up = jnp.asarray(up, jnp.result_type(up, law.ratio))
     most, down = _most(up), _fall(law, up)
-    near, small = up < most, down < 1
+    near, small = up < most, down < most  # nowhere near the strengths of certificates: balls cannot choose where forms meet
     of_rare, of_common = _roots(law)
     likelier = law.log_rare + up
     rise = of_rare * exp_minus_tangent(jnp.where(near, up, 0)) * of_rare
