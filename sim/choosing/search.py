@@ -621,11 +621,6 @@ class _Search:
             passes=self.work.passes,
         )
 
-    def _rounding(self, effects: Effects) -> str:
-        """That a budget is too small to be measured, if it is."""
-        unknown = self.budget in self.limits and self.budget.value(effects) < RESOLVED
-        return f"costs below {RESOLVED:.0e} nats cannot be told from rounding in float32" if unknown else ""
-
     def _stopped_by(self, alpha: float, situation: Situation) -> str:
         """What a larger strength would break, or the share that a smaller one would miss."""
         if self.floor is not None:

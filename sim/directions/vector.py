@@ -381,8 +381,6 @@ def _vector(argument: str, value: Any) -> Float[np.ndarray, " d"]:
     Raises:
         ValueError: another shape, numbers that are not finite, in float32 too.
     """
-    masked = np.ma.isMaskedArray(value) and bool(np.ma.getmaskarray(value).any())
-    require(not masked, argument, "numbers without a mask", "some that are masked")
     array = finite(argument, value)
     require(array.ndim == 1 and array.size > 0, argument, "a vector [d]", f"shape {array.shape}")
     with np.errstate(over="ignore"):
