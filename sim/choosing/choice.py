@@ -173,7 +173,7 @@ class Choice:
             )
             measured.append(
                 f"KL per token is {self.cost.mean:.3g} in the mean and {self.cost.p95:.3g} at the 95th percentile, on text "
-                f"that the model steered at {self.written_at:.4g} wrote after {_prompts(len(self.per_prompt))}"
+                f"that the model steered at {self.written_at:.4g} wrote after {prompts_in_words(len(self.per_prompt))}"
                 + (
                     ""
                     if self.interval is None
@@ -242,7 +242,8 @@ class Choice:
         return [*lines, f"first guess {self.guess:.4g}; {self.passes:.1f} passes of the model"]
 
 
-def _prompts(count: int) -> str:
+def prompts_in_words(count: int) -> str:
+    """A number of prompts in words."""
     return f"{count} prompt{'s' if count != 1 else ''}"
 
 

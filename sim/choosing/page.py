@@ -12,7 +12,7 @@ from sim import output, pages
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import Bound
-from sim.choosing.choice import Choice
+from sim.choosing.choice import Choice, prompts_in_words
 from sim.choosing.curves import APART, REACH, STEPS, curves, word_of
 from sim.figures.choosing import CHOOSING_FIGURES
 from sim.figures.style import save
@@ -137,7 +137,7 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
             f"No strength was chosen for {lm.name} after block {choice.layer}: {choice.reason}. In the prompts, "
             f"without steering, the mean probability of the concept ({concept}) is {before}. {bounds}".strip()
         )
-    count, samples = len(choice.per_prompt), ""
+    samples = ""
     if choice.interval is not None:
         low, high = choice.interval
         samples = f"; 90 % of samples of these prompts give a strength from {low:.4g} to {high:.4g}"
@@ -145,7 +145,7 @@ def summary(lm: LanguageModel, choice: Choice, leading: Sequence[int]) -> str:
         f"Steer {lm.name} after block {choice.layer} with strength {choice.alpha:.3g}. The benefit: the mean probability of "
         f"the concept ({concept}) goes from {before} to {after}. The cost: {choice.cost.mean:.2g} nats of KL per token in "
         f"the mean, {choice.cost.p95:.2g} at the 95th percentile. {_stopped(choice)} Both are measured, on text that the "
-        f"model steered at {choice.written_at:.3g} wrote after {count} prompt{'s' if count != 1 else ''}{samples}. "
+        f"model steered at {choice.written_at:.3g} wrote after {prompts_in_words(len(choice.per_prompt))}{samples}. "
         f"By a theorem, any intervention pays at least "
         f"{choice.least_cost:.2g} nats for this change of the mean (N15). {bounds}".strip()
     )
