@@ -5,7 +5,6 @@ undecided, `refute` if it found a counterexample, `replay` if what a file says i
 """
 
 import errno
-import logging
 import os
 import sys
 import warnings
@@ -13,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import platformdirs
 import typer
 
 from sim._garbage import collect_seldom
@@ -39,6 +37,8 @@ def compile_once() -> None:
 
     Variables that are set already are left alone.
     """
+    import platformdirs
+
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", platformdirs.user_cache_dir("ufm", appauthor=False))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
@@ -864,6 +864,8 @@ def choose(
 
 def _report_steps() -> None:
     """Write the steps that a search reports to standard error, a line each, so that a log file has them, too."""
+    import logging
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("ufm: %(message)s"))
     logger = logging.getLogger("sim")
@@ -939,8 +941,9 @@ SAID = (
 def main() -> None:
     """The entry point: a `ValueError`, or a disk that is full, becomes one line and exit code 2."""
     if sys.argv[1:2] != ["bench"]:
-        compile_once()
         collect_seldom()
+        if "--help" not in sys.argv:
+            compile_once()
     warnings.formatwarning = _as_line
     try:
         app()

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._check import in_range, require, typed
 from ufm._numerics import NOTHING, length_of, power_for_squares
+from ufm.concepts import check_count
 from ufm.normalised import KINDS, as_seen, norm
 from ufm.precision import full
 
@@ -371,9 +372,10 @@ def bumps(arc: Arc, points: int = 4096) -> Int[Array, " V"]:
     counted.
 
     Raises:
-        ValueError: no points.
+        ValueError: no points, or more than fit in memory.
     """
     require(points >= 1, "points", "at least one angle", points)
+    check_count("points", "angles", points)
     noise = NOTHING * jnp.finfo(arc.A.dtype).eps * jnp.max(jnp.hypot(arc.A, arc.B))
 
     def step(carry, theta):

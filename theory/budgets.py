@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float
 from theory.arc import Arc
 from ufm._check import part_of_the_tokens, require, shown, typed
 from ufm._numerics import exp_minus_tangent
+from ufm.concepts import check_count
 from ufm.precision import full, wide
 
 Numbers = Float[Array, "..."]
@@ -338,9 +339,10 @@ def diameter(arc: Arc, directions: int = 2048) -> Numbers:
         directions: how many, at least 2.
 
     Raises:
-        ValueError: fewer than two directions.
+        ValueError: fewer than two directions, or more than fit in memory.
     """
     require(directions >= 2, "directions", "at least 2", directions)
+    check_count("directions", "directions", directions)
 
     def widest(largest, angles):
         towards = angles.reshape(-1, *[1] * arc.A.ndim)

@@ -25,6 +25,7 @@ from theory.instance import Instance
 from theory.rationals import RationalInstance, even, rationalise, smaller, to_floats
 from theory.statement import Domain, Margin, assemble_all, hold, hold_on, margins_on, sample_all
 from ufm._check import require, typed
+from ufm.concepts import check_count
 
 DRAWN, RESTARTS, STEPS = 1024, 48, 120
 """Random instances looked at first, how many of them go down, and for how many steps."""
@@ -94,10 +95,12 @@ def attack(
         steps: of Adam, all restarts together.
 
     Raises:
-        ValueError: fewer than one instance, restart or step; a margin that is NaN on a random instance.
+        ValueError: fewer than one instance, restart or step, or more than fit in memory; a margin that is NaN on a random
+            instance.
     """
     for name, count in (("drawn", drawn), ("restarts", restarts), ("steps", steps)):
         require(count >= 1, name, "at least one", count)
+        check_count(name, name, count)
     start = time.perf_counter()
     chosen = domain.families if families is None else tuple(families)
     conditions = tuple(hypotheses)

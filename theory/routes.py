@@ -36,6 +36,7 @@ from theory.statement import (
 )
 from theory.statements import REGISTRY
 from ufm._check import require, typed
+from ufm.concepts import check_count
 
 ROUTES = ("instances", "autodiff", "sweep", "symbolic", "certificate", "refutation")
 """The routes by name."""
@@ -99,9 +100,10 @@ def populate(key: jax.Array, n: int, domain: Domain) -> Any:
     """`n` random instances of a domain's default families, with all that margins share: one batch.
 
     Raises:
-        ValueError: no instances.
+        ValueError: no instances, or more than fit in memory.
     """
     require(n >= 1, "n", "at least one instance", n)
+    check_count("n", "instances", n)
     return assemble_all(domain, *sample_all(domain, domain.families, jax.random.split(key, n)))
 
 

@@ -12,6 +12,7 @@ import operator
 import reprlib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import jax
@@ -45,6 +46,9 @@ for _kind in ("string", "long", "other"):
     setattr(_SHORT, f"max{_kind}", 200)
 
 
+_EXACT = (numbers.Real, Decimal)
+
+
 def real_numbers(argument: str, value: Any, expected: str = "real numbers") -> np.ndarray:
     """`value` as a NumPy array of integers or floats; refuses text, truth values, None, complex numbers, ragged lists.
 
@@ -54,8 +58,8 @@ def real_numbers(argument: str, value: Any, expected: str = "real numbers") -> n
     try:
         value = _detached(value)
         array = np.asarray(value)
-        if array.dtype == object and all(isinstance(x, numbers.Real) and not isinstance(x, bool) for x in array.flat):
-            array = array.astype(float)  # fractions, integers of more than 64 bits
+        if array.dtype == object and all(isinstance(x, _EXACT) and not isinstance(x, bool) for x in array.flat):
+            array = array.astype(float)  # fractions, decimals, integers of more than 64 bits
     except (ValueError, TypeError, OverflowError, RuntimeError):  # ragged lists, keys, 10**400
         array = np.asarray(None)
     # JAX knows of the types that NumPy does not, such as bfloat16.
@@ -285,8 +289,8 @@ def typed(function: F) -> F:
     a class or protocol            an instance
     =============================  ==================================================================================
 
-    ``X | None`` takes None too. Axes of one letter have the same size in all arguments. What JAX traces is asked for its
-    axes and its type and for nothing else.
+    ``X | None`` takes None too. Axes of one letter have the same size in all arguments; those of tokens and of widths, V and
+    d, are not empty. What JAX traces is asked for its axes and its type and for nothing else.
     """
     signature = inspect.signature(inspect.unwrap(function))
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -324,6 +328,8 @@ def _compare_sizes(sizes: dict[str, tuple[int, str]], letters: list[str], name: 
     many = next((k for k, letter in enumerate(letters) if "*" in letter or "..." in letter), len(letters))
     pairs = [*zip(letters[:many], shape, strict=False), *zip(letters[:many:-1], shape[::-1], strict=False)]
     for letter, size in pairs:
+        filled = size > 0 or letter not in NEVER_EMPTY
+        require(filled, name, f"at least one number in its axis {letter}", f"shape {tuple(shape)}")
         if letter.isidentifier() and not letter.startswith("_"):
             wanted, whose = sizes.setdefault(letter, (size, name))
             require(size == wanted, name, f"an axis {letter} of {wanted}, as {whose} has", f"shape {tuple(shape)}")
@@ -331,6 +337,9 @@ def _compare_sizes(sizes: dict[str, tuple[int, str]], letters: list[str], name: 
 
 Check = Callable[[str, Any], Any]
 """A function from an argument's name and value to the value, or one that stands for it."""
+
+NEVER_EMPTY = ("V", "d")
+"""The axes of tokens and of a hidden state: there is no model without them, though a batch of none is one."""
 
 MOST_READ = 2**20
 """Arrays of more numbers are not searched for NaN: they may be the weights of a language model, on a device."""

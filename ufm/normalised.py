@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ufm._check import in_range, require, typed
+from ufm._check import finite, in_range, require, typed
 from ufm._numerics import power_for_squares
 from ufm._pytree import Leaf, pytree, static
 from ufm.corpus import Corpus
@@ -56,9 +56,11 @@ def norm(
         In float32 at least. Hidden states may be as large and as small as floats are, though their squares are none.
 
     Raises:
-        ValueError: an unknown kind; outside transformations, a negative eps.
+        ValueError: an unknown kind; outside transformations, a negative eps, a hidden state that is not finite.
     """
     in_range("eps", eps, "a number of at least 0", lambda x: x >= 0)
+    if not isinstance(h, jax.core.Tracer):
+        finite("h", h)
     h, size = _scaled(wide(h), eps)
     h = as_seen(h, kind)
     out = h / jnp.sqrt(jnp.mean(h * h, axis=-1, keepdims=True) + eps * size * size)

@@ -46,21 +46,16 @@ def describe(
     instance = rationals.to_floats(exact)
     moves = bool(instance.range > 0)
     unit = float(instance.range) if moves else 1.0
-    slopes = compiled_quickly(jax.grad(lambda log_p: margin(dataclasses.replace(instance, log_p=log_p))))(instance.log_p)
-    gradient = np.abs(np.nan_to_num(np.asarray(slopes), posinf=0, neginf=0))
     contexts = _alike(exact)
     first = [group[0] for group in contexts]
-    weighs = np.stack([gradient[group].sum(axis=0) for group in contexts])
+    weighs = _weighs(instance, margin, contexts)
     telling = sorted(range(len(contexts)), key=lambda k: -weighs[k].sum())[:shown]
-    alphas = np.linspace(-64, 64, 2049)
-    curve = np.exp(np.asarray(closed_form_curves(instance, TOKENS, jnp.asarray(alphas) / unit)))[first]
-    fails = _fails(instance, claim, alphas, unit)
+    alphas, curve, fails = _curves(instance, claim, first, unit)
     kept = np.abs(alphas) <= _width(alphas, curve[telling], fails)
-    rows = [exact.p[j] for j in first]
     return xr.Dataset(
         {
             "probability": (("context", "token"), np.asarray(instance.p)[first]),
-            "fraction": (("context", "token"), [[str(x) for x in row] for row in rows]),
+            "fraction": (("context", "token"), [[str(x) for x in exact.p[j]] for j in first]),
             "weighs": (("context", "token"), weighs / max(weighs.max(), 1e-300)),
             "log_odds": ("token", np.asarray(instance.log_odds)),
             "in_target": ("token", np.asarray(instance.in_target)),
@@ -84,6 +79,22 @@ def describe(
             "unmarked": "" if fails.any() else _unmarked(claim, alphas),
         },
     )
+
+
+def _weighs(instance: Instance, margin: Margin, contexts: list[list[int]]) -> np.ndarray:
+    """How much a margin moves with the entries of a table, summed over contexts that are alike, ``[context, token]``."""
+    slopes = compiled_quickly(jax.grad(lambda log_p: margin(dataclasses.replace(instance, log_p=log_p))))(instance.log_p)
+    gradient = np.abs(np.nan_to_num(np.asarray(slopes), posinf=0, neginf=0))
+    return np.stack([gradient[group].sum(axis=0) for group in contexts])
+
+
+def _curves(
+    instance: Instance, claim: Claim | None, contexts: list[int], unit: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Strengths in units of ``1 / unit``, the probabilities of some contexts at them, and whether the claim fails there."""
+    alphas = np.linspace(-64, 64, 2049)
+    curve = np.exp(np.asarray(closed_form_curves(instance, TOKENS, jnp.asarray(alphas) / unit)))[contexts]
+    return alphas, curve, _fails(instance, claim, alphas, unit)
 
 
 @typed

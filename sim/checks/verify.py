@@ -27,6 +27,7 @@ from theory._compilation import release_programs
 from theory.rationals import RationalInstance
 from theory.statement import TABLES
 from ufm._check import require, typed
+from ufm.concepts import check_count
 from ufm.precision import in_float64
 
 INSTANCES = 1_000
@@ -140,13 +141,15 @@ def verify(
             that asks for it must be safe to import (``if __name__ == "__main__"``).
 
     Raises:
-        ValueError: an unknown id or route, fewer than one instance; the second process was ended.
+        ValueError: an unknown id or route, fewer than one instance, or more than fit in memory; the second process
+            was ended.
     """
     statements = find_each(ids or REGISTRY)
     unknown = [name for name in names if name not in routes.ROUTES]
     require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
     require(workers >= 1, "workers", "at least one", workers)
     require(instances >= 1, "instances", "at least one", instances)
+    check_count("instances", "instances", instances)
     wanted = _wanted(statements, names, twins)
     with in_float64(), ExitStack() as stack, bar(total=len(wanted), desc="verify", unit="route") as progress:
         random = deque(
@@ -171,11 +174,12 @@ def verify(
             done.result()  # an error in any of them is raised at once
         results = {key: evidence for loop in loops for key, evidence in loop.result().items()}
         results |= {key: future.result() for key, future in futures.items()}
+    return [Verdict(statement, _of(statement.claim, results), _of(statement.twin, results)) for statement in statements]
 
-    def evidence(claim: Claim) -> tuple[Evidence, ...]:
-        return tuple(results[claim, route] for route in routes.ROUTES if (claim, route) in results)
 
-    return [Verdict(statement, evidence(statement.claim), evidence(statement.twin)) for statement in statements]
+def _of(claim: Claim, results: dict[_Key, Evidence]) -> tuple[Evidence, ...]:
+    """The evidence on a claim, in the order in which routes are shown."""
+    return tuple(results[claim, route] for route in routes.ROUTES if (claim, route) in results)
 
 
 def _wanted(statements: Sequence[Statement], names: Collection[str], twins: bool) -> list[tuple[str, Statement, Claim]]:

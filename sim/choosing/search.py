@@ -134,35 +134,48 @@ def choose(
     Raises:
         ValueError: no prompts, a steering for another model, a zero vector, a limit that is not positive, an unknown token.
     """
-    sign = whole_number("sign", sign)
-    require(sign in (1, -1), "sign", "1 or -1", sign)
+    sign = _sign_of(sign)
     floor = floor_of(share, falls=sign < 0 and tokens is not None)
-    require(isinstance(of, str) and of in STATISTICS, "of", f"one of {', '.join(STATISTICS)}", repr(of))
     limits = _limits(budget, of, share, criteria)
     horizon, seed = whole_number("horizon", horizon, 1), random_seed("seed", seed)
-    layer = layer if layer is None or isinstance(layer, str) else whole_number("layer", layer)
+    layer = _layer_of(layer)
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm, other_weights=other_weights)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
-    spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
-    nats, of = (None, of) if spent is None else (spent.nats, spent.of)
-    asked: dict[str, Any] = {"budget": nats, "statistic": of, "share": floor and floor.share, "horizon": horizon}
-    asked |= {"seed": seed, "limits": [limit.name for limit in limits], "sign": sign}
-    settings = _known(lm, steering, layer, tokens) | asked
+    asked = {"share": floor and floor.share, "horizon": horizon, "seed": seed, "sign": sign}
+    settings = _known(lm, steering, layer, tokens) | _limited(limits, of) | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
         return _Search(writer, _steering_of(steering, place), limits, floor, concept, sign, settings).run(completions)
 
-    if not isinstance(layer, str):
-        return choose_at(layer)
-    require(layer == "auto", "layer", 'a block by number, or "auto"', repr(layer))
-    return over_layers(writer, steering, sign, tokens, choose_at)
+    return over_layers(writer, steering, sign, tokens, choose_at) if isinstance(layer, str) else choose_at(layer)
+
+
+def _sign_of(sign: Any) -> int:
+    number = whole_number("sign", sign)
+    require(number in (1, -1), "sign", "1 or -1", number)
+    return number
+
+
+def _layer_of(layer: Any) -> int | str | None:
+    """A block by number, "auto", or None."""
+    if layer is None:
+        return None
+    require(not isinstance(layer, str) or layer == "auto", "layer", 'a block by number, or "auto"', repr(layer))
+    return layer if isinstance(layer, str) else whole_number("layer", layer)
 
 
 def _known(lm: LanguageModel, steering: Any, layer: int | str | None, tokens: Sequence[int] | None) -> dict[str, Any]:
     """What a choice is about."""
     model = {"model": lm.name, "fingerprint": lm.fingerprint, "vector": getattr(steering, "name", None)}
     return model | {"layer": layer, "tokens": "promoted" if tokens is None else "given"}
+
+
+def _limited(limits: Sequence[Ceiling], of: str) -> dict[str, Any]:
+    """The limits of a choice, and the statistic of KL that is measured if none of them is a budget."""
+    spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
+    nats, of = (None, of) if spent is None else (spent.nats, spent.of)
+    return {"budget": nats, "statistic": of, "limits": [limit.name for limit in limits]}
 
 
 def _steering_of(steering: Any, layer: int | None) -> Steering:
@@ -192,6 +205,7 @@ def _at_every_token(steering: Steering) -> Steering:
 
 
 def _limits(budget: float | None, of: str, share: float | None, criteria: Sequence[Any]) -> tuple[Ceiling, ...]:
+    require(isinstance(of, str) and of in STATISTICS, "of", f"one of {', '.join(STATISTICS)}", repr(of))
     expected = "limits such as LossRise(0.2), while a floor is share="
     require(isinstance(criteria, Iterable), "criteria", f"a list of {expected}", shown(criteria))
     criteria = tuple(criteria)

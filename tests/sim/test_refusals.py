@@ -9,7 +9,7 @@ TARGET = "theorem-3.6.target"
 WRONG = [
     (verify.verify, {}, "ids", [TARGET, 3, [1], ["theorem-9"]]),
     (verify.verify, {}, "seed", ["a", 1.5, None, True, 10**400]),
-    (verify.verify, {}, "instances", ["a", 0, -1, 1.5, None]),
+    (verify.verify, {}, "instances", ["a", 0, -1, 1.5, None, 2**62]),
     (verify.verify, {}, "names", ["sweep", ["x"], [], 3]),
     (verify.verify, {}, "twins", ["a", 1, None]),
     (verify.verify, {}, "trained", ["a", 1]),
@@ -20,7 +20,7 @@ WRONG = [
     (refute.conjecture, {"target": TARGET}, "twin", ["a", None]),
     (refute.refute, {"target": TARGET}, "families", ["uniform", ["x"], []]),
     (refute.refute, {"target": TARGET}, "seed", ["a", 1.5, None]),
-    (refute.refute, {"target": TARGET}, "drawn", ["a", 0, -1]),
+    (refute.refute, {"target": TARGET}, "drawn", ["a", 0, -1, 2**62]),
     (refute.refute, {"target": TARGET}, "restarts", [0, None]),
     (refute.refute, {"target": TARGET}, "steps", [0, 2.5]),
     (refute.replay, {}, "path", [3, None]),

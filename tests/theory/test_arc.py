@@ -312,6 +312,11 @@ def test_refuses_kind():
         arc.arc_of(*draw(), kind="post")
 
 
+def test_refuses_more_angles_than_fit_in_memory():
+    with pytest.raises(ValueError, match=r"^points: expected angles that fit in memory, at most 16777216"):
+        arc.bumps(arc.arc_of(*draw()), 2**62)
+
+
 @KINDS
 def test_a_batch(kind):
     W, gamma, bias, _, v = draw(14)

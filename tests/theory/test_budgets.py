@@ -339,6 +339,11 @@ BAD = {
     "width: expected ranges": lambda: budgets.divergence_of_range(-1.0),
     "across: expected diameters": lambda: budgets.safe_angle(0.0, 0.1),
     "directions: expected at least 2": lambda: budgets.diameter(Arc(*np.zeros((3, 4)), np.zeros(()), np.ones(())), 1),
+    "directions: expected directions that fit in memory": lambda: budgets.diameter(
+        Arc(*np.zeros((3, 4)), np.zeros(()), np.ones(())), 2**40
+    ),
+    "change: expected at least one number in its axis V": lambda: budgets.range_bound(np.zeros(0)),
+    "log_p: expected at least one number in its axis V": lambda: budgets.spread_of(np.zeros((2, 0)), np.zeros((2, 0))),
 }
 
 

@@ -74,6 +74,8 @@ def test_an_attack_asks_for_a_scalar():
 def test_populate_refuses():
     with pytest.raises(ValueError, match=r"^n: expected .* got 0"):
         routes.populate(jax.random.key(0), 0, TABLES)
+    with pytest.raises(ValueError, match=r"^n: expected instances that fit in memory"):
+        routes.populate(jax.random.key(0), 2**62, TABLES)
 
 
 @pytest.mark.parametrize("route", [routes.instances, routes.autodiff])

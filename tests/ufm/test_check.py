@@ -1,6 +1,8 @@
 """What people pass in: tensors of torch (or what looks like one), lists, whole numbers, texts."""
 
 import importlib.util
+from decimal import Decimal
+from fractions import Fraction
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -58,6 +60,8 @@ KINDS = {
     "tensor in bfloat16": lambda: Tensor(V, "torch.bfloat16"),
     "tensor with a gradient": lambda: Tensor(V, requires_grad=True),
     "tensor elsewhere": lambda: Tensor(V, "torch.bfloat16", requires_grad=True, device="cuda:0"),
+    "fractions": lambda: [Fraction(value) for value in V],
+    "decimals": lambda: [Decimal(value) for value in V],
     "list of tensors": lambda: [Tensor(value, requires_grad=True) for value in V],
 }
 

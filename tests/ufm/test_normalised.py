@@ -132,3 +132,9 @@ def test_trains_in_float32():
         result = fit(corpus, start=init_normalised(jax.random.key(0), corpus, 6, biased=True), tolerance=1e-7)
         assert result.converged
         assert {leaf.dtype for leaf in jax.tree.leaves(result.model)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+def test_refuses_hidden_states_that_are_not_finite(wrong):
+    with pytest.raises(ValueError, match=r"^h: expected .* at index \(1, 0\)"):
+        norm(jnp.asarray([[1.0, 2.0], [wrong, 1.0]]))
