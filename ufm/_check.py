@@ -46,9 +46,6 @@ for _kind in ("string", "long", "other"):
     setattr(_SHORT, f"max{_kind}", 200)
 
 
-_EXACT = (numbers.Real, Decimal)
-
-
 def real_numbers(argument: str, value: Any, expected: str = "real numbers") -> np.ndarray:
     """`value` as a NumPy array of integers or floats; refuses text, truth values, None, complex numbers, ragged lists.
 
@@ -58,7 +55,9 @@ def real_numbers(argument: str, value: Any, expected: str = "real numbers") -> n
     try:
         value = _detached(value)
         array = np.asarray(value)
-        if array.dtype == object and all(isinstance(x, _EXACT) and not isinstance(x, bool) for x in array.flat):
+        if array.dtype == object and all(
+            isinstance(x, numbers.Real | Decimal) and not isinstance(x, bool) for x in array.flat
+        ):
             array = array.astype(float)  # fractions, decimals, integers of more than 64 bits
     except (ValueError, TypeError, OverflowError, RuntimeError):  # ragged lists, keys, 10**400
         array = np.asarray(None)

@@ -141,8 +141,7 @@ def verify(
             that asks for it must be safe to import (``if __name__ == "__main__"``).
 
     Raises:
-        ValueError: an unknown id or route, fewer than one instance, or more than fit in memory; the second process
-            was ended.
+        ValueError: an unknown id or route, no instance or more than fit in memory; the second process was ended.
     """
     statements = find_each(ids or REGISTRY)
     unknown = [name for name in names if name not in routes.ROUTES]
@@ -174,12 +173,16 @@ def verify(
             done.result()  # an error in any of them is raised at once
         results = {key: evidence for loop in loops for key, evidence in loop.result().items()}
         results |= {key: future.result() for key, future in futures.items()}
-    return [Verdict(statement, _of(statement.claim, results), _of(statement.twin, results)) for statement in statements]
+    return [_verdict(statement, results) for statement in statements]
 
 
-def _of(claim: Claim, results: dict[_Key, Evidence]) -> tuple[Evidence, ...]:
-    """The evidence on a claim, in the order in which routes are shown."""
-    return tuple(results[claim, route] for route in routes.ROUTES if (claim, route) in results)
+def _verdict(statement: Statement, results: dict[_Key, Evidence]) -> Verdict:
+    """A statement with the evidence on it and on its twin, in the order in which routes are shown."""
+    evidence, twin = (
+        tuple(results[claim, route] for route in routes.ROUTES if (claim, route) in results)
+        for claim in (statement.claim, statement.twin)
+    )
+    return Verdict(statement, evidence, twin)
 
 
 def _wanted(statements: Sequence[Statement], names: Collection[str], twins: bool) -> list[tuple[str, Statement, Claim]]:
