@@ -41,6 +41,7 @@ def crossing(
     most: float = np.inf,
     evaluations: int = 30,
     between: tuple[float, float] | None = None,
+    expected: Callable[[float, float], float | None] | None = None,
 ) -> Crossing:
     """The positive strength at which `excess` crosses 0 upwards.
 
@@ -53,6 +54,8 @@ def crossing(
         most: the largest strength that is looked at.
         evaluations: after which the best is taken.
         between: strengths, one below the crossing and one not, if they are known.
+        expected: what else is known of the crossing: where it is expected, of the largest strength below it (0 if none is
+            known) and the least above (infinite); None where that is not known.
     """
     low, high = (0.0, -np.inf), (np.inf, np.inf)
     alpha, last, halve = float(min(start, most)), None, False
@@ -66,10 +69,12 @@ def crossing(
         if last is not None and np.isfinite([value, last[1]]).all() and alpha != last[0]:
             local = (value - last[1]) / np.log(alpha / last[0])
             steepness = local if local > 0.2 else steepness
-        if abs(value) <= tolerance * min(steepness, STEEPEST):
-            return Crossing(alpha, low[0] if value > 0 else alpha, count, steepness)
-        side_before = (low[0] > 0, high[0] < np.inf)
+        side_before, below = (low[0] > 0, high[0] < np.inf), low[0] if value > 0 else alpha
         low, high = (here, high) if value < 0 else (low, here)
+        root = expected(low[0], high[0]) if expected is not None and np.isfinite(value) else None
+        distance = abs(value) / steepness if root is None else abs(np.log(alpha / root))
+        if max(distance, abs(value) / STEEPEST) <= tolerance:
+            return Crossing(alpha, below, count, steepness)
         if value < 0 and alpha >= most:
             return Crossing(None, alpha, count, steepness)
         if low[0] > 0 and high[0] / low[0] <= 1 + tolerance:
@@ -78,7 +83,8 @@ def crossing(
         halve = all(side_before) and last is not None and (value < 0) == (last[1] < 0) and not halve
         # Strides grow while the other side is not known: where `excess` is small and flat, its slope leads nowhere.
         strides = (min(SHORTEST * 2.0**count, np.log(stride)), np.log(stride))
-        last, alpha = here, min(_next(low, high, here, steepness, strides, halve=halve), most)
+        step = _next(low, high, here, steepness, strides, halve=halve) if root is None or halve else root
+        last, alpha = here, min(step, most)
     return Crossing(low[0] or None, low[0], evaluations, steepness)
 
 

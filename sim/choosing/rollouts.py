@@ -35,8 +35,8 @@ LIFT, GAIN = (2.0, 1.0, 0.0), 0.5
 order, by more than so many standard deviations (the first number that any token passes): the fewest that gain such a part of
 what these gain in probability."""
 
-KEPT = 2**28
-"""Unsteered predictions of so many probabilities at most are kept in memory: 1 GiB in float32."""
+KEPT = 2**29
+"""Unsteered predictions of so many probabilities at most are kept in memory: 2 GiB in float32."""
 
 DETERMINISTIC = 0.05
 """Entropy, in nats, below which the first predictions of a text are left out: the form of a chat decides them, no strength

@@ -23,6 +23,7 @@ from sim.choosing.choice import Choice, Cost, Point, PromptChoice, aim_of
 from sim.choosing.compute_cost import Work
 from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, ShareAtLeast, Situation, floor_of, logit, statistic
 from sim.choosing.crossing import STEEPEST, crossing, first_rise
+from sim.choosing.interpolation import expected_root
 from sim.choosing.interval import interval_of
 from sim.choosing.layers import over_layers
 from sim.choosing.rollouts import (
@@ -475,12 +476,15 @@ class _Search:
         def excess(alpha: float) -> float:
             return self._look(text, written, alpha, looked_at)
 
-        options: dict[str, Any] = {}
+        def expected(low: float, high: float) -> float | None:
+            return expected_root(lambda alpha, effects: self._excess(text, alpha, effects), looked_at, low, high)
+
+        options: dict[str, Any] = {"expected": expected}
         start = written
         if self.floor is not None:
             low, start = self._bracket(self.floor, text, written, excess, looked_at)
             # Below the first rung, the share falls to what it is without steering.
-            options = {"between": (low, start)} if low > 0 else {"stride": 2.0}
+            options |= {"between": (low, start)} if low > 0 else {"stride": 2.0}
         result = crossing(excess, start, steepness=self.steepness, tolerance=tolerance, most=FARTHEST * written, **options)
         if result.alpha is None:
             raise _NoStrengthError(self._unreached(too_much=result.low == 0))
