@@ -844,6 +844,7 @@ def choose(
         seed=seed,
         other_weights=other_weights,
     )
+    result = result if tokens else request.with_promoted_tokens(result)
     typer.echo(str(result))
     if target:
         output.write_json(target, result.as_json())

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,16 @@ def tokens_of(lm: LanguageModel, words: Sequence[str] | None) -> list[int] | Non
         return list(dict.fromkeys(lm.tokenizer.token(f" {word.strip()}") for word in words))
     except ValueError as error:
         raise ValueError(f"tokens: {str(error).removeprefix('word: ')}") from None
+
+
+def with_promoted_tokens(choice: Choice) -> Choice:
+    """A choice, and those beside it, that says its tokens are those that steering promotes: they were not named by a user.
+
+    Args:
+        choice: for a mix, whose tokens are found before it is made.
+    """
+    others = tuple(with_promoted_tokens(other) for other in choice.others)
+    return replace(choice, settings=choice.settings | {"tokens": "promoted"}, others=others)
 
 
 def folded(vector: SteeringVector, choice: Choice) -> SteeringVector:

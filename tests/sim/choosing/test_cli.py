@@ -198,6 +198,7 @@ def test_several_concepts_are_mixed(folder, monkeypatch, capsys, lm):
     expected = sim.choose(lm, mixed.vector, PROMPTS, layer=1, tokens=mixed.tokens, budget=0.05, horizon=4)
     assert code == 0
     assert out.startswith(f"alpha {expected.alpha:.4g} at block 1")
+    assert "taken for the concept's tokens, as steering promotes them most: " in out
     assert np.count_nonzero(mixed.weights[1]) == 2
 
 
