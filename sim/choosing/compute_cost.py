@@ -62,6 +62,6 @@ class Work:
         """The stream after all blocks was differentiated by the strength, from the states after a layer."""
         self._add(rollouts, 2 * (1 - (layer + 1) / self.config.num_layers), 0.0)
 
-    def tilted(self, rollouts: Rollouts) -> None:
-        """Logits were differentiated along the derivative of the stream."""
-        self._add(rollouts, 0.0, 2.0)
+    def tilted(self, rollouts: Rollouts, *, kept: bool = False) -> None:
+        """Logits were differentiated along the derivative of the stream, those of predictions that are kept alone."""
+        self._add(rollouts, 0.0, 1.0 if kept else 2.0)

@@ -286,12 +286,23 @@ class FixedText:
         )
         return Effects(*[self._counted(value) for value in values], self.rollouts.counted)  # type: ignore[call-arg]
 
-    def tilt(self, members: Bool[Array, " V"]) -> tuple[Tilt, Promotion]:
-        """How predictions move at strength 0, and which tokens that promotes."""
-        counted = jnp.asarray(self.rollouts.counted)
-        values, promoted = _tilt(self.split, self.streams, self.slopes, members, counted)
+    def tilt(self, members: Bool[Array, " V"], logit_slopes: Array | None = None) -> tuple[Tilt, Promotion]:
+        """How predictions move at strength 0, and which tokens that promotes.
+
+        Args:
+            members: the concept's tokens.
+            logit_slopes: what `logit_slopes` gives; computed again, and not kept, if left out.
+        """
+        counted, known = jnp.asarray(self.rollouts.counted), None if logit_slopes is None else (self.log_p, logit_slopes)
+        values, promoted = _tilt(self.split, self.streams, self.slopes, members, counted, known)
         gain, lift = (np.asarray(total, float) for total in promoted)
         return Tilt(*(self._counted(value) for value in values)), Promotion(gain, lift)
+
+    def logit_slopes(self) -> Float[Array, "n h V"] | None:
+        """The derivative of the logits by the strength at 0; None where that and the predictions are too large to be kept."""
+        if self.log_p is None or 2 * self.log_p.size > KEPT:
+            return None
+        return _logit_slopes(self.split, self.streams, self.slopes)
 
     @cached_property
     def slopes(self) -> Float[Array, "n h d"]:
@@ -547,11 +558,21 @@ def _slopes(split, steering, states, horizon):
     return _in_batches(split, of, states)
 
 
+def _logits(split, stream, slope):
+    """Logits, and their derivative along one of the stream."""
+    return jax.jvp(lambda x: wide(split.decoder.logits(x)), (stream,), (slope,))
+
+
 @jax.jit
-def _tilt(split, streams, slopes, members, counted):
+def _logit_slopes(split, streams, slopes):
+    return _in_batches(split, lambda text: _logits(split, *text)[1], (streams, slopes))
+
+
+@jax.jit
+def _tilt(split, streams, slopes, members, counted, known):
     def of(text):
-        stream, slope, own = text
-        logits, derivative = jax.jvp(lambda x: wide(split.decoder.logits(x)), (stream,), (slope,))
+        stream, slope, own, log_p_and_slopes = text
+        logits, derivative = _logits(split, stream, slope) if log_p_and_slopes is None else log_p_and_slopes
         p = jax.nn.softmax(logits, axis=-1)
         off = derivative - jnp.sum(p * derivative, axis=-1, keepdims=True)
         inside = jnp.where(members, p, 0)
@@ -566,5 +587,5 @@ def _tilt(split, streams, slopes, members, counted):
         deviation = jnp.sqrt(jnp.maximum(values.variance, jnp.finfo(off.dtype).tiny))[:, None]
         return values, Promotion(jnp.sum(weight * p * off, axis=0), jnp.sum(weight * off / deviation, axis=0))
 
-    values, sums = _in_batches(split, of, (streams, slopes, counted))
+    values, sums = _in_batches(split, of, (streams, slopes, counted, known))
     return values, jax.tree.map(lambda total: total.sum(axis=0) / counted.sum(), sums)

@@ -319,17 +319,21 @@ class _Search:
         text = FixedText.of(self.lm, rollouts, _at_every_token(self.steering), skip=False)
         self.work.derived(rollouts, self.layer)
         members = np.zeros(v, bool) if tokens is None else members_of(tokens, v)
-        tilt, promotion = self._tilt(text, members)
+        slopes = text.logit_slopes()
+        if slopes is not None:
+            self.work.tilted(rollouts, kept=True)
+        tilt, promotion = self._tilt(text, members, slopes)
         require_moving(tilt.variance[text.rollouts.counted], added_vector(self.steering))
         if tokens is None:
             members = promoted(promotion, self.sign)
-            tilt, _ = self._tilt(text, members)
+            tilt, _ = self._tilt(text, members, slopes)
         require(0 < members.sum() < v, "tokens", "some tokens, and not all", f"{members.sum()} of {v}")
         return jnp.asarray(members), text, tilt
 
-    def _tilt(self, text: FixedText, members: np.ndarray) -> tuple[Tilt, Promotion]:
-        self.work.tilted(text.rollouts)
-        return text.tilt(jnp.asarray(members))
+    def _tilt(self, text: FixedText, members: np.ndarray, slopes: Any) -> tuple[Tilt, Promotion]:
+        if slopes is None:
+            self.work.tilted(text.rollouts)
+        return text.tilt(jnp.asarray(members), slopes)
 
     def _least_guess(self, floor: ShareAtLeast, before: float) -> float:
         """Where the search for a share begins: a strength at which most predictions cost less than one nat to first order.

@@ -63,6 +63,17 @@ def test_effects_are_those_of_whole_texts(lm, most, monkeypatch):
         np.testing.assert_allclose(text.entropy[j], -np.sum(p * log_p, axis=1), rtol=1e-4)
 
 
+def test_slopes_of_logits_that_are_kept_give_the_same_tilt(lm, monkeypatch):
+    text = FixedText.of(lm, prompts_alone(PROMPTS), sim.Steering({1: sim.Add(V)}), skip=False)
+    members, slopes = jnp.asarray(MEMBERS), text.logit_slopes()
+    assert slopes.shape == text.log_p.shape
+    got, expected = text.tilt(members, slopes), text.tilt(members)
+    for mine, other in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(rollouts, "KEPT", 2 * text.log_p.size - 1)
+    assert text.logit_slopes() is None
+
+
 def test_the_tilt_is_the_derivative(lm):
     steering = sim.Steering({1: sim.Add(V)})
     alone = prompts_alone(PROMPTS)
