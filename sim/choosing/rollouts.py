@@ -299,7 +299,7 @@ class FixedText:
         return Tilt(*(self._counted(value) for value in values)), Promotion(gain, lift)
 
     def logit_slopes(self) -> Float[Array, "n h V"] | None:
-        """The derivative of the logits by the strength at 0; None where that and the predictions are too large to be kept."""
+        """The derivative of the logits by the strength at 0; None where it and the predictions are too large to be kept."""
         if self.log_p is None or 2 * self.log_p.size > KEPT:
             return None
         return _logit_slopes(self.split, self.streams, self.slopes)
