@@ -645,8 +645,11 @@ def show_vector(
     """Print what a steering vector is: how it was made, the diagnosis of every block, and warnings."""
     from sim import output
     from sim.directions.metadata import as_json, as_lines
+    from ufm._check import require
 
     target = output.writable_file(json, "json") if json else None
+    itself = target is not None and target.resolve() == file.resolve()
+    require(not itself, "json", "another file than that of the vector", repr(str(json)))
     result = _read_vector(file, model, layer, other_weights)
     if target:
         output.write_json(target, as_json(result))
@@ -664,7 +667,9 @@ def convert(
 ) -> None:
     """Write a steering vector in another format."""
     result = _read_vector(file, model, layer, other_weights)
-    _write_vector(result if only is None else result.at(_blocks(only)), out)
+    result = result if only is None else result.at(_blocks(only))
+    _write_vector(result, out)
+    _warn_of(result, out)
 
 
 @vector.command()
@@ -738,7 +743,9 @@ def combine(
     from sim.directions.vector import combined
 
     terms = [_term(text) for text in files]
-    _write_vector(combined([(factor, read_vector(path)) for path, factor in terms]), out)
+    result = combined([(factor, read_vector(path)) for path, factor in terms])
+    _write_vector(result, out)
+    _warn_of(result, out)
 
 
 @app.command()
@@ -893,6 +900,15 @@ def _write_vector(result: "SteeringVector", out: Path) -> None:
     for warning in caught:
         typer.echo(f"ufm: {warning.message}", err=True)
     typer.echo(out)
+
+
+def _warn_of(result: "SteeringVector", out: Path) -> None:
+    """Say on standard error what speaks against a vector that goes into a file, and what the file does not keep."""
+    lines = result.warning_lines()
+    if out.suffix.lower() == ".npy":
+        lines.append(".npy keeps numbers alone: neither blocks, nor the model, nor the diagnosis (.safetensors keeps all)")
+    for line in lines:
+        typer.echo(f"ufm: {line}", err=True)
 
 
 def _term(text: str) -> tuple[Path, float]:

@@ -60,6 +60,7 @@ def writable_file(path: str | Path, argument: str) -> Path:
     """
     file = Path(path)
     empty = " (an empty name means it, too)" if str(file) == "." else ""
+    require("\0" not in str(file), argument, "a name without null bytes", repr(str(file)))
     require(not file.is_dir(), argument, "a file to write", f"the folder {str(file)!r}{empty}")
     try:
         writable_folder(file.parent)
@@ -84,7 +85,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     The folder is made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    # A name may be as long as the system allows: that of the temporary file, which is longer, has a part of it.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix[:20])
     os.close(handle)
     temporary = Path(name)
     try:

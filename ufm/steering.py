@@ -163,7 +163,7 @@ class After(Tokens):
         if not isinstance(self.length, jax.core.Tracer):
             words = "After(length) with whole numbers of at least 0"
             lengths = real_numbers("tokens", self.length, words)
-            fits = np.issubdtype(lengths.dtype, np.integer) and bool((lengths >= 0).all())
+            fits = lengths.ndim < 2 and np.issubdtype(lengths.dtype, np.integer) and bool((lengths >= 0).all())
             require(fits, "tokens", words, repr(self))
             require(within_32_bits(lengths), "tokens", f"{words}, and less than 2**31", repr(self))
 
@@ -201,8 +201,9 @@ class Where(Tokens):
         """Refuse what is no mask."""
         if not isinstance(self.mask, jax.core.Tracer):
             flags = np.asarray(self.mask)
-            fits = flags.ndim > 0 and flags.dtype.kind in "biu" and bool(np.isin(flags, (0, 1)).all())
-            require(fits, "tokens", "Where(mask) with truth values in an axis of positions", shown(self.mask))
+            fits = flags.ndim in (1, 2) and flags.dtype.kind in "biu" and bool(np.isin(flags, (0, 1)).all())
+            expected = "Where(mask) with truth values in an axis of positions, and one of contexts at most"
+            require(fits, "tokens", expected, shown(self.mask))
 
     def contexts(self) -> int | None:
         """How many there is a row for; None where all have the same."""

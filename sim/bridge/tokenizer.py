@@ -91,6 +91,17 @@ class Tokenizer:
         begun = ids[: len(self.opening)] == self.opening
         return [*([] if begun else self.opening), *ids, *self.closing]
 
+    def span(self, text: Any, first: int, end: int) -> tuple[int, int]:
+        """The tokens of a part of a text, without special ones around it: the number of the first, and that after the last.
+
+        Args:
+            text: the whole.
+            first, end: the part's first character, and that after its last. A token that is in it in part counts.
+        """
+        places = self.core.encode(checked("text", text), add_special_tokens=False).offsets
+        inside = [k for k, (low, high) in enumerate(places) if low < end and high > first]
+        return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
     def token(self, word: Any) -> int:
         """The one token of a word, as it is after other text: `token(" happy")`.
 

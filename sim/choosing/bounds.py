@@ -13,6 +13,7 @@ from sim.choosing.criteria import KLBudget, statistic
 from sim.choosing.crossing import crossing
 from sim.choosing.rollouts import FixedText, Tilt, added_vector
 from theory import arc, budgets
+from ufm.steering import RESIDUAL
 
 DIRECTIONS = 64
 """Directions in which the diameter of an arc is measured: the bound is 0.03 % larger than with all of them."""
@@ -82,8 +83,8 @@ def _largest(nats: Callable[[float], np.ndarray], limit: KLBudget, guess: float)
 
 
 def _at_the_end(lm: LanguageModel, text: FixedText) -> bool:
-    """Whether one vector is added after the last block, before a norm without a cap on the logits."""
-    last = int(text.split.layer) == lm.config.num_layers - 1
+    """Whether one vector is added to the stream after the last block, before a norm without a cap on the logits."""
+    last = int(text.split.layer) == lm.config.num_layers - 1 and text.split.site == RESIDUAL
     return last and added_vector(text.steering) is not None and lm.config.final_softcap is None
 
 

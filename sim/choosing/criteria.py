@@ -188,8 +188,8 @@ class Rising(Ceiling):
     def excess(self, situation: Situation) -> float:
         """Minus ten times the slope of the logarithm of the share by that of the strength: a peak is flat."""
         effects = situation.effects
-        slope = situation.aim * np.nanmean(effects.share_slope) * situation.alpha
-        return float(-10 * slope / np.nanmean(effects.share))
+        slope, share = situation.aim * np.nanmean(effects.share_slope) * situation.alpha, np.nanmean(effects.share)
+        return float(-10 * slope / share) if share > 0 else -np.inf
 
 
 @dataclass(frozen=True)

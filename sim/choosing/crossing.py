@@ -1,6 +1,6 @@
 """The strength at which a measured quantity crosses its limit, from few evaluations: a bracketed secant on log strength."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,12 @@ SHORTEST = 0.005
 
 STEEPEST = 8.0
 """A function that seems steeper by the logarithm of the strength may have jumped: it is not solved by being near 0."""
+
+FLATTEST = 0.02
+"""A function that seems flatter says nothing of its steepness."""
+
+APART = 0.05
+"""The logarithm of the shortest stride between the first two strengths where two tell the crossing."""
 
 CLOSER = 3
 """How often the steps around a peak are halved."""
@@ -40,6 +46,7 @@ def crossing(
     tolerance: float = 0.01,
     most: float = np.inf,
     evaluations: int = 30,
+    least: float = 0.0,
     between: tuple[float, float] | None = None,
     expected: Callable[[float, float], float | None] | None = None,
 ) -> Crossing:
@@ -51,41 +58,67 @@ def crossing(
         steepness: of `excess` by the logarithm of the strength, where nothing is known of it: 2 for the logarithm of KL.
         stride: the factor that a step goes at most, while nothing is known on the other side.
         tolerance: relative error of the strength.
-        most: the largest strength that is looked at.
+        most, least: the largest strength that is looked at, and the least.
         evaluations: after which the best is taken.
         between: strengths, one below the crossing and one not, if they are known.
         expected: what else is known of the crossing: where it is expected, of the largest strength below it (0 if none is
-            known) and the least above (infinite); None where that is not known.
+            known) and the least above (infinite); None where that is not known. Then a strength is a solution only if the
+            crossing is expected near it; else the value there, and the steepness, say how far it is.
     """
     low, high = (0.0, -np.inf), (np.inf, np.inf)
-    alpha, last, halve = float(min(start, most)), None, False
+    alpha, last, halve, values = float(min(start, most)), None, False, {}
     if between is not None:
         low, high = ((end, float(excess(end))) for end in between)
         last, alpha = high, _next(low, high, high, steepness, (0.0, np.inf), halve=False)
     for count in range(1, evaluations + 1):
         value = float(excess(alpha))
-        value = np.inf if np.isnan(value) else value
+        value = values[alpha] = np.inf if np.isnan(value) else value
         here = (alpha, value)
         if last is not None and np.isfinite([value, last[1]]).all() and alpha != last[0]:
             local = (value - last[1]) / np.log(alpha / last[0])
-            steepness = local if local > 0.2 else steepness
-        side_before, below = (low[0] > 0, high[0] < np.inf), low[0] if value > 0 else alpha
+            steepness = local if local > FLATTEST else steepness
+        side_before = (low[0] > 0, high[0] < np.inf)
         low, high = (here, high) if value < 0 else (low, here)
         root = expected(low[0], high[0]) if expected is not None and np.isfinite(value) else None
-        distance = abs(value) / steepness if root is None else abs(np.log(alpha / root))
-        if max(distance, abs(value) / STEEPEST) <= tolerance:
-            return Crossing(alpha, below, count, steepness)
-        if value < 0 and alpha >= most:
-            return Crossing(None, alpha, count, steepness)
+        good = _solved(values, here, root, steepness if expected is None else None, tolerance)
+        if good is not None:
+            return Crossing(good, good if values[good] <= 0 else low[0], count, steepness)
+        if (value < 0 and alpha >= most) or (value >= 0 and alpha <= least):
+            return Crossing(None, low[0], count, steepness)
         if low[0] > 0 and high[0] / low[0] <= 1 + tolerance:
             return Crossing(low[0], low[0], count, steepness)
         # Where two steps have ended on one side, the bracket is halved once.
         halve = all(side_before) and last is not None and (value < 0) == (last[1] < 0) and not halve
         # Strides grow while the other side is not known: where `excess` is small and flat, its slope leads nowhere.
-        strides = (min(SHORTEST * 2.0**count, np.log(stride)), np.log(stride))
-        step = _next(low, high, here, steepness, strides, halve=halve) if root is None or halve else root
-        last, alpha = here, min(step, most)
+        shortest = SHORTEST * 2.0**count if expected is None or count > 1 else APART
+        strides = (min(shortest, np.log(stride)), np.log(stride))
+        step = _next(low, high, here, steepness, strides, halve=halve)
+        if root is not None and not halve:
+            # An expectation beyond all that is known is followed once; if it fails, strides grow.
+            known = low[0] > 0 and high[0] < np.inf
+            step = root if known or count < 3 or abs(np.log(root / alpha)) > strides[0] else step
+        last, alpha = here, max(min(step, most), least)
     return Crossing(low[0] or None, low[0], evaluations, steepness)
+
+
+def _solved(
+    values: Mapping[float, float], here: tuple[float, float], root: float | None, steepness: float | None, tolerance: float
+) -> float | None:
+    """A strength that is within the tolerance of the crossing; None if none is.
+
+    Args:
+        values: of the function, by strength.
+        here: the strength that was looked at last, with its value.
+        root: where the crossing is expected; None where that is not known.
+        steepness: of the function, where its value may be trusted to tell the distance.
+        tolerance: relative.
+    """
+    if root is not None:
+        nearest = min(values, key=lambda alpha: abs(np.log(alpha / root)))
+        return nearest if max(abs(np.log(nearest / root)), abs(values[nearest]) / STEEPEST) <= tolerance else None
+    if steepness is None:
+        return None
+    return here[0] if abs(here[1]) <= tolerance * min(steepness, STEEPEST) else None
 
 
 def first_rise(excess: Callable[[float], float], rungs: Iterable[float]) -> tuple[float, float] | None:

@@ -83,7 +83,8 @@ def curves(
         require(count == len(choice.per_prompt), "prompts", f"the {len(choice.per_prompt)} of the choice", count)
     unit, members = anchor(choice), members_of(choice.tokens, lm.config.vocab_size)
     alphas = unit * np.linspace(0, REACH, round(REACH * STEPS) + 1)
-    text = FixedText.of(lm, writer(choice.steering, choice.points[-1].on if choice.points else 0.0), choice.steering)
+    written = choice.points[-1].on if choice.written_at is None and choice.points else choice.written_at or 0.0
+    text = FixedText.of(lm, writer(choice.steering, written), choice.steering)
     few = replace(writer, prompts=writer.prompts[: whole_number("shown", shown, 1)])
     parts = [_on_text(text, alphas, members), _next_tokens(lm, choice, few.prompts, alphas, members)]
     kept = slice(min(part.sizes["strength"] for part in parts))

@@ -21,7 +21,7 @@ from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import bounds_of
 from sim.choosing.choice import Choice, Cost, Point, PromptChoice, aim_of
 from sim.choosing.compute_cost import Work
-from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, ShareAtLeast, Situation, floor_of, logit, statistic
+from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, Rising, ShareAtLeast, Situation, floor_of, logit, statistic
 from sim.choosing.crossing import STEEPEST, crossing, first_rise
 from sim.choosing.interpolation import expected_root
 from sim.choosing.interval import interval_of
@@ -135,7 +135,8 @@ def choose(
     Raises:
         ValueError: no prompts, a steering for another model, a zero vector, a limit that is not positive, an unknown token.
     """
-    sign = _sign_of(sign)
+    require(isinstance(lm, LanguageModel), "lm", "a language model of sim.load", shown(lm))
+    sign, completions = _sign_of(sign), whole_number("completions", completions, 0)
     floor = floor_of(share, falls=sign < 0 and tokens is not None)
     limits = _limits(budget, of, share, criteria)
     horizon, seed = whole_number("horizon", horizon, 1), random_seed("seed", seed)
@@ -351,6 +352,8 @@ class _Search:
         if before >= floor.share:
             self._require_room(before)
             return most
+        if before == 0:
+            return most
         slope = self.sign * float(np.nanmean(self.tilt.covariance)) / (before * (1 - before))
         return min(most, (logit(floor.share) - logit(before)) / (2 * slope)) if slope > 0 else most
 
@@ -436,7 +439,7 @@ class _Search:
             if abs(np.log(alpha / written)) <= SETTLED:
                 return solved
             below, above = (max(below, written), above) if alpha > written else (below, min(above, written))
-            if self.floor is not None and below < above < np.inf and below > 0:
+            if 0 < below < above < np.inf:
                 # Two texts may each lead to the strength of the other: one between them is written.
                 alpha = _well_between(alpha, below, above)
         if solved is None:
@@ -489,7 +492,10 @@ class _Search:
             low, start = self._bracket(self.floor, text, written, excess, looked_at)
             # Below the first rung, the share falls to what it is without steering.
             options |= {"between": (low, start)} if low > 0 else {"stride": 2.0}
-        result = crossing(excess, start, steepness=self.steepness, tolerance=tolerance, most=FARTHEST * written, **options)
+        # A share that falls from the first strength on does so at all smaller ones, and tends to 0 there.
+        smallest = written / FARTHEST if any(isinstance(limit, Rising) for limit in self.limits) else 0.0
+        options |= {"most": FARTHEST * written, "least": smallest}
+        result = crossing(excess, start, steepness=self.steepness, tolerance=tolerance, **options)
         if result.alpha is None:
             raise _NoStrengthError(self._unreached(too_much=result.low == 0))
         horizon, (start, end) = text.rollouts.horizon, (self.sign * written, self.sign * result.alpha)
@@ -586,7 +592,9 @@ class _Search:
         if self.points and self.floor is None and too_much:
             first = min(self.points, key=lambda point: abs(point.alpha))
             names = " and ".join(limit.name for limit in self.limits)
-            return f"the smallest strength that was looked at, {first.alpha:.3g}, is too much already for {names}"
+            falls = any(isinstance(limit, Rising) for limit in self.limits)
+            why = f" (the concept's share does not {'rise' if self.aim > 0 else 'fall'} there)" if falls else ""
+            return f"the smallest strength that was looked at, {first.alpha:.3g}, is too much already for {names}{why}"
         if self.floor is not None and self.points:
             return f"the share {self.floor.share:g} is not reached at the strengths that were tried"
         if not self.points:

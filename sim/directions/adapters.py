@@ -89,7 +89,8 @@ def read_adapter(folder: str | Path, lm: LanguageModel) -> Steering:
         fits = pair.a.shape[1:] == (inputs,) and pair.b.shape[:1] == (outputs,) and pair.b.shape[1:] == pair.a.shape[:1]
         got = f"A {pair.a.shape} and B {pair.b.shape} of {pair.module}"
         require(fits, "adapter", f"A [r, {inputs}] and B [{outputs}, r], as the model has them", got)
-        up = pair.b * np.float32(_scale(config, pair))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+            up = finite("adapter", pair.b * np.float32(_scale(config, pair))).astype(np.float32)
         updates[block] = LoRA(jnp.asarray(pair.a), jnp.asarray(up))
     return Steering(updates, site=MLP_DOWN)
 

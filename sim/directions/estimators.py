@@ -120,15 +120,21 @@ def weights_of(way: Any, positive: Matrix, negative: Other) -> Weights:
     sets = {name: finite(name, states) for name, states in (("positive", positive), ("negative", negative))}
     for name, states in sets.items():
         require(states.ndim == 2 and len(states) > 0, name, "states [n, d] of at least one text", f"shape {states.shape}")
+    widths = [states.shape[1] for states in sets.values()]
+    require(widths[0] == widths[1], "negative", f"states of the width of the positive ones, {widths[0]}", widths[1])
     states = np.concatenate([np.asarray(array, float) for array in sets.values()])
     means = difference_of_means(*sets.values()) @ states
     weights = WAYS[way](*sets.values())
     v = weights @ states
-    square = float(v @ v)
+    square, along = float(v @ v), float(v @ means)
     largest = np.max(np.sum(states**2, axis=1))
-    apart = square > 1e-20 * largest and float(means @ means) > 1e-20 * largest
+    # What a direction is a difference of: a length far below these is rounding.
+    parts = np.max(weights**2 * np.sum(states**2, axis=1))
+    apart = square > 1e-20 * parts and float(means @ means) > 1e-20 * largest
     require(apart, "texts", "two sets whose states differ", "equal ones: the direction is 0")
-    return weights * (float(v @ means) / square)
+    turned = along**2 > 1e-20 * largest * square
+    require(turned, "texts", f"sets whose means differ along the direction of {way}", "equal ones: the direction is 0")
+    return weights * (along / square)
 
 
 def _require_pairs(positive: Matrix, negative: Other) -> None:

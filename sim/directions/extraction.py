@@ -1,6 +1,6 @@
 """A steering vector from texts: their states, a way to a direction at every block, and a diagnosis of each."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -54,7 +54,8 @@ def make_vector(
     positive, negative, questions = sets_of(positive, negative, pairs, questions)
     require(isinstance(way, str) and way in WAYS, "way", f"one of {', '.join(WAYS)}", repr(way))
     last = lm.config.num_layers - 1
-    blocks = list(range(last + 1)) if layers is None else [whole_number("layers", layer, 0) for layer in layers]
+    listed = range(last + 1) if layers is None else layers if isinstance(layers, Iterable) else [layers]
+    blocks = [whole_number("layers", layer, 0) for layer in listed]
     require(len(blocks) > 0 and max(blocks) <= last, "layers", f"blocks from 0 to {last}", str(blocks))
     states = text_states(
         lm, positive, negative, questions=questions, tokens=tokens, chat=chat, budget=budget, progress=progress

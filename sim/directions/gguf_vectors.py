@@ -33,10 +33,13 @@ def read_gguf(path: Path) -> Contents:
     """The arrays and the facts of a control vector.
 
     Raises:
-        ValueError: a file that is not whole, a model or an adapter, a type of numbers that is not read.
+        ValueError: a file that is not whole, or big end first; a model or an adapter; a type of numbers that is not read.
     """
     with reading(path, "a whole GGUF file", argument="vector"):
         reader = gguf.GGUFReader(path)
+        with path.open("rb") as file:
+            version = int.from_bytes(file.read(8)[4:], "little")
+    require(version < 2**16, "vector", "a GGUF file with its numbers little end first", f"{str(path)!r}, big end first")
     kind, purpose = _value(reader, "general.architecture", path), _value(reader, "general.type", path)
     what = f"a LoRA adapter for {kind}" if purpose == "adapter" else f"a model of the architecture {kind}"
     require(kind in (None, ARCHITECTURE), "vector", "a GGUF file of a control vector", f"{str(path)!r}, {what}")

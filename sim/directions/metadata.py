@@ -8,7 +8,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from sim.directions.vector import Diagnosis, ModelTag, SteeringVector, length_of
@@ -41,17 +40,10 @@ _FACTS = TypeAdapter(Facts)
 
 
 def as_text(vector: SteeringVector) -> str:
-    """The facts of a vector as JSON.
-
-    Raises:
-        ValueError: an extraction with something else than texts, finite numbers, truth values, lists and mappings of them.
-    """
+    """The facts of a vector as JSON."""
     v = vector
     facts = Facts(FORMAT, v.name, v.site, v.model, dict(v.extraction), dict(v.diagnosis), dict(v.scales))
-    try:
-        return json.dumps(asdict(facts), default=_plain, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"vector: expected facts that JSON can hold, got others ({error})") from error
+    return json.dumps(asdict(facts), allow_nan=False)
 
 
 def as_json(vector: SteeringVector) -> dict[str, Any]:
@@ -93,10 +85,3 @@ def of_text(text: str) -> Facts:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise ValueError(f"vector: expected facts of format {FORMAT}, got {where}: {problem['msg']}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and arrays of NumPy as those of Python."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"{shown(value)} of type {type(value).__name__}")

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sim.bridge.decoder import Decoder
 from sim.bridge.model import LanguageModel
 from sim.bridge.split import all_states
+from sim.bridge.tokenizer import Tokenizer
 from sim.progress import bar
 from ufm._check import require, shown, whole_number
 from ufm.precision import of_products, wide
@@ -55,12 +56,19 @@ class Row(NamedTuple):
     """A text as tokens.
 
     Attributes:
-        ids: its tokens, those before it (of a question, of the tokenizer) included.
+        ids: its tokens, those around it (of a question, a chat, the tokenizer) included.
         start: how many are before it.
+        end: as far as it goes: the number of its last token, and one.
     """
 
     ids: list[int]
     start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """How many tokens the text itself has."""
+        return self.end - self.start
 
 
 def text_states(
@@ -80,9 +88,10 @@ def text_states(
         lm: the model.
         positive, negative: texts, or token ids.
         questions: what the texts of each set answer, in the same order: only the tokens of the answers are then averaged.
-        tokens: which are averaged: "content", all but the first of a row and other attention sinks, of as many tokens as at
-            least half of the texts of either set have; "answer" (with questions), all of the text itself; "all", as in the
-            paper (S, section 5); "last"; a number k for the last k; or a mask for each text of each set, ``(positive,
+        tokens: which are averaged: "content", all of a text but attention sinks, of as many tokens as at least half of the
+            texts of either set have (what a tokenizer or a chat puts around it is no part of it, nor the first token of a
+            row); "answer" (with questions), all of the text itself; "all", as in the paper (S, section 5); "last", of the
+            text, or of the whole chat; a number k for the last k; or a mask for each text of each set, ``(positive,
             negative)``, true where a token of the row counts.
         chat: whether questions, or the texts themselves, are put into the form of a chat.
         budget: numbers that are held at once; what suits the device if left out.
@@ -100,7 +109,7 @@ def text_states(
     rows = {name: [_row(lm, name, k, text, asked, chat) for k, text in enumerate(texts)] for name, texts in sets.items()}
     every = [*rows["positive"], *rows["negative"]]
     names = [f"text {k} of {name}" for name, group in rows.items() for k in range(len(group))]
-    chosen, cut = _chosen(tokens, rows, names, asked is not None)
+    chosen, cut = _chosen(tokens, rows, names, asked is not None, chat)
     leave_out = isinstance(tokens, str) and tokens == "content"
     read = mean_states(
         lm, [row.ids for row in every], chosen, names=names, leave_out=leave_out, budget=budget, progress=progress
@@ -144,7 +153,7 @@ def token_states(
     require(block <= last, "layer", f"a block from 0 to {last}", block)
     cut = None if at_most is None else whole_number("at_most", at_most, 1)
     rows = [_row(lm, "texts", k, text, asked, chat) for k, text in enumerate(listed)]
-    chosen = [content(len(row.ids), row.start, cut or len(row.ids)) for row in rows]
+    chosen = [content(row, row.length if cut is None else cut) for row in rows]
     return _read_tokens(lm, [row.ids for row in rows], chosen, block, budget, progress)
 
 
@@ -184,8 +193,28 @@ def _row(lm: LanguageModel, name: str, k: int, text: Any, questions: list[Any] |
     except ValueError as error:
         raise ValueError(f"{error} (text {k} of {name})") from error
     row = ids[0][mask[0]].tolist()
-    opening = lm.tokenizer.opening if lm.tokenizer is not None and isinstance(text, str) and not chat else []
-    return Row(row, len(opening) if row[: len(opening)] == opening else 0)
+    tokenizer = lm.tokenizer
+    if tokenizer is None or not (chat or isinstance(text, str)):
+        return Row(row, 0, len(row))
+    if chat:
+        return Row(row, *_said(tokenizer, text, len(row)))
+    opening, end = tokenizer.opening, len(row) - len(tokenizer.closing)
+    return Row(row, len(opening) if row[: len(opening)] == opening else 0, end)
+
+
+def _said(tokenizer: Tokenizer, chat: Any, length: int) -> tuple[int, int]:
+    """The first token of what a chat says last, and the one after its end; the whole chat where that cannot be told."""
+    messages = [{"role": "user", "content": chat}] if isinstance(chat, str) else list(chat)
+    said = messages[-1].get("content")
+    if not isinstance(said, str) or not said.strip():
+        return 0, length
+    said = said.strip()
+    other = [*messages[:-1], {**messages[-1], "content": "-" if said[0] != "-" else "+"}]
+    whole, changed = tokenizer.chat(messages), tokenizer.chat(other)
+    first = next((k for k, (one, two) in enumerate(zip(whole, changed, strict=False)) if one != two), len(whole))
+    if not whole.startswith(said, first):
+        return 0, length
+    return tokenizer.span(whole, first, first + len(said))
 
 
 def answer_row(lm: LanguageModel, question: str, answer: str, *, chat: bool = False, where: str = "answer") -> Row:
@@ -200,27 +229,32 @@ def answer_row(lm: LanguageModel, question: str, answer: str, *, chat: bool = Fa
         where: how errors name the answer.
 
     Raises:
-        ValueError: no tokenizer; an answer of no tokens, or whose first is part of the question's last; one that is too
-            long for the model.
+        ValueError: no tokenizer; something that is no text; an answer of no tokens, or whose first is part of the question's
+            last; one that is too long for the model.
     """
     tokenizer, longest = lm.tokenizer, lm.config.max_seq_len
+    for name, value in (("questions", question), ("texts", answer)):
+        require(isinstance(value, str), name, "a text", f"{shown(value)} ({where})")
     require(tokenizer is not None, "model", "one with a tokenizer", repr(lm.name))
     assert tokenizer is not None
     if chat and tokenizer.template is not None:
         opening = tokenizer.encode(tokenizer.chat([{"role": "user", "content": question}]), special=False)
-        ids = [*opening, *tokenizer.encode(answer.strip(), special=False)]
+        ids, after = [*opening, *tokenizer.encode(answer.strip(), special=False)], 0
     else:
         # At once, since some tokenizers put a space before whatever they are given.
         asked = f"Question: {question}\nAnswer:"
         opening, ids = tokenizer.encode(asked), tokenizer.encode(f"{asked} {answer.strip()}".rstrip())
-        opening = opening[: len(opening) - len(tokenizer.closing)]
+        after = len(tokenizer.closing)
+        opening = opening[: len(opening) - after]
     require(ids[: len(opening)] == opening, "pairs", "answers that begin with a token of their own", f"none in {where}")
-    require(len(ids) > len(opening), "pairs", "answers of at least one token", f"none in {where}")
+    require(len(ids) - after > len(opening), "pairs", "answers of at least one token", f"none in {where}")
     require(len(ids) <= longest, "pairs", f"at most {longest} tokens", f"{len(ids)} in {where}")
-    return Row(ids, len(opening))
+    return Row(ids, len(opening), len(ids) - after)
 
 
-def _chosen(tokens: Any, rows: dict[str, list[Row]], names: list[str], answers: bool) -> tuple[list[np.ndarray], int | None]:
+def _chosen(
+    tokens: Any, rows: dict[str, list[Row]], names: list[str], answers: bool, chat: bool
+) -> tuple[list[np.ndarray], int | None]:
     """Which tokens of each row may count, and where texts are cut, if anywhere."""
     every = [*rows["positive"], *rows["negative"]]
     if isinstance(tokens, tuple):
@@ -231,21 +265,30 @@ def _chosen(tokens: Any, rows: dict[str, list[Row]], names: list[str], answers: 
     require(named or number, "tokens", f"one of {', '.join(SELECTIONS)}, a number, or masks", shown(tokens))
     if number or tokens == "last":
         k = whole_number("tokens", last, 1)
-        for name, row in zip(names, every, strict=True):
-            require(len(row.ids) - row.start >= k, name, f"at least {k} tokens", len(row.ids) - row.start)
-        return [np.arange(len(row.ids)) >= len(row.ids) - k for row in every], None
+        # What follows a text in a chat, up to the answer, belongs to its last tokens; what a tokenizer adds does not.
+        whole = [row._replace(end=len(row.ids)) if chat else row for row in every]
+        for name, row in zip(names, whole, strict=True):
+            require(row.length >= k, name, f"at least {k} tokens", row.length)
+        return [_between(row, row.end - k, row.end) for row in whole], None
     if tokens == "all":
         return every_token([row.ids for row in every]), None
     if tokens == "answer":
         require(answers, "tokens", '"answer" with questions only', "no questions")
-        return [np.arange(len(row.ids)) >= row.start for row in every], None
-    cut = common_length([[len(row.ids) - row.start for row in group] for group in rows.values()])
-    return [content(len(row.ids), row.start, cut) for row in every], cut
+        return [_between(row, row.start, row.end) for row in every], None
+    cut = common_length([[row.length for row in group] for group in rows.values()])
+    return [content(row, cut) for row in every], cut
+
+
+def _between(row: Row, first: int, end: int) -> Bool[np.ndarray, " t"]:
+    place = np.arange(len(row.ids))
+    return (place >= first) & (place < end)
 
 
 def _masks(tokens: tuple[Any, ...], rows: dict[str, list[Row]], names: list[str]) -> list[np.ndarray]:
     require(len(tokens) == 2, "tokens", "masks for two sets, (positive, negative)", f"{len(tokens)}")
     every = [*rows["positive"], *rows["negative"]]
+    for masks in tokens:
+        require(isinstance(masks, list | tuple | np.ndarray), "tokens", "a list of masks for each set", shown(masks))
     for (name, group), masks in zip(rows.items(), tokens, strict=True):
         require(len(masks) == len(group), "tokens", f"a mask for each of the {len(group)} texts of {name}", len(masks))
     arrays = [np.asarray(mask) for masks in tokens for mask in masks]
@@ -345,13 +388,12 @@ def every_token(rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     return [np.ones(len(row), bool) for row in rows]
 
 
-def content(length: int, start: int, cut: int) -> Bool[np.ndarray, " t"]:
-    """Which tokens of a row are content: `cut` tokens from `start` on, and never the first of the row.
+def content(row: Row, cut: int) -> Bool[np.ndarray, " t"]:
+    """Which tokens of a row are content: the first `cut` tokens of its text, and never the first of the row.
 
     The state of the first token does not depend on the text: attention goes to it that goes nowhere else.
     """
-    place = np.arange(length)
-    return (place >= max(start, 1)) & (place < start + cut)
+    return _between(row, max(row.start, 1), min(row.start + cut, row.end))
 
 
 def common_length(lengths: Sequence[Sequence[int]]) -> int:

@@ -50,8 +50,8 @@ CATEGORIES = ("positive", "negative", "hard negative")
 SHARED = "EEEEE"
 """What AxBench names as the concept of negatives that all concepts of a genre share."""
 
-OPTION = re.compile(r"\(?([A-Z])\)?")
-"""An answer that is the letter of an option."""
+OPTION, LETTER = re.compile(r"\(([A-Za-z])\)"), re.compile(r"[A-Z]")
+"""Answers that are the letter of an option: in brackets always, alone if both are and the question has one in brackets."""
 
 
 class Pair(NamedTuple):
@@ -128,6 +128,9 @@ def sides_of(pairs: Any) -> tuple[list[str], list[str], list[str] | None]:
     require(len(listed) > 0, "pairs", "at least one", "none")
     wrong = next((value for value in listed if not isinstance(value, Pair)), None)
     require(wrong is None, "pairs", "a list of Pair(question, matching, not_matching)", shown(wrong))
+    for k, pair in enumerate(listed):
+        for value in pair:
+            require(isinstance(value, str), "pairs", "texts", f"{shown(value)} in pair {k}")
     asked = [bool(pair.question) for pair in listed]
     number = f"{sum(asked)} of {len(asked)}"
     require(all(asked) or not any(asked), "pairs", "a question in every pair, or in none", f"one in {number}")
@@ -203,6 +206,8 @@ def _parsed(written: str, argument: str, where: str) -> Any:
         raise ValueError(f"{argument}: expected JSON, got {error.msg} in {line}{where}") from error
     except RecursionError as error:
         raise ValueError(f"{argument}: expected JSON, got brackets nested too deep in {where}") from error
+    except ValueError as error:  # of Python: a whole number of more digits than it reads
+        raise ValueError(f"{argument}: expected JSON, got a number of too many digits in {where}") from error
 
 
 def _of_parquet(path: Path) -> list[tuple[str, Any]]:
@@ -254,11 +259,14 @@ def _differing(pair: Pair, where: str) -> Pair:
 
 def _require_options(pair: Pair, where: str) -> None:
     """Refuse letters of options that the question does not have."""
-    options = [OPTION.fullmatch(answer) for answer in pair[1:]]
-    if any(options):
-        for answer, option in zip(pair[1:], options, strict=True):
-            named = option is not None and f"({option[1]})" in pair.question
-            require(named, "pairs", "an answer that is an option of the question", f"{shown(answer)} in {where}")
+    answers = pair[1:]
+    bracketed = any(OPTION.fullmatch(answer) for answer in answers)
+    alone = all(LETTER.fullmatch(answer) for answer in answers) and OPTION.search(pair.question) is not None
+    if not bracketed and not alone:
+        return
+    for answer in answers:
+        named = (f"({answer})" if alone else answer) in pair.question and (alone or OPTION.fullmatch(answer) is not None)
+        require(named, "pairs", "an answer that is an option of the question", f"{shown(answer)} in {where}")
 
 
 # --- records of AxBench ----------------------------------------------------------------------------------------------
@@ -310,11 +318,25 @@ def _of_records(entries: list[tuple[str, Any]], file: str) -> dict[str, tuple[Pa
     return pairs
 
 
+def _by_prompt(records: list[_Record]) -> dict[str, list[_Record]]:
+    grouped: dict[str, list[_Record]] = {}
+    for record in records:
+        grouped.setdefault(record.prompt, []).append(record)
+    return grouped
+
+
 def _contrasted(name: str, positives: list[_Record], negatives: list[_Record], file: str) -> tuple[Pair, ...]:
     require(len(negatives) > 0, "pairs", f"negatives of {shown(name)}, or of its genre", f"none in {file}")
-    answers = {record.prompt: record.answer for record in negatives}
-    if all(record.prompt in answers for record in positives):
-        return tuple(_differing(Pair(p.prompt, p.answer, answers[p.prompt]), p.where) for p in positives)
+    shown_in, answers = _by_prompt(positives), _by_prompt(negatives)
+    if all(prompt in answers for prompt in shown_in):
+        for prompt, records in shown_in.items():
+            several, count = len(answers[prompt]), len(records)
+            expected = f"one negative for an input of {shown(name)}, or one for each of its positives"
+            got = f"{several} for {count} in {records[0].where}"
+            require(several in (1, count), "pairs", expected, got)
+        # One negative serves all positives of its input; else the k-th is for the k-th.
+        own = {id(p): answers[p.prompt][k % len(answers[p.prompt])] for of in shown_in.values() for k, p in enumerate(of)}
+        return tuple(_differing(Pair(p.prompt, p.answer, own[id(p)].answer), p.where) for p in positives)
     counts = f"{len(positives)} and {len(negatives)} in {file}"
     wanted = f"as many negatives as positives of {shown(name)}, whose inputs differ"
     require(len(positives) == len(negatives), "pairs", wanted, counts)

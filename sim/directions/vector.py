@@ -8,9 +8,10 @@ Layers are blocks, counted from 0, and a direction acts on the residual stream a
 vector, so that arithmetic (`2 * joy - anger`) means what it says.
 """
 
+import json
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sim.bridge.model import LanguageModel
+from sim.bridge.split import sites_of
 from ufm._check import finite, finite_number, require, shown, text, whole_number
 from ufm.interventions import Add
 from ufm.steering import RESIDUAL, Steering
@@ -30,6 +32,10 @@ LEAST_AGREEMENT = 0.3
 
 LEAST_ACCURACY = 0.6
 """A smaller share of held-out texts told apart along the direction."""
+
+
+MOST_BLOCKS = 10**6
+"""Blocks have smaller numbers than this, in files, too."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +131,18 @@ class SteeringVector:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", text("name", self.name))
+        object.__setattr__(self, "site", text("site", self.site))
+        kinds = {"sinks": Mapping, "scales": Mapping, "diagnosis": Mapping, "extraction": Mapping}
+        for name, kind in kinds.items():
+            require(isinstance(getattr(self, name), kind), name, "a mapping", shown(getattr(self, name)))
+        require(self.model is None or isinstance(self.model, ModelTag), "model", "a ModelTag, or None", shown(self.model))
+        object.__setattr__(self, "extraction", _plain_facts(self.extraction))
         require(isinstance(self.directions, Mapping), "directions", "directions by block", shown(self.directions))
         require(len(self.directions) > 0, "directions", "at least one", "none")
         arrays = {}
         for layer, value in self.directions.items():
             number = whole_number("layer", layer, 0)
+            require(number < MOST_BLOCKS, "layer", f"a block from 0 to {MOST_BLOCKS - 1}", number)
             arrays[number] = _vector(f"direction of block {number}", value)
         widths = {array.size for array in arrays.values()}
         require(len(widths) == 1, "directions", "one width", f"{sorted(widths)}")
@@ -139,12 +152,19 @@ class SteeringVector:
             require(d in (0, width), "directions", f"the {d} numbers of the model's states", width)
             inside = blocks is None or max(arrays) < blocks
             require(inside, "layer", f"a block of the model, 0 to {(blocks or 0) - 1}", max(arrays))
-        sinks = {int(layer): _vector(f"sink of block {layer}", value) for layer, value in self.sinks.items()}
+        sinks = {_block(layer): _vector(f"sink of block {layer}", value) for layer, value in self.sinks.items()}
         others = [f"{sink.size} at block {layer}" for layer, sink in sinks.items() if sink.size != width]
         require(not others, "sinks", f"the {width} numbers of the directions", ", ".join(others[:3]))
         object.__setattr__(self, "directions", dict(sorted(arrays.items())))
         object.__setattr__(self, "sinks", sinks)
-        object.__setattr__(self, "scales", {int(layer): float(scale) for layer, scale in self.scales.items()})
+        scales = {_block(layer): finite_number(f"scale of block {layer}", scale) for layer, scale in self.scales.items()}
+        object.__setattr__(self, "scales", scales)
+        for layer, known in self.diagnosis.items():
+            require(isinstance(known, Diagnosis), f"diagnosis of block {layer}", "a Diagnosis", shown(known))
+            for name, value in asdict(known).items():
+                if value is not None:
+                    finite_number(f"{name} of block {layer}", value)
+        object.__setattr__(self, "diagnosis", {_block(layer): known for layer, known in self.diagnosis.items()})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SteeringVector):
@@ -214,8 +234,10 @@ class SteeringVector:
             other_weights: whether a model of the same shape with other weights will do (another quantisation of it).
 
         Raises:
-            ValueError: another width, a block that the model does not have, other weights.
+            ValueError: another width, a site or a block that the model does not have, other weights.
         """
+        sites = sites_of(lm.config)
+        require(self.site in sites, "vector", f"one for a site among {', '.join(sites)}", f"one for {shown(self.site)}")
         here, tag = ModelTag.of(lm), self.model or ModelTag()
         require(self.d_model == here.d_model, "vector", f"the model's width {here.d_model}", f"width {self.d_model}")
         blocks = here.num_layers or 0
@@ -277,12 +299,7 @@ class SteeringVector:
     def _with(self, other: Any, operation: Callable[[Any, Any], Any], sign: str) -> "SteeringVector":
         if not isinstance(other, SteeringVector):
             return NotImplemented
-        mine, theirs = self.model or ModelTag(), other.model or ModelTag()
-        unknown = not mine.fingerprint or not theirs.fingerprint
-        same = unknown or mine.fingerprint == theirs.fingerprint
-        require(
-            same, "vector", f"another one for {mine.name or 'the same model'}", f"one for {theirs.name or 'another model'}"
-        )
+        model = _joined(self.model, other.model)
         require(self.site == other.site, "vector", f"one for the site {self.site}", f"one for {other.site}")
         require(self.d_model == other.d_model, "vector", f"width {self.d_model}", f"width {other.d_model}")
         shared = [layer for layer in self.layers if layer in other.directions]
@@ -290,12 +307,11 @@ class SteeringVector:
         require(len(shared) > 0, "vector", expected, f"one for {_ranges(other.layers)}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
             directions = {layer: operation(self[layer], other[layer]) for layer in shared}
-        sinks = {layer: self.sinks[layer] for layer in shared if layer in self.sinks}
-        scales = {layer: self.scales[layer] for layer in shared if layer in self.scales}
+        sinks = _between_both(self.sinks, other.sinks, shared, _direction_of_sum)
+        scales = _between_both(self.scales, other.scales, shared, lambda a, b: (a + b) / 2)
         name = f"{self.name or '?'} {sign} {other.name if sign == '+' else _grouped(other.name)}"
         diagnosis = {layer: geometry(directions[layer], sinks.get(layer), scales.get(layer)) for layer in shared}
         extraction = {"combined": name, "of": [dict(self.extraction), dict(other.extraction)]}
-        model = self.model or other.model
         return SteeringVector(directions, name, model, self.site, extraction, diagnosis, sinks, scales)
 
     # --- for people --------------------------------------------------------------------------------------------------
@@ -320,12 +336,15 @@ class SteeringVector:
             share = 0.0 if share is not None and share < 1e-9 else share
             numbers = (length, known.relative_norm, share, known.halves_cosine, known.accuracy, known.effect_size)
             lines.append(f"{layer:5d} " + " ".join(f"{'-' if x is None else f'{x:.3g}':>12}" for x in numbers))
+        return "\n".join([*lines, *self.warning_lines()])
+
+    def warning_lines(self) -> list[str]:
+        """What speaks against its directions, a line for each sentence, with its blocks."""
         blocks: dict[str, list[int]] = {}
         for layer, sentences in self.warnings.items():
             for sentence in sentences:
                 blocks.setdefault(sentence, []).append(layer)
-        warnings = (f"{_blocks(at)}: {sentence}" for sentence, at in blocks.items())
-        return "\n".join([*lines, *warnings])
+        return [f"{_blocks(at)}: {sentence}" for sentence, at in blocks.items()]
 
     def __repr__(self) -> str:
         of = f" for {self.model.name}" if self.model is not None and self.model.name else ""
@@ -373,6 +392,61 @@ def geometry(
 def length_of(v: Float[np.ndarray, " d"]) -> float:
     """The length of a direction, in float64: the square of a long one is more than float32 can hold."""
     return float(np.linalg.norm(np.asarray(v, float)))
+
+
+def _joined(mine: ModelTag | None, theirs: ModelTag | None) -> ModelTag | None:
+    """The model that two vectors are for, with all that either knows of it.
+
+    Raises:
+        ValueError: two models.
+    """
+    if mine is None or theirs is None:
+        return mine or theirs
+    for name in ("fingerprint", "family", "num_layers", "d_model"):
+        values = [getattr(tag, name) for tag in (mine, theirs)]
+        values = [_KINDS.get(value, value) if name == "family" else value for value in values]
+        same = not values[0] or not values[1] or values[0] == values[1]
+        words = [tag.name or f"{name.replace('_', ' ')} {getattr(tag, name)}" for tag in (mine, theirs)]
+        require(same, "vector", f"another one for {words[0]}", f"one for {words[1]}")
+    return replace(mine, **{name: value for name, value in asdict(theirs).items() if not getattr(mine, name)})
+
+
+def _between_both(mine: Mapping[int, Any], theirs: Mapping[int, Any], layers: Sequence[int], join: Any) -> dict[int, Any]:
+    """What either of two vectors knows of blocks: what both know is joined, in whatever order they are."""
+    known: dict[int, Any] = {}
+    for layer in layers:
+        values = [facts[layer] for facts in (mine, theirs) if layer in facts]
+        if values:
+            known[layer] = values[0] if len(values) == 1 or np.array_equal(*values) else join(*values)
+    return known
+
+
+def _direction_of_sum(a: Float[np.ndarray, " d"], b: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
+    """The unit vector between two."""
+    total = np.asarray(a, float) + np.asarray(b, float)
+    length = length_of(total)
+    return total / length if length > 0 else a
+
+
+def _plain_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How a vector was made as files keep it: texts, finite numbers, truth values, lists and mappings of them.
+
+    Raises:
+        ValueError: something else among them.
+    """
+    try:
+        written = json.dumps(dict(facts), default=_of_numpy, allow_nan=False, ensure_ascii=False)
+        written.encode()
+        return json.loads(written)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"extraction: expected facts that JSON can hold, got others ({error})") from error
+
+
+def _of_numpy(value: Any) -> Any:
+    """Numbers and arrays of NumPy as those of Python."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{shown(value)} of type {type(value).__name__}")
 
 
 def _vector(argument: str, value: Any) -> Float[np.ndarray, " d"]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sim.bridge.split import last_log_p
-from sim.directions.states import common_length, content, every_token, mean_states
+from sim.directions.states import Row, common_length, content, every_token, mean_states
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from ufm._check import require
@@ -49,7 +49,7 @@ def vectors(experiment: Experiment) -> None:
         if settings.averaged == "content":
             rows = [row for row in rows if len(row) > max(start, 1)]
             require(len(rows) > 0, "prompts", f"a text of two tokens in the set {name!r}", "none")
-            chosen = [content(len(row), start, cut()) for row in rows]
+            chosen = [content(Row(row, start, len(row)), cut()) for row in rows]
         else:
             chosen = every_token(rows)
         read = mean_states(experiment.lm, rows, chosen, leave_out=settings.averaged == "content")

@@ -228,6 +228,45 @@ def test_other_limits(lm):
     assert rise.stopped_by == "log-probability"
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_limit_that_is_flat_in_the_strength_is_solved_as_well(lm, layer, seed):
+    """A loss grows slowly: that it is near its limit says little of how near the strength is."""
+    v = np.random.default_rng(seed).normal(size=32)
+    choice = choose(lm, sim.Steering({layer: sim.Add(v)}), PROMPTS, horizon=8, tokens=TOKENS, criteria=[LossRise(0.1)])
+    write = Writer(lm, tuple(map(tuple, PROMPTS)), 8, Sampling(temperature=1.0), 0)
+    base = FixedText.of(lm, write(), steering())
+    own = np.mean(base.entropy[base.rollouts.counted])
+    text = FixedText.of(lm, write(sim.Steering({layer: sim.Add(v)}), choice.written_at), sim.Steering({layer: sim.Add(v)}))
+    excess = [np.log(np.nanmean(text.effects(f * choice.alpha, MEMBERS).loss) / (1.1 * own)) for f in (0.985, 1.015)]
+    assert excess[0] < 0 < excess[1]
+
+
+def test_a_share_that_falls_from_the_start_has_no_strength_before_its_peak(lm):
+    text, single = text_at(lm, 0.0), [jnp.zeros(61, bool).at[token].set(True) for token in range(61)]
+    rises = [np.nanmean(text.effects(0.1, one).share) / np.nanmean(text.shares(one)) for one in single]
+    tokens = [int(np.argmin(rises))]
+    choice = choose(lm, steering(), PROMPTS, horizon=6, tokens=tokens, criteria=[Rising()])
+    assert choice.alpha is None
+    assert choice.reason.endswith("is too much already for peak (the concept's share does not rise there)")
+    assert choice.passes < 40
+
+
+def test_texts_that_lead_to_each_other_have_one_between_them(lm, monkeypatch):
+    """On text written below the answer a strength above it is solved, and the other way round."""
+    written = []
+
+    def solve(self, text, alpha, tolerance):
+        written.append(alpha)
+        found = 3.0 if alpha < 2 else 1.4
+        return found, {found: text.effects(found, self.members), 2.0: text.effects(2.0, self.members)}
+
+    monkeypatch.setattr(search._Search, "_solve", solve)
+    choice = choice_of(lm, budget=0.05)
+    assert written[:4] == pytest.approx([written[0], written[1], 4.4 - written[1], np.sqrt(3.0 * 1.4)], rel=1e-6)
+    assert "still moves" in choice.reason
+
+
 def test_the_first_of_several_limits_stops(lm):
     budget = choice_of(lm, budget=0.05)
     both = choice_of(lm, budget=0.05, criteria=[NormRatio(10.0)])
@@ -271,6 +310,9 @@ def test_bounds_are_bounds(lm):
     assert np.nanmax(text.effects(1.1 * safe.alpha, MEMBERS).kl) > 0.05 / 100
     inner = choice_of(lm, budget=0.05, of="max").safe_alpha
     assert not inner["N20"].is_theorem
+    down = sim.Steering({2: sim.Add(V)}, site="mlp_down")
+    # What is added to a down-projection may pass a norm before it is in the stream.
+    assert not choose(lm, down, PROMPTS, horizon=2, tokens=TOKENS, budget=0.05).safe_alpha["N20"].is_theorem
     assert inner["N20"].alpha < inner["N18"].alpha
     tilt, _ = FixedText.of(lm, prompts_alone(PROMPTS), steering(), skip=False).tilt(MEMBERS)
     own = ~np.isnan(tilt.variance)
@@ -373,6 +415,8 @@ def test_promoted_tokens_are_the_fewest_that_gain_half():
         ({"sign": 2}, "sign"),
         ({"sign": -1, "share": 0.1}, "share: expected none for negative strengths and named tokens"),
         ({"horizon": 0}, "horizon"),
+        ({"completions": 1.5}, "completions: expected a whole number of at least 0, got 1.5"),
+        ({"completions": -1}, "completions"),
         ({"tokens": [99]}, "tokens"),
         ({"tokens": list(range(61))}, "tokens"),
         ({"criteria": ["ratio"]}, "criteria"),

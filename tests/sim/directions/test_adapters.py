@@ -57,6 +57,11 @@ def test_the_scale_is_folded_in(small, adapter, changes, scale):
         assert np.abs(update.up - scale * b).max() < 1e-7
 
 
+def test_a_scale_beyond_float32_is_refused(small, adapter):
+    with pytest.raises(ValueError, match=r"^adapter: expected finite numbers, got "):
+        sim.read_adapter(adapter(matrices(0), lora_alpha=1e300), small("llama"))
+
+
 def test_ranks_and_alphas_of_single_modules(small, adapter):
     tensors = matrices(0) | matrices(1, rank=2)
     patterns = {"rank_pattern": {r"layers.1.mlp.down_proj": 2}, "alpha_pattern": {r".*\.0\.mlp\.down_proj": 10}}

@@ -73,7 +73,9 @@ def test_convert_writes_another_format(folder, monkeypatch, capsys):
     assert err.startswith("ufm: GGUF: the direction of block 0 is left out")
     assert err.count("\n") == 1
     assert sim.read_vector("joy.gguf") == joy.at([1, 2])
-    assert run(monkeypatch, capsys, "vector", "convert", "joy.gguf", "2.npy", "--only", "2") == (0, "2.npy\n", "")
+    code, out, err = run(monkeypatch, capsys, "vector", "convert", "joy.gguf", "2.npy", "--only", "2")
+    assert (code, out) == (0, "2.npy\n")
+    assert err.startswith("ufm: .npy keeps numbers alone: neither blocks, nor the model, nor the diagnosis")
     assert np.load("2.npy").tobytes() == joy[2].tobytes()
 
 

@@ -99,6 +99,14 @@ def test_in_a_trained_model_the_logits_move_by_what_the_weights_say(way):
         np.testing.assert_allclose(row - row.mean(), predicted - predicted.mean(), atol=1e-6)
 
 
+def test_the_size_of_states_does_not_matter():
+    p, q = sets()
+    for way in ("difference-of-means", "difference-of-normalized-means"):
+        small, large = (weights_of(way, size * p, size * q) @ np.concatenate([p, q]) for size in (1.0, 1e12))
+        np.testing.assert_allclose(small, large, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("as_users_have_it")
 def test_bad_sets():
     p, q = sets()
     for message, arguments in {
@@ -106,6 +114,16 @@ def test_bad_sets():
         "^texts: expected two sets whose states differ": ("difference-of-means", p, p.copy()),
         "^texts: expected pairs": ("pca-of-differences", p, q[:5]),
         "^positive: ": ("linear-probe", p * np.nan, q),
+        "^negative: expected states of the width of the positive ones, 6, got 5": (
+            "difference-of-means",
+            p[:, :6],
+            q[:, :5],
+        ),
+        "^texts: expected sets whose means differ along the direction of pca-of-states": (
+            "pca-of-states",
+            np.array([[1, 0.1], [-1, 0.1]]),
+            np.array([[1, -0.1], [-1, -0.1]]),
+        ),
     }.items():
         with pytest.raises(ValueError, match=message):
             weights_of(*arguments)

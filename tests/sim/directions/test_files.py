@@ -151,6 +151,22 @@ def test_gguf_of_something_else_is_refused(tmp_path, metadata, got):
         sim.read_vector(path)
 
 
+def test_gguf_with_its_numbers_big_end_first_is_refused(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "controlvector", endianess=gguf.GGUFEndian.BIG)
+    writer.add_tensor("direction.1", np.arange(1, 9, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"^vector: expected a GGUF file .*little end first, got .*x.gguf', big end first"):
+        sim.read_vector(tmp_path / "x.gguf")
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(vector, tmp_path):
+    path = tmp_path / f"{'x' * 245}.gguf"
+    assert sim.read_vector(sim.write_vector(vector, path)) == vector
+
+
 # --- arrays of others ----------------------------------------------------------------------------------------------------
 
 
@@ -306,8 +322,10 @@ def test_folders_and_missing_files_are_refused(tmp_path):
     [
         ({}, "v.pt", "path: expected a file that ends in .safetensors, .gguf, .npz, .npy"),
         ({}, "v", "path: expected a file that ends in"),
-        ({"a": object()}, "v.npz", "vector: expected facts that JSON can hold"),
-        ({"a": float("nan")}, "v.npz", "vector: expected facts that JSON can hold"),
+        ({"a": object()}, "v.npz", "extraction: expected facts that JSON can hold"),
+        ({"a": float("nan")}, "v.npz", "extraction: expected facts that JSON can hold"),
+        ({"a": "\ud800"}, "v.npz", "extraction: expected facts that JSON can hold"),
+        ({}, "v\0.npz", "path: expected a name without null bytes"),
     ],
 )
 def test_nothing_is_written_of_what_cannot_be(tmp_path, extraction, name, expected):

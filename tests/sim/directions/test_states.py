@@ -117,6 +117,53 @@ def test_the_beginning_that_a_tokenizer_adds_is_no_content(lm):
     assert states.left_out == 2
 
 
+def test_the_end_that_a_tokenizer_adds_is_no_content(lm):
+    ends = replace(lm, tokenizer=replace(letters(), adds_eos=True))
+    plain = replace(lm, tokenizer=letters())
+    texts = (["ABCD", "BCDA"], ["DCBA", "CDAB"])
+    for options in (
+        {},
+        {"tokens": "last"},
+        {"tokens": 2},
+        {"questions": ["A", "B"]},
+        {"questions": ["A", "B"], "tokens": "answer"},
+    ):
+        got, expected = (text_states(model, *texts, **options) for model in (ends, plain))
+        np.testing.assert_array_equal(got.tokens, expected.tokens)
+        np.testing.assert_allclose(got.positive, expected.positive, rtol=1e-5, atol=1e-6)
+    assert text_states(ends, *texts, tokens="all").tokens.tolist() == [6] * 4
+
+
+def test_the_form_of_a_chat_is_no_content(lm):
+    lm = replace(lm, tokenizer=letters())
+    states = text_states(lm, ["A", "ABCDEF"], ["DC", "CDAB"], chat=True)
+    # Half of the positive texts have 3.5 tokens.
+    assert states.cut == 3
+    assert states.tokens.tolist() == [1, 3, 2, 3]
+    row = lm.tokenizer.encode(lm.tokenizer.chat([{"role": "user", "content": "ABCDEF"}]), special=False)
+    first = row.index(lm.tokenizer.encode("A", special=False)[0])
+    expected = states_of(lm, row)[:, first : first + 3].mean(axis=1)
+    np.testing.assert_allclose(states.positive[:, 1], expected, rtol=2e-5, atol=1e-5)
+    talk = [{"role": "user", "content": "B"}, {"role": "assistant", "content": "BB"}, {"role": "user", "content": "CAB"}]
+    assert text_states(lm, [talk], ["CAB"], chat=True).tokens.tolist() == [3, 3]
+    last = text_states(lm, ["A"], ["DC"], chat=True, tokens="last").positive
+    whole = lm.tokenizer.encode(lm.tokenizer.chat([{"role": "user", "content": "A"}]), special=False)
+    np.testing.assert_allclose(last[:, 0], states_of(lm, whole)[:, -1], rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("questions", "answers", "words"),
+    [
+        (["A", None], ["B", "C"], "questions: expected a text, got None"),
+        (["A", "A"], [[5], [6]], "texts: expected a text, got"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_have_it")
+def test_questions_and_answers_are_texts(lm, questions, answers, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        text_states(replace(lm, tokenizer=letters()), answers, answers, questions=questions)
+
+
 def test_answers_to_questions(lm):
     lm = replace(lm, tokenizer=letters())
     questions = ["A", "BB"]
@@ -147,6 +194,7 @@ def test_answers_to_questions(lm):
         (([[1, 2]], [[1, 2]], {"tokens": 3}), "^text 0 of positive: .*3 tokens"),
         (([[1, 2]], [[1, 2]], {"tokens": "answer"}), "^tokens: .*questions"),
         (([[1, 2]], [[1, 2]], {"tokens": ([[True, True]],)}), "^tokens: .*two sets"),
+        (([[1, 2]], [[1, 2]], {"tokens": (True, False)}), "^tokens: expected a list of masks for each set, got True"),
         (([[1, 2]], [[1, 2]], {"tokens": ([[True, True]], [[True]])}), "^mask of text 0 of negative: "),
         (([[1, 2]], [[1, 2]], {"tokens": ([[True, True]], [[False, False]])}), "^mask of text 0 of negative: .*one token"),
         (([[1, 2]], [[1, 2]], {"questions": ["A", "B"]}), "^positive: .*2 questions"),

@@ -204,6 +204,27 @@ def test_records_with_the_same_inputs_are_paired_by_them(tmp_path):
     }
 
 
+def test_each_positive_of_an_input_has_a_negative_of_its_own(tmp_path):
+    def rows(negatives):
+        return [
+            *(record(1, output=f"yes {k}") for k in range(2)),
+            *(record(1, "negative") | {"output": f"no {k}"} for k in range(negatives)),
+        ]
+
+    for negatives, expected in ((1, [0, 0]), (2, [0, 1])):
+        write_lines(tmp_path / "a.jsonl", rows(negatives))
+        (pairs,) = read_pairs(tmp_path / "a.jsonl").values()
+        assert [pair[1:] for pair in pairs] == [(f"yes {k}", f"no {n}") for k, n in enumerate(expected)]
+    write_lines(tmp_path / "a.jsonl", rows(3))
+    with pytest.raises(ValueError, match=r"^pairs: expected one negative for an input of 'rain', or one for .* got 3 for 2"):
+        read_pairs(tmp_path / "a.jsonl")
+
+
+def test_answers_that_are_words_of_one_letter_are_no_options(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [caa(question="Who sings?", matching="I", not_matching="You")])
+    assert read_pairs(tmp_path / "a.jsonl")["a"] == (Pair("Who sings?", "I", "You"),)
+
+
 def test_a_folder_of_files(tmp_path):
     with pytest.raises(ValueError, match=r"^pairs: .*JSON-lines, JSON or parquet.*without"):
         read_pairs(tmp_path)
@@ -233,6 +254,9 @@ BAD_ROWS = {
     "question": ([GOOD | {"question": 3}], 'text as "question", got 3 in line 1 of kind'),
     "surrogate": ([GOOD | {"matching": "\ud83d"}], r"text that UTF-8 can hold, got .*ud83d.* in line 1 of kind"),
     "option": ([caa(), caa(matching="(C)")], r"an option of the question, got '\(C\)' in line 2 of kind"),
+    "same-option": ([caa(matching="A", not_matching="(A)")], "an option of the question, got 'A' in line 1 of kind"),
+    "half-option": ([caa(matching="(A", not_matching="(B)")], r"an option of the question, got '\(A' in line 1 of kind"),
+    "small": ([caa(matching="(a)", not_matching="(b)")], r"an option of the question, got '\(a\)' in line 1 of kind"),
     "word": ([caa(matching="Yes")], "an option of the question, got 'Yes' in line 1 of kind"),
     "no-choices": ([caa(question="Sing?")], r"an option of the question, got '\(A\)' in line 1 of kind"),
     "category": ([record(1, "neutral")], "a category among positive, negative, hard negative, got 'neutral' in line 1"),

@@ -51,6 +51,26 @@ def test_arithmetic():
     assert unit.diagnosis[1].relative_norm == pytest.approx(0.1)
 
 
+def test_what_either_of_two_vectors_knows_their_sum_knows():
+    """In whatever order they are added."""
+    known, other = vector(), vector(A, model=ModelTag(family="llama"), diagnosis={}, sinks={}, scales={})
+    for total in (known + other, other + known):
+        assert total.model == TAG
+        np.testing.assert_array_equal(total.sinks[1], known.sinks[1])
+        assert total.diagnosis[1].sink_share == pytest.approx(1.0)
+        assert total.diagnosis[1].relative_norm == pytest.approx(1.0)
+    unlike = vector(sinks={1: np.array([0.0, 0.0, 1.0])}, scales={1: 20.0})
+    for total in (known + unlike, unlike + known):
+        np.testing.assert_allclose(total.sinks[1], np.array([0.6, 0.8, 1.0]) / 2**0.5, rtol=1e-6)
+        assert total.scales[1] == 15.0
+
+
+def test_how_it_was_made_is_kept_as_files_keep_it():
+    made = vector(extraction={"a": (1, np.float32(2)), "b": {1: np.arange(2)}})
+    assert made.extraction == {"a": [1, 2.0], "b": {"1": [0, 1]}}
+    assert made == vector(extraction=made.extraction)
+
+
 def test_blocks_that_both_have_are_combined():
     mixed = vector() + SteeringVector({3: A, 5: A}, "more")
     assert mixed.layers == (3,)
@@ -66,6 +86,12 @@ def test_the_steering_adds_it():
     last = vector().steering([1, 3], tokens=ufm.Last())
     assert [part.layer for part in last.parts] == [1, 3]
     assert all(isinstance(part.tokens, ufm.Last) for part in last.parts)
+
+
+def test_a_site_that_the_model_does_not_have_is_refused(small):
+    lm = small("llama")
+    with pytest.raises(ValueError, match=r"^vector: .* a site among residual, mlp_down, got one for 'nope'"):
+        SteeringVector({1: np.ones(lm.config.d_model)}, site="nope").require_fits(lm)
 
 
 def test_which_models_it_is_for(small):
@@ -120,6 +146,18 @@ def test_what_is_said_of_it():
         (lambda: SteeringVector({0: 0 * A}).normalized(), "^vector: .*block 0"),
         (lambda: vector() + vector(model=replace(TAG, fingerprint="else")), "^vector: .*tiny"),
         (lambda: vector() + vector(site="mlp_down"), "^vector: .*residual"),
+        (
+            lambda: vector() + vector(model=ModelTag(family="qwen2")),
+            "^vector: expected another one for tiny, got one for family",
+        ),
+        (
+            lambda: vector() + vector(model=ModelTag(num_layers=6)),
+            "^vector: expected another one for tiny, got one for num layers",
+        ),
+        (lambda: SteeringVector({10**6: A}), "^layer: expected a block from 0 to 999999, got 1000000"),
+        (lambda: vector(scales={1: np.nan}), "^scale of block 1: "),
+        (lambda: vector(diagnosis={1: Diagnosis(accuracy=np.nan)}), "^accuracy of block 1: "),
+        (lambda: vector(extraction={"a": {1, 2}}), "^extraction: expected facts that JSON can hold"),
         (lambda: vector() + SteeringVector({1: np.ones(4)}), "^vector: .*width"),
         (lambda: vector() + SteeringVector({2: A}), "^vector: .*some of 1, 3"),
     ],
@@ -148,6 +186,12 @@ def test_what_float32_cannot_hold_is_refused_without_more_words(recwarn):
         ({"name": 3}, "name: expected text, got "),
         ({"name": "a\ud800"}, "name: expected text that UTF-8 can hold"),
         ({"directions": {1: np.ma.masked_array(np.ones(3), [0, 1, 0])}}, "direction of block 1: .* masked"),
+        ({"site": 3}, "site: expected text"),
+        ({"sinks": None}, "sinks: expected a mapping, got None"),
+        ({"scales": {1: "x"}}, "scale of block 1: "),
+        ({"model": "llama"}, "model: expected a ModelTag, or None, got 'llama'"),
+        ({"diagnosis": {1: {"accuracy": 1}}}, "diagnosis of block 1: expected a Diagnosis"),
+        ({"extraction": [1]}, "extraction: expected a mapping"),
     ],
 )
 @pytest.mark.usefixtures("as_users_have_it")
