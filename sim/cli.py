@@ -831,7 +831,7 @@ def choose(
     direction = directions[0]
     if len(directions) > 1:
         mixed = mix(lm, directions, texts, tokens=members, layers=None if bare is None else [bare], chat=chat)
-        direction = mixed.vector
+        direction, names = mixed.vector, [vector.name for vector in directions]
         # Away from a concept, tokens that nobody named are those that this promotes.
         members = members if away else list(mixed.tokens)
     layer_or_auto = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
@@ -852,7 +852,10 @@ def choose(
         other_weights=other_weights,
     )
     result = result if tokens else request.with_promoted_tokens(result)
+    result = request.with_mix(result, mixed, names) if len(directions) > 1 else result
     typer.echo(str(result))
+    if len(directions) > 1:
+        typer.echo(mixed.in_words(result.layer, names))
     if target:
         output.write_json(target, result.as_json())
     if result.frontier:
@@ -867,6 +870,8 @@ def choose(
         _write_vector(request.folded(direction, result), file)
         if file.suffix.lower() == ".gguf":
             typer.echo(f"llama.cpp: --control-vector {file} (at scale 1)")
+    elif file and file.exists():
+        typer.echo(f"ufm: {file} is left as it was: there is no strength to write", err=True)
     raise typer.Exit(3 if result.alpha is None else 0)
 
 

@@ -43,6 +43,16 @@ class Mix:
     weights: dict[int, Float[np.ndarray, " k"]]
     tokens: tuple[int, ...]
 
+    def in_words(self, layer: int, names: Sequence[str]) -> str:
+        """How much of each vector the mix after a block holds.
+
+        Args:
+            layer: the block.
+            names: of the vectors, in order.
+        """
+        parts = [f"{weight:.3g} {name}" for weight, name in zip(self.weights[layer], names, strict=True)]
+        return f"the mix after block {layer}: {' + '.join(parts)}".replace("+ -", "- ")
+
 
 def mix(
     lm: LanguageModel,

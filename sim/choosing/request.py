@@ -11,6 +11,7 @@ from sim.bridge.files import text_lines
 from sim.bridge.model import LanguageModel
 from sim.choosing.choice import Choice
 from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising, floor_of
+from sim.choosing.mix import Mix
 from sim.directions.extraction import make_vector
 from sim.directions.files import is_bare, read_vector
 from sim.directions.texts import CONCEPTS, concept_pairs, json_lines
@@ -189,6 +190,19 @@ def with_promoted_tokens(choice: Choice) -> Choice:
     """
     others = tuple(with_promoted_tokens(other) for other in choice.others)
     return replace(choice, settings=choice.settings | {"tokens": "promoted"}, others=others)
+
+
+def with_mix(choice: Choice, mixed: Mix, names: Sequence[str]) -> Choice:
+    """A choice for a mix, and those beside it, that says how much of each vector the mix holds after its block.
+
+    Args:
+        choice: for the mix.
+        mixed: the mix.
+        names: of the vectors, in order.
+    """
+    others = tuple(with_mix(other, mixed, names) for other in choice.others)
+    weights = dict(zip(names, map(float, mixed.weights[choice.layer]), strict=True))
+    return replace(choice, settings=choice.settings | {"mix": weights}, others=others)
 
 
 def folded(vector: SteeringVector, choice: Choice) -> SteeringVector:

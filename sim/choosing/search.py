@@ -145,6 +145,7 @@ def choose(
         steering.require_fits(lm, other_weights=other_weights)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
     asked = {"share": floor and floor.share, "horizon": horizon, "seed": seed, "sign": sign}
+    asked |= {"temperature": writer.sampling.temperature}
     settings = _known(lm, steering, layer, tokens) | _limited(limits, of) | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:

@@ -121,7 +121,7 @@ def _of_array(array: np.ndarray, path: Path, layer: int | None, blocks: int | No
     shape = tuple(array.shape)
     require(array.ndim in (1, 2) and array.size > 0, "vector", "an array [d] or [L, d]", f"shape {shape} in {str(path)!r}")
     if array.ndim == 1:
-        expected = f"the block that the one direction of {path.name} is for, as in layer=12"
+        expected = f"the block that the one direction of {path.name} is for (layer=12, or --layer 12)"
         require(layer is not None, "layer", expected, "none")
         return {whole_number("layer", layer, 0): array}
     require(layer is None, "layer", f"none, as {path.name} has a row for each of {shape[0]} blocks", layer)

@@ -193,13 +193,19 @@ def test_several_concepts_are_mixed(folder, monkeypatch, capsys, lm):
     vectors = {name: sim.SteeringVector({1: RNG.normal(size=32)}, name) for name in ("joy", "optimistic")}
     monkeypatch.setattr("sim.choosing.request.make_vector", lambda *_, name, **__: vectors[name])
     options = ("--concept", "joy", "--concept", "optimistic", "--prompts", "prompts.txt", "--layer", "1", "--budget", "0.05")
-    code, out, _ = run(monkeypatch, capsys, "choose", "--horizon", "4", *options)
+    code, out, _ = run(monkeypatch, capsys, "choose", "--horizon", "4", *options, "--json", "mix.json")
     mixed = mix(lm, list(vectors.values()), PROMPTS)
     expected = sim.choose(lm, mixed.vector, PROMPTS, layer=1, tokens=mixed.tokens, budget=0.05, horizon=4)
     assert code == 0
     assert out.startswith(f"alpha {expected.alpha:.4g} at block 1")
     assert "taken for the concept's tokens, as steering promotes them most: " in out
     assert np.count_nonzero(mixed.weights[1]) == 2
+    joy, optimistic = mixed.weights[1]
+    held = json.loads((folder / "mix.json").read_text())["settings"]["mix"]
+    assert held == {"joy": pytest.approx(joy), "optimistic": pytest.approx(optimistic)}
+    assert (
+        f"\nthe mix after block 1: {joy:.3g} joy {'-' if optimistic < 0 else '+'} {abs(optimistic):.3g} optimistic\n" in out
+    )
 
 
 @pytest.mark.parametrize("options", [("--budget", "0.05"), ("--layer", "1", "--share", "0.9999")], ids=["auto", "none"])

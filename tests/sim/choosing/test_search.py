@@ -415,7 +415,6 @@ def test_promoted_tokens_are_the_fewest_that_gain_half():
         ({"sign": 2}, "sign"),
         ({"sign": -1, "share": 0.1}, "share: expected none for negative strengths and named tokens"),
         ({"horizon": 0}, "horizon"),
-        ({"completions": 1.5}, "completions: expected a whole number of at least 0, got 1.5"),
         ({"completions": -1}, "completions"),
         ({"tokens": [99]}, "tokens"),
         ({"tokens": list(range(61))}, "tokens"),
@@ -438,9 +437,13 @@ def test_bad_input_is_named(lm, change, argument):
 
 
 @pytest.mark.usefixtures("as_users_have_it")
-def test_criteria_that_are_no_list_are_refused(lm):
+def test_arguments_of_other_types_are_refused(lm):
     with pytest.raises(ValueError, match=r"^criteria: expected a list of limits such as .*, got 1"):
         choose(lm, steering(), PROMPTS, criteria=1)
+    with pytest.raises(ValueError, match=r"^completions: expected a whole number of at least 0, got 1.5"):
+        choose(lm, steering(), PROMPTS, completions=1.5)
+    with pytest.raises(ValueError, match=r"^lm: expected a language model of sim.load, got 'a model'"):
+        choose("a model", steering(), PROMPTS)
 
 
 def test_one_prompt_gives_no_interval(lm):
