@@ -73,11 +73,10 @@ def crossing(
     for count in range(1, evaluations + 1):
         value = float(excess(alpha))
         value = values[alpha] = np.inf if np.isnan(value) else value
-        here = (alpha, value)
+        here, side_before = (alpha, value), (low[0] > 0, high[0] < np.inf)
         if last is not None and np.isfinite([value, last[1]]).all() and alpha != last[0]:
             local = (value - last[1]) / np.log(alpha / last[0])
             steepness = local if local > FLATTEST else steepness
-        side_before = (low[0] > 0, high[0] < np.inf)
         low, high = (here, high) if value < 0 else (low, here)
         root = expected(low[0], high[0]) if expected is not None and np.isfinite(value) else None
         good = _solved(values, here, root, steepness if expected is None else None, tolerance)
@@ -92,12 +91,12 @@ def crossing(
         # Strides grow while the other side is not known: where `excess` is small and flat, its slope leads nowhere.
         shortest = SHORTEST * 2.0**count if expected is None or count > 1 else APART
         strides = (min(shortest, np.log(stride)), np.log(stride))
+        # So an expectation beyond all that is known is followed once, and then only if it goes as far.
+        beyond = count > 2 and not (low[0] > 0 and high[0] < np.inf)
         step = _next(low, high, here, steepness, strides, halve=halve)
-        if root is not None and not halve:
-            # An expectation beyond all that is known is followed once; if it fails, strides grow.
-            known = low[0] > 0 and high[0] < np.inf
-            step = root if known or count < 3 or abs(np.log(root / alpha)) > strides[0] else step
-        last, alpha = here, max(min(step, most), least)
+        if root is not None and not halve and not (beyond and abs(np.log(root / alpha)) < strides[0]):
+            step = root
+        last, alpha = here, float(np.clip(step, least, most))
     return Crossing(low[0] or None, low[0], evaluations, steepness)
 
 

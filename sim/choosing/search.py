@@ -136,16 +136,15 @@ def choose(
         ValueError: no prompts, a steering for another model, a zero vector, a limit that is not positive, an unknown token.
     """
     require(isinstance(lm, LanguageModel), "lm", "a language model of sim.load", shown(lm))
-    sign, completions = _sign_of(sign), whole_number("completions", completions, 0)
+    sign, completions, layer = _sign_of(sign), whole_number("completions", completions, 0), _layer_of(layer)
     floor = floor_of(share, falls=sign < 0 and tokens is not None)
     limits = _limits(budget, of, share, criteria)
     horizon, seed = whole_number("horizon", horizon, 1), random_seed("seed", seed)
-    layer = _layer_of(layer)
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm, other_weights=other_weights)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
     asked = {"share": floor and floor.share, "horizon": horizon, "seed": seed, "sign": sign}
-    asked |= {"temperature": writer.sampling.temperature}
+    asked["temperature"] = writer.sampling.temperature
     settings = _known(lm, steering, layer, tokens) | _limited(limits, of) | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
