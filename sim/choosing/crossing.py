@@ -93,10 +93,9 @@ def crossing(
         strides = (min(shortest, np.log(stride)), np.log(stride))
         # So an expectation beyond all that is known is followed once, and then only if it goes as far.
         beyond = count > 2 and not (low[0] > 0 and high[0] < np.inf)
-        step = _next(low, high, here, steepness, strides, halve=halve)
-        if root is not None and not halve and not (beyond and abs(np.log(root / alpha)) < strides[0]):
-            step = root
-        last, alpha = here, float(np.clip(step, least, most))
+        if root is None or halve or (beyond and abs(np.log(root / alpha)) < strides[0]):
+            root = _next(low, high, here, steepness, strides, halve=halve)
+        last, alpha = here, float(np.clip(root, least, most))
     return Crossing(low[0] or None, low[0], evaluations, steepness)
 
 

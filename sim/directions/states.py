@@ -211,7 +211,7 @@ def _said(tokenizer: Tokenizer, chat: Any, length: int) -> tuple[int, int]:
     said = said.strip()
     other = [*messages[:-1], {**messages[-1], "content": "-" if said[0] != "-" else "+"}]
     whole, changed = tokenizer.chat(messages), tokenizer.chat(other)
-    first = next((k for k, (one, two) in enumerate(zip(whole, changed, strict=False)) if one != two), len(whole))
+    first = next((k for k, (a, b) in enumerate(zip(whole, changed, strict=False)) if a != b), len(whole))
     if not whole.startswith(said, first):
         return 0, length
     return tokenizer.span(whole, first, first + len(said))
