@@ -202,8 +202,7 @@ class Where(Tokens):
         if not isinstance(self.mask, jax.core.Tracer):
             flags = np.asarray(self.mask)
             fits = flags.ndim in (1, 2) and flags.dtype.kind in "biu" and bool(np.isin(flags, (0, 1)).all())
-            expected = "Where(mask) with truth values in an axis of positions, and one of contexts at most"
-            require(fits, "tokens", expected, shown(self.mask))
+            require(fits, "tokens", "Where(mask) with truth values in an axis of positions", shown(self.mask))
 
     def contexts(self) -> int | None:
         """How many there is a row for; None where all have the same."""

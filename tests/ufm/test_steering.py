@@ -114,7 +114,7 @@ REFUSED = {
             lambda length=length: Steering(Add(V), tokens=After(length)),
             r"^tokens: expected After\(length\) with whole numbers of at least 0, got",
         )
-        for length in ("a", float("nan"), -1, 2.5, [3, -2])
+        for length in ("a", float("nan"), -1, 2.5, [3, -2], [[1]])
     },
     **{
         f"tokens after {length!r}": (
@@ -128,7 +128,7 @@ REFUSED = {
             lambda mask=mask: Steering(Add(V), tokens=Where(mask)),
             r"^tokens: expected Where\(mask\) with truth values in an axis of positions, got",
         )
-        for mask in ("a", True, [2, 1], [0.5, 1.0])
+        for mask in ("a", True, [2, 1], [0.5, 1.0], [[[1, 0]]])
     },
     "a site by number": (lambda: Steering(Add(V), site=3), "site: expected the name of a site, got 3"),
     "a vector added": (lambda: Steering(Add(V)) + V, "steering: expected a Steering to add, got an array"),
