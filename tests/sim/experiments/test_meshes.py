@@ -78,11 +78,14 @@ def test_an_error_on_one_group_ends_the_others_after_their_cells(lm, judge, tmp_
     with pytest.raises(ValueError, match=r"^cell: .*got 4"):
         on_every_group(experiment, stage)
     assert len(began) < 15
-    assert experiment.store.done("numbers")[0] == len(began) - 1
+    # Another group may take up the cell before it hears of the error.
+    failed = began.count(refused[0])
+    assert 1 <= failed <= 3
+    assert experiment.store.done("numbers")[0] == len(began) - failed
     refused.clear()
     on_every_group(experiment, stage)
     assert experiment.store.finished("numbers")
-    assert len(began) == 31
+    assert len(began) == 30 + failed
 
 
 def test_two_groups_of_two_devices_fill_one_store(model, done, tmp_path):
