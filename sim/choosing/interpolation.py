@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
+from scipy.special import expit, logit
 
 from sim.choosing.rollouts import Effects
 
@@ -36,7 +37,7 @@ def effects_at(alpha: float, looked_at: Mapping[float, Effects]) -> Effects:
         kl=np.exp(_line(np.log(_positive(before.kl)), np.log(_positive(after.kl)), part)),
         reverse_kl=np.exp(_line(np.log(_positive(before.reverse_kl)), np.log(_positive(after.reverse_kl)), part)),
         loss=_line(before.loss, after.loss, part),
-        share=1 / (1 + np.exp(-_line(_log_odds(before.share), _log_odds(after.share), part))),
+        share=expit(_line(_log_odds(before.share), _log_odds(after.share), part)),
         share_slope=_line(before.share_slope, after.share_slope, part),
         counted=before.counted,
     )
@@ -79,5 +80,4 @@ def _positive(values: Float[np.ndarray, "n h"]) -> Float[np.ndarray, "n h"]:
 
 
 def _log_odds(shares: Float[np.ndarray, "n h"]) -> Float[np.ndarray, "n h"]:
-    inside = np.clip(shares, LEAST, 1 - LEAST)
-    return np.log(inside) - np.log1p(-inside)
+    return logit(np.clip(shares, LEAST, 1 - LEAST))

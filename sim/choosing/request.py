@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,8 +188,7 @@ def with_promoted_tokens(choice: Choice) -> Choice:
     Args:
         choice: for a mix, whose tokens are found before it is made.
     """
-    others = tuple(with_promoted_tokens(other) for other in choice.others)
-    return replace(choice, settings=choice.settings | {"tokens": "promoted"}, others=others)
+    return _with_settings(choice, lambda _: {"tokens": "promoted"})
 
 
 def with_mix(choice: Choice, mixed: Mix, names: Sequence[str]) -> Choice:
@@ -200,9 +199,13 @@ def with_mix(choice: Choice, mixed: Mix, names: Sequence[str]) -> Choice:
         mixed: the mix.
         names: of the vectors, in order.
     """
-    others = tuple(with_mix(other, mixed, names) for other in choice.others)
-    weights = dict(zip(names, map(float, mixed.weights[choice.layer]), strict=True))
-    return replace(choice, settings=choice.settings | {"mix": weights}, others=others)
+    return _with_settings(choice, lambda at: {"mix": dict(zip(names, map(float, mixed.weights[at.layer]), strict=True))})
+
+
+def _with_settings(choice: Choice, more: Callable[[Choice], dict[str, Any]]) -> Choice:
+    """A choice, and those beside it, with more among the settings of each."""
+    others = tuple(_with_settings(other, more) for other in choice.others)
+    return replace(choice, settings=choice.settings | more(choice), others=others)
 
 
 def folded(vector: SteeringVector, choice: Choice) -> SteeringVector:

@@ -23,6 +23,7 @@ import importlib.resources
 import json
 import re
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -335,8 +336,8 @@ def _contrasted(name: str, positives: list[_Record], negatives: list[_Record], f
             got = f"{several} for {count} in {records[0].where}"
             require(several in (1, count), "pairs", expected, got)
         # One negative serves all positives of its input; else the k-th is for the k-th.
-        own = {id(p): answers[p.prompt][k % len(answers[p.prompt])] for of in shown_in.values() for k, p in enumerate(of)}
-        return tuple(_differing(Pair(p.prompt, p.answer, own[id(p)].answer), p.where) for p in positives)
+        own = {prompt: cycle(records) for prompt, records in answers.items()}
+        return tuple(_differing(Pair(p.prompt, p.answer, next(own[p.prompt]).answer), p.where) for p in positives)
     counts = f"{len(positives)} and {len(negatives)} in {file}"
     wanted = f"as many negatives as positives of {shown(name)}, whose inputs differ"
     require(len(positives) == len(negatives), "pairs", wanted, counts)

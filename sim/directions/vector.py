@@ -132,9 +132,8 @@ class SteeringVector:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", text("name", self.name))
         object.__setattr__(self, "site", text("site", self.site))
-        kinds = {"sinks": Mapping, "scales": Mapping, "diagnosis": Mapping, "extraction": Mapping}
-        for name, kind in kinds.items():
-            require(isinstance(getattr(self, name), kind), name, "a mapping", shown(getattr(self, name)))
+        for name in ("sinks", "scales", "diagnosis", "extraction"):
+            require(isinstance(getattr(self, name), Mapping), name, "a mapping", shown(getattr(self, name)))
         require(self.model is None or isinstance(self.model, ModelTag), "model", "a ModelTag, or None", shown(self.model))
         object.__setattr__(self, "extraction", _plain_facts(self.extraction))
         require(isinstance(self.directions, Mapping), "directions", "directions by block", shown(self.directions))
