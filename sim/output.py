@@ -63,10 +63,15 @@ def writable_file(path: str | Path, argument: str) -> Path:
     require("\0" not in str(file), argument, "a name without null bytes", repr(str(file)))
     require(not file.is_dir(), argument, "a file to write", f"the folder {str(file)!r}{empty}")
     try:
-        writable_folder(file.parent)
+        writable_folder(_without_links(file).parent)
     except ValueError:
         require(False, argument, "a file in a folder that can be written", repr(str(file)))
     return file
+
+
+def _without_links(path: Path) -> Path:
+    """The file that a path names at last, through symbolic links."""
+    return Path(os.path.realpath(path))
 
 
 def write_json(path: Path, data: object) -> Path:
@@ -82,17 +87,18 @@ def json_text(data: object) -> str:
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then move it into place: readers never see half a file.
 
-    The folder is made if need be.
+    The folder is made if need be. Where `path` is a symbolic link, it stays one, and the file that it names is written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    place = _without_links(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
     # A name may be as long as the system allows: that of the temporary file, which is longer, has a part of it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix[:20])
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix[:20])
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
         temporary.chmod(0o644)
-        temporary.replace(path)
+        temporary.replace(place)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -8,6 +8,7 @@ An adapter that touches anything else would be half of what it is, and is refuse
 """
 
 import math
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -110,7 +111,7 @@ def write_adapter(steering: Steering, folder: str | Path, lm: LanguageModel) -> 
     Raises:
         ValueError: another steering, or one for another model; a folder that holds something.
     """
-    path = Path(folder).absolute()
+    path = Path(os.path.realpath(folder))
     require_new_folder(path)
     require_sites(without_budget(steering, "a file of weights"), sites_of(lm.config), layers=lm.config.num_layers)
     template, tensors, ranks = _template(lm), {}, {}

@@ -12,21 +12,30 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from sim.bridge.files import reading
+from sim.bridge.files import reading, some_of
 from sim.directions.file_format import KEY, Contents
+from ufm._check import require
 
 _FACTS = "facts"
+
+_BELOW_16_BITS = ("F8_", "F6_", "F4")
+"""How safetensors begins the names of types that NumPy does not have."""
 
 
 def read_safetensors(path: Path) -> Contents:
     """The arrays and the facts of a safetensors file.
 
     Raises:
-        ValueError: a file that is not whole.
+        ValueError: a file that is not whole; numbers of a type that is not read.
     """
     with reading(path, "a whole safetensors file", argument="vector"), safetensors.safe_open(path, "np") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Contents(arrays, (file.metadata() or {}).get(KEY))
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        arrays = {name: file.get_tensor(name) for name, kind in kinds.items() if not kind.startswith(_BELOW_16_BITS)}
+        facts = (file.metadata() or {}).get(KEY)
+    unread = [f"{kind} at {name!r}" for name, kind in kinds.items() if name not in arrays]
+    expected = "numbers in a type that is read (F32, F16, BF16, F64)"
+    require(not unread, "vector", expected, f"{some_of(unread)} in {str(path)!r}")
+    return Contents(arrays, facts)
 
 
 def write_safetensors(contents: Contents, path: Path) -> None:

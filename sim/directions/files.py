@@ -38,6 +38,9 @@ ENDINGS = tuple(_WRITERS)
 
 _EXPECTED = "a file of a steering vector (.safetensors, .gguf, .npz, .npy)"
 
+_ZIP = b"PK\x03\x04"
+"""What a zip archive begins with."""
+
 _UNPICKLE = (
     "a pickle, which can run code: load it with the library that wrote it, put its directions into a dictionary by block "
     "(vector.directions of repeng, vector.layer_activations of steering-vectors), and "
@@ -146,7 +149,7 @@ def _kind(path: Path) -> str:
     """
     with reading(path, "a file that can be read", argument="vector"), path.open("rb") as file:
         start = file.read(64)
-    zipped = start[:4] == b"PK\x03\x04"
+    zipped = start[:4] == _ZIP
     kinds = {
         "gguf": start[:4] == b"GGUF",
         "npy": start[:6] == b"\x93NUMPY",
@@ -161,11 +164,12 @@ def _kind(path: Path) -> str:
 
 def _described(path: Path, start: bytes) -> str:
     """What a file is that no vector is read from."""
-    pickled = start[:1] == b"\x80" or (start[:4] == b"PK\x03\x04" and _members_end_in(path, "data.pkl", any_of_them=True))
+    zipped = start[:4] == _ZIP
     descriptions: dict[str, Any] = {
         "an empty file": not start,
-        _UNPICKLE: pickled,
-        "a damaged archive": start[:4] == b"PK\x03\x04",
+        _UNPICKLE: start[:1] == b"\x80" or (zipped and _members_end_in(path, "data.pkl", any_of_them=True)),
+        "an archive with other things than arrays of NumPy": zipped and _members_end_in(path, "", any_of_them=True),
+        "a damaged or empty archive": zipped,
     }
     return next((text for text, fits in descriptions.items() if fits), "a file that begins like none of these")
 

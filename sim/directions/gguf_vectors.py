@@ -25,6 +25,9 @@ from ufm._check import require
 
 ARCHITECTURE = "controlvector"
 
+_PLAIN = [gguf.GGMLQuantizationType[name] for name in ("F64", "I8", "I16", "I32", "I64")]
+"""Types of tensors that NumPy has, and `gguf.dequantize` passes by."""
+
 _SINK = "ufm.sink."
 _UNKNOWN = "unknown"
 
@@ -43,14 +46,25 @@ def read_gguf(path: Path) -> Contents:
     kind, purpose = _value(reader, "general.architecture", path), _value(reader, "general.type", path)
     what = f"a LoRA adapter for {kind}" if purpose == "adapter" else f"a model of the architecture {kind}"
     require(kind in (None, ARCHITECTURE), "vector", "a GGUF file of a control vector", f"{str(path)!r}, {what}")
-    with reading(path, "a GGUF file of a control vector, in a type that the package gguf reads", argument="vector"):
-        # Copies: the reader's arrays are the file, which may be replaced.
-        arrays = {tensor.name: np.array(gguf.dequantize(tensor.data, tensor.tensor_type)) for tensor in reader.tensors}
+    with reading(path, "a whole GGUF file of a control vector", argument="vector"):
+        arrays = {tensor.name: _numbers(tensor, path) for tensor in reader.tensors}
         for name in [name for name in reader.fields if name.startswith(_SINK)]:
             data = base64.b64decode(_value(reader, name, path), validate=True)
             arrays[f"sink.{name.removeprefix(_SINK)}"] = np.frombuffer(data, "<f4").astype(np.float32)
     family = _value(reader, f"{ARCHITECTURE}.model_hint", path)
     return Contents(arrays, _value(reader, KEY, path), family if isinstance(family, str) and family != _UNKNOWN else "")
+
+
+def _numbers(tensor: gguf.ReaderTensor, path: Path) -> np.ndarray:
+    """The numbers of a tensor: a copy, as the reader's arrays are the file, which may be replaced."""
+    if tensor.tensor_type in _PLAIN:
+        return np.array(tensor.data)
+    try:
+        return np.array(gguf.dequantize(tensor.data, tensor.tensor_type))
+    except NotImplementedError as error:
+        expected = "numbers in a type that the package gguf dequantises (F32, say)"
+        kind = tensor.tensor_type.name
+        raise ValueError(f"vector: expected {expected}, got {kind} at {tensor.name!r} in {str(path)!r}") from error
 
 
 def _value(reader: gguf.GGUFReader, key: str, path: Path) -> Any:

@@ -5,6 +5,7 @@ A folder appears whole or not at all. `sim.load` reads it like any other.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +46,7 @@ def save(folder: str | Path, config: Config, parameters: Mapping[str, Any], toke
     """
     import orbax.checkpoint as ocp
 
-    path = Path(folder).absolute()
+    path = Path(os.path.realpath(folder))
     require_new_folder(path)
     actual, wanted = {name: tuple(value.shape) for name, value in parameters.items()}, shapes(config)
     require(actual == wanted, "parameters", "those of the architecture", _difference(actual, wanted))

@@ -114,6 +114,16 @@ def test_the_folder_may_be_the_one_we_are_in(small, tmp_path, monkeypatch):
     assert set(by_layer(sim.read_adapter(folder, lm))) == {0}
 
 
+def test_a_link_to_an_empty_folder_stays_one(small, tmp_path):
+    lm = small("llama")
+    update = ufm.LoRA(np.ones((4, lm.config.d_mlp), np.float32), np.ones((lm.config.d_model, 4), np.float32))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    sim.write_adapter(sim.Steering({0: update}, site="mlp_down"), tmp_path / "link", lm)
+    assert (tmp_path / "link").is_symlink()
+    assert set(by_layer(sim.read_adapter(tmp_path / "link", lm))) == {0}
+
+
 def test_half_types_and_other_prefixes_are_read(small, adapter):
     tensors = matrices(1, module="language_model.model.layers.{}.mlp.down_proj", dtype=ml_dtypes.bfloat16)
     (update,) = by_layer(sim.read_adapter(adapter(tensors), small("llama"))).values()

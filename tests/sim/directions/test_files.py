@@ -162,6 +162,53 @@ def test_gguf_with_its_numbers_big_end_first_is_refused(tmp_path):
         sim.read_vector(tmp_path / "x.gguf")
 
 
+@pytest.mark.parametrize("kind", ["F64", "F32", "F16", "I64", "I32", "I16", "I8", "BF16", "Q8_0"])
+def test_gguf_is_read_in_every_type_that_can_hold_a_direction(tmp_path, kind):
+    numbers = np.full(32, 2.0, np.float32)
+    stored = {"BF16": gguf.GGMLQuantizationType.BF16, "Q8_0": gguf.GGMLQuantizationType.Q8_0}.get(kind)
+    of_numpy = kind.lower().replace("f", "float").replace("i", "int")
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "controlvector")
+    tensor = gguf.quantize(numbers, stored) if stored else numbers.astype(of_numpy)
+    writer.add_tensor("direction.1", tensor, raw_dtype=stored)
+    written(writer)
+    rounding = 1e-4 if kind == "Q8_0" else 0.0  # of its scale, in float16
+    np.testing.assert_allclose(sim.read_vector(tmp_path / "x.gguf").directions[1], numbers, rtol=rounding)
+
+
+def safetensors_bytes(kind, size):
+    """A safetensors file with four numbers of a type at block 1, each of a number of bytes."""
+    entry = {"dtype": kind, "shape": [4], "data_offsets": [0, 4 * size]}
+    header = json.dumps({"direction.1": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(range(4 * size))
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2"])
+def test_a_type_that_numpy_does_not_have_is_refused_by_its_name(tmp_path, kind):
+    (tmp_path / "v.safetensors").write_bytes(safetensors_bytes(kind, 1))
+    expected = rf"^vector: expected numbers in a type that is read .*got {kind} at 'direction.1' in .*v.safetensors'$"
+    with pytest.raises(ValueError, match=expected):
+        sim.read_vector(tmp_path / "v.safetensors")
+
+
+def test_bfloat16_is_read_from_safetensors(tmp_path):
+    numbers = np.asarray([1, 2, -3, 0.5], ml_dtypes.bfloat16)
+    content = bytearray(safetensors_bytes("BF16", 2))
+    content[-8:] = numbers.tobytes()
+    (tmp_path / "v.safetensors").write_bytes(bytes(content))
+    np.testing.assert_array_equal(sim.read_vector(tmp_path / "v.safetensors").directions[1], [1, 2, -3, 0.5])
+
+
+def test_a_link_stays_one_and_its_file_is_written(vector, tmp_path):
+    (tmp_path / "kept").mkdir()
+    link = tmp_path / "v.safetensors"
+    link.symlink_to(tmp_path / "kept" / "joy.safetensors")
+    for saved in (vector.at([2]), vector):  # a file that is not there yet, and one that is
+        assert sim.write_vector(saved, link) == link
+        assert link.is_symlink()
+        assert sim.read_vector(tmp_path / "kept" / "joy.safetensors") == saved
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "v.safetensors"]
+
+
 def test_a_name_may_be_as_long_as_the_system_allows(vector, tmp_path):
     path = tmp_path / f"{'x' * 245}.gguf"
     assert sim.read_vector(sim.write_vector(vector, path)) == vector
@@ -238,6 +285,14 @@ def torch_archive():
     return data.getvalue()
 
 
+def archive_of(name):
+    """A zip archive of one small file."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr(name, b"0")
+    return data.getvalue()
+
+
 def array_file(array):
     """What numpy.save writes."""
     data = io.BytesIO()
@@ -253,7 +308,8 @@ def array_file(array):
         ("v.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS: .*git lfs pull"),
         ("v.gguf", b"", "an empty file"),
         ("v.txt", b"0.1 0.2 0.3", "a file that begins like none of these"),
-        ("v.npz", b"PK\x03\x04 and no more", "a damaged archive"),
+        ("v.npz", b"PK\x03\x04 and no more", "a damaged or empty archive"),
+        ("v.npz", archive_of("a.txt"), "an archive with other things than arrays of NumPy"),
         ("v.npy", array_file(np.array([{}], dtype=object)), "Object arrays cannot be loaded"),
         ("v.npy", array_file(np.array(["a", "b"])), "real numbers, got an array"),
         ("v.npy", array_file(np.ones((2, 2, 2))), r"an array \[d\] or \[L, d\], got shape \(2, 2, 2\)"),
