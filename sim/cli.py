@@ -772,7 +772,21 @@ def choose(
     ] = "p95",
     share: Annotated[
         float | None,
-        typer.Option(help="The concept's share of the next token that is to be reached; not with --away and --tokens."),
+        typer.Option(
+            help="The concept's share of the next token that is to be reached, or of texts with --by; not with --away and "
+            "--tokens."
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What --share is a share of: tokens; or texts that show the concept, as a judge says, or as a ratio of "
+            "likelihoods does."
+        ),
+    ] = "tokens",
+    judge: Annotated[str | None, typer.Option(help="Another model for --by judge or --by ratio.")] = None,
+    about: Annotated[
+        str | None, typer.Option(help="The concept's name for --by judge or --by ratio; that of --concept if left out.")
     ] = None,
     tokens: Annotated[
         list[str] | None, typer.Option(help="A word of the concept; those that steering promotes most if left out.")
@@ -816,7 +830,8 @@ def choose(
     from sim.directions.files import require_blocks, writable_target
 
     texts = request.prompts_of(prompt, prompts)
-    request.check_numbers(budget, statistic, share, falls=away and bool(tokens))
+    request.check_numbers(budget, statistic, share, falls=away and bool(tokens) and by == "tokens")
+    request.check_judge(by, judge, about, concept, share)
     limits = request.limits(loss_rise, norm_ratio, rising=rising)
     request.check_source(vector, concept)
     place = layer if layer == "auto" else request.layer_of(layer)
@@ -834,6 +849,7 @@ def choose(
         direction, names = mixed.vector, [vector.name for vector in directions]
         # Away from a concept, tokens that nobody named are those that this promotes.
         members = members if away else list(mixed.tokens)
+    shows = request.shows_of(lm if judge is None else load(judge, mesh=mesh, offload=offload), by, about, concept)
     layer_or_auto = direction.layers[0] if place == "auto" and len(direction.layers) == 1 else place
     result = run(
         lm,
@@ -843,6 +859,7 @@ def choose(
         budget=budget,
         of=statistic,
         share=share,
+        shows=shows,
         criteria=limits,
         tokens=members,
         horizon=horizon,
@@ -854,6 +871,8 @@ def choose(
     result = result if tokens else request.with_promoted_tokens(result)
     result = request.with_mix(result, mixed, names) if len(directions) > 1 else result
     typer.echo(str(result))
+    if shows is not None:
+        typer.echo(request.trust_in(shows))
     if len(directions) > 1:
         typer.echo(mixed.in_words(result.layer, names))
     if target:

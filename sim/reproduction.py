@@ -20,8 +20,8 @@ from sim.checks.verify import INSTANCES, Verdict, as_json, train_examples, verif
 from sim.choosing.page import write_page
 from sim.choosing.search import choose
 from sim.directions.extraction import make_vector
+from sim.directions.prompt_texts import STARTS
 from sim.directions.texts import concept_pairs
-from sim.experiments.prompt_texts import STARTS
 from sim.figures import COSTS_FIGURES, FIGURES, VALIDATION_FIGURES, Drawing, save
 from sim.figures.toy import CORPUS_FIGURES
 from sim.output import write_data, write_json

@@ -1,6 +1,6 @@
-"""`jax.lax.map` in batches of one size, so that the function is compiled once whatever the number of elements."""
+"""Batches of one size, so that a function is compiled once whatever the number of elements."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -32,3 +32,10 @@ def map_in_batches(function: Callable[[Any], Any], xs: Any, most: int) -> Any:
 
     results = lax.map(jax.vmap(function), jax.tree.map(batched, xs))
     return jax.tree.map(lambda leaf: leaf.reshape(steps * size, *leaf.shape[2:])[:n], results)
+
+
+def batched(rows: list[list[int]], length: int, size: int) -> Iterator[tuple[list[list[int]], int]]:
+    """Batches of rows cut to a length, each with its number of rows. The last batch is filled up by repeating a row."""
+    for k in range(0, len(rows), size):
+        part = [row[:length] for row in rows[k : k + size]]
+        yield [*part, *part[:1] * (size - len(part))], len(part)

@@ -83,6 +83,7 @@ class Choice:
         per_prompt: what it is to each prompt.
         cost: None without a strength.
         share: the concept's share before and after, the mean over predictions.
+        shown: the share of the texts that show the concept, before and after, where one of texts was asked for.
         least_cost: nats per token that any intervention pays for this change of the share (N15).
         efficiency: the part of the mean cost that is, between 0 and 1; None where nothing is paid.
         safe_alpha: strengths that bounds allow for the budget, by number (`sim.choosing.bounds`).
@@ -118,6 +119,7 @@ class Choice:
     tokens: tuple[int, ...]
     points: tuple[Point, ...]
     words: tuple[str, ...] = ()
+    shown: tuple[float, float] | None = None
     completions: dict[float, tuple[str, ...]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     frontier: tuple[Any, ...] = field(default=())
@@ -143,6 +145,7 @@ class Choice:
             "per_prompt": [asdict(prompt) for prompt in self.per_prompt],
             "cost": None if self.cost is None else asdict(self.cost),
             "share": {"before": before, "after": after},
+            "shown": None if self.shown is None else dict(zip(("before", "after"), self.shown, strict=True)),
             "least_cost": self.least_cost,
             "efficiency": self.efficiency,
             "tokens": list(self.tokens),
@@ -168,7 +171,7 @@ class Choice:
         measured: list[str] = []
         if self.alpha is not None and self.cost is not None:
             certain.append(
-                f"no intervention of any kind moves the concept's mean share from {self.share[0]:.3g} to "
+                f"no intervention of any kind moves {share_in_words(self.settings)} from {self.share[0]:.3g} to "
                 f"{self.share[1]:.3g} on these texts for less than {self.least_cost:.3g} nats per token (N15)"
             )
             measured.append(
@@ -224,18 +227,20 @@ class Choice:
                 f"alpha {self.alpha:.4g} at block {self.layer}{over}; {stopped}",
                 f"costs {self.cost.mean:.3g} nats per token (95th percentile {self.cost.p95:.3g}, "
                 f"largest {self.cost.max:.3g}, {self.cost.cumulative:.3g} over a continuation)",
-                f"moves the concept's mean share from {before:.3g} to {after:.3g}"
+                f"moves {share_in_words(self.settings)} from {before:.3g} to {after:.3g}"
                 + (
                     ""
                     if self.efficiency is None
                     else f", for which any intervention pays at least {self.efficiency:.2g} of that cost"
                 ),
             ]
+            if self.shown is not None:
+                lines.append("texts that show the concept: {:.1%} without steering, {:.1%} with it".format(*self.shown))
             more = f" and {len(self.words) - NAMED} more" if len(self.words) > NAMED else ""
             guessed = self.settings.get("tokens") == "promoted"
             what = "taken for the concept's tokens, as steering promotes them most" if guessed else "the concept's tokens"
             lines += [f"{what}: {', '.join(map(repr, self.words[:NAMED]))}{more}"] if self.words else []
-            lines += ["(the share is theirs; name others with --tokens)"] if self.words and guessed else []
+            lines += ["(name others with --tokens)"] if self.words and guessed else []
             lines += [f"note: {self.reason}"] if self.reason else []
         for kind, words in zip(("theorem", "assumed", "measured"), self.guarantees.values(), strict=True):
             lines += [f"{kind}: {sentence}" for sentence in words]
@@ -245,6 +250,12 @@ class Choice:
 def prompts_in_words(count: int) -> str:
     """A number of prompts in words."""
     return f"{count} prompt{'s' if count != 1 else ''}"
+
+
+def share_in_words(settings: Mapping[str, Any]) -> str:
+    """Whose share a choice speaks of."""
+    promoted = settings.get("tokens") == "promoted"
+    return "the mean share of the tokens that steering promotes" if promoted else "the concept's mean share"
 
 
 def aim_of(settings: Mapping[str, Any]) -> int:

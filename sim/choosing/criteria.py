@@ -1,17 +1,18 @@
 """What a strength may cost, or must reach: criteria that `sim.choose` combines.
 
 A criterion gives a number from what a strength does (`sim.choosing.rollouts.Effects`), and the limit for it. Ceilings are
-combined by taking the strength at which the first of them is reached; a floor, `ShareAtLeast`, asks for the least strength.
+combined by taking the strength at which the first of them is reached; a floor, `ShareAtLeast` or `TextsAtLeast`, asks for
+the least strength.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ufm._check import finite_number, require
+from ufm._check import finite, finite_number, require, shown
 
 STATISTICS = ("p95", "mean", "max")
 """Over the predictions of all texts: the 95th percentile, the mean, the largest."""
@@ -216,18 +217,63 @@ class ShareAtLeast:
         return logit(share) - logit(self.share)
 
 
-def floor_of(share: float | None, *, falls: bool) -> ShareAtLeast | None:
+@dataclass(frozen=True)
+class TextsAtLeast:
+    """A floor: the share of the texts that the steered model writes which show the concept.
+
+    Attributes:
+        share: what it has to reach, between 0 and 1.
+        shows: the probability that a text shows it, of a list of texts: `sim.directions.opinions.Shows`, or any function.
+    """
+
+    share: float
+    shows: Callable[[Sequence[str]], Any]
+
+    def __post_init__(self) -> None:
+        _as_float(self, "share", "share", "a part of the texts between 0 and 1", lambda share: 0 < share < 1)
+        require(callable(self.shows), "shows", "a function of a list of texts, such as Shows(lm, 'joy')", shown(self.shows))
+
+    @property
+    def name(self) -> str:
+        """What stopped a strength, in one word."""
+        return "share"
+
+    def of(self, texts: Sequence[str]) -> Float[np.ndarray, " n"]:
+        """The probability that each text shows the concept.
+
+        Raises:
+            ValueError: a function that gives something else.
+        """
+        probabilities = finite("shows", self.shows(list(texts)))
+        expected = f"a probability for each of {len(texts)} texts"
+        require(probabilities.shape == (len(texts),), "shows", expected, f"an array of shape {probabilities.shape}")
+        low, high = probabilities.min(initial=1), probabilities.max(initial=0)
+        require(0 <= low and high <= 1, "shows", expected, f"numbers from {low} to {high}")
+        return probabilities
+
+    def excess(self, situation: Situation) -> float:
+        """The share less the one to be reached, which is finite also where all texts show it, or none."""
+        return float(np.mean(situation.effects.shown)) - self.share
+
+
+def floor_of(
+    share: float | None, *, falls: bool, shows: Callable[[Sequence[str]], Any] | None = None
+) -> ShareAtLeast | TextsAtLeast | None:
     """The floor that a share to be reached is; none without one.
 
     Args:
         share: what was asked for.
         falls: whether strengths are negative, and tokens named that they lead away from.
+        shows: who says whether a text shows the concept, if the share is one of texts.
 
     Raises:
-        ValueError: no number between 0 and 1; a share where it is to fall.
+        ValueError: no number between 0 and 1; a share where it is to fall; nothing to be reached by texts.
     """
     if share is None:
+        require(shows is None, "share", "the part of the texts that is to show the concept, beside shows", "none")
         return None
+    if shows is not None:
+        return TextsAtLeast(share, shows)
     floor = ShareAtLeast(share)
     expected = "none for negative strengths and named tokens, of which a budget says how far they fall"
     require(not falls, "share", expected, share)

@@ -149,6 +149,32 @@ def first_rise(excess: Callable[[float], float], rungs: Iterable[float]) -> tupl
     return None
 
 
+def least_reaching(
+    excess: Callable[[float], float], rungs: Iterable[float], *, tolerance: float, least: float
+) -> float | None:
+    """The least strength at which a function is not below 0, where it is rough, as one that counts texts is.
+
+    The first crossing on a ladder is halved until its ends are close, and its upper end taken, which is not below 0.
+
+    Args:
+        excess: of a strength; below 0 at small ones. Where it is NaN or +inf, the ladder ends.
+        rungs: growing strengths.
+        tolerance: relative distance of the ends.
+        least: strength below which nothing is looked at.
+
+    Returns:
+        The strength; None if the function is below 0 at all rungs.
+    """
+    bracket = first_rise(excess, rungs)
+    if bracket is None:
+        return None
+    low, high = bracket
+    while high > max((1 + tolerance) * low, least):
+        middle = float(np.sqrt(low * high)) if low > 0 else high / 2
+        low, high = (low, middle) if excess(middle) >= 0 else (middle, high)
+    return high
+
+
 def _may_rise(left: float, top: float, right: float) -> bool:
     """Whether a function with such values at equal distances may be above 0 between them."""
     # The vertex of the parabola through them is above the highest by an eighth of the larger difference at most.

@@ -40,6 +40,7 @@ def effects_at(alpha: float, looked_at: Mapping[float, Effects]) -> Effects:
         share=expit(_line(_log_odds(before.share), _log_odds(after.share), part)),
         share_slope=_line(before.share_slope, after.share_slope, part),
         counted=before.counted,
+        shown=before.shown,
     )
 
 

@@ -73,7 +73,7 @@ def promoted_by_all(tilts: Sequence[tuple[Tilt, Promotion]], sign: int) -> np.nd
         ValueError: a steering that changes nothing at any of them.
     """
     scales = [np.sqrt(np.nanmean(moments.variance)) for moments, _ in tilts]
-    require(max(scales) > 0, "steering", "one that changes predictions", "one that does not: a zero vector?")
+    require(max(scales) > 0, "steering", "one that changes predictions", "one that changes none at any of the blocks")
     gains = [promotion.gain / scale for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
     lifts = [promotion.lift for (_, promotion), scale in zip(tilts, scales, strict=True) if scale > 0]
     return promoted(Promotion(np.mean(gains, axis=0), np.mean(lifts, axis=0)), sign)

@@ -14,6 +14,8 @@ from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising
 from sim.choosing.mix import Mix
 from sim.directions.extraction import make_vector
 from sim.directions.files import is_bare, read_vector
+from sim.directions.opinions import WAYS, Shows, right_on_pairs
+from sim.directions.prompt_texts import DEFINITIONS
 from sim.directions.texts import CONCEPTS, concept_pairs, json_lines
 from sim.directions.vector import SteeringVector
 from ufm._check import require, text
@@ -123,6 +125,56 @@ def check_numbers(budget: float | None, statistic: str, share: float | None, *, 
     """
     KLBudget(1.0 if budget is None else budget, statistic)
     floor_of(share, falls=falls)
+
+
+def check_judge(by: str, judge: str | None, about: str | None, concepts: Sequence[str] | None, share: float | None) -> None:
+    """Refuse who is to say whether texts show a concept, before a model is loaded.
+
+    Args:
+        by: "tokens", or one of `sim.directions.opinions.WAYS`.
+        judge: the name of a model, if it is another one.
+        about: the name of the concept.
+        concepts: those that the vector is made for, the first of which is meant without `about`.
+        share: what is to be reached.
+
+    Raises:
+        ValueError: another way; no concept, or one whose opposite is not known; a judge of tokens; no share.
+    """
+    require(by in ("tokens", *WAYS), "by", f"tokens, {' or '.join(WAYS)}", repr(by))
+    if by == "tokens":
+        require(judge is None and about is None, "by", f"{' or '.join(WAYS)}, for --judge and --about", "tokens")
+        return
+    require(share is not None, "share", f"the part of the texts that is to show the concept, for --by {by}", "none")
+    name = _concept_of(about, concepts)
+    require(bool(name), "about", f"the concept's name, for --by {by}", "none")
+    known = by == "judge" or name in DEFINITIONS
+    require(
+        known, "about", f"one of {', '.join(DEFINITIONS)}, for --by ratio (a judge may be asked about others)", repr(name)
+    )
+
+
+def shows_of(judge: LanguageModel, by: str, about: str | None, concepts: Sequence[str] | None) -> Shows | None:
+    """Who says whether texts show the concept; None where a share is one of tokens. Arguments as for `check_judge`."""
+    return None if by == "tokens" else Shows(judge, _concept_of(about, concepts), by)
+
+
+def trust_in(shows: Shows) -> str:
+    """How far an opinion on texts can be trusted, as a line: tried on pairs of the library, if it has some."""
+    said = f"texts show {shows.name}"
+    if shows.concept not in CONCEPTS:
+        return f"{said}, which was not tried on texts that are known to show it"
+    pairs = concept_pairs(shows.concept)[:TRIED_ON]
+    right = right_on_pairs(shows, pairs)
+    advice = "" if right >= TRUSTED else ": do not rely on it"
+    return f"{said}, which is right on {right:.0%} of {len(pairs)} pairs of the library{advice}"
+
+
+TRIED_ON, TRUSTED = 20, 0.75
+"""Pairs of the library that an opinion on texts is tried on, and the part of them on which it should be right."""
+
+
+def _concept_of(about: str | None, concepts: Sequence[str] | None) -> str:
+    return about or (concepts[0] if concepts else "")
 
 
 def limits(loss_rise: float | None, norm_ratio: float | None, *, rising: bool) -> list[Ceiling]:

@@ -142,6 +142,12 @@ class Writer:
             counted[row, : len(written) + ended] = True
         return Rollouts(self.prompts, tokens, counted)
 
+    @property
+    def prompt_texts(self) -> list[Any]:
+        """The prompts as text, or as token ids for a model without a tokenizer."""
+        tokenizer = self.lm.tokenizer
+        return [list(row) if tokenizer is None else tokenizer.decode(row) for row in self.prompts]
+
     def texts(self, rollouts: Rollouts) -> tuple[str, ...]:
         """What was written, as text."""
         tokenizer = self.lm.tokenizer
@@ -150,7 +156,7 @@ class Writer:
 
 
 class Effects(NamedTuple):
-    """What a strength does to each counted prediction, ``[n, h]`` each; NaN where a prediction is not counted.
+    """What a strength does to each counted prediction, ``[n, h]`` but for the last; NaN where a prediction is not counted.
 
     Attributes:
         kl: from the unsteered to the steered prediction, nats.
@@ -159,6 +165,8 @@ class Effects(NamedTuple):
         share: probability of the concept's tokens under the steered model.
         share_slope: derivative of `share` by the strength; NaN where it was not asked for.
         counted: which predictions are counted.
+        shown: the probability that a text which was written at the strength shows the concept, ``[n]``; NaN where nobody
+            was asked.
     """
 
     kl: Float[np.ndarray, "n h"]
@@ -167,6 +175,7 @@ class Effects(NamedTuple):
     share: Float[np.ndarray, "n h"]
     share_slope: Float[np.ndarray, "n h"]
     counted: Bool[np.ndarray, "n h"]
+    shown: Float[np.ndarray, " n"]
 
     @property
     def is_finite(self) -> bool:
@@ -284,7 +293,8 @@ class FixedText:
         values = _effects(
             self.split, self.steering, strength, self.states, self.streams, self.log_p, members, self.last_step, slope=slope
         )
-        return Effects(*[self._counted(value) for value in values], self.rollouts.counted)  # type: ignore[call-arg]
+        unknown = np.full(len(self.rollouts.prompts), np.nan)
+        return Effects(*map(self._counted, values), self.rollouts.counted, unknown)  # type: ignore[call-arg]
 
     def tilt(self, members: Bool[Array, " V"], logit_slopes: Array | None = None) -> tuple[Tilt, Promotion]:
         """How predictions move at strength 0, and which tokens that promotes.
@@ -436,8 +446,9 @@ def require_moving(variance: Float[np.ndarray, " m"], vector: Any) -> None:
     Raises:
         ValueError: it changes none, or by more than float32 can hold.
     """
-    length = 0.0 if vector is None else length_of(np.asarray(vector))
-    got = f"a vector of length {length:.3g}: too short?" if length > 0 else "one that does not: a zero vector?"
+    length = None if vector is None else length_of(np.asarray(vector))
+    too_short = f"a vector of length {length:.3g}, which is too short" if length else "a zero vector"
+    got = "one that changes none" if length is None else too_short
     require(moves(variance, vector), "steering", "one that changes predictions", got)
 
 

@@ -19,10 +19,21 @@ import numpy as np
 from sim.bridge.generation import Sampling
 from sim.bridge.model import LanguageModel
 from sim.choosing.bounds import bounds_of
-from sim.choosing.choice import Choice, Cost, Point, PromptChoice, aim_of
+from sim.choosing.choice import Choice, Cost, Point, PromptChoice, aim_of, share_in_words
 from sim.choosing.compute_cost import Work
-from sim.choosing.criteria import STATISTICS, Ceiling, KLBudget, Rising, ShareAtLeast, Situation, floor_of, logit, statistic
-from sim.choosing.crossing import STEEPEST, crossing, first_rise
+from sim.choosing.criteria import (
+    STATISTICS,
+    Ceiling,
+    KLBudget,
+    Rising,
+    ShareAtLeast,
+    Situation,
+    TextsAtLeast,
+    floor_of,
+    logit,
+    statistic,
+)
+from sim.choosing.crossing import STEEPEST, crossing, first_rise, least_reaching
 from sim.choosing.interpolation import expected_root
 from sim.choosing.interval import interval_of
 from sim.choosing.layers import over_layers
@@ -87,6 +98,9 @@ FARTHEST = 1e4
 LADDER = (8, 6)
 """For a share, strengths are looked at that double: so many at most below the one that a text is written at, and above."""
 
+OF_TEXTS = (3, 4)
+"""For a share of texts, strengths are looked at that double: so many at most below the first guess, and above."""
+
 ELSEWHERE = 2
 """Texts on which a share is not reached, or is there without steering, before the search for it ends."""
 
@@ -100,6 +114,7 @@ def choose(
     budget: float | None = None,
     of: str = "p95",
     share: float | None = None,
+    shows: Callable[[Sequence[str]], Any] | None = None,
     criteria: Sequence[Any] = (),
     tokens: Sequence[int] | None = None,
     horizon: int = 50,
@@ -121,6 +136,8 @@ def choose(
         budget: KL per token that steering may cost, nats; 1 if no other limit and no share is named.
         of: the statistic of KL over the tokens that is to stay within it: p95, mean or max.
         share: the mean probability of the concept's tokens that is to be reached, with as little strength as does.
+        shows: who says how probable it is that a text shows the concept: `sim.directions.opinions.Shows`, or any function of
+            a list of texts. Then `share` is that of the texts that the steered model writes.
         criteria: further limits (`sim.choosing.criteria`).
         tokens: the concept's tokens; those that the steering promotes most if left out.
         horizon: tokens of each continuation that costs are measured on.
@@ -137,14 +154,16 @@ def choose(
     """
     require(isinstance(lm, LanguageModel), "lm", "a language model of sim.load", shown(lm))
     sign, completions, layer = _sign_of(sign), whole_number("completions", completions, 0), _layer_of(layer)
-    floor = floor_of(share, falls=sign < 0 and tokens is not None)
+    floor = floor_of(share, falls=sign < 0 and tokens is not None, shows=shows)
+    require(shows is None or lm.tokenizer is not None, "shows", "none, for a model without a tokenizer", shown(shows))
     limits = _limits(budget, of, share, criteria)
     horizon, seed = whole_number("horizon", horizon, 1), random_seed("seed", seed)
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm, other_weights=other_weights)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
-    asked = {"share": floor and floor.share, "horizon": horizon, "seed": seed, "sign": sign}
-    asked["temperature"] = writer.sampling.temperature
+    asked: dict[str, Any] = {"share": floor and floor.share, "horizon": horizon, "seed": seed, "sign": sign}
+    asked |= {"temperature": writer.sampling.temperature, "prompts": writer.prompt_texts}
+    asked |= {"shows": None if shows is None else str(getattr(shows, "name", getattr(shows, "__name__", shows)))}
     settings = _known(lm, steering, layer, tokens) | _limited(limits, of) | asked
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
@@ -251,7 +270,7 @@ class _Search:
         writer: Writer,
         steering: Steering,
         limits: tuple[Ceiling, ...],
-        floor: ShareAtLeast | None,
+        floor: ShareAtLeast | TextsAtLeast | None,
         tokens: Any,
         sign: int,
         settings: dict[str, Any],
@@ -265,6 +284,8 @@ class _Search:
         self.work = Work.of(self.lm.config, writer)
         self.points: list[Point] = []
         self.warning = ""
+        # The share of the texts of the unsteered model that show the concept, where one of texts is asked for.
+        self.shown = np.nan
         # Whether a share is known to be missed without steering, on what the unsteered model writes.
         self.has_room = False
         self.steepness = 2.0 if floor is None else 1.0
@@ -307,7 +328,10 @@ class _Search:
             settings=self.settings,
         )
         try:
-            solved = self._settle(guess if self.floor is None else self._least_guess(self.floor, before))
+            if isinstance(self.floor, TextsAtLeast):
+                solved = self._settle_on_texts(self.floor, guess)
+            else:
+                solved = self._settle(guess if self.floor is None else self._least_guess(self.floor, before))
         except _NoStrengthError as reason:
             return replace(none, reason=str(reason), points=tuple(self.points), passes=self.work.passes)
         return self._described(none, *solved, completions)
@@ -403,6 +427,53 @@ class _Search:
             self._look(text, written, other_end, finite)
         return alpha, text, {strength: effects for strength, effects in finite.items() if effects.is_finite}
 
+    def _settle_on_texts(self, floor: TextsAtLeast, guess: float) -> tuple[float, FixedText, dict[float, Effects]]:
+        """The least strength at which texts show the concept often enough, its text, and what texts of others have shown.
+
+        A text is read once it is written: every strength that is looked at costs one.
+
+        Raises:
+            _NoStrengthError: texts show it often enough without steering, or at no strength that was tried.
+        """
+        unsteered = self.writer()
+        self.work.wrote(unsteered)
+        self.shown = float(floor.of(self.writer.texts(unsteered)).mean())
+        if self.shown >= floor.share:
+            raise _ThereError(f"without steering {self.shown:.1%} of the texts show the concept already")
+        texts: dict[float, FixedText] = {}
+        looked_at: dict[float, Effects] = {}
+
+        def excess(alpha: float) -> float:
+            try:
+                text, _ = self._write(alpha)
+            except _NotFiniteError:
+                return np.inf
+            effects = self._effects(text, alpha, alpha)
+            if not effects.is_finite:
+                return np.inf
+            texts[alpha] = text
+            looked_at[alpha] = effects._replace(shown=floor.of(self.writer.texts(text.rollouts)))
+            part, said = (
+                100 * looked_at[alpha].shown.mean(),
+                "block %d: %.1f %% of the texts written at %.4g show the concept",
+            )
+            LOG.info(said, self.layer, part, self.sign * alpha)
+            return self._excess(text, alpha, looked_at[alpha])
+
+        rungs = [guess * 2.0**k for k in range(-OF_TEXTS[0], OF_TEXTS[1] + 1)]
+        alpha = least_reaching(excess, rungs, tolerance=COARSE, least=guess / FARTHEST)
+        if alpha is None:
+            if not texts:
+                raise _NoStrengthError(self._unreached(too_much=False))
+            best = max(texts, key=lambda strength: looked_at[strength].shown.mean())
+            ends = " to ".join(f"{self.sign * end:.4g}" for end in (min(texts), max(texts)))
+            raise _NoStrengthError(
+                f"no strength that was tried ({ends}) makes {floor.share:.1%} of the texts show the concept: at most "
+                f"{looked_at[best].shown.mean():.1%} do, at {self.sign * best:.4g}, and {self.shown:.1%} without steering"
+            )
+        self._require_within(texts[alpha], alpha, looked_at[alpha])
+        return alpha, texts[alpha], {strength: looked_at[strength] for strength in texts}
+
     def _rounds(self, alpha: float) -> tuple[float, FixedText, float, dict[float, Effects]]:
         """Texts at a strength and at those that are solved on them, until it stays.
 
@@ -488,7 +559,7 @@ class _Search:
 
         options: dict[str, Any] = {"expected": expected}
         start = written
-        if self.floor is not None:
+        if isinstance(self.floor, ShareAtLeast):
             low, start = self._bracket(self.floor, text, written, excess, looked_at)
             # Below the first rung, the share falls to what it is without steering.
             options |= {"between": (low, start)} if low > 0 else {"stride": 2.0}
@@ -499,7 +570,8 @@ class _Search:
         if result.alpha is None:
             raise _NoStrengthError(self._unreached(too_much=result.low == 0))
         horizon, (start, end) = text.rollouts.horizon, (self.sign * written, self.sign * result.alpha)
-        LOG.info("block %d: on %d tokens a prompt, written at %.4g, strength %.4g", self.layer, horizon, start, end)
+        said = "block %d: text of %d tokens a prompt, written at %.4g, asks for %.4g"
+        LOG.info(said, self.layer, horizon, start, end)
         self.steepness = result.steepness
         return result.alpha, looked_at
 
@@ -540,8 +612,8 @@ class _Search:
         best = max(known, key=lambda alpha: known[alpha])
         ends = " to ".join(f"{self.sign * end:.4g}" for end in (min(known), max(known)))
         raise _OtherTextError(
-            f"the share {floor.share:g} is not reached: at most {known[best]:.3g} was, at strength {self.sign * best:.4g}, "
-            f"of the strengths that were tried, {ends}, {place}",
+            f"no strength that was tried ({ends}) reaches the share {floor.share:g} {place}: at most it is "
+            f"{known[best]:.3g}, at {self.sign * best:.4g}, and {share:.3g} without steering",
             best,
             is_there=False,
         )
@@ -551,16 +623,20 @@ class _Search:
         if alpha >= self.too_large:
             return np.inf
         if alpha not in looked_at:
-            unembedded = text.last_step is None
-            self.work.steered(text.rollouts, self.layer, derivative=self.slope, unembedded=unembedded)
-            effects = text.effects(self.sign * alpha, self.members, slope=self.slope)
-            looked_at[alpha] = effects
-            if effects.is_finite:
-                share = float(np.nanmean(effects.share))
-                self.points.append(Point(self.sign * alpha, Cost.of(effects), share, self.sign * written))
-            else:
-                self.too_large = alpha
+            looked_at[alpha] = self._effects(text, written, alpha)
         return self._excess(text, alpha, looked_at[alpha])
+
+    def _effects(self, text: FixedText, written: float, alpha: float) -> Effects:
+        """What a strength does on a text that was written at another."""
+        unembedded = text.last_step is None
+        self.work.steered(text.rollouts, self.layer, derivative=self.slope, unembedded=unembedded)
+        effects = text.effects(self.sign * alpha, self.members, slope=self.slope)
+        if effects.is_finite:
+            share = float(np.nanmean(effects.share))
+            self.points.append(Point(self.sign * alpha, Cost.of(effects), share, self.sign * written))
+        else:
+            self.too_large = alpha
+        return effects
 
     def _situation(self, text: FixedText, alpha: float, effects: Effects) -> Situation:
         return Situation(effects, self.sign * alpha, self._relative(text, alpha), self.base_loss, self.aim)
@@ -577,7 +653,7 @@ class _Search:
     def _require_within(self, text: FixedText, alpha: float, effects: Effects) -> None:
         """Refuse a share that is not reached, since larger strengths give nothing, or that costs more than limits allow."""
         situation = self._situation(text, alpha, effects)
-        if self.floor is not None and self.floor.excess(situation) < -STEEPEST * TOLERANCE:
+        if isinstance(self.floor, ShareAtLeast) and self.floor.excess(situation) < -STEEPEST * TOLERANCE:
             raise _NoStrengthError(self._unreached(too_much=False))
         broken = [limit.name for limit in self.limits if limit.excess(situation) > 2 * TOLERANCE]
         if broken and self.floor is not None:
@@ -640,6 +716,7 @@ class _Search:
             per_prompt=self._per_prompt(alpha, effects),
             cost=cost,
             share=share,
+            shown=(self.shown, float(effects.shown.mean())) if isinstance(self.floor, TextsAtLeast) else None,
             least_cost=least,
             efficiency=least / cost.mean if cost.mean > 0 else None,
             stopped_by=stopped,
@@ -679,8 +756,9 @@ class _Search:
             before, after: the mean share without steering and with it.
         """
         verb = "rise" if self.aim > 0 else "fall"
-        against = f"the concept's mean share does not {verb}: {before:.3g} without steering, {after:.3g} with it"
-        hardly = f"the concept's mean share hardly {verb}s, from {before:.4g} to {after:.4g}"
+        whose = share_in_words(self.settings)
+        against = f"{whose} does not {verb}: {before:.3g} without steering, {after:.3g} with it"
+        hardly = f"{whose} hardly {verb}s, from {before:.4g} to {after:.4g}"
         little = self.aim * (logit(after) - logit(before)) < HARDLY
         moved = against if self.aim * (after - before) <= 0 else hardly if little else ""
         count = len(self.writer.prompts)

@@ -26,10 +26,10 @@ from sim.bridge.model import LanguageModel
 from sim.bridge.parameters import init_parameters, is_block_matrix, parameter_bytes, shapes
 from sim.bridge.sharding import ONE_DEVICE, bytes_on_each
 from sim.bridge.tokenizer import Tokenizer
+from sim.directions.prompt_texts import DEFINITIONS, judge_request, plain_request
 from sim.experiments.experiment import Experiment
 from sim.experiments.inputs import Inputs
 from sim.experiments.preference.updates import steps_of, tasks
-from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request
 from sim.experiments.settings import ExperimentSettings
 from sim.experiments.store import Store
 from sim.experiments.strength.mmlu import rows_of

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from sim.bridge.files import reading, require_file
 from sim.checks.concept_texts import OPENINGS
+from sim.directions.prompt_texts import CONTEXTS, STARTS
 from sim.directions.texts import CONCEPTS, UTF_8, Pair, concept_pairs, json_lines, lines_of, read_pairs
 from sim.experiments import corpora
-from sim.experiments.prompt_texts import CONTEXTS, STARTS
 from ufm._check import require
 
 LETTERS = "ABCD"

@@ -11,22 +11,16 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from scipy.special import logsumexp
+from jaxtyping import Bool, Int
 
-from sim.bridge.model import LanguageModel
-from sim.bridge.split import last_log_p
+from sim.directions.opinions import judged, ratios
 from sim.experiments.experiment import Experiment, against
-from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request
-from sim.experiments.settings import ConceptProbability
 from sim.experiments.store import Cell, Layout
-from sim.experiments.strength.vectors import batched
-from sim.measure import losses
 from ufm import Add, Steering
 from ufm._check import require
 
-SHOWN, NOT_SHOWN, NO_ANSWER, MISSING = 1, 0, 2, -1
-"""Answers of a judge."""
+MISSING = -1
+"""In place of a judge's answer, where there is no text."""
 
 
 def concept(experiment: Experiment) -> None:
@@ -175,91 +169,13 @@ def opinions(experiment: Experiment, rows: list[list[int]], name: str) -> dict[s
     """The measures of texts, which are given as tokens: `answer` and `score` of the judge, `in_lexicon`, `ratio`."""
     settings = experiment.settings.concept
     texts = [experiment.tokenizer.decode(row) for row in rows]
-    answers, scores = judged(experiment.judge, texts, name, settings)
+    chat, sizes = settings.chat, {"usual": settings.max_new_tokens, "together": settings.judged_together}
+    answers, scores = judged(experiment.judge, texts, name, chat=chat, **sizes)
     lexicon = set(experiment.store.data("lexicon")["token"].sel(concept=name).values.tolist())
     counted = np.asarray([sum(z in lexicon for z in row) for row in rows], np.int16)
     return {
         "answer": answers,
         "score": scores,
         "in_lexicon": counted,
-        "ratio": ratios(experiment.judge, texts, name, settings),
+        "ratio": ratios(experiment.judge, texts, name, **sizes),
     }
-
-
-def judged(
-    judge: LanguageModel, texts: Sequence[str], name: str, settings: ConceptProbability
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The opinion of a judge on texts: its likeliest answer, and its log-odds of "1" against "0".
-
-    Args:
-        judge: a model with a tokenizer.
-        texts: to judge.
-        name: of the concept.
-        settings: how it is asked, and how many tokens a text has, about: requests are padded to hold so many.
-    """
-    tokenizer, last = judge.tokenizer, judge.config.num_layers - 1
-    assert tokenizer is not None
-    chat = settings.chat and tokenizer.template is not None
-    # In many tokenizers " 1" is one token, in others a space and a digit: the space is then given with the request.
-    space = [] if chat else tokenizer.encode(" 1", special=False)[:-1]
-
-    def tokens(text: str) -> list[int]:
-        asked = judge_request(text.strip() or "(nothing)", name)
-        if chat:
-            return tokenizer.encode(tokenizer.chat([{"role": "user", "content": asked}]), special=False)
-        return [*tokenizer.encode(asked), *space]
-
-    known = tokenizer.token_strings[: judge.config.vocab_size]
-    digits = [[z for z, text in enumerate(known) if text.strip() == digit] for digit in "10"]
-    yes, no = (np.asarray(numbers, int) for numbers in digits)
-    answers, scores = [], []
-    rows = [tokens(text) for text in texts]
-    length = _padded(judge, rows, len(tokens("")) + settings.max_new_tokens)
-    for part, count in batched(rows, length, settings.judged_together):
-        log_p = np.asarray(last_log_p(judge.split(part, last, length=length)), float)[:count]
-        likeliest = log_p.argmax(axis=-1)
-        neither = np.where(np.isin(likeliest, no), NOT_SHOWN, NO_ANSWER)
-        answers.append(np.where(np.isin(likeliest, yes), SHOWN, neither))
-        scores.append(_total(log_p, yes) - _total(log_p, no))
-    return np.concatenate(answers).astype(np.int8), np.concatenate(scores)
-
-
-def ratios(judge: LanguageModel, texts: Sequence[str], name: str, settings: ConceptProbability) -> Float[np.ndarray, " n"]:
-    """By how many nats a token of a text is likelier after the concept is announced than after its opposite.
-
-    The ratio is NaN for empty texts, and for a concept that is not defined. The arguments are those of `judged`.
-    """
-    tokenizer = judge.tokenizer
-    assert tokenizer is not None
-    values = np.full(len(texts), np.nan)
-    if name not in DEFINITIONS:
-        return values
-    bodies = [tokenizer.encode(text.strip(), special=False) for text in texts]
-    filled = [k for k, body in enumerate(bodies) if body]
-    openings = [tokenizer.encode(plain_request(means)) for means in (DEFINITIONS[name].means, DEFINITIONS[name].opposite)]
-    both = [[[*opening, *bodies[k]] for k in filled] for opening in openings]
-    # One length for all, so that one program serves both sides.
-    usual, sides = max(map(len, openings)) + settings.max_new_tokens, []
-    length = _padded(judge, [row for rows in both for row in rows], usual)
-    for rows in both:
-        loss_parts = []
-        for part, count in batched(rows, length, settings.judged_together):
-            split = judge.split(part, judge.config.num_layers - 1, length=length, last_only=False)
-            loss_parts.append(np.asarray(losses.first_losses(split), float)[:count])
-        # Texts are padded on the left: those of a row are its last tokens.
-        every = np.concatenate(loss_parts) if filled else np.zeros((0, 0))
-        sides.append(np.asarray([row[-len(bodies[k]) :].mean() for k, row in zip(filled, every, strict=True)]))
-    values[filled] = sides[1] - sides[0]
-    return values
-
-
-def _padded(lm: LanguageModel, rows: list[list[int]], usual: int) -> int:
-    """A length that holds all rows; few different ones, so that few programs are compiled."""
-    longest = max(map(len, rows), default=0)
-    rounded = usual if longest <= usual else -(-longest // 64) * 64
-    return max(longest, min(rounded, lm.config.max_seq_len))
-
-
-def _total(log_p: Float[np.ndarray, "n V"], tokens: Int[np.ndarray, " k"]) -> Float[np.ndarray, " n"]:
-    """The logarithm of the probability of several tokens; a large negative number if there are none."""
-    return logsumexp(log_p[:, tokens], axis=-1) if tokens.size else np.full(len(log_p), -1e3)

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from sim import output
+from sim.directions.prompt_texts import DEFINITIONS
 from sim.experiments.experiment import Experiment
-from sim.experiments.prompt_texts import DEFINITIONS
 from sim.experiments.settings import PRESETS, ExperimentSettings
 from sim.experiments.strength import STAGES, in_short
 from sim.experiments.strength.paper_claims import PaperClaim, TestedClaims, claims

@@ -17,9 +17,10 @@ import xarray as xr
 from jaxtyping import Float
 from scipy import stats
 
+from sim.directions.opinions import NO_ANSWER, SHOWN
 from sim.experiments.experiment import Experiment
 from sim.experiments.settings import Variant
-from sim.experiments.strength.concept import MISSING, NO_ANSWER, SHOWN
+from sim.experiments.strength.concept import MISSING
 from sim.measure import intervals
 from sim.measure.curves import KINDS_OF_CURVE, Sigmoid, counts_of_kinds, sigmoid
 from sim.measure.curves import shapes as shapes_of

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from sim.directions.prompt_texts import DEFINITIONS, plain_request, request
 from sim.experiments.experiment import RANDOM, Experiment
-from sim.experiments.prompt_texts import DEFINITIONS, plain_request, request
 from sim.experiments.store import Cell, Layout
 from ufm._check import require
 

@@ -1,6 +1,6 @@
 """Difference of means for every layer, and log-odds, from the texts of each set: one pass over a text gives all layers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -10,6 +10,7 @@ from sim.bridge.split import last_log_p
 from sim.directions.states import Row, common_length, content, every_token, mean_states
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
+from ufm._batches import batched
 from ufm._check import require
 
 
@@ -87,10 +88,3 @@ def log_odds(experiment: Experiment) -> None:
         return {"log_p": mean, "error": np.sqrt(variance / n)}
 
     experiment.store.fill("log-odds", layout, compute, progress=experiment.progress)
-
-
-def batched(rows: list[list[int]], length: int, size: int) -> Iterator[tuple[list[list[int]], int]]:
-    """Batches of rows cut to a length, each with its number of rows. The last batch is filled up by repeating a row."""
-    for k in range(0, len(rows), size):
-        part = [row[:length] for row in rows[k : k + size]]
-        yield [*part, *part[:1] * (size - len(part))], len(part)

@@ -15,6 +15,7 @@ from sim.choosing import request
 from sim.choosing.criteria import statistic
 from sim.choosing.mix import mix
 from sim.choosing.rollouts import Effects, Rollouts
+from sim.directions.opinions import Shows
 from sim.directions.vector import ModelTag
 from tests.sim.bridge.test_model import letters
 from tests.sim.test_cli import run
@@ -123,7 +124,7 @@ def test_each_step_is_a_line_for_a_log(folder, monkeypatch, capsys):
     assert all(line.startswith("ufm: ") for line in lines)
     assert lines[0].startswith("ufm: 2 blocks compared")
     assert re.search(r"block \d \(of 0 to 2\): the first guess is strength \d", lines[1])
-    written = [float(number) for number in re.findall(r"on 8 tokens a prompt, written at \S+, strength (\S+)", err)]
+    written = [float(number) for number in re.findall(r"of 8 tokens a prompt, written at \S+, asks for (\S+)", err)]
     chosen = re.search(r"alpha (\S+) at block", out)
     assert chosen is not None
     assert float(chosen[1]) in written
@@ -223,11 +224,34 @@ def test_a_page_is_written(folder, monkeypatch, capsys, options):
     assert ("Where to steer" in page) == ("--share" not in options)
 
 
+def test_a_share_may_be_one_of_texts(folder, monkeypatch, capsys, lm):
+    monkeypatch.setattr(Shows, "log_odds", lambda _, texts: np.array([text.count("A") - 1.0 for text in texts]))
+    options = ("--prompts", "prompts.txt", "--layer", "1", "--by", "judge", "--about", "the letter", "--share")
+    code, out, _ = asked(monkeypatch, capsys, *options, "0.3", "--json", "choice.json")
+    shows = Shows(lm, "the letter")
+    expected = sim.choose(lm, sim.read_vector("joy.safetensors"), PROMPTS, layer=1, share=0.3, shows=shows, horizon=4)
+    found = json.loads((folder / "choice.json").read_text())
+    assert (found["alpha"], found["reason"]) == (expected.alpha, expected.reason)
+    assert code == (0 if expected.alpha else 3)
+    assert found["settings"]["shows"] == f"the letter, by judge of {lm.name}"
+    assert "by judge of" in out
+    assert "which was not tried on texts that are known to show it" in out
+
+
+@pytest.mark.parametrize(
+    ("ahead", "words"), [(1, "right on 100% of 20 pairs of the library"), (-1, "0% of 20 pairs .*do not rely")]
+)
+def test_an_opinion_is_tried_on_pairs_of_the_library(lm, monkeypatch, ahead, words):
+    known = {pair.matching for pair in sim.concept_pairs("joy")}
+    monkeypatch.setattr(Shows, "log_odds", lambda _, texts: np.array([ahead * (text in known) for text in texts]))
+    assert re.search(words, request.trust_in(Shows(lm, "joy")))
+
+
 def test_no_strength_is_said_and_is_code_3(folder, monkeypatch, capsys):
     options = ("--prompts", "prompts.txt", "--layer", "1", "--share", "0.9999", "--json", "choice.json")
     code, out, _ = asked(monkeypatch, capsys, *options, "--fold", "chosen.gguf")
     assert code == 3
-    assert out.startswith("no strength at block 1: the share 0.9999 is not reached")
+    assert out.startswith("no strength at block 1: no strength that was tried (")
     assert json.loads((folder / "choice.json").read_text())["alpha"] is None
     assert not (folder / "chosen.gguf").exists()
 
@@ -247,6 +271,11 @@ def test_no_strength_is_said_and_is_code_3(folder, monkeypatch, capsys):
         (("--prompt", "ABC", "--share", "1.5"), "share: "),
         (("--prompt", "ABC", "--share", "2", "--layer", "1"), "share: expected"),
         (("--prompt", "ABC", "--share", "0.1", "--away", "--tokens", "A"), "share: expected none for negative strengths"),
+        (("--prompt", "ABC", "--by", "texts"), "by: expected tokens, judge or ratio, got 'texts'"),
+        (("--prompt", "ABC", "--by", "ratio", "--about", "joy"), "share: expected the part of the texts"),
+        (("--prompt", "ABC", "--by", "judge", "--share", "0.5"), "about: expected the concept's name"),
+        (("--prompt", "ABC", "--by", "ratio", "--share", "0.5", "--about", "rage"), "about: expected one of apathetic"),
+        (("--prompt", "ABC", "--share", "0.5", "--judge", "gpt2"), "by: expected judge or ratio, for --judge and --about"),
         (("--prompt", "ABC", "--tokens", ""), "tokens: expected words, got a blank one, ''"),
         (("--prompt", "ABC", "--tokens", "A", "--tokens", " "), "tokens: expected words, got a blank one, ' '"),
         (("--prompt", "ABC", "--fold", "chosen.txt"), "expected"),
@@ -338,7 +367,7 @@ def test_texts_that_repeat_themselves_or_are_unlikely_have_collapsed():
     counted = np.ones((4, 8), bool)
     counted[3, 4:] = False  # what comes after the end of a text is no part of it
     losses = np.where(counted, np.array([[1.0], [1.0], [4.0], [1.0]]), np.nan)
-    effects = Effects(losses, losses, losses, losses, losses, counted)
+    effects = Effects(losses, losses, losses, losses, losses, counted, np.full(len(losses), np.nan))
     written = Rollouts(((0,),) * 4, tokens, counted)
     assert bench_choosing._collapsed(written, effects, 3.0) == 0.5
     assert bench_choosing._collapsed(written, effects, 5.0) == 0.25

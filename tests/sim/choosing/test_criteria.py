@@ -24,6 +24,7 @@ EFFECTS = Effects(
     share=values(0.1, 0.2, 0.3),
     share_slope=values(0.02, -0.01, 0.05),
     counted=COUNTED,
+    shown=np.array([0.25, 0.5]),
 )
 HERE = Situation(EFFECTS, alpha=2.0, relative=0.25, base_loss=2.0)
 

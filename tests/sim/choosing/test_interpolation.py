@@ -22,7 +22,15 @@ def powers():
     def at(alpha):
         kl = scale * alpha**power
         share = 1 / (1 + np.exp(5 - power * np.log(alpha)))
-        return Effects(kl, kl / 2, 3 + power * np.log(alpha), share, np.log(alpha) * power, np.ones(kl.shape, bool))
+        return Effects(
+            kl,
+            kl / 2,
+            3 + power * np.log(alpha),
+            share,
+            np.log(alpha) * power,
+            np.ones(kl.shape, bool),
+            np.full(len(kl), np.nan),
+        )
 
     return at
 

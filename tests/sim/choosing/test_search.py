@@ -196,8 +196,10 @@ def test_a_share_that_costs_too_much(lm):
 def test_a_share_that_is_not_reached_says_the_ceiling(lm):
     choice = choice_of(lm, share=0.9999)
     assert choice.alpha is None
-    assert "not reached: at most 0." in choice.reason
-    assert "of the strengths that were tried, " in choice.reason
+    assert choice.reason.startswith("no strength that was tried (")
+    assert "reaches the share 0.9999 on the text " in choice.reason
+    most, without = map(float, re.search(r"at most it is (\S+), at .*, and (\S+) without steering", choice.reason).groups())
+    assert without < most < 0.9999
     assert choice.passes < 40
 
 
@@ -393,7 +395,7 @@ def test_a_strength_that_costs_nothing_has_no_efficiency(lm):
 def text_effects(values):
     from sim.choosing.rollouts import Effects
 
-    return Effects(*values, np.ones(values[0].shape, bool))
+    return Effects(*values, np.ones(values[0].shape, bool), np.full(len(values[0]), np.nan))
 
 
 def test_promoted_tokens_are_the_fewest_that_gain_half():
@@ -422,7 +424,7 @@ def test_promoted_tokens_are_the_fewest_that_gain_half():
         ({"criteria": [ShareAtLeast(0.1)]}, "criteria: expected limits such as .* a floor is share="),
         ({"steering": V}, "steering"),
         ({"steering": np.zeros(32), "layer": 1}, "steering: .*a zero vector"),
-        ({"steering": 1e-30 * V, "layer": 1}, "steering: .*a vector of length [0-9.]*e-30: too short"),
+        ({"steering": 1e-30 * V, "layer": 1}, "steering: .*a vector of length [0-9.]*e-30, which is too short"),
         ({"steering": 1e30 * V, "layer": 1}, "steering: expected one whose effect float32 can hold, got .*e.30: scale it"),
         ({"steering": sim.SteeringVector({0: 0 * V, 1: 0 * V}), "layer": "auto"}, "steering: .*a zero vector"),
         ({"steering": sim.Steering({7: sim.Add(V)})}, "layer"),
@@ -579,7 +581,7 @@ def test_smaller_strengths_are_tried_where_logits_are_not_finite(lm, monkeypatch
     assert choice.cost.p95 < 0.05
     share = choice_of(lm, share=2 * free.share[1])
     assert share.alpha is None
-    assert "not reached: at most 0." in share.reason
+    assert share.reason.startswith("no strength that was tried (")
     beyond(monkeypatch, 1e-4 * free.alpha)
     assert "logits are not finite" in choice_of(lm, budget=0.05).reason
 

@@ -12,8 +12,8 @@ import pytest
 from sim.bridge import fetch
 from sim.bridge.tokenizer import from_gguf
 from sim.bridge.weights.gguf_file import Gguf
+from sim.directions.prompt_texts import DEFINITIONS
 from sim.directions.texts import CONCEPTS, Pair, concept_pairs, read_pairs
-from sim.experiments.prompt_texts import DEFINITIONS
 
 OLDER = ("impolite", "optimistic")
 """Texts that the figures of `docs/why-steering-works.md` are measured on. Matched less closely than the others."""

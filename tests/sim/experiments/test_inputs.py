@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from sim.checks.concept_texts import OPENINGS
+from sim.directions.prompt_texts import CONTEXTS, STARTS
 from sim.directions.texts import CONCEPTS, Pair, concept_pairs
 from sim.experiments import corpora
 from sim.experiments.inputs import (
@@ -17,7 +18,6 @@ from sim.experiments.inputs import (
     read_prompts,
     read_questions,
 )
-from sim.experiments.prompt_texts import CONTEXTS, STARTS
 
 QUESTIONS = [
     Question("What is 1 + 1?", ("1", "2", "3", '"four", he said'), 1),

@@ -11,18 +11,19 @@ import pytest
 import sim.experiments.run as run_module
 from sim.bridge.split import last_log_p
 from sim.bridge.tokenizer import Tokenizer
+from sim.directions.opinions import NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios
+from sim.directions.prompt_texts import DEFINITIONS, judge_request, plain_request, request
 from sim.experiments import strength
 from sim.experiments.corpora import train_tokenizer
 from sim.experiments.experiment import against, begin, opposite
 from sim.experiments.inputs import LETTERS, Inputs
 from sim.experiments.meanings import meaning
-from sim.experiments.prompt_texts import DEFINITIONS, judge_request, plain_request, request
 from sim.experiments.run import STAGES, in_order, prepare, run
-from sim.experiments.settings import VARIANTS, ConceptProbability
+from sim.experiments.settings import VARIANTS
 from sim.experiments.store import Store, read_store
 from sim.experiments.strength import cross_entropy as stage
 from sim.experiments.strength import vectors
-from sim.experiments.strength.concept import MISSING, NO_ANSWER, NOT_SHOWN, SHOWN, judged, ratios, whole_words
+from sim.experiments.strength.concept import MISSING, whole_words
 from sim.experiments.strength.mmlu import as_text
 from sim.experiments.strength.prompts import opening
 from sim.experiments.unused import unread, unused
@@ -568,7 +569,7 @@ def test_the_answer_of_the_judge_is_its_likeliest_token(done, judge):
 def test_a_judge_may_say_1_and_0_and_something_else(judge):
     rng = np.random.default_rng(0)
     texts = ["", *(judge.tokenizer.decode(rng.integers(0, 400, 10)) for _ in range(16))]
-    answers, scores = judged(judge, texts, "joy", ConceptProbability(max_new_tokens=12, judged_together=8))
+    answers, scores = judged(judge, texts, "joy", usual=12, together=8)
     expected = [answers_of(judge, text, "joy") for text in texts]
     assert answers.tolist() == [answer for answer, _ in expected]
     np.testing.assert_allclose(scores, [score for _, score in expected], atol=1e-3)
@@ -591,9 +592,9 @@ def test_the_judge_also_judges_the_texts_of_both_sides(done, judge):
 
 
 def test_the_ratio_is_the_gain_of_an_announcement(done, judge):
-    words, settings = judge.tokenizer, ConceptProbability(max_new_tokens=12, judged_together=4)
+    words, sizes = judge.tokenizer, {"usual": 12, "together": 4}
     texts = ["The cat sat on the mat.", "", "It said nothing", " my sister", "Here is what I have", "a"]
-    gains = ratios(judge, texts, "evil", settings)
+    gains = ratios(judge, texts, "evil", **sizes)
     for text, value in zip(texts, gains, strict=True):
         body = words.encode(text.strip())
         if not body:
@@ -605,7 +606,7 @@ def test_the_ratio_is_the_gain_of_an_announcement(done, judge):
             log_p = unsplit.log_p(judge, [*opening, *body])[len(opening) - 1 : -1]
             means.append(np.mean([row[token] for row, token in zip(log_p, body, strict=True)]))
         assert value == pytest.approx(means[0] - means[1], abs=1e-4)
-    assert np.isnan(ratios(judge, texts[:1], "something else", settings)).all()
+    assert np.isnan(ratios(judge, texts[:1], "something else", **sizes)).all()
 
 
 def test_the_lexicon_has_the_whole_words_of_the_highest_log_odds(done, odds_of):

@@ -19,8 +19,9 @@ from sim.bridge.architectures import from_config
 from sim.bridge.decoder import Decoder
 from sim.bridge.model import LanguageModel
 from sim.bridge.parameters import init_parameters
+from sim.directions import prompt_texts
 from sim.directions.texts import Pair
-from sim.experiments import corpora, prompt_texts
+from sim.experiments import corpora
 from sim.experiments.experiment import Experiment, begin
 from sim.experiments.inputs import Inputs, Question
 from sim.experiments.run import run

@@ -9,7 +9,7 @@ import pytest
 
 import sim
 from sim.checks.concept_texts import BEGINNINGS, OPENINGS
-from sim.experiments import prompt_texts
+from sim.directions import prompt_texts
 
 CONCEPTS = ("apathetic", "depression", "evil", "humorous", "impolite", "joy", "lying", "optimistic")
 LETTERS = "ABCD"
