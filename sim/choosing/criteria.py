@@ -247,8 +247,8 @@ class TextsAtLeast:
         probabilities = finite("shows", self.shows(list(texts)))
         expected = f"a probability for each of {len(texts)} texts"
         require(probabilities.shape == (len(texts),), "shows", expected, f"an array of shape {probabilities.shape}")
-        low, high = probabilities.min(initial=1), probabilities.max(initial=0)
-        require(0 <= low and high <= 1, "shows", expected, f"numbers from {low} to {high}")
+        low, high = probabilities.min(), probabilities.max()
+        require(low >= 0 and high <= 1, "shows", expected, f"numbers from {low} to {high}")
         return probabilities
 
     def excess(self, situation: Situation) -> float:

@@ -154,17 +154,14 @@ def choose(
     """
     require(isinstance(lm, LanguageModel), "lm", "a language model of sim.load", shown(lm))
     sign, completions, layer = _sign_of(sign), whole_number("completions", completions, 0), _layer_of(layer)
-    floor = floor_of(share, falls=sign < 0 and tokens is not None, shows=shows)
     require(shows is None or lm.tokenizer is not None, "shows", "none, for a model without a tokenizer", shown(shows))
+    floor = floor_of(share, falls=sign < 0 and tokens is not None, shows=shows)
     limits = _limits(budget, of, share, criteria)
     horizon, seed = whole_number("horizon", horizon, 1), random_seed("seed", seed)
     if hasattr(steering, "require_fits"):
         steering.require_fits(lm, other_weights=other_weights)
     writer = Writer.of(lm, prompts, horizon, sampling=sampling, seed=seed, chat=chat)
-    asked: dict[str, Any] = {"share": floor and floor.share, "horizon": horizon, "seed": seed, "sign": sign}
-    asked |= {"temperature": writer.sampling.temperature, "prompts": writer.prompt_texts}
-    asked |= {"shows": None if shows is None else str(getattr(shows, "name", getattr(shows, "__name__", shows)))}
-    settings = _known(lm, steering, layer, tokens) | _limited(limits, of) | asked
+    settings = _known(lm, steering, layer, tokens) | _limited(limits, of) | _reached(floor) | _written(writer, sign)
 
     def choose_at(place: int | None, concept: Any = tokens) -> Choice:
         return _Search(writer, _steering_of(steering, place), limits, floor, concept, sign, settings).run(completions)
@@ -197,6 +194,19 @@ def _limited(limits: Sequence[Ceiling], of: str) -> dict[str, Any]:
     spent = next((limit for limit in limits if isinstance(limit, KLBudget) and not limit.reverse), None)
     nats, of = (None, of) if spent is None else (spent.nats, spent.of)
     return {"budget": nats, "statistic": of, "limits": [limit.name for limit in limits]}
+
+
+def _reached(floor: ShareAtLeast | TextsAtLeast | None) -> dict[str, Any]:
+    """The share that a choice is to reach, and who reads the texts if it is one of theirs."""
+    shows = floor.shows if isinstance(floor, TextsAtLeast) else None
+    name = None if shows is None else str(getattr(shows, "name", getattr(shows, "__name__", shows)))
+    return {"share": floor and floor.share, "shows": name}
+
+
+def _written(writer: Writer, sign: int) -> dict[str, Any]:
+    """How the texts of a choice are written."""
+    sampled = {"horizon": writer.horizon, "seed": writer.seed, "sign": sign, "temperature": writer.sampling.temperature}
+    return sampled | {"prompts": writer.prompt_texts}
 
 
 def _steering_of(steering: Any, layer: int | None) -> Steering:
