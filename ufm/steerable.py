@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
-from ufm._batches import map_in_batches
+from ufm._batches import map_in_batches, parts_of
 from ufm._check import MOST_READ, finite, require, typed
 from ufm._compiled import compiled
 from ufm.kl_cap import within_budget
@@ -36,13 +37,15 @@ class Steerable:
         n_contexts: how many contexts it has, which are then known by their index; None if it does not say.
         activation_size: numbers that it holds while it decodes one state; None for its logits alone.
         prefix_size: numbers that it holds for one context while it embeds it, and afterwards; None for few.
-        budget: numbers that a sweep of it holds at once, unless told otherwise.
+        budget: numbers that a sweep of it holds at once, unless told otherwise; on each device, where it is spread.
+        batch_sharding: how contexts or strengths are spread over devices, along one axis of their mesh; None for one device.
     """
 
     n_contexts: Any = None
     activation_size: Any = None
     prefix_size: Any = None
     budget: Any = DEFAULT_BUDGET
+    batch_sharding: Any = None
 
     def embed(self, contexts: Int[Array, "*n"]) -> Any:
         """States of contexts, at the place where they are steered.
@@ -327,7 +330,7 @@ def _sweep(
 
     chunk = at_once(model, jax.eval_shape(state_of, jax.ShapeDtypeStruct((), jnp.int32)), budget)
     together = max(1, (budget or model.budget) // (model.prefix_size or 1))
-    values, marks = pairs(at, n, alphas, chunk, lambda i: (i, state_of(i)), together=together)
+    values, marks = pairs(at, n, alphas, chunk, lambda i: (i, state_of(i)), together=together, sharding=model.batch_sharding)
     finite_at(model, alphas, marks, axis=1)
     return values
 
@@ -356,6 +359,7 @@ def pairs(
     prefix: Callable[[Int[Array, ""]], Any] = lambda i: i,
     *,
     together: int | None = None,
+    sharding: NamedSharding | None = None,
 ) -> Any:
     """``function(prefix(i), alphas[k])`` for all i < n and k; leaves come back as ``[n, K, ...]``.
 
@@ -366,6 +370,8 @@ def pairs(
         chunk: pairs at a time, at most. All are of one context, unless all strengths of several fit.
         prefix: what belongs to context i, and is the same for all strengths.
         together: contexts at a time, at most; as many as the pairs allow if left out.
+        sharding: how contexts are spread over devices if they come out even, and strengths otherwise; what is at a time is
+            then on each.
 
     Raises:
         ValueError: a chunk below 1, no context, no strength.
@@ -375,12 +381,13 @@ def pairs(
     require(n >= 1, "contexts", "at least one", "none")
     require(k >= 1, "alphas", "at least one strength", "none")
     at_a_time = max(1, min(chunk // k, n if together is None else together))
+    of_contexts, of_strengths = (None, sharding) if n % parts_of(sharding) else (sharding, None)
 
     def of_context(i):
         own = prefix(i)
-        return map_in_batches(lambda alpha: function(own, alpha), alphas, chunk)
+        return map_in_batches(lambda alpha: function(own, alpha), alphas, chunk, sharding=of_strengths)
 
-    return map_in_batches(of_context, jnp.arange(n), at_a_time)
+    return map_in_batches(of_context, jnp.arange(n), at_a_time, sharding=of_contexts)
 
 
 def strengths(alphas: Any) -> Float[Array, "K *k"]:

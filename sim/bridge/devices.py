@@ -163,7 +163,8 @@ def known_type(argument: str, dtype: Any) -> jnp.dtype:
 
 
 def device_of(arrays: Any) -> jax.Device:
-    """The device that arrays are on: the first, where they are spread."""
+    """The device that arrays are on: the first of this process, where they are spread."""
     leaf = next((leaf for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array)), None)
     on = None if leaf is None or isinstance(leaf, jax.core.Tracer) else leaf.devices()
-    return default_device() if on is None else min(on, key=lambda leaf: leaf.id)
+    own = jax.process_index()
+    return default_device() if on is None else min(on, key=lambda device: (device.process_index != own, device.id))

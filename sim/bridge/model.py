@@ -309,12 +309,14 @@ class LanguageModel:
         known = (RESIDUAL, MLP_DOWN)
         require(site in known, "site", f"one of {', '.join(known)}", repr(site))
         portion = devices.portion(self.device)
-        at_once: dict[str, Any] = {
+        fixed: dict[str, Any] = {
+            "site": site,
+            "batch_sharding": None if self.mesh is None else sharding.over_groups(self.mesh),
             "budget": self.memory_budget or portion.budget,
             "strengths_per_batch": portion.strengths_per_batch,
         }
         tokens, real = self.on_devices(ids, mask)
-        split = Split(state, tokens, real, at, graph, last_only, **at_once, site=site)
+        split = Split(state, tokens, real, at, graph, last_only, **fixed)
         devices.require_room("prompts", 4 * split.activation_size, self.device)
         return split
 

@@ -227,6 +227,11 @@ def part_of(array: Array, group: Mesh) -> Array:
     return jax.make_array_from_single_device_arrays(array.shape, sharding, [shards[device] for device in group.devices.flat])
 
 
+def over_groups(mesh: Mesh) -> NamedSharding | None:
+    """How the first axis of an array, contexts or strengths, goes over the groups of a mesh; None if there is one group."""
+    return NamedSharding(mesh, PartitionSpec("data")) if mesh.shape.get("data", 1) > 1 else None
+
+
 def spread(mesh: Mesh, *arrays: Any) -> tuple[Array, ...]:
     """Arrays with their first axis, contexts or strengths, over "data": the same arrays in every process.
 

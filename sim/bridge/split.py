@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge import devices
@@ -58,6 +59,7 @@ class Split(Steerable):
         site: where in the block: "residual", after it; or "mlp_down", before its MLP (before the block, where MLP and
             attention are parallel).
         prefix_length: the first position that a steering touches; what is before it is kept as keys and values.
+        batch_sharding: how contexts or strengths are spread over devices (`ufm.steerable.Steerable`).
         rematerialised: whether reverse-mode derivatives compute blocks again and do not keep what is inside them.
     """
 
@@ -72,6 +74,7 @@ class Split(Steerable):
     unrolled: bool = static(default=False)
     site: str = static(default=RESIDUAL)
     prefix_length: int = static(default=0)
+    batch_sharding: NamedSharding | None = static(default=None)
     rematerialised: bool = static(default=False)
 
     @property

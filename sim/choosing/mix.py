@@ -137,4 +137,4 @@ def _responses(split, streams, slopes, members):
         return response(jax.nn.log_softmax(value, axis=-1), m, members)
 
     size = max(1, split.budget // ((1 + slopes.shape[1]) * split.activation_size))
-    return map_in_batches(of, (streams, slopes), size)
+    return map_in_batches(of, (streams, slopes), size, sharding=split.batch_sharding)

@@ -484,7 +484,8 @@ def _for_texts(steering: Steering, lengths: Sequence[int]) -> Steering:
 
 def _in_batches(split: Split, function: Any, xs: Any) -> Any:
     """`function` of every text, as many at a time as the budget of the split allows."""
-    return map_in_batches(function, xs, max(1, split.budget // split.activation_size))
+    together = max(1, split.budget // split.activation_size)
+    return map_in_batches(function, xs, together, sharding=split.batch_sharding)
 
 
 def _predictions(split: Split, stream: Float[Array, "h d"]) -> Float[Array, "h V"]:

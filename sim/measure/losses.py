@@ -45,7 +45,7 @@ def moments(split: Any, steering: Steering) -> tuple[Float[Array, "n t"], Float[
         target = jnp.take_along_axis(derivative, split.tokens[j][1:, None], axis=-1)[:, 0]
         return variance(logits, derivative) / 2, mean - target
 
-    return jax.lax.map(of, jnp.arange(split.n_contexts))
+    return map_in_batches(of, jnp.arange(split.n_contexts), 1, sharding=split.batch_sharding)
 
 
 @jax.jit
@@ -72,7 +72,8 @@ def increases(
             rise = new_total - total
             return rise - (new_chosen - chosen), rise - jnp.sum(p * (logits - base), axis=-1)
 
-        return map_in_batches(more, alphas, min(split.strengths_per_batch, at_once(split, state)))
+        together = min(split.strengths_per_batch, at_once(split, state))
+        return map_in_batches(more, alphas, together, sharding=split.batch_sharding)
 
     return jax.lax.map(of, jnp.arange(split.n_contexts))
 
@@ -87,7 +88,7 @@ def first_losses(split: Any) -> Float[Array, "n t"]:
         return jax.nn.logsumexp(logits, axis=-1) - chosen
 
     together = max(1, split.budget // split.activation_size)
-    return map_in_batches(of, jnp.arange(split.n_contexts), together)
+    return map_in_batches(of, jnp.arange(split.n_contexts), together, sharding=split.batch_sharding)
 
 
 class Text(NamedTuple):

@@ -159,4 +159,5 @@ def _shares(split: Split, steering: Steering, alpha: Array, members: Array, *, s
         stream = split.before_norm(split.embed(j), steering, alpha)[-steps - 1 : -1]
         return jnp.sum(jnp.where(members, jax.nn.softmax(split.decoder.logits(stream)), 0), axis=-1)
 
-    return map_in_batches(of, jnp.arange(split.n_contexts), max(1, split.budget // split.activation_size))
+    together = max(1, split.budget // split.activation_size)
+    return map_in_batches(of, jnp.arange(split.n_contexts), together, sharding=split.batch_sharding)

@@ -5,6 +5,7 @@ python sharded.py FOLDER OUT DATA MODEL OFFLOAD [PROCESSES RANK PORT]
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,10 +14,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+import sim
 import ufm
 from sim.bridge import split
 from sim.bridge.model import load
 from sim.bridge.sharding import bytes_on_each, make_mesh, spread
+from sim.measure import losses
+
+STRENGTHS = 21
+
+CONTEXTS = (1, 3, 4)
+"""Of the prompts: those that come out even on two groups of devices, and those that do not."""
 
 PROMPTS = [[3, 1, 4, 1], [5, 9], [2, 6, 5], [3, 5, 8, 9]]
 
@@ -38,15 +46,30 @@ def main(folder, out, data, model, offload, processes=1, rank=0, port=0):
     cut = replace(lm.split(PROMPTS, 1), tokens=ids, mask=mask)
     whole = NamedSharding(mesh, PartitionSpec())
 
-    @jax.jit
-    def swept(cut, v, alphas):
-        return ufm.sweep(cut, jnp.arange(4), v, alphas, lambda row, _: jax.nn.log_softmax(row))
+    @partial(jax.jit, static_argnames="n")
+    def swept(cut, v, alphas, n):
+        return ufm.sweep(cut, jnp.arange(n), v, alphas, lambda row, _: jax.nn.log_softmax(row))
 
     v = jax.device_put(np.linspace(-1, 1, lm.config.d_model, dtype=np.float32), whole)
-    curves = swept(cut, v, jax.device_put(np.linspace(-2, 2, 5, dtype=np.float32), whole))
-    logits, curves = (multihost_utils.process_allgather(x, tiled=True) for x in (logits, curves))
+    alphas = jax.device_put(np.linspace(-2, 2, STRENGTHS, dtype=np.float32), whole)
+    measured, operations = {}, {}
+    for n in CONTEXTS:  # at once, and few strengths at a time
+        for name, part in (("at once", cut), ("few", replace(cut, budget=3 * cut.activation_size))):
+            measured[f"curves of {n}, {name}"] = swept(part, v, alphas, n)
+            cost = swept.lower(part, v, alphas, n).compile().cost_analysis()
+            operations[f"operations of {n}, {name}"] = cost["flops"]
+    # The text of all prompts: cross-entropy, KL, and their first derivatives.
+    text, steering = replace(cut, last_only=False), ufm.steerable.as_steering(v)
+    measured["rises"], measured["divergences"] = losses.increases(text, steering, alphas)
+    measured["curvatures"], measured["slopes"] = losses.moments(text, steering)
+    measured["losses"] = losses.first_losses(text)
+    measured["logits"] = logits
+    if processes == 1:
+        chosen = sim.choose(lm, sim.Steering({1: sim.Add(v)}), PROMPTS, tokens=[4, 9, 33], budget=0.05, horizon=4)
+        measured["alpha"], measured["interval"] = chosen.alpha, chosen.interval
+    measured = {name: multihost_utils.process_allgather(x, tiled=True) for name, x in measured.items()}
     if rank == 0:
-        np.savez(out, logits=logits, curves=curves, shardings=sorted(shardings), devices=jax.device_count())
+        np.savez(out, shardings=sorted(shardings), devices=jax.device_count(), **measured, **operations)
 
 
 if __name__ == "__main__":

@@ -41,18 +41,27 @@ def alone(checkpoint, tmp_path_factory):
     return np.load(out)
 
 
-def compare(out, alone, devices):
+def compare(out, alone, devices, hosts=1):
     spread = np.load(out)
     assert spread["devices"] == devices
     assert any("model" in sharding for sharding in spread["shardings"])
-    for name in ("logits", "curves"):
-        np.testing.assert_allclose(spread[name], alone[name], atol=2e-5, rtol=0)
+    apart = {"devices", "shardings"} | ({"alpha", "interval"} if hosts > 1 else set())
+    measured = [name for name in alone.files if name not in apart and "operations" not in name]
+    assert len(measured) > 10
+    for name in measured:
+        np.testing.assert_allclose(spread[name], alone[name], atol=2e-5, rtol=0, err_msg=name)
+    return spread
 
 
 @pytest.mark.parametrize(("data", "model", "offload"), [(1, 8, 0), (4, 2, 1)])
 def test_eight_devices(checkpoint, tmp_path, alone, data, model, offload):
     finish(start(checkpoint("llama, grouped, tied"), tmp_path / "out.npz", 8, data, model, offload))
-    compare(tmp_path / "out.npz", alone, 8)
+    spread = compare(tmp_path / "out.npz", alone, 8)
+    for n in (1, 3, 4):
+        # A device does its part of the blocks, and of the contexts or the strengths; the unembedding is whole on each
+        # device of a group, for 61 tokens do not come out even.
+        operations = f"operations of {n}, at once"
+        assert spread[operations] / alone[operations] < (1.3 / data if data > 1 else 0.6), n
 
 
 @pytest.mark.slow
@@ -62,7 +71,7 @@ def test_two_processes(checkpoint, tmp_path, alone):
         port = free.getsockname()[1]
     folder, out = checkpoint("llama, grouped, tied"), tmp_path / "out.npz"
     finish(*[start(folder, out, 2, 2, 2, 0, 2, rank, port) for rank in (0, 1)])
-    compare(out, alone, 4)
+    compare(out, alone, 4, hosts=2)
 
 
 def test_rules():
