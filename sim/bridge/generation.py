@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -181,7 +180,7 @@ def generate(
     return end.out, end.lengths, good, end.capped
 
 
-compiled = nnx.jit(generate, static_argnames=("max_new_tokens", "num_return_sequences"))
+compiled = jax.jit(generate, static_argnames=("max_new_tokens", "num_return_sequences"))
 """`generate`, compiled once for each shape."""
 
 

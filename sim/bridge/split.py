@@ -390,7 +390,7 @@ def block_activation_size(a: Config, t: int, whole: int) -> int:
     return 3 * t * a.d_model + max(3 * t * a.d_mlp, attention)
 
 
-@nnx.jit
+@jax.jit
 def all_logits(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[Array, "n T"]) -> Float[Array, "n T V"]:
     """The logits at every position of unsteered contexts."""
     return decoder(tokens, mask)
@@ -410,7 +410,7 @@ def states_after_blocks(decoder: Decoder, tokens: Int[Array, "n T"], mask: Bool[
     return lax.fori_loop(0, decoder.config.num_layers, step, (x, every))[1]
 
 
-all_states = nnx.jit(states_after_blocks)
+all_states = jax.jit(states_after_blocks)
 """`states_after_blocks`, compiled once for each shape."""
 
 

@@ -242,7 +242,10 @@ def _states(states: Any, d: int | None) -> Float[np.ndarray, "n d"]:
     return array
 
 
-_encode: Any = nnx.jit(full(lambda sae, states: sae.encode(states)))
+@jax.jit
+@full
+def _encode(sae: SparseAutoencoder, states: Float[Array, "n d"]) -> Float[Array, "n k"]:
+    return sae.encode(states)
 
 
 Parameters = dict[str, Any]

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from sim.bridge.decoder import Decoder
@@ -426,7 +426,7 @@ def _means(
     return means, total(sinks), sinks.sum(axis=1), count, inside
 
 
-_compiled_means: Any = nnx.jit(_means, static_argnames="leave_out")
+_compiled_means: Any = jax.jit(_means, static_argnames="leave_out")
 
 
 def _content(
@@ -437,7 +437,7 @@ def _content(
     return x[layer], counts & ~_sinks(jnp.linalg.norm(x, axis=-1), real)
 
 
-_compiled_content: Any = nnx.jit(_content)
+_compiled_content: Any = jax.jit(_content)
 
 
 def _sinks(norms: Float[Array, "L n T"], real: Bool[Array, "n T"]) -> Bool[Array, "n T"]:

@@ -11,12 +11,14 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
+import sim
 import ufm
 from sim.bridge import model
 from sim.bridge.generation import Sampling
 from sim.bridge.model import load
 from sim.bridge.split import block_activation_size
 from sim.bridge.tokenizer import Tokenizer
+from sim.directions.states import token_states
 from tests.ufm.test_check import Tensor
 from ufm import Add, Steering
 
@@ -185,6 +187,26 @@ def test_logits_and_states_are_taken_in_batches(lm, monkeypatch):
     values, mask = batched(a.num_layers * a.d_model).states(prompts)
     np.testing.assert_allclose(values[:, mask], np.stack(states, axis=1)[:, mask], atol=1e-5)
     assert sizes == [(2, 4)] * 4
+
+
+def test_no_call_copies_the_parameters(lm):
+    """A program that gave them back would need room for them twice, and the time of a copy at every call."""
+    tokens, texts = [[3, 4, 5, 6], [7, 8]], [[3, 4, 5], [7, 8, 9]]
+
+    def places():
+        return {name: value.unsafe_buffer_pointer() for name, value in lm.parameters.items()}
+
+    before = places()
+    for call in (
+        lambda: lm.logits(tokens),
+        lambda: lm.states(tokens),
+        lambda: lm.generate(tokens, max_new_tokens=2),
+        lambda: sim.make_vector(lm, texts, [[9, 9, 4], [3, 3, 8]], name="x", progress=False),
+        lambda: list(token_states(lm, texts, 1, progress=False)),
+        lambda: ufm.divergence(lm.split(tokens, 1), [0, 1], np.ones(lm.config.d_model), [0.1]),
+    ):
+        call()
+        assert places() == before
 
 
 @pytest.mark.parametrize("value", [list, Tensor, lambda v: Tensor(v, "torch.bfloat16", requires_grad=True), jnp.asarray])

@@ -21,7 +21,7 @@ PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3]]
 NAMES = ["gpt2", "llama, grouped, tied", "qwen3, windows, biases", "gemma3, scaled"]
 
 
-@nnx.jit
+@jax.jit
 def _whole(decoder, ids, mask, steering):
     attention_context = decoder.attention_context(mask)
 
