@@ -27,7 +27,7 @@ import optax
 from tqdm import tqdm
 
 import ufm
-from sim import bench_choosing, bench_gpu, bench_half
+from sim import bench_choosing, bench_gpu, bench_half, bench_memory
 from sim.bench_gpu import median_seconds, seconds_of
 from sim.bridge import fetch
 from sim.bridge.generation import Sampling
@@ -420,6 +420,7 @@ CASES: dict[str, Callable[..., Figures]] = {
     "last-token": last_token,
     "experiments": experiments,
     "half-types": bench_half.half_types,
+    "memory": bench_memory.memory,
     "gpu": bench_gpu.gpu,
     "choosing": bench_choosing.case,
 }

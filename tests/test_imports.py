@@ -40,7 +40,7 @@ ROOMS = {
 }
 """Which rooms of `sim` each of them may import; beside them lie the files that any may, and those that may import all."""
 FOR_ALL = {"_garbage", "output", "pages", "progress", "tex"}
-FOR_NONE = {"bench", "bench_choosing", "bench_gpu", "bench_half", "cli", "reproduction"}
+FOR_NONE = {"bench", "bench_choosing", "bench_gpu", "bench_half", "bench_memory", "cli", "reproduction"}
 WITHIN_EXPERIMENTS = {"gpt", "preference", "strength"}
 
 
