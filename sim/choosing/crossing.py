@@ -14,8 +14,9 @@ STEEPEST = 8.0
 FLATTEST = 0.02
 """A function that seems flatter says nothing of its steepness."""
 
-APART = 0.05
-"""The logarithm of the shortest stride between the first two strengths where two tell the crossing."""
+APART = (2.0, 0.05)
+"""The logarithm of the shortest stride between the first two strengths where two tell the crossing: so many tolerances, and
+this at most."""
 
 CLOSER = 3
 """How often the steps around a peak are halved."""
@@ -89,7 +90,7 @@ def crossing(
         # Where two steps have ended on one side, the bracket is halved once.
         halve = all(side_before) and last is not None and (value < 0) == (last[1] < 0) and not halve
         # Strides grow while the other side is not known: where `excess` is small and flat, its slope leads nowhere.
-        shortest = SHORTEST * 2.0**count if expected is None or count > 1 else APART
+        shortest = SHORTEST * 2.0**count if expected is None or count > 1 else min(APART[0] * tolerance, APART[1])
         strides = (min(shortest, np.log(stride)), np.log(stride))
         # So an expectation beyond all that is known is followed once, and then only if it goes as far.
         beyond = count > 2 and not (low[0] > 0 and high[0] < np.inf)
