@@ -49,7 +49,9 @@ def compare(out, alone, devices, hosts=1):
     measured = [name for name in alone.files if name not in apart and "operations" not in name]
     assert len(measured) > 10
     for name in measured:
-        np.testing.assert_allclose(spread[name], alone[name], atol=2e-5, rtol=0, err_msg=name)
+        # A strength is solved from percentiles, which a rounding may take from another prediction.
+        relative = 1e-3 if name in ("alpha", "interval") else 0
+        np.testing.assert_allclose(spread[name], alone[name], atol=2e-5, rtol=relative, err_msg=name)
     return spread
 
 
