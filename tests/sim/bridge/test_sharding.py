@@ -51,7 +51,7 @@ def compare(out, alone, devices, hosts=1):
     for name in measured:
         # A strength is solved from percentiles, which a rounding may take from another prediction.
         relative = 1e-3 if name in ("alpha", "interval") else 1e-5
-        np.testing.assert_allclose(spread[name], alone[name], atol=1e-4, rtol=relative, err_msg=name)
+        np.testing.assert_allclose(spread[name], alone[name], atol=2e-5, rtol=relative, err_msg=name)
     return spread
 
 
