@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sim.bench_gpu import MODELS
+from sim.bench_gpu import MODELS, Figures
 from sim.bridge.architectures import from_config
 from sim.bridge.config import Config
 from sim.bridge.decoder import Decoder
@@ -22,8 +22,6 @@ from sim.bridge.split import Split, all_states, block_activation_size
 from sim.experiments.strength import next_token
 from sim.measure import losses
 from ufm import Add, Steering
-
-Figures = dict[str, float]
 
 
 class CompiledSizes(NamedTuple):
@@ -64,11 +62,11 @@ def measured(model: Mapping[str, Any], sizes: CompiledSizes) -> Figures:
     """
     config = from_config(dict(model))
     figures = {"parameters in bfloat16": parameter_bytes(config, jnp.bfloat16) / 2**30}
-    return figures | {name: _held(*program) / 2**30 for name, program in programs(config, sizes).items()}
+    return figures | {name: _held(program) / 2**30 for name, program in programs(config, sizes).items()}
 
 
-def programs(a: Config, sizes: CompiledSizes) -> dict[str, tuple[Any, ...]]:
-    """The programs by name, each with its arguments: shapes, for arrays.
+def programs(a: Config, sizes: CompiledSizes) -> dict[str, jax.stages.Lowered]:
+    """The programs by name, lowered for arrays of which only the shapes are known.
 
     Args:
         a: the architecture.
@@ -78,34 +76,25 @@ def programs(a: Config, sizes: CompiledSizes) -> dict[str, tuple[Any, ...]]:
     graph, parameters = nnx.split(decoder)
 
     def split(n: int, length: int, last_only: bool) -> Split:
-        tokens, mask = _shape(n, length, dtype=jnp.int32), _shape(n, length, dtype=bool)
         layer, budget = _shape(dtype=jnp.int32), sizes.budget
-        return Split(parameters, tokens, mask, layer, graph, last_only, budget=budget, strengths_per_batch=32)
+        return Split(parameters, *_contexts(n, length), layer, graph, last_only, budget=budget, strengths_per_batch=32)
 
-    added = Steering(Add(_shape(a.d_model)))
-    result: dict[str, tuple[Any, ...]] = {}
+    added, result = Steering(Add(_shape(a.d_model))), {}
     odds, limits = _shape(a.vocab_size), _shape(2, a.vocab_size)
+    prompt, texts = split(1, sizes.prompt, True), split(sizes.blocks, sizes.block, False)
     for k in sizes.strengths:
-        prompt, texts = split(1, sizes.prompt, True), split(sizes.blocks, sizes.block, False)
-        result[f"next-token, {k} strengths"] = (
-            next_token.swept,
-            prompt,
-            added,
-            _shape(k),
-            odds,
-            limits,
-            {"kept": sizes.kept},
-        )
-        result[f"cross-entropy, {k} strengths"] = (losses.increases, texts, added, _shape(k))
+        curves = next_token.swept.lower(prompt, added, _shape(k), odds, limits, kept=sizes.kept)
+        result[f"next-token, {k} strengths"] = curves
+        result[f"cross-entropy, {k} strengths"] = losses.increases.lower(texts, added, _shape(k))
     more = sizes.prompt * a.num_layers * a.d_model
     n = max(1, sizes.budget // (block_activation_size(a, sizes.prompt, sizes.prompt) + more))
-    result[f"states of all layers, {n} texts"] = (all_states, decoder, *_contexts(n, sizes.prompt))
-    sampler = Sampler.of(Sampling(1.0), jax.random.key(0), a.vocab_size)
-    steering = Steering({a.num_layers // 2: Add(_shape(a.d_model))})
-    written = {"max_new_tokens": sizes.max_new_tokens}
-    contexts, ends = _contexts(sizes.together, sizes.prompt), _shape(1, dtype=jnp.int32)
-    alphas = _shape(sizes.together, 1)
-    result[f"generation of {sizes.together}"] = (generate, decoder, *contexts, sampler, ends, steering, alphas, written)
+    result[f"states of all layers, {n} texts"] = all_states.lower(decoder, *_contexts(n, sizes.prompt))
+    sampler, ends = Sampler.of(Sampling(1.0), jax.random.key(0), a.vocab_size), _shape(1, dtype=jnp.int32)
+    steering, alphas = Steering({a.num_layers // 2: Add(_shape(a.d_model))}), _shape(sizes.together, 1)
+    contexts = _contexts(sizes.together, sizes.prompt)
+    result[f"generation of {sizes.together}"] = generate.lower(
+        decoder, *contexts, sampler, ends, steering, alphas, max_new_tokens=sizes.max_new_tokens
+    )
     return result
 
 
@@ -117,9 +106,7 @@ def _shape(*shape: int, dtype: Any = jnp.float32) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _held(program: Any, *arguments: Any) -> int:
+def _held(program: jax.stages.Lowered) -> int:
     """Bytes of intermediate results and of the result."""
-    named = arguments[-1] if isinstance(arguments[-1], dict) else {}
-    positional = arguments[:-1] if named else arguments
-    analysis = program.lower(*positional, **named).compile().memory_analysis()
+    analysis: Any = program.compile().memory_analysis()
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes

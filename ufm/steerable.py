@@ -351,6 +351,17 @@ def at_once(model: Steerable, state: Any, budget: int | None = None) -> int:
     return max(1, (budget or model.budget) // size)
 
 
+def in_batches(model: Steerable, function: Callable[[Any], Any], xs: Any) -> Any:
+    """`function` of each of xs, as many at a time as the model's budget allows.
+
+    Args:
+        model: says how many numbers it holds for one of them, and how a batch is spread.
+        function: of one of them.
+        xs: a pytree of arrays that share their leading axis.
+    """
+    return map_in_batches(function, xs, at_once(model, None), sharding=model.batch_sharding)
+
+
 def pairs(
     function: Callable[[Any, Any], Any],
     n: int,

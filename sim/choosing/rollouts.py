@@ -21,13 +21,13 @@ from sim.bridge.readout import readout
 from sim.bridge.split import Split
 from sim.directions.vector import length_of
 from theory.budgets import binary_divergence
-from ufm._batches import map_in_batches
 from ufm._check import indices, require, whole_number
 from ufm._pytree import Leaf, pytree, static
 from ufm.distributions import kl
 from ufm.interventions import Add
 from ufm.normalised import as_seen
 from ufm.precision import in_float64, wide
+from ufm.steerable import in_batches
 from ufm.steering import RESIDUAL, After, All, Last, State, Steering
 
 LIFT, GAIN = (2.0, 1.0, 0.0), 0.5
@@ -482,12 +482,6 @@ def _for_texts(steering: Steering, lengths: Sequence[int]) -> Steering:
     return Steering.of(parts)
 
 
-def _in_batches(split: Split, function: Any, xs: Any) -> Any:
-    """`function` of every text, as many at a time as the budget of the split allows."""
-    together = max(1, split.budget // split.activation_size)
-    return map_in_batches(function, xs, together, sharding=split.batch_sharding)
-
-
 def _predictions(split: Split, stream: Float[Array, "h d"]) -> Float[Array, "h V"]:
     return jax.nn.log_softmax(wide(split.decoder.logits(stream)), axis=-1)
 
@@ -505,7 +499,7 @@ def _unsteered(split, horizon, *, keep):
         log_p = _predictions(split, stream)
         return state, stream, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1), log_p if keep else None
 
-    return _in_batches(split, of, jnp.arange(split.n_contexts))
+    return in_batches(split, of, jnp.arange(split.n_contexts))
 
 
 @partial(jax.jit, static_argnames="horizon")
@@ -517,7 +511,7 @@ def _unsteered_after_all(split, horizon):
         state = State(states.stream[:, 0], split.mask[j], j)
         return state, stream, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
-    return _in_batches(split, of, jnp.arange(split.n_contexts))
+    return in_batches(split, of, jnp.arange(split.n_contexts))
 
 
 @jax.jit
@@ -527,7 +521,7 @@ def _shares(split, streams, kept, members):
         log_p = _predictions(split, stream) if log_p is None else log_p
         return jnp.sum(jnp.where(members, jnp.exp(log_p), 0), axis=-1)
 
-    return _in_batches(split, of, (streams, kept))
+    return in_batches(split, of, (streams, kept))
 
 
 @partial(jax.jit, static_argnames="slope")
@@ -554,7 +548,7 @@ def _effects(split, steering, alpha, states, streams, kept, members, last, *, sl
             derivative = jax.jvp(of_concept, (alpha,), (jnp.ones_like(alpha),))[1]
         return kl(log_p, log_q), kl(log_q, log_p), -jnp.sum(q * log_p, axis=-1), share, derivative
 
-    return _in_batches(split, of, (states, streams, kept))
+    return in_batches(split, of, (states, streams, kept))
 
 
 @partial(jax.jit, static_argnames="horizon")
@@ -567,7 +561,7 @@ def _slopes(split, steering, states, horizon):
 
         return jax.jvp(steered, (jnp.zeros((), kind),), (jnp.ones((), kind),))[1]
 
-    return _in_batches(split, of, states)
+    return in_batches(split, of, states)
 
 
 def _logits(split, stream, slope):
@@ -577,7 +571,7 @@ def _logits(split, stream, slope):
 
 @jax.jit
 def _logit_slopes(split, streams, slopes):
-    return _in_batches(split, lambda text: _logits(split, *text)[1], (streams, slopes))
+    return in_batches(split, lambda text: _logits(split, *text)[1], (streams, slopes))
 
 
 @jax.jit
@@ -599,5 +593,5 @@ def _tilt(split, streams, slopes, members, counted, known):
         deviation = jnp.sqrt(jnp.maximum(values.variance, jnp.finfo(off.dtype).tiny))[:, None]
         return values, Promotion(jnp.sum(weight * p * off, axis=0), jnp.sum(weight * off / deviation, axis=0))
 
-    values, sums = _in_batches(split, of, (streams, slopes, counted, known))
+    values, sums = in_batches(split, of, (streams, slopes, counted, known))
     return values, jax.tree.map(lambda total: total.sum(axis=0) / counted.sum(), sums)

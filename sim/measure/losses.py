@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from ufm._batches import map_in_batches
 from ufm.distributions import variance
 from ufm.measures import slopes
-from ufm.steerable import at_once, finite_at
+from ufm.steerable import at_once, finite_at, in_batches
 from ufm.steering import Steering, as_steering
 
 
@@ -87,8 +87,7 @@ def first_losses(split: Any) -> Float[Array, "n t"]:
         chosen = jnp.take_along_axis(logits, split.tokens[j][1:, None], axis=-1)[:, 0]
         return jax.nn.logsumexp(logits, axis=-1) - chosen
 
-    together = max(1, split.budget // split.activation_size)
-    return map_in_batches(of, jnp.arange(split.n_contexts), together, sharding=split.batch_sharding)
+    return in_batches(split, of, jnp.arange(split.n_contexts))
 
 
 class Text(NamedTuple):

@@ -82,9 +82,8 @@ def _approach(split: Split, out: Readout, v: Array, count: int) -> dict[str, Arr
 
         added, ones = _added(split, states, v, sign * 100 * sizes[-1]), jnp.ones(())
         leading = jax.jvp(lambda t: split.decoder.logits(sign * v + t * (own + added)), (0 * ones,), (ones,))[1]
-        return *map_in_batches(at, sizes, split.strengths_per_batch, sharding=split.batch_sharding), jnp.max(
-            jnp.abs(leading)
-        )
+        at_sizes = map_in_batches(at, sizes, split.strengths_per_batch, sharding=split.batch_sharding)
+        return *at_sizes, jnp.max(jnp.abs(leading))
 
     both = [of(sign, out.limit(v, sign)) for sign in (-1, 1)]
     distance, beyond, bound, leading = (jnp.stack(parts) for parts in zip(*both, strict=True))

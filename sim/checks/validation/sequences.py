@@ -22,9 +22,9 @@ from sim.bridge.split import Split
 from sim.checks.validation.findings import Finding, Run, about_of
 from theory import chains
 from ufm import Add, Steering
-from ufm._batches import map_in_batches
 from ufm.distributions import variance
 from ufm.measures import slopes
+from ufm.steerable import in_batches
 
 NATS = 0.1
 """The cost of the strengths after the openings, by the curvature, in nats."""
@@ -159,5 +159,4 @@ def _shares(split: Split, steering: Steering, alpha: Array, members: Array, *, s
         stream = split.before_norm(split.embed(j), steering, alpha)[-steps - 1 : -1]
         return jnp.sum(jnp.where(members, jax.nn.softmax(split.decoder.logits(stream)), 0), axis=-1)
 
-    together = max(1, split.budget // split.activation_size)
-    return map_in_batches(of, jnp.arange(split.n_contexts), together, sharding=split.batch_sharding)
+    return in_batches(split, of, jnp.arange(split.n_contexts))
