@@ -33,9 +33,9 @@ def make_vector(
 ) -> SteeringVector:
     """A direction that leads from the states of one set of texts to those of another, for every block, from one pass.
 
-    With the default tokens, the first token and other attention sinks are left out, texts are read as far as at least half
-    of either set reach, and what is left of the direction along the mean state of the sinks is taken out: it would measure
-    how long texts are, and not what they say.
+    With the default tokens, the first token and other attention sinks are left out, late tokens count less the fewer texts
+    of either set reach them, and what is left of the direction along the mean state of the sinks is taken out: it would
+    measure how long texts are, and not what they say.
 
     Args:
         lm: the model.

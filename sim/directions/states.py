@@ -2,8 +2,8 @@
 
 The states of attention sinks (the first token, and others whose norm is a large multiple of the text's median) are up to a
 hundred times as long as the rest and hardly depend on the text. A mean over all tokens has a share of them that falls with
-the length of the text, so that sets of different lengths differ along them. By default they are left out, and texts are read
-as far as most of either set reach.
+the length of the text, so that sets of different lengths differ along them. By default they are left out, and a place in the
+text counts less the fewer texts of either set reach it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,6 +29,9 @@ SELECTIONS = ("content", "answer", "all", "last")
 SINK = 5.0
 """A state whose norm is more than this multiple of the median of its text, at any layer, is an attention sink."""
 
+REACH = 0.75
+"""Texts are read as far as more than this share of either set reaches."""
+
 
 @dataclass(frozen=True)
 class TextStates:
@@ -40,7 +43,7 @@ class TextStates:
         scales: median norm of the states that were averaged, ``[L]``.
         tokens: how many tokens of each text were averaged, ``[n + m]``.
         left_out: how many were sinks, in all texts.
-        cut: tokens of a text that were read at most; None if all were.
+        cut: tokens of a text that were read at most; None if all were. The last of them count less (`place_weights`).
     """
 
     positive: Float[np.ndarray, "L n d"]
@@ -88,11 +91,11 @@ def text_states(
         lm: the model.
         positive, negative: texts, or token ids.
         questions: what the texts of each set answer, in the same order: only the tokens of the answers are then averaged.
-        tokens: which are averaged: "content", all of a text but attention sinks, of as many tokens as at least half of the
-            texts of either set have (what a tokenizer or a chat puts around it is no part of it, nor the first token of a
-            row); "answer" (with questions), all of the text itself; "all", as in the paper (S, section 5); "last", of the
-            text, or of the whole chat; a number k for the last k; or a mask for each text of each set, ``(positive,
-            negative)``, true where a token of the row counts.
+        tokens: which are averaged: "content", all of a text but attention sinks, as far as most texts of either set reach,
+            by `place_weights` (what a tokenizer or a chat puts around it is no part of it, nor the first token of a row);
+            "answer" (with questions), all of the text itself; "all", as in the paper (S, section 5); "last", of the text, or
+            of the whole chat; a number k for the last k; or a mask for each text of each set, ``(positive, negative)``, true
+            where a token of the row counts.
         chat: whether questions, or the texts themselves, are put into the form of a chat.
         budget: numbers that are held at once; what suits the device if left out.
         progress: whether to show a bar; None for one on a terminal.
@@ -153,7 +156,7 @@ def token_states(
     require(block <= last, "layer", f"a block from 0 to {last}", block)
     cut = None if at_most is None else whole_number("at_most", at_most, 1)
     rows = [_row(lm, "texts", k, text, asked, chat) for k, text in enumerate(listed)]
-    chosen = [content(row, row.length if cut is None else cut) for row in rows]
+    chosen = [content(row, np.ones(row.length if cut is None else cut)) for row in rows]
     return _read_tokens(lm, [row.ids for row in rows], chosen, block, budget, progress)
 
 
@@ -255,7 +258,7 @@ def answer_row(lm: LanguageModel, question: str, answer: str, *, chat: bool = Fa
 def _chosen(
     tokens: Any, rows: dict[str, list[Row]], names: list[str], answers: bool, chat: bool
 ) -> tuple[list[np.ndarray], int | None]:
-    """Which tokens of each row may count, and where texts are cut, if anywhere."""
+    """Which tokens of each row may count, and how much, and where texts are cut, if anywhere."""
     every = [*rows["positive"], *rows["negative"]]
     if isinstance(tokens, tuple):
         return _masks(tokens, rows, names), None
@@ -275,8 +278,9 @@ def _chosen(
     if tokens == "answer":
         require(answers, "tokens", '"answer" with questions only', "no questions")
         return [_between(row, row.start, row.end) for row in every], None
-    cut = common_length([[row.length for row in group] for group in rows.values()])
-    return [content(row, cut) for row in every], cut
+    _require_content(names, [row.end - max(row.start, 1) for row in every])
+    weights = place_weights([[row.length for row in group] for group in rows.values()])
+    return [content(row, weights) for row in every], len(weights)
 
 
 def _between(row: Row, first: int, end: int) -> Bool[np.ndarray, " t"]:
@@ -332,7 +336,7 @@ def mean_states(
     Args:
         lm: the model.
         rows: the tokens of every text.
-        chosen: which of them count.
+        chosen: how much each of them counts, or which do.
         names: of the texts, for errors.
         leave_out: whether attention sinks do not count.
         budget, progress: as in `text_states`.
@@ -363,11 +367,11 @@ def _padded(
     budget: int | None,
     progress: bool | None,
 ) -> Iterator[tuple[Int[np.ndarray, " b"], tuple[Array, Array, Array]]]:
-    """Batches of rows of one length: their numbers, and ids, which tokens are real, and which count, each ``[b, T]``."""
+    """Batches of rows of one length: their numbers, and ids, which tokens are real, and how much they count, ``[b, T]``."""
     # What comes after the last token that counts has no say in the states of those before.
     needed = [int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 1 for mask in chosen]
     length, n = max(needed), len(rows)
-    ids, real, counts = np.zeros((n, length), np.int32), np.zeros((n, length), bool), np.zeros((n, length), bool)
+    ids, real, counts = np.zeros((n, length), np.int32), np.zeros((n, length), bool), np.zeros((n, length), np.float32)
     for k, (row, mask, t) in enumerate(zip(rows, chosen, needed, strict=True)):
         ids[k, :t], real[k, :t], counts[k, :t] = row[:t], True, mask[:t]
     more = lm.config.num_layers * length * lm.config.d_model
@@ -378,7 +382,7 @@ def _padded(
             done.update(len(np.unique(batch)))
 
 
-def _require_content(names: Sequence[str], counted: Int[np.ndarray, " n"]) -> None:
+def _require_content(names: Sequence[str], counted: Sequence[int] | Int[np.ndarray, " n"]) -> None:
     for name, count in zip(names, counted, strict=True):
         require(count > 0, name, "a token beside the first and other attention sinks", "none")
 
@@ -388,53 +392,63 @@ def every_token(rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     return [np.ones(len(row), bool) for row in rows]
 
 
-def content(row: Row, cut: int) -> Bool[np.ndarray, " t"]:
-    """Which tokens of a row are content: the first `cut` tokens of its text, and never the first of the row.
+def content(row: Row, weights: Float[np.ndarray, " k"]) -> Float[np.ndarray, " t"]:
+    """How much the tokens of a row count as content: those of its text by their place, and never the first of the row.
 
     The state of the first token does not depend on the text: attention goes to it that goes nowhere else.
     """
-    return _between(row, max(row.start, 1), min(row.start + cut, row.end))
+    counts, end = np.zeros(len(row.ids)), min(row.start + len(weights), row.end)
+    counts[row.start : end] = weights[: end - row.start]
+    counts[0] = 0
+    return counts
 
 
-def common_length(lengths: Sequence[Sequence[int]]) -> int:
-    """As far as half of the texts of every set reach: beyond, sets would differ by which texts are still there."""
-    return min(int(np.median(of_set)) for of_set in lengths)
+def place_weights(lengths: Sequence[Sequence[int]]) -> Float[np.ndarray, " k"]:
+    """How much the first, second, ... token of a text counts, from the lengths of the texts of each set.
+
+    As far as all texts reach, 1; beyond, less the fewer reach so far in the set where they are fewest, and 0 from where only
+    `REACH` of them do. Late tokens are those of long texts alone: with equal weights, sets of other lengths would differ by
+    which texts are still there.
+    """
+    place = np.arange(max(max(of_set) for of_set in lengths))
+    reaching = np.min([np.mean(np.asarray(of_set)[:, None] > place, axis=0) for of_set in lengths], axis=0)
+    return np.trim_zeros(np.maximum(reaching - REACH, 0) / (1 - REACH), "b")
 
 
 def _means(
     decoder: Decoder,
     tokens: Int[Array, "n T"],
     real: Bool[Array, "n T"],
-    counts: Bool[Array, "n T"],
+    counts: Float[Array, "n T"],
     *,
     leave_out: bool,
 ) -> tuple[Array, ...]:
-    """Of every text: mean state, sum of the states of its sinks, their number, number of tokens averaged, median norm."""
+    """Of every text: weighted mean state, sum of the states of its sinks and their number, tokens averaged, median norm."""
     x = wide(all_states(decoder, tokens, real))
     norms = jnp.linalg.norm(x, axis=-1)
     sinks = _sinks(norms, real)
-    kept = counts & ~sinks if leave_out else counts
-    count = kept.sum(axis=1)
+    weights = jnp.where(sinks & leave_out, 0, counts).astype(x.dtype)
+    kept = weights > 0
 
-    def total(which: Bool[Array, "n T"]) -> Float[Array, "L n d"]:
+    def total(of_tokens: Float[Array, "n T"]) -> Float[Array, "L n d"]:
         # A state that does not count may be anything, as that of padding.
-        known = jnp.where(which[..., None], x, 0)
-        return jnp.einsum("lntd,nt->lnd", known, which.astype(x.dtype), precision=of_products(x.dtype))
+        known = jnp.where((of_tokens > 0)[..., None], x, 0)
+        return jnp.einsum("lntd,nt->lnd", known, of_tokens, precision=of_products(x.dtype))
 
-    means = total(kept) / jnp.maximum(count, 1)[:, None]
+    means = total(weights) / jnp.where(kept.any(axis=1), weights.sum(axis=1), 1)[:, None]
     inside = jnp.nanmedian(jnp.where(kept, norms, jnp.nan), axis=-1)
-    return means, total(sinks), sinks.sum(axis=1), count, inside
+    return means, total(sinks.astype(x.dtype)), sinks.sum(axis=1), kept.sum(axis=1), inside
 
 
 _compiled_means: Any = jax.jit(_means, static_argnames="leave_out")
 
 
 def _content(
-    decoder: Decoder, tokens: Int[Array, "n T"], real: Bool[Array, "n T"], counts: Bool[Array, "n T"], layer: Int[Array, ""]
+    decoder: Decoder, tokens: Int[Array, "n T"], real: Bool[Array, "n T"], counts: Float[Array, "n T"], layer: Int[Array, ""]
 ) -> tuple[Float[Array, "n T d"], Bool[Array, "n T"]]:
     """The states of all tokens after a block, and which of them count and are no attention sinks."""
     x = wide(all_states(decoder, tokens, real))
-    return x[layer], counts & ~_sinks(jnp.linalg.norm(x, axis=-1), real)
+    return x[layer], (counts > 0) & ~_sinks(jnp.linalg.norm(x, axis=-1), real)
 
 
 _compiled_content: Any = jax.jit(_content)

@@ -106,7 +106,7 @@ class Vectors:
 
     Attributes:
         tokens: of a text that are used, its first.
-        averaged: over which of them: "content", without attention sinks and as far as half of every set reach, so that the
+        averaged: over which of them: "content", without attention sinks and as far as most of every set reach, so that the
             length of texts has no say; or "all", as in the paper.
         unit: what strength 1 adds: "states", a vector as long as the states that it is added to, so that one range of
             strengths suits every layer of every model; or "vector", the difference of means as it is, as in the paper.

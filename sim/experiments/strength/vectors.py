@@ -5,9 +5,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from sim.bridge.split import last_log_p
-from sim.directions.states import Row, common_length, content, every_token, mean_states
+from sim.directions.states import Row, content, every_token, mean_states, place_weights
 from sim.experiments.experiment import Experiment
 from sim.experiments.store import Cell, Layout
 from ufm._batches import batched
@@ -39,19 +40,22 @@ def vectors(experiment: Experiment) -> None:
     )
     start = len(experiment.tokenizer.opening)
 
+    def with_content(name: str) -> list[Row]:
+        rows = [row[: settings.tokens] for row in experiment.rows(name)]
+        return [Row(row, start, len(row)) for row in rows if len(row) > max(start, 1)]
+
     @cache
-    def cut() -> int:
-        sets = map(experiment.rows, experiment.sets)
-        return common_length([[min(len(row), settings.tokens) - start for row in rows] for rows in sets])
+    def weights() -> Float[np.ndarray, " k"]:
+        return place_weights([[row.length for row in rows] for rows in map(with_content, experiment.sets) if rows])
 
     def compute(cell: Cell) -> Mapping[str, np.ndarray]:
         (name,) = layout.labels(cell)["set"]
-        rows = [row[: settings.tokens] for row in experiment.rows(name)]
         if settings.averaged == "content":
-            rows = [row for row in rows if len(row) > max(start, 1)]
-            require(len(rows) > 0, "prompts", f"a text of two tokens in the set {name!r}", "none")
-            chosen = [content(Row(row, start, len(row)), cut()) for row in rows]
+            texts = with_content(name)
+            require(len(texts) > 0, "prompts", f"a text of two tokens in the set {name!r}", "none")
+            rows, chosen = [text.ids for text in texts], [content(text, weights()) for text in texts]
         else:
+            rows = [row[: settings.tokens] for row in experiment.rows(name)]
             chosen = every_token(rows)
         read = mean_states(experiment.lm, rows, chosen, leave_out=settings.averaged == "content")
         rng = np.random.default_rng(experiment.seed("resample", name))

@@ -10,7 +10,7 @@ from sim.checks.concept_texts import JOY
 from sim.directions.estimators import WAYS
 from sim.directions.extraction import make_vector, separation
 from sim.directions.states import text_states
-from sim.directions.texts import Pair
+from sim.directions.texts import Pair, concept_pairs, sides_of
 from tests.sim.bridge.test_model import letters
 
 RNG = np.random.default_rng(0)
@@ -146,17 +146,23 @@ def test_bad_input(lm, change, message):
 def test_the_default_vector_does_not_measure_length():
     """Seven tokens added to one set, on a real model: the paper's way gives their number, the default hardly notices."""
     lm = sim.load("smollm2-135m-instruct", progress=False)
-    longer = [f"{text} So that is how it is." for text in JOY.negative]
+    end = " So that is how it is."
+    longer = [f"{text}{end}" for text in JOY.negative]
     added = {
         len(lm.tokenizer.encode(new)) - len(lm.tokenizer.encode(old)) for new, old in zip(longer, JOY.negative, strict=True)
     }
     assert added == {7}
-    states, mask = lm.states([*JOY.positive, *JOY.negative])
-    first = np.mean([np.asarray(states, float)[:, k, row.argmax()] for k, row in enumerate(mask)], axis=0)
+    states, mask = map(np.asarray, lm.states([*JOY.positive, *JOY.negative]))
+    first = np.mean([states[:, k, row.argmax()].astype(float) for k, row in enumerate(mask)], axis=0)
     for tokens, steady in (("content", True), ("all", False)):
         before, after = (make_vector(lm, JOY.positive, texts, tokens=tokens) for texts in (JOY.negative, longer))
         cosines = [cosine(before[layer], after[layer]) for layer in before.layers]
         shares = [cosine(after[layer], first[layer]) ** 2 for layer in after.layers]
         assert (min(cosines) > 0.95) == steady
         assert (max(shares) < 0.02) == steady
-        assert bool(after.warnings) != steady
+        of_length = [block for block, sentences in after.warnings.items() if "how long texts are" in " ".join(sentences)]
+        assert bool(of_length) != steady
+    # Texts of different lengths, so that some end where others go on.
+    positive, negative, _ = sides_of(concept_pairs("evil"))
+    before, after = (make_vector(lm, positive, texts) for texts in (negative, [f"{text}{end}" for text in negative]))
+    assert min(cosine(before[layer], after[layer]) for layer in before.layers) > 0.95

@@ -40,30 +40,35 @@ def texts_of(experiment, name):
 
 
 def read_states(experiment, name):
-    """The states of every text of a set after the token that begins it, ``[L, t, d]``, and which are attention sinks.
+    """The states of the tokens of every text of a set, ``[L, t, d]``, which are attention sinks, and how much each counts.
 
-    Texts are read as far as half of the texts of every set reach.
+    The token that begins a text does not count, and one after which a quarter of the texts of a set have ended neither.
     """
     count = experiment.settings.vectors.tokens
-    lengths = [np.median([min(len(row), count) - 1 for row in texts_of(experiment, other)]) for other in experiment.sets]
+    lengths = [[min(len(row), count) for row in texts_of(experiment, other)] for other in experiment.sets]
+    weights = [0.0]
+    for t in range(1, count):
+        share = min(sum(length > t for length in of_set) / len(of_set) for of_set in lengths)
+        if share > 0.75:
+            weights.append(4 * share - 3)
     for row in texts_of(experiment, name):
-        states = unsplit.through(experiment.lm, row[: 1 + int(min(lengths))])[0]
+        states = unsplit.through(experiment.lm, row[: len(weights)])[0]
         norms = np.linalg.norm(states, axis=-1)
         sinks = (norms > 5 * np.median(norms, axis=1, keepdims=True)).any(axis=0)
         sinks[0] = True
-        yield states, sinks
+        yield states, sinks, np.where(sinks, 0, weights[: len(sinks)])
 
 
 def mean_states(experiment, name):
     """The mean state of every text of a set without attention sinks, ``[text, L, d]``."""
-    return np.stack([states[:, ~sinks].mean(axis=1) for states, sinks in read_states(experiment, name)])
+    return np.stack([np.average(states, axis=1, weights=weights) for states, _, weights in read_states(experiment, name)])
 
 
 def difference(experiment, concept, other, layer, means=None):
     """The steering vector of two sets, orthogonal to the mean state of their attention sinks."""
     sinks = []
     for name in (concept, other):
-        states = [states[layer][sinks] for states, sinks in read_states(experiment, name)]
+        states = [states[layer][sinks] for states, sinks, _ in read_states(experiment, name)]
         sinks.append(np.concatenate(states).mean(axis=0))
     sink = sum(sinks) / np.linalg.norm(sum(sinks))
     of_set = means or {name: mean_states(experiment, name).mean(axis=0)[layer] for name in (concept, other)}
@@ -367,7 +372,7 @@ def test_strength_1_adds_a_vector_as_long_as_the_states(done, concept):
     for name in (concept, "random"):
         # Of the tokens that are averaged, the median in every text; of these the median over texts.
         read = read_states(done, name)
-        states.append(np.median([np.median(np.linalg.norm(text[1][~sinks], axis=-1)) for text, sinks in read]))
+        states.append(np.median([np.median(np.linalg.norm(text[1][~sinks], axis=-1)) for text, sinks, _ in read]))
     v, difference_of_means = experiment.vector(concept, 1), done.vector(concept, 1)
     assert np.linalg.norm(v) == pytest.approx(np.mean(states), rel=1e-4)
     np.testing.assert_allclose(v / np.linalg.norm(v), difference_of_means / np.linalg.norm(difference_of_means), rtol=1e-5)
