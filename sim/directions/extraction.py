@@ -213,7 +213,7 @@ def facts_of(way: str, states: TextStates, tokens: Any, answers: bool, chat: boo
         "tokens": tokens if isinstance(tokens, str) else "masks" if isinstance(tokens, tuple) else int(tokens),
         "texts": [states.positive.shape[1], states.negative.shape[1]],
         "tokens_averaged": int(states.tokens.sum()),
-        "tokens_of_a_text_at_most": states.cut,
+        "tokens_of_a_text_at_most": None if states.places is None else len(states.places),
         "answers": answers,
         "chat": chat,
     }

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from sim.bridge.model import LanguageModel
 from sim.directions.extraction import Sets, facts_of, sets_of, vector_of, without
 from sim.directions.sae_lens import require_fits
 from sim.directions.sparse_autoencoder import SparseAutoencoder, encoded, train_sparse_autoencoder
-from sim.directions.states import text_states, token_states
+from sim.directions.states import TokenStates, text_states, token_states
 from sim.directions.vector import ModelTag, SteeringVector
 from ufm._check import require, shown, typed, whole_number
 
@@ -107,8 +107,8 @@ def sae_vector(
     """The way "sparse-autoencoder": the feature that tells two sets of texts apart best gives the direction.
 
     Tokens are those that ``tokens="content"`` means in `sim.make_vector`. The activation of a feature
-    in a text is its mean over them. Half of the texts choose their own feature for the diagnosis; an autoencoder that is
-    trained here has seen the states of all of them, but not which set they are from.
+    in a text is its mean over them, each weighted as there. Half of the texts choose their own feature for the diagnosis; an
+    autoencoder that is trained here has seen the states of all of them, but not which set they are from.
 
     Args:
         lm: the model.
@@ -131,14 +131,14 @@ def sae_vector(
     shared: dict[str, Any] = {"chat": chat, "budget": budget, "progress": progress}
     states = text_states(lm, positive, negative, questions=questions, **shared)
     asked = None if questions is None else [*questions, *questions]
-    batches = token_states(lm, [*positive, *negative], block, questions=asked, at_most=states.cut, **shared)
-    tokens, of_text = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    batches = token_states(lm, [*positive, *negative], block, questions=asked, places=states.places, **shared)
+    tokens = TokenStates(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
     if sae is None:
-        settings = {"features": min(4 * len(states.tokens), len(tokens)), "key": key} | dict(training or {})
-        sae = train_sparse_autoencoder(tokens, layer=block, **settings)
+        settings = {"features": min(4 * len(states.tokens), len(tokens.states)), "key": key} | dict(training or {})
+        sae = train_sparse_autoencoder(tokens.states, layer=block, **settings)
     sets = Sets.at(states, block, without_sinks=True)
     facts = facts_of("sparse-autoencoder", states, "content", questions is not None, chat)
-    made = _Made(sets, _text_means(sae, tokens, of_text), without(np.asarray(sae.decoder[...], float), sets.sink))
+    made = _Made(sets, _text_means(sae, tokens), without(np.asarray(sae.decoder[...], float), sets.sink))
     feature = made.feature(slice(None))
     require(feature.correlation != 0, "texts", "two sets that a feature tells apart", "sets on which all features are alike")
     facts |= {"feature": feature.number, "correlation": feature.correlation} | _facts_of_sae(sae)
@@ -225,16 +225,15 @@ def _along(atom: Float[np.ndarray, " d"], means: Float[np.ndarray, " d"]) -> Flo
     return v
 
 
-def _text_means(
-    sae: SparseAutoencoder, states: Float[np.ndarray, "N d"], of_text: Int[np.ndarray, " N"]
-) -> Float[np.ndarray, "n f"]:
-    """The mean activation of every feature in every text, from the states of its tokens."""
-    total = np.zeros((int(of_text.max()) + 1, sae.features))
+def _text_means(sae: SparseAutoencoder, tokens: TokenStates) -> Float[np.ndarray, "n f"]:
+    """The weighted mean activation of every feature in every text, from the states of its tokens."""
+    total = np.zeros((int(tokens.texts.max()) + 1, sae.features))
     done = 0
-    for values in encoded(sae, states):
-        np.add.at(total, of_text[done : done + len(values)], values)
+    for values in encoded(sae, tokens.states):
+        rows = slice(done, done + len(values))
+        np.add.at(total, tokens.texts[rows], tokens.weights[rows, None] * values)
         done += len(values)
-    return total / np.bincount(of_text)[:, None]
+    return total / np.bincount(tokens.texts, tokens.weights)[:, None]
 
 
 def _facts_of_sae(sae: SparseAutoencoder) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class TextStates:
         scales: median norm of the states that were averaged, ``[L]``.
         tokens: how many tokens of each text were averaged, ``[n + m]``.
         left_out: how many were sinks, in all texts.
-        cut: tokens of a text that were read at most; None if all were. The last of them count less (`place_weights`).
+        places: how much the first, second, ... token of a text counted (`place_weights`); None if all that were chosen
+            counted alike.
     """
 
     positive: Float[np.ndarray, "L n d"]
@@ -52,7 +53,21 @@ class TextStates:
     scales: Float[np.ndarray, " L"]
     tokens: Int[np.ndarray, " texts"]
     left_out: int
-    cut: int | None
+    places: Float[np.ndarray, " k"] | None
+
+
+class TokenStates(NamedTuple):
+    """The states of the single tokens of some texts after a block.
+
+    Attributes:
+        states: ``[N, d]``, float32.
+        texts: the number of the text that each token is from, ``[N]``.
+        weights: how much it counts there, ``[N]``.
+    """
+
+    states: Float[np.ndarray, "N d"]
+    texts: Int[np.ndarray, " N"]
+    weights: Float[np.ndarray, " N"]
 
 
 class Row(NamedTuple):
@@ -112,13 +127,13 @@ def text_states(
     rows = {name: [_row(lm, name, k, text, asked, chat) for k, text in enumerate(texts)] for name, texts in sets.items()}
     every = [*rows["positive"], *rows["negative"]]
     names = [f"text {k} of {name}" for name, group in rows.items() for k in range(len(group))]
-    chosen, cut = _chosen(tokens, rows, names, asked is not None, chat)
+    chosen, places = _chosen(tokens, rows, names, asked is not None, chat)
     leave_out = isinstance(tokens, str) and tokens == "content"
     read = mean_states(
         lm, [row.ids for row in every], chosen, names=names, leave_out=leave_out, budget=budget, progress=progress
     )
     n, scales = len(rows["positive"]), np.median(read.norms, axis=1)
-    return TextStates(read.means[:, :n], read.means[:, n:], read.sink, scales, read.tokens, read.sinks, cut)
+    return TextStates(read.means[:, :n], read.means[:, n:], read.sink, scales, read.tokens, read.sinks, places)
 
 
 def token_states(
@@ -128,10 +143,10 @@ def token_states(
     *,
     questions: Any = None,
     chat: bool = False,
-    at_most: int | None = None,
+    places: Float[np.ndarray, " k"] | None = None,
     budget: int | None = None,
     progress: bool | None = False,
-) -> Iterator[tuple[Float[np.ndarray, "N d"], Int[np.ndarray, " N"]]]:
+) -> Iterator[TokenStates]:
     """The states of the single tokens of texts after a block, in batches of texts; attention sinks are left out.
 
     Args:
@@ -139,14 +154,12 @@ def token_states(
         texts: texts, or token ids.
         layer: the block.
         questions, chat, budget, progress: as for `text_states`.
-        at_most: tokens of a text that are read; all if left out.
-
-    Returns:
-        An iterator over batches: the states of their tokens, float32, and the number of the text that each token is from.
+        places: how much the first, second, ... token of a text counts; those beyond are not read. All count alike if left
+            out.
 
     Raises:
-        ValueError: a block that the model does not have, no texts, questions of another number, a text of attention sinks
-            alone, states that are not finite; as `LanguageModel.contexts`.
+        ValueError: a block that the model does not have, no texts, questions of another number, places that are no weights,
+            a text of attention sinks alone, states that are not finite; as `LanguageModel.contexts`.
     """
     listed = _listed("texts", texts)
     asked = None if questions is None else _listed("questions", questions)
@@ -154,9 +167,11 @@ def token_states(
     block = whole_number("layer", layer, 0)
     last = lm.config.num_layers - 1
     require(block <= last, "layer", f"a block from 0 to {last}", block)
-    cut = None if at_most is None else whole_number("at_most", at_most, 1)
     rows = [_row(lm, "texts", k, text, asked, chat) for k, text in enumerate(listed)]
-    chosen = [content(row, np.ones(row.length if cut is None else cut)) for row in rows]
+    weights = np.ones(max(row.length for row in rows)) if places is None else np.asarray(places, float)
+    fits = bool((np.isfinite(weights) & (weights >= 0)).all() and weights.any())
+    require(fits, "places", "finite weights of at least 0, and not all of them 0", shown(places))
+    chosen = [content(row, weights) for row in rows]
     return _read_tokens(lm, [row.ids for row in rows], chosen, block, budget, progress)
 
 
@@ -167,7 +182,7 @@ def _read_tokens(
     layer: int,
     budget: int | None,
     progress: bool | None,
-) -> Iterator[tuple[Float[np.ndarray, "N d"], Int[np.ndarray, " N"]]]:
+) -> Iterator[TokenStates]:
     """The batches of `token_states`."""
     for batch, arrays in _padded(lm, rows, chosen, budget, progress):
         states, kept = (np.asarray(value) for value in _compiled_content(lm.decoder, *arrays, jnp.asarray(layer)))
@@ -176,7 +191,8 @@ def _read_tokens(
         states, kept = states[first], kept[first]
         _require_content([f"text {k}" for k in numbers], kept.sum(axis=1))
         require(bool(np.isfinite(states[kept]).all()), "states", "finite numbers", f"others after block {layer}")
-        yield states[kept].astype(np.float32), np.repeat(numbers, kept.sum(axis=1))
+        weights = np.asarray(arrays[-1])[first][kept]
+        yield TokenStates(states[kept].astype(np.float32), np.repeat(numbers, kept.sum(axis=1)), weights)
 
 
 def _listed(name: str, texts: Any) -> list[Any]:
@@ -257,8 +273,8 @@ def answer_row(lm: LanguageModel, question: str, answer: str, *, chat: bool = Fa
 
 def _chosen(
     tokens: Any, rows: dict[str, list[Row]], names: list[str], answers: bool, chat: bool
-) -> tuple[list[np.ndarray], int | None]:
-    """Which tokens of each row may count, and how much, and where texts are cut, if anywhere."""
+) -> tuple[list[np.ndarray], Float[np.ndarray, " k"] | None]:
+    """Which tokens of each row may count, and how much; and how much each place does, if that decides."""
     every = [*rows["positive"], *rows["negative"]]
     if isinstance(tokens, tuple):
         return _masks(tokens, rows, names), None
@@ -280,7 +296,7 @@ def _chosen(
         return [_between(row, row.start, row.end) for row in every], None
     _require_content(names, [row.end - max(row.start, 1) for row in every])
     weights = place_weights([[row.length for row in group] for group in rows.values()])
-    return [content(row, weights) for row in every], len(weights)
+    return [content(row, weights) for row in every], weights
 
 
 def _between(row: Row, first: int, end: int) -> Bool[np.ndarray, " t"]:

@@ -23,6 +23,8 @@ TRAINING = {"features": 48, "sparsity": 0.6, "rate": 1e-2, "steps": 2000}
 RNG = np.random.default_rng(0)
 POSITIVE = RNG.integers(3, 30, size=(6, 7)).tolist()
 NEGATIVE = RNG.integers(30, 60, size=(6, 7)).tolist()
+UNEVEN = [POSITIVE[0][:6], *POSITIVE[1:]]
+"""The last place counts a third of the others: five of six reach it."""
 
 
 def unit(rows):
@@ -404,14 +406,15 @@ def test_the_vector_of_a_feature(trained, small):
 
 def by_hand(lm, sae, layer):
     """States of texts without sinks, mean activations of texts, and atoms, from the parts."""
-    states = text_states(lm, POSITIVE, NEGATIVE)
+    states = text_states(lm, UNEVEN, NEGATIVE)
     sink = states.sinks[layer] / np.linalg.norm(states.sinks[layer])
     sides = [side[layer] - np.outer(side[layer] @ sink, sink) for side in (states.positive, states.negative)]
     codes = []
-    for texts in (POSITIVE, NEGATIVE):
-        ((tokens, of_text),) = token_states(lm, texts, layer)
+    for texts in (UNEVEN, NEGATIVE):
+        ((tokens, of_text, weights),) = token_states(lm, texts, layer, places=states.places)
         values = np.asarray(sae.encode(jnp.asarray(tokens)))
-        codes.append(np.stack([values[of_text == k].mean(axis=0) for k in range(len(texts))]))
+        rows = [of_text == k for k in range(len(texts))]
+        codes.append(np.stack([np.average(values[row], axis=0, weights=weights[row]) for row in rows]))
     atoms = np.asarray(sae.decoder[...], float)
     return sides, codes, unit(atoms - np.outer(atoms @ sink, sink))
 
@@ -420,17 +423,19 @@ def by_hand(lm, sae, layer):
 def test_the_way_of_the_autoencoder(small, has_one):
     lm = small("llama")
     training = {"features": 24, "steps": 300, "sparsity": 0.3}
-    ((tokens, _),) = token_states(lm, [*POSITIVE, *NEGATIVE], 1)
+    ((tokens, *_),) = token_states(lm, [*UNEVEN, *NEGATIVE], 1)
     sae = random_autoencoder(d=D, f=F, layer=1) if has_one else train_sparse_autoencoder(tokens, layer=1, **training)
-    vector = sae_vector(lm, POSITIVE, NEGATIVE, 1, **({"sae": sae} if has_one else {"training": training}))
+    vector = sae_vector(lm, UNEVEN, NEGATIVE, 1, **({"sae": sae} if has_one else {"training": training}))
     (p, n), (of_p, of_n), atoms = by_hand(lm, sae, 1)
 
-    def made(rows):
+    def correlations(rows):
         both = np.concatenate([of_p[rows], of_n[rows]])
-        labels = np.repeat([1.0, 0.0], len(both) // 2)
+        labels = np.repeat([1.0, -1.0], len(both) // 2)
         spread = both.std(axis=0)
-        correlation = np.where(spread > 1e-6, (both.T @ (labels - 0.5)) / np.where(spread > 1e-6, spread, 1), 0)
-        u = atoms[np.argmax(np.abs(correlation))]
+        return np.where(spread > 1e-6, (both.T @ labels) / len(both) / np.where(spread > 1e-6, spread, 1), 0)
+
+    def made(rows):
+        u = atoms[np.argmax(np.abs(correlations(rows)))]
         return (u @ (p[rows].mean(axis=0) - n[rows].mean(axis=0))) * u
 
     np.testing.assert_allclose(vector[1], made(slice(None)), rtol=1e-3, atol=1e-5)
@@ -442,10 +447,11 @@ def test_the_way_of_the_autoencoder(small, has_one):
     facts = vector.extraction
     assert facts["way"] == "sparse-autoencoder"
     assert facts["features"] == sae.features
+    assert facts["correlation"] == pytest.approx(correlations(slice(None))[facts["feature"]], rel=1e-3)
     assert facts["autoencoder"] == ("" if has_one else "trained")
     assert ("explained_variance" in facts) != has_one
     assert vector.layers == (1,)
-    assert vector.scales[1] == pytest.approx(text_states(lm, POSITIVE, NEGATIVE).scales[1])
+    assert vector.scales[1] == pytest.approx(text_states(lm, UNEVEN, NEGATIVE).scales[1])
 
 
 def test_what_comes_after_the_cut_has_no_say(small):

@@ -53,7 +53,8 @@ def test_which_tokens_are_averaged(lm, tokens, places):
     np.testing.assert_allclose(states.positive, mean_of(lm, POSITIVE, places), rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(states.negative, mean_of(lm, NEGATIVE, places), rtol=2e-5, atol=1e-5)
     assert states.tokens.tolist() == [len(text[places(text)]) for text in POSITIVE + NEGATIVE]
-    assert states.cut == (3 if tokens == "content" else None)
+    assert (states.places is None) == (tokens != "content")
+    assert tokens != "content" or len(states.places) == 3
 
 
 def test_places_that_few_texts_reach_count_less(lm):
@@ -63,7 +64,7 @@ def test_places_that_few_texts_reach_count_less(lm):
     expected = [1, 1, 1, 1, 4 * 8 / 9 - 3, 4 * 7 / 9 - 3]
     np.testing.assert_allclose(place_weights([list(map(len, positive)), list(map(len, negative))]), expected, rtol=1e-12)
     states = text_states(lm, positive, negative)
-    assert states.cut == 6
+    assert len(states.places) == 6
     for k, text in enumerate(positive):
         total, mass = 0, 0
         # The first token is a sink.
@@ -96,13 +97,13 @@ def test_sinks_are_left_out_and_averaged_apart(lm_with_sink):
     positive = [[5, 60, 7, 8, 9], [9, 10, 60]]
     negative = [[20, 21, 22, 23], [27, 28, 60]]
     states = text_states(lm_with_sink, positive, negative)
-    assert states.cut == 3
+    assert len(states.places) == 3
     sinks = []
     for k, text in enumerate(positive + negative):
-        every = states_of(lm_with_sink, text)[:, : states.cut]
+        every = states_of(lm_with_sink, text)[:, : len(states.places)]
         norms = np.linalg.norm(every, axis=-1)
         sink = (norms > SINK * np.median(norms, axis=1, keepdims=True)).any(axis=0)
-        assert sink.tolist() == [z == 60 for z in text[: states.cut]]
+        assert sink.tolist() == [z == 60 for z in text[: len(states.places)]]
         sink[0] = True
         mean = states.positive[:, k] if k < 2 else states.negative[:, k - 2]
         np.testing.assert_allclose(mean, every[:, ~sink].mean(axis=1), rtol=2e-5, atol=1e-5)
@@ -165,7 +166,7 @@ def test_the_end_that_a_tokenizer_adds_is_no_content(lm):
 def test_the_form_of_a_chat_is_no_content(lm):
     lm = replace(lm, tokenizer=letters())
     states = text_states(lm, ["ABC", "ABCDEF"], ["DCA", "CDAB"], chat=True)
-    assert states.cut == 3
+    assert len(states.places) == 3
     assert states.tokens.tolist() == [3] * 4
     row = lm.tokenizer.encode(lm.tokenizer.chat([{"role": "user", "content": "ABCDEF"}]), special=False)
     first = row.index(lm.tokenizer.encode("A", special=False)[0])
@@ -198,7 +199,7 @@ def test_answers_to_questions(lm):
     row = answer_row(lm, "BB", "GHI", chat=True)
     assert row.ids[row.start :] == lm.tokenizer.encode("GHI", special=False)
     assert row.ids[: row.start] == lm.tokenizer.encode(lm.tokenizer.chat([{"role": "user", "content": "BB"}]), special=False)
-    assert states.cut == 1
+    assert len(states.places) == 1
     np.testing.assert_allclose(states.negative[:, 1], states_of(lm, row.ids)[:, row.start], rtol=2e-5, atol=1e-5)
     every = text_states(lm, ["CD", "E"], ["F", "GHI"], questions=questions, chat=True, tokens="answer")
     np.testing.assert_allclose(
@@ -238,12 +239,15 @@ def test_states_of_tokens(lm_with_sink, budget):
     texts = [[5, 60, 7, 8], [9, 10, 60], [20, 21, 22, 23, 24]]
     batches = list(token_states(lm_with_sink, texts, 1, budget=budget))
     assert len(batches) == 1 if budget is None else len(batches) > 1
-    states, of_text = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    states, of_text, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     assert of_text.tolist() == [0, 0, 1, 2, 2, 2, 2]
     expected = [states_of(lm_with_sink, text)[1, [k for k in range(1, len(text)) if text[k] != 60]] for text in texts]
     np.testing.assert_allclose(states, np.concatenate(expected), rtol=2e-5, atol=1e-5)
-    short = np.concatenate([part for part, _ in token_states(lm_with_sink, texts, 1, at_most=3)])
+    assert weights.tolist() == [1] * 7
+    parts = token_states(lm_with_sink, texts, 1, places=np.array([1, 1, 0.5]), budget=budget)
+    short, _, weights = (np.concatenate(values) for values in zip(*parts, strict=True))
     np.testing.assert_allclose(short, states[[0, 2, 3, 4]], atol=1e-5)
+    assert weights.tolist() == [0.5, 1, 1, 0.5]
     # The means of texts are over the same tokens, as far as all texts reach.
     means = text_states(lm_with_sink, texts, texts).positive[1]
     np.testing.assert_allclose(means[2], states[3:5].mean(axis=0), rtol=2e-5, atol=1e-5)
@@ -252,7 +256,7 @@ def test_states_of_tokens(lm_with_sink, budget):
 def test_states_of_tokens_of_answers(lm):
     lm = replace(lm, tokenizer=letters())
     row = answer_row(lm, "BB", "GHI")
-    ((states, of_text),) = token_states(lm, ["GHI"], 2, questions=["BB"])
+    ((states, of_text, _),) = token_states(lm, ["GHI"], 2, questions=["BB"])
     np.testing.assert_allclose(states, states_of(lm, row.ids)[2, row.start :], rtol=2e-5, atol=1e-5)
     assert of_text.tolist() == [0] * len(states)
 
@@ -265,7 +269,10 @@ def test_states_of_tokens_of_answers(lm):
         (([[1, 2]], -1), "^layer: "),
         (([[1, 2]], 0, {"questions": []}), "^questions: "),
         (([[1, 2]], 0, {"questions": ["A", "B"]}), "^questions: .*1 texts, got 2"),
-        (([[1, 2]], 0, {"at_most": 0}), "^at_most: "),
+        (([[1, 2]], 0, {"places": np.zeros(2)}), "^places: expected finite weights"),
+        (([[1, 2]], 0, {"places": np.array([1.0, -1.0])}), "^places: expected finite weights"),
+        (([[1, 2]], 0, {"places": np.array([1, np.nan])}), "^places: expected finite weights"),
+        (([[1, 2]], 0, {"places": np.ones(1)}), "^text 0: .*first"),
         (([[1, 2], [1]], 0), "^text 1: .*first"),
     ],
 )
