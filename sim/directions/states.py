@@ -20,7 +20,7 @@ from sim.bridge.model import LanguageModel
 from sim.bridge.split import all_states
 from sim.bridge.tokenizer import Tokenizer
 from sim.progress import bar
-from ufm._check import require, shown, whole_number
+from ufm._check import in_range, require, shown, whole_number
 from ufm.precision import of_products, wide
 
 SELECTIONS = ("content", "answer", "all", "last")
@@ -168,10 +168,12 @@ def token_states(
     last = lm.config.num_layers - 1
     require(block <= last, "layer", f"a block from 0 to {last}", block)
     rows = [_row(lm, "texts", k, text, asked, chat) for k, text in enumerate(listed)]
-    weights = np.ones(max(row.length for row in rows)) if places is None else np.asarray(places, float)
-    fits = bool((np.isfinite(weights) & (weights >= 0)).all() and weights.any())
-    require(fits, "places", "finite weights of at least 0, and not all of them 0", shown(places))
-    chosen = [content(row, weights) for row in rows]
+    if places is None:
+        places = np.ones(max(row.length for row in rows))
+    else:
+        expected = "finite weights of at least 0, and not all of them 0"
+        in_range("places", places, expected, lambda x: (np.isfinite(x) & (x >= 0)).all() and x.any())
+    chosen = [content(row, places) for row in rows]
     return _read_tokens(lm, [row.ids for row in rows], chosen, block, budget, progress)
 
 

@@ -282,6 +282,11 @@ def test_bad_input_of_token_states(lm, arguments, message):
         list(token_states(lm, texts, layer, **(more[0] if more else {})))
 
 
+def test_an_empty_text_has_no_states_of_tokens(lm):
+    with pytest.raises(ValueError, match=r"^text 0: .*first"):
+        list(token_states(replace(lm, tokenizer=letters()), [""], 0))
+
+
 def test_states_that_are_not_finite(small):
     lm = small("llama").with_dtype("float16")
     grown = {name: value * 3e4 for name, value in lm.parameters.items()}
