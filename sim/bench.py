@@ -430,13 +430,13 @@ HOURS = ("choosing",)
 """Cases that take hours, and run only where they are named."""
 
 
-def bench(names: Sequence[str] | None = None, seed: int = 0, models: Sequence[str] = ()) -> dict[str, Any]:
+def bench(names: Sequence[str] | None = None, seed: int = 0, **of_choosing: Any) -> dict[str, Any]:
     """Run cases one after the other, each in a fresh process.
 
     Args:
         names: of cases; all but those that take hours if left out.
         seed: of everything random.
-        models: for the case "choosing": the models that it runs on; the default model if left out.
+        of_choosing: for the case "choosing": what `sim.bench_choosing.case` takes.
 
     Returns:
         ``{"settings": ..., "cases": {name: {figure: number}}}``.
@@ -452,8 +452,8 @@ def bench(names: Sequence[str] | None = None, seed: int = 0, models: Sequence[st
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         for name in (bar := tqdm(chosen, unit="case", disable=None)):
             bar.set_description(name)
-            more = (tuple(models),) if name == "choosing" else ()
-            cases[name] = pool.submit(CASES[name], seed, *more).result()
+            more = of_choosing if name == "choosing" else {}
+            cases[name] = pool.submit(CASES[name], seed, **more).result()
     return {"settings": settings(seed, processor=platform.machine()), "cases": cases}
 
 

@@ -5,11 +5,14 @@ is measured on other prompts, on text that the model writes with other randomnes
 concept and layer, is a cell; a table shows the medians over cells, and in how many the cost paid is near the budget asked.
 """
 
+import json
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -22,9 +25,10 @@ from sim.choosing.criteria import LossRise, statistic
 from sim.choosing.rollouts import Effects, FixedText, Rollouts, Writer, promoted, prompts_alone
 from sim.choosing.search import choose
 from sim.directions.extraction import make_vector
-from sim.directions.texts import CONCEPTS, concept_pairs
+from sim.directions.texts import CONCEPTS, concept_pairs, json_lines
 from sim.directions.vector import SteeringVector
-from ufm._check import require
+from sim.output import package_version, writable_file, write_whole
+from ufm._check import require, shown
 
 PEOPLE = (
     "my sister",
@@ -142,8 +146,13 @@ class Trial:
         """Strength 1, the difference of the means itself."""
         return Strength(1.0, 0.0)
 
-    def bisection(self) -> Strength:
-        """The budget by doubling and halving: at every strength the model writes, and both models read what it wrote."""
+    def bisection(self, start: float = 1.0) -> Strength:
+        """The budget by doubling and halving: at every strength the model writes, and both models read what it wrote.
+
+        Args:
+            start: the first strength. From another one, others are looked at, and where the statistic jumps from text to
+                text the end is another, too.
+        """
         writer, passes = self.writer(held_out=False, seed=0), 0.0
 
         def within(alpha: float) -> bool:
@@ -152,14 +161,14 @@ class Trial:
             rollouts = writer(self.steering, alpha)
             return statistic(self.effects(rollouts, alpha).kl, "p95") < self.budget
 
-        if within(1.0):
-            low, high = 1.0, 2.0
+        if within(start):
+            low, high = start, 2 * start
             while within(high):
                 low, high = high, 2 * high
                 if high > 1e6:
                     return Strength(np.nan, passes)
         else:
-            low, high = 0.5, 1.0
+            low, high = start / 2, start
             while not within(low):
                 low, high = low / 2, low
         while high / low > 1.01:
@@ -250,6 +259,7 @@ def run(
     budget: float = 1.0,
     horizon: int = 50,
     count: int = 32,
+    kept: str | Path | None = None,
 ) -> list[ChoiceOutcome]:
     """Choose strengths in every cell, by every way, and try them on other prompts.
 
@@ -261,35 +271,100 @@ def run(
         budget: KL per token at the 95th percentile, nats.
         horizon: tokens of a continuation.
         count: prompts to choose on, and to try on, at most 32.
+        kept: a file of JSON lines that every outcome is put down in as soon as it is there. What is in it already, of the
+            same model and settings and by this version, is not measured again.
 
     Raises:
-        ValueError: an unknown way or concept.
+        ValueError: an unknown way or concept; a file of something else.
     """
-    unknown = [way for way in ways if way not in WAYS]
-    require(not unknown, "ways", f"some of {', '.join(WAYS)}", ", ".join(unknown))
+    for name, values, known in (("ways", ways, WAYS), ("concepts", concepts, CONCEPTS)):
+        unknown = [value for value in values if value not in known]
+        require(not unknown, name, f"some of {', '.join(known)}", ", ".join(map(str, unknown)))
+    store = None if kept is None else OutcomeFile(writable_file(kept, "kept"))
     outcomes = []
     cells = [(concept, depth) for concept in concepts for depth in depths]
     for name in models:
         lm = load(name)
+        settings: dict[str, Any] = {"version": package_version(), "fingerprint": lm.fingerprint}
+        settings |= {"budget": budget, "horizon": horizon, "count": count}
         for concept, depth in tqdm(cells, desc=str(name).rsplit("/", 1)[-1], disable=None):
-            vector = make_vector(lm, pairs=concept_pairs(concept), name=concept, progress=False)
             layer = round(depth * (lm.config.num_layers - 1))
-            trial = Trial(lm, vector.at(layer), layer, budget, horizon, count)
-            _ = trial.members, trial.unsteered  # looked at before any way is timed
+            by_way = {} if store is None else store.outcomes_of(settings, concept, layer)
+            trial = None
             for way in ways:
-                start = time.perf_counter()
-                alpha, passes = WAYS[way](trial)
-                outcomes.append(trial.outcome(way, alpha, passes, time.perf_counter() - start))
+                if way not in by_way:
+                    trial = trial or _trial(lm, concept, layer, budget, horizon, count)
+                    start = time.perf_counter()
+                    alpha, passes = WAYS[way](trial)
+                    by_way[way] = trial.outcome(way, alpha, passes, time.perf_counter() - start)
+                    if store is not None:
+                        store.add(settings, by_way[way])
+                outcomes.append(by_way[way])
     return outcomes
 
 
-def case(seed: int = 0, models: Sequence[str] = ()) -> dict[str, float]:
-    """Ways to choose a strength on all concepts of the library: passes, seconds, and what is paid on other prompts."""
+def _trial(lm: LanguageModel, concept: str, layer: int, budget: float, horizon: int, count: int) -> Trial:
+    """A cell, with what all ways are compared with looked at before any of them is timed."""
+    vector = make_vector(lm, pairs=concept_pairs(concept), name=concept, progress=False)
+    trial = Trial(lm, vector.at(layer), layer, budget, horizon, count)
+    _ = trial.members, trial.unsteered
+    return trial
+
+
+class OutcomeFile:
+    """A file of JSON lines, one for each outcome, with the settings that it was measured at.
+
+    Args:
+        path: of the file, which need not be there yet.
+
+    Raises:
+        ValueError: a line that is no outcome; names the file and the line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[tuple[dict[str, Any], ChoiceOutcome]] = []
+        if path.is_file():
+            self.lines = [_outcome_of(line, where) for where, line in json_lines(path, "kept")]
+
+    def outcomes_of(self, settings: dict[str, Any], concept: str, layer: int) -> dict[str, ChoiceOutcome]:
+        """The outcomes of a cell at some settings, by way."""
+        at_settings = (known for used, known in self.lines if used == settings)
+        return {known.way: known for known in at_settings if (known.concept, known.layer) == (concept, layer)}
+
+    def add(self, settings: dict[str, Any], outcome: ChoiceOutcome) -> None:
+        """Put an outcome down, and the file on disk with it."""
+        self.lines.append((settings, outcome))
+        rows = [used | {name: _or_none(value) for name, value in asdict(known).items()} for used, known in self.lines]
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        write_whole(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _or_none(value: Any) -> Any:
+    """A number for JSON, which has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _outcome_of(line: Any, where: str) -> tuple[dict[str, Any], ChoiceOutcome]:
+    """Settings and an outcome, from a line of a file."""
+    names = [field.name for field in fields(ChoiceOutcome)]
+    is_one = isinstance(line, dict) and set(names) <= set(line)
+    require(is_one, where, "an outcome of `ufm bench choosing`", shown(line))
+    values: dict[str, Any] = {name: math.nan if line[name] is None else line[name] for name in names}
+    return {name: value for name, value in line.items() if name not in names}, ChoiceOutcome(**values)
+
+
+def case(
+    seed: int = 0, models: Sequence[str] = (), concepts: Sequence[str] = (), kept: str | Path | None = None
+) -> dict[str, float]:
+    """Ways to choose a strength on concepts of the library: passes, seconds, and what is paid on other prompts."""
     del seed  # prompts and seeds of texts are part of the case
-    outcomes = run(models or (fetch.NAME,))
+    outcomes = run(models or (fetch.NAME,), concepts or CONCEPTS, kept=kept)
     tqdm.write(as_table(outcomes, 1.0))
     table = figures(outcomes, 1.0)
-    return {f"{way}: {name}": value for way, row in table.items() for name, value in row.items()}
+    medians = {f"{way}: {name}": value for way, row in table.items() for name, value in row.items()}
+    # A way that gave no strength in any cell has no medians.
+    return {name: value for name, value in medians.items() if math.isfinite(value)}
 
 
 def figures(outcomes: Sequence[ChoiceOutcome], budget: float) -> dict[str, dict[str, float]]:

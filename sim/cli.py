@@ -281,8 +281,16 @@ def bench(
         list[str] | None, typer.Argument(help="Cases to run; all but choosing, which takes hours, if left out.")
     ] = None,
     json: Json = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write bench.json into.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for bench.json, and for choosing.jsonl: its rows as they are done, which are not run again."
+        ),
+    ] = None,
     model: Annotated[list[str] | None, typer.Option(help="Model for the case choosing; repeat for several.")] = None,
+    concept: Annotated[
+        list[str] | None, typer.Option(help="Concept for it; repeat for several; all eight if left out.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Run the benchmarks, all or those named, and print a table."""
@@ -293,7 +301,8 @@ def bench(
 
     targets = [output.writable_file(json, "json")] if json else []
     targets += [output.writable_folder(out) / "bench.json"] if out else []
-    results = run(cases, seed, model or ())
+    kept = out and out / "choosing.jsonl"
+    results = run(cases, seed, models=tuple(model or ()), concepts=tuple(concept or ()), kept=kept)
     for path in targets:
         write_json(path, results)
     typer.echo(as_table(results))

@@ -10,7 +10,7 @@ import xarray as xr
 
 import sim
 from sim import bench_choosing
-from sim.bench_choosing import WAYS, ChoiceOutcome, Trial, as_table, figures, prompts
+from sim.bench_choosing import WAYS, ChoiceOutcome, OutcomeFile, Trial, as_table, figures, prompts
 from sim.choosing import request
 from sim.choosing.criteria import statistic
 from sim.choosing.mix import mix
@@ -345,6 +345,9 @@ def test_bisection_doubles_as_often_as_it_takes(trial):
     alpha = WAYS["bisection"](short).alpha
     assert alpha > 8
     assert paid(alpha) < short.budget <= paid(1.02 * alpha)
+    other = short.bisection(start=1.3).alpha
+    assert other != alpha
+    assert paid(other) < short.budget <= paid(1.02 * other)
 
 
 def test_outcomes_are_measured_on_other_prompts(trial):
@@ -359,6 +362,60 @@ def test_outcomes_are_measured_on_other_prompts(trial):
     assert 0 <= outcome.collapsed <= 1
     assert trial.outcome("alpha = 0", 0.0, 0.0, 0.0).collapsed == outcome.collapsed_before
     assert np.isnan(trial.outcome("ours", np.nan, 1.0, 2.0).p95)
+
+
+def test_outcomes_are_put_down_as_they_come_and_are_not_measured_again(trial, monkeypatch, tmp_path):
+    concepts = []
+
+    def made(lm, concept, *_):
+        concepts.append(concept)
+        return replace(trial, vector=replace(trial.vector, name=concept))
+
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_choosing, "load", lambda _: trial.lm)
+    monkeypatch.setattr(bench_choosing, "_trial", made)
+    monkeypatch.setitem(WAYS, "stops", stopped)
+    file = tmp_path / "new" / "choosing.jsonl"
+    options = {"depths": (0.5,), "budget": 0.05, "horizon": 4, "count": 3, "kept": file}
+    with pytest.raises(KeyboardInterrupt):
+        bench_choosing.run(["tiny"], ["joy", "evil"], ways=["alpha = 1", "ratio 0.5", "stops"], **options)
+    assert concepts == ["joy"]
+    assert len(file.read_text().splitlines()) == 2
+    first = bench_choosing.run(["tiny"], ["joy", "evil"], ways=["alpha = 1", "ratio 0.5"], **options)
+    assert concepts == ["joy", "evil"]
+    assert [(o.concept, o.way) for o in first] == [(c, w) for c in ("joy", "evil") for w in ("alpha = 1", "ratio 0.5")]
+    assert bench_choosing.run(["tiny"], ["joy", "evil"], ways=["alpha = 1", "ratio 0.5"], **options) == first
+    assert concepts == ["joy", "evil"]
+    # At another budget, or for another model, all is measured.
+    bench_choosing.run(["tiny"], ["joy"], ways=["alpha = 1"], **(options | {"budget": 0.1}))
+    assert concepts == ["joy", "evil", "joy"]
+
+
+def test_no_strength_is_put_down_and_read_again(tmp_path):
+    store = OutcomeFile(tmp_path / "c.jsonl")
+    store.add({"budget": 1.0}, ChoiceOutcome("m", "joy", 1, "ALERT", np.nan, 5.0, 1.0, *[np.nan] * 6))
+    (again,) = OutcomeFile(store.path).outcomes_of({"budget": 1.0}, "joy", 1).values()
+    assert np.isnan([again.alpha, again.p95]).all()
+    assert again.passes == 5.0
+    assert not OutcomeFile(store.path).outcomes_of({"budget": 2.0}, "joy", 1)
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"model": "m"}', "no JSON"])
+def test_a_file_of_something_else_is_refused_and_kept(line, tmp_path):
+    file = tmp_path / "c.jsonl"
+    file.write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"line 1 of c\.jsonl"):
+        OutcomeFile(file)
+    assert file.read_text() == line + "\n"
+
+
+@pytest.mark.parametrize("names", [{"concepts": ["joy", "cheer"]}, {"concepts": ["joy"], "ways": ["cheer"]}])
+def test_unknown_cells_are_refused_before_a_model_is_loaded(names, monkeypatch):
+    monkeypatch.setattr(bench_choosing, "load", lambda _: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match="cheer"):
+        bench_choosing.run(["tiny"], **names)
 
 
 def test_texts_that_repeat_themselves_or_are_unlikely_have_collapsed():
