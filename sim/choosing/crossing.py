@@ -215,5 +215,6 @@ def _next(low, high, here, steepness: float, strides: tuple[float, float], *, ha
         return float(np.exp((log_low + log_high) / 2))
     size = abs(here[1]) / steepness if np.isfinite(here[1]) else np.log(2)
     # A little farther than the guess, so that the other side is soon known.
-    step = -np.sign(here[1]) * np.clip(1.02 * size, *strides)
-    return float(here[0] * np.exp(step))
+    step = np.clip(1.02 * size, *strides)
+    # At the crossing itself, which counts as above it, a smaller strength is looked at.
+    return float(here[0] * np.exp(step if here[1] < 0 else -step))

@@ -67,7 +67,7 @@ def expected_root(
         return excess(alpha, effects_at(alpha, known))
 
     values = [at(float(np.log(end))) for end in ends]
-    if not np.isfinite(values).all() or not values[0] < 0 < values[1]:
+    if not np.isfinite(values).all() or not values[0] < 0 <= values[1]:
         return None
     return float(np.exp(brentq(at, *np.log(ends), xtol=1e-5)))
 

@@ -36,6 +36,24 @@ def test_the_last_good_strength_is_kept_where_there_are_no_numbers_beyond():
     assert result.alpha == pytest.approx(3, rel=0.011)
 
 
+@pytest.mark.parametrize("start", [2.0, 5.0])
+@pytest.mark.parametrize("tells", [False, True])
+def test_a_crossing_that_is_met_exactly_is_a_solution(start, tells):
+    """By lines that two strengths tell, or by values alone; at the start, or at a step."""
+    looked_at = []
+
+    def excess(alpha):
+        looked_at.append(alpha)
+        return 0.0 if abs(alpha - 2) < 1e-9 else float(np.log(alpha / 2))
+
+    def expected(low, high):
+        return 2.0 if len(set(looked_at)) > 1 else None
+
+    result = crossing(excess, start, steepness=1.0, expected=expected if tells else None)
+    assert result.alpha == pytest.approx(2, rel=0.011)
+    assert result.evaluations <= 4
+
+
 def test_what_is_never_reached_is_said():
     result = crossing(lambda alpha: -0.5 - 1 / (1 + alpha), 1.0, most=1000.0)
     assert result.alpha is None

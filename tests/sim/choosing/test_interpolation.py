@@ -69,6 +69,12 @@ def test_the_root_of_a_percentile(powers):
     )
 
 
+def test_a_root_that_was_looked_at_is_told(powers):
+    """Where the strength that was looked at last is the crossing to the last digit, it counts as above it."""
+    looked_at = {strength: powers(strength) for strength in (1.5, 2.0)}
+    assert expected_root(lambda alpha, _: np.log(alpha / 1.5), looked_at, 0.0, 1.5) == pytest.approx(1.5, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "strengths", [[1.0], [], [1e-3, 2e-3], [1e3, 2e3]], ids=["one strength", "none", "far below", "far above"]
 )

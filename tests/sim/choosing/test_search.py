@@ -12,7 +12,7 @@ import pytest
 import sim
 from sim.bridge.generation import Sampling
 from sim.choosing import rollouts, search
-from sim.choosing.criteria import KLBudget, LossRise, NormRatio, Rising, ShareAtLeast, statistic
+from sim.choosing.criteria import Ceiling, KLBudget, LossRise, NormRatio, Rising, ShareAtLeast, statistic
 from sim.choosing.interval import interval_of
 from sim.choosing.page import summary
 from sim.choosing.rollouts import FixedText, Writer, prompts_alone
@@ -228,6 +228,26 @@ def test_other_limits(lm):
     effects = text_at(lm, rise.points[-1].on).effects(rise.alpha, MEMBERS)
     assert np.nanmean(effects.loss) == pytest.approx(1.05 * own, rel=0.02)
     assert rise.stopped_by == "log-probability"
+
+
+class AtMost(Ceiling):
+    """A strength within another: rounding has no part in where that is."""
+
+    name = "strength"
+
+    def __init__(self, most):
+        self.most = most
+
+    def excess(self, situation):
+        return float(np.log(situation.alpha / self.most))
+
+
+@pytest.mark.parametrize("steps", [1.0, 0.5, 2.0])
+def test_a_strength_that_meets_its_limit_to_the_last_digit_is_the_answer(lm, steps):
+    most = steps * choice_of(lm, criteria=[AtMost(1.0)]).guess
+    choice = choice_of(lm, criteria=[AtMost(most)])
+    assert choice.alpha == pytest.approx(most, rel=0.011)
+    assert choice.stopped_by == "strength"
 
 
 @pytest.mark.parametrize("seed", range(5))
