@@ -40,7 +40,7 @@ from theory import predicted, routes, tilting
 from theory.instance import Instance
 from theory.statement import TABLES
 from ufm import Add, Corpus, Last, Steering
-from ufm._check import require
+from ufm._check import known_names
 from ufm.steerable import one_of
 
 Figures = dict[str, float]
@@ -445,8 +445,7 @@ def bench(names: Sequence[str] | None = None, seed: int = 0, **of_choosing: Any)
         ValueError: an unknown case.
     """
     chosen = [name for name in CASES if name not in HOURS] if not names else list(names)
-    unknown = [name for name in chosen if name not in CASES]
-    require(not unknown, "case", f"one of {', '.join(CASES)}", ", ".join(unknown))
+    known_names("case", chosen, CASES)
     context = multiprocessing.get_context("spawn")
     cases: dict[str, Figures] = {}
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:

@@ -8,7 +8,7 @@ concept and layer, is a cell; a table shows the medians over cells, and in how m
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import product
@@ -27,8 +27,8 @@ from sim.choosing.search import choose
 from sim.directions.extraction import make_vector
 from sim.directions.texts import CONCEPTS, concept_pairs, json_lines
 from sim.directions.vector import SteeringVector
-from sim.output import package_version, writable_file, write_whole
-from ufm._check import require, shown
+from sim.output import finite_or_none, package_version, writable_file, write_whole
+from ufm._check import known_names, require, shown
 
 PEOPLE = (
     "my sister",
@@ -277,9 +277,8 @@ def run(
     Raises:
         ValueError: an unknown way or concept; a file of something else.
     """
-    for name, values, known in (("ways", ways, WAYS), ("concepts", concepts, CONCEPTS)):
-        unknown = [value for value in values if value not in known]
-        require(not unknown, name, f"some of {', '.join(known)}", ", ".join(map(str, unknown)))
+    known_names("ways", ways, WAYS)
+    known_names("concepts", concepts, CONCEPTS)
     store = None if kept is None else OutcomeFile(writable_file(kept, "kept"))
     outcomes = []
     cells = [(concept, depth) for concept in concepts for depth in depths]
@@ -289,18 +288,24 @@ def run(
         settings |= {"budget": budget, "horizon": horizon, "count": count}
         for concept, depth in tqdm(cells, desc=str(name).rsplit("/", 1)[-1], disable=None):
             layer = round(depth * (lm.config.num_layers - 1))
-            by_way = {} if store is None else store.outcomes_of(settings, concept, layer)
-            trial = None
-            for way in ways:
-                if way not in by_way:
-                    trial = trial or _trial(lm, concept, layer, budget, horizon, count)
-                    start = time.perf_counter()
-                    alpha, passes = WAYS[way](trial)
-                    by_way[way] = trial.outcome(way, alpha, passes, time.perf_counter() - start)
-                    if store is not None:
-                        store.add(settings, by_way[way])
-                outcomes.append(by_way[way])
+            known = {} if store is None else store.outcomes_of(settings, concept, layer)
+            absent = [way for way in ways if way not in known]
+            for outcome in _measured(absent, lm, concept, layer, budget, horizon, count):
+                known[outcome.way] = outcome
+                if store is not None:
+                    store.add(settings, outcome)
+            outcomes += [known[way] for way in ways]
     return outcomes
+
+
+def _measured(ways: Sequence[str], *cell: Any) -> Iterator[ChoiceOutcome]:
+    """The outcomes of ways in a cell, timed, as they come."""
+    if ways:
+        trial = _trial(*cell)
+        for way in ways:
+            start = time.perf_counter()
+            alpha, passes = WAYS[way](trial)
+            yield trial.outcome(way, alpha, passes, time.perf_counter() - start)
 
 
 def _trial(lm: LanguageModel, concept: str, layer: int, budget: float, horizon: int, count: int) -> Trial:
@@ -335,14 +340,9 @@ class OutcomeFile:
     def add(self, settings: dict[str, Any], outcome: ChoiceOutcome) -> None:
         """Put an outcome down, and the file on disk with it."""
         self.lines.append((settings, outcome))
-        rows = [used | {name: _or_none(value) for name, value in asdict(known).items()} for used, known in self.lines]
+        rows = [used | {name: finite_or_none(value) for name, value in asdict(known).items()} for used, known in self.lines]
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write_whole(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _or_none(value: Any) -> Any:
-    """A number for JSON, which has no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _outcome_of(line: Any, where: str) -> tuple[dict[str, Any], ChoiceOutcome]:

@@ -1,6 +1,7 @@
 """Results on disk: an output folder that is known to be writable before anything is computed, and files written whole."""
 
 import json
+import math
 import os
 import platform
 import tempfile
@@ -82,6 +83,11 @@ def write_json(path: Path, data: object) -> Path:
 def json_text(data: object) -> str:
     """The text that `write_json` writes."""
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+
+def finite_or_none(value: Any) -> Any:
+    """A value for JSON, which has no NaN and no infinities: None stands for them."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:

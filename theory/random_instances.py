@@ -31,7 +31,7 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Bool, Float, Int
 
 from theory.instance import Instance
-from ufm._check import require, typed
+from ufm._check import known_names, require, typed
 from ufm._pytree import Leaf, pytree
 
 FAMILIES = ("uniform", "weighted", "tied", "per-context-a", "per-context-b", "mixed", "free")
@@ -187,8 +187,8 @@ def check_families(families: Sequence[str]) -> None:
     Raises:
         ValueError: no family, or one that does not exist.
     """
-    unknown = [name for name in families if name not in FAMILIES]
-    require(len(families) > 0 and not unknown, "families", f"some of {', '.join(FAMILIES)}", unknown or "none")
+    known_names("families", families, FAMILIES)
+    require(len(families) > 0, "families", f"some of {', '.join(FAMILIES)}", "none")
 
 
 def _choice(u: Float[Array, "*s"], n: Int[Array, ""] | int) -> Int[Array, "*s"]:

@@ -139,6 +139,17 @@ def within_32_bits(*numbers: Any) -> bool:
     return all(abs(extreme) < 2**31 for extreme in extremes)
 
 
+def known_names(argument: str, values: Iterable[Any], known: Iterable[str]) -> None:
+    """Refuse names that are not among those that are known, and say which.
+
+    Raises:
+        ValueError: such a name.
+    """
+    names = list(known)
+    strangers = [value for value in values if value not in names]
+    require(not strangers, argument, f"some of {', '.join(names)}", ", ".join(map(str, strangers)))
+
+
 def whole_number(argument: str, value: Any, least: int | None = None) -> int:
     """`value` as an integer of at least `least`; refuses floats, truth values, and what does not fit into 64 bits.
 

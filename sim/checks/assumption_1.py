@@ -30,7 +30,7 @@ from theory.rationals import RationalInstance, checked, even, rationalise, round
 from theory.refute import DIGITS, descend, guarded, pick
 from theory.statement import TABLES, Hypothesis, Margin, assemble_all, hold_on, margins_on, sample_all
 from theory.statements.hypotheses import EXACT, likelier, spreads, varies
-from ufm._check import require
+from ufm._check import known_names, require
 from ufm.precision import in_float64
 
 DROPPED = ("separated", "A1")
@@ -284,8 +284,7 @@ def leave(
     statements = find_each(everything if ids is None else ids)
     others = [statement.id for statement in statements if statement.domain is not TABLES]
     require(not others, "statements", "statements about next-token tables", others)
-    unknown = [name for name in departures or () if name not in DEPARTURES]
-    require(not unknown, "departures", f"some of {', '.join(DEPARTURES)}", unknown)
+    known_names("departures", departures or (), DEPARTURES)
     require(drawn >= 1, "drawn", "at least one random table", drawn)
     chosen = [DEPARTURES[name] for name in departures or DEPARTURES]
     with in_float64(), ThreadPoolExecutor(workers) as pool:

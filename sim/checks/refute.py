@@ -32,7 +32,7 @@ from theory.rationals import RationalInstance
 from theory.refute import DRAWN, RESTARTS, STEPS, Attack, attack, confirmed, simplified
 from theory.small_tables import attack_small
 from theory.statement import TABLES, Hypothesis, Margin
-from ufm._check import require, typed
+from ufm._check import known_names, require, typed
 from ufm.precision import in_float64
 from ufm.transformer import Layers, Transformer
 
@@ -114,8 +114,7 @@ def conjecture(
     chosen = own if needs is None else tuple(needs)
     others = [registered.hypotheses for registered in REGISTRY.values() if registered.domain.name == domain.name]
     known = {name: hypothesis for hypotheses in others for name, hypothesis in hypotheses.items()}
-    unknown = [name for name in chosen if name not in known]
-    require(not unknown, "needs", f"some of {', '.join(known)}", unknown)
+    known_names("needs", chosen, known)
     return Conjecture(target, margin, domain, {name: known[name] for name in chosen}, twin, claim)
 
 

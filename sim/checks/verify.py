@@ -19,14 +19,14 @@ import jax
 import numpy as np
 
 from sim._garbage import collect_seldom
-from sim.output import package_version
+from sim.output import finite_or_none, package_version
 from sim.progress import bar
 from sim.toy.curves import Trained
 from theory import REGISTRY, Claim, Domain, Evidence, Measured, Statement, examples, find_all, routes
 from theory._compilation import release_programs
 from theory.rationals import RationalInstance
 from theory.statement import TABLES
-from ufm._check import require, typed
+from ufm._check import known_names, require, typed
 from ufm.concepts import check_count
 from ufm.precision import in_float64
 
@@ -106,8 +106,7 @@ def train_examples(seed: int = 0, names: Sequence[str] | None = None) -> dict[st
     """
     with in_float64():
         cases = examples.all_cases()
-        unknown = [name for name in names or () if name not in cases]
-        require(not unknown, "names", f"some of {'; '.join(cases)}", unknown)
+        known_names("names", names or (), cases)
         chosen = {name: cases[name] for name in (names or cases)}
         fits = bar(examples.train(chosen, jax.random.key(seed)), total=len(chosen), desc="train", unit="corpus")
         return {name: Trained(chosen[name], fit) for name, fit in fits}
@@ -144,8 +143,8 @@ def verify(
         ValueError: an unknown id or route, no instance or more than fit in memory; the second process was ended.
     """
     statements = find_each(ids or REGISTRY)
-    unknown = [name for name in names if name not in routes.ROUTES]
-    require(bool(names) and not unknown, "routes", f"some of {', '.join(routes.ROUTES)}", unknown or "none")
+    known_names("routes", names, routes.ROUTES)
+    require(bool(names), "routes", f"some of {', '.join(routes.ROUTES)}", "none")
     require(workers >= 1, "workers", "at least one", workers)
     require(instances >= 1, "instances", "at least one", instances)
     check_count("instances", "instances", instances)
@@ -362,7 +361,7 @@ def _plain(result: Evidence) -> dict[str, object]:
         "holds": result.holds,
         "outcome": result.outcome,
         "instances": result.checked,
-        "worst_margin": result.worst_margin if np.isfinite(result.worst_margin) else None,
+        "worst_margin": finite_or_none(float(result.worst_margin)),
         "seconds": round(result.seconds, 3),
         "note": result.note,
     }

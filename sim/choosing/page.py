@@ -16,6 +16,7 @@ from sim.choosing.choice import Choice, prompts_in_words
 from sim.choosing.curves import APART, REACH, STEPS, curves, word_of
 from sim.figures.choosing import CHOOSING_FIGURES
 from sim.figures.style import save
+from sim.output import finite_or_none
 from ufm._check import require
 
 STEPS_BETWEEN = 5
@@ -97,8 +98,8 @@ def view(lm: LanguageModel, choice: Choice, data: xr.Dataset) -> dict[str, Any]:
         "alpha": choice.alpha,
         "unit": about["unit"],
         "interval": choice.interval,
-        "budget": _known(about["budget"]),
-        "wanted": _known(about["wanted"]),
+        "budget": finite_or_none(about["budget"]),
+        "wanted": finite_or_none(about["wanted"]),
         "statistic": about["statistic"],
         "statistic_words": _STATISTICS[about["statistic"]],
         "statistics": shown,
@@ -212,10 +213,6 @@ def _prompt(data: xr.Dataset) -> dict[str, Any]:
 
 def _rounded(values: xr.DataArray, digits: int = 4) -> list[float]:
     return [float(f"{value:.{digits}g}") for value in values.values]
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def _as_script(views: list[dict[str, Any]]) -> str:

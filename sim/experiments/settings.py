@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from sim.bridge.config import Config
 from sim.bridge.generation import Sampling
 from sim.directions.texts import CONCEPTS
-from ufm._check import require
+from ufm._check import known_names, require
 from ufm.interventions import FORMS
 
 
@@ -298,8 +298,7 @@ class Updates:
 
     def __post_init__(self) -> None:
         for name, known in (("methods", METHODS), ("forms", FORMS)):
-            unknown = [entry for entry in getattr(self, name) if entry not in known]
-            require(not unknown, f"updates.{name}", f"some of {', '.join(known)}", ", ".join(unknown))
+            known_names(f"updates.{name}", getattr(self, name), known)
         for name in ("concepts", "methods", "forms"):
             _names(getattr(self, name), f"updates.{name}")
         at_least_0 = ("weight_positive", "weight_negative")
@@ -358,8 +357,7 @@ class ExperimentSettings:
         for concept in self.concepts:
             free = bool(concept.strip()) and concept != "random" and not concept.startswith("not ")
             require(free, "concepts", 'names other than random, and without "not " before them', repr(concept))
-        unknown = [name for name in self.variants if name not in known]
-        require(not unknown, "variants", f"some of {', '.join(known)}", ", ".join(unknown))
+        known_names("variants", self.variants, known)
         require(self.variants[0] != "resampled", "variants", "another one than resampled at first", "resampled")
 
     @property

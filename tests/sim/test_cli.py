@@ -141,7 +141,7 @@ def test_verify_exits_with_1_when_a_statement_fails(monkeypatch, capsys):
         (["verify", "--json", "{file}/x.json"], "json: expected a file in a folder that can be written"),
         (["reproduce", "--out", "{file}"], "out: expected a folder that can be written"),
         (["figures", "--out", "{file}/deeper"], "out: expected a folder that can be written"),
-        (["bench", "no-such-case"], "case: expected one of predicted-at-scale"),
+        (["bench", "no-such-case"], "case: expected some of predicted-at-scale"),
         (["verify", "--seed", "-1"], "--seed"),
         (["verify", "--seed", "one"], "--seed"),
     ],

@@ -15,7 +15,7 @@ from sim.figures.preference import spelt
 from sim.figures.style import save
 from sim.measure.decay import Side, fit_preference
 from sim.measure.tradeoff import as_text, averages, halved, table, with_fits
-from sim.output import write_data
+from sim.output import finite_or_none, write_data
 from sim.pages import pictures, write_page
 from sim.toy import answers
 from ufm._check import require
@@ -143,10 +143,7 @@ def write(experiment: Experiment) -> Written:
 
 def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows as JSON has them: null for what is not finite."""
-    return [
-        {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()}
-        for row in rows
-    ]
+    return [{name: finite_or_none(value) for name, value in row.items()} for row in rows]
 
 
 def _stopped(experiment: Experiment) -> list[str]:

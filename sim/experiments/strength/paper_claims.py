@@ -25,6 +25,7 @@ from sim.measure import intervals
 from sim.measure.curves import KINDS_OF_CURVE, Sigmoid, counts_of_kinds, sigmoid
 from sim.measure.curves import shapes as shapes_of
 from sim.measure.intervals import Estimate
+from sim.output import finite_or_none
 
 NOTICED = 0.5
 """Nats: a linear term of this size, at a strength that costs one nat, has to be visible before there is said to be none."""
@@ -121,7 +122,7 @@ class PaperClaim:
     def as_json(self) -> dict[str, Any]:
         """The claim as plain data, with None for NaN."""
         data = asdict(self) | {"verdict": self.verdict, "reason": self.reason}
-        return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in data.items()}
+        return {name: finite_or_none(value) for name, value in data.items()}
 
 
 @dataclass(frozen=True)
